@@ -1,0 +1,38 @@
+# `make run` shows pyrun at work, `make test` proves it; both start from a bare Debian 12.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help run test setup build lint unit hostile live fuzz vm bench format dist clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## from nothing to a running container
+	@tools/setup.sh run
+	@tools/demo.sh
+
+test: ## every check there is; what CI runs
+	@tools/setup.sh test
+	@$(PYTHON) tools/check.py
+
+setup: ## install what development needs
+	@tools/setup.sh test
+
+build: ## compile again what has changed
+	@tools/setup.sh
+
+lint unit hostile live fuzz vm: setup ## one lane of `make test`
+	@$(PYTHON) tools/check.py $@
+
+bench: ## measure pyrun against its peers
+	@tools/setup.sh bench
+	@$(PYTHON) bench/run.py
+
+format: setup ## put the Python sources into the house's form
+	@$(PYTHON) -m ruff format .
+
+dist: setup ## sdist and wheel, in dist/
+	@$(PYTHON) -m build --no-isolation --outdir dist .
+
+clean: ## remove everything that was made here
+	rm -rf build dist .venv native/helper native/*.so *.egg-info

@@ -1,0 +1,95 @@
+"""How the package is put together; what it is called and needs stands in pyproject.toml.
+
+Besides the cffi extensions there are two programs without libc: `helper`, which lives inside the package
+`pyrun.native`, and the launcher, which is installed as the script ``pyrun``.  Wheels, sdists, editable and
+in-place builds all make them by the same two methods below.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup  # isort: skip, setuptools brings its own distutils
+from distutils.command.build_scripts import build_scripts as BuildScripts
+
+from setuptools.command.build_ext import build_ext as BuildExt
+
+ROOMS = {"pyrun": "runtime", "pyrun.native": "native", "pyrun.images": "images"}
+
+# Freestanding: an exec of a program without libc costs a quarter of a static one with it.  The canary of the
+# stack protector normally sits in thread-local storage, which only libc sets up; "global" makes it a variable.
+COMPILE = """
+    -std=gnu11 -Os -g0 -ffreestanding -fPIE -fno-common -fno-asynchronous-unwind-tables -fcf-protection=none
+    -fstack-protector-strong -mstack-protector-guard=global -fvisibility=hidden -ffunction-sections -fdata-sections
+    -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wvla -Wcast-qual -Wwrite-strings
+""".split()
+LINK = """
+    -nostdlib -static-pie -s -Wl,-e,_start -Wl,--gc-sections -Wl,--build-id=none
+    -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,separate-code
+""".split()
+
+
+class Program(Extension):
+    """An extension that links to an executable instead of a shared object."""
+
+
+class build_ext(BuildExt):
+    """Knows how to make a `Program`; everything else is as ever."""
+
+    def get_ext_filename(self, fullname):
+        if isinstance(self.ext_map.get(fullname), Program):
+            return fullname.replace(".", os.sep)
+        return super().get_ext_filename(fullname)
+
+    def build_extension(self, ext):
+        if isinstance(ext, Program):
+            self.link_program(ext, self.get_ext_fullpath(ext.name))
+        else:
+            super().build_extension(ext)
+
+    def link_program(self, ext, target):
+        # a directory of its own, since both programs compile start.c
+        objects = self.compiler.compile(
+            ext.sources, os.path.join(self.build_temp, ext.name), extra_postargs=ext.extra_compile_args, depends=ext.depends
+        )
+        folder, name = os.path.split(target)
+        self.compiler.link_executable(objects, name, folder, extra_postargs=ext.extra_link_args)
+
+
+class build_scripts(BuildScripts):
+    """Compiles the launcher; the `scripts` of setup() only name its source."""
+
+    def run(self):
+        self.run_command("build_ext")
+        self.mkpath(self.build_dir)
+        self.get_finalized_command("build_ext").link_program(LAUNCHER, os.path.join(self.build_dir, LAUNCHER.name))
+
+
+def packages():
+    """Every package of the three rooms, as `pyrun....`."""
+    found = set(ROOMS)
+    for room, folder in ROOMS.items():
+        found.update(f"{room}.{name}" for name in find_packages(folder))
+    return sorted(found)
+
+
+def program(name, *sources):
+    headers = sorted(str(path) for path in Path("native").glob("*.h"))
+    return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
+
+
+LAUNCHER = program("pyrun", "native/launcher.c", "native/start.c")
+HELPER = program("pyrun.native.helper", *sorted(str(p) for p in Path("native").glob("*.c") if p.name not in ("launcher.c", "binding.c")))
+HAVE = {p.name for p in Path("native").iterdir()}
+
+setup(
+    packages=packages(),
+    package_dir=ROOMS,
+    package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h"]},
+    ext_modules=[HELPER] if "main.c" in HAVE else [],
+    cffi_modules=[f"native/{n}:ffibuilder" for n in ("build.py", "seccomp_build.py") if n in HAVE],
+    scripts=["native/launcher.c"] if "launcher.c" in HAVE else [],
+    cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},
+    # strict: a farm of links instead of an import hook, which would cost every start 12 ms and hide the types
+    options={"editable_wheel": {"mode": "strict"}, "bdist_wheel": {"py_limited_api": "cp311"}},
+    zip_safe=False,
+)

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Makes the checkout ready: Debian packages that are missing, a virtual environment in .venv, pyrun in it (editable).
+# usage: tools/setup.sh [run|test|bench]...; what is already done is neither done again nor mentioned.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+PACKAGES_run="
+    busybox-static gcc gpg gpg-agent gpgv libc6-dev libcap-dev libseccomp-dev
+    python3 python3-dev python3-venv"
+PACKAGES_test="
+    binutils bzip2 clang e2fsprogs libclang-rt-14-dev mandoc mmdebstrap
+    qemu-system-x86 qemu-utils shellcheck util-linux xz-utils"
+PACKAGES_bench="bubblewrap crun runc"
+
+PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+packages() {
+    local wanted=$1 missing
+    # shellcheck disable=SC2086  # a list of words
+    missing=$(for p in $wanted; do
+        dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || echo "$p"
+    done | sort -u | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        printf 'these Debian packages are missing; as root: apt-get install --no-install-recommends %s\n' "$missing" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    step apt-update "reading Debian's package lists" apt-get update
+    # shellcheck disable=SC2086
+    step apt-install "installing Debian packages: $missing" apt-get install -y --no-install-recommends $missing
+}
+
+virtual_environment() {
+    local base
+    base=$(.venv/bin/python -c 'import sys; print(sys.base_prefix)' 2>/dev/null || true)
+    [ "$base" = /usr ] && return 0
+    step venv "making the virtual environment .venv" "$PYTHON" -m venv --clear .venv
+}
+
+pip() { .venv/bin/python -m pip "$@"; }
+
+dependencies() {
+    local extra=$1 key
+    key=$(cat pyproject.toml <(.venv/bin/python -V) | sha256sum)
+    if stamp 'pip[dev]' "$key" || stamp "pip$extra" "$key"; then return 0; fi
+    # the build tools first, then everything without a second, isolated copy of them
+    step pip-tools "installing the Python build tools" pip install 'setuptools>=77' 'cffi>=1.16' wheel
+    step pip "installing pyrun and the Python packages it needs" pip install --no-build-isolation -e ".$extra"
+    set_stamp "pip$extra" "$key"
+    set_stamp build "$(build_key)"
+}
+
+# Of what an editable install depends on: all that is compiled, and the names (not the content) of Python files.
+build_key() {
+    {
+        cat setup.py pyproject.toml
+        find native -name '*.[ch]' -o -name '*build.py' | LC_ALL=C sort | xargs cat
+        find runtime images native \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) | LC_ALL=C sort
+    } | sha256sum
+}
+
+build() {
+    local key
+    key=$(build_key)
+    stamp build "$key" && [ -x .venv/bin/pyrun ] && [ -x native/helper ] && return 0
+    step build "building pyrun's native parts" pip install --no-build-isolation --no-deps -e .
+    set_stamp build "$key"
+}
+
+exec 9>build/lock
+flock 9 # two makes at once would mix up the installation
+
+wanted=$PACKAGES_run extra=""
+for set in "$@"; do
+    case $set in
+        run) ;;
+        test) wanted+=" $PACKAGES_test" extra="[dev]" ;;
+        bench) wanted+=" $PACKAGES_bench" ;;
+        *)
+            printf 'usage: tools/setup.sh [run|test|bench]...\n' >&2
+            exit 2
+            ;;
+    esac
+done
+packages "$wanted"
+virtual_environment
+dependencies "$extra"
+build
