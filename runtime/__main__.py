@@ -1,0 +1,7 @@
+"""``python -m pyrun``: the same as the `pyrun` command."""
+
+from __future__ import annotations
+
+from pyrun.cli.main import entry
+
+entry()

@@ -1,0 +1,1 @@
+"""The command line: the only part of pyrun that prints, asks or exits."""

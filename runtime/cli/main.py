@@ -1,0 +1,148 @@
+"""The command's frame: parse, hand over to the verb's module, render errors, choose the exit code.
+
+Exit codes: the app's own; 128+n when signal n ended it; 125 pyrun failed; 126 the program cannot be
+executed; 127 it is not there; 2 wrong usage; 130 interrupted; 141 the reader of standard output went away.
+Nothing else in pyrun renders an error.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from pyrun.cli.options import VERBS
+from pyrun.cli.parse import getenv, parse
+from pyrun.errors import EXIT_FAILED, EXIT_USAGE, PyrunError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pyrun.cli.parse import Args
+
+EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
+
+
+def entry() -> NoReturn:
+    """Runs the command line of this process and exits with its code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command line (without the program's name) and returns the exit code; never raises an `Exception`."""
+    args = None
+    try:
+        args = parse(argv)
+        code = _dispatch(args)
+        _flush()
+        return code
+    except PyrunError as error:
+        code = error.exit_code
+        _render(error, str(error), error.hint, error.origin, _debug(args, argv))
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        code = EXIT_PIPE
+    except OSError as error:
+        code = EXIT_FAILED
+        _render(error, _os_error(error), _os_hint(error), "", _debug(args, argv))
+    except Exception as error:
+        code = EXIT_FAILED
+        what = f"internal error: {type(error).__name__}: {error}"
+        _render(error, what, "run it again with --debug and report what it shows", "", _debug(args, argv))
+    _drop_stdout()
+    return code
+
+
+def _flush() -> None:
+    """Writes out what a verb printed, while a full disk can still be reported."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PyrunError("write", "standard output", errno=error.errno or 0, hint="free some space where it goes") from error
+
+
+def _dispatch(args: Args) -> int:
+    if args.help or args.version or not args.verb:
+        if args.version and not args.help:
+            from pyrun.cli.version import show
+
+            return show("text")
+        from pyrun.cli.help import show_help
+
+        show_help(args.verb, to_stderr=not args.help)
+        return 0 if args.help else EXIT_USAGE
+    module = __import__("pyrun.cli." + VERBS[args.verb][0], fromlist=("run",))
+    code: int = module.run(args)
+    return code
+
+
+def _debug(args: Args | None, argv: list[str]) -> bool:
+    if getenv("PYRUN_DEBUG") not in ("", "0"):
+        return True
+    # A command line that did not parse has no `args`; what follows `--` is the app's.
+    return args.debug if args is not None else "--debug" in argv[: argv.index("--") if "--" in argv else None]
+
+
+def _render(error: BaseException, what: str, hint: str, origin: str, debug: bool) -> None:
+    """Writes one error to standard error, each part on one line whatever an image or a file put into it."""
+    from pyrun.cli.output import colour, escape
+
+    lines = []
+    if debug:
+        import traceback
+
+        for part in traceback.format_exception(error):
+            lines += [escape(line) for line in part.rstrip("\n").split("\n")]
+    stream = sys.stderr
+    lines.append(colour("pyrun:", "31", stream) + " " + escape(what))
+    if hint:
+        lines.append(colour("hint:", "36", stream) + " " + escape(hint))
+    if origin:
+        lines.append(colour("from:", "2", stream) + " " + escape(origin))
+    try:
+        if stream is not None:
+            stream.write("\n".join(lines) + "\n")
+            stream.flush()
+    except (OSError, ValueError):
+        pass  # nobody is left to tell; the exit code still says it
+
+
+def _os_error(error: OSError) -> str:
+    """An operating system's error as `path: reason`, in the house style."""
+    import os
+
+    reason = (error.strerror or str(error) or "input/output error").lower()
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    return f"{' -> '.join(names)}: {reason}" if names else reason
+
+
+def _os_hint(error: OSError) -> str:
+    import errno
+    import os
+
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "run it as root" if os.geteuid() else "a security module or the file system forbids it; `dmesg` may say more"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or keep the state elsewhere with --root DIR"
+    if error.errno == errno.EROFS:
+        return "keep the state on a writable file system with --root DIR"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files, as with `ulimit -n`"
+    return "run it again with --debug to see where this happened"
+
+
+def _drop_stdout() -> None:
+    """Points a broken standard output at /dev/null, so that the interpreter's last flush does not complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        import os
+
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

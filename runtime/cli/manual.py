@@ -1,0 +1,83 @@
+"""The prose of help and the manual pages: what the option table has no room for."""
+
+from __future__ import annotations
+
+SUMMARY = "run application containers without a daemon"
+
+DESCRIPTION = (
+    "pyrun runs signed application container images. It needs no daemon: each command is one process, and `pyrun run` becomes the"
+    " supervisor of what it starts.",
+)
+
+# verb (or group) -> paragraphs
+ABOUT: dict[str, tuple[str, ...]] = {
+    "run": (
+        "Runs an image in the foreground and exits as its program does. IMAGE is an .aci file, the id of a stored image (or the"
+        " beginning of one), or NAME[:VERSION][,LABEL=VALUE].",
+        "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them.",
+        "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options image` gives that up by name.",
+    ),
+    "plan": (
+        "Takes the arguments of `run` and prints the operations in the order in which the kernel would be asked for them, each with"
+        " the flag or manifest line that it comes from. Nothing is mounted, started or changed.",
+    ),
+    "trust": (
+        "Shows the fingerprint and the owner of each OpenPGP public key and, once confirmed, trusts it to sign images: all of them,"
+        " or with --prefix those whose name begins so. --yes confirms beforehand; without a terminal it is needed.",
+    ),
+    "fetch": ("Verifies each file's signature, unpacks the image and prints its id. A file that was fetched before costs nothing.",),
+    "image": ("Lists, shows, verifies and removes stored images. REF is an id, the beginning of one, or a name.",),
+    "image show": ("REF is an image's id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",),
+    "image verify": ("Reads the stored bytes again and compares them with the digests that name them.",),
+    "gc": (
+        "Removes ended pods, what a killed run left behind, and temporary files of processes that are gone. It prints what it removed.",
+    ),
+    "completion": (
+        "Prints a script for the named shell: bash, zsh or fish. To load it: `source <(pyrun completion bash)`,"
+        " `source <(pyrun completion zsh)` or `pyrun completion fish | source`.",
+    ),
+}
+
+# verb -> (command line, what it does)
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "": (
+        ("pyrun trust --prefix example.com/app key.asc", "trust a key for one family of images"),
+        ("pyrun run app.aci", "run a signed image"),
+        ("pyrun run -it app.aci --exec /bin/sh", "look around inside"),
+    ),
+    "run": (
+        ("pyrun run app.aci", "run a signed image file"),
+        ("pyrun run -it example.com/app:1.2 --exec /bin/sh", "a shell in a stored image"),
+        ("pyrun run app.aci --user www -e PORT=80 -- --verbose /srv", "a user, a variable, arguments"),
+        ("pyrun run -v /srv/data:/data:ro app.aci", "show a host directory inside, read-only"),
+        ("pyrun run --volume db,kind=host,source=/srv/db app.aci --mount volume=db,target=/var/lib/db", "the same as rkt spells it"),
+    ),
+    "plan": (
+        ("pyrun plan app.aci --readonly-rootfs", "what a read-only root changes"),
+        ("pyrun plan --format json app.aci", "the same for programs"),
+    ),
+    "trust": (
+        ("pyrun trust key.asc", "trust a key for all images, after a question"),
+        ("pyrun trust --yes --prefix example.com key.asc", "for the images of one domain, without one"),
+        ("pyrun trust --list", "what is trusted"),
+    ),
+    "fetch": (("pyrun fetch app.aci", "store an image; app.aci.asc is its signature"),),
+    "image list": (("pyrun image list --format json", "all stored images"),),
+    "image verify": (("pyrun image verify --all", "look for damage"),),
+    "gc": (("pyrun gc --grace-period 30m", "spare what ended in the last half hour"),),
+}
+
+EXIT_CODES: tuple[tuple[str, str], ...] = (
+    ("0", "success; for `run`, the program's own code"),
+    ("2", "wrong usage: an option or argument"),
+    ("125", "pyrun failed"),
+    ("126", "the program cannot be executed"),
+    ("127", "the program is not in the image"),
+    ("128+n", "signal n ended the program"),
+)
+
+ENVIRONMENT: tuple[tuple[str, str], ...] = (
+    ("PYRUN_ROOT", "the directory of images, pods and keys, unless --root names one"),
+    ("PYRUN_DEBUG", "1 shows tracebacks, as --debug does"),
+    ("NO_COLOR", "anything turns colours off"),
+)

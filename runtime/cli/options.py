@@ -1,0 +1,202 @@
+"""Every verb and option of the command line, as one table of plain values; imports nothing.
+
+The hot parser (`pyrun.cli.parse`), help, completion and the manual pages all read it, so an option
+is described once.  Only constants here: the compiler stores each table as one ready-made object.
+
+An option is a row of six strings:
+
+    names     "--set-env --env -e": the first long name is the official one and, with dashes as
+              underscores, the attribute of `Args`; the others are aliases
+    metavar   the value's name in help; "" for a flag
+    kind      see `KINDS`
+    choices   words a value must be one of, separated by blanks (the first is the default of a `str`),
+              or "LOW..HIGH" for an `int`
+    section   heading in help; a leading "app " marks an option that belongs to the app (the image
+              before it), the others belong to the pod or to the command
+    help      one sentence
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Option: TypeAlias = tuple[str, str, str, str, str, str]
+    # module in pyrun.cli, positional words, options, pairs that exclude each other, summary
+    Verb: TypeAlias = tuple[str, str, tuple[Option, ...], tuple[tuple[str, str], ...], str]
+
+# kind -> what `Args` holds when the option is absent (lists and mappings are made afresh for each `Args`).
+KINDS: dict[str, object] = {
+    "flag": False,  # True when given
+    "str": None,  # str | None; the first choice where there are choices
+    "path": None,  # str | None; completes as a file name
+    "int": None,  # int | None
+    "octal": None,  # int | None, written in octal
+    "seconds": None,  # int | None, written 90, 30m, 1h30m or 2d
+    "csv": None,  # list[str] | None; an empty list when given empty, so that "none at all" can be said
+    "list": [],  # list[str], one element for each time it is given
+    "paths": [],  # list[str]; completes as a file name
+    "ints": [],  # list[int], written with commas
+    "insecure": [],  # list[str], written with commas, groups replaced by their members
+    "env": {},  # dict[str, str], NAME=VALUE
+    "volume": [],  # list[VolumeSpec], see pyrun.cli.specs
+    "mount": [],  # list[MountSpec]; the docker form adds to `volume` instead
+}
+
+# What --insecure-options may name: group -> members.
+INSECURE: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "image": ("image",),
+    "capabilities": ("capabilities",),
+    "paths": ("paths",),
+    "seccomp": ("seccomp",),
+    "new-privs": ("new-privs",),
+    "all-fetch": ("image",),
+    "all-run": ("capabilities", "paths", "seccomp", "new-privs"),
+    "all": ("image", "capabilities", "paths", "seccomp", "new-privs"),
+}
+
+COMMON: tuple[Option, ...] = (
+    ("--root --dir", "DIR", "path", "", "Global", "keep images, pods and keys in DIR (default $PYRUN_ROOT, else /var/lib/pyrun)"),
+    ("--debug", "", "flag", "", "Global", "show tracebacks and details of what is done (as does PYRUN_DEBUG=1)"),
+    ("--help -h", "", "flag", "", "Global", "show help and exit"),
+)
+
+GLOBAL: tuple[Option, ...] = (*COMMON, ("--version -V", "", "flag", "", "Global", "show the version and exit"))
+
+FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON")
+NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
+FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
+SIGNATURE: Option = (
+    "--signature",
+    "FILE",
+    "path",
+    "",
+    "app Image",
+    "detached OpenPGP signature of the image file (default: IMAGE with .asc added)",
+)
+ALLOW: Option = (
+    "--insecure-options",
+    "LIST",
+    "insecure",
+    "none image capabilities paths seccomp new-privs all-fetch all-run all",
+    "Security",
+    "give up the named protections, separated by commas",
+)
+QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
+
+RUN: tuple[Option, ...] = (
+    SIGNATURE,
+    ("--name", "NAME", "str", "", "app Process", "name of the app (default: last part of the image's name)"),
+    ("--exec", "PATH", "str", "", "app Process", "run PATH instead of the image's program"),
+    ("--set-env --env -e", "NAME=VALUE", "env", "", "app Process", "set a variable, over the image's and those of --set-env-file"),
+    (
+        "--set-env-file --env-file",
+        "FILE",
+        "paths",
+        "",
+        "app Process",
+        "set the variables in FILE, one NAME=VALUE a line, # and ; for comments",
+    ),
+    ("--inherit-env", "", "flag", "", "app Process", "pass the caller's variables, below the image's own"),
+    ("--user -u", "USER", "str", "", "app Process", "run as USER: a name, a number, or a /path in the image whose owner is meant"),
+    ("--group", "GROUP", "str", "", "app Process", "run as GROUP: a name, a number, or a /path in the image whose group is meant"),
+    ("--supplementary-gids", "GID,...", "ints", "", "app Process", "further group numbers, separated by commas"),
+    ("--working-dir --workdir -w", "DIR", "str", "", "app Process", "start in DIR of the image (default: the image's, else /)"),
+    ("--umask", "OCTAL", "octal", "0..0777", "app Process", "mask for the modes of new files (default 0022)"),
+    ("--rlimit --ulimit", "NAME=SOFT[:HARD]", "list", "", "app Process", "limit a resource, as in nofile=1024:4096"),
+    ("--oom-score-adj", "N", "int", "-1000..1000", "app Process", "make the kernel more or less eager to end the app when memory runs out"),
+    ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected to the app"),
+    ("--tty -t", "", "flag", "", "Process", "give the app a terminal"),
+    (
+        "--volume -v",
+        "SPEC",
+        "volume",
+        "",
+        "Files",
+        "a volume: SRC:DST[:ro], or NAME,kind=KIND with kinds host (source=DIR, recursive=false), empty (mode=, uid=, gid=)"
+        " and tmpfs (size=, mode=, uid=, gid=), each with readOnly=true if so wanted",
+    ),
+    (
+        "--mount",
+        "SPEC",
+        "mount",
+        "",
+        "app Files",
+        "where the app sees a volume: volume=NAME,target=PATH; or both in one: type=bind,source=DIR,target=PATH[,readonly]",
+    ),
+    ("--readonly-rootfs --read-only", "", "flag", "", "app Files", "make the image's files read-only; volumes are not affected"),
+    ("--no-overlay", "", "flag", "", "Files", "copy the image's files instead of laying an overlay over them"),
+    ("--upper", "WHERE", "str", "disk tmpfs", "Files", "keep the app's changes on disk or in memory"),
+    ("--hostname", "NAME", "str", "", "Pod", "host name inside (default pyrun-UUID)"),
+    ("--net --network", "NET", "str", "none host", "Pod", "network: none (loopback only) or host (the host's own, not isolated)"),
+    ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
+    ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
+    ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),
+    ("--caps-retain", "CAP,...", "csv", "", "app Security", "keep these capabilities only"),
+    ("--caps-remove", "CAP,...", "csv", "", "app Security", "take these capabilities away from the default set"),
+    (
+        "--seccomp",
+        "SPEC",
+        "str",
+        "",
+        "app Security",
+        "system call filter: mode=retain or mode=remove, then errno=NAME if wanted, then calls and @groups, all with commas",
+    ),
+    ALLOW,
+    QUIET,
+)
+
+_RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps_remove"))
+
+# Positional words: "IMAGE" one, "FILE..." one or more, "[REF]..." any number; the attribute of `Args` is the word in lower
+# case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`).
+VERBS: dict[str, Verb] = {
+    "run": ("run", "IMAGE --", RUN, _RUN_PAIRS, "run an image in the foreground"),
+    "plan": (
+        "plan",
+        "IMAGE --",
+        (*RUN, ("--format", "FORMAT", "str", "text json", "Output", "print lines or JSON")),
+        _RUN_PAIRS,
+        "print every kernel operation that `run` would ask for, and do nothing",
+    ),
+    "trust": (
+        "trust",
+        "[KEYFILE]...",
+        (
+            ("--prefix", "NAME", "str", "", "Keys", "trust the key for images whose name starts with NAME (default: for all images)"),
+            ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
+            ("--list", "", "flag", "", "Keys", "list the trusted keys"),
+            ("--remove", "FINGERPRINT", "str", "", "Keys", "stop trusting a key"),
+            FORMAT_TABLE,
+        ),
+        (("list", "remove"),),
+        "show a public key and trust it to sign images",
+    ),
+    "fetch": ("fetch", "FILE...", (SIGNATURE, ALLOW, QUIET), (), "verify image files and put them into the store"),
+    "image list": ("image", "", (FORMAT_TABLE, FULL, NO_LEGEND), (), "list the stored images"),
+    "image show": ("image", "REF", (), (), "print the record and the manifest of a stored image as JSON"),
+    "image verify": (
+        "image",
+        "[REF]...",
+        (("--all", "", "flag", "", "Images", "verify every stored image"),),
+        (),
+        "check stored images against their digests",
+    ),
+    "image rm": ("image", "REF...", (), (), "remove images from the store"),
+    "gc": (
+        "gc",
+        "",
+        (
+            ("--grace-period", "DURATION", "seconds", "", "Pods", "spare pods that ended less than DURATION ago, as in 30m (default 0)"),
+            FORMAT_TABLE,
+        ),
+        (),
+        "remove ended pods and what crashed runs left behind",
+    ),
+    "version": ("version", "", (("--format", "FORMAT", "str", "text json", "Output", "print lines or JSON"),), (), "show the version"),
+    "completion": ("completion", "SHELL", (), (), "print a completion script for bash, zsh or fish"),
+    "help": ("help", "[TOPIC]...", (), (), "show help on a verb"),
+    "__complete": ("completion", "[WORD]...", (), (), ""),
+}

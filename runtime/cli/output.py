@@ -1,0 +1,109 @@
+"""What verbs print: escaped text, tables, JSON.
+
+Anything that comes from an image, a key or a file name may hold terminal control sequences, so all
+text goes through `escape` (`table` and `say` do it themselves) or `emit_json`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import TextIO
+
+
+def escape(text: object) -> str:
+    """`text` on one line with nothing in it that a terminal would obey.
+
+    Controls (C0, DEL, C1), bidirectional and zero-width formatting, line separators, unassigned code
+    points and undecodable bytes become ``\\x1b`` and ``\\u202e``; letters of every script stay.
+    `bytes` are taken as UTF-8.
+    """
+    string = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else str(text)
+    if string.isprintable():
+        return string
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in string)
+
+
+def _escaped(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8 (PEP 383)
+        code -= 0xDC00
+    if code < 0x100:
+        return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def say(text: object = "", *, error: bool = False) -> None:
+    """Prints one escaped line on standard output, or with `error` on standard error; a closed stream is ignored."""
+    emit(escape(text) + "\n", error=error)
+
+
+def emit(text: str, *, error: bool = False) -> None:
+    """Writes text as it is: for what pyrun itself composed of escaped parts."""
+    stream = sys.stderr if error else sys.stdout
+    if stream is not None:  # the caller's shell closed it (>&-)
+        stream.write(text)
+
+
+def emit_json(value: object) -> None:
+    """Prints a value as indented JSON, ASCII only, so that nothing in it reaches the terminal raw."""
+    import json
+
+    # DEL is the one control that JSON lets through; outside strings it cannot occur.
+    emit(json.dumps(value, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f") + "\n")
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, legend: bool = True) -> None:
+    """Prints columns two blanks apart under UPPER CASE headers; never cut, since scripts read it too."""
+    lines = [[escape(cell) for cell in row] for row in rows]
+    if legend:
+        lines.insert(0, [header.upper() for header in headers])
+    widths = [max((_width(line[i]) for line in lines), default=0) for i in range(len(headers))]
+    for line in lines:
+        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
+        emit("  ".join(padded).rstrip() + "\n")
+
+
+def _width(text: str) -> int:
+    """Columns that `text` takes on a terminal (UAX 11; combining marks take none)."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
+
+
+def colour(text: str, code: str, stream: TextIO | None) -> str:
+    """`text` in an SGR colour where `stream` is a terminal that wants it (NO_COLOR, TERM=dumb)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return text
+    try:
+        if stream is None or not stream.isatty():
+            return text
+    except ValueError:  # closed
+        return text
+    return f"\033[{code}m{text}\033[0m"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 512 B, 1.5 KiB, 23 MiB."""
+    if count < 1024:
+        return f"{count} B"
+    value, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while value >= 1023.5 and len(units) > 1:
+        value /= 1024
+        del units[0]
+    return f"{value:.1f} {units[0]}" if value < 9.95 else f"{value:.0f} {units[0]}"
+
+
+def age(seconds: float) -> str:
+    """A span of time for people: 5s, 3m, 2h, 4d."""
+    whole = max(0, int(seconds))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= length:
+            return f"{whole // length}{unit}"
+    return f"{whole}s"
