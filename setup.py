@@ -17,11 +17,8 @@ ROOMS = {"pyrun": "runtime", "pyrun.native": "native", "pyrun.images": "images"}
 
 # Freestanding: an exec of a program without libc costs a quarter of a static one with it.  The canary of the
 # stack protector normally sits in thread-local storage, which only libc sets up; "global" makes it a variable.
-COMPILE = """
-    -std=gnu11 -Os -g0 -ffreestanding -fPIE -fno-common -fno-asynchronous-unwind-tables -fcf-protection=none
-    -fstack-protector-strong -mstack-protector-guard=global -fvisibility=hidden -ffunction-sections -fdata-sections
-    -Wall -Wextra -Werror -Wshadow -Wconversion -Wstrict-prototypes -Wvla -Wcast-qual -Wwrite-strings
-""".split()
+# The flags stand in a file of their own, which clangd and `make lint` read too.
+COMPILE = [*Path("native/compile_flags.txt").read_text().split(), "-g0", "-fcf-protection=none"]
 LINK = """
     -nostdlib -static-pie -s -Wl,-e,_start -Wl,--gc-sections -Wl,--build-id=none
     -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,separate-code

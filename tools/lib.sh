@@ -1,7 +1,7 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: the repository's root, and how a step is shown.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-TOP=$PWD
 LOGS=build/log
 mkdir -p "$LOGS"
 

@@ -50,13 +50,13 @@ dependencies() {
     step pip-tools "installing the Python build tools" pip install 'setuptools>=77' 'cffi>=1.16' wheel
     step pip "installing pyrun and the Python packages it needs" pip install --no-build-isolation -e ".$extra"
     set_stamp "pip$extra" "$key"
-    set_stamp build "$(build_key)"
+    built "$(build_key)"
 }
 
 # Of what an editable install depends on: all that is compiled, and the names (not the content) of Python files.
 build_key() {
     {
-        cat setup.py pyproject.toml
+        cat setup.py pyproject.toml native/compile_flags.txt
         find native -name '*.[ch]' -o -name '*build.py' | LC_ALL=C sort | xargs cat
         find runtime images native \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) | LC_ALL=C sort
     } | sha256sum
@@ -67,7 +67,15 @@ build() {
     key=$(build_key)
     stamp build "$key" && [ -x .venv/bin/pyrun ] && [ -x native/helper ] && return 0
     step build "building pyrun's native parts" pip install --no-build-isolation --no-deps -e .
-    set_stamp build "$key"
+    built "$key"
+}
+
+# Type checkers want one path for the link farm of the editable install, whatever the version is called.
+built() {
+    local farm
+    farm=$(find build -maxdepth 1 -name '__editable__.pyrun_runtime-*')
+    ln -sfn "${farm#build/}" build/source
+    set_stamp build "$1"
 }
 
 exec 9>build/lock

@@ -1,0 +1,177 @@
+"""Runs the checks of `make test`: all of them, or the lanes named on the command line.
+
+Everything: one line a check, the end of its log when it failed, and at last `N passed, N failed`, counting tests and
+single checks alike.  Named lanes: the same checks, but their output goes straight to the terminal.
+
+    lint     ruff, shellcheck, mypy, pyright, two compilers' warnings and gcc's static analyzer
+    unit     pure tests and the rules of the house        hostile  damaged and malicious input
+    live     real containers on this kernel               fuzz     the plan decoder under libFuzzer and sanitizers
+    vm       a Debian machine with systemd under qemu
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+LOGS = TOP / "build" / "log"
+PYTHON = str(TOP / ".venv" / "bin" / "python")
+LANES = ("lint", "unit", "hostile", "live", "fuzz", "vm")
+VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
+LIMIT = 1500  # seconds a check may take
+
+
+class Check:
+    """One command; `tests` says that it is pytest, whose cases are counted one by one."""
+
+    def __init__(self, lane: str, name: str, text: str, command: Sequence[str], *, tests: bool = False) -> None:
+        self.lane = lane
+        self.name = name
+        self.text = text
+        self.command = list(command)
+        self.tests = tests
+
+
+class Tally:
+    """What came of the checks so far."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+        self.skipped = 0
+        self.broken: list[str] = []
+
+
+def pytest(*arguments: str) -> list[str]:
+    return [PYTHON, "-m", "pytest", "-q", *arguments]
+
+
+def native_sources() -> list[str]:
+    """The sources of the two programs without libc; binding.c is compiled with the flags of its extension."""
+    return sorted(str(path.relative_to(TOP)) for path in TOP.glob("native/*.c") if path.name != "binding.c")
+
+
+def compile_only(compiler: str, *flags: str) -> list[str]:
+    script = 'compiler=$1; shift; for file in "$@"; do $compiler -c -o /dev/null "$file" || exit 1; done'
+    house = (TOP / "native" / "compile_flags.txt").read_text().split()
+    return ["sh", "-c", script, "sh", " ".join([compiler, *house, *flags]), *native_sources()]
+
+
+def scripts() -> list[str]:
+    return [".ci/run", "examples/demo/report", *sorted(str(path.relative_to(TOP)) for path in TOP.glob("tools/*.sh"))]
+
+
+def has_tests(folder: str) -> bool:
+    return any((TOP / folder).glob("**/test_*.py"))
+
+
+def checks() -> list[Check]:
+    """Every check of this checkout, in the order in which they run: quick ones first."""
+    loose = ["--config-file=", "--ignore-missing-imports", "--check-untyped-defs", "--explicit-package-bases"]
+    found = [
+        Check("lint", "ruff", "ruff: style and imports", [PYTHON, "-m", "ruff", "check", "."]),
+        Check("lint", "format", "ruff: form of the sources", [PYTHON, "-m", "ruff", "format", "--check", "."]),
+        Check("lint", "shellcheck", "shellcheck: shell scripts", ["shellcheck", *scripts()]),
+        Check("lint", "mypy", "mypy --strict: the package", [PYTHON, "-m", "mypy"]),
+        Check("lint", "mypy-tests", "mypy: tests and tools", [PYTHON, "-m", "mypy", *loose, "--cache-dir=build/mypy", "tests", "tools"]),
+        Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),
+        Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
+        Check("lint", "clang", "clang -Werror: the native programs", compile_only("clang")),
+        Check("unit", "unit", "unit tests and house rules", pytest("tests/unit", "tests/test_house.py"), tests=True),
+        Check("hostile", "hostile", "hostile input", pytest("tests/hostile"), tests=True),
+        Check("fuzz", "fuzz", "plan decoder: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
+        Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live")], tests=True),
+    ]
+    if VMTEST.exists() or os.environ.get("CI") == "true":
+        found.append(Check("vm", "vm", "containers under systemd in a virtual machine", pytest("tests/vm", "--timeout=1200"), tests=True))
+    return [check for check in found if not check.tests or has_tests(f"tests/{check.lane}")]
+
+
+def environment(check: Check) -> dict[str, str]:
+    """Pinned tools look for no newer versions of themselves, and tests see no settings of the caller's pyrun."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYRUN_")}
+    version = re.search(r"pyright\[nodejs\]==([\d.]+)", (TOP / "pyproject.toml").read_text())
+    if version:
+        env["PYRIGHT_PYTHON_FORCE_VERSION"] = version[1]
+    env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
+    if check.tests:
+        env["PYTEST_ADDOPTS"] = f"--junitxml={LOGS / check.name}.xml"
+    return env
+
+
+def count(check: Check, code: int, tally: Tally) -> str:
+    """Adds one finished check to the tally; returns what to say of it."""
+    report = LOGS / f"{check.name}.xml"
+    if not check.tests or not report.exists():
+        tally.passed += code == 0
+        tally.failed += code != 0
+        return ""
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    assert suite is not None
+    total, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    tally.passed += total - failed - skipped
+    tally.failed += max(failed, code != 0)
+    tally.skipped += skipped
+    return f", {total - failed - skipped} passed" + (f", {failed} failed" if failed else "") + (f", {skipped} skipped" if skipped else "")
+
+
+def run_quietly(check: Check, tally: Tally) -> None:
+    log = LOGS / f"{check.name}.log"
+    (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
+    print(f"{check.text:<50} ", end="", flush=True)
+    started = time.monotonic()
+    with log.open("wb") as out:
+        try:
+            code = subprocess.run(
+                check.command, cwd=TOP, env=environment(check), stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=LIMIT
+            ).returncode
+        except (OSError, subprocess.TimeoutExpired) as error:
+            out.write(f"{error}\n".encode())
+            code = 1
+    told = count(check, code, tally)
+    print(f"{'ok' if code == 0 else 'FAILED'}, {time.monotonic() - started:.1f} s{told}", flush=True)
+    if code:
+        tally.broken.append(check.name)
+        print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
+
+
+def run_everything() -> int:
+    tally = Tally()
+    if not VMTEST.exists():
+        print(f"vm: {os.path.relpath(VMTEST, TOP)} is not there, so the tests in a virtual machine are left out")
+    for check in checks():
+        run_quietly(check, tally)
+    if tally.broken:
+        print(f"failed: {', '.join(tally.broken)} (logs in build/log)")
+    print(f"{tally.passed} passed, {tally.failed} failed" + (f", {tally.skipped} skipped" if tally.skipped else ""))
+    return 1 if tally.failed else 0
+
+
+def run_lanes(lanes: Sequence[str]) -> int:
+    failed = 0
+    for check in checks():
+        if check.lane in lanes:
+            print(f"{check.text}: {check.name}", flush=True)
+            failed |= subprocess.run(check.command, cwd=TOP, env=environment(check)).returncode
+    return 1 if failed else 0
+
+
+def main(lanes: Sequence[str]) -> int:
+    unknown = set(lanes) - set(LANES)
+    if unknown:
+        print(f"check: no lane {' '.join(sorted(unknown))}; there are {' '.join(LANES)}", file=sys.stderr)
+        return 2
+    LOGS.mkdir(parents=True, exist_ok=True)
+    return run_lanes(lanes) if lanes else run_everything()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
