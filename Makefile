@@ -19,7 +19,7 @@ setup: ## install what development needs
 	@tools/setup.sh test
 
 build: ## compile again what has changed
-	@tools/setup.sh
+	@tools/setup.sh build
 
 lint unit hostile live fuzz vm: setup ## one lane of `make test`
 	@$(PYTHON) tools/check.py $@

@@ -78,7 +78,7 @@ def checks() -> list[Check]:
     found = [
         Check("lint", "ruff", "ruff: style and imports", [PYTHON, "-m", "ruff", "check", "."]),
         Check("lint", "format", "ruff: form of the sources", [PYTHON, "-m", "ruff", "format", "--check", "."]),
-        Check("lint", "shellcheck", "shellcheck: shell scripts", ["shellcheck", *scripts()]),
+        Check("lint", "shellcheck", "shellcheck: shell scripts", ["shellcheck", "-x", *scripts()]),
         Check("lint", "mypy", "mypy --strict: the package", [PYTHON, "-m", "mypy"]),
         Check("lint", "mypy-tests", "mypy: tests and tools", [PYTHON, "-m", "mypy", *loose, "--cache-dir=build/mypy", "tests", "tools"]),
         Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),

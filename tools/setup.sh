@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the checkout ready: Debian packages that are missing, a virtual environment in .venv, pyrun in it (editable).
-# usage: tools/setup.sh [run|test|bench]...; what is already done is neither done again nor mentioned.
+# usage: tools/setup.sh run|test|bench|build; what is already done is neither done again nor mentioned.
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -81,19 +81,19 @@ built() {
 exec 9>build/lock
 flock 9 # two makes at once would mix up the installation
 
-wanted=$PACKAGES_run extra=""
-for set in "$@"; do
-    case $set in
-        run) ;;
-        test) wanted+=" $PACKAGES_test" extra="[dev]" ;;
-        bench) wanted+=" $PACKAGES_bench" ;;
-        *)
-            printf 'usage: tools/setup.sh [run|test|bench]...\n' >&2
-            exit 2
-            ;;
-    esac
-done
-packages "$wanted"
+case ${1-} in
+    run) packages "$PACKAGES_run" ;;
+    test) packages "$PACKAGES_run $PACKAGES_test" ;;
+    bench) packages "$PACKAGES_run $PACKAGES_bench" ;;
+    build) ;;
+    *)
+        printf 'usage: tools/setup.sh run|test|bench|build\n' >&2
+        exit 2
+        ;;
+esac
 virtual_environment
-dependencies "$extra"
+case $1 in
+    run | bench) dependencies "" ;;
+    test) dependencies "[dev]" ;;
+esac
 build
