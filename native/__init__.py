@@ -1,0 +1,139 @@
+"""The thin door to the kernel: spawn the helper, and the calls that `os` lacks.
+
+Everything here either returns a value or raises `OSError` with the kernel's errno.  The helper is
+loaded once per process into a sealed memfd (memfd_create(2)), so that what runs inside a container is
+never a file of the host (CVE-2019-5736) and an upgrade on disk cannot mix versions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrun.native._native import ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["become", "helper", "lib", "memfd_sealed", "openat2", "spawn", "syncfs"]
+
+RESOLVE_NO_XDEV = 1
+RESOLVE_NO_MAGICLINKS = 2
+RESOLVE_NO_SYMLINKS = 4
+RESOLVE_BENEATH = 8
+RESOLVE_IN_ROOT = 16
+
+F_ADD_SEALS = 1033
+ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
+MFD_EXEC = 16
+
+_helper = -1
+helper_note = ""  # why the helper does not run from a sealed memfd, for the CLI to say
+
+
+def _check(result: int, subject: str | bytes | None = None) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result), subject)
+    return result
+
+
+def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
+    """Open `path` below `dirfd` with the RESOLVE_ flags of openat2(2); the descriptor is close-on-exec."""
+    return _check(lib.pyrun_openat2(dirfd, path, flags, mode, resolve), path)
+
+
+def syncfs(fd: int) -> None:
+    """Write the file system that holds `fd` to its device (syncfs(2))."""
+    _check(lib.pyrun_syncfs(fd))
+
+
+def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
+    """Return a sealed memfd with `data`: nobody can change it any more, this process included."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(name, flags | MFD_EXEC) if executable else os.memfd_create(name, flags)
+    except OSError as error:
+        if not executable or error.errno != 22:  # EINVAL: Linux before 6.3, where every memfd may be executed
+            raise
+        fd = os.memfd_create(name, flags)
+    try:
+        _write(fd, data)
+        import fcntl
+
+        fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _unlinked_copy(directory: str, data: bytes) -> int:
+    """The fallback where vm.memfd_noexec=2 or a security module forbids to execute a memfd: a nameless file.
+
+    It is private to this process and read-only once reopened, but a tmpfs or disk inode instead of sealed memory.
+    """
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o500)
+    try:
+        _write(fd, data)
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+
+
+def helper(directory: str = "/run") -> int:
+    """Return the descriptor of the helper program, loaded on first use.
+
+    `directory` is where a nameless copy goes when the kernel forbids to execute a memfd; `helper_note`
+    then says so.  Raises OSError when neither works.
+    """
+    global _helper, helper_note
+    if _helper < 0:
+        fd = os.open(os.path.dirname(__file__) + "/helper", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, 1 << 22)
+        finally:
+            os.close(fd)
+        try:
+            _helper = memfd_sealed("pyrun-helper", data, executable=True)
+        except OSError as error:
+            if error.errno != 13:  # EACCES: memfd_create(2) under vm.memfd_noexec=2
+                raise
+            _helper = _unlinked_copy(directory, data)
+            helper_note = f"this kernel forbids to execute a memfd (vm.memfd_noexec): the helper runs from a nameless file in {directory}"
+    return _helper
+
+
+def _vector(words: Sequence[bytes]) -> tuple[object, list[object]]:
+    keep: list[object] = [ffi.new("char[]", word) for word in words]
+    return ffi.new("char *[]", [*keep, ffi.NULL]), keep
+
+
+def spawn(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], directory: str = "/run") -> tuple[int, int]:
+    """Start the helper with `slots[i]` on descriptor i (-1: closed) and return (pid, pidfd).
+
+    Does not copy the caller's memory, whatever its size and number of threads (clone(2), CLONE_VFORK).
+    """
+    pidfd = ffi.new("int *", -1)
+    arguments, keep = _vector(argv)
+    environment, keep2 = _vector(envp)
+    pid = _check(lib.pyrun_spawn(helper(directory), arguments, environment, slots, len(slots), pidfd), "pyrun-helper")
+    del keep, keep2
+    return pid, pidfd[0]
+
+
+def become(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], directory: str = "/run") -> None:
+    """Turn this process into the helper, same pid, with `slots[i]` on descriptor i; returns only by OSError."""
+    arguments, keep = _vector(argv)
+    environment, keep2 = _vector(envp)
+    program = helper(directory)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _check(lib.pyrun_become(program, arguments, environment, slots, len(slots)), "pyrun-helper")
+    del keep, keep2

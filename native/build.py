@@ -1,0 +1,34 @@
+"""cffi builder of `pyrun.native._native`: the calls of binding.c and the constants of plan.h."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from cffi import FFI
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def wire() -> str:
+    """Return plan.h as cffi's cdef reads it: without the include guard."""
+    with open(os.path.join(HERE, "plan.h"), encoding="ascii") as file:
+        text = file.read()
+    return re.sub(r"^#(ifndef|endif|define PYRUN_PLAN_H).*$", "", text, flags=re.MULTILINE)
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(
+    wire()
+    + """
+    static int pyrun_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+    static int pyrun_syncfs(int fd);
+    static int pyrun_spawn(int helper, char *const argv[], char *const envp[], const int *slots, int count, int *pidfd);
+    static int pyrun_become(int helper, char *const argv[], char *const envp[], const int *slots, int count);
+    """
+)
+with open(os.path.join(HERE, "binding.c"), encoding="ascii") as source:
+    ffibuilder.set_source("pyrun.native._native", source.read(), include_dirs=[HERE], py_limited_api=True)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

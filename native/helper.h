@@ -1,0 +1,84 @@
+/* What the parts of the helper share.  Two processes run this program:
+ *
+ *   supervisor  stays in the host's namespaces: clones, maps ids, waits, forwards signals,
+ *               relays the terminal, reports, writes the exit record, removes what was made
+ *   init        pid 1 of the pod: runs the operations, starts the app, reaps
+ */
+#ifndef PYRUN_HELPER_H
+#define PYRUN_HELPER_H
+
+#include "decode.h"
+#include "sys.h"
+
+/* One page that supervisor and init share.  Init belongs to the container's side of the wall, so
+ * the supervisor uses these values for telling and exit codes only, never as an address or a name. */
+struct shared {
+    volatile uint32_t failed;
+    volatile uint32_t op;
+    volatile int32_t error;
+    volatile uint32_t detail;
+    volatile uint32_t exited;
+    volatile int32_t status;
+};
+
+struct context {
+    const struct plan_header *plan;
+    const struct plan_op *ops;
+    const char *pool;
+    struct shared *shared;
+    char **argv;
+    char **envp;
+    uint64_t started; /* CLOCK_REALTIME, ns: when init was cloned */
+    int link;         /* this side's end of the socket between supervisor and init */
+    int pidfd;        /* supervisor: of init */
+    int32_t init_pid;
+    int root;         /* init: O_PATH of the staged root until the pivot */
+    int tty;          /* supervisor: the master; init and app: the slave */
+};
+
+/* A failure of init's half: detail and minus errno travel together. */
+static inline long with_detail(struct context *ctx, uint32_t detail, long result)
+{
+    if (result < 0)
+        ctx->shared->detail = detail;
+    return result;
+}
+
+static inline const char *pool_string(const struct context *ctx, uint64_t offset)
+{
+    return ctx->pool + offset;
+}
+
+#define ARENA_SIZE (256 * 1024)
+extern char arena[ARENA_SIZE]; /* the only memory beyond the stack */
+
+/* supervise.c */
+int supervise(struct context *ctx);
+uint64_t now_ns(void);
+
+/* terminal.c */
+void terminal_start(struct context *ctx);
+void terminal_copy_size(struct context *ctx);
+int terminal_relay(struct context *ctx, int from_stdin);
+void terminal_stop(void);
+
+/* cleanup.c */
+void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished);
+void remove_leftovers(const struct context *ctx);
+
+/* init.c */
+int init_main(struct context *ctx);
+
+/* root.c, mounts.c, process.c: each runs one operation, returns 0 or minus an errno */
+long run_root_op(struct context *ctx, const struct plan_op *op);
+long run_mount_op(struct context *ctx, const struct plan_op *op);
+long run_process_op(struct context *ctx, const struct plan_op *op);
+
+/* path.c: resolution beneath the new root */
+long open_in_root(const struct context *ctx, const char *path, uint64_t flags, int nofollow);
+long make_in_root(const struct context *ctx, const char *path, int nofollow);
+long parent_in_root(const struct context *ctx, const char *path, const char **name);
+void fd_path(char path[32], int fd);
+long write_file(int dir, const char *path, int flags, unsigned mode, const char *text, size_t size);
+
+#endif

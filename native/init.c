@@ -1,0 +1,167 @@
+/* init: pid 1 of the pod.  Runs the operations, starts the app, then only reaps and forwards.
+ *
+ * What remains for the life of the pod is as little as the kernel allows: no descriptor but the
+ * link, no plan in memory, CAP_KILL, a system call filter of a dozen entries. */
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/wait.h>
+
+#include "helper.h"
+
+#define ALL_SIGNALS (~0ULL)
+
+static void fail(const struct context *ctx, uint32_t op, long error)
+{
+    ctx->shared->op = op;
+    ctx->shared->error = (int32_t)-error;
+    ctx->shared->failed = 1;
+    sys_exit(125);
+}
+
+static long run_op(struct context *ctx, const struct plan_op *op)
+{
+    switch (op->code) {
+    case OP_PROPAGATION:
+    case OP_SCRATCH:
+    case OP_HOST_DIR:
+    case OP_OVERLAY:
+    case OP_ROOT_BIND:
+    case OP_UNMOUNT:
+    case OP_ROOT_READONLY:
+    case OP_PIVOT:
+        return run_root_op(ctx, op);
+    case OP_MKDIR:
+    case OP_MKFILE:
+    case OP_WRITE:
+    case OP_SYMLINK:
+    case OP_MKNOD:
+    case OP_MOUNT:
+    case OP_BIND:
+    case OP_MASK:
+    case OP_READONLY:
+    case OP_TTY:
+        return run_mount_op(ctx, op);
+    default:
+        return run_process_op(ctx, op);
+    }
+}
+
+/* Straight line from `i` up to OP_APP or, in the app's process, for ever: OP_EXEC does not come back. */
+static uint32_t run_ops(struct context *ctx, uint32_t i)
+{
+    for (; i < ctx->plan->op_count && ctx->ops[i].code != OP_APP; i++) {
+        long r;
+
+        ctx->shared->detail = DETAIL_NONE;
+        r = run_op(ctx, &ctx->ops[i]);
+        if (r < 0 && !(r == -ENOENT && (ctx->ops[i].flags & OPF_OPTIONAL)) && !(ctx->ops[i].flags & OPF_ELSE))
+            fail(ctx, i, r);
+        if (r >= 0 && (ctx->ops[i].flags & OPF_ELSE))
+            i++;
+    }
+    return i;
+}
+
+/* Only what the loop below needs; everything else is a reason to die. */
+static long confine(void)
+{
+    static const uint16_t allowed[] = {__NR_wait4, __NR_rt_sigtimedwait, __NR_kill, __NR_exit_group};
+    struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
+    struct sock_fprog program = {0, code};
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}, {0, 0, 0}};
+    unsigned n = 0;
+    long r = sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
+
+    if (r < 0 || (r = sys_call2(__NR_capset, &header, data)) < 0)
+        return r;
+    code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+    code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+    code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (unsigned i = 0; i < sizeof allowed / sizeof *allowed; i++) {
+        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
+        code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    }
+    code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    program.len = (unsigned short)n;
+    return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+}
+
+/* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
+ * without a handler there).  Those that are not about children go to the app. */
+__attribute__((noreturn)) static void reap(struct shared *shared, long app)
+{
+    const uint64_t all = ALL_SIGNALS;
+    int status;
+    long pid;
+
+    for (;;) {
+        long signal = sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+
+        if (signal > 0 && signal != SIGCHLD)
+            (void)sys_call2(__NR_kill, app, signal);
+        while ((pid = sys_call4(__NR_wait4, -1, &status, WNOHANG | __WALL, 0)) > 0) {
+            if (pid != app)
+                continue;
+            shared->status = status;
+            shared->exited = 1;
+            sys_exit(0); /* the kernel ends what is left of the pod (pid_namespaces(7)) */
+        }
+        if (pid == -ECHILD)
+            sys_exit(125);
+    }
+}
+
+static void start_app(struct context *ctx, uint32_t app_op)
+{
+    const uint64_t none = 0;
+    /* CLONE_VFORK: this process goes on when the app's execve has succeeded or failed, whatever happens first. */
+    long app = sys_call5(__NR_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
+    long r;
+
+    if (app == 0) {
+        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+        (void)run_ops(ctx, app_op + 1);
+        sys_exit(125);
+    }
+    if (app < 0)
+        fail(ctx, app_op, app);
+    if (ctx->shared->failed)
+        sys_exit(125);
+    (void)sys_write(ctx->link, "R", 1);
+    for (int fd = 0; fd < 3; fd++) /* the app alone decides when its streams are at an end */
+        sys_close(fd);
+    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+    struct shared *shared = ctx->shared;
+    (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
+    r = confine();
+    if (r < 0)
+        sys_exit(125);
+    reap(shared, app);
+}
+
+int init_main(struct context *ctx)
+{
+    char go;
+
+    /* The life-line for a supervisor that is killed; a kill before this line shows as EOF in the read below. */
+    (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
+    if (sys_read(ctx->link, &go, 1) != 1)
+        return 125;
+    if (ctx->plan->clone_flags & CLONE_NEWUSER) {
+        long r = sys_call3(__NR_setresgid, 0, 0, 0);
+
+        if (r == 0)
+            r = sys_call3(__NR_setresuid, 0, 0, 0);
+        if (r < 0)
+            fail(ctx, STEP_IDMAP, r);
+        (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* a change of ids clears it, prctl(2) */
+    }
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    (void)sys_call1(__NR_umask, 0);
+    start_app(ctx, run_ops(ctx, 0));
+    return 125;
+}

@@ -1,0 +1,44 @@
+/* The native helper: executes a plan.  Never run by hand; pyrun.engine.launch spawns or becomes it.
+ *
+ *   descriptors   0-2 the app's; 3 the plan; 4... see SLOT_ in plan.h
+ *   exit status   the app's, 128+n when signal n ended it, 125 when the plan failed
+ */
+#include "helper.h"
+
+_Alignas(16) char arena[ARENA_SIZE];
+
+#define PROT_RW 3
+#define PROT_R 1
+#define SHARED_ANONYMOUS 0x21
+#define PRIVATE 2
+
+static int bad_plan(const char *why)
+{
+    (void)sys_write(2, "pyrun: internal error: ", 23);
+    (void)sys_write(2, why, str_len(why));
+    (void)sys_write(2, "\n", 1);
+    return 125;
+}
+
+int program(int argc, char **argv, char **envp)
+{
+    struct context ctx = {.argv = argv, .envp = envp, .link = -1, .pidfd = -1, .root = -1, .tty = -1};
+    struct stat st;
+    long map, shared;
+
+    (void)argc;
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    if (sys_fstat(SLOT_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > PLAN_MAX_SIZE)
+        return bad_plan("the native helper was started without a plan");
+    map = sys_call6(__NR_mmap, 0, st.st_size, PROT_R, PRIVATE, SLOT_PLAN, 0);
+    shared = sys_call6(__NR_mmap, 0, 4096, PROT_RW, SHARED_ANONYMOUS, -1, 0);
+    if ((unsigned long)map > -4096UL || (unsigned long)shared > -4096UL)
+        return bad_plan("the native helper got no memory");
+    if (plan_check((const void *)map, (size_t)st.st_size) != 0)
+        return bad_plan("the plan is malformed");
+    ctx.plan = (const struct plan_header *)map;
+    ctx.ops = (const struct plan_op *)(ctx.plan + 1);
+    ctx.pool = (const char *)map + ctx.plan->pool;
+    ctx.shared = (struct shared *)shared;
+    return supervise(&ctx);
+}

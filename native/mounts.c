@@ -1,0 +1,247 @@
+/* Operations that fill the root: directories, files, nodes, mounts.
+ *
+ * Targets are descriptors of openat2(2).  mount(2) reaches one through /proc/self/fd, which names
+ * the very object that was resolved; detached trees go there with move_mount(2). */
+#include <linux/magic.h>
+
+#include "helper.h"
+
+#define MAKEDEV(major, minor) (((uint64_t)(major) << 8) | (minor))
+#define KIND(st) ((st).st_mode & S_IFMT)
+
+static long op_mkdir(const struct context *ctx, const struct plan_op *op)
+{
+    const char *path = pool_string(ctx, op->s1);
+    OWNED_FD dir = (int)open_in_root(ctx, path, O_PATH | O_DIRECTORY, op->flags & OPF_NOFOLLOW);
+    char self[32];
+    long r;
+
+    if (dir != -ENOENT) /* what the image has keeps its mode and owner */
+        return dir < 0 ? dir : 0;
+    dir = (int)make_in_root(ctx, path, op->flags & OPF_NOFOLLOW);
+    if (dir < 0)
+        return dir;
+    fd_path(self, dir);
+    r = op->a != 0 || op->b != 0 ? sys_call5(__NR_fchownat, AT_FDCWD, self, op->a, op->b, 0) : 0;
+    return r < 0 || op->n == 0755 ? r : sys_call3(__NR_fchmodat, AT_FDCWD, self, op->n);
+}
+
+static long op_mkfile(const struct context *ctx, const struct plan_op *op)
+{
+    const char *name, *path = pool_string(ctx, op->s1);
+    OWNED_FD found = (int)open_in_root(ctx, path, O_PATH, 0);
+    OWNED_FD dir = -1;
+
+    if (found != -ENOENT)
+        return found < 0 ? found : 0;
+    dir = (int)parent_in_root(ctx, path, &name);
+    return dir < 0 ? dir : write_file(dir, name, O_CREAT | O_EXCL, op->n, "", 0);
+}
+
+/* Generated files never replace what the image ships as a link or a special file, nor (OPF_KEEP) its content. */
+static long op_write(const struct context *ctx, const struct plan_op *op)
+{
+    const char *name, *text = pool_string(ctx, op->s2);
+    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+    struct stat st;
+    long r;
+
+    if (dir < 0)
+        return dir;
+    r = sys_call4(__NR_newfstatat, dir, name, &st, AT_SYMLINK_NOFOLLOW);
+    if (r == 0 && (KIND(st) != S_IFREG || ((op->flags & OPF_KEEP) && st.st_size > 0)))
+        return 0;
+    if (r < 0 && r != -ENOENT)
+        return r;
+    return write_file(dir, name, r == 0 ? O_TRUNC : O_CREAT | O_EXCL, op->n, text, str_len(text));
+}
+
+static long op_symlink(const struct context *ctx, const struct plan_op *op)
+{
+    const char *name;
+    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+    long r = dir < 0 ? dir : sys_call3(__NR_symlinkat, pool_string(ctx, op->s2), dir, name);
+
+    return r == -EEXIST ? 0 : r;
+}
+
+static long op_mknod(const struct context *ctx, const struct plan_op *op)
+{
+    const char *name;
+    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+
+    return dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
+}
+
+static long op_mount(struct context *ctx, const struct plan_op *op)
+{
+    const char *type = pool_string(ctx, op->s1);
+    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s2), O_PATH, op->flags & OPF_NOFOLLOW);
+    char path[32];
+
+    if (target < 0)
+        return with_detail(ctx, DETAIL_TARGET, target);
+    fd_path(path, target);
+    return with_detail(ctx, DETAIL_SOURCE, sys_mount(type, path, type, op->a, pool_string(ctx, op->n)));
+}
+
+/* Moves a copy of the tree at `source` onto `target`, with more attributes.  The attributes are set while the
+ * copy is still detached, on every mount of it: there is no moment and no submount where it is writable. */
+static long attach(int source, int target, int recursive, uint64_t attrs)
+{
+    struct mount_attr attr = {.attr_set = attrs};
+    unsigned deep = recursive ? AT_RECURSIVE : 0;
+    OWNED_FD tree = (int)sys_call3(__NR_open_tree, source, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep);
+    long r;
+
+    if (tree < 0)
+        return tree;
+    r = attrs == 0 ? 0 : sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, &attr, sizeof attr);
+    if (r < 0)
+        return r;
+    return sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+static long op_bind(struct context *ctx, const struct plan_op *op)
+{
+    struct open_how how = {.flags = O_PATH | O_CLOEXEC,
+                           .resolve = RESOLVE_NO_MAGICLINKS | (op->flags & OPF_NOFOLLOW ? RESOLVE_NO_SYMLINKS : 0)};
+    OWNED_FD source = (int)sys_call4(__NR_openat2, AT_FDCWD, pool_string(ctx, op->s1), &how, sizeof how);
+    OWNED_FD target = -1;
+
+    if (source < 0)
+        return with_detail(ctx, DETAIL_SOURCE, source);
+    target = (int)open_in_root(ctx, pool_string(ctx, op->s2), O_PATH, 0);
+    if (target < 0)
+        return with_detail(ctx, DETAIL_TARGET, target);
+    return attach(source, target, op->flags & OPF_RECURSIVE, op->a);
+}
+
+/* The /dev/null that hides files must be the one that we made, whatever the image put in its place. */
+static long null_device(const struct context *ctx)
+{
+    static int null = -1;
+    struct stat st;
+
+    if (null < 0) {
+        null = (int)open_in_root(ctx, "/dev/null", O_PATH, 1);
+        if (null >= 0 && (sys_fstat(null, &st) < 0 || KIND(st) != S_IFCHR || st.st_rdev != MAKEDEV(1, 3))) {
+            sys_close(null);
+            null = -1;
+            return -ENODEV;
+        }
+    }
+    return null;
+}
+
+static long op_mask(struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 1);
+    char path[32], source[32];
+    struct stat st;
+    long null;
+
+    if (target < 0)
+        return target == -ENOENT || target == -ENOTDIR ? 0 : target;
+    if (sys_fstat(target, &st) < 0)
+        return -EIO;
+    fd_path(path, target);
+    if (KIND(st) == S_IFDIR)
+        return sys_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555");
+    null = null_device(ctx);
+    if (null < 0)
+        return with_detail(ctx, DETAIL_SOURCE, null);
+    fd_path(source, (int)null);
+    return sys_mount(source, path, "", MS_BIND, 0);
+}
+
+static long op_readonly(struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 1);
+
+    if (target < 0)
+        return target == -ENOENT ? 0 : target;
+    return attach(target, target, 1, MOUNT_ATTR_RDONLY);
+}
+
+static long send_master(const struct context *ctx, int master)
+{
+    struct {
+        size_t length;
+        int level, type;
+        int fd, pad;
+    } control = {20, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, master, 0};
+    struct {
+        char *base;
+        size_t length;
+    } vector = {(char[]){'T'}, 1};
+    struct {
+        void *name;
+        int name_length;
+        void *vector;
+        size_t vectors;
+        void *control;
+        size_t control_length;
+        unsigned flags;
+    } message = {0, 0, &vector, 1, &control, sizeof control, 0};
+
+    return sys_call3(__NR_sendmsg, ctx->link, &message, 0x4000 /* MSG_NOSIGNAL */);
+}
+
+/* pts(4); TIOCGPTPEER opens the other end by descriptor, so that no planted /dev/pts/N is followed (CVE-2025-52565). */
+static long op_tty(struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD master = (int)open_in_root(ctx, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, 1);
+    OWNED_FD console = (int)open_in_root(ctx, "/dev/console", O_PATH, 1);
+    char path[32];
+    int unlock = 0;
+    long r;
+
+    if (master < 0)
+        return master;
+    if (console < 0)
+        return console;
+    r = sys_call3(__NR_ioctl, master, TIOCSPTLCK, &unlock);
+    if (r == 0)
+        r = sys_call3(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (r < 0)
+        return r;
+    ctx->tty = (int)r;
+    fd_path(path, ctx->tty);
+    r = sys_call5(__NR_fchownat, AT_FDCWD, path, op->a, -1, 0);
+    if (r == 0)
+        r = sys_call3(__NR_fchmodat, AT_FDCWD, path, 0620);
+    if (r == 0)
+        r = attach(ctx->tty, console, 0, 0);
+    if (r == 0)
+        r = send_master(ctx, master);
+    return r < 0 ? r : 0;
+}
+
+long run_mount_op(struct context *ctx, const struct plan_op *op)
+{
+    switch (op->code) {
+    case OP_MKDIR:
+        return op_mkdir(ctx, op);
+    case OP_MKFILE:
+        return op_mkfile(ctx, op);
+    case OP_WRITE:
+        return op_write(ctx, op);
+    case OP_SYMLINK:
+        return op_symlink(ctx, op);
+    case OP_MKNOD:
+        return op_mknod(ctx, op);
+    case OP_MOUNT:
+        return op_mount(ctx, op);
+    case OP_BIND:
+        return op_bind(ctx, op);
+    case OP_MASK:
+        return op_mask(ctx, op);
+    case OP_READONLY:
+        return op_readonly(ctx, op);
+    case OP_TTY:
+        return op_tty(ctx, op);
+    default:
+        return -ENOSYS;
+    }
+}

@@ -1,0 +1,103 @@
+/* Paths beneath the new root.
+ *
+ * Nothing outside may be reached however the image arranges its symbolic links, so every path is
+ * resolved by the kernel with RESOLVE_IN_ROOT against a held descriptor (openat2(2)), and used as a
+ * descriptor afterwards: there is no second look-up that a link could bend. */
+#include "helper.h"
+
+#define RESOLVE_ROOTED (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+static long open_how(int dir, const char *path, uint64_t flags, uint64_t resolve)
+{
+    struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
+
+    return sys_call4(__NR_openat2, dir, path, &how, sizeof how);
+}
+
+/* With nofollow no component may be a symbolic link (ELOOP): for mount points that are the runtime's own. */
+long open_in_root(const struct context *ctx, const char *path, uint64_t flags, int nofollow)
+{
+    return open_how(ctx->root, path, flags, RESOLVE_ROOTED | (nofollow ? (uint64_t)RESOLVE_NO_SYMLINKS : 0));
+}
+
+void fd_path(char path[32], int fd)
+{
+    char *at = str_add(path, path + 32, "/proc/self/fd/");
+
+    (void)str_add_number(at, path + 32, (uint64_t)fd);
+}
+
+/* O_PATH descriptor of an in-root directory, made with its parents (0755 root) where missing. */
+long make_in_root(const struct context *ctx, const char *path, int nofollow)
+{
+    char prefix[4096];
+    size_t length = str_len(path), i, start = 0;
+    long dir = open_in_root(ctx, path, O_PATH | O_DIRECTORY, nofollow);
+
+    if (dir != -ENOENT)
+        return dir;
+    if (length >= sizeof prefix)
+        return -ENAMETOOLONG;
+    dir = open_in_root(ctx, "/", O_PATH | O_DIRECTORY, 0);
+    for (i = 0; dir >= 0 && i <= length; i++) {
+        prefix[i] = path[i];
+        if (path[i] != '/' && path[i] != '\0')
+            continue;
+        prefix[i] = '\0';
+        if (i > start) { /* one more component: prefix is rooted, prefix + start is its last name */
+            long next = open_in_root(ctx, prefix, O_PATH | O_DIRECTORY, nofollow);
+
+            if (next == -ENOENT) {
+                next = sys_call3(__NR_mkdirat, dir, prefix + start, 0755);
+                if (next == 0)
+                    next = open_how((int)dir, prefix + start, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_BENEATH);
+            }
+            sys_close(dir);
+            dir = next;
+        }
+        prefix[i] = '/';
+        start = i + 1;
+    }
+    return dir;
+}
+
+/* Descriptor of the directory that holds an in-root path, made where missing; *name is the last component. */
+long parent_in_root(const struct context *ctx, const char *path, const char **name)
+{
+    char parent[4096];
+    size_t length = str_len(path), slash = length;
+
+    while (slash > 0 && path[slash - 1] != '/')
+        slash--;
+    *name = path + slash;
+    if (slash >= sizeof parent)
+        return -ENAMETOOLONG;
+    if (**name == '\0' || str_eq(*name, ".") || str_eq(*name, ".."))
+        return -EINVAL;
+    memcpy(parent, path, slash);
+    parent[slash] = '\0';
+    return make_in_root(ctx, slash == 0 ? "/" : parent, 0);
+}
+
+/* Creates or opens a file and writes all of text. */
+long write_file(int dir, const char *path, int flags, unsigned mode, const char *text, size_t size)
+{
+    long fd = sys_openat(dir, path, O_WRONLY | O_NOFOLLOW | flags, mode);
+    long n;
+
+    if (fd < 0)
+        return fd;
+    while (size > 0) {
+        n = sys_write(fd, text, size);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0) {
+            sys_close(fd);
+            return n < 0 ? n : -EIO;
+        }
+        text += n;
+        size -= (size_t)n;
+    }
+    sys_close(fd);
+    return 0;
+}

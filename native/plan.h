@@ -1,0 +1,182 @@
+/* The plan: the one definition of what Python hands to the native helper.
+ *
+ * C includes this file, cffi's cdef reads it (build.py strips the preprocessor guard), and nothing
+ * else describes the format.  A plan is one read-only block, native byte order, laid out as
+ *
+ *     struct plan_header | struct plan_op[op_count] | pool | notes
+ *
+ * The pool holds NUL-terminated strings, lists (that many strings one after the other) and blobs;
+ * its first byte and its last byte are NUL, so every offset below pool_size starts a terminated
+ * string and offset 0 is the empty one.  The notes are for Python alone (what each operation is
+ * called and who asked for it); the helper never looks at them.
+ *
+ * plan_check() in decode.c validates a whole plan before the first operation runs.
+ *
+ * Who speaks, in what order (all SOCK_SEQPACKET, one struct plan_report a message):
+ *
+ *     Python                supervisor (host side)              init (pid 1 of the pod)
+ *       | plan, slots          |                                   |
+ *       |--- spawn or exec --->|                                   |
+ *       |                      |--- clone3 (namespaces, cgroup) -->|
+ *       |                      |    id maps                        |
+ *       |                      |--- 'G' go ----------------------->|
+ *       |                      |                                   | operations up to OP_APP
+ *       |                      |<-- 'T' + terminal master ---------| (with OP_TTY)
+ *       |                      |<-- 'R' running -------------------| the app's execve succeeded
+ *       |<-- PLAN_RUNNING -----|                                   |
+ *       |                      |                                   | reaps
+ *       |<-- PLAN_EXITED ------|<-- pidfd readable ----------------| exits when the app does
+ *       |                      | cleans up, exits                  |
+ *
+ * A failing operation is PLAN_FAILED with its index and errno, nothing else: Python knows the rest.
+ * EOF on the control socket is the life-line: the supervisor then kills the pod.
+ */
+#ifndef PYRUN_PLAN_H
+#define PYRUN_PLAN_H
+
+#define PLAN_MAGIC 0x6e757279
+#define PLAN_VERSION 1
+#define PLAN_MAX_SIZE 4194304
+#define PLAN_MAX_OPS 4096
+#define PLAN_MAX_LIST 16384
+#define PLAN_MAX_LOWERS 500
+
+/* Descriptors of the helper, by slot; absent ones are closed and their header flag is clear. */
+#define SLOT_PLAN 3
+#define SLOT_CONTROL 4
+#define SLOT_POD 5
+#define SLOT_PODS 6
+#define SLOT_CGROUP 7
+#define SLOT_CGROUP_PARENT 8
+#define SLOT_COUNT 9
+
+/* plan_header.flags */
+#define PLAN_HAS_CONTROL 1
+#define PLAN_HAS_POD 2
+#define PLAN_HAS_CGROUP 4
+#define PLAN_REMOVE 8
+#define PLAN_RELAY_STDIN 16
+#define PLAN_SETGROUPS_DENY 32
+#define PLAN_HAS_EXPLAIN 64
+#define PLAN_ALL_FLAGS 127
+
+struct plan_header {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t size;        /* of the whole plan, notes included */
+    uint32_t op_count;
+    uint32_t pool;        /* offset of the pool */
+    uint32_t pool_size;
+    uint32_t flags;       /* PLAN_HAS_... */
+    uint32_t uid_map;     /* pool: text for /proc/PID/uid_map, 0 none */
+    uint32_t gid_map;     /* pool: text for /proc/PID/gid_map, 0 none */
+    uint32_t pod_name;    /* pool: name of the pod's directory (its uuid) */
+    uint32_t cgroup_name; /* pool: name of the cgroup below SLOT_CGROUP_PARENT */
+    uint32_t explain;     /* pool: argv list of the program that explains a failure */
+    uint32_t explain_count;
+    uint32_t timens;      /* pool: text for /proc/self/timens_offsets, 0 none */
+    uint64_t clone_flags; /* CLONE_NEW... of clone3(2) */
+};
+
+/* plan_op.flags: two that every operation knows, the others belong to one operation. */
+#define OPF_OPTIONAL 1   /* ENOENT is no failure */
+#define OPF_ELSE 2       /* when this one fails, the next one is the alternative; else it is skipped */
+#define OPF_NOFOLLOW 16  /* the target may not lead through a symbolic link */
+#define OPF_RECURSIVE 32 /* OP_BIND: with the mounts below the source */
+#define OPF_VOLATILE 64  /* OP_OVERLAY: the upper directory is thrown away, never sync it */
+#define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content */
+#define OPF_USERXATTR 256 /* OP_OVERLAY: in a user namespace */
+#define OPF_NOSUID 512   /* OP_OVERLAY: set-id bits and file capabilities are inert */
+
+struct plan_op {
+    uint16_t code;
+    uint16_t flags;
+    uint32_t n;
+    uint32_t s1;
+    uint32_t s2;
+    uint64_t a;
+    uint64_t b;
+};
+
+/* Operations.  "in-root" paths resolve beneath the new root only (openat2 RESOLVE_IN_ROOT). */
+enum plan_code {
+    OP_NONE = 0,
+    /* init, before the pivot */
+    OP_PROPAGATION = 1,    /* mount flags n on / (MS_PRIVATE | MS_REC ...) */
+    OP_SCRATCH = 2,        /* tmpfs with options s2 on host path s1 */
+    OP_HOST_DIR = 3,       /* mkdir host path s1, mode n, owner a:b */
+    OP_OVERLAY = 4,        /* root: n lower dirs s2 (list, top first), upper a, work b (pool, 0 none) on s1 */
+    OP_ROOT_BIND = 5,      /* root: bind host directory s2 on s1 */
+    OP_UNMOUNT = 6,        /* detach what is mounted on host path s1 */
+    OP_MKDIR = 7,          /* in-root directory s1, mode n, owner a:b, parents as needed */
+    OP_MKFILE = 8,         /* in-root empty file s1, mode n: a mount point */
+    OP_WRITE = 9,          /* in-root file s1 with content s2, mode n */
+    OP_SYMLINK = 10,       /* in-root link s1 to s2; an existing name stays */
+    OP_MKNOD = 11,         /* in-root node s1, mode n, device number a */
+    OP_MOUNT = 12,         /* fstype s1 on in-root s2, data n (pool), MS_ flags a */
+    OP_BIND = 13,          /* host source s1 on in-root s2, MOUNT_ATTR_ flags a to set */
+    OP_MASK = 14,          /* hide in-root s1: a file by /dev/null, a directory by an empty tmpfs */
+    OP_READONLY = 15,      /* make in-root s1 read-only */
+    OP_ROOT_READONLY = 16,
+    OP_HOSTNAME = 17,      /* s1 */
+    OP_DOMAINNAME = 18,    /* s1 */
+    OP_LOOPBACK = 19,      /* bring lo up */
+    OP_TTY = 20,           /* new terminal on in-root /dev/pts, /dev/console; owner a */
+    OP_OOM_SCORE = 21,     /* oom_score_adj n (int32) */
+    OP_PIVOT = 22,
+    OP_KEYRING = 23,       /* fresh session keyring */
+    OP_APP = 24,           /* start the app's process: what follows runs there */
+    /* the app's process */
+    OP_SESSION = 25,       /* setsid, and the terminal of OP_TTY becomes the controlling one */
+    OP_STDIN_NULL = 26,
+    OP_UMASK = 27,         /* n */
+    OP_RLIMIT = 28,        /* resource n, soft a, hard b */
+    OP_IDS = 29,           /* uid a, gid b, n supplementary gids (uint32_t array at s1) */
+    OP_CAPS = 30,          /* struct plan_caps at s1; n 0: bounding set, before OP_IDS; n 1: the others, after it */
+    OP_CHDIR = 31,         /* s1 */
+    OP_NO_NEW_PRIVS = 32,
+    OP_SECCOMP = 33,       /* n bytes of struct sock_filter at s1 */
+    OP_EXEC = 34,          /* argv list s1 (n), env list s2 (a), paths to try: list b low half, count b high half */
+    OP_LAST = 34
+};
+
+struct plan_caps {
+    uint64_t bounding;
+    uint64_t effective;
+    uint64_t permitted;
+    uint64_t inheritable;
+    uint64_t ambient;
+};
+
+enum plan_report_kind {
+    PLAN_FAILED = 1,
+    PLAN_RUNNING = 2,
+    PLAN_EXITED = 3
+};
+
+/* op of a failure outside any operation */
+#define STEP_DECODE 0xfffffff0
+#define STEP_CLONE 0xfffffff1
+#define STEP_IDMAP 0xfffffff2
+#define STEP_INIT 0xfffffff3
+#define STEP_TIMENS 0xfffffff4
+
+/* detail of a failure: which half of the operation */
+#define DETAIL_NONE 0
+#define DETAIL_SOURCE 1
+#define DETAIL_TARGET 2
+#define DETAIL_INTERPRETER 3 /* OP_EXEC: the file is there, its interpreter is not */
+#define DETAIL_OUTSIDE 4     /* OP_CHDIR: the directory is not below the root */
+#define DETAIL_OVERLAY 5
+
+struct plan_report {
+    uint32_t kind;
+    uint32_t op;     /* PLAN_FAILED: index or STEP_ */
+    int32_t error;   /* PLAN_FAILED: errno */
+    uint32_t detail;
+    int32_t status;  /* PLAN_EXITED: wait status of the app, wait(2) encoding */
+    int32_t pid;     /* PLAN_RUNNING: init's pid in the host */
+    uint64_t time;   /* CLOCK_REALTIME, nanoseconds */
+};
+
+#endif

@@ -1,0 +1,288 @@
+/* The supervisor: the host-side half, single-threaded, in the host's namespaces.
+ *
+ * `pyrun run` becomes this process by execve, so it keeps the pid that systemd or a shell knows.
+ * When something fails and nobody listens on the control socket it turns back into Python
+ * (plan_header.explain), which knows what operation 17 was and who asked for it. */
+#include <linux/poll.h>
+#include <linux/signalfd.h>
+#include <linux/wait.h>
+
+#include "helper.h"
+
+#define CLONE_TIME 0x80 /* CLONE_NEWTIME; only unshare(2) leaves room to set the offsets first */
+
+enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_TTY, POLL_STDIN, POLL_COUNT };
+
+uint64_t now_ns(void)
+{
+    struct __kernel_timespec t = {0, 0};
+
+    (void)sys_call2(__NR_clock_gettime, 0 /* CLOCK_REALTIME */, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static void report(const struct context *ctx, const struct plan_report *what)
+{
+    if (!(ctx->plan->flags & PLAN_HAS_CONTROL))
+        return;
+    (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
+}
+
+/* A caller may have left SIGCHLD or SIGPIPE ignored, which execve keeps: the app starts from defaults. */
+static long take_signals(void)
+{
+    struct {
+        uintptr_t handler, flags, restorer;
+        uint64_t mask;
+    } standard = {0, 0, 0, 0};
+    const uint64_t all = ~0ULL & ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
+
+    for (int signal = 1; signal <= 64; signal++)
+        (void)sys_call4(__NR_rt_sigaction, signal, &standard, 0, sizeof all);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
+    return sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static long write_proc(int32_t pid, const char *file, const char *text)
+{
+    char path[64];
+    char *at = str_add(path, path + sizeof path, "/proc/");
+
+    at = pid == 0 ? str_add(at, path + sizeof path, "self") : str_add_number(at, path + sizeof path, (uint64_t)pid);
+    (void)str_add(at, path + sizeof path, file);
+    return write_file(AT_FDCWD, path, 0, 0, text, str_len(text));
+}
+
+/* user_namespaces(7): setgroups is denied before gid_map when the writer has no CAP_SETGID there. */
+static long map_ids(const struct context *ctx)
+{
+    const struct plan_header *plan = ctx->plan;
+    long r = 0;
+
+    if (plan->uid_map == 0)
+        return 0;
+    if (plan->flags & PLAN_SETGROUPS_DENY)
+        r = write_proc(ctx->init_pid, "/setgroups", "deny");
+    if (r == 0)
+        r = write_proc(ctx->init_pid, "/uid_map", pool_string(ctx, plan->uid_map));
+    return r < 0 ? r : write_proc(ctx->init_pid, "/gid_map", pool_string(ctx, plan->gid_map));
+}
+
+static long clone_init(struct context *ctx, int links[2])
+{
+    struct clone_args args = {.flags = (ctx->plan->clone_flags & ~(uint64_t)CLONE_TIME) | CLONE_PIDFD,
+                              .pidfd = (uintptr_t)&ctx->pidfd,
+                              .exit_signal = SIGCHLD};
+    long pid;
+
+    if (ctx->plan->flags & PLAN_HAS_CGROUP) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = SLOT_CGROUP;
+    }
+    ctx->started = now_ns();
+    pid = sys_call2(__NR_clone3, &args, sizeof args);
+    if (pid == 0) {
+        sys_close(links[0]);
+        ctx->link = links[1];
+        sys_exit(init_main(ctx));
+    }
+    sys_close(links[1]);
+    ctx->link = links[0];
+    ctx->init_pid = (int32_t)pid;
+    return pid < 0 ? pid : 0;
+}
+
+static long start(struct context *ctx, uint32_t *step)
+{
+    int links[2];
+    long r;
+
+    *step = STEP_TIMENS;
+    if ((ctx->plan->clone_flags & CLONE_TIME) != 0) {
+        if ((r = sys_call1(__NR_unshare, CLONE_TIME)) < 0)
+            return r;
+        r = ctx->plan->timens != 0 ? write_proc(0, "/timens_offsets", pool_string(ctx, ctx->plan->timens)) : 0;
+        if (r < 0)
+            return r;
+    }
+    *step = STEP_CLONE;
+    r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
+    if (r < 0 || (r = clone_init(ctx, links)) < 0)
+        return r;
+    *step = STEP_IDMAP;
+    r = map_ids(ctx);
+    if (r == 0)
+        r = sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
+    return r;
+}
+
+static void kill_pod(const struct context *ctx)
+{
+    (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
+}
+
+static void on_signal(struct context *ctx, int fd)
+{
+    struct signalfd_siginfo info;
+
+    while (sys_read(fd, &info, sizeof info) == sizeof info) {
+        int signal = (int)info.ssi_signo;
+
+        if (signal == SIGWINCH && ctx->tty >= 0)
+            terminal_copy_size(ctx);
+        else if (signal != SIGCHLD && signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
+            (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
+    }
+}
+
+/* 'R' the app runs; 'T' with the master of its terminal. */
+static int on_link(struct context *ctx)
+{
+    char kind = 0;
+    struct {
+        size_t length;
+        int level, type;
+        int fd, pad;
+    } control = {0, 0, 0, -1, 0};
+    struct {
+        char *base;
+        size_t length;
+    } vector = {&kind, 1};
+    struct {
+        void *name;
+        int name_length;
+        void *vector;
+        size_t vectors;
+        void *control;
+        size_t control_length;
+        unsigned flags;
+    } message = {0, 0, &vector, 1, &control, sizeof control, 0};
+    long n = sys_call3(__NR_recvmsg, ctx->link, &message, 0x40000000 | 0x40 /* MSG_CMSG_CLOEXEC, MSG_DONTWAIT */);
+
+    if (n == -EAGAIN || n == -EINTR)
+        return 1;
+    if (n != 1)
+        return 0;
+    if (kind == 'T' && message.control_length != 0 && control.type == 1 && ctx->tty < 0) {
+        ctx->tty = control.fd;
+        terminal_start(ctx);
+    }
+    if (kind == 'R')
+        report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
+    return 1;
+}
+
+static int on_control(struct context *ctx)
+{
+    char byte;
+    long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
+
+    if (n == 0 || n == -ECONNRESET) {
+        kill_pod(ctx);
+        return 0;
+    }
+    return 1;
+}
+
+static void watch(struct pollfd *slot, int fd, int on)
+{
+    slot->fd = on ? fd : -1;
+    slot->events = POLLIN;
+    slot->revents = 0;
+}
+
+/* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead. */
+static void wait_for_init(struct context *ctx, int signals)
+{
+    struct pollfd polls[POLL_COUNT];
+    int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, terminal = 1;
+    int typing = (ctx->plan->flags & PLAN_RELAY_STDIN) != 0;
+
+    for (;;) {
+        watch(&polls[POLL_SIGNAL], signals, 1);
+        watch(&polls[POLL_PIDFD], ctx->pidfd, 1);
+        watch(&polls[POLL_LINK], ctx->link, link);
+        watch(&polls[POLL_CONTROL], SLOT_CONTROL, control);
+        watch(&polls[POLL_TTY], ctx->tty, terminal && ctx->tty >= 0);
+        watch(&polls[POLL_STDIN], 0, typing && ctx->tty >= 0);
+        if (sys_call5(__NR_ppoll, polls, POLL_COUNT, 0, 0, 8) < 0)
+            continue;
+        if (polls[POLL_LINK].revents)
+            link = on_link(ctx);
+        if (polls[POLL_SIGNAL].revents)
+            on_signal(ctx, signals);
+        if (polls[POLL_CONTROL].revents)
+            control = on_control(ctx);
+        if (polls[POLL_STDIN].revents)
+            typing = terminal_relay(ctx, 1);
+        if (polls[POLL_TTY].revents)
+            terminal = terminal_relay(ctx, 0);
+        if (polls[POLL_PIDFD].revents && !(ctx->tty >= 0 && terminal && polls[POLL_TTY].revents))
+            return;
+    }
+}
+
+static int exit_code(int32_t status)
+{
+    return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
+}
+
+/* The process becomes Python again, with the plan on SLOT_PLAN and three numbers behind its arguments. */
+static int explain(const struct context *ctx, const struct plan_report *failure)
+{
+    static char numbers[3][24];
+    char **argv = (char **)(void *)arena, **at = argv;
+    const char *word = pool_string(ctx, ctx->plan->explain);
+    const uint64_t none = 0;
+    const uint64_t values[3] = {failure->op, (uint64_t)failure->error, failure->detail};
+
+    if (!(ctx->plan->flags & PLAN_HAS_EXPLAIN) || (ctx->plan->explain_count + 4) * sizeof(char *) > ARENA_SIZE)
+        return 125;
+    for (uint32_t i = 0; i < ctx->plan->explain_count; i++, word += str_len(word) + 1)
+        *at++ = (char *)(uintptr_t)word;
+    for (int i = 0; i < 3; i++) {
+        (void)str_add_number(numbers[i], numbers[i] + sizeof numbers[i], values[i]);
+        *at++ = numbers[i];
+    }
+    *at = 0;
+    (void)sys_call3(__NR_close_range, SLOT_PLAN + 1, ~0U, 0);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+    (void)sys_call3(__NR_execve, argv[0], argv, ctx->envp);
+    return 125;
+}
+
+int supervise(struct context *ctx)
+{
+    struct plan_report end = {.kind = PLAN_FAILED};
+    OWNED_FD signals = (int)take_signals();
+    int32_t status = 0;
+    long r = start(ctx, &end.op);
+
+    if (r < 0) {
+        end.error = (int32_t)-r;
+        if (ctx->init_pid > 0)
+            kill_pod(ctx);
+    }
+    if (ctx->init_pid > 0) {
+        if (r == 0)
+            wait_for_init(ctx, signals);
+        (void)sys_call4(__NR_wait4, ctx->init_pid, &status, __WALL, 0);
+    }
+    terminal_stop();
+    if (r == 0 && ctx->shared->failed) {
+        end.op = ctx->shared->op;
+        end.error = ctx->shared->error;
+        end.detail = ctx->shared->detail;
+    } else if (r == 0) {
+        /* init tells the app's own end; if it was killed first, its own end is what is known, and never a success. */
+        end.kind = PLAN_EXITED;
+        end.op = 0;
+        end.status = ctx->shared->exited ? ctx->shared->status : status != 0 ? status : 125 << 8;
+    }
+    end.time = now_ns();
+    report(ctx, &end); /* first: who waits for the exit does not wait for the cleaning up */
+    if (end.kind == PLAN_EXITED)
+        write_exit_record(ctx, end.status, end.time);
+    remove_leftovers(ctx);
+    return end.kind == PLAN_EXITED ? exit_code(end.status) : explain(ctx, &end);
+}

@@ -1,0 +1,154 @@
+"""What a pod is to be: flags and manifest merged, looked up and checked; the planner's only input.
+
+Every name is resolved (ids are numbers, paths are absolute), every default is filled in, and each
+value that came from a flag or a manifest line has an origin for error messages.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    MountKind = Literal["host", "empty", "tmpfs"]
+    UpperKind = Literal["disk", "tmpfs"]
+
+__all__ = ["Config", "IdMap", "Mount"]
+
+
+class Mount:
+    """One volume on one path of the app.
+
+    `kind` host binds `source`, empty makes a directory that lives as long as the pod, tmpfs keeps it
+    in memory (`size` bytes, 0 for the kernel's default of half the memory).  `is_dir` tells what kind
+    of mount point a host source needs.
+    """
+
+    __slots__ = ("gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid")
+
+    def __init__(
+        self,
+        kind: MountKind,
+        target: str,
+        *,
+        source: str = "",
+        name: str = "",
+        readonly: bool = False,
+        recursive: bool = True,
+        mode: int = 0o755,
+        uid: int = 0,
+        gid: int = 0,
+        size: int = 0,
+        is_dir: bool = True,
+        origin: str = "",
+    ) -> None:
+        self.kind: MountKind = kind
+        self.target = target
+        self.source = source
+        self.name = name
+        self.readonly = readonly
+        self.recursive = recursive
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = size
+        self.is_dir = is_dir
+        self.origin = origin
+
+
+class IdMap:
+    """Ranges of a user namespace: (inside, outside, count) each, as user_namespaces(7) writes them."""
+
+    __slots__ = ("gids", "setgroups", "uids")
+
+    def __init__(self, uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]], *, setgroups: bool = True) -> None:
+        self.uids = uids
+        self.gids = gids
+        self.setgroups = setgroups
+
+    @staticmethod
+    def text(ranges: list[tuple[int, int, int]]) -> str:
+        """Return the ranges as /proc/PID/uid_map takes them."""
+        return "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges)
+
+
+class Config:
+    """One app in one pod, ready to be planned.
+
+    Attributes are plain values: `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
+    `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
+    program or b""; `rlimits` (resource, soft, hard, origin); `lowers` the layer directories, top first;
+    `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
+    directory; `network` none or host; `idmap` of a user namespace or None for the host's.
+    """
+
+    __slots__ = (
+        "argv",
+        "bounding",
+        "copy_root",
+        "cwd",
+        "env",
+        "gid",
+        "groups",
+        "hostname",
+        "hosts",
+        "idmap",
+        "interactive",
+        "lowers",
+        "mask_paths",
+        "mounts",
+        "network",
+        "no_new_privs",
+        "oom_score_adj",
+        "origins",
+        "paths",
+        "permitted",
+        "pod_dir",
+        "readonly",
+        "remove",
+        "resolv",
+        "rlimits",
+        "seccomp",
+        "stage",
+        "time_offsets",
+        "tty",
+        "uid",
+        "umask",
+        "upper",
+        "uuid",
+    )
+
+    def __init__(self, uuid: str, argv: list[str], lowers: list[str], *, stage: str, pod_dir: str) -> None:
+        self.uuid = uuid
+        self.argv = argv
+        self.paths = [argv[0]]
+        self.env: list[str] = []
+        self.cwd = "/"
+        self.umask = 0o022
+        self.uid = self.gid = 0
+        self.groups: tuple[int, ...] = ()
+        self.bounding = self.permitted = 0
+        self.no_new_privs = True
+        self.seccomp = b""
+        self.rlimits: list[tuple[int, int, int, str]] = []
+        self.oom_score_adj: int | None = None
+        self.hostname = "pyrun-" + uuid
+        self.hosts = self.resolv = ""
+        self.lowers = lowers
+        self.upper: UpperKind = "disk"
+        self.copy_root = ""
+        self.readonly = False
+        self.stage = stage
+        self.pod_dir = pod_dir
+        self.remove = True
+        self.mounts: list[Mount] = []
+        self.mask_paths = True
+        self.network = "none"
+        self.idmap: IdMap | None = None
+        self.time_offsets = ""
+        self.interactive = self.tty = False
+        self.origins: dict[str, str] = {}
+
+    def origin(self, what: str) -> str:
+        """Return which flag or manifest line set `what`, or the empty string for a default."""
+        return self.origins.get(what, "")

@@ -1,0 +1,177 @@
+"""Operations of a plan: plain tuples, one constructor each, and their encoding.
+
+An operation is `(code, flags, n, s1, s2, a, b, origin)`, the fields of `struct plan_op` in
+native/plan.h, where a `str` stands for a pool string, a `list` for a list of them and `bytes` for a
+blob.  `origin` is the flag or manifest line that asked for it.  Tuples, because a start builds a
+hundred of them and has no time for more; `pyrun.plan.describe` tells what each one means.
+"""
+
+from __future__ import annotations
+
+import marshal
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    Field = int | str | bytes | list[str]
+    Op = tuple[int, int, Field, Field, Field, Field, Field, str]
+
+MAGIC = 0x6E757279
+VERSION = 1
+
+# Codes and flags of native/plan.h; tests/test_house.py holds the two against each other.
+PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRITE, SYMLINK, MKNOD, MOUNT, BIND, MASK = range(1, 15)
+READONLY, ROOT_READONLY, HOSTNAME, DOMAINNAME, LOOPBACK, TTY, OOM_SCORE, PIVOT, KEYRING, APP = range(15, 25)
+SESSION, STDIN_NULL, UMASK, RLIMIT, IDS, CAPS, CHDIR, NO_NEW_PRIVS, SECCOMP, EXEC = range(25, 35)
+
+OPTIONAL = 1
+ELSE = 2
+NOFOLLOW = 16
+RECURSIVE = 32
+VOLATILE = 64
+KEEP = 128
+USERXATTR = 256
+NOSUID = 512
+
+HAS_CONTROL = 1
+HAS_POD = 2
+HAS_CGROUP = 4
+REMOVE = 8
+RELAY_STDIN = 16
+SETGROUPS_DENY = 32
+HAS_EXPLAIN = 64
+
+# clone(2), unshare(2)
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# mount(2)
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+
+# mount_setattr(2)
+ATTR_RDONLY = 1
+ATTR_NOSUID = 2
+ATTR_NODEV = 4
+ATTR_NOEXEC = 8
+
+_HEADER = Struct("=14I Q")
+_OP = Struct("=HHIIIQQ")
+_CAPS = Struct("=5Q")
+
+
+def op(
+    code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b: Field = 0, flags: int = 0, origin: str = ""
+) -> Op:
+    """Return one operation; see the comments of `enum plan_code` in native/plan.h for its fields."""
+    return (code, flags, n, s1, s2, a, b, origin)
+
+
+def caps_blob(bounding: int, effective: int, permitted: int, inheritable: int = 0, ambient: int = 0) -> bytes:
+    """Return `struct plan_caps`, five capability sets of capabilities(7)."""
+    return _CAPS.pack(bounding, effective, permitted, inheritable, ambient)
+
+
+class Plan:
+    """Everything that the helper needs, as values; `encode` makes the block of native/plan.h of it."""
+
+    __slots__ = ("cgroup_name", "clone_flags", "explain", "flags", "gid_map", "ops", "pod_name", "timens", "uid_map")
+
+    def __init__(self, ops: Sequence[Op], *, clone_flags: int, flags: int = 0) -> None:
+        self.ops = ops
+        self.clone_flags = clone_flags
+        self.flags = flags
+        self.uid_map = self.gid_map = self.timens = self.pod_name = self.cgroup_name = ""
+        self.explain: list[str] = []
+
+
+class _Pool:
+    """The pool while it grows; equal strings share a place."""
+
+    __slots__ = ("data", "known")
+
+    def __init__(self) -> None:
+        self.data = bytearray(1)
+        self.known: dict[str, int] = {"": 0}
+
+    def string(self, text: str) -> int:
+        at = self.known.get(text)
+        if at is None:
+            at = self.known[text] = len(self.data)
+            self.data += text.encode("utf-8", "surrogateescape")
+            self.data.append(0)
+        return at
+
+    def strings(self, words: Iterable[str]) -> int:
+        at = len(self.data)
+        for word in words:
+            self.data += word.encode("utf-8", "surrogateescape")
+            self.data.append(0)
+        return at
+
+    def blob(self, data: bytes) -> int:
+        self.data += bytes(-len(self.data) % 8)
+        at = len(self.data)
+        self.data += data
+        self.data.append(0)
+        return at
+
+    def place(self, field: Field) -> int:
+        if type(field) is int:
+            return field
+        if type(field) is str:
+            return self.string(field)
+        return self.blob(field) if type(field) is bytes else self.strings(field)  # type: ignore[arg-type]
+
+
+def _pack(pool: _Pool, one: Op) -> bytes:
+    code, flags, n, s1, s2, a, b, _ = one
+    if code == EXEC:
+        assert isinstance(s1, list) and isinstance(s2, list) and isinstance(b, list)
+        return _OP.pack(code, flags, len(s1), pool.strings(s1), pool.strings(s2), len(s2), pool.strings(b) | len(b) << 32)
+    if code == OVERLAY:
+        assert isinstance(s2, list)
+        n = len(s2)
+    elif code == SECCOMP:
+        assert isinstance(s1, bytes)
+        n = len(s1)
+    place = pool.place
+    return _OP.pack(code, flags, place(n) & 0xFFFFFFFF, place(s1), place(s2), place(a), place(b))
+
+
+def encode(plan: Plan) -> bytes:
+    """Return the plan as the helper reads it, with the operations once more behind it for `notes`."""
+    pool = _Pool()
+    packed = b"".join([_pack(pool, one) for one in plan.ops])
+    names = [pool.string(text) for text in (plan.uid_map, plan.gid_map, plan.pod_name, plan.cgroup_name)]
+    explain = pool.strings(plan.explain)
+    timens = pool.string(plan.timens)
+    flags = plan.flags | (HAS_EXPLAIN if plan.explain else 0)
+    if not pool.data.endswith(b"\0"):
+        pool.data.append(0)
+    start = _HEADER.size + len(packed)
+    notes = marshal.dumps([one if one[0] != SECCOMP else (SECCOMP, one[1], 0, 0, 0, 0, 0, one[7]) for one in plan.ops])
+    size = start + len(pool.data) + len(notes)
+    head = _HEADER.pack(
+        MAGIC, VERSION, size, len(plan.ops), start, len(pool.data), flags, *names, explain, len(plan.explain), timens, plan.clone_flags
+    )
+    return b"".join((head, packed, pool.data, notes))
+
+
+def notes(block: bytes) -> list[Op]:
+    """Return the operations of an encoded plan, for naming the one that failed."""
+    fields = _HEADER.unpack_from(block)
+    found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
+    return found

@@ -1,0 +1,186 @@
+"""Config -> Plan: which operations, in which order.  Pure; the kernel hears of it in the helper only.
+
+Order of a plan, and why:
+
+1. the root is staged in the new mount namespace, so that no mount is ever visible on the host;
+2. mount points and generated files are made while the root can be written;
+3. kernel file systems, devices, volumes, masks: everything that names the host, before
+4. the pivot, after which the host has no name any more;
+5. the app's process: limits, identity, then no_new_privs and the system call filter last.
+"""
+
+from __future__ import annotations
+
+from pyrun.plan import mounts, ops
+from pyrun.plan.ops import Plan, caps_blob, op
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.plan.config import Config, Mount
+    from pyrun.plan.ops import Op
+
+__all__ = ["run_plan"]
+
+_CHARACTER = 0o020000
+# The namespaces that every pod has; the network's and the user's are its own when asked for.
+_NAMESPACES = ops.CLONE_NEWPID | ops.CLONE_NEWNS | ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWCGROUP
+
+
+def run_plan(config: Config) -> Plan:
+    """Return the plan that starts `config`."""
+    flags = _NAMESPACES
+    if config.network == "none":
+        flags |= ops.CLONE_NEWNET
+    if config.idmap:
+        flags |= ops.CLONE_NEWUSER
+    if config.time_offsets:
+        flags |= ops.CLONE_NEWTIME
+    todo: list[Op] = [op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts")]
+    _stage_root(config, todo)
+    _kernel_mounts(config, todo)
+    _volumes(config, todo)
+    _protect(config, todo)
+    _identity(config, todo)
+    plan = Plan(todo, clone_flags=flags, flags=ops.RELAY_STDIN if config.tty and config.interactive else 0)
+    if config.idmap:
+        plan.uid_map = config.idmap.text(config.idmap.uids)
+        plan.gid_map = config.idmap.text(config.idmap.gids)
+        if not config.idmap.setgroups:
+            plan.flags |= ops.SETGROUPS_DENY
+    plan.timens = config.time_offsets
+    plan.pod_name = config.uuid
+    plan.cgroup_name = "pyrun-" + config.uuid
+    if config.remove:
+        plan.flags |= ops.REMOVE
+    return plan
+
+
+def _stage_root(config: Config, todo: list[Op]) -> None:
+    """Make the root and the mount points in it; a read-only root gets them from a layer of its own."""
+    flags = ops.NOSUID if config.no_new_privs else 0
+    stage = config.stage
+    if config.copy_root:
+        todo.append(op(ops.ROOT_BIND, stage, config.copy_root, flags=flags, origin="--no-overlay"))
+        _skeleton(config, todo)
+        if config.readonly:
+            todo.append(op(ops.ROOT_READONLY, flags=flags, origin=config.origin("readonly")))
+        return
+    base = config.pod_dir
+    volatile = ops.VOLATILE if config.remove else 0
+    if config.upper == "tmpfs" or config.readonly:
+        todo.append(op(ops.SCRATCH, stage, "mode=0700", origin="root file system"))
+        base, stage, volatile = stage, stage + "/root", ops.VOLATILE
+        todo.append(op(ops.HOST_DIR, stage, n=0o700, origin="root file system"))
+    if config.idmap:
+        flags |= ops.USERXATTR
+    upper, work = base + "/upper", base + "/work"
+    todo.append(op(ops.HOST_DIR, upper, n=0o755, origin="root file system"))
+    todo.append(op(ops.HOST_DIR, work, n=0o700, origin="root file system"))
+    todo.append(op(ops.OVERLAY, stage, config.lowers, a=upper, b=work, flags=flags | volatile, origin="root file system"))
+    _skeleton(config, todo)
+    if config.readonly:
+        origin = config.origin("readonly")
+        todo.append(op(ops.UNMOUNT, stage, origin=origin))
+        todo.append(op(ops.OVERLAY, stage, [upper, *config.lowers], flags=flags, origin=origin))
+
+
+def _skeleton(config: Config, todo: list[Op]) -> None:
+    """Mount points and generated files, while the root is writable.  What the image ships is left alone."""
+    for path in ("/proc", "/dev", "/sys"):
+        todo.append(op(ops.MKDIR, path, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
+    todo.append(op(ops.MKDIR, "/tmp", n=0o1777, origin="default mounts"))
+    if config.hosts:
+        todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=ops.KEEP, origin="--hostname"))
+    if config.resolv:
+        todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=ops.KEEP, origin="--net"))
+    for mount in config.mounts:
+        code = ops.MKDIR if mount.is_dir else ops.MKFILE
+        todo.append(op(code, mount.target, n=0o755 if mount.is_dir else 0o644, origin=mount.origin))
+
+
+def _kernel_mounts(config: Config, todo: list[Op]) -> None:
+    for kind, target, flags, data in mounts.KERNEL_MOUNTS:
+        # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
+        optional = ops.OPTIONAL if kind == "cgroup2" else 0
+        todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW | optional, origin="default mounts"))
+    for name, major, minor in mounts.DEVICES:
+        _device(config, todo, "/dev/" + name, major << 8 | minor, "/dev/" + name)
+    if config.tty:
+        todo.append(op(ops.MKFILE, "/dev/console", n=0o600, origin="--tty"))
+    else:
+        _device(config, todo, "/dev/console", 1 << 8 | 3, "/dev/null")
+    for kind, target, flags, data in mounts.DEV_MOUNTS:
+        if kind == "devpts":
+            data += ",gid=5" if not config.idmap else ""
+        todo.append(op(ops.MKDIR, target, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
+        todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW, origin="default mounts"))
+    for path, to in mounts.DEV_LINKS:
+        todo.append(op(ops.SYMLINK, path, to, origin="default devices"))
+    if config.tty:
+        todo.append(op(ops.TTY, a=config.uid, origin="--tty"))
+
+
+def _device(config: Config, todo: list[Op], path: str, number: int, source: str) -> None:
+    """A node, or the host's own where a user namespace may not make one (mknod(2), EPERM)."""
+    if not config.idmap:
+        todo.append(op(ops.MKNOD, path, n=_CHARACTER | 0o666, a=number, origin="default devices"))
+        return
+    todo.append(op(ops.MKFILE, path, n=0o666, origin="default devices"))
+    todo.append(op(ops.BIND, source, path, origin="default devices"))
+
+
+def _volumes(config: Config, todo: list[Op]) -> None:
+    for mount in config.mounts:
+        if mount.kind == "tmpfs":
+            todo.append(_tmpfs(mount))
+            continue
+        attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | (ops.ATTR_RDONLY if mount.readonly else 0)
+        source, flags = mount.source, ops.NOFOLLOW | (ops.RECURSIVE if mount.recursive else 0)
+        if mount.kind == "empty":
+            source = f"{config.pod_dir}/volume-{mount.name}"
+            todo.append(op(ops.HOST_DIR, source, n=mount.mode, a=mount.uid, b=mount.gid, origin=mount.origin))
+        todo.append(op(ops.BIND, source, mount.target, a=attrs, flags=flags, origin=mount.origin))
+
+
+def _tmpfs(mount: Mount) -> Op:
+    data = f"mode={mount.mode:04o},uid={mount.uid},gid={mount.gid}" + (f",size={mount.size}" if mount.size else "")
+    flags = ops.MS_NOSUID | ops.MS_NODEV | (ops.MS_RDONLY if mount.readonly else 0)
+    return op(ops.MOUNT, "tmpfs", mount.target, n=data, a=flags, origin=mount.origin)
+
+
+def _protect(config: Config, todo: list[Op]) -> None:
+    if config.mask_paths:
+        todo += [op(ops.READONLY, path, origin="read-only paths") for path in mounts.READONLY]
+        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.MASKED]
+    todo.append(op(ops.HOSTNAME, config.hostname, origin=config.origin("hostname")))
+    if config.network == "none":
+        todo.append(op(ops.LOOPBACK, origin="--net none"))
+    if config.oom_score_adj is not None:
+        todo.append(op(ops.OOM_SCORE, n=config.oom_score_adj, origin=config.origin("oom_score_adj")))
+    todo.append(op(ops.PIVOT, origin="root file system"))
+    todo.append(op(ops.KEYRING, origin="session keyring"))
+
+
+def _identity(config: Config, todo: list[Op]) -> None:
+    """The app's process.  Without no_new_privs the filter needs CAP_SYS_ADMIN, so it goes in before the drop (seccomp(2))."""
+    caps = caps_blob(config.bounding, config.permitted, config.permitted)
+    user = config.origin("user")
+    todo.append(op(ops.APP, origin="app"))
+    todo.append(op(ops.SESSION, origin="app"))
+    if not config.interactive and not config.tty:
+        todo.append(op(ops.STDIN_NULL, origin="app"))
+    todo.append(op(ops.UMASK, n=config.umask, origin=config.origin("umask")))
+    todo += [op(ops.RLIMIT, n=number, a=soft, b=hard, origin=origin) for number, soft, hard, origin in config.rlimits]
+    seccomp = op(ops.SECCOMP, config.seccomp, origin=config.origin("seccomp"))
+    if config.seccomp and not config.no_new_privs:
+        todo.append(seccomp)
+    todo.append(op(ops.CAPS, caps, n=0, origin=config.origin("caps")))
+    groups = b"".join([gid.to_bytes(4, "little") for gid in config.groups])
+    todo.append(op(ops.IDS, groups, n=len(config.groups), a=config.uid, b=config.gid, origin=user))
+    todo.append(op(ops.CAPS, caps, n=1, origin=config.origin("caps")))
+    todo.append(op(ops.CHDIR, config.cwd, origin=config.origin("cwd")))
+    if config.no_new_privs:
+        todo.append(op(ops.NO_NEW_PRIVS, origin="no_new_privs"))
+        if config.seccomp:
+            todo.append(seccomp)
+    todo.append(op(ops.EXEC, config.argv, config.env, b=config.paths, origin=config.origin("argv")))
