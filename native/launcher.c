@@ -1,0 +1,130 @@
+/* The `pyrun` command: finds the Python interpreter beside itself and becomes it, isolated.
+ *
+ *     /venv/bin/pyrun ARG...   ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT /venv/bin/pyrun ARGV0 ARG...
+ *
+ * A script would name its interpreter in a first line that installers rewrite without the flags, and the
+ * usual console script imports more than pyrun does.  Nothing here allocates, and no pointer is stored in
+ * static data: nobody relocates a static PIE without libc.
+ */
+#include "sys.h"
+
+/* The module whose entry() takes over; another program of the family is this file with another name. */
+#ifndef PYRUN_ENTRY
+#define PYRUN_ENTRY "pyrun.cli.main"
+#endif
+
+#define EXIT_FAILED 125
+#define LONGEST_PATH 4096
+#define LONGEST_MESSAGE (2 * LONGEST_PATH)
+#define ADDED_ARGUMENTS 10
+
+/* The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the
+ * package is not in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
+static const char boot[] = "import sys, posix\n"
+                           "a = sys.argv\n"
+                           "del a[0]\n"
+                           "p = a.pop(0).rpartition('/')[0].rpartition('/')[0]\n"
+                           "p += '/%s/python%d.%d/site-packages' % (sys.platlibdir, *sys.version_info[:2])\n"
+                           "try:\n"
+                           "    posix.stat(p + '/pyrun')\n"
+                           "    sys.path.insert(0, p)\n"
+                           "except OSError:\n"
+                           "    import site\n"
+                           "    site.main()\n"
+                           "try:\n"
+                           "    from " PYRUN_ENTRY " import entry\n"
+                           "except ImportError as e:\n"
+                           "    sys.stderr.write(f'pyrun: {sys.executable}: {e}\\nhint: install pyrun-runtime for this interpreter\\n')\n"
+                           "    sys.exit(125)\n"
+                           "entry()\n";
+
+static int fail(const char *what, const char *path, const char *why, long error)
+{
+    char text[LONGEST_MESSAGE];
+    const char *end = text + sizeof text;
+    char *at = str_add(text, end, "pyrun: ");
+
+    at = str_add(at, end, what);
+    at = str_add(at, end, path);
+    at = str_add(at, end, why);
+    if (error != 0) {
+        at = str_add(at, end, " (errno ");
+        at = at == 0 ? 0 : str_add_number(at, end, (uint64_t)-error);
+        at = str_add(at, end, ")");
+    }
+    at = str_add(at, end, "\n");
+    if (at != 0)
+        (void)sys_write(2, text, (size_t)(at - text));
+    return EXIT_FAILED;
+}
+
+/* A descriptor 0, 1 or 2 that the caller left closed would be taken by the next open file, and that file
+ * would then be the standard error of everything that pyrun starts.  Must survive exec, hence no O_CLOEXEC. */
+static int standard_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (sys_call3(__NR_fcntl, fd, F_GETFD, 0) == -EBADF && sys_call4(__NR_openat, AT_FDCWD, "/dev/null", O_RDWR, 0) < 0)
+            return -1;
+    return 0;
+}
+
+/* Cuts a path after its last slash; returns where the name began, or 0 without a slash. */
+static char *cut_name(char *path)
+{
+    char *name = path + str_len(path);
+
+    while (name > path && name[-1] != '/')
+        name--;
+    *name = '\0';
+    return name > path ? name : 0;
+}
+
+/* Becomes the interpreter; returns minus an errno where that fails. */
+static long become(char *python, char *self, int argc, char **argv, char **envp)
+{
+    int given = argc > 1 ? argc - 1 : 0;
+    char **args = __builtin_alloca(sizeof *args * (size_t)(ADDED_ARGUMENTS + given + 1));
+    int n = 0;
+
+    args[n++] = python;
+    args[n++] = (char[]){ "-I" };
+    args[n++] = (char[]){ "-S" };
+    args[n++] = (char[]){ "-E" };
+    args[n++] = (char[]){ "-X" };
+    args[n++] = (char[]){ "utf8" };
+    args[n++] = (char[]){ "-c" };
+    args[n++] = (char *)(uintptr_t)boot;
+    args[n++] = self;
+    args[n++] = argc > 0 ? argv[0] : (char[]){ "pyrun" };
+    for (int i = 0; i < given; i++)
+        args[n++] = argv[i + 1];
+    args[n] = 0;
+    return sys_call3(__NR_execve, python, args, envp);
+}
+
+int program(int argc, char **argv, char **envp)
+{
+    char self[LONGEST_PATH], beside[LONGEST_PATH];
+    char fallback[][24] = { "/usr/bin/python3", "/usr/local/bin/python3" };
+    long n = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", self, sizeof self - 1);
+    long error = -ENOENT;
+
+    if (standard_streams() < 0)
+        return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
+    self[n > 0 ? n : 0] = '\0';
+    (void)str_add(beside, beside + sizeof beside, self);
+    char *name = cut_name(beside);
+    if (name != 0 && str_add(name, beside + sizeof beside, "python3") != 0) {
+        error = become(beside, self, argc, argv, envp);
+        if (error != -ENOENT)
+            return fail("cannot execute ", beside, error == -E2BIG ? ": the arguments are too long" : "", error);
+    }
+    for (size_t i = 0; i < sizeof fallback / sizeof fallback[0] && error == -ENOENT; i++) {
+        error = become(fallback[i], n > 0 ? self : fallback[i], argc, argv, envp);
+        if (error != -ENOENT)
+            return fail("cannot execute ", fallback[i], "", error);
+    }
+    if (name != 0)
+        return fail("no Python interpreter: ", beside, " is missing, and so are /usr/bin/python3 and /usr/local/bin/python3", 0);
+    return fail("no Python interpreter: ", "", "/usr/bin/python3 and /usr/local/bin/python3 are missing", 0);
+}
