@@ -75,16 +75,28 @@ def program(name, *sources):
 
 
 LAUNCHER = program("pyrun", "native/launcher.c", "native/start.c")
-HELPER = program("pyrun.native.helper", *sorted(str(p) for p in Path("native").glob("*.c") if p.name not in ("launcher.c", "binding.c")))
-HAVE = {p.name for p in Path("native").iterdir()}
+HELPER = program(
+    "pyrun.native.helper",
+    "native/main.c",
+    "native/supervise.c",
+    "native/terminal.c",
+    "native/cleanup.c",
+    "native/init.c",
+    "native/root.c",
+    "native/mounts.c",
+    "native/process.c",
+    "native/path.c",
+    "native/decode.c",
+    "native/start.c",
+)
 
 setup(
     packages=packages(),
     package_dir=ROOMS,
     package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h"]},
-    ext_modules=[HELPER] if "main.c" in HAVE else [],
-    cffi_modules=[f"native/{n}:ffibuilder" for n in ("build.py", "seccomp_build.py") if n in HAVE],
-    scripts=["native/launcher.c"] if "launcher.c" in HAVE else [],
+    ext_modules=[HELPER],
+    cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder"],
+    scripts=["native/launcher.c"],
     cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},
     # strict: a farm of links instead of an import hook, which would cost every start 12 ms and hide the types
     options={"editable_wheel": {"mode": "strict"}, "bdist_wheel": {"py_limited_api": "cp311"}},

@@ -70,11 +70,13 @@ build() {
     built "$key"
 }
 
-# Type checkers want one path for the link farm of the editable install, whatever the version is called.
+# Two names for the link farm of the editable install: build/source, the one path that type checkers are to know, and a
+# link in site-packages, so that the launcher finds pyrun at first look, as in a real installation, without `site`.
 built() {
     local farm
     farm=$(find build -maxdepth 1 -name '__editable__.pyrun_runtime-*')
     ln -sfn "${farm#build/}" build/source
+    ln -sfn "$PWD/build/source/pyrun" "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/pyrun"
     set_stamp build "$1"
 }
 

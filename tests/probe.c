@@ -1,0 +1,170 @@
+/* The witness inside the container: a static program that tells what it sees, or tries one thing.
+ *
+ *   probe report                 everything below as one JSON object on stdout
+ *   probe exit N                 exit with N
+ *   probe kill SIG               die of signal SIG
+ *   probe sleep SECONDS          0 sleeps for ever; first says "ready"
+ *   probe trap SIG...            says "ready", waits for one of the signals, says which, exits with its number
+ *   probe orphan N               leaves N orphans behind, which exit at once; exits when init has reaped them
+ *   probe linger SECONDS         leaves one orphan behind, which sleeps, and exits with 0
+ *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
+ *
+ * CALL is one of: write PATH, open PATH, mkfile PATH, mkdir PATH, mknod PATH TYPE MAJOR MINOR, chown PATH UID GID,
+ * mount SOURCE TARGET TYPE, remount TARGET, umount TARGET, chroot PATH, unshare FLAGS, setuid UID, setgroups,
+ * sethostname, socket FAMILY TYPE, tiocsti, nr NUMBER [ARG...] (numbers only).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int report(char **argv); /* probe_report.c */
+
+static int try_path(const char *path, int flags)
+{
+    int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+
+    return fd >= 0 && (flags & O_ACCMODE) != O_RDONLY && !(flags & O_CREAT) ? (int)write(fd, "1", 1) : fd;
+}
+
+static long number(char **argv, int i)
+{
+    for (int k = 0; k <= i; k++)
+        if (argv[k] == NULL)
+            return 0;
+    return strtol(argv[i], NULL, 0);
+}
+
+static long try(char **argv)
+{
+    const char *call = argv[0];
+    const char *a = argv[1] ? argv[1] : "", *b = argv[1] && argv[2] ? argv[2] : "", *c = *b && argv[3] ? argv[3] : "";
+    gid_t group = 12345;
+
+    if (!strcmp(call, "write"))
+        return try_path(a, O_WRONLY);
+    if (!strcmp(call, "open"))
+        return try_path(a, O_RDONLY);
+    if (!strcmp(call, "mkfile"))
+        return try_path(a, O_WRONLY | O_CREAT | O_EXCL);
+    if (!strcmp(call, "mkdir"))
+        return mkdir(a, 0755);
+    if (!strcmp(call, "mknod"))
+        return mknod(a, (*b == 'b' ? S_IFBLK : S_IFCHR) | 0600, makedev((unsigned)number(argv, 3), (unsigned)number(argv, 4)));
+    if (!strcmp(call, "chown"))
+        return chown(a, (uid_t)number(argv, 2), (gid_t)number(argv, 3));
+    if (!strcmp(call, "mount"))
+        return mount(a, b, c, 0, NULL);
+    if (!strcmp(call, "remount"))
+        return mount(NULL, a, NULL, MS_REMOUNT | MS_BIND, NULL);
+    if (!strcmp(call, "umount"))
+        return umount2(a, MNT_DETACH);
+    if (!strcmp(call, "chroot"))
+        return chroot(a);
+    if (!strcmp(call, "unshare"))
+        return unshare((int)number(argv, 1));
+    if (!strcmp(call, "setuid"))
+        return setuid((uid_t)number(argv, 1));
+    if (!strcmp(call, "setgroups"))
+        return setgroups(1, &group);
+    if (!strcmp(call, "sethostname"))
+        return sethostname("other", 5);
+    if (!strcmp(call, "socket"))
+        return socket((int)number(argv, 1), (int)number(argv, 2), 0);
+    if (!strcmp(call, "tiocsti"))
+        return ioctl(0, TIOCSTI, "x");
+    if (!strcmp(call, "nr"))
+        return syscall(number(argv, 1), number(argv, 2), number(argv, 3), number(argv, 4), number(argv, 5), number(argv, 6));
+    fprintf(stderr, "probe: what is try %s?\n", call);
+    exit(2);
+}
+
+static int say_try(char **argv)
+{
+    errno = 0;
+    long result = try(argv);
+
+    printf("{\"result\": %ld, \"errno\": \"%s\"}\n", result, result < 0 ? strerrorname_np(errno) : "");
+    return 0;
+}
+
+static int orphan(long count, unsigned seconds, int wait_for_them)
+{
+    int ends[2];
+    char byte;
+
+    if (pipe(ends) < 0)
+        return 1;
+    for (long i = 0; i < count; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            if (fork() == 0)
+                sleep(seconds);
+            _exit(0);
+        }
+        waitpid(child, NULL, 0);
+    }
+    close(ends[1]);
+    while (wait_for_them && read(ends[0], &byte, 1) > 0)
+        ;
+    return 0;
+}
+
+static int trap(char **signals)
+{
+    sigset_t set;
+    int got;
+
+    sigemptyset(&set);
+    for (; *signals; signals++)
+        sigaddset(&set, atoi(*signals));
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    puts("ready");
+    fflush(stdout);
+    sigwait(&set, &got);
+    printf("%d\n", got);
+    return got;
+}
+
+int main(int argc, char **argv)
+{
+    const char *verb = argc > 1 ? argv[1] : "report";
+    long n = argc > 2 ? strtol(argv[2], NULL, 0) : 0;
+
+    if (!strcmp(verb, "report"))
+        return report(argv);
+    if (!strcmp(verb, "exit"))
+        return (int)n;
+    if (!strcmp(verb, "kill")) {
+        signal((int)n, SIG_DFL);
+        return raise((int)n);
+    }
+    if (!strcmp(verb, "sleep")) {
+        puts("ready");
+        fflush(stdout);
+        return n ? (int)sleep((unsigned)n) : pause();
+    }
+    if (!strcmp(verb, "trap"))
+        return trap(argv + 2);
+    if (!strcmp(verb, "orphan"))
+        return orphan(n, 0, 1);
+    if (!strcmp(verb, "linger"))
+        return orphan(1, (unsigned)n, 0);
+    if (!strcmp(verb, "try") && argc > 2)
+        return say_try(argv + 2);
+    fprintf(stderr, "probe: what is %s?\n", verb);
+    return 2;
+}
