@@ -1,0 +1,154 @@
+"""The confined process in which the bytes of an image are read.
+
+    caller                                   child: python -I -S, src fd, staging fd, stdout = pipe
+      | spawn ------------------------------>  import everything it will need
+      |                                        confine: no privileges, writes only below staging
+      |                                        decompress, hash, parse, unpack
+      | <------------- one JSON document ----  {"ok": ...} or {"error": class, step, subject, ...}
+
+The child has no deadline but bounded memory.  A document that does not come, or is not one, is an ArchiveError.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import Any, NoReturn
+
+from pyrun import errors
+from pyrun.errors import ArchiveError, HostError, ImageError, PyrunError
+from pyrun.images.limits import Limits
+from pyrun.images.printable import printable
+from pyrun.images.strictjson import MAX_BYTES
+from pyrun.images.unpack import Policy
+
+MAX_MEMORY = 1 << 30  # address space of the child in bytes, see getrlimit(2) RLIMIT_AS
+_MAX_ANSWER = 2 * MAX_BYTES
+_BOOT = "import sys; sys.path[:0] = sys.argv[1].split(':'); from pyrun.images.worker import main; main(sys.argv[2])"
+# Modules that may live elsewhere than pyrun does, in a strict editable install for one
+_COMPANIONS = ("_cffi_backend", "_prctl", "isal", "prctl", "zstandard")
+_HEX = frozenset("0123456789abcdef")
+
+
+def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) -> dict[str, Any]:
+    """Runs one task in a new confined process and returns what it found; see `aci.unpack_aci` for the errors."""
+    order = {
+        "task": task,
+        "src": src_fd,
+        "staging": staging_dirfd,
+        "parent": os.getpid(),
+        "limits": limits.as_dict(),
+        "policy": {name: getattr(policy, name) for name in Policy.__slots__},
+    }
+    command = [sys.executable or "/proc/self/exe", "-I", "-S", "-B", "-X", "utf8", "-c", _BOOT, ":".join(_search_path()), json.dumps(order)]
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(src_fd, staging_dirfd),
+            cwd="/", env={},
+        )  # fmt: skip
+    except OSError as exc:
+        raise HostError("start", "unpack worker", errno=exc.errno or 0, hint=f"{command[0]} must be an executable Python") from exc
+    with child:
+        try:
+            assert child.stdout is not None
+            answer = child.stdout.read(_MAX_ANSWER + 1)
+        finally:
+            child.kill()  # done, or not to be waited for
+    return _understand(answer, child.returncode)
+
+
+def _search_path() -> list[str]:
+    """Directories of pyrun and of what it imports; the child starts without site-packages."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
+    found = [home]
+    for name in _COMPANIONS:
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            folder = os.path.dirname(spec.origin)
+            folder = os.path.dirname(folder) if spec.submodule_search_locations else folder
+            if folder not in found:
+                found.append(folder)
+    return found
+
+
+def _understand(answer: bytes, status: int) -> dict[str, Any]:
+    try:
+        document = json.loads(answer) if len(answer) <= _MAX_ANSWER else None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        _died(answer, status)
+    if "error" in document:
+        raise _error(document["error"])
+    try:
+        found = document["ok"]
+        result = {"manifest": base64.b64decode(found["manifest"]), "size": int(found["size"])}
+        for key, prefix, digits in (("image_id", "sha512-", 128), ("blob_digest", "sha256-", 64)):
+            value = found[key]
+            if value[: len(prefix)] != prefix or len(value) != len(prefix) + digits or not _HEX.issuperset(value[len(prefix) :]):
+                raise ValueError(value)
+            result[key] = value
+    except (KeyError, TypeError, ValueError):
+        _died(answer, status)
+    return result
+
+
+def _error(fields: dict[str, Any]) -> PyrunError:
+    kind = getattr(errors, str(fields.get("class")), ImageError)
+    if not (isinstance(kind, type) and issubclass(kind, PyrunError)):
+        kind = ImageError
+    texts = {name: printable(str(fields.get(name, "")), 400) for name in ("step", "subject", "reason", "hint", "origin")}
+    step, subject, reason = texts.pop("step"), texts.pop("subject"), texts.pop("reason")
+    return kind(step, subject, reason, errno=int(fields.get("errno") or 0), **texts)
+
+
+def _died(answer: bytes, status: int) -> NoReturn:
+    said = printable(answer.strip().rpartition(b"\n")[2])
+    reason = "the process that reads it ended without an answer"
+    if status < 0 and status != -signal.SIGKILL:
+        reason = f"the process that reads it was ended by {signal.Signals(-status).name}"
+    if said:
+        reason = f"{reason}: {said}"
+    raise ArchiveError("unpack", "archive", reason, hint="the image may be made to crash its reader: do not use it, and report it")
+
+
+# The child's side
+
+
+def main(order_json: str) -> None:
+    """Entry point of the child; answers on stdout and ends the process."""
+    order = json.loads(order_json)
+    answer = os.dup(1)
+    try:
+        result = _work(order)
+        result["manifest"] = base64.b64encode(result["manifest"]).decode("ascii")
+        document: dict[str, Any] = {"ok": result}
+    except PyrunError as exc:
+        document = {"error": _fields(exc)}
+    except MemoryError:
+        hint = "compress the image with a smaller dictionary or window"
+        document = {"error": _fields(ArchiveError("unpack", "archive", "needs more memory to read than is allowed", hint=hint))}
+    except Exception as exc:
+        hint = "this is a defect of pyrun: report it with the image"
+        reason = f"{type(exc).__name__}: {exc}"
+        document = {"error": _fields(ArchiveError("unpack", "archive", reason, hint=hint))}
+    with os.fdopen(answer, "wb") as pipe:
+        pipe.write(json.dumps(document).encode("ascii"))
+    os._exit(0)
+
+
+def _fields(exc: PyrunError) -> dict[str, Any]:
+    names = ("step", "subject", "reason", "errno", "hint", "origin")
+    return {"class": type(exc).__name__, **{name: getattr(exc, name) for name in names}}
+
+
+def _work(order: dict[str, Any]) -> dict[str, Any]:
+    from pyrun.images import aci, confine
+
+    confine.confine(order["staging"], parent=order["parent"], memory=MAX_MEMORY)
+    return aci.read_aci(order["src"], order["staging"], Limits(**order["limits"]), Policy(**order["policy"]))
