@@ -74,13 +74,14 @@ def has_tests(folder: str) -> bool:
 
 def checks() -> list[Check]:
     """Every check of this checkout, in the order in which they run: quick ones first."""
-    loose = ["--config-file=", "--ignore-missing-imports", "--check-untyped-defs", "--explicit-package-bases"]
+    loose = ["--config-file=", "--ignore-missing-imports", "--check-untyped-defs", "--explicit-package-bases", "--cache-dir=build/mypy"]
+    loose_mypy = ["env", "MYPYPATH=tools:build/source", PYTHON, "-m", "mypy", *loose]
     found = [
         Check("lint", "ruff", "ruff: style and imports", [PYTHON, "-m", "ruff", "check", "."]),
         Check("lint", "format", "ruff: form of the sources", [PYTHON, "-m", "ruff", "format", "--check", "."]),
         Check("lint", "shellcheck", "shellcheck: shell scripts", ["shellcheck", "-x", *scripts()]),
         Check("lint", "mypy", "mypy --strict: the package", [PYTHON, "-m", "mypy"]),
-        Check("lint", "mypy-tests", "mypy: tests and tools", [PYTHON, "-m", "mypy", *loose, "--cache-dir=build/mypy", "tests", "tools"]),
+        Check("lint", "mypy-tests", "mypy: tests and tools", [*loose_mypy, "tests", "tools"]),
         Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),
         Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
         Check("lint", "clang", "clang -Werror: the native programs", compile_only("clang")),
