@@ -1,0 +1,120 @@
+"""Writing into the store, in the one order that survives a crash at any instruction.
+
+    blob     staged -> fsync -> rename -> fsync of the directory
+    layer    staged -> listing of its digests -> syncfs -> `complete` -> rename -> fsync of the directory
+    record   staged -> fsync -> rename -> fsync, then the reference by name the same way
+    imports  last: the file's stat key, which lets the next run skip all of this
+
+So a record names only what is complete, and what no record names is garbage that `prune` finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+
+from pyrun import native
+from pyrun.errors import NotFoundError, StateError
+from pyrun.images import fastjson, tree
+from pyrun.images.locks import Lock, private_dirs
+from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
+from pyrun.images.store import Image, Store, file_key
+
+__all__ = ["blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "id_lock", "remember_import"]
+
+
+def blob_lock(store: Store, digest: str) -> Lock:
+    """The lock under which files of (nearly) this digest are imported."""
+    return Lock(f"{store.root}/locks/blob-{digest.partition('-')[2][:2]}", exclusive=True)
+
+
+def id_lock(store: Store, image_id: str) -> Lock:
+    """The lock under which images of (nearly) this id are committed; taken after `blob_lock`, never before."""
+    return Lock(f"{store.root}/locks/id-{image_id.partition('-')[2][:2]}", exclusive=True)
+
+
+def commit_blob(store: Store, staging: Staging, digest: str, signature: bytes | None) -> None:
+    """Moves the staged file `blob`, already synced, under its digest, its armoured signature beside it; OSError."""
+    target = store.blob_path(digest)
+    if signature is not None:
+        write_file(f"{staging.path}/blob.asc", signature)
+        os.rename(f"{staging.path}/blob.asc", f"{target}.asc")
+    if not os.path.exists(target):
+        os.rename(f"{staging.path}/blob", target)
+    fsync_dir(os.path.dirname(target))
+
+
+def commit_layer(store: Store, staging: Staging, diffid: str) -> int:
+    """Moves the staged directory `layer` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
+
+    The caller holds `id_lock`.  A complete layer of the same DiffID stays; an incomplete one is replaced.
+    """
+    target = store.layer_path(diffid)
+    staged = f"{staging.path}/layer"
+    if os.path.exists(f"{target}/complete"):
+        with open(f"{target}/tree", "rb") as file:
+            return tree.total(file.read())
+    with contextlib.suppress(FileNotFoundError):
+        staging.take(target, "incomplete")
+    listing, size = tree.measure(f"{staged}/rootfs")
+    write_file(f"{staged}/tree", listing)
+    with open_dir(staged) as fd:
+        native.syncfs(fd)
+        write_file(f"{staged}/complete", hashlib.sha256(listing).hexdigest().encode() + b"\n")
+        os.fsync(fd)
+    os.rename(staged, target)
+    fsync_dir(f"{store.root}/layers")
+    return size
+
+
+def encode_record(image: Image) -> bytes:
+    """An image's record as it is on disk; its member `check` is the digest of all others, for `image verify`."""
+    record = image.record()
+    record["check"] = hashlib.sha256(fastjson.dumps(record).encode()).hexdigest()
+    return fastjson.dumps(record).encode()
+
+
+def commit_record(store: Store, staging: Staging, image: Image) -> None:
+    """Writes or replaces an image's record and its reference by name; OSError.  The caller holds `id_lock`."""
+    _replace(staging, "record", encode_record(image), store.image_path(image.id))
+    directory = store.ref_dir(image.name)
+    if not os.path.isdir(directory):
+        private_dirs(directory)
+        fsync_dir(os.path.dirname(directory))
+    _replace(staging, "ref", fastjson.dumps(image.labels).encode(), f"{directory}/{image.id}")
+
+
+def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str) -> None:
+    """Notes that the file with this stat holds an image, and forgets what the same inode held before; OSError."""
+    name = file_key(info)
+    directory = f"{store.root}/imports"
+    _replace(staging, "import", image_id.encode(), f"{directory}/{name}")
+    same_inode = f"{info.st_dev:x}-{info.st_ino:x}-"
+    for other in os.listdir(directory):
+        if other.startswith(same_inode) and other != name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{directory}/{other}")
+
+
+def existing(store: Store, image_id: str) -> Image | None:
+    """The stored image of an id; None when there is none or its record is damaged."""
+    try:
+        return store.load(image_id)
+    except (NotFoundError, StateError):
+        return None
+
+
+def _replace(staging: Staging, name: str, data: bytes, target: str) -> None:
+    temporary = f"{staging.path}/{name}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    write_file(temporary, data)
+    try:
+        os.rename(temporary, target)
+    except OSError as error:
+        if error.errno != errno.EISDIR:
+            raise
+        raise StateError("write", target, "a directory is in the way", hint="remove it") from None
+    fsync_dir(os.path.dirname(target))

@@ -1,0 +1,87 @@
+"""JSON for the hot path: the interpreter's own C scanner and encoder without package `json`.
+
+Package `json` costs about a millisecond to import because it brings `re`.  The C parts that do the
+work are importable by themselves; they only want an object with the options of a decoder.  The text
+read here was written by pyrun: images' own JSON goes through `pyrun.images.strictjson`.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BLANK = " \t\n\r"
+
+
+class _Options:
+    """What the C scanner reads from a `json.JSONDecoder`."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    array_hook = None  # since Python 3.15
+    parse_float = float
+    parse_int = int
+
+    @staticmethod
+    def parse_constant(name: str) -> object:
+        raise ValueError(f"{name} is not JSON")
+
+
+def _default(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _slow_scan(text: str, start: int) -> tuple[object, int]:
+    import json
+
+    return json.JSONDecoder(parse_constant=_Options.parse_constant).raw_decode(text, start)
+
+
+def _slow_dumps(value: object) -> str:
+    import json
+
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _slow_quote(text: str) -> str:
+    import json
+
+    return json.dumps(text)
+
+
+_scan: Callable[[str, int], tuple[object, int]] = _slow_scan
+_encode: Callable[[object, int], tuple[str, ...]] | None = None
+quote: Callable[[str], str] = _slow_quote
+try:
+    import _json
+
+    _scan = _json.make_scanner(_Options)  # type: ignore[arg-type]  # it takes any object with these attributes
+    quote = _json.encode_basestring_ascii
+    _encode = _json.make_encoder(None, _default, quote, None, ":", ",", False, False, False)
+except (ImportError, AttributeError):  # an interpreter built without the accelerator
+    pass
+
+
+def loads(text: str | bytes) -> object:
+    """The value of one JSON document; ValueError when it is anything else (also when it nests too deep)."""
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        start = len(text) - len(text.lstrip(_BLANK))
+        value, end = _scan(text, start)
+    except StopIteration as stop:
+        raise ValueError(f"no JSON value at character {stop.value}") from None
+    except RecursionError:
+        raise ValueError("JSON nests too deep") from None
+    if text[end:].strip(_BLANK):
+        raise ValueError(f"text after the JSON value at character {end}")
+    return value
+
+
+def dumps(value: object) -> str:
+    """One line of pure ASCII JSON without blanks; TypeError or ValueError for what JSON cannot say."""
+    if _encode is None:
+        return _slow_dumps(value)
+    return "".join(_encode(value, 0))

@@ -1,0 +1,292 @@
+"""Importing an image file: copy, verify the copy, unpack the copy, commit the copy.
+
+    image file --copy, hash--> tmp/import-.../blob --gpgv--> --worker--> layer/rootfs --commit--> store
+
+The signature is checked before one byte of the archive is parsed, and everything after the copy reads
+the copy, so nobody can exchange the file between check and use.  The image's name is known only after
+unpacking; that the key may sign for this name is checked then, before anything is committed.  Whatever
+goes wrong, the staging directory goes with all it took.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import time
+from io import FileIO
+
+from pyrun.errors import ArchiveError, DigestError, ImageError, PyrunError, SignatureError, TrustError
+from pyrun.images import aci, commit
+from pyrun.images.locks import MAKE_ROOM
+from pyrun.images.prune import collect_tmp
+from pyrun.images.staging import Staging
+from pyrun.images.store import Image, Store
+from pyrun.images.trust.keyfiles import MAX_SIGNATURE, read_bounded
+from pyrun.images.trust.keyring import Keyring, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["collect_tmp", "import_file"]
+
+_CHUNK = 1 << 20
+_TICK = 20_000_000  # ns; ctime moves in steps of a kernel tick, 10 ms at most
+
+
+def import_file(
+    store: Store,
+    path: str,
+    *,
+    signature_path: str | None = None,
+    allow_unsigned: bool = False,
+    expect_name: str | None = None,
+    keyring: Keyring | None = None,
+) -> Image:
+    """The stored image of a file, imported unless that was done before.
+
+    The signature is `signature_path` or else ``<path>.asc``.  With `allow_unsigned` an image without a good
+    one is stored too, its `signature` None; a signature that is named explicitly must be good all the same.
+    Raises NotFoundError, SignatureError, ArchiveError, ManifestError or another ImageError, TrustError for
+    keys, StateError for the store; in each case nothing is left behind.
+    """
+    work = _Import(store, path, signature_path, allow_unsigned, keyring or Keyring(store.root))
+    image = store.find_import(path)
+    if image is None or not work.satisfied_by(image):
+        try:
+            image = work.run(expect_name)
+        except OSError as error:
+            if isinstance(error, PyrunError):
+                raise
+            raise _explain(store, path, error) from error
+    _check_name(image.name, expect_name, path)
+    return image
+
+
+class _Import:
+    """One import; the steps in the order in which they happen."""
+
+    __slots__ = ("allow_unsigned", "keyring", "path", "signature_path", "store")
+
+    def __init__(self, store: Store, path: str, signature_path: str | None, allow_unsigned: bool, keyring: Keyring) -> None:
+        self.store = store
+        self.path = path
+        self.signature_path = signature_path
+        self.allow_unsigned = allow_unsigned
+        self.keyring = keyring
+
+    def satisfied_by(self, image: Image) -> bool:
+        """Whether an earlier import of this very file will do: its key is still trusted, or need not be."""
+        if self.signature_path is not None:
+            return False
+        return self.allow_unsigned or self.still_trusted(image)
+
+    def still_trusted(self, image: Image) -> bool:
+        """Whether the key of a stored image is trusted for its name today."""
+        try:
+            self.store.require_trusted(image, self.keyring.system)
+        except (SignatureError, TrustError):
+            return False
+        return True
+
+    def run(self, expect_name: str | None) -> Image:
+        """Copies, verifies, unpacks and commits."""
+        store = self.store
+        store.ensure()
+        with store.lock(exclusive=False), Staging(store.root, "import") as staging:
+            info, digest = self.copy(staging)
+            with open(f"{staging.path}/blob", "rb", buffering=0) as blob, commit.blob_lock(store, digest):
+                known = self.find_blob(digest)
+                signature = self.signature()
+                signers = self.signers(signature, blob.fileno(), known)
+                if known is None:
+                    image = self.unpack(staging, blob.fileno(), digest, signers, signature, expect_name)
+                else:
+                    image = self.renew(staging, known, signers, signature)
+                commit.remember_import(store, staging, info, image.id)
+        return image
+
+    def copy(self, staging: Staging) -> tuple[os.stat_result, str]:
+        """Copies the file to `blob`, synced; its stat and the digest of what was copied.  ImageError when it changes meanwhile."""
+        with _open_image(self.path) as source:
+            info = os.fstat(source.fileno())
+            _settle(info)
+            hasher = hashlib.sha256()
+            with open(f"{staging.path}/blob", "xb", buffering=0) as target:
+                while piece := source.read(_CHUNK):
+                    hasher.update(piece)
+                    view = memoryview(piece)
+                    while view:
+                        view = view[target.write(view) :]
+                os.fsync(target.fileno())
+            after = os.fstat(source.fileno())
+        if (info.st_size, info.st_mtime_ns, info.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+            raise ImageError("read image file", self.path, "it changed while it was read", hint="wait until it is complete")
+        return info, f"sha256-{hasher.hexdigest()}"
+
+    def find_blob(self, digest: str) -> Image | None:
+        """The complete image whose shipped file has this digest."""
+        for image in self.store.images():
+            if image.blob == digest and self.store.has_layers(image):
+                return image
+        return None
+
+    def signature(self) -> bytes | None:
+        """The text of the signature file; None when none was named and none lies beside the image."""
+        path = self.signature_path or f"{self.path}.asc"
+        if self.signature_path is None and not os.path.lexists(path):
+            return None
+        try:
+            return read_bounded(path, MAX_SIGNATURE, "signature")
+        except TrustError as error:
+            raise SignatureError(error.step, error.subject, error.reason, errno=error.errno, hint=error.hint) from None
+
+    def signers(self, signature: bytes | None, data_fd: int, known: Image | None) -> Sequence[str]:
+        """Fingerprints of the trusted keys that signed the copy; empty only where an unsigned image is allowed."""
+        if signature is not None:
+            try:
+                return self.keyring.signers(signature, data_fd, self.path)
+            except PyrunError:
+                if self.allow_unsigned and self.signature_path is None:
+                    return ()
+                raise
+        if known is not None and known.signature is not None and self.still_trusted(known):
+            return (known.signature["fingerprint"],)  # the same bytes were verified before
+        if self.allow_unsigned:
+            return ()
+        raise SignatureError(
+            "import",
+            self.path,
+            f"no signature: {self.path}.asc does not exist",
+            hint="sign it (gpg --armor --detach-sign FILE), name its signature (--signature), or accept it: --insecure-options=image",
+        )
+
+    def judge(self, signers: Sequence[str], name: str) -> Verdict | None:
+        """The verdict for an image name; None only where an unsigned image is allowed."""
+        if not signers:
+            return None
+        try:
+            return self.keyring.judge(signers, name)
+        except SignatureError:
+            if self.allow_unsigned and self.signature_path is None:
+                return None
+            raise
+
+    def unpack(
+        self, staging: Staging, data_fd: int, digest: str, signers: Sequence[str], signature: bytes | None, expect_name: str | None
+    ) -> Image:
+        """Unpacks the copy in the confined worker and commits it."""
+        os.mkdir(f"{staging.path}/layer", 0o700)
+        layer_fd = os.open(f"{staging.path}/layer", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            info = aci.unpack_aci(data_fd, layer_fd)
+        finally:
+            os.close(layer_fd)
+        if info.blob_digest != digest:
+            raise DigestError("unpack", self.path, f"its copy changed: {info.blob_digest} instead of {digest}", hint="check the disk")
+        name = str(info.manifest["name"])
+        _check_name(name, expect_name, self.path)
+        _refuse_dependencies(info.manifest, self.path)
+        verdict = self.judge(signers, name)
+        with commit.id_lock(self.store, info.image_id):
+            size = os.fstat(data_fd).st_size + commit.commit_layer(self.store, staging, info.image_id)
+            earlier = commit.existing(self.store, info.image_id)
+            if earlier is not None and self.stays(earlier, verdict):
+                return earlier
+            commit.commit_blob(self.store, staging, digest, signature if verdict else None)
+            image = Image(
+                {
+                    "id": info.image_id,
+                    "kind": "aci",
+                    "name": name,
+                    "labels": _labels(info.manifest),
+                    "layers": [info.image_id],
+                    "blob": digest,
+                    "size": size,
+                    "imported": earlier.imported if earlier else time.time_ns(),
+                    "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
+                    "manifest": info.manifest,
+                }
+            )
+            commit.commit_record(self.store, staging, image)
+        return image
+
+    def stays(self, earlier: Image, verdict: Verdict | None) -> bool:
+        """Whether the record of the same tar in another compression says as much as a new one would."""
+        if not os.path.exists(self.store.blob_path(earlier.blob)):
+            return False
+        return verdict is None or (earlier.signature is not None and self.still_trusted(earlier))
+
+    def renew(self, staging: Staging, image: Image, signers: Sequence[str], signature: bytes | None) -> Image:
+        """Records the signature under which a stored image was offered again, when that says more than its record."""
+        verdict = self.judge(signers, image.name)
+        if verdict is None or signature is None:
+            return image
+        new = {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix}
+        if image.signature != new:
+            with commit.id_lock(self.store, image.id):
+                commit.commit_blob(self.store, staging, image.blob, signature)
+                image.signature = new
+                commit.commit_record(self.store, staging, image)
+        return image
+
+
+def _open_image(path: str) -> FileIO:
+    """The image file, opened without waiting for anybody; ImageError unless it is a regular file with something in it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise ImageError("open image file", path, errno=error.errno or 0, hint="check the path and its permissions") from None
+    info = os.fstat(fd)
+    if stat.S_ISREG(info.st_mode) and info.st_size:
+        return FileIO(fd, "rb")
+    os.close(fd)
+    if stat.S_ISREG(info.st_mode):
+        raise ArchiveError("read image file", path, "empty", hint="get the file again")
+    raise ImageError("open image file", path, "not a regular file", hint="give the path of an .aci file")
+
+
+def _settle(info: os.stat_result) -> None:
+    """Waits until a write after our last look at the file must show in its ctime, so that imports/ never vouches for other bytes."""
+    age = time.time_ns() - max(info.st_ctime_ns, info.st_mtime_ns)
+    if 0 <= age < _TICK:
+        time.sleep((_TICK - age) / 1e9)
+
+
+def _labels(manifest: dict[str, object]) -> dict[str, str]:
+    labels = manifest.get("labels") or []
+    assert isinstance(labels, list)
+    return {str(label["name"]): str(label["value"]) for label in labels}
+
+
+def _check_name(name: str, expected: str | None, path: str) -> None:
+    if expected is not None and name != expected:
+        raise ImageError("import", path, f"it holds {name} instead of {expected}", hint="check where the file came from")
+
+
+def _refuse_dependencies(manifest: dict[str, object], path: str) -> None:
+    """An image that needs others would not run: there is nothing yet that finds and stacks them."""
+    dependencies = manifest.get("dependencies")
+    if not dependencies:
+        return
+    assert isinstance(dependencies, list)
+    names = ", ".join(str(dependency["imageName"]) for dependency in dependencies)
+    hint = "build it as one image that holds all its files"
+    raise ImageError("import", path, f"it depends on other images ({names})", hint=hint, origin="dependencies")
+
+
+def _explain(store: Store, path: str, error: OSError) -> ImageError:
+    """An ImageError for a kernel error on the way into the store."""
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else store.root
+    hint = {
+        errno.ENOSPC: f"free some space below {store.root} (pyrun gc, pyrun image rm), or choose another directory with --root",
+        errno.EDQUOT: f"raise the quota below {store.root}, or choose another directory with --root",
+        errno.EROFS: "choose a writable directory with --root",
+        errno.EACCES: MAKE_ROOM,
+        errno.EPERM: MAKE_ROOM,
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.EIO: "check the disk",
+    }.get(error.errno or 0, "")
+    return ImageError("import", path, f"{os.strerror(error.errno or 0).lower()} ({where})", errno=error.errno or 0, hint=hint)

@@ -1,0 +1,123 @@
+"""Which public keys may sign which images; this file is the cheap half that every `run` consults.
+
+    <root>/trust/root.d/FINGERPRINT                 may sign any image
+    <root>/trust/prefix.d/<quoted prefix>/FINGERPRINT   images whose name is `prefix` or begins with `prefix/`
+
+The same tree below `SYSTEM_DIR` holds the vendor's keys.  A local file of the same scope and name
+comes first, and an empty one masks the vendor's.  A fingerprint is that of the primary key, 40 (v4)
+or 64 (v5, v6) upper-case hex digits.  Reading, adding and verifying live in `pyrun.images.trust.keyring`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pyrun.errors import SignatureError, TrustError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.images.trust.keyring import KeyInfo, Keyring, TrustedKey, Verdict
+
+__all__ = ["SYSTEM_DIR", "KeyInfo", "Keyring", "TrustedKey", "Verdict", "find_key", "quote", "require", "scope_dir", "scopes_of", "unquote"]
+
+SYSTEM_DIR = "/usr/lib/pyrun/trust"
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+_LONGEST = 200  # leaves room below NAME_MAX for a suffix
+
+
+def __getattr__(name: str) -> object:
+    """Loads the expensive half on first use; AttributeError for unknown names."""
+    if name not in ("KeyInfo", "Keyring", "TrustedKey", "Verdict"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pyrun.images.trust import keyring
+
+    value: object = getattr(keyring, name)
+    globals()[name] = value
+    return value
+
+
+def quote(name: str) -> str:
+    """An image name or prefix as one file name, reversible with `unquote`; beyond 200 bytes a digest takes the place of the end."""
+    plain = name
+    if not _PLAIN.issuperset(name):
+        data = name.encode("utf-8", "surrogateescape")
+        plain = "".join(chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in data)
+    if plain.startswith("."):
+        plain = "%2E" + plain[1:]
+    if len(plain) <= _LONGEST:
+        return plain
+    from hashlib import sha256  # such names are too rare to pay for at start
+
+    return f"{plain[:120]}%~{sha256(plain.encode()).hexdigest()}"
+
+
+def unquote(quoted: str) -> str:
+    """The inverse of `quote` for names that were not shortened; ValueError for anything `quote` does not produce."""
+    pieces = quoted.split("%")
+    out = bytearray(pieces[0].encode())
+    for piece in pieces[1:]:
+        out.append(int(piece[:2], 16))
+        out += piece[2:].encode()
+    name = out.decode("utf-8", "surrogateescape")
+    if quote(name) != quoted:
+        raise ValueError(f"{quoted!r} is not a quoted name")
+    return name
+
+
+def scopes_of(image_name: str) -> list[str]:
+    """The scopes that apply to an image: "" (all images), then each prefix of its name that ends where a path segment ends."""
+    scopes = [""]
+    end = image_name.find("/")
+    while end >= 0:
+        scopes.append(image_name[:end])
+        end = image_name.find("/", end + 1)
+    scopes.append(image_name)
+    return scopes
+
+
+def scope_dir(base: str, prefix: str) -> str:
+    """Directory of the keys of one scope below a trust tree; "" is the scope of all images."""
+    return f"{base}/prefix.d/{quote(prefix)}" if prefix else f"{base}/root.d"
+
+
+def find_key(root: str, prefix: str, fingerprint: str, system: str = "") -> str | None:
+    """Path of the key file that makes `fingerprint` trusted in one scope, None when it is absent or masked.
+
+    Raises `TrustError` when the file that decides could have been written by somebody else.
+    """
+    for base in (f"{root}/trust", system or SYSTEM_DIR):
+        path = f"{scope_dir(base, prefix)}/{fingerprint}"
+        try:
+            info = os.stat(path, follow_symlinks=False)
+        except OSError:
+            continue
+        check_owner(path, info)
+        return path if info.st_size else None
+    return None
+
+
+def check_owner(path: str, info: os.stat_result) -> None:
+    """Raises `TrustError` unless a key file is a plain file that only root or this user can write."""
+    if not stat.S_ISREG(info.st_mode):
+        raise TrustError("use key", path, "not a regular file", hint="remove it, then trust the key again")
+    if info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+        hint = f"check the key, then: chown root {path} && chmod 0644 {path}"
+        raise TrustError("use key", path, "others than root can write it", hint=hint)
+
+
+def require(root: str, image_name: str, fingerprint: str, recorded_prefix: str = "", system: str = "") -> str:
+    """The scope in which the key of a stored image is still trusted for its name; costs one stat when nothing changed.
+
+    Raises `SignatureError` when the key has been removed, masked, or is left only in scopes of other names.
+    """
+    scopes = scopes_of(image_name)
+    if recorded_prefix in scopes:
+        scopes.remove(recorded_prefix)
+        scopes.insert(0, recorded_prefix)
+    for prefix in scopes:
+        if find_key(root, prefix, fingerprint, system) is not None:
+            return prefix
+    hint = f"trust the key again (pyrun trust --prefix {image_name} KEYFILE), or accept the image: --insecure-options=image"
+    raise SignatureError("check signature of", image_name, f"its key {fingerprint} is no longer trusted", hint=hint)

@@ -1,0 +1,93 @@
+"""Checking stored images against everything that was recorded at import: record, blob, signature, files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from pyrun.errors import PyrunError, StateError
+from pyrun.images import fastjson, tree
+from pyrun.images.store import Image, Store
+from pyrun.images.trust.keyring import Keyring
+
+__all__ = ["verify_image"]
+
+_CHUNK = 1 << 20
+
+
+def verify_image(store: Store, image_id: str, keyring: Keyring) -> list[str]:
+    """What is wrong with one stored image, a line each; empty when it is as it was imported and its key is trusted today.
+
+    An image that was accepted unsigned is not wrong for that.  NotFoundError when it does not exist.
+    """
+    try:
+        image = store.load(image_id)
+    except StateError as error:
+        return [str(error)]
+    problems = _record(store, image)
+    problems += _blob(store, image, keyring)
+    for layer in image.layers:
+        problems += _layer(store, layer)
+    return problems
+
+
+def _record(store: Store, image: Image) -> list[str]:
+    path = store.image_path(image.id)
+    problems = []
+    try:
+        with open(path, "rb") as file:
+            value = fastjson.loads(file.read())
+        assert isinstance(value, dict)
+        check = value.pop("check", None)
+        if hashlib.sha256(fastjson.dumps(value).encode()).hexdigest() != check:
+            problems.append(f"record {path}: not what was written at import")
+        reference = f"{store.ref_dir(image.name)}/{image.id}"
+        with open(reference, "rb") as file:
+            if file.read() != fastjson.dumps(image.labels).encode():
+                problems.append(f"reference {reference}: not what was written at import")
+    except OSError as error:
+        problems.append(f"{error.filename or path}: {os.strerror(error.errno or 0).lower()}")
+    return problems
+
+
+def _blob(store: Store, image: Image, keyring: Keyring) -> list[str]:
+    path = store.blob_path(image.blob)
+    algorithm, _, expected = image.blob.partition("-")
+    try:
+        with open(path, "rb", buffering=0) as blob:
+            hasher = hashlib.new(algorithm)
+            while piece := blob.read(_CHUNK):
+                hasher.update(piece)
+            if hasher.hexdigest() != expected:
+                return [f"blob {path}: its digest is {algorithm}-{hasher.hexdigest()}"]
+            return _signature(image, f"{path}.asc", blob.fileno(), keyring)
+    except OSError as error:
+        return [f"blob {path}: {os.strerror(error.errno or 0).lower()}"]
+
+
+def _signature(image: Image, path: str, data_fd: int, keyring: Keyring) -> list[str]:
+    if image.signature is None:
+        return []
+    try:
+        keyring.verify(image.name, path, data_fd)
+    except PyrunError as error:
+        return [f"signature: {error.reason or error}"]
+    return []
+
+
+def _layer(store: Store, layer: str) -> list[str]:
+    path = store.layer_path(layer)
+    try:
+        with open(f"{path}/tree", "rb") as file:
+            recorded = file.read()
+        with open(f"{path}/complete", "rb") as file:
+            marker = file.read().decode("ascii", "replace").strip()
+    except OSError as error:
+        return [f"layer {path}: {os.strerror(error.errno or 0).lower()} ({os.path.basename(os.fsdecode(error.filename))})"]
+    if hashlib.sha256(recorded).hexdigest() != marker:
+        return [f"layer {path}: the list of its digests is damaged"]
+    try:
+        changed = tree.difference(f"{path}/rootfs", recorded)
+    except PyrunError as error:
+        return [f"layer {path}: {error}"]
+    return [f"layer {path}: {changed}"] if changed else []
