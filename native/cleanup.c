@@ -85,17 +85,17 @@ static int remove_entry(int dir, const struct dirent64 *entry, uint64_t device, 
 }
 
 /* running/UUID becomes garbage/UUID or exited/UUID: one rename is the transition. */
-static void remove_pod(const struct context *ctx)
+static void remove_pod(const struct context *ctx, int keep)
 {
     const char *name = pool_string(ctx, ctx->plan->pod_name);
-    const char *state = ctx->plan->flags & PLAN_REMOVE ? "garbage/" : "exited/";
+    const char *state = keep ? "exited/" : "garbage/";
     char from[96], to[96];
     struct stat st;
 
     if (str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, name) == 0)
         return;
     (void)str_add(str_add(to, to + sizeof to, state), to + sizeof to, name);
-    if (sys_call4(__NR_renameat, SLOT_PODS, from, SLOT_PODS, to) < 0 || !(ctx->plan->flags & PLAN_REMOVE))
+    if (sys_call4(__NR_renameat, SLOT_PODS, from, SLOT_PODS, to) < 0 || keep)
         return;
     if (sys_fstat(SLOT_POD, &st) == 0 && empty_directory(SLOT_POD, st.st_dev, 0))
         (void)sys_call3(__NR_unlinkat, SLOT_PODS, to, AT_REMOVEDIR);
@@ -114,10 +114,10 @@ static void remove_cgroup(const struct context *ctx)
     }
 }
 
-void remove_leftovers(const struct context *ctx)
+void remove_leftovers(const struct context *ctx, int keep)
 {
     if (ctx->plan->flags & PLAN_HAS_CGROUP)
         remove_cgroup(ctx);
     if (ctx->plan->flags & PLAN_HAS_POD)
-        remove_pod(ctx);
+        remove_pod(ctx, keep);
 }

@@ -64,7 +64,7 @@ void terminal_stop(void);
 
 /* cleanup.c */
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished);
-void remove_leftovers(const struct context *ctx);
+void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
 
 /* init.c */
 int init_main(struct context *ctx);

@@ -283,6 +283,6 @@ int supervise(struct context *ctx)
     report(ctx, &end); /* first: who waits for the exit does not wait for the cleaning up */
     if (end.kind == PLAN_EXITED)
         write_exit_record(ctx, end.status, end.time);
-    remove_leftovers(ctx);
+    remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
     return end.kind == PLAN_EXITED ? exit_code(end.status) : explain(ctx, &end);
 }

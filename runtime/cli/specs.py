@@ -263,5 +263,16 @@ def read_env_file(path: str, option: str = "--set-env-file") -> dict[str, str]:
     return variables
 
 
+def merge_env_files(paths: list[str]) -> dict[str, str]:
+    """The variables of several files; UsageError when two of them set the same one."""
+    variables: dict[str, str] = {}
+    for path in paths:
+        for name, value in read_env_file(path).items():
+            if name in variables:
+                raise UsageError("option --set-env-file", path, f"{name} is set by an earlier file too", hint="set each variable once")
+            variables[name] = value
+    return variables
+
+
 def _bad(option: str, reason: str, hint: str) -> UsageError:
     return UsageError(f"option {option}", "", reason, hint=hint)

@@ -4,7 +4,8 @@ Order of a plan, and why:
 
 1. the root is staged in the new mount namespace, so that no mount is ever visible on the host;
 2. mount points and generated files are made while the root can be written;
-3. kernel file systems, devices, volumes, masks: everything that names the host, before
+3. volumes, then kernel file systems, so that a volume which an image bends into /proc by a link ends up below
+   the real one (CVE-2019-16884); devices, masks: everything that names the host, before
 4. the pivot, after which the host has no name any more;
 5. the app's process: limits, identity, then no_new_privs and the system call filter last.
 """
@@ -37,8 +38,8 @@ def run_plan(config: Config) -> Plan:
         flags |= ops.CLONE_NEWTIME
     todo: list[Op] = [op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts")]
     _stage_root(config, todo)
-    _kernel_mounts(config, todo)
     _volumes(config, todo)
+    _kernel_mounts(config, todo)
     _protect(config, todo)
     _identity(config, todo)
     plan = Plan(todo, clone_flags=flags, flags=ops.RELAY_STDIN if config.tty and config.interactive else 0)

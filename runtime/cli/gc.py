@@ -1,0 +1,41 @@
+"""`pyrun gc`: remove what ended, died or was left half-made."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun.cli.output import escape
+from pyrun.images.importer import collect_tmp
+from pyrun.images.store import Store
+from pyrun.pod.state import Pods
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+_WORDS = {"garbage": "removed the rest of pod", "preparing": "removed unfinished pod", "running": "removed crashed pod", "exited": "removed ended pod"}
+
+
+def run(args: Args) -> int:
+    """Remove dead pods, kept ones that ended more than --grace-period seconds ago, and leftovers of broken imports."""
+    removed: list[tuple[str, str]] = []
+    pods = Pods(args.root)
+    pods.sweep(lambda phase, uuid: removed.append((phase, uuid)), thorough=True)
+    for uuid in os.listdir(pods.path + "/exited"):
+        if time.time() - os.stat(f"{pods.path}/exited/{uuid}").st_ctime >= (args.grace_period or 0):
+            pods.delete("exited", uuid)
+            removed.append(("exited", uuid))
+    files = collect_tmp(Store(args.root))
+    if args.format == "json":
+        import json
+
+        print(json.dumps({"pods": [{"uuid": uuid, "was": phase} for phase, uuid in removed], "imports": files}))
+        return 0
+    for phase, uuid in removed:
+        print(_WORDS[phase], escape(uuid))
+    if files:
+        print(f"removed {files} unfinished import{'s' if files != 1 else ''}")
+    return 0

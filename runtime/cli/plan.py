@@ -1,0 +1,59 @@
+"""`pyrun plan`: every kernel operation that `run` with the same arguments would do, in order; none is done."""
+
+from __future__ import annotations
+
+from pyrun import host
+from pyrun.cli.output import escape
+from pyrun.cli.run import find_image, options_of, tell
+from pyrun.images.store import Store
+from pyrun.plan import ops
+from pyrun.plan.describe import NAMES, describe, namespaces
+from pyrun.pod.create import decide
+from pyrun.pod.state import Pods, new_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+    from pyrun.plan.ops import Op, Plan
+
+__all__ = ["run"]
+
+
+def run(args: Args) -> int:
+    """Print the plan as text or JSON."""
+    store = Store(args.root)
+    notes: list[str] = []
+    image = find_image(args, store, importing=False)
+    _, plan = decide(options_of(args), store, image, Pods(args.root), host.probe(), new_uuid(), notes)
+    for note in notes:
+        tell(note)
+    print(_json(plan) if args.format == "json" else _text(plan))
+    return 0
+
+
+def _text(plan: Plan) -> str:
+    lines = [f"  0  clone into new namespaces: {' '.join(namespaces(plan))}"]
+    width = max(len(describe(one)) for one in plan.ops if len(describe(one)) < 90)
+    for number, one in enumerate(plan.ops, 1):
+        origin = f"[{one[7]}]" if one[7] else ""
+        lines.append(f"{number:3}  {escape(describe(one)):{width}}  {escape(origin)}".rstrip())
+    return "\n".join(lines)
+
+
+def _json(plan: Plan) -> str:
+    import json
+
+    operations = [{"op": _name(one), "what": describe(one), "origin": one[7], "arguments": _arguments(one)} for one in plan.ops]
+    return json.dumps({"namespaces": namespaces(plan), "operations": operations}, indent=2)
+
+
+def _name(one: Op) -> str:
+    return NAMES[one[0]].replace(" ", "_")
+
+
+def _arguments(one: Op) -> list[object]:
+    """The fields as they go to the helper, blobs in hexadecimal, without the zeros at the end."""
+    fields: list[object] = [field.hex() if isinstance(field, bytes) else field for field in (one[3], one[4], one[2], one[5], one[6])]
+    while fields and fields[-1] == 0:
+        fields.pop()
+    return [*fields, *(["optional"] if one[1] & ops.OPTIONAL else [])]

@@ -1,0 +1,119 @@
+"""`pyrun run`: find or import the image, decide, make the pod, and become its supervisor.
+
+The process is replaced by the native helper and keeps its pid; when the plan fails the helper becomes
+`pyrun.cli.explain`, which renders the error.  Hot: see DESIGN section 8 for what may be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrun.engine.launch import become
+from pyrun.errors import PyrunError
+from pyrun.images.store import Store
+from pyrun.pod.create import create
+from pyrun.pod.options import Options
+from pyrun.pod.state import Pods, new_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+    from pyrun.images.store import Image
+
+__all__ = ["find_image", "options_of", "run"]
+
+
+def run(args: Args) -> int:
+    """Run an image in the foreground; returns only by an exception."""
+    uuid = new_uuid()
+    if args.uuid_file_save:
+        _save_uuid(args.uuid_file_save, uuid)
+    options = options_of(args)
+    pods = Pods(args.root)
+    pods.sweep()
+    store = Store(args.root)
+    notes: list[str] = []
+    image = find_image(args, store)
+    with store.lock(exclusive=False):
+        pod = create(options, store, image, pods, uuid, notes)
+    if options.no_overlay:
+        notes.append("the image's files were copied: no overlay")
+    if not args.quiet:
+        for note in notes:
+            tell(note)
+    pod.plan.explain = _explainer(args)
+    try:
+        become(pod.plan, pod.slots, pod.title, args.root)
+    except OSError as error:
+        pod.discard()
+        raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
+
+
+def tell(note: str) -> None:
+    """Write a note to standard error."""
+    from pyrun.cli.output import escape
+
+    sys.stderr.write(f"pyrun: note: {escape(note)}\n")
+
+
+def options_of(args: Args) -> Options:
+    """Return what the command line asks of the pod."""
+    options = Options(args.root)
+    for name in options.__dict__:
+        if name in args.__dict__:
+            setattr(options, name, getattr(args, name))
+    if args.set_env_file:
+        from pyrun.cli.specs import merge_env_files
+
+        options.set_env = {**merge_env_files(args.set_env_file), **options.set_env}
+    return options
+
+
+def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
+    """Return the image that the command line names, imported first if it is a file.
+
+    A file is whatever is written with a slash at the beginning or a dot and a slash, ends in .aci, or is
+    there; everything else is a name or an id of the store.  SignatureError unless it is trusted today.
+    """
+    name = args.image
+    unsigned = "image" in args.insecure_options
+    if name.startswith(("/", "./", "../")) or name.endswith(".aci") or os.path.isfile(name):
+        image = store.find_import(name) if args.signature is None else None
+        if image is None:
+            image = _import(args, store, name, unsigned, importing)
+    else:
+        image = store.find(name)
+    if not unsigned:
+        store.require_trusted(image)
+    return image
+
+
+def _import(args: Args, store: Store, name: str, unsigned: bool, importing: bool) -> Image:
+    if not importing:
+        from pyrun.errors import NotFoundError
+
+        raise NotFoundError("plan image", name, "not in the store yet", hint=f"import it first: pyrun fetch {name}")
+    from pyrun.images.importer import import_file
+
+    return import_file(store, name, signature_path=args.signature, allow_unsigned=unsigned)
+
+
+def _save_uuid(path: str, uuid: str) -> None:
+    """Early, so that whoever cleans up can do so whatever happens next."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        hint = "name a writable file that is no symbolic link"
+        raise PyrunError("save the pod's UUID in", path, errno=error.errno or 0, hint=hint, origin="--uuid-file-save") from None
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(uuid + "\n")
+
+
+def _explainer(args: Args) -> list[str]:
+    """The command that the supervisor becomes when the plan fails; it adds the operation, the errno and a detail."""
+    import pyrun
+
+    package = os.path.dirname(os.path.dirname(pyrun.__file__ or ""))
+    code = f"import sys; sys.path.insert(0, {package!r}); from pyrun.cli.explain import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, "debug" if args.debug else ""]

@@ -1,0 +1,1 @@
+"""Acting: what turns a plan into a running pod."""

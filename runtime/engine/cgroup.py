@@ -1,0 +1,71 @@
+"""The pod's own cgroup (cgroups(7), version 2), below the one that pyrun itself runs in.
+
+Below, not beside: a unit's or a session's limits and accounting then hold for the pod as well.
+The pod is cloned into it (CLONE_INTO_CGROUP) and the supervisor stays outside and removes it.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.host import Host
+
+__all__ = ["create", "name_of", "remove"]
+
+
+def name_of(uuid: str) -> str:
+    """Return the name of a pod's cgroup directory."""
+    return "pyrun-" + uuid
+
+
+def create(host: Host, uuid: str) -> tuple[int, int]:
+    """Make the pod's cgroup and return descriptors of its parent and of itself, (-1, -1) where none can be made.
+
+    A host without cgroup2, a read-only or a foreign tree is no error as long as nothing is to be limited.
+    """
+    if not host.cgroup:
+        return -1, -1
+    try:
+        parent = os.open(host.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1, -1
+    try:
+        os.mkdir(name_of(uuid), 0o755, dir_fd=parent)
+        return parent, os.open(name_of(uuid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        os.close(parent)
+        return -1, -1
+
+
+def remove(path: str) -> bool:
+    """Kill what is in the cgroup directory `path` and remove it; True when it is gone.
+
+    For pods whose supervisor died: their processes are dead or dying, killed with their pid 1.
+    """
+    import time
+
+    for _ in range(100):
+        try:
+            os.rmdir(path)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            _kill(path)
+            time.sleep(0.01)
+    return False
+
+
+def _kill(path: str) -> None:
+    try:
+        fd = os.open(path + "/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, b"1")
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

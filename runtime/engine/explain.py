@@ -1,0 +1,97 @@
+"""Two numbers and an errno from the helper -> the exception that says what went wrong.  Cold.
+
+The helper sends an index; the operation at that index knows its words and its origin; hints come from
+one table keyed by operation and errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrun.errors import ExecError, SetupError
+from pyrun.plan import ops
+from pyrun.plan.describe import step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyrun.plan.ops import Op
+
+__all__ = ["failure"]
+
+DETAIL_SOURCE, DETAIL_TARGET, DETAIL_INTERPRETER, DETAIL_OUTSIDE = 1, 2, 3, 4
+
+_STEPS = {
+    0xFFFFFFF0: "check the plan",
+    0xFFFFFFF1: "clone into new namespaces",
+    0xFFFFFFF2: "map user and group ids",
+    0xFFFFFFF3: "start the pod's init",
+    0xFFFFFFF4: "set the time namespace's offsets",
+}
+
+ANY = -1
+_HINTS = {
+    (0xFFFFFFF1, errno.EPERM): "pyrun needs root (CAP_SYS_ADMIN) to make namespaces",
+    (0xFFFFFFF1, errno.ENOSPC): "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
+    (0xFFFFFFF1, errno.EAGAIN): "a limit on processes is reached: see ulimit -u and pids.max of the cgroup",
+    (0xFFFFFFF1, errno.EBUSY): "the cgroup that pyrun runs in has controllers enabled for its children: start pyrun in a leaf cgroup",
+    (0xFFFFFFF1, errno.EOPNOTSUPP): "the cgroup that pyrun runs in is threaded: start pyrun in another one",
+    (0xFFFFFFF2, errno.EPERM): "the ranges must belong to the caller: see /etc/subuid and /etc/subgid",
+    (ops.OVERLAY, errno.ENODEV): "this kernel has no overlay file system: use --no-overlay",
+    (ops.OVERLAY, errno.EINVAL): "overlay cannot work on this file system: use --upper tmpfs, --no-overlay, or --root on another one",
+    (ops.OVERLAY, errno.ELOOP): "a layer's path leads in circles: import the image again",
+    (ops.OVERLAY, errno.ENOENT): "a layer was removed meanwhile: import the image again with `pyrun fetch`",
+    (ops.OVERLAY, errno.EPERM): "overlay is forbidden here: use --no-overlay",
+    (ops.MKDIR, errno.ELOOP): "the image has a symbolic link there: the runtime's own mount points must be directories",
+    (ops.MKDIR, errno.ENOTDIR): "the image has something else than a directory there",
+    (ops.MKDIR, errno.EEXIST): "the image has a dangling symbolic link there",
+    (ops.MOUNT, errno.ELOOP): "the image has a symbolic link there: the runtime's own mount points must be directories",
+    (ops.MOUNT, errno.ENODEV): "this kernel lacks the file system",
+    (ops.MOUNT, errno.EPERM): "mounting is forbidden here: is pyrun itself in a container without CAP_SYS_ADMIN?",
+    (ops.MOUNT, errno.ENOSPC): "the mount namespace is full: see /proc/sys/fs/mount-max",
+    (ops.BIND, errno.ELOOP): "the source leads through a symbolic link: name the real path",
+    (ops.BIND, errno.ENOENT): "the source vanished after it was checked",
+    (ops.BIND, errno.ENOTDIR): "source and target must both be directories or both be files",
+    (ops.CHDIR, errno.ENOENT): "the directory must exist in the image or in a volume: choose another with --working-dir",
+    (ops.CHDIR, errno.ENOTDIR): "it is not a directory: choose another with --working-dir",
+    (ops.CHDIR, errno.EACCES): "the app's user may not enter it: choose another with --working-dir, or another --user",
+    (ops.CAPS, errno.EPERM): "pyrun itself lacks one of these capabilities: retain fewer",
+    (ops.RLIMIT, errno.EPERM): "the hard limit is above pyrun's own and it lacks CAP_SYS_RESOURCE",
+    (ops.OOM_SCORE, errno.EACCES): "lowering it needs CAP_SYS_RESOURCE",
+    (ops.SECCOMP, errno.EINVAL): "the system call filter is not valid for this kernel",
+    (ops.EXEC, errno.ENOENT): "there is no such file in the image: `pyrun image show` tells what it runs, --exec chooses another",
+    (ops.EXEC, errno.ENOTDIR): "a part of the path is not a directory in the image",
+    (ops.EXEC, errno.EACCES): "the file is not executable for the app's user, or it is a directory",
+    (ops.EXEC, errno.ENOEXEC): "the file is not a program of this machine's architecture, nor a script with a #! line",
+    (ops.EXEC, errno.E2BIG): "arguments and environment are too long together",
+    (ANY, errno.ENOSPC): "no space left: free some, or use another --root",
+    (ANY, errno.ENOMEM): "the host is out of memory",
+    (ANY, errno.EMFILE): "too many open files: raise ulimit -n",
+    (ANY, errno.ENOSYS): "this kernel is too old for pyrun: it needs Linux 5.12 or newer",
+}
+
+
+def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
+    """Return the exception for operation `index` of `plan` that failed with errno `error`."""
+    if index >= len(plan):
+        words, subject, code, origin = _STEPS.get(index, "start the pod"), "", index, ""
+    else:
+        one = plan[index]
+        words, subject = step(one)
+        code, origin = one[0], one[7]
+    hint = _HINTS.get((code, error)) or _HINTS.get((ANY, error), "")
+    reason = ""
+    if code == ops.EXEC and detail == DETAIL_INTERPRETER:
+        reason = "its interpreter or program loader is not in the image"
+        hint = "a script needs the program of its #! line, a dynamic program its loader: check the image, or run a static program"
+    elif code == ops.CHDIR and detail == DETAIL_OUTSIDE:
+        reason = "the directory is not inside the pod"
+        hint = "a working directory may not lead out of the root file system"
+    elif code == ops.BIND and detail == DETAIL_TARGET:
+        hint = "the place for it could not be made in the image"
+    kind = ExecError if code == ops.EXEC else SetupError
+    if not reason:
+        reason = os.strerror(error).lower()
+    return kind(words, subject, reason, errno=error, hint=hint, origin=origin, op=index)

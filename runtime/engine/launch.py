@@ -1,0 +1,154 @@
+"""Handing a plan to the native helper, and its reports back as values and exceptions.
+
+    become()   this very process turns into the supervisor: `pyrun run`, an ExecStart=
+    start()    the supervisor is a child: the library
+
+The helper's descriptors are the SLOT_ numbers of native/plan.h.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from struct import Struct
+
+from pyrun import native
+from pyrun.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pyrun.plan.ops import Plan
+
+__all__ = ["Report", "Slots", "Supervisor", "become", "start"]
+
+_REPORT = Struct("=IIiIiiQ")
+FAILED, RUNNING, EXITED = 1, 2, 3
+
+
+class Slots:
+    """Descriptors that the supervisor gets, -1 for none: the pod's directory (locked), the directory of all
+    pods, the pod's cgroup and that one's parent.  `close` gives up this process's copies."""
+
+    __slots__ = ("cgroup", "cgroup_parent", "pod", "pods")
+
+    def __init__(self, pod: int = -1, pods: int = -1, cgroup: int = -1, cgroup_parent: int = -1) -> None:
+        self.pod = pod
+        self.pods = pods
+        self.cgroup = cgroup
+        self.cgroup_parent = cgroup_parent
+
+    def close(self) -> None:
+        """Close all of them."""
+        for fd in (self.pod, self.pods, self.cgroup, self.cgroup_parent):
+            if fd >= 0:
+                os.close(fd)
+        self.pod = self.pods = self.cgroup = self.cgroup_parent = -1
+
+
+class Report:
+    """One message of the supervisor, `struct plan_report`: a step that failed, the start, or the end."""
+
+    __slots__ = ("detail", "errno", "kind", "op", "pid", "status", "time_ns")
+
+    def __init__(self, data: bytes) -> None:
+        self.kind, self.op, self.errno, self.detail, self.status, self.pid, self.time_ns = _REPORT.unpack(data)
+
+
+def _flags(plan: Plan, slots: Slots) -> None:
+    if slots.pod >= 0:
+        plan.flags |= ops.HAS_POD
+    if slots.cgroup >= 0:
+        plan.flags |= ops.HAS_CGROUP
+
+
+def become(plan: Plan, slots: Slots, title: str, directory: str) -> NoReturn:
+    """Turn this process into the supervisor of `plan`; only an OSError comes back.
+
+    `title` is what ps(1) shows; `directory` takes the helper's nameless copy where memfds cannot be executed.
+    """
+    _flags(plan, slots)
+    block = native.memfd_sealed("pyrun-plan", ops.encode(plan))
+    environment = [name + b"=" + value for name, value in os.environb.items()]
+    fds = [0, 1, 2, block, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+    program = native.helper(directory)
+    if native.helper_note:
+        sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
+    del program
+    native.become([title.encode()], environment, fds, directory)
+    raise AssertionError("execveat came back")
+
+
+class Supervisor:
+    """A running supervisor as seen by the process that started it.  Not thread-safe; one user at a time.
+
+    `pid` and `pidfd` are the supervisor's, `init_pid` is pid 1 of the pod seen from the host, known once
+    running.  Closing `control` kills the pod, and so does the death of this process.
+    """
+
+    __slots__ = ("_control", "_plan", "init_pid", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, control: int, plan: Plan) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.init_pid = 0
+        self._control = control
+        self._plan = plan
+
+    def next_report(self) -> Report | None:
+        """Wait for the next message; None when the supervisor has said its last.  SetupError for a failed step."""
+        data = os.read(self._control, _REPORT.size)
+        if len(data) != _REPORT.size:
+            return None
+        report = Report(data)
+        if report.kind == FAILED:
+            from pyrun.engine.explain import failure
+
+            self.close()
+            raise failure(self._plan.ops, report.op, report.errno, report.detail)
+        if report.kind == RUNNING:
+            self.init_pid = report.pid
+        return report
+
+    def wait(self) -> int:
+        """Wait for the end and return the app's wait status (os.waitstatus_to_exitcode decodes it).
+
+        SetupError when it never started, ChildProcessError when the supervisor was killed before it could tell.
+        """
+        status = None
+        while status is None:
+            report = self.next_report()
+            if report is None:
+                break
+            if report.kind == EXITED:
+                status = report.status
+        self.close()
+        if status is None:
+            raise ChildProcessError("the supervisor ended without an exit report")
+        return status
+
+    def close(self) -> None:
+        """Give the pod up (it is killed if it still runs) and reap the supervisor."""
+        if self._control >= 0:
+            os.close(self._control)
+            self._control = -1
+            os.waitpid(self.pid, 0)
+            os.close(self.pidfd)
+
+
+def start(plan: Plan, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str) -> Supervisor:
+    """Start the supervisor of `plan` as a child with `stdio` for the app, and return at once."""
+    import _socket
+
+    plan.flags |= ops.HAS_CONTROL
+    _flags(plan, slots)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    block = native.memfd_sealed("pyrun-plan", ops.encode(plan))
+    try:
+        fds = [*stdio, block, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+        pid, pidfd = native.spawn([title.encode()], [], fds, directory)
+    finally:
+        os.close(block)
+        theirs.close()
+    return Supervisor(pid, pidfd, ours.detach(), plan)

@@ -1,0 +1,62 @@
+"""What the host offers, probed once and passed around as a value, so that decisions can be tested anywhere."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["Host", "probe"]
+
+_MAX_FILE = 1 << 20
+
+
+class Host:
+    """Facts about this host and this process.
+
+    `uid` is the effective user; `cgroup` the directory of the process's own cgroup in a cgroup2
+    hierarchy, "" where there is none; `bounding` the capability bounding set as a mask.
+    """
+
+    __slots__ = ("bounding", "cgroup", "uid")
+
+    def __init__(self, *, uid: int = 0, cgroup: str = "", bounding: int = 0) -> None:
+        self.uid = uid
+        self.cgroup = cgroup
+        self.bounding = bounding
+
+
+def probe() -> Host:
+    """Return the facts about this host (cgroups(7), proc(5))."""
+    return Host(uid=os.geteuid(), cgroup=_own_cgroup(), bounding=_bounding_set())
+
+
+def read_small(path: str) -> bytes:
+    """Return a host file of at most 1 MiB, or b"" when it is not there; never waits for a FIFO or a device."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MAX_FILE)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _own_cgroup() -> str:
+    """A pure cgroup2 host mounts it on /sys/fs/cgroup, a hybrid one below that, beside the v1 controllers."""
+    for line in read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
+        if not line.startswith("0::/"):
+            continue
+        for base in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+            path = (base + line[3:]).rstrip("/")
+            if os.access(path + "/cgroup.procs", os.W_OK):
+                return path
+    return ""
+
+
+def _bounding_set() -> int:
+    for line in read_small("/proc/self/status").split(b"\n"):
+        if line.startswith(b"CapBnd:"):
+            return int(line[7:], 16)
+    return 0

@@ -1,0 +1,1 @@
+"""Pods: what one is made of, and where its state is kept."""

@@ -1,0 +1,197 @@
+"""Flags and an image manifest -> `Config`: who wins, what is looked up in the image, what is refused.
+
+Precedence is rkt's: a flag beats the manifest, the manifest beats the default.  The environment, weakest
+first: the caller's (--inherit-env), the image's, the flags'; then what the App Container
+spec reserves for the executor.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError
+from pyrun.images.passwd import resolve_user
+from pyrun.images.rootfs import RootFS
+from pyrun.plan import caps, rlimits, seccomp
+from pyrun.plan.config import Config
+from pyrun.pod.volumes import mounts_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.host import Host
+    from pyrun.images.passwd import Identity
+    from pyrun.images.store import Image
+    from pyrun.pod.options import Options
+
+__all__ = ["app_name", "make_config"]
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_HOST_NAME_MAX = 64  # sethostname(2)
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
+
+
+def make_config(options: Options, image: Image, lowers: list[str], host: Host, uuid: str, *, stage: str, pod_dir: str, notes: list[str]) -> Config:
+    """Return the pod that `options` and the image's manifest describe; ConfigError when they do not fit.
+
+    `notes` collects what the user should be told although it is no error.
+    """
+    app: dict[str, Any] = image.manifest.get("app") or {}  # type: ignore[assignment]
+    rootfs = RootFS(lowers)
+    config = Config(uuid, _argv(options, app, image), lowers, stage=stage, pod_dir=pod_dir)
+    config.origins["argv"] = "--exec" if options.exec else f"app.exec of {image.name}"
+    _refuse_unenforced(app, notes)
+    identity = _identity(options, app, rootfs, config)
+    _environment(options, app, identity, image, config)
+    config.cwd = options.working_dir or app.get("workingDirectory") or "/"
+    config.origins["cwd"] = "--working-dir" if options.working_dir else "app.workingDirectory"
+    if not config.cwd.startswith("/"):
+        raise ConfigError("use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd"))
+    _security(options, app, host, config)
+    config.rlimits = rlimits.effective(
+        [(*rlimits.parse(text, f"--rlimit {text}"), f"--rlimit {text}") for text in options.rlimit],
+        rlimits.current(),
+        can_raise=bool(host.bounding >> 24 & 1),
+    )
+    if options.umask is not None:
+        config.umask = options.umask
+        config.origins["umask"] = "--umask"
+    _hostname(options, config)
+    config.readonly = options.readonly_rootfs
+    config.origins["readonly"] = "--readonly-rootfs"
+    config.upper = "tmpfs" if options.upper == "tmpfs" else "disk"
+    config.remove = not options.keep
+    config.mounts = mounts_of(options, app, notes)
+    config.network = options.net
+    config.interactive = options.interactive
+    config.tty = options.tty
+    _names(config)
+    return config
+
+
+def app_name(options: Options, image: Image) -> str:
+    """Return the app's name: --name, else the last part of the image's name as an AC Name."""
+    if options.name:
+        return options.name
+    last = image.name.rsplit("/", 1)[-1]
+    return "".join(c if c.isalnum() else "-" for c in last.lower()).strip("-") or "app"
+
+
+def _argv(options: Options, app: dict[str, Any], image: Image) -> list[str]:
+    if options.exec:
+        return [options.exec, *options.argv]
+    own: list[str] = list(app.get("exec") or [])
+    if not own:
+        what = "its manifest has no app section" if not app else "app.exec is empty"
+        raise ConfigError("run image", image.name, what, hint="name the program: --exec /bin/PROGRAM, its arguments after --")
+    return own + options.argv
+
+
+def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Config) -> Identity:
+    user = options.user or app.get("user") or "0"
+    group = options.group or (app.get("group") if not options.user else None)
+    config.origins["user"] = "--user" if options.user else "app.user"
+    identity = resolve_user(rootfs, user, group)
+    config.uid, config.gid = identity.uid, identity.gid
+    extra = options.supplementary_gids or app.get("supplementaryGIDs") or []
+    config.groups = tuple(dict.fromkeys([*identity.groups, *extra]))
+    return identity
+
+
+def _environment(options: Options, app: dict[str, Any], identity: Identity, image: Image, config: Config) -> None:
+    env: dict[str, str] = {}
+    if options.inherit_env:
+        env.update(os.environ)
+    env.update((item["name"], item["value"]) for item in app.get("environment") or [])
+    env.update(options.set_env)
+    env.setdefault("PATH", PATH)
+    env.setdefault("HOME", identity.home or "/")
+    if identity.name:
+        env.setdefault("USER", identity.name)
+        env.setdefault("LOGNAME", identity.name)
+    if options.tty:
+        env.setdefault("TERM", os.environ.get("TERM", "xterm"))
+    env["AC_APP_NAME"] = app_name(options, image)
+    env["container"] = "pyrun"
+    config.env = [f"{name}={value}" for name, value in env.items()]
+    program = config.argv[0]
+    if "/" not in program:  # execvp(3), with the image's PATH, never the host's
+        config.paths = [f"{directory or '.'}/{program}" for directory in env["PATH"].split(":")]
+
+
+def _security(options: Options, app: dict[str, Any], host: Host, config: Config) -> None:
+    isolators = {item["name"]: item["value"] for item in app.get("isolators") or []}
+    retain, remove, where = options.caps_retain, options.caps_remove, "--caps-retain" if options.caps_retain is not None else "--caps-remove"
+    if retain is None and remove is None:
+        for name in ("retain", "remove"):
+            value = isolators.get(f"os/linux/capabilities-{name}-set")
+            if value:
+                where = f"isolator os/linux/capabilities-{name}-set"
+                retain, remove = (value["set"], None) if name == "retain" else (None, value["set"])
+    config.origins["caps"] = where if retain is not None or remove is not None else "default capabilities"
+    if "capabilities" in options.insecure_options:
+        config.bounding, config.permitted = host.bounding, 0 if config.uid else host.bounding
+        config.origins["caps"] = "--insecure-options"
+    else:
+        config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
+    config.mask_paths = "paths" not in options.insecure_options
+    config.no_new_privs = "new-privs" not in options.insecure_options
+    adjust = options.oom_score_adj
+    if adjust is None and "os/linux/oom-score-adj" in isolators:
+        adjust = isolators["os/linux/oom-score-adj"]
+    config.oom_score_adj = adjust
+    config.origins["oom_score_adj"] = "--oom-score-adj" if options.oom_score_adj is not None else "isolator os/linux/oom-score-adj"
+    if "seccomp" in options.insecure_options:
+        return
+    spec = seccomp.parse_flag(options.seccomp) if options.seccomp else None
+    config.origins["seccomp"] = "--seccomp" if spec else "default system call filter"
+    for name, value in isolators.items():
+        if spec is None and name.startswith("os/linux/seccomp-"):
+            spec = seccomp.from_isolator(name, value, f"isolator {name}")
+            config.origins["seccomp"] = f"isolator {name}"
+    config.seccomp = seccomp.load(options.root, spec, config.bounding)
+
+
+_ENFORCED = (
+    "os/linux/capabilities-retain-set",
+    "os/linux/capabilities-remove-set",
+    "os/linux/seccomp-retain-set",
+    "os/linux/seccomp-remove-set",
+    "os/linux/no-new-privileges",
+    "os/linux/oom-score-adj",
+)
+
+
+def _refuse_unenforced(app: dict[str, Any], notes: list[str]) -> None:
+    """A limit that would silently not hold is an error; an isolator that nobody knows is told (appc-spec, ACE "Isolators")."""
+    for item in app.get("isolators") or []:
+        name = item["name"]
+        if name in _ENFORCED:
+            continue
+        if name.startswith(("resource/", "os/linux/", "os/unix/")):
+            hint = "this version of pyrun does not enforce it; run an image without it"
+            raise ConfigError("apply isolator", name, "cannot be enforced", hint=hint, origin="app.isolators")
+        notes.append(f"isolator {name} is unknown and has no effect")
+
+
+def _hostname(options: Options, config: Config) -> None:
+    if options.hostname is None:
+        return
+    name = options.hostname
+    if not 0 < len(name) <= _HOST_NAME_MAX or not _NAME.issuperset(name) or name[0] in "-." or name[-1] in "-.":
+        hint = "use up to 64 letters, digits, dashes and dots, as in web-1"
+        raise ConfigError("use host name", name, "not a host name", hint=hint, origin="--hostname")
+    config.hostname = name
+    config.origins["hostname"] = "--hostname"
+
+
+def _names(config: Config) -> None:
+    """Files for name look-ups, for images that ship none: rkt's rule is flag, volume, image, generated."""
+    if config.network == "host":
+        from pyrun.host import read_small
+
+        config.hosts = read_small("/etc/hosts").decode("utf-8", "replace").replace("\0", "")
+        config.resolv = read_small("/etc/resolv.conf").decode("utf-8", "replace").replace("\0", "")
+    if not config.hosts:
+        config.hosts = f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{config.hostname}\n"

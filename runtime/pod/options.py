@@ -1,0 +1,63 @@
+"""What a caller may ask of a pod; the command line's `Args` has the same attributes, and so do the library's keywords."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Volume(Protocol):
+        """One volume as written by a flag; `name` and `target` exclude each other."""
+
+        gid: int | None
+        kind: str
+        mode: int | None
+        name: str | None
+        origin: str
+        read_only: bool
+        recursive: bool | None
+        size: int | None
+        source: str | None
+        target: str | None
+        uid: int | None
+
+    class Placement(Protocol):
+        """Where the app sees a named volume."""
+
+        origin: str
+        read_only: bool
+        target: str
+        volume: str
+
+
+class Options:
+    """Everything about one app and its pod, each with the value that means "not asked for"."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.argv: list[str] = []
+        self.name: str | None = None
+        self.exec: str | None = None
+        self.set_env: dict[str, str] = {}
+        self.inherit_env = False
+        self.user: str | None = None
+        self.group: str | None = None
+        self.supplementary_gids: list[int] = []
+        self.working_dir: str | None = None
+        self.umask: int | None = None
+        self.rlimit: list[str] = []
+        self.oom_score_adj: int | None = None
+        self.interactive = False
+        self.tty = False
+        self.volume: list[Volume] = []
+        self.mount: list[Placement] = []
+        self.readonly_rootfs = False
+        self.no_overlay = False
+        self.upper = "disk"
+        self.hostname: str | None = None
+        self.net = "none"
+        self.keep = False
+        self.caps_retain: list[str] | None = None
+        self.caps_remove: list[str] | None = None
+        self.seccomp: str | None = None
+        self.insecure_options: list[str] = []

@@ -1,0 +1,181 @@
+"""A pod on disk: the directory it stands in is its phase, a kernel lock on it says whether it lives.
+
+    pods/preparing/UUID   being made; no lock: the maker died
+    pods/running/UUID     locked by its supervisor; no lock: the supervisor was killed
+    pods/exited/UUID      kept after its end, with the record `exit`
+    pods/garbage/UUID     to be deleted
+
+Each transition is one rename(2).  Inside: `pod` (who it is, JSON), `upper` and `work` (changes of the
+app), `volume-NAME` (empty volumes), `rootfs` (--no-overlay).  flock(2) is held on the directory itself;
+the supervisor inherits it, and the kernel frees it however the supervisor ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrun.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Pods", "new_uuid"]
+
+PHASES = ("preparing", "running", "exited", "garbage")
+_SWEEP_LIMIT = 64  # of running pods looked at by a start; `pyrun gc` looks at all
+_SETTLE = 10  # seconds that a directory may be between mkdir and flock
+
+
+def new_uuid() -> str:
+    """Return a random UUID (RFC 4122, version 4)."""
+    digits = bytearray(os.urandom(16))
+    digits[6] = digits[6] & 0x0F | 0x40
+    digits[8] = digits[8] & 0x3F | 0x80
+    text = digits.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Pods:
+    """The pods below one state root; `fd` is the directory of all of them."""
+
+    __slots__ = ("fd", "path", "root")
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.path = root + "/pods"
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._make()
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _make(self) -> None:
+        from pyrun.images.locks import private_dirs
+
+        try:
+            for name in ("stage", *["pods/" + phase for phase in PHASES]):
+                private_dirs(f"{self.root}/{name}")
+        except OSError as error:
+            hint = "run as root, or choose another directory with --root"
+            raise StateError("make directory", self.path, errno=error.errno or 0, hint=hint) from None
+
+    @property
+    def stage(self) -> str:
+        """An empty directory that every pod mounts its root on, in its own mount namespace."""
+        return self.root + "/stage"
+
+    def running(self, uuid: str) -> str:
+        """Return the path of a running pod's directory."""
+        return f"{self.path}/running/{uuid}"
+
+    def create(self, uuid: str, record: str) -> int:
+        """Make the directory of a new pod with `record` in its file `pod`; return its locked descriptor."""
+        import fcntl
+
+        name = "preparing/" + uuid
+        os.mkdir(name, 0o700, dir_fd=self.fd)
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            file = os.open("pod", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
+            try:
+                os.write(file, record.encode("utf-8", "surrogateescape"))
+            finally:
+                os.close(file)
+            os.rename(name, "running/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except BaseException:
+            os.close(fd)
+            self.delete("preparing", uuid)
+            raise
+        return fd
+
+    def delete(self, phase: str, uuid: str) -> None:
+        """Remove a pod's directory with everything below it; its mounts died with its mount namespace."""
+        from pyrun.images.remove import remove_tree
+
+        if phase != "garbage":
+            try:
+                os.rename(f"{phase}/{uuid}", "garbage/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            except FileNotFoundError:
+                return  # somebody else won
+        garbage = os.open("garbage", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            remove_tree(garbage, os.fsencode(uuid))
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(garbage)
+
+    def sweep(self, told: Callable[[str, str], None] | None = None, *, thorough: bool = False) -> int:
+        """Remove what dead supervisors and makers left; returns how many pods.  Never waits for a live one.
+
+        A start looks at a bounded number of running pods, `thorough` at all.  `told` hears (phase, uuid).
+        """
+        count = 0
+        for phase in ("garbage", "preparing", "running"):
+            names = os.listdir(f"{self.path}/{phase}")
+            for uuid in names if thorough else names[:_SWEEP_LIMIT]:
+                if self._collect(phase, uuid):
+                    count += 1
+                    if told:
+                        told(phase, uuid)
+        return count
+
+    def _collect(self, phase: str, uuid: str) -> bool:
+        import fcntl
+
+        try:
+            fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if phase == "preparing" and not self._settled(fd):
+                return False
+            if phase == "running":
+                self._bury(fd, uuid)
+            else:
+                self.delete(phase, uuid)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.ENOENT):
+                return False
+            raise StateError("remove the remains of pod", uuid, errno=error.errno or 0, hint="see what is below " + self.path) from None
+        finally:
+            os.close(fd)
+        return True
+
+    def _settled(self, fd: int) -> bool:
+        import time
+
+        return time.time() - os.fstat(fd).st_mtime > _SETTLE
+
+    def _bury(self, fd: int, uuid: str) -> None:
+        """A pod whose supervisor was killed: its cgroup goes, and its directory unless it was to be kept."""
+        from pyrun.engine import cgroup
+
+        record = _read_record(fd)
+        path = record.get("cgroup")
+        if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)):
+            cgroup.remove(path)
+        if record.get("keep") is True:
+            os.rename("running/" + uuid, "exited/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        else:
+            self.delete("running", uuid)
+
+
+def _read_record(fd: int) -> dict[str, object]:
+    from pyrun.images import fastjson
+
+    try:
+        file = os.open("pod", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return {}
+    try:
+        found = fastjson.loads(os.read(file, 1 << 20))
+    except ValueError:
+        return {}
+    finally:
+        os.close(file)
+    return found if isinstance(found, dict) else {}
