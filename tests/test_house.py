@@ -1,0 +1,244 @@
+"""The rules of the house that no linter knows: directions, sizes, the wire format, what the programs look like."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+ROOMS = {"runtime": "pyrun", "images": "pyrun.images", "native": "pyrun.native"}
+
+# Who may import whom: a module imports from its own row and the rows above it.
+ROWS = (
+    {"pyrun", "pyrun.errors"},
+    {"pyrun.native"},
+    {"pyrun.images"},
+    {"pyrun.host", "pyrun.plan"},
+    {"pyrun.engine"},
+    {"pyrun.pod"},
+    {"pyrun.oci", "pyrun.service"},
+    {"pyrun.cli"},
+    {"pyrun.__main__"},
+)
+FACADE = "pyrun"  # offers names of every row, looked up when they are asked for
+FILE_LINES = 400
+FUNCTION_LINES = 50
+C_FUNCTION_LINES = 60
+HELPER_LINES = 2500
+NOT_HELPER = {"binding.c", "launcher.c"}
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file: images/trust/gpg.py is pyrun.images.trust.gpg."""
+    parts = list(path.relative_to(TOP).with_suffix("").parts)
+    parts[0] = ROOMS[parts[0]]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package, parsed."""
+    paths = [path for room in ROOMS for path in sorted((TOP / room).rglob("*.py"))]
+    return {module_name(path): ast.parse(path.read_text(), str(path)) for path in paths}
+
+
+def python_files() -> list[Path]:
+    folders = [*ROOMS, "tests", "tools", "bench", "examples"]
+    return [TOP / "setup.py", *(path for folder in folders for path in sorted((TOP / folder).rglob("*.py")))]
+
+
+def c_files() -> list[Path]:
+    return [*sorted((TOP / "native").glob("*.[ch]")), *sorted((TOP / "tests").rglob("*.c"))]
+
+
+def row(name: str) -> int:
+    while name:
+        for number, members in enumerate(ROWS):
+            if name in members:
+                return number
+        name = name.rpartition(".")[0]
+    raise AssertionError(f"{name} has no row")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(tree: ast.AST, *, only_at_start: bool = False) -> Iterator[str]:
+    """The modules of the package that this one imports; `only_at_start` leaves out imports in functions and for types."""
+    for node in ast.iter_child_nodes(tree):
+        if only_at_start and (isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or is_type_checking(node)):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pyrun")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pyrun":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in modules() else node.module or ""
+        else:
+            yield from imports(node, only_at_start=only_at_start)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = {
+        f"{name} imports {other}"
+        for name, tree in modules().items()
+        for other in imports(tree)
+        if name != FACADE and other in modules() and row(other) > row(name)
+    }
+    assert not wrong
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = {name: {other for other in imports(tree, only_at_start=True) if other != name} for name, tree in modules().items()}
+    while ready := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in ready:
+            del graph[name]
+    assert not graph, "these modules import each other, or one that does"
+
+
+def test_every_import_names_a_module() -> None:
+    missing = {f"{name}: {other}" for name, tree in modules().items() for other in imports(tree) if other not in modules()}
+    assert missing <= {f"{name}: pyrun.native.{extension}" for name in modules() for extension in ("_native", "_seccomp")}
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(TOP))) for path in [*python_files(), *c_files()]])
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= FILE_LINES
+
+
+def test_functions_stay_short() -> None:
+    long = []
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and (node.end_lineno or 0) - node.lineno >= FUNCTION_LINES:
+                long.append(f"{path.relative_to(TOP)}:{node.lineno} {node.name}")
+    assert not long
+
+
+def test_c_functions_stay_short() -> None:
+    long = []
+    for path in c_files():
+        start = 0
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            start = number if line == "{" else start
+            if line == "}" and number - start > C_FUNCTION_LINES:
+                long.append(f"{path.relative_to(TOP)}:{start}")
+    assert not long
+
+
+def test_helper_stays_small() -> None:
+    sources = [path for path in (TOP / "native").glob("*.[ch]") if path.name not in NOT_HELPER]
+    assert sum(len(path.read_text().splitlines()) for path in sources) < HELPER_LINES
+
+
+def test_public_things_have_docstrings() -> None:
+    bare = []
+    for name, tree in modules().items():
+        bare += [] if ast.get_docstring(tree) else [name]
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                bare += [] if ast.get_docstring(node) else [f"{name}.{node.name}"]
+    assert not bare
+
+
+def test_dunder_all_is_sorted_and_true() -> None:
+    for name, tree in modules().items():
+        names = [
+            ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        if not names:
+            continue
+        assert names[0] == sorted(names[0], key=str), name
+        module = __import__(name, fromlist=["*"])
+        assert [exported for exported in names[0] if not hasattr(module, exported)] == [], name
+
+
+def called(tree: ast.AST) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_module_extracts_or_removes_trees_the_easy_way() -> None:
+    forbidden = {"dataclasses", "tarfile", "shutil.rmtree", "shutil.unpack_archive"}
+    assert {name: both for name, tree in modules().items() if (both := forbidden & (imported(tree) | called(tree)))} == {}
+
+
+def test_only_the_command_line_prints_and_exits() -> None:
+    forbidden = {"print", "sys.exit", "exit", "quit", "logging.getLogger", "warnings.warn"}
+    library = {name: tree for name, tree in modules().items() if row(name) < row("pyrun.cli") and not name.endswith("build")}
+    assert {name: both for name, tree in library.items() if (both := forbidden & called(tree))} == {}
+
+
+def test_versions_agree() -> None:
+    version = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
+    literals = re.findall(r'^__version__ = "(.+)"', (TOP / "runtime" / "__init__.py").read_text(), re.M)
+    assert literals == [version]
+    assert f"## {version}" in (TOP / "CHANGELOG.md").read_text()
+
+
+def header() -> dict[str, int]:
+    """The constants of plan.h by name."""
+    text = re.sub(r"/\*.*?\*/", "", (TOP / "native" / "plan.h").read_text(), flags=re.S)
+    found = re.findall(r"^#define (\w+) (\w+)\s*$", text, re.M) + re.findall(r"^\s*(\w+) = (\w+),?\s*$", text, re.M)
+    return {name: int(value, 0) for name, value in found}
+
+
+def test_python_and_c_agree_on_the_wire() -> None:
+    from pyrun.native import _native
+    from pyrun.plan import ops
+
+    for name, value in header().items():
+        assert getattr(_native.lib, name) == value
+        for prefix in ("OP_", "OPF_", "PLAN_HAS_"):
+            if name.startswith(prefix) and name not in ("OP_NONE", "OP_LAST"):
+                assert getattr(ops, name.removeprefix("OPF_").removeprefix("OP_").removeprefix("PLAN_")) == value, name
+    assert header()["PLAN_MAGIC"] == ops.MAGIC
+    assert header()["PLAN_VERSION"] == ops.VERSION
+    assert _native.ffi.sizeof("struct plan_op") == 32
+    assert _native.ffi.sizeof("struct plan_header") == 64
+
+
+def test_every_operation_is_numbered_once() -> None:
+    codes = {name: value for name, value in header().items() if name.startswith("OP_") and name != "OP_LAST"}
+    assert sorted(codes.values()) == list(range(header()["OP_LAST"] + 1))
+
+
+def readelf(program: Path, *flags: str) -> str:
+    return subprocess.run(["readelf", "-W", *flags, program], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("program", ["native/helper", ".venv/bin/pyrun"])
+def test_native_programs_are_hardened(program: str) -> None:
+    path = TOP / program
+    assert "Type:                              DYN" in readelf(path, "-h"), "position independent"
+    segments = readelf(path, "-l")
+    assert "INTERP" not in segments, "static"
+    assert "GNU_RELRO" in segments
+    assert re.search(r"GNU_STACK .* RW +0x", segments), "stack not executable"
+    assert not re.search(r"LOAD .* RWE ", segments), "nothing writable and executable"
+    dynamic = readelf(path, "-d")
+    assert "(NEEDED)" not in dynamic, "no library"
+    assert "NOW" in dynamic and "PIE" in dynamic
+    assert "no relocations" in readelf(path, "-r"), "nobody relocates a program without libc"
+    assert path.stat().st_mode & 0o7777 == 0o755, "executable, not setuid"
+
+
+def test_helper_starts_without_memory_of_its_own() -> None:
+    assert (TOP / "native" / "helper").stat().st_size < 64 * 1024
