@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 
 from pyrun.cli import manual
 from pyrun.cli.options import COMMON, GLOBAL, VERBS
+from pyrun.cli.output import emit
 from pyrun.errors import UsageError
 
 TYPE_CHECKING = False
@@ -42,9 +42,7 @@ def show_help(topic: str, *, to_stderr: bool = False) -> None:
         text = parser(topic).format_help()
     else:
         raise unknown_verb(*topic.partition(" ")[::2])
-    stream = sys.stderr if to_stderr else sys.stdout
-    if stream is not None:
-        stream.write(text)
+    emit(text, error=to_stderr)
 
 
 def overview(group: str = "") -> str:
@@ -163,7 +161,7 @@ def dest(names: str) -> str:
 
 def sentence(summary: str) -> str:
     """A summary of the table as a sentence."""
-    return summary[:1].upper() + summary[1:] + "."
+    return (summary if summary.startswith("pyrun") else summary[:1].upper() + summary[1:]) + "."
 
 
 def unknown_verb(word: str, action: str) -> UsageError:

@@ -37,8 +37,7 @@ def main(argv: list[str]) -> int:
         _flush()
         return code
     except PyrunError as error:
-        code = error.exit_code
-        _render(error, str(error), error.hint, error.origin, _debug(args, argv))
+        code = render(error, _debug(args, argv))
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -62,7 +61,9 @@ def _flush() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise PyrunError("write", "standard output", errno=error.errno or 0, hint="free some space where it goes") from error
+        from pyrun.cli.output import unwritable
+
+        raise unwritable(error) from error
 
 
 def _dispatch(args: Args) -> int:
@@ -85,6 +86,12 @@ def _debug(args: Args | None, argv: list[str]) -> bool:
         return True
     # A command line that did not parse has no `args`; what follows `--` is the app's.
     return args.debug if args is not None else "--debug" in argv[: argv.index("--") if "--" in argv else None]
+
+
+def render(error: PyrunError, debug: bool) -> int:
+    """Writes one of pyrun's own errors to standard error and returns its exit code."""
+    _render(error, str(error), error.hint, error.origin, debug)
+    return error.exit_code
 
 
 def _render(error: BaseException, what: str, hint: str, origin: str, debug: bool) -> None:

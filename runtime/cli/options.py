@@ -159,7 +159,7 @@ VERBS: dict[str, Verb] = {
         "IMAGE --",
         (*RUN, ("--format", "FORMAT", "str", "text json", "Output", "print lines or JSON")),
         _RUN_PAIRS,
-        "print every kernel operation that `run` would ask for, and do nothing",
+        "print what `run` would ask of the kernel",
     ),
     "trust": (
         "trust",

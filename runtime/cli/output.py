@@ -6,8 +6,10 @@ text goes through `escape` (`table` and `say` do it themselves) or `emit_json`.
 
 from __future__ import annotations
 
-import os
 import sys
+
+from pyrun.cli.parse import getenv
+from pyrun.errors import PyrunError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +46,19 @@ def say(text: object = "", *, error: bool = False) -> None:
 def emit(text: str, *, error: bool = False) -> None:
     """Writes text as it is: for what pyrun itself composed of escaped parts."""
     stream = sys.stderr if error else sys.stdout
-    if stream is not None:  # the caller's shell closed it (>&-)
+    if stream is None:  # the caller's shell closed it (>&-)
+        return
+    try:
         stream.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise unwritable(problem) from problem
+
+
+def unwritable(error: OSError) -> PyrunError:
+    """The error for a standard output that takes no more, as on a full disk."""
+    return PyrunError("write", "standard output", errno=error.errno or 0, hint="free some space where it goes")
 
 
 def emit_json(value: object) -> None:
@@ -79,7 +92,7 @@ def _width(text: str) -> int:
 
 def colour(text: str, code: str, stream: TextIO | None) -> str:
     """`text` in an SGR colour where `stream` is a terminal that wants it (NO_COLOR, TERM=dumb)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+    if getenv("NO_COLOR") or getenv("TERM") in ("", "dumb"):
         return text
     try:
         if stream is None or not stream.isatty():

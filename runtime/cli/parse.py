@@ -179,6 +179,11 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
     while place < len(argv):
         word = argv[place]
         if word[:1] != "-" or word == "-":
+            if words and takes_app:
+                import shlex
+
+                hint = f"arguments for the app go after `--`: pyrun {args.verb} {shlex.join([words[0], '--', *argv[place:]])}"
+                _fail(args.verb, f"unexpected argument '{word}'", hint)
             words.append(word)
             place += 1
         elif word == "--":
@@ -211,10 +216,7 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
             _fail(args.verb, f"needs {label}", f"`pyrun {args.verb} --help` shows how")
         setattr(args, label.lower(), words.pop(0))
     if words:
-        hint = f"`pyrun {args.verb} --help` shows how"
-        if positional.endswith(" --"):
-            hint = f"arguments for the app go after `--`: pyrun {args.verb} {args.image} -- {' '.join(words)}"
-        _fail(args.verb, f"unexpected argument '{words[0]}'", hint)
+        _fail(args.verb, f"unexpected argument '{words[0]}'", f"`pyrun {args.verb} --help` shows how")
 
 
 def _option(args: Args, names: dict[str, Option], argv: list[str], place: int) -> int:

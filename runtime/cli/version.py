@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import posix
 import sys
 
 from pyrun import __version__
@@ -20,7 +20,7 @@ def run(args: Args) -> int:
 
 def show(form: str) -> int:
     """Prints the versions; `form` is "text" or "json"."""
-    host = os.uname()
+    host = posix.uname()
     facts = {
         "pyrun": __version__,
         "python": ".".join(str(part) for part in sys.version_info[:3]),
