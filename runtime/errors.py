@@ -118,10 +118,12 @@ class ConfigError(PyrunError):
     """Flags and manifest together do not describe something that can run."""
 
 
-class SetupError(PyrunError, OSError):
+class SetupError(PyrunError, OSError):  # type: ignore[misc]  # OSError.errno may be None, ours is 0
     """The kernel refused one operation of a plan; also an `OSError`, so `errno` and `filename` work."""
 
-    def __init__(self, step: str, subject: str = "", reason: str = "", *, errno: int = 0, hint: str = "", origin: str = "", op: int = -1) -> None:
+    def __init__(
+        self, step: str, subject: str = "", reason: str = "", *, errno: int = 0, hint: str = "", origin: str = "", op: int = -1
+    ) -> None:
         PyrunError.__init__(self, step, subject, reason, errno=errno, hint=hint, origin=origin)
         self.filename = subject or None
         self.op = op

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_WORDS = {"garbage": "removed the rest of pod", "preparing": "removed unfinished pod", "running": "removed crashed pod", "exited": "removed ended pod"}
+_WORDS = {
+    "garbage": "removed the rest of pod",
+    "preparing": "removed unfinished pod",
+    "running": "removed crashed pod",
+    "exited": "removed ended pod",
+}
 
 
 def run(args: Args) -> int:

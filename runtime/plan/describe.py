@@ -15,7 +15,10 @@ __all__ = ["NAMES", "describe", "namespaces", "step"]
 NAMES = {
     value: name.lower().replace("_", " ")
     for name, value in vars(ops).items()
-    if name.isupper() and isinstance(value, int) and name in (
+    if name.isupper()
+    and isinstance(value, int)
+    and name
+    in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME LOOPBACK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
         " SECCOMP EXEC"

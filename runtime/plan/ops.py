@@ -72,9 +72,7 @@ _OP = Struct("=HHIIIQQ")
 _CAPS = Struct("=5Q")
 
 
-def op(
-    code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b: Field = 0, flags: int = 0, origin: str = ""
-) -> Op:
+def op(code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b: Field = 0, flags: int = 0, origin: str = "") -> Op:
     """Return one operation; see the comments of `enum plan_code` in native/plan.h for its fields."""
     return (code, flags, n, s1, s2, a, b, origin)
 

@@ -32,7 +32,9 @@ _HOST_NAME_MAX = 64  # sethostname(2)
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 
 
-def make_config(options: Options, image: Image, lowers: list[str], host: Host, uuid: str, *, stage: str, pod_dir: str, notes: list[str]) -> Config:
+def make_config(
+    options: Options, image: Image, lowers: list[str], host: Host, uuid: str, *, stage: str, pod_dir: str, notes: list[str]
+) -> Config:
     """Return the pod that `options` and the image's manifest describe; ConfigError when they do not fit.
 
     `notes` collects what the user should be told although it is no error.
@@ -122,7 +124,11 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
 
 def _security(options: Options, app: dict[str, Any], host: Host, config: Config) -> None:
     isolators = {item["name"]: item["value"] for item in app.get("isolators") or []}
-    retain, remove, where = options.caps_retain, options.caps_remove, "--caps-retain" if options.caps_retain is not None else "--caps-remove"
+    retain, remove, where = (
+        options.caps_retain,
+        options.caps_remove,
+        "--caps-retain" if options.caps_retain is not None else "--caps-remove",
+    )
     if retain is None and remove is None:
         for name in ("retain", "remove"):
             value = isolators.get(f"os/linux/capabilities-{name}-set")

@@ -82,7 +82,9 @@ def _look_at(source: str, origin: str) -> bool:
         hint = "pyrun makes nothing on the host: create it first, or correct the path"
         raise ConfigError("use volume source", source, errno=error.errno or 0, hint=hint, origin=origin) from None
     if linked and os.path.realpath(source) != os.path.normpath(source):
-        raise ConfigError("use volume source", source, "leads through a symbolic link", hint=f"name {os.path.realpath(source)}", origin=origin)
+        raise ConfigError(
+            "use volume source", source, "leads through a symbolic link", hint=f"name {os.path.realpath(source)}", origin=origin
+        )
     return stat.S_ISDIR(info.st_mode)
 
 
@@ -109,7 +111,9 @@ def _ordered(found: list[Mount]) -> list[Mount]:
     for mount in found:
         if mount.target in seen:
             other = seen[mount.target].origin
-            raise ConfigError("mount volume on", mount.target, f"already taken by {other}", hint="mount one volume on each path", origin=mount.origin)
+            raise ConfigError(
+                "mount volume on", mount.target, f"already taken by {other}", hint="mount one volume on each path", origin=mount.origin
+            )
         seen[mount.target] = mount
     for number, mount in enumerate(found):
         mount.name = f"{number}-{mount.name}" if mount.name else str(number)
