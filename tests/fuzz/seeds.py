@@ -1,0 +1,63 @@
+"""Writes real plans, one of each shape, as the fuzzer's seeds: seeds.py DIRECTORY.
+
+They are made anew each time, so they can never be of yesterday's wire format.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+from pyrun.plan import ops
+from pyrun.plan.config import Config, IdMap, Mount
+from pyrun.plan.planner import run_plan
+
+RETURN_ALLOW = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)  # struct sock_filter: BPF_RET, SECCOMP_RET_ALLOW
+
+
+def config(layers: int = 1) -> Config:
+    made = Config("01234567-89ab-4cde-8f01-23456789abcd", ["/bin/true"], [f"/layers/{n}" for n in range(layers)], stage="/s", pod_dir="/p")
+    made.env = ["PATH=/bin:/usr/bin", "EMPTY="]
+    made.seccomp = RETURN_ALLOW
+    return made
+
+
+def plans() -> dict[str, Config]:
+    """Configurations that together make the planner use every operation."""
+    found = {name: config() for name in ("plain", "readonly", "copy", "host-network", "terminal", "user", "volumes", "keep", "bare")}
+    found["layers"] = config(200)
+    found["readonly"].readonly = True
+    found["copy"].copy_root = "/copy"
+    found["host-network"].network = "host"
+    found["terminal"].tty = found["terminal"].interactive = True
+    user = found["user"]
+    user.idmap = IdMap([(0, 100000, 65536)], [(0, 100000, 65536)], setgroups=False)
+    user.uid, user.gid, user.groups = 1000, 1000, (5, 6, 7)
+    user.time_offsets = "monotonic 86400 0\n"
+    volumes = found["volumes"]
+    volumes.mounts = [
+        Mount("host", "/data", source="/srv", readonly=True),
+        Mount("host", "/etc/a file", source="/etc/passwd", is_dir=False, recursive=False),
+        Mount("empty", "/scratch", name="scratch", uid=7, gid=8, mode=0o700),
+        Mount("tmpfs", "/memory", size=1 << 20),
+    ]
+    volumes.hosts, volumes.resolv = "127.0.0.1 localhost\n", "nameserver 127.0.0.1\n"
+    keep = found["keep"]
+    keep.remove, keep.upper, keep.oom_score_adj = False, "tmpfs", 500
+    keep.rlimits = [(7, 1024, 4096, "--rlimit nofile=1024:4096")]
+    bare = found["bare"]
+    bare.seccomp, bare.no_new_privs, bare.mask_paths, bare.cwd = b"", False, False, "/a/b"
+    return found
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in plans().items():
+        plan = run_plan(one)
+        plan.explain = ["/usr/bin/python3", "-m", "explain"]
+        (folder / name).write_bytes(ops.encode(plan))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Fuzzes the plan decoder for a while (20 s, or the seconds given), and replays seeds, corpus and former crashes under
+# gcc's sanitizers.  The corpus grows in build/fuzz/corpus; what crashed once belongs in tests/fuzz/crashes.
+set -euo pipefail
+# shellcheck source=tools/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+SECONDS_=${1-20}
+OUT=build/fuzz
+mkdir -p "$OUT/corpus"
+WARN=(-g -O1 -Wall -Wextra -Werror -Inative)
+SANITIZE=address,undefined
+
+.venv/bin/python tests/fuzz/seeds.py "$OUT/seeds"
+clang "${WARN[@]}" -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_plan.c native/decode.c -o "$OUT/fuzz_plan"
+gcc "${WARN[@]}" -fsanitize=$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_plan.c tests/fuzz/replay.c native/decode.c -o "$OUT/replay"
+
+"$OUT/replay" --seeds "$OUT"/seeds/*
+shopt -s nullglob
+"$OUT/replay" tests/fuzz/crashes/* "$OUT"/corpus/*
+exec "$OUT/fuzz_plan" -max_total_time="$SECONDS_" -max_len=65536 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
+    -print_final_stats=1 -artifact_prefix="$OUT/" "$OUT/corpus" "$OUT/seeds"
