@@ -127,7 +127,7 @@ enum plan_code {
     OP_KEYRING = 23,       /* fresh session keyring */
     OP_APP = 24,           /* start the app's process: what follows runs there */
     /* the app's process */
-    OP_SESSION = 25,       /* setsid, and the terminal of OP_TTY becomes the controlling one */
+    OP_SESSION = 25,       /* setsid, the terminal of OP_TTY becomes the controlling one, all other descriptors go */
     OP_STDIN_NULL = 26,
     OP_UMASK = 27,         /* n */
     OP_RLIMIT = 28,        /* resource n, soft a, hard b */

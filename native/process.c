@@ -39,12 +39,13 @@ static long op_session(const struct context *ctx)
 {
     long r = sys_call0(__NR_setsid);
 
-    if (r < 0 || ctx->tty < 0)
-        return r < 0 ? r : 0;
-    r = sys_call3(__NR_ioctl, ctx->tty, TIOCSCTTY, 0);
-    for (int fd = 0; r >= 0 && fd < 3; fd++)
-        r = sys_call3(__NR_dup3, ctx->tty, fd, 0);
-    return r < 0 ? r : 0;
+    if (r >= 0 && ctx->tty >= 0) {
+        r = sys_call3(__NR_ioctl, ctx->tty, TIOCSCTTY, 0);
+        for (int fd = 0; r >= 0 && fd < 3; fd++)
+            r = sys_call3(__NR_dup3, ctx->tty, fd, 0);
+    }
+    /* From here on no path can lead out through /proc/self/fd. */
+    return r < 0 ? r : sys_call3(__NR_close_range, 3, ~0U, 0);
 }
 
 static long op_stdin_null(void)
