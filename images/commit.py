@@ -22,7 +22,7 @@ from pyrun.images.locks import Lock, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
 from pyrun.images.store import Image, Store, file_key
 
-__all__ = ["blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "id_lock", "remember_import"]
+__all__ = ["blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "remember_import"]
 
 
 def blob_lock(store: Store, digest: str) -> Lock:

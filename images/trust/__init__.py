@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.images.trust.keyring import KeyInfo, Keyring, TrustedKey, Verdict
 
-__all__ = ["SYSTEM_DIR", "KeyInfo", "Keyring", "TrustedKey", "Verdict", "find_key", "quote", "require", "scope_dir", "scopes_of", "unquote"]
+__all__ = ["KeyInfo", "Keyring", "TrustedKey", "Verdict", "find_key", "quote", "require", "scope_dir", "scopes_of", "unquote"]
 
 SYSTEM_DIR = "/usr/lib/pyrun/trust"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-__all__ = ["MAX_SIGNATURES", "ArmourError", "decode", "is_armoured", "signature_packets"]
+__all__ = ["ArmourError", "decode", "is_armoured", "signature_packets"]
 
 MAX_SIGNATURES = 8
 _MAX_BLOCKS = 8

@@ -61,10 +61,15 @@ class Keyring:
         """The one public key in a file; TrustError when it holds a secret key, several keys, none, or one that is no good."""
         return self._inspect(keyfiles.read_key(keyfile), keyfile)
 
-    def add(self, keyfile: str, prefix: str | None) -> Sequence[KeyInfo]:
-        """Trusts the key in a file for image names below `prefix`, None for all images; TrustError as `inspect`."""
+    def add(self, keyfile: str, prefix: str | None, *, expect: str = "") -> Sequence[KeyInfo]:
+        """Trusts the key in a file for image names below `prefix`, None for all images; TrustError as `inspect`.
+
+        With `expect`, only if the file still holds the key of that fingerprint, which somebody has looked at before.
+        """
         data = keyfiles.read_key(keyfile)
         info = self._inspect(data, keyfile)
+        if expect and info.fingerprint != expect:
+            raise TrustError("trust key", keyfile, f"it now holds another key, {info.fingerprint}", hint="look at it again")
         directory = trust.scope_dir(f"{self.root}/trust", keyfiles.check_prefix(prefix))
         try:
             self._install(directory, info.fingerprint, data)
