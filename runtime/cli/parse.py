@@ -172,7 +172,7 @@ def _verb(args: Args, argv: list[str], place: int) -> int:
 
 def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, positional: str) -> list[str]:
     """Takes the options out of the rest of the command line; returns the bare words."""
-    words = []
+    words: list[str] = []
     takes_app = positional.endswith(" --")
     if args.verb == "__complete":
         return argv[place + 1 :] if argv[place : place + 1] == ["--"] else argv[place:]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyrun.cli.help import dest, parser, visible
 from pyrun.cli.options import COMMON, VERBS
 from pyrun.cli.parse import parse
-from pyrun.cli.specs import read_env_file
+from pyrun.cli.specs import merge_env_files, read_env_file
 from pyrun.errors import UsageError
 
 
@@ -286,6 +286,15 @@ def test_env_file(tmp_path: Path) -> None:
         read_env_file(str(file))
     with pytest.raises(UsageError, match="no such file"):
         read_env_file(str(tmp_path / "missing"))
+
+
+def test_env_files_do_not_overrule_each_other(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("A=1\n")
+    other.write_text("B=2\n")
+    assert merge_env_files([str(one), str(other)]) == {"A": "1", "B": "2"}
+    with pytest.raises(UsageError, match="A is set by an earlier file"):
+        merge_env_files([str(one), str(one)])
 
 
 # What argparse, built from the same table, makes of a command line is what the hot parser must make of it.
