@@ -144,12 +144,14 @@ def _os_hint(error: OSError) -> str:
 
 def _drop_stdout() -> None:
     """Points a broken standard output at /dev/null, so that the interpreter's last flush does not complain."""
+    stream = sys.stdout
+    if stream is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError):
         import os
 
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, sys.stdout.fileno())
+        os.dup2(null, stream.fileno())
         os.close(null)
