@@ -25,11 +25,13 @@
  *       |                      |<-- 'R' running -------------------| the app's execve succeeded
  *       |<-- PLAN_RUNNING -----|                                   |
  *       |                      |                                   | reaps
+ *       |--- signal number --->|--- that signal ------------------>| to the app
  *       |<-- PLAN_EXITED ------|<-- pidfd readable ----------------| exits when the app does
  *       |                      | cleans up, exits                  |
  *
  * A failing operation is PLAN_FAILED with its index and errno, nothing else: Python knows the rest.
- * EOF on the control socket is the life-line: the supervisor then kills the pod.
+ * A message of Python's is one byte, a signal.  EOF on the control socket is the life-line: the
+ * supervisor then kills the pod.
  */
 #ifndef PYRUN_PLAN_H
 #define PYRUN_PLAN_H

@@ -172,16 +172,19 @@ static int on_link(struct context *ctx)
     return 1;
 }
 
+/* One byte is a signal for the pod (SIGKILL ends all of it); EOF is the end of whoever wanted it. */
 static int on_control(struct context *ctx)
 {
-    char byte;
-    long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    unsigned char signal = 0;
+    long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &signal, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
 
-    if (n == 0 || n == -ECONNRESET) {
+    if (n == -EAGAIN || n == -EINTR)
+        return 1;
+    if (n == 1)
+        (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
+    else
         kill_pod(ctx);
-        return 0;
-    }
-    return 1;
+    return n == 1;
 }
 
 static void watch(struct pollfd *slot, int fd, int on)

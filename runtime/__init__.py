@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArchiveError",
     "ConfigError",
+    "Container",
     "DigestError",
     "ExecError",
     "HostError",
@@ -17,6 +18,7 @@ __all__ = [
     "ManifestError",
     "NotFoundError",
     "PyrunError",
+    "Runtime",
     "SetupError",
     "SignatureError",
     "StateError",
@@ -27,6 +29,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyrun.api import Container, Runtime
     from pyrun.errors import (
         ArchiveError,
         ConfigError,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     )
 
 # Public name -> module that defines it.  Every error lives in one module; anything else says where it is.
-_HOMES: dict[str, str] = {}
+_HOMES = {"Container": "pyrun.api", "Runtime": "pyrun.api"}
 
 
 def __getattr__(name: str) -> object:

@@ -40,8 +40,8 @@ class Slots:
         self.cgroup_parent = cgroup_parent
 
     def close(self) -> None:
-        """Close all of them."""
-        for fd in (self.pod, self.pods, self.cgroup, self.cgroup_parent):
+        """Close what belongs to this pod alone; the directory of all pods is its `Pods`' to close."""
+        for fd in (self.pod, self.cgroup, self.cgroup_parent):
             if fd >= 0:
                 os.close(fd)
         self.pod = self.pods = self.cgroup = self.cgroup_parent = -1
@@ -51,6 +51,13 @@ class Report:
     """One message of the supervisor, `struct plan_report`: a step that failed, the start, or the end."""
 
     __slots__ = ("detail", "errno", "kind", "op", "pid", "status", "time_ns")
+    kind: int
+    op: int
+    errno: int
+    detail: int
+    status: int
+    pid: int
+    time_ns: int
 
     def __init__(self, data: bytes) -> None:
         self.kind, self.op, self.errno, self.detail, self.status, self.pid, self.time_ns = _REPORT.unpack(data)
@@ -116,7 +123,7 @@ class Supervisor:
 
         SetupError when it never started, ChildProcessError when the supervisor was killed before it could tell.
         """
-        status = None
+        status: int | None = None
         while status is None:
             report = self.next_report()
             if report is None:
@@ -127,6 +134,13 @@ class Supervisor:
         if status is None:
             raise ChildProcessError("the supervisor ended without an exit report")
         return status
+
+    def kill(self, signal: int) -> None:
+        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
+        try:
+            os.write(self._control, bytes((signal,)))
+        except OSError:
+            raise ProcessLookupError("the pod has ended") from None
 
     def close(self) -> None:
         """Give the pod up (it is killed if it still runs) and reap the supervisor."""

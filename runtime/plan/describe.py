@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyrun.plan.ops import Op, Plan
+    from pyrun.plan.ops import Field, Op, Plan
 
 __all__ = ["NAMES", "describe", "namespaces", "step"]
 
@@ -43,6 +43,10 @@ def namespaces(plan: Plan) -> list[str]:
     return [name for bit, name in _NAMESPACES if plan.clone_flags & bit]
 
 
+def _text(field: Field) -> str:
+    return field if isinstance(field, str) else repr(field)
+
+
 def _flags(value: object) -> str:
     assert isinstance(value, int)
     words = [word for bit, word in _MOUNT_FLAGS if value & bit]
@@ -52,31 +56,31 @@ def _flags(value: object) -> str:
 def _overlay(one: Op) -> str:
     _, flags, _, stage, lowers, upper, _, _ = one
     assert isinstance(lowers, list)
-    how = f"changes in {upper}" if upper else "read-only"
+    how = f"changes in {_text(upper)}" if upper else "read-only"
     volatile = ", never synced" if flags & ops.VOLATILE else ""
-    return f"mount overlay of {len(lowers)} layer{'s' if len(lowers) != 1 else ''} on {stage}, {how}{volatile}: {' '.join(lowers)}"
+    return f"mount overlay of {len(lowers)} layer{'s' if len(lowers) != 1 else ''} on {_text(stage)}, {how}{volatile}: {' '.join(lowers)}"
 
 
 def _node(one: Op) -> str:
     number = one[5]
     assert isinstance(number, int) and isinstance(one[2], int)
-    return f"make device {one[3]!s} {number >> 8}:{number & 255} mode {one[2] & 0o7777:04o}"
+    return f"make device {_text(one[3])} {number >> 8}:{number & 255} mode {one[2] & 0o7777:04o}"
 
 
 def _bind(one: Op) -> str:
     deep = " with what is mounted below" if one[1] & ops.RECURSIVE else ""
-    return f"bind {one[3]!s} on {one[4]!s}{deep}{_flags(one[5])}"
+    return f"bind {_text(one[3])} on {_text(one[4])}{deep}{_flags(one[5])}"
 
 
 def _mount(one: Op) -> str:
     data = f" {one[2]}" if one[2] else ""
-    return f"mount {one[3]!s} on {one[4]!s}{data}{_flags(one[5])}"
+    return f"mount {_text(one[3])} on {_text(one[4])}{data}{_flags(one[5])}"
 
 
 def _ids(one: Op) -> str:
     blob = one[3]
     groups = [str(int.from_bytes(blob[i : i + 4], "little")) for i in range(0, len(blob), 4)] if isinstance(blob, bytes) else []
-    return f"become uid {one[5]!s} gid {one[6]!s}, supplementary groups {' '.join(groups) or 'none'}"
+    return f"become uid {_text(one[5])} gid {_text(one[6])}, supplementary groups {' '.join(groups) or 'none'}"
 
 
 def _caps(one: Op) -> str:
@@ -103,26 +107,26 @@ def _exec(one: Op) -> str:
 
 _WORDS: dict[int, Callable[[Op], str]] = {
     ops.PROPAGATION: lambda one: "make every mount private",
-    ops.SCRATCH: lambda one: f"mount tmpfs on {one[3]!s} {one[4]!s}",
-    ops.HOST_DIR: lambda one: f"make host directory {one[3]!s} mode {one[2]:04o}",
+    ops.SCRATCH: lambda one: f"mount tmpfs on {_text(one[3])} {_text(one[4])}",
+    ops.HOST_DIR: lambda one: f"make host directory {_text(one[3])} mode {one[2]:04o}",
     ops.OVERLAY: _overlay,
-    ops.ROOT_BIND: lambda one: f"bind the copy {one[4]!s} on {one[3]!s} as root",
-    ops.UNMOUNT: lambda one: f"unmount {one[3]!s}",
-    ops.MKDIR: lambda one: f"make directory {one[3]!s} mode {one[2]:04o} unless it is there",
-    ops.MKFILE: lambda one: f"make file {one[3]!s} unless it is there",
-    ops.WRITE: lambda one: f"write {one[3]!s} unless the image has it",
-    ops.SYMLINK: lambda one: f"link {one[3]!s} to {one[4]!s}",
+    ops.ROOT_BIND: lambda one: f"bind the copy {_text(one[4])} on {_text(one[3])} as root",
+    ops.UNMOUNT: lambda one: f"unmount {_text(one[3])}",
+    ops.MKDIR: lambda one: f"make directory {_text(one[3])} mode {one[2]:04o} unless it is there",
+    ops.MKFILE: lambda one: f"make file {_text(one[3])} unless it is there",
+    ops.WRITE: lambda one: f"write {_text(one[3])} unless the image has it",
+    ops.SYMLINK: lambda one: f"link {_text(one[3])} to {_text(one[4])}",
     ops.MKNOD: _node,
     ops.MOUNT: _mount,
     ops.BIND: _bind,
-    ops.MASK: lambda one: f"hide {one[3]!s}",
-    ops.READONLY: lambda one: f"make {one[3]!s} read-only",
+    ops.MASK: lambda one: f"hide {_text(one[3])}",
+    ops.READONLY: lambda one: f"make {_text(one[3])} read-only",
     ops.ROOT_READONLY: lambda one: "make the root read-only",
-    ops.HOSTNAME: lambda one: f"set host name {one[3]!s}",
-    ops.DOMAINNAME: lambda one: f"set domain name {one[3]!s}",
+    ops.HOSTNAME: lambda one: f"set host name {_text(one[3])}",
+    ops.DOMAINNAME: lambda one: f"set domain name {_text(one[3])}",
     ops.LOOPBACK: lambda one: "bring the loopback interface up",
     ops.TTY: lambda one: "make a terminal, /dev/console",
-    ops.OOM_SCORE: lambda one: f"set oom_score_adj {one[2]!s}",
+    ops.OOM_SCORE: lambda one: f"set oom_score_adj {_text(one[2])}",
     ops.PIVOT: lambda one: "pivot into the root and detach the host's",
     ops.KEYRING: lambda one: "join a new session keyring",
     ops.APP: lambda one: "start the app's process",
@@ -132,7 +136,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.RLIMIT: _rlimit,
     ops.IDS: _ids,
     ops.CAPS: _caps,
-    ops.CHDIR: lambda one: f"enter directory {one[3]!s}",
+    ops.CHDIR: lambda one: f"enter directory {_text(one[3])}",
     ops.NO_NEW_PRIVS: lambda one: "give up gaining privileges (no_new_privs)",
     ops.SECCOMP: lambda one: f"install a system call filter of {len(one[3]) // 8 if isinstance(one[3], bytes) else 0} instructions",
     ops.EXEC: _exec,
@@ -148,17 +152,17 @@ def step(one: Op) -> tuple[str, str]:
     """Return what was tried and on what, for an error message."""
     code, _, _, s1, s2, _, _, _ = one
     if code in (ops.MOUNT, ops.BIND):
-        return f"mount {s1!s} on", str(s2)
+        return f"mount {_text(s1)} on", _text(s2)
     if code == ops.EXEC:
         assert isinstance(s1, list)
-        return "execute", str(s1[0])
+        return "execute", s1[0]
     if code == ops.OVERLAY:
-        return "mount overlay on", str(s1)
+        return "mount overlay on", _text(s1)
     if code == ops.IDS:
-        return "become", f"uid {one[5]!s} gid {one[6]!s}"
+        return "become", f"uid {_text(one[5])} gid {_text(one[6])}"
     if code == ops.RLIMIT:
         return "set limit", _rlimit(one).removeprefix("limit ")
     if code in (ops.CHDIR, ops.HOSTNAME, ops.MASK, ops.READONLY, ops.MKDIR, ops.MKFILE, ops.MKNOD, ops.WRITE, ops.SYMLINK, ops.HOST_DIR):
         words = {ops.CHDIR: "enter directory", ops.HOSTNAME: "set host name", ops.MASK: "hide", ops.READONLY: "make read-only"}
-        return words.get(code, "make"), str(s1)
+        return words.get(code, "make"), _text(s1)
     return describe(one), ""

@@ -1,0 +1,128 @@
+"""The library's front door: start and run apps from a live Python process.
+
+No daemon, no subprocess of the interpreter, no fork: the native helper is spawned with the caller's
+memory shared until it is exec'd, so a large, threaded process starts a pod as fast as a small one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.engine.launch import RUNNING
+from pyrun.engine.launch import start as launch
+from pyrun.errors import UsageError
+from pyrun.images.store import Store
+from pyrun.pod.create import create
+from pyrun.pod.options import Options
+from pyrun.pod.state import Pods, new_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pyrun.engine.launch import Supervisor
+
+__all__ = ["Container", "Runtime"]
+
+_DEFAULT_ROOT = "/var/lib/pyrun"
+
+
+class Container:
+    """One app that was started; its pod ends with it, and with this process.
+
+    Use it in one thread at a time, best in a `with` block, which kills what still runs.
+    """
+
+    __slots__ = ("_supervisor", "notes", "uuid")
+
+    def __init__(self, uuid: str, supervisor: Supervisor, notes: list[str]) -> None:
+        self.uuid = uuid
+        self.notes = notes
+        self._supervisor = supervisor
+
+    @property
+    def pid(self) -> int:
+        """Pid 1 of the pod as the host sees it; 0 before `wait_running` came back."""
+        return self._supervisor.init_pid
+
+    def fileno(self) -> int:
+        """A pidfd of the supervisor: readable, for poll(2), once everything has ended and is cleaned up."""
+        return self._supervisor.pidfd
+
+    def wait_running(self) -> None:
+        """Wait until the app's execve has succeeded; SetupError, ExecError when a step before it failed."""
+        while not self._supervisor.init_pid:
+            report = self._supervisor.next_report()
+            if report is None or report.kind != RUNNING:
+                return
+
+    def wait(self) -> int:
+        """Wait for the end; the exit code, or minus the signal number, as in subprocess.Popen.wait.
+
+        SetupError or ExecError when the app never ran.
+        """
+        return os.waitstatus_to_exitcode(self._supervisor.wait())
+
+    def kill(self, signal: int = 15) -> None:
+        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
+        self._supervisor.kill(signal)
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._supervisor.close()
+
+
+class Runtime:
+    """Images and pods below one state directory (`root`: bytes or str path; default $PYRUN_ROOT, else /var/lib/pyrun)."""
+
+    __slots__ = ("pods", "root", "store")
+
+    def __init__(self, root: str | None = None) -> None:
+        self.root = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or _DEFAULT_ROOT)
+        self.store = Store(self.root)
+        self.pods = Pods(self.root)
+
+    def start(
+        self,
+        image: str,
+        *argv: str,
+        stdin: int | None = None,
+        stdout: int = 1,
+        stderr: int = 2,
+        **options: object,
+    ) -> Container:
+        """Start an app of a stored image and return at once.
+
+        `argv` is appended to the image's program or, with `exec=PATH`, are that program's arguments.
+        `stdin`, `stdout`, `stderr` are descriptors; without a stdin the app reads /dev/null.  `options`
+        are those of `pyrun.pod.options.Options`: the command line's long flags with underscores.
+        Raises a PyrunError: NotFoundError, SignatureError, ConfigError, UsageError for an unknown option.
+        """
+        wanted = Options(self.root)
+        wanted.argv = list(argv)
+        wanted.interactive = stdin is not None
+        for name, value in options.items():
+            if name not in wanted.__dict__ or name in ("root", "argv", "interactive", "tty"):
+                raise UsageError("start container", name, "no such option", hint="options are the attributes of pyrun.pod.options.Options")
+            setattr(wanted, name, value)
+        found = self.store.find(image)
+        if "image" not in wanted.insecure_options:
+            self.store.require_trusted(found)
+        notes: list[str] = []
+        uuid = new_uuid()
+        with self.store.lock(exclusive=False):
+            pod = create(wanted, self.store, found, self.pods, uuid, notes)
+        try:
+            supervisor = launch(pod.plan, pod.slots, (stdin if stdin is not None else stdout, stdout, stderr), pod.title, self.root)
+        except BaseException:
+            pod.discard()
+            raise
+        pod.slots.close()
+        return Container(uuid, supervisor, notes)
+
+    def run(self, image: str, *argv: str, stdin: int | None = None, stdout: int = 1, stderr: int = 2, **options: object) -> int:
+        """Start an app as `start` does, wait for its end and return its exit code (minus the signal number)."""
+        with self.start(image, *argv, stdin=stdin, stdout=stdout, stderr=stderr, **options) as container:
+            return container.wait()
