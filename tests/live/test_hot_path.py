@@ -1,0 +1,64 @@
+"""What a start may import: an allow-list instead of a stopwatch, so that it never flickers.
+
+A module that is missing here costs every start its import; take it in only with a measurement.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from harness import Pyrun
+
+# Python's own: C modules, and what `os` is made of.
+PYTHON = set(
+    """
+    __future__ _cffi_backend _collections_abc _json _sha256 _stat _struct binascii errno fcntl genericpath os posixpath
+    resource stat struct
+    """.split()
+)
+PYRUN = set(
+    """
+    pyrun pyrun.errors pyrun.host
+    pyrun.native pyrun.native._native
+    pyrun.images pyrun.images.fastjson pyrun.images.locks pyrun.images.passwd pyrun.images.printable
+    pyrun.images.rootfs pyrun.images.store pyrun.images.trust
+    pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
+    pyrun.plan.seccomp
+    pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
+    pyrun.pod pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.state pyrun.pod.volumes
+    pyrun.cli pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run
+    pyrun.cli.specs
+    """.split()
+)
+
+# As the launcher starts it (native/launcher.c), with a list of the imports on standard error.
+BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyrun.cli.main import entry; entry()"
+FLAGS = ["-I", "-S", "-E", "-X", "utf8", "-X", "importtime"]
+
+
+def imports(code: str, *arguments: str, env: dict[str, str] | None = None) -> set[str]:
+    done = subprocess.run([sys.executable, *FLAGS, "-c", code, *arguments], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip() for line in lines[1:]}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run", "IMAGE", "--exec", "/probe", "--", "exit", "0"],
+        ["run", "example.com/probe", "--exec", "/probe", "--", "exit", "0"],
+        ["run", "-v", "/usr:/usr:ro", "-e", "A=B", "--user", "app", "--readonly-rootfs", "IMAGE", "--exec", "/probe", "--", "exit", "0"],
+    ],
+    ids=["file", "name", "flags"],
+)
+def test_a_start_imports_only_what_it_must(shared: Pyrun, probe_image: Path, command: list[str]) -> None:
+    arguments = [str(probe_image) if word == "IMAGE" else word for word in command]
+    shared(*arguments, code=0)  # the image is stored and the filter compiled from here on
+    found = imports(BOOT, sysconfig.get_path("platlib"), *arguments, env=shared.environment())
+    assert found - imports("pass") - PYTHON - PYRUN == set()
+    assert {"pyrun.cli.run", "pyrun.native._native"} <= found, "the list is of the right thing"

@@ -1,0 +1,132 @@
+"""What live tests work with: the installed command, a signing key, a look at the machine before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parent.parent.parent
+COMMAND = TOP / ".venv" / "bin" / "pyrun"
+LIMIT = 60  # seconds, of one pyrun
+
+
+class Result:
+    """What one run of pyrun came to."""
+
+    def __init__(self, arguments: list[str], code: int, out: str, err: str) -> None:
+        self.arguments = arguments
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def __repr__(self) -> str:
+        return f"pyrun {' '.join(self.arguments)}: exit {self.code}\n--- stdout\n{self.out}--- stderr\n{self.err}"
+
+
+class Pyrun:
+    """The `pyrun` command with a state directory of its own."""
+
+    def __init__(self, root: Path, probe_image: Path) -> None:
+        self.root = root
+        self.probe_image = probe_image
+
+    def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.root), "LANG": "C.UTF-8", "PYRUN_ROOT": str(self.root), **(env or {})}
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        code: int | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Result:
+        """Runs pyrun to its end; `code` is the exit code that it must have, None for any."""
+        words = [str(argument) for argument in arguments]
+        data = input.encode() if isinstance(input, str) else input
+        stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
+        done = subprocess.run([COMMAND, *words], env=self.environment(env), capture_output=True, timeout=LIMIT, **stdin, **more)
+        result = Result(words, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+        if code is not None:
+            assert result.code == code, repr(result)
+        return result
+
+    def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
+        """Starts pyrun with pipes for its three streams; the caller ends it."""
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+        return subprocess.Popen([COMMAND, *map(str, arguments)], env=self.environment(env), text=True, **streams)
+
+    def probe(self, *command: str, flags: tuple[str | Path, ...] = (), **more: Any) -> Result:
+        """Runs the probe image with another command than `report`."""
+        return self("run", *flags, self.probe_image, "--exec", "/probe", "--", *command, **more)
+
+    def report(self, *flags: str | Path, **more: Any) -> dict[str, Any]:
+        """What the probe sees inside, with these flags of `pyrun run`."""
+        seen: dict[str, Any] = json.loads(self("run", *flags, self.probe_image, code=0, **more).out)
+        return seen
+
+    def attempt(self, *call: str, flags: tuple[str | Path, ...] = ()) -> str:
+        """The errno name of one system call tried inside (`probe try`), empty when it succeeded."""
+        name: str = json.loads(self.probe("try", *call, flags=flags, code=0).out)["errno"]
+        return name
+
+
+class Signer:
+    """A throw-away OpenPGP key in a keyring of its own."""
+
+    def __init__(self, home: Path, user: str) -> None:
+        self.home = home
+        self.gpg("--passphrase", "", "--quick-generate-key", user, "ed25519", "sign", "never")
+        self.public = home / "key.asc"
+        self.gpg("--armor", "--output", str(self.public), "--export")
+
+    def gpg(self, *arguments: str) -> None:
+        subprocess.run(["gpg", "--batch", "--quiet", "--homedir", self.home, *arguments], check=True, stdin=subprocess.DEVNULL)
+
+    def sign(self, path: Path) -> Path:
+        """Writes the detached armoured signature beside the file."""
+        signature = path.with_name(path.name + ".asc")
+        self.gpg("--yes", "--armor", "--output", str(signature), "--detach-sign", str(path))
+        return signature
+
+    def close(self) -> None:
+        subprocess.run(["gpgconf", "--homedir", self.home, "--kill", "all"], check=True)
+
+
+class Surroundings:
+    """What a run could leave behind: mounts, control groups, run-time files, processes."""
+
+    def __init__(self) -> None:
+        # mount and parent ids change without anything being left, and so may the order
+        self.mounts = sorted(line.split(" ", 2)[2] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        self.cgroups = sorted(str(path.parent) for path in Path("/sys/fs/cgroup").rglob("cgroup.procs") if self.is_ours(path))
+        self.files = sorted(map(str, Path("/run/pyrun").rglob("*")))
+        self.processes = sorted(filter(None, map(self.describe, Path("/proc").glob("[0-9]*"))))
+
+    @staticmethod
+    def is_ours(procs: Path) -> bool:
+        """False for a group of another lane on this machine: its processes are not visible here and read as 0."""
+        try:
+            return "pyrun" in str(procs) and "0" not in procs.read_text().split()
+        except OSError:
+            return False
+
+    @staticmethod
+    def describe(process: Path) -> str:
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            return "" if command.startswith("gpg-agent") else f"{process.name} {command or 'zombie'}"
+        except OSError:
+            return ""
+
+    def difference(self, before: Surroundings) -> list[str]:
+        found = []
+        for kind in ("mounts", "cgroups", "files", "processes"):
+            old, new = getattr(before, kind), getattr(self, kind)
+            found += [f"{kind}: + {line}" for line in new if line not in old]
+            found += [f"{kind}: - {line}" for line in old if line not in new and kind != "processes"]
+        return found
