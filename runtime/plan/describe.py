@@ -47,6 +47,11 @@ def _text(field: Field) -> str:
     return field if isinstance(field, str) else repr(field)
 
 
+def _number(field: Field) -> int:
+    assert isinstance(field, int)
+    return field
+
+
 def _flags(value: object) -> str:
     assert isinstance(value, int)
     words = [word for bit, word in _MOUNT_FLAGS if value & bit]
@@ -62,9 +67,8 @@ def _overlay(one: Op) -> str:
 
 
 def _node(one: Op) -> str:
-    number = one[5]
-    assert isinstance(number, int) and isinstance(one[2], int)
-    return f"make device {_text(one[3])} {number >> 8}:{number & 255} mode {one[2] & 0o7777:04o}"
+    number = _number(one[5])
+    return f"make device {_text(one[3])} {number >> 8}:{number & 255} mode {_number(one[2]) & 0o7777:04o}"
 
 
 def _bind(one: Op) -> str:
@@ -108,11 +112,11 @@ def _exec(one: Op) -> str:
 _WORDS: dict[int, Callable[[Op], str]] = {
     ops.PROPAGATION: lambda one: "make every mount private",
     ops.SCRATCH: lambda one: f"mount tmpfs on {_text(one[3])} {_text(one[4])}",
-    ops.HOST_DIR: lambda one: f"make host directory {_text(one[3])} mode {one[2]:04o}",
+    ops.HOST_DIR: lambda one: f"make host directory {_text(one[3])} mode {_number(one[2]):04o}",
     ops.OVERLAY: _overlay,
     ops.ROOT_BIND: lambda one: f"bind the copy {_text(one[4])} on {_text(one[3])} as root",
     ops.UNMOUNT: lambda one: f"unmount {_text(one[3])}",
-    ops.MKDIR: lambda one: f"make directory {_text(one[3])} mode {one[2]:04o} unless it is there",
+    ops.MKDIR: lambda one: f"make directory {_text(one[3])} mode {_number(one[2]):04o} unless it is there",
     ops.MKFILE: lambda one: f"make file {_text(one[3])} unless it is there",
     ops.WRITE: lambda one: f"write {_text(one[3])} unless the image has it",
     ops.SYMLINK: lambda one: f"link {_text(one[3])} to {_text(one[4])}",
@@ -132,7 +136,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.APP: lambda one: "start the app's process",
     ops.SESSION: lambda one: "start a session",
     ops.STDIN_NULL: lambda one: "connect standard input to /dev/null",
-    ops.UMASK: lambda one: f"set umask {one[2]:04o}",
+    ops.UMASK: lambda one: f"set umask {_number(one[2]):04o}",
     ops.RLIMIT: _rlimit,
     ops.IDS: _ids,
     ops.CAPS: _caps,
