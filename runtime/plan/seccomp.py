@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROFILE", "SeccompSpec", "cache_path", "from_isolator", "from_isolators", "load", "parse_flag"]
 
-PROFILE = "7a7322f604620c78"  # first 16 digits of the SHA-256 of seccomp_{profile,gate,build}.py
+PROFILE = "a996524dd634cced"  # first 16 digits of the SHA-256 of seccomp_{profile,gate,build}.py
 SENSITIVE = 0xC466FF3004  # the capabilities that change a filter (a test keeps it so)
 
 RETAIN, REMOVE = "os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set"
@@ -155,7 +155,8 @@ def load(store_root: str, spec: SeccompSpec | None, caps_mask: int, *, early: bo
     if not program:
         from pyrun.plan import seccomp_build
 
-        program = seccomp_build.compile_filter(spec, caps_mask, machine, early)
+        parts = (spec.mode, spec.names, spec.errno, spec.where) if spec is not None else ("remove", (), 0, "")
+        program = seccomp_build.compile_filter(seccomp_build.Wanted(*parts, caps_mask, early), machine)
         seccomp_build.save(store_root, path, MAGIC + crc32(program).to_bytes(4, "little") + program)
     return program
 

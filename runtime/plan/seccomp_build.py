@@ -15,13 +15,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pyrun.plan.seccomp import SeccompSpec
-
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 NO_SUCH_CALL = -1  # __NR_SCMP_ERROR; other negative numbers are calls that this machine lacks
 
 
-def compile_filter(spec: SeccompSpec | None, caps_mask: int, machine: str, early: bool = False) -> bytes:
+class Wanted:
+    """What to compile: the parts of a spec, the capabilities, and whether the filter goes in before they are dropped.
+
+    The default profile is a remove set without names.
+    """
+
+    __slots__ = ("caps_mask", "early", "errno", "mode", "names", "where")
+
+    def __init__(self, mode: str, names: Iterable[str], errno: int, where: str, caps_mask: int, early: bool) -> None:
+        self.mode = mode
+        self.names = tuple(names)
+        self.errno = errno
+        self.where = where
+        self.caps_mask = caps_mask
+        self.early = early
+
+
+def compile_filter(wanted: Wanted, machine: str) -> bytes:
     """Return the BPF program for seccomp(2) on `machine`, which is this one.
 
     ConfigError names an unknown call, group or a set under which no app could start; HostError says that libseccomp is missing or refuses.
@@ -31,7 +46,7 @@ def compile_filter(spec: SeccompSpec | None, caps_mask: int, machine: str, early
     resolve = Resolver()
     if resolve.lib.seccomp_arch_native() != seccomp_gate.ARCHES[machine]:
         raise _broken(f"this Python is not a {machine} program", "use a native Python")
-    default, actions = rules(spec, caps_mask, early, resolve)
+    default, actions = rules(wanted, resolve)
     numbers = {}
     for name, action in actions.items():
         number = resolve(name)
@@ -39,25 +54,25 @@ def compile_filter(spec: SeccompSpec | None, caps_mask: int, machine: str, early
             numbers[number] = action
     judged = {name: resolve.known(name) for name in seccomp_gate.CHECKS if actions.get(name, default) == resolve.allow}
     newest = None
-    if spec is None or spec.mode == "remove":
+    if wanted.mode == "remove":
         newest = (*seccomp_profile.GAP[machine], seccomp_profile.NEWEST)
     elif "clone" in judged:
         judged["clone3"] = resolve.known("clone3")
-    program = seccomp_gate.gate(machine, judged, caps_mask, newest) + _tree(resolve, default, numbers)
+    program = seccomp_gate.gate(machine, judged, wanted.caps_mask, newest) + _tree(resolve, default, numbers)
     if len(program) > 8 * MAX_INSTRUCTIONS:
         raise _broken(f"{len(program) // 8} instructions", "list fewer calls")
     return program
 
 
-def rules(spec: SeccompSpec | None, caps_mask: int, early: bool, resolve: Resolver) -> tuple[int, dict[str, int]]:
+def rules(wanted: Wanted, resolve: Resolver) -> tuple[int, dict[str, int]]:
     """Return (action for every other call, action by name)."""
-    names = expand(spec, caps_mask, early, resolve) if spec is not None else set()
-    block = resolve.kill if spec is None or not spec.errno else seccomp_gate.ERRNO | spec.errno
-    if spec is not None and spec.mode == "retain":
-        return block, dict.fromkeys(names | minimum(early), resolve.allow)
-    allowed = default_allowed(caps_mask)
-    actions = dict.fromkeys(seccomp_profile.ABSENT.split(), seccomp_gate.ERRNO | seccomp_gate.ENOSYS)
-    actions.update(dict.fromkeys(allowed, resolve.allow))
+    names = expand(wanted, resolve)
+    block = seccomp_gate.ERRNO | wanted.errno if wanted.errno else resolve.kill
+    if wanted.mode == "retain":
+        return block, dict.fromkeys(names | minimum(wanted.early), resolve.allow)
+    actions: dict[str, int] = {}
+    actions.update(dict.fromkeys(seccomp_profile.ABSENT.split(), seccomp_gate.ERRNO | seccomp_gate.ENOSYS))
+    actions.update(dict.fromkeys(default_allowed(wanted.caps_mask), resolve.allow))
     actions.update(dict.fromkeys(names, block))
     refuse = seccomp_gate.ERRNO | seccomp_gate.EPERM
     return refuse, {name: action for name, action in actions.items() if action != refuse}
@@ -75,25 +90,25 @@ def minimum(early: bool) -> set[str]:
     return {*seccomp_profile.MINIMUM.split(), *(seccomp_profile.MINIMUM_EARLY.split() if early else ())}
 
 
-def expand(spec: SeccompSpec, caps_mask: int, early: bool, resolve: Resolver) -> set[str]:
-    """Return the call names of `spec` with groups replaced; ConfigError for what does not exist."""
+def expand(wanted: Wanted, resolve: Resolver) -> set[str]:
+    """Return the wanted names with groups replaced; ConfigError for what does not exist."""
     result: set[str] = set()
-    for name in spec.names:
+    for name in wanted.names:
         if not name.startswith("@"):
-            resolve.known(name, spec.where)
+            resolve.known(name, wanted.where)
             result.add(name)
         elif name == "@pyrun/default":
-            result |= default_allowed(caps_mask)
+            result |= default_allowed(wanted.caps_mask)
         elif name.startswith("@pyrun/") and name[7:] in seccomp_profile.ALLOW:
             result.update(seccomp_profile.ALLOW[name[7:]].split())
         else:
             groups = ["@pyrun/default", *[f"@pyrun/{group}" for group in seccomp_profile.ALLOW]]
-            raise _unknown("no such group", name, groups, spec.where, "groups: " + " ".join(groups))
-    if spec.mode == "remove":
-        vital = {*seccomp_profile.START.split(), *(seccomp_profile.MINIMUM_EARLY.split() if early else ())} & result
+            raise _unknown("no such group", name, groups, wanted.where, "groups: " + " ".join(groups))
+    if wanted.mode == "remove":
+        vital = {*seccomp_profile.START.split(), *(seccomp_profile.MINIMUM_EARLY.split() if wanted.early else ())} & result
         if vital:
-            hint = "leave it out" + (", or keep no-new-privileges on" if early else "")
-            raise ConfigError("build seccomp filter", min(vital), "no app can start without it", hint=hint, origin=spec.where)
+            hint = "leave it out" + (", or keep no-new-privileges on" if wanted.early else "")
+            raise ConfigError("build seccomp filter", min(vital), "no app can start without it", hint=hint, origin=wanted.where)
     return result
 
 

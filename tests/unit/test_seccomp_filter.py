@@ -56,8 +56,8 @@ def number(name: str) -> int:
 
 
 def compiled(flag: str = "", mask: int = caps.DEFAULT, early: bool = False) -> bytes:
-    spec = seccomp.parse_flag(flag) if flag else None
-    return seccomp_build.compile_filter(spec, mask, MACHINE, early)
+    spec = seccomp.parse_flag(flag or "mode=remove,@appc.io/empty")
+    return seccomp_build.compile_filter(seccomp_build.Wanted(spec.mode, spec.names, spec.errno, spec.where, mask, early), MACHINE)
 
 
 @pytest.fixture(scope="module")
