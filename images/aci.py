@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
+import threading
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from pyrun.errors import ArchiveError
@@ -20,6 +23,7 @@ from pyrun.images.printable import printable
 from pyrun.images.strictjson import MAX_BYTES
 from pyrun.images.unpack import Policy, Unpacker
 
+_QUEUED = 16
 FORMATS = ("tar", "gzip", "bzip2", "xz")  # spec/aci.md: no others
 
 _LAYOUT_HINT = "an image holds exactly a file `manifest` and a directory `rootfs` (actool build writes it so)"
@@ -80,32 +84,65 @@ class Hashed:
         return data
 
 
-class _Tee:
-    """Decompressed chunks, hashed on their way to the parser."""
+class _Ahead:
+    """Chunks decompressed by a second thread while this one hashes, parses and writes.
 
-    __slots__ = ("_reader", "digest")
+    Reading, both hashes and inflation let go of the interpreter lock, so two cores share the work; at most
+    `_QUEUED` chunks wait.
+    """
+
+    __slots__ = ("_closing", "_queue", "_reader", "_thread", "digest")
 
     def __init__(self, reader: codec.Reader) -> None:
         self._reader = reader
+        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
+        self._closing = False
         self.digest = hashlib.sha512()
+        self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            data = b"more"
+            while data and not self._closing:
+                data = self._reader.chunk()
+                self._queue.put(data)
+        except BaseException as exc:  # raised again by chunk()
+            self._queue.put(exc)
 
     def chunk(self) -> bytes:
-        data = self._reader.chunk()
-        self.digest.update(data)
+        """The next piece of the stream; raises what decompression raised."""
+        data = self._queue.get()
+        if isinstance(data, BaseException):
+            raise data
+        if data:
+            self.digest.update(data)
+        else:
+            self._queue.put(data)  # still the end when asked again
         return data
+
+    def close(self) -> None:
+        """Ends the thread, whether or not the stream was read to its end."""
+        self._closing = True
+        while self._thread.is_alive():
+            with suppress(queue.Empty):
+                self._queue.get(timeout=0.01)
+        self._thread.join()
 
 
 def read_aci(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) -> dict[str, Any]:
     """Does the work of `unpack_aci` in this process; returns its findings with the manifest as bytes."""
     shipped = Hashed(src_fd)
-    stream = _Tee(codec.reader(shipped, limits=limits, allow=FORMATS))
+    reader = codec.reader(shipped, limits=limits, allow=FORMATS)
     os.mkdir("rootfs", 0o700, dir_fd=staging_dirfd)
     root = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_dirfd)
+    stream = _Ahead(reader)
     try:
         with Unpacker(root, limits, policy) as unpacker:
             manifest = _members(tar.Members(stream, limits), unpacker)
             unpacker.finish()
     finally:
+        stream.close()
         os.close(root)
     return {
         "manifest": manifest,

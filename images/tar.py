@@ -149,8 +149,8 @@ class Members:
             self._garbage("something that is no POSIX tar header")
         stored = self._octal(block[148:156], "checksum", block[:100])
         plain = sum(block) - sum(block[148:156]) + 8 * 32
-        # Some writers of the 1980s summed signed characters, and every reader accepts it.
-        if stored not in (plain, plain - 256 * sum(1 for i, c in enumerate(block) if c > 127 and not 148 <= i < 156)):
+        # Some old writers summed signed characters, and every reader accepts it.
+        if stored != plain and stored != plain - 256 * sum(1 for i, c in enumerate(block) if c > 127 and not 148 <= i < 156):
             refuse(block[:100].partition(b"\0")[0], "the checksum of its header is wrong", "the file is damaged: fetch it again")
         return block
 

@@ -11,13 +11,11 @@ The child has no deadline but bounded memory.  A document that does not come, or
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import os
 import signal
-import subprocess
 import sys
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from pyrun import errors
@@ -37,6 +35,8 @@ _HEX = frozenset("0123456789abcdef")
 
 def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) -> dict[str, Any]:
     """Runs one task in a new confined process and returns what it found; see `aci.unpack_aci` for the errors."""
+    import subprocess  # not needed by the child, which imports this module as well
+
     order = {
         "task": task,
         "src": src_fd,
@@ -64,6 +64,8 @@ def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Poli
 
 def _search_path() -> list[str]:
     """Directories of pyrun and of what it imports; the child starts without site-packages."""
+    from importlib.util import find_spec
+
     home = os.path.dirname(os.path.dirname(os.path.abspath(errors.__file__)))
     found = [home]
     for name in _COMPANIONS:
@@ -87,7 +89,7 @@ def _understand(answer: bytes, status: int) -> dict[str, Any]:
         raise _error(document["error"])
     try:
         found = document["ok"]
-        result = {"manifest": base64.b64decode(found["manifest"]), "size": int(found["size"])}
+        result = {"manifest": binascii.a2b_base64(found["manifest"]), "size": int(found["size"])}
         for key, prefix, digits in (("image_id", "sha512-", 128), ("blob_digest", "sha256-", 64)):
             value = found[key]
             if value[: len(prefix)] != prefix or len(value) != len(prefix) + digits or not _HEX.issuperset(value[len(prefix) :]):
@@ -126,7 +128,7 @@ def main(order_json: str) -> None:
     answer = os.dup(1)
     try:
         result = _work(order)
-        result["manifest"] = base64.b64encode(result["manifest"]).decode("ascii")
+        result["manifest"] = binascii.b2a_base64(result["manifest"], newline=False).decode("ascii")
         document: dict[str, Any] = {"ok": result}
     except PyrunError as exc:
         document = {"error": _fields(exc)}
