@@ -77,7 +77,7 @@ def _bind(one: Op) -> str:
 
 
 def _mount(one: Op) -> str:
-    data = f" {one[2]}" if one[2] else ""
+    data = f" {_text(one[2])}" if one[2] else ""
     return f"mount {_text(one[3])} on {_text(one[4])}{data}{_flags(one[5])}"
 
 

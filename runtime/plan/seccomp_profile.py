@@ -115,8 +115,8 @@ GAP = {"x86_64": (335, 423), "aarch64": (295, 423)}  # numbers between the old c
 
 # What the helper calls between the filter and the app's first instruction, and what ends a process or a signal
 # handler: allowed by every retain set.
-MINIMUM = "execve execveat exit exit_group rt_sigreturn restart_syscall close_range faccessat"
+MINIMUM = "execve execveat exit exit_group rt_sigreturn restart_syscall faccessat"
 # ... and in between when the filter goes in before identity and capabilities are dropped (no_new_privs off).
 MINIMUM_EARLY = "prctl capset setgroups setresgid setresuid chdir getcwd"
-# Without these no app starts, so a remove set cannot have them.
-START = "execve close_range"
+# Without this no app starts, so a remove set cannot have it.
+START = "execve"

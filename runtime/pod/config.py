@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pyrun.host import Host
     from pyrun.images.passwd import Identity
     from pyrun.images.store import Image
+    from pyrun.plan.seccomp import SeccompSpec
     from pyrun.pod.options import Options
 
 __all__ = ["app_name", "make_config"]
@@ -123,40 +124,46 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
 
 
 def _security(options: Options, app: dict[str, Any], host: Host, config: Config) -> None:
-    isolators = {item["name"]: item["value"] for item in app.get("isolators") or []}
-    retain, remove, where = (
-        options.caps_retain,
-        options.caps_remove,
-        "--caps-retain" if options.caps_retain is not None else "--caps-remove",
-    )
-    if retain is None and remove is None:
-        for name in ("retain", "remove"):
-            value = isolators.get(f"os/linux/capabilities-{name}-set")
-            if value:
-                where = f"isolator os/linux/capabilities-{name}-set"
-                retain, remove = (value["set"], None) if name == "retain" else (None, value["set"])
-    config.origins["caps"] = where if retain is not None or remove is not None else "default capabilities"
+    isolators: list[dict[str, Any]] = app.get("isolators") or []
+    config.mask_paths = "paths" not in options.insecure_options
+    config.no_new_privs = "new-privs" not in options.insecure_options
+    _capabilities(options, isolators, host, config)
+    config.oom_score_adj = options.oom_score_adj
+    config.origins["oom_score_adj"] = "--oom-score-adj"
+    for item in isolators:
+        if item["name"] == "os/linux/oom-score-adj" and options.oom_score_adj is None:
+            config.oom_score_adj = item["value"]
+            config.origins["oom_score_adj"] = "isolator os/linux/oom-score-adj"
+    if "seccomp" in options.insecure_options:
+        return
+    if options.seccomp:
+        spec: SeccompSpec | None = seccomp.parse_flag(options.seccomp)
+        config.origins["seccomp"] = "--seccomp"
+    else:
+        spec = seccomp.from_isolators(isolators, "app.isolators")
+        config.origins["seccomp"] = spec.where if spec else "default system call filter"
+    config.seccomp = seccomp.load(options.root, spec, config.bounding, early=not config.no_new_privs)
+
+
+def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host, config: Config) -> None:
+    """Flags beat isolators; both kinds of set at once are refused by `caps.select` wherever they come from."""
     if "capabilities" in options.insecure_options:
         config.bounding, config.permitted = host.bounding, 0 if config.uid else host.bounding
         config.origins["caps"] = "--insecure-options"
-    else:
-        config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
-    config.mask_paths = "paths" not in options.insecure_options
-    config.no_new_privs = "new-privs" not in options.insecure_options
-    adjust = options.oom_score_adj
-    if adjust is None and "os/linux/oom-score-adj" in isolators:
-        adjust = isolators["os/linux/oom-score-adj"]
-    config.oom_score_adj = adjust
-    config.origins["oom_score_adj"] = "--oom-score-adj" if options.oom_score_adj is not None else "isolator os/linux/oom-score-adj"
-    if "seccomp" in options.insecure_options:
         return
-    spec = seccomp.parse_flag(options.seccomp) if options.seccomp else None
-    config.origins["seccomp"] = "--seccomp" if spec else "default system call filter"
-    for name, value in isolators.items():
-        if spec is None and name.startswith("os/linux/seccomp-"):
-            spec = seccomp.from_isolator(name, value, f"isolator {name}")
-            config.origins["seccomp"] = f"isolator {name}"
-    config.seccomp = seccomp.load(options.root, spec, config.bounding)
+    retain, remove = options.caps_retain, options.caps_remove
+    where = "--caps-remove" if retain is None else "--caps-retain"
+    if retain is None and remove is None:
+        where = "default capabilities"
+        for item in isolators:
+            if item["name"] in ("os/linux/capabilities-retain-set", "os/linux/capabilities-remove-set"):
+                where = f"isolator {item['name']}"
+                if item["name"].endswith("retain-set"):
+                    retain = [*(retain or []), *item["value"]["set"]]
+                else:
+                    remove = [*(remove or []), *item["value"]["set"]]
+    config.origins["caps"] = where
+    config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
 
 
 _ENFORCED = (
