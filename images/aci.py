@@ -138,7 +138,7 @@ def read_aci(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) ->
     root = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_dirfd)
     stream = _Ahead(reader)
     try:
-        with Unpacker(root, limits, policy) as unpacker:
+        with Unpacker(root, limits, policy, prefix=(b"rootfs",)) as unpacker:
             manifest = _members(tar.Members(stream, limits), unpacker)
             unpacker.finish()
     finally:
@@ -167,7 +167,7 @@ def _members(members: tar.Members, unpacker: Unpacker) -> bytes:
                 if member.kind != tar.DIRECTORY:
                     _layout(member, f"is a {member.kind} and should be a directory")
                 seen_rootfs = True
-            unpacker.add(member, (b"rootfs",))
+            unpacker.add(member)
         elif parts == (b"manifest",):
             if manifest is not None or member.kind != tar.FILE:
                 _layout(member, "occurs twice" if member.kind == tar.FILE else f"is a {member.kind} and should be a file")

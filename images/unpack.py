@@ -15,7 +15,6 @@ import errno
 import os
 import stat
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -23,21 +22,17 @@ from pyrun import native
 from pyrun.errors import ArchiveError, ImageError, PyrunError
 from pyrun.images import tar
 from pyrun.images.limits import Limits
+from pyrun.images.parents import BENEATH, DIRECTORY, Parents, Parts
 from pyrun.images.printable import printable
 from pyrun.images.remove import remove_tree
 from pyrun.images.tar import Member
 
-BENEATH = native.RESOLVE_BENEATH | native.RESOLVE_NO_SYMLINKS | native.RESOLVE_NO_MAGICLINKS
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_PARENTS = 32
 _MAX_ID = (1 << 32) - 2  # chown(2): (uid_t) -1 leaves an id unchanged
 _MAX_TIME = (1 << 63) - 1  # nanoseconds, the year 2262
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 _FREE_EVERY = 64 << 20
 _DEVICE_BITS = {tar.CHAR: stat.S_IFCHR, tar.BLOCK_DEVICE: stat.S_IFBLK, tar.FIFO: stat.S_IFIFO}
-
-Parts = tuple[bytes, ...]
 
 
 class Policy:
@@ -65,16 +60,16 @@ class Policy:
 class Unpacker:
     """Adds members beneath `rootfd`, a directory that nobody else writes to; `close` or use as context manager.
 
+    `prefix` is taken off every path and off the targets of hard links.
     ArchiveError for what the archive may not do, ImageError with an errno when the kernel refuses (full disk,
     ids that are not mapped, file system without extended attributes).
     """
 
-    def __init__(self, rootfd: int, limits: Limits | None = None, policy: Policy | None = None) -> None:
-        self._root = os.open(".", _DIRECTORY, dir_fd=rootfd)
+    def __init__(self, rootfd: int, limits: Limits | None = None, policy: Policy | None = None, *, prefix: Parts = ()) -> None:
+        self._parents = Parents(os.open(".", DIRECTORY, dir_fd=rootfd), self._count)
         self._limits = limits or Limits()
         self._policy = policy or Policy()
-        self._parents: OrderedDict[Parts, tuple[int, bool]] = OrderedDict()  # path -> (fd, set-group-id)
-        self._implied = {b""}  # directories without a member of their own so far
+        self._prefix = prefix
         self._unread: list[tuple[Parts, int]] = []  # directories that their final mode would lock us out of
         self._times = array("q")
         self._timed = bytearray()  # paths of self._times, each followed by NUL
@@ -99,14 +94,14 @@ class Unpacker:
 
     def close(self) -> None:
         """Closes the descriptors; what was written stays."""
-        self._forget()
-        if self._root >= 0:
-            os.close(self._root)
-            self._root = -1
+        self._parents.forget()
+        if self._parents.root >= 0:
+            os.close(self._parents.root)
+            self._parents.root = -1
 
-    def add(self, member: Member, prefix: Parts = ()) -> None:
-        """Creates one member; `prefix` is taken off its path and off the target of a hard link."""
-        parts = tar.clean(member.path)[len(prefix) :]
+    def add(self, member: Member) -> None:
+        """Creates one member; its path begins with the prefix, which is left out."""
+        parts = tar.clean(member.path)[len(self._prefix) :]
         if len(parts) > self._limits.depth:
             tar.refuse(member.path, f"{len(parts)} directories deep, {self._limits.depth} are allowed")
         if not 0 <= member.uid <= _MAX_ID or not 0 <= member.gid <= _MAX_ID:
@@ -116,9 +111,7 @@ class Unpacker:
             if not parts:
                 self._root_directory(member)
                 return
-            parent = self._parent(parts[:-1])
-            if member.kind == tar.HARDLINK:
-                member.linkname = b"/".join(self._link_target(member, prefix))
+            parent = self._parents.get(parts[:-1])
             self._makers[member.kind](parent, parts, member)
         except OSError as exc:
             if isinstance(exc, PyrunError):
@@ -130,12 +123,12 @@ class Unpacker:
         paths = bytes(self._timed).split(b"\0")
         for path, mtime in zip(paths, self._times, strict=False):
             self._apply(path, lambda fd, mtime=mtime: os.utime(fd, ns=(mtime, mtime)))  # type: ignore[misc]
-        for parts, mode in self._unread:
+        for parts, mode in reversed(self._unread):
             self._apply(b"/".join(parts), lambda fd, mode=mode: os.fchmod(fd, mode))  # type: ignore[misc]
 
     def _apply(self, path: bytes, change: Callable[[int], None]) -> None:
         try:
-            fd = native.openat2(self._root, path or b".", _DIRECTORY, 0, BENEATH)
+            fd = native.openat2(self._parents.root, path or b".", DIRECTORY, 0, BENEATH)
         except OSError as exc:
             if self._policy.conflicts == "replace" and exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return  # a later member took its place
@@ -152,63 +145,12 @@ class Unpacker:
         if self._entries > self._limits.entries:
             tar.refuse(path, f"more than {self._limits.entries} files and directories", "raise the quota if you trust the image")
 
-    # parents
-
-    def _forget(self) -> None:
-        for fd, _ in self._parents.values():
-            os.close(fd)
-        self._parents.clear()
-
-    def _remember(self, parts: Parts, fd: int, setgid: bool) -> None:
-        if parts in self._parents:
-            os.close(self._parents.pop(parts)[0])
-        elif len(self._parents) >= _OPEN_PARENTS:
-            os.close(self._parents.popitem(last=False)[1][0])
-        self._parents[parts] = (fd, setgid)
-
-    def _parent(self, parts: Parts) -> int:
-        """A descriptor of a directory beneath the root; missing ones are made, as every tar does."""
-        known = self._parents.get(parts)
-        if known is not None:
-            self._parents.move_to_end(parts)
-            return known[0]
-        try:
-            fd = native.openat2(self._root, b"/".join(parts) or b".", _DIRECTORY, 0, BENEATH)
-        except FileNotFoundError:
-            for depth in range(len(parts) + 1):
-                fd = self._step(parts[:depth])
-            return fd
-        self._remember(parts, fd, bool(os.fstat(fd).st_mode & stat.S_ISGID))
-        return fd
-
-    def _step(self, parts: Parts) -> int:
-        """As `_parent` when the directory above is known already, as the last thing that was opened."""
-        if parts in self._parents or not parts:
-            return self._parent(parts)
-        parent, setgid = self._parents[parts[:-1]]
-        try:
-            os.mkdir(parts[-1], 0o700, dir_fd=parent)
-        except FileExistsError:
-            made = False
-        else:
-            made = True
-        fd = native.openat2(parent, parts[-1], _DIRECTORY, 0, BENEATH)
-        self._remember(parts, fd, bool(os.fstat(fd).st_mode & stat.S_ISGID))
-        if made:
-            path = b"/".join(parts)
-            self._count(path)
-            self._implied.add(path)
-            if setgid:
-                os.fchown(fd, *self._ids)
-            os.fchmod(fd, 0o755)
-        return fd
-
     def _vacate(self, parent: int, parts: Parts, path: bytes) -> None:
         """Makes room where a second member of one path wants to be, if the policy lets it."""
         if self._policy.conflicts == "refuse":
             tar.refuse(path, "occurs twice in the archive", "readers disagree on which one counts: keep one")
-        self._forget()  # some of these may be about to go
-        parent = self._parent(parts[:-1])
+        self._parents.forget()  # some of these may be about to go
+        parent = self._parents.get(parts[:-1])
         remove_tree(parent, parts[-1])
 
     def _make(self, parent: int, parts: Parts, path: bytes, make: Callable[[int], int | None]) -> int | None:
@@ -216,7 +158,7 @@ class Unpacker:
             return make(parent)
         except FileExistsError:
             self._vacate(parent, parts, path)
-        return make(self._parent(parts[:-1]))
+        return make(self._parents.get(parts[:-1]))
 
     # one method for each kind
 
@@ -227,7 +169,7 @@ class Unpacker:
         try:
             while data := member.read(1 << 20):
                 self._write(fd, data)
-            self._stamp(fd, member, self._parents[parts[:-1]][1])
+            self._stamp(fd, member, self._parents.inherits_group(parts[:-1]))
         finally:
             os.close(fd)
 
@@ -266,24 +208,24 @@ class Unpacker:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             parent = self._revisit(parent, parts, member)
-        fd = native.openat2(parent, name, _DIRECTORY, 0, BENEATH)
+        fd = native.openat2(parent, name, DIRECTORY, 0, BENEATH)
         try:
             self._dress(fd, parts, member)
         except BaseException:
             os.close(fd)
             raise
-        self._remember(parts, fd, bool(member.mode & stat.S_ISGID))
+        self._parents.remember(parts, fd)
 
     def _revisit(self, parent: int, parts: Parts, member: Member) -> int:
         """An existing name: fine when it is a directory that only its children implied, or when layers merge."""
         existing = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
         is_directory = stat.S_ISDIR(existing.st_mode)
         path = b"/".join(parts)
-        if is_directory and path in self._implied:
-            self._implied.discard(path)
+        if is_directory and path in self._parents.implied:
+            self._parents.implied.discard(path)
         elif not is_directory or self._policy.conflicts == "refuse":
             self._vacate(parent, parts, member.path)
-            parent = self._parent(parts[:-1])
+            parent = self._parents.get(parts[:-1])
             os.mkdir(parts[-1], 0o700, dir_fd=parent)
         return parent
 
@@ -298,38 +240,41 @@ class Unpacker:
     def _root_directory(self, member: Member) -> None:
         if member.kind != tar.DIRECTORY:
             tar.refuse(member.path, f"the root of the tree is a {member.kind}", "it must be a directory")
-        if b"" not in self._implied and self._policy.conflicts == "refuse":
+        if b"" not in self._parents.implied and self._policy.conflicts == "refuse":
             tar.refuse(member.path, "occurs twice in the archive", "readers disagree on which one counts: keep one")
-        self._implied.discard(b"")
-        self._forget()  # the root's set-group-id bit may change
-        self._dress(self._root, (), member)
+        self._parents.implied.discard(b"")
+        self._parents.forget()  # the root's set-group-id bit may change
+        self._dress(self._parents.root, (), member)
 
     def _symlink(self, parent: int, parts: Parts, member: Member) -> None:
         name, target = parts[-1], member.linkname
         self._make(parent, parts, member.path, lambda at: os.symlink(target, name, dir_fd=at))
-        parent, setgid = self._parents[parts[:-1]]
-        if setgid or (member.uid, member.gid) != self._ids:
+        parent = self._parents.get(parts[:-1])
+        if self._parents.inherits_group(parts[:-1]) or (member.uid, member.gid) != self._ids:
             os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
         mtime = _clamp(member.mtime_ns)
         os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
 
-    def _link_target(self, member: Member, prefix: Parts) -> Parts:
-        target = tar.clean(member.linkname)
+    def _link_target(self, member: Member) -> Parts:
+        target, prefix = tar.clean(member.linkname), self._prefix
         if target[: len(prefix)] != prefix or len(target) <= len(prefix):
             hint = f"a hard link names another member below {printable(prefix[-1])}/" if prefix else "a hard link names another member"
             tar.refuse(member.path, f"a hard link to {printable(member.linkname, 80)}, outside the tree", hint)
         return target[len(prefix) :]
 
     def _hardlink(self, parent: int, parts: Parts, member: Member) -> None:
-        name, target = parts[-1], tuple(member.linkname.split(b"/"))
+        name, target = parts[-1], self._link_target(member)
         if target == parts:
             tar.refuse(member.path, "a hard link to itself")
-        source = os.dup(self._link_source(target, member))
+        try:
+            source = os.dup(self._parents.existing(target[:-1]))
+        except FileNotFoundError:
+            self._missing(member)
         try:
             existing = os.stat(target[-1], dir_fd=source, follow_symlinks=False)
             if not (stat.S_ISREG(existing.st_mode) or stat.S_ISLNK(existing.st_mode)):
                 tar.refuse(member.path, f"a hard link to {printable(member.linkname, 80)}, which is no file", "link to a regular file")
-            parent = self._parent(parts[:-1])
+            parent = self._parents.get(parts[:-1])
             self._make(
                 parent, parts, member.path, lambda at: os.link(target[-1], name, src_dir_fd=source, dst_dir_fd=at, follow_symlinks=False)
             )
@@ -337,14 +282,6 @@ class Unpacker:
             self._missing(member)
         finally:
             os.close(source)
-
-    def _link_source(self, target: Parts, member: Member) -> int:
-        try:
-            fd = native.openat2(self._root, b"/".join(target[:-1]) or b".", _DIRECTORY, 0, BENEATH)
-        except FileNotFoundError:
-            self._missing(member)
-        self._remember(target[:-1], fd, bool(os.fstat(fd).st_mode & stat.S_ISGID))
-        return fd
 
     def _missing(self, member: Member) -> NoReturn:
         hint = "the target of a hard link comes before it in the archive"
@@ -356,7 +293,7 @@ class Unpacker:
             device = self._device(member)
         name, mode = parts[-1], _DEVICE_BITS[member.kind] | 0o600
         self._make(parent, parts, member.path, lambda at: os.mknod(name, mode, device, dir_fd=at))
-        parent = self._parents[parts[:-1]][0]
+        parent = self._parents.get(parts[:-1])
         # Opening a device can wake its driver; O_PATH does not, but only a path accepts its descriptor for chmod.
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
