@@ -4,6 +4,9 @@
     shared       the same, one store for the whole session: quicker, for tests that do not look at the store
     image        makes signed images: image(), image(command=["/probe", "exit", "3"]), image(edit=lambda i: i.busybox())
     signer       the test key; signer.sign(path) writes path.asc
+    busybox      a signed image with busybox and the probe
+    shell        runs a shell script in it, on the shared store: shell("id -u", "--user", "app")
+    canary       a host directory that must stay as it is; it is looked at after the test
 
 `pyrun.report(...)` runs the probe image and returns what the probe saw inside (tests/probe_report.c).
 """
@@ -18,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import TOP, Pyrun, Signer, Surroundings
+from canary import Canary
+from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
 from mkaci import Image
 
 HERE = Path(__file__).resolve().parent
@@ -58,12 +62,9 @@ def signer(new_signer: Callable[[str], Signer]) -> Signer:
 
 
 @pytest.fixture(scope="session")
-def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def probe() -> Path:
     """The static probe program."""
-    target = tmp_path_factory.mktemp("probe") / "probe"
-    sources = [TOP / "tests" / "probe.c", TOP / "tests" / "probe_report.c"]
-    subprocess.run(["gcc", "-std=gnu11", "-O1", "-static", "-s", "-Wall", "-Wextra", "-Werror", "-o", target, *sources], check=True)
-    return target
+    return compile_probe(TOP / "build" / "probe")
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +101,11 @@ def probe_image(image: Callable[..., Path]) -> Path:
     return image("example.com/probe")
 
 
+@pytest.fixture(scope="session")
+def busybox(image: Callable[..., Path]) -> Path:
+    return image("example.com/busybox", ["/bin/sh"], edit=lambda made: made.busybox())
+
+
 def _trusting(root: Path, probe_image: Path, signer: Signer) -> Pyrun:
     pyrun = Pyrun(root, probe_image)
     pyrun("trust", "--yes", "--prefix", "example.com", signer.public, code=0)
@@ -114,6 +120,23 @@ def pyrun(tmp_path: Path, probe_image: Path, signer: Signer) -> Pyrun:
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, probe_image: Path, signer: Signer) -> Pyrun:
     return _trusting(tmp_path_factory.mktemp("shared") / "state", probe_image, signer)
+
+
+@pytest.fixture(scope="session")
+def shell(shared: Pyrun, busybox: Path) -> Callable[..., str]:
+    """Runs a script inside and returns what it wrote to standard output, without the last line's end."""
+
+    def run(script: str, *flags: str | Path, code: int = 0, **more: Any) -> str:
+        return shared("run", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=code, **more).out.rstrip("\n")
+
+    return run
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Iterator[Canary]:
+    made = Canary(tmp_path / "canary")
+    yield made
+    made.assert_untouched()
 
 
 @pytest.fixture(autouse=True, scope="module")
