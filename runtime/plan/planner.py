@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["run_plan"]
 
 _CHARACTER = 0o020000
+_CAP_MKNOD = 1 << 27
 # The namespaces that every pod has; the network's and the user's are its own when asked for.
 _NAMESPACES = ops.CLONE_NEWPID | ops.CLONE_NEWNS | ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWCGROUP
 
@@ -103,6 +104,8 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
     for kind, target, flags, data in mounts.KERNEL_MOUNTS:
         # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
         optional = ops.OPTIONAL if kind == "cgroup2" else 0
+        if target == "/dev" and _nodes_are_bound(config):
+            flags |= ops.MS_NODEV
         todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW | optional, origin="default mounts"))
     for name, major, minor in mounts.DEVICES:
         _device(config, todo, "/dev/" + name, major << 8 | minor, "/dev/" + name)
@@ -121,9 +124,13 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.TTY, a=config.uid, origin="--tty"))
 
 
+def _nodes_are_bound(config: Config) -> bool:
+    """Where the app may make nodes of its own, none but the host's, bound one by one, may open; in a user namespace none can be made."""
+    return config.idmap is not None or bool(config.bounding & _CAP_MKNOD)
+
+
 def _device(config: Config, todo: list[Op], path: str, number: int, source: str) -> None:
-    """A node, or the host's own where a user namespace may not make one (mknod(2), EPERM)."""
-    if not config.idmap:
+    if not _nodes_are_bound(config):
         todo.append(op(ops.MKNOD, path, n=_CHARACTER | 0o666, a=number, origin="default devices"))
         return
     todo.append(op(ops.MKFILE, path, n=0o666, origin="default devices"))
