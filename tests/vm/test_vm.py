@@ -1,0 +1,105 @@
+"""Runs tests in a virtual machine: Debian's kernel, the whole cgroup2 tree, systemd as process 1.
+
+The host makes a directory like a checkout, with a relocatable .venv in it (pyrun's wheel and what it needs, installed
+by pip, since the machine has no network), the live tests and the ones that belong here (tests/vm/guest), and hands it to
+`vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import TOP, compile_probe
+
+VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
+GUEST = Path(__file__).resolve().parent / "guest"
+PREFIX = TOP / "build" / "vm" / "prefix"
+LIMIT = 900  # seconds in the guest, whose processor is emulated
+TREES = ("tests/conftest.py", "tests/support", "tests/live", "tools", "pyproject.toml")
+LIVE = ["tests/live/test_hot_path.py"]  # which of the live tests run in the guest as well
+
+pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
+
+
+def guest_tests() -> list[str]:
+    """Every `file::test` of the guest, parametrised ones once."""
+    paths = [*(TOP / name for name in LIVE), *sorted(GUEST.glob("test_*.py"))]
+    found = []
+    for path in paths:
+        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        found += [f"{path.stem}::{name}" for name in functions if name.startswith("test_")]
+    return found
+
+
+def pip(*arguments: str | Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "pip", "-q", *arguments], cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def make_prefix() -> None:
+    """Installs pyrun and its needs below build/vm/prefix; only pyrun itself when the needs are there already."""
+    needs = (TOP / "pyproject.toml").read_text()
+    stamp = PREFIX / "needs"
+    wheels = PREFIX.parent / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")
+    wheel = next(wheels.glob("*.whl"))
+    if not stamp.exists() or stamp.read_text() != needs:
+        shutil.rmtree(PREFIX, ignore_errors=True)
+        pip("install", "--ignore-installed", "--prefix", PREFIX, wheel, "pytest", "pytest-timeout", "hypothesis")
+        (PREFIX / "bin" / "python3").symlink_to("/usr/bin/python3")
+        (PREFIX / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+        stamp.write_text(needs)
+    else:
+        pip("install", "--ignore-installed", "--no-deps", "--prefix", PREFIX, wheel)
+
+
+def make_checkout(folder: Path) -> None:
+    """The directory that becomes the guest's /src."""
+    for name in TREES:
+        source, target = TOP / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, target)
+    for path in GUEST.glob("*.py"):
+        shutil.copy2(path, folder / "tests" / "live")  # beside the fixtures
+    shutil.copytree(PREFIX, folder / ".venv", symlinks=True)
+    compile_probe(folder / "build" / "probe")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[str]]]:
+    """What became of each guest test: its name, and a text for each time it failed."""
+    if not VMTEST.exists():
+        pytest.skip(f"{os.path.relpath(VMTEST, TOP)} is not there")
+    make_prefix()
+    folder, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
+    make_checkout(folder)
+    files = [*LIVE, *(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))]
+    inside = ".venv/bin/python3 -m pytest -q --junitxml=$OUT/report.xml " + " ".join(files)
+    command = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout)
+    shutil.rmtree(folder)
+    assert (out / "report.xml").exists(), f"exit {done.returncode}, no report:\n{done.stdout}"
+    found: dict[str, list[str]] = {}
+    for case in ElementTree.parse(out / "report.xml").iter("testcase"):
+        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').partition('[')[0]}"
+        found.setdefault(name, []).extend(node.text or node.get("message") or node.tag for node in case)
+    yield found
+
+
+@pytest.mark.parametrize("name", guest_tests())
+def test_in_guest(report: dict[str, list[str]], name: str) -> None:
+    assert name in report, "it did not run"
+    assert report[name] == [], "\n".join(report[name])
