@@ -34,6 +34,7 @@ def check_isolators(owner: Object, *, scope: str) -> None:
     ManifestError for a malformed value, a known isolator that stands twice, in the wrong scope (ACE-85), or
     beside its opposite (ACE-56, ACE-60).
     """
+    an = {"app": "an app", "pod": "a pod"}
     seen: dict[str, str] = {}
     for index, item in enumerate(owner.array("isolators", _isolator)):
         name, path = item["name"], f"{owner.at('isolators')}[{index}]"
@@ -42,7 +43,7 @@ def check_isolators(owner: Object, *, scope: str) -> None:
             continue
         scopes, check = known
         if scope not in scopes:
-            fail(f"{path}.name", f"{name} belongs to a {scopes[0]}, not to an {scope}", f"move it to the isolators of the {scopes[0]}")
+            fail(f"{path}.name", f"{name} belongs to {an[scopes[0]]}, not to {an[scope]}", f"move it to the isolators of the {scopes[0]}")
         if name in seen:
             fail(f"{path}.name", f"a second {name}, after {seen[name]}", "keep one isolator of each name")
         seen[name] = path
