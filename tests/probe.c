@@ -6,6 +6,7 @@
  *   probe sleep SECONDS          0 sleeps for ever; first says "ready"
  *   probe trap SIG...            says "ready", waits for one of the signals, says which, exits with its number
  *   probe orphan N               leaves N orphans behind, which exit at once; exits when init has reaped them
+ *   probe fork N                 how many of N processes at a time it could start
  *   probe linger SECONDS         leaves one orphan behind, which sleeps, and exits with 0
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
@@ -123,6 +124,20 @@ static int orphan(long count, unsigned seconds, int wait_for_them)
     return 0;
 }
 
+static int fork_many(long count)
+{
+    long started = 0;
+
+    for (long i = 0; i < count; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            return pause();
+        started += child > 0;
+    }
+    printf("%ld\n", started);
+    return 0; /* init ends them with the pod */
+}
+
 static int trap(char **signals)
 {
     sigset_t set;
@@ -161,6 +176,8 @@ int main(int argc, char **argv)
         return trap(argv + 2);
     if (!strcmp(verb, "orphan"))
         return orphan(n, 0, 1);
+    if (!strcmp(verb, "fork"))
+        return fork_many(n);
     if (!strcmp(verb, "linger"))
         return orphan(1, (unsigned)n, 0);
     if (!strcmp(verb, "try") && argc > 2)

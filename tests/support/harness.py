@@ -127,9 +127,12 @@ class Surroundings:
 
     @staticmethod
     def describe(process: Path) -> str:
+        """Its number and command line; empty for gpg's agent and the kernel's threads, which have no command line."""
         try:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            return "" if command.startswith("gpg-agent") else f"{process.name} {command or 'zombie'}"
+            if command:
+                return "" if command.startswith("gpg-agent") else f"{process.name} {command}"
+            return f"{process.name} zombie" if ") Z " in (process / "stat").read_text() else ""
         except OSError:
             return ""
 

@@ -1,8 +1,8 @@
 """Runs tests in a virtual machine: Debian's kernel, the whole cgroup2 tree, systemd as process 1.
 
 The host makes a directory like a checkout, with a relocatable .venv in it (pyrun's wheel and what it needs, installed
-by pip, since the machine has no network), the live tests and the ones that belong here (tests/vm/guest), and hands it to
-`vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
+by pip, since the machine has no network), the fixtures of the live tests and the tests of tests/vm/guest, and hands it
+to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 """
 
 from __future__ import annotations
@@ -23,17 +23,15 @@ VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
 PREFIX = TOP / "build" / "vm" / "prefix"
 LIMIT = 900  # seconds in the guest, whose processor is emulated
-TREES = ("tests/conftest.py", "tests/support", "tests/live", "tools", "pyproject.toml")
-LIVE = ["tests/live/test_hot_path.py"]  # which of the live tests run in the guest as well
+TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
 
 
 def guest_tests() -> list[str]:
     """Every `file::test` of the guest, parametrised ones once."""
-    paths = [*(TOP / name for name in LIVE), *sorted(GUEST.glob("test_*.py"))]
     found = []
-    for path in paths:
+    for path in sorted(GUEST.glob("test_*.py")):
         functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
         found += [f"{path.stem}::{name}" for name in functions if name.startswith("test_")]
     return found
@@ -85,8 +83,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     make_prefix()
     folder, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
     make_checkout(folder)
-    files = [*LIVE, *(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))]
-    inside = ".venv/bin/python3 -m pytest -q --junitxml=$OUT/report.xml " + " ".join(files)
+    files = " ".join(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))
+    inside = f".venv/bin/python3 -m pytest -q --junitxml=$OUT/report.xml {files}"
     command = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)
