@@ -2,10 +2,12 @@
 
     blob     staged -> fsync -> rename -> fsync of the directory
     layer    staged -> listing of its digests -> syncfs -> `complete` -> rename -> fsync of the directory
-    record   staged -> fsync -> rename -> fsync, then the reference by name the same way
+    ref      the same way; a reference by name without a record counts for nothing
+    record   the same way: from here on the image exists
     imports  last: the file's stat key, which lets the next run skip all of this
 
-So a record names only what is complete, and what no record names is garbage that `prune` finds.
+So a record names only what is complete, and what no record names is garbage that `prune` finds.  An
+error, unlike a crash, does not even leave that: `Undo` takes back what was already renamed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pyrun.images.locks import Lock, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
 from pyrun.images.store import Image, Store, file_key
 
-__all__ = ["blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "remember_import"]
+__all__ = ["Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "remember_import"]
 
 
 def blob_lock(store: Store, digest: str) -> Lock:
@@ -35,18 +37,41 @@ def id_lock(store: Store, image_id: str) -> Lock:
     return Lock(f"{store.root}/locks/id-{image_id.partition('-')[2][:2]}", exclusive=True)
 
 
-def commit_blob(store: Store, staging: Staging, digest: str, signature: bytes | None) -> None:
+class Undo:
+    """Collects what a commit has renamed into place, and moves it back into staging if the `with` block fails."""
+
+    __slots__ = ("_staging", "paths")
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self.paths: list[str] = []
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
+        if kind is not None:
+            for number, path in enumerate(reversed(self.paths)):
+                with contextlib.suppress(OSError):  # `gc` will find it
+                    self._staging.take(path, f"undone{number}")
+
+
+def commit_blob(store: Store, staging: Staging, undo: Undo, digest: str, signature: bytes | None) -> None:
     """Moves the staged file `blob`, already synced, under its digest, its armoured signature beside it; OSError."""
     target = store.blob_path(digest)
     if signature is not None:
+        known = os.path.exists(f"{target}.asc")
         write_file(f"{staging.path}/blob.asc", signature)
         os.rename(f"{staging.path}/blob.asc", f"{target}.asc")
+        if not known:
+            undo.paths.append(f"{target}.asc")
     if not os.path.exists(target):
         os.rename(f"{staging.path}/blob", target)
+        undo.paths.append(target)
     fsync_dir(os.path.dirname(target))
 
 
-def commit_layer(store: Store, staging: Staging, diffid: str) -> int:
+def commit_layer(store: Store, staging: Staging, undo: Undo, diffid: str) -> int:
     """Moves the staged directory `layer` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
 
     The caller holds `id_lock`.  A complete layer of the same DiffID stays; an incomplete one is replaced.
@@ -65,6 +90,7 @@ def commit_layer(store: Store, staging: Staging, diffid: str) -> int:
         write_file(f"{staged}/complete", hashlib.sha256(listing).hexdigest().encode() + b"\n")
         os.fsync(fd)
     os.rename(staged, target)
+    undo.paths.append(target)
     fsync_dir(f"{store.root}/layers")
     return size
 
@@ -76,14 +102,18 @@ def encode_record(image: Image) -> bytes:
     return fastjson.dumps(record).encode()
 
 
-def commit_record(store: Store, staging: Staging, image: Image) -> None:
-    """Writes or replaces an image's record and its reference by name; OSError.  The caller holds `id_lock`."""
-    _replace(staging, "record", encode_record(image), store.image_path(image.id))
+def commit_record(store: Store, staging: Staging, undo: Undo, image: Image) -> None:
+    """Writes or replaces an image's reference by name and then its record; OSError.  The caller holds `id_lock`."""
     directory = store.ref_dir(image.name)
     if not os.path.isdir(directory):
         private_dirs(directory)
         fsync_dir(os.path.dirname(directory))
-    _replace(staging, "ref", fastjson.dumps(image.labels).encode(), f"{directory}/{image.id}")
+    reference, record = f"{directory}/{image.id}", store.image_path(image.id)
+    known = os.path.exists(record)
+    if not known:
+        undo.paths += [reference, record]
+    _replace(staging, "ref", fastjson.dumps(image.labels).encode(), reference)
+    _replace(staging, "record", encode_record(image), record)
 
 
 def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str) -> None:

@@ -114,7 +114,7 @@ class _Import:
             info = os.fstat(source.fileno())
             _settle(info)
             hasher = hashlib.sha256()
-            with open(f"{staging.path}/blob", "xb", buffering=0) as target:
+            with open(f"{staging.path}/blob", "xb", buffering=0, opener=_private) as target:
                 while piece := source.read(_CHUNK):
                     hasher.update(piece)
                     view = memoryview(piece)
@@ -190,12 +190,12 @@ class _Import:
         _check_name(name, expect_name, self.path)
         _refuse_dependencies(info.manifest, self.path)
         verdict = self.judge(signers, name)
-        with commit.id_lock(self.store, info.image_id):
-            size = os.fstat(data_fd).st_size + commit.commit_layer(self.store, staging, info.image_id)
+        with commit.id_lock(self.store, info.image_id), commit.Undo(staging) as undo:
+            size = os.fstat(data_fd).st_size + commit.commit_layer(self.store, staging, undo, info.image_id)
             earlier = commit.existing(self.store, info.image_id)
             if earlier is not None and self.stays(earlier, verdict):
                 return earlier
-            commit.commit_blob(self.store, staging, digest, signature if verdict else None)
+            commit.commit_blob(self.store, staging, undo, digest, signature if verdict else None)
             image = Image(
                 {
                     "id": info.image_id,
@@ -210,7 +210,7 @@ class _Import:
                     "manifest": info.manifest,
                 }
             )
-            commit.commit_record(self.store, staging, image)
+            commit.commit_record(self.store, staging, undo, image)
         return image
 
     def stays(self, earlier: Image, verdict: Verdict | None) -> bool:
@@ -226,10 +226,10 @@ class _Import:
             return image
         new = {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix}
         if image.signature != new:
-            with commit.id_lock(self.store, image.id):
-                commit.commit_blob(self.store, staging, image.blob, signature)
+            with commit.id_lock(self.store, image.id), commit.Undo(staging) as undo:
+                commit.commit_blob(self.store, staging, undo, image.blob, signature)
                 image.signature = new
-                commit.commit_record(self.store, staging, image)
+                commit.commit_record(self.store, staging, undo, image)
         return image
 
 
@@ -246,6 +246,10 @@ def _open_image(path: str) -> FileIO:
     if stat.S_ISREG(info.st_mode):
         raise ArchiveError("read image file", path, "empty", hint="get the file again")
     raise ImageError("open image file", path, "not a regular file", hint="give the path of an .aci file")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _settle(info: os.stat_result) -> None:

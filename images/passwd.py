@@ -141,7 +141,10 @@ def _home(entry: list[bytes] | None) -> str:
 
 def _bytes(text: str) -> bytes:
     """The bytes of an argument; half a surrogate pair, which JSON can spell, becomes something no entry holds."""
-    return text.encode("utf-8", "surrogateescape" if all(not 0xD800 <= ord(c) < 0xDC80 for c in text) else "surrogatepass")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _text(data: bytes) -> str:

@@ -42,7 +42,7 @@ def quote(name: str) -> str:
     """An image name or prefix as one file name, reversible with `unquote`; beyond 200 bytes a digest takes the place of the end."""
     plain = name
     if not _PLAIN.issuperset(name):
-        data = name.encode("utf-8", "surrogateescape")
+        data = name.encode("utf-8", "surrogatepass")
         plain = "".join(chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in data)
     if plain.startswith("."):
         plain = "%2E" + plain[1:]
@@ -60,7 +60,7 @@ def unquote(quoted: str) -> str:
     for piece in pieces[1:]:
         out.append(int(piece[:2], 16))
         out += piece[2:].encode()
-    name = out.decode("utf-8", "surrogateescape")
+    name = out.decode("utf-8", "surrogatepass")
     if quote(name) != quoted:
         raise ValueError(f"{quoted!r} is not a quoted name")
     return name
