@@ -28,6 +28,7 @@ struct context {
     struct shared *shared;
     char **argv;
     char **envp;
+    int reported;     /* supervisor: the app's end was told */
     uint64_t started; /* CLOCK_REALTIME, ns: when init was cloned */
     int link;         /* this side's end of the socket between supervisor and init */
     int pidfd;        /* supervisor: of init */

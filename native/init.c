@@ -132,9 +132,11 @@ static void start_app(struct context *ctx, uint32_t app_op)
     if (ctx->shared->failed)
         sys_exit(125);
     (void)sys_write(ctx->link, "R", 1);
-    for (int fd = 0; fd < 3; fd++) /* the app alone decides when its streams are at an end */
-        sys_close(fd);
-    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+    /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
+     * app's end before the kernel has taken the namespaces apart. */
+    if (ctx->link > 0)
+        (void)sys_call3(__NR_close_range, 0, ctx->link - 1, 0);
+    (void)sys_call3(__NR_close_range, ctx->link + 1, ~0U, 0);
     struct shared *shared = ctx->shared;
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
     r = confine();
@@ -145,21 +147,23 @@ static void start_app(struct context *ctx, uint32_t app_op)
 
 int init_main(struct context *ctx)
 {
-    char go;
+    char byte;
+    long r;
 
-    /* The life-line for a supervisor that is killed; a kill before this line shows as EOF in the read below. */
+    /* The life-line for a supervisor that is killed; one that was killed before this line shows as EOF. */
     (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
-    if (sys_read(ctx->link, &go, 1) != 1)
-        return 125;
     if (ctx->plan->clone_flags & CLONE_NEWUSER) {
-        long r = sys_call3(__NR_setresgid, 0, 0, 0);
-
+        if (sys_read(ctx->link, &byte, 1) != 1)
+            return 125;
+        r = sys_call3(__NR_setresgid, 0, 0, 0);
         if (r == 0)
             r = sys_call3(__NR_setresuid, 0, 0, 0);
         if (r < 0)
             fail(ctx, STEP_IDMAP, r);
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* a change of ids clears it, prctl(2) */
     }
+    if (sys_call6(__NR_recvfrom, ctx->link, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0) != -EAGAIN)
+        return 125;
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     (void)sys_call1(__NR_umask, 0);
     start_app(ctx, run_ops(ctx, 0));

@@ -134,9 +134,27 @@ static long null_device(const struct context *ctx)
     return null;
 }
 
+/* One empty read-only tmpfs hides every directory: the first mask mounts it, the others bind it again. */
+static long mask_directory(const struct context *ctx, const char *name, const char *path)
+{
+    static int empty = -1;
+    char source[32];
+    long r;
+
+    if (empty >= 0) {
+        fd_path(source, empty);
+        return sys_mount(source, path, "", MS_BIND, 0);
+    }
+    r = sys_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555");
+    if (r == 0)
+        empty = (int)open_in_root(ctx, name, O_PATH, 1);
+    return r;
+}
+
 static long op_mask(struct context *ctx, const struct plan_op *op)
 {
-    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 1);
+    const char *name = pool_string(ctx, op->s1);
+    OWNED_FD target = (int)open_in_root(ctx, name, O_PATH, 1);
     char path[32], source[32];
     struct stat st;
     long null;
@@ -147,7 +165,7 @@ static long op_mask(struct context *ctx, const struct plan_op *op)
         return -EIO;
     fd_path(path, target);
     if (KIND(st) == S_IFDIR)
-        return sys_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555");
+        return mask_directory(ctx, name, path);
     null = null_device(ctx);
     if (null < 0)
         return with_detail(ctx, DETAIL_SOURCE, null);

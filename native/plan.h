@@ -18,15 +18,15 @@
  *       | plan, slots          |                                   |
  *       |--- spawn or exec --->|                                   |
  *       |                      |--- clone3 (namespaces, cgroup) -->|
- *       |                      |    id maps                        |
- *       |                      |--- 'G' go ----------------------->|
+ *       |                      |--- 'G' go, once ids are mapped -->| (only in a user namespace)
  *       |                      |                                   | operations up to OP_APP
  *       |                      |<-- 'T' + terminal master ---------| (with OP_TTY)
  *       |                      |<-- 'R' running -------------------| the app's execve succeeded
  *       |<-- PLAN_RUNNING -----|                                   |
  *       |                      |                                   | reaps
  *       |--- signal number --->|--- that signal ------------------>| to the app
- *       |<-- PLAN_EXITED ------|<-- pidfd readable ----------------| exits when the app does
+ *       |<-- PLAN_EXITED ------|<-- EOF ---------------------------| exits when the app does
+ *       |                      |<-- pidfd readable ----------------| every process of the pod is dead
  *       |                      | cleans up, exits                  |
  *
  * A failing operation is PLAN_FAILED with its index and errno, nothing else: Python knows the rest.
@@ -88,6 +88,7 @@ struct plan_header {
 #define OPF_VOLATILE 64  /* OP_OVERLAY: the upper directory is thrown away, never sync it */
 #define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content */
 #define OPF_USERXATTR 256 /* OP_OVERLAY: in a user namespace */
+#define OPF_CLAMP 1024     /* OP_RLIMIT: no higher than the caller's own hard limit */
 #define OPF_NOSUID 512   /* OP_OVERLAY: set-id bits and file capabilities are inert */
 
 struct plan_op {

@@ -58,6 +58,24 @@ static long op_stdin_null(void)
     return r < 0 ? r : 0;
 }
 
+/* setrlimit(2): a default must not need CAP_SYS_RESOURCE (OPF_CLAMP); what was asked for is set or refused. */
+static long op_rlimit(const struct plan_op *op)
+{
+    struct {
+        uint64_t soft, hard;
+    } limit = {op->a, op->b}, own;
+
+    if (op->flags & OPF_CLAMP) {
+        long r = sys_call4(__NR_prlimit64, 0, op->n, 0, &own);
+
+        if (r < 0)
+            return r;
+        limit.hard = limit.hard < own.hard ? limit.hard : own.hard;
+        limit.soft = limit.soft < limit.hard ? limit.soft : limit.hard;
+    }
+    return sys_call4(__NR_prlimit64, 0, op->n, &limit, 0);
+}
+
 static long op_ids(const struct context *ctx, const struct plan_op *op)
 {
     long r = 0;
@@ -168,9 +186,6 @@ static long op_exec(struct context *ctx, const struct plan_op *op)
 long run_process_op(struct context *ctx, const struct plan_op *op)
 {
     const char *s1 = pool_string(ctx, op->s1);
-    struct rlimit64 {
-        uint64_t soft, hard;
-    } limit = {op->a, op->b};
 
     switch (op->code) {
     case OP_HOSTNAME:
@@ -194,7 +209,7 @@ long run_process_op(struct context *ctx, const struct plan_op *op)
         (void)sys_call1(__NR_umask, op->n);
         return 0;
     case OP_RLIMIT:
-        return sys_call4(__NR_prlimit64, 0, op->n, &limit, 0);
+        return op_rlimit(op);
     case OP_IDS:
         return op_ids(ctx, op);
     case OP_CAPS:

@@ -59,8 +59,6 @@ static long map_ids(const struct context *ctx)
     const struct plan_header *plan = ctx->plan;
     long r = 0;
 
-    if (plan->uid_map == 0)
-        return 0;
     if (plan->flags & PLAN_SETGROUPS_DENY)
         r = write_proc(ctx->init_pid, "/setgroups", "deny");
     if (r == 0)
@@ -110,10 +108,10 @@ static long start(struct context *ctx, uint32_t *step)
     if (r < 0 || (r = clone_init(ctx, links)) < 0)
         return r;
     *step = STEP_IDMAP;
+    if (!(ctx->plan->clone_flags & CLONE_NEWUSER))
+        return 0;
     r = map_ids(ctx);
-    if (r == 0)
-        r = sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
-    return r;
+    return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 
 static void kill_pod(const struct context *ctx)
@@ -133,6 +131,15 @@ static void on_signal(struct context *ctx, int fd)
         else if (signal != SIGCHLD && signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
             (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
     }
+}
+
+/* First thing when the app has ended: who waits for that need not wait for the namespaces to be taken apart. */
+static void app_ended(struct context *ctx)
+{
+    if (ctx->reported || !ctx->shared->exited)
+        return;
+    ctx->reported = 1;
+    report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
 }
 
 /* 'R' the app runs; 'T' with the master of its terminal. */
@@ -161,8 +168,10 @@ static int on_link(struct context *ctx)
 
     if (n == -EAGAIN || n == -EINTR)
         return 1;
-    if (n != 1)
+    if (n != 1) {
+        app_ended(ctx);
         return 0;
+    }
     if (kind == 'T' && message.control_length != 0 && control.type == 1 && ctx->tty < 0) {
         ctx->tty = control.fd;
         terminal_start(ctx);
@@ -283,7 +292,8 @@ int supervise(struct context *ctx)
         end.status = ctx->shared->exited ? ctx->shared->status : status != 0 ? status : 125 << 8;
     }
     end.time = now_ns();
-    report(ctx, &end); /* first: who waits for the exit does not wait for the cleaning up */
+    if (!ctx->reported)
+        report(ctx, &end);
     if (end.kind == PLAN_EXITED)
         write_exit_record(ctx, end.status, end.time);
     remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));

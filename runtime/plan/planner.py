@@ -12,7 +12,7 @@ Order of a plan, and why:
 
 from __future__ import annotations
 
-from pyrun.plan import mounts, ops
+from pyrun.plan import mounts, ops, rlimits
 from pyrun.plan.ops import Plan, caps_blob, op
 
 TYPE_CHECKING = False
@@ -178,7 +178,9 @@ def _identity(config: Config, todo: list[Op]) -> None:
     if not config.interactive and not config.tty:
         todo.append(op(ops.STDIN_NULL, origin="app"))
     todo.append(op(ops.UMASK, n=config.umask, origin=config.origin("umask")))
-    todo += [op(ops.RLIMIT, n=number, a=soft, b=hard, origin=origin) for number, soft, hard, origin in config.rlimits]
+    for number, soft, hard, origin in config.rlimits:
+        clamp = ops.CLAMP if origin == rlimits.DEFAULT_ORIGIN else 0
+        todo.append(op(ops.RLIMIT, n=number, a=soft, b=hard, flags=clamp, origin=origin))
     seccomp = op(ops.SECCOMP, config.seccomp, origin=config.origin("seccomp"))
     if config.seccomp and not config.no_new_privs:
         todo.append(seccomp)

@@ -6,16 +6,16 @@ are those of asm-generic/resource.h, which x86-64 and aarch64 share.
 
 from __future__ import annotations
 
-from pyrun.errors import HostError, UsageError
+from pyrun.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     Limit = tuple[int, int, int]
     LimitFrom = tuple[int, int, int, str]  # and the flag or rule that asked for it
 
-__all__ = ["DEFAULTS", "INFINITY", "NAMES", "clamp", "current", "describe", "effective", "parse"]
+__all__ = ["DEFAULTS", "DEFAULT_ORIGIN", "INFINITY", "NAMES", "describe", "merge", "parse"]
 
 NAMES = tuple("cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime".split())
 INFINITY = (1 << 64) - 1
@@ -25,6 +25,7 @@ UNLIMITED = ("unlimited", "infinity", "inf")
 # No core dumps (they land on the host), few open files (select(2) breaks above 1024, and a huge table makes old daemons
 # close a million descriptors), little locked memory, a small message queue.
 DEFAULTS: tuple[Limit, ...] = ((4, 0, 0), (7, 1024, 4096), (8, 65536, 65536), (12, 819200, 819200))
+DEFAULT_ORIGIN = "default limits"
 
 
 def parse(text: str, where: str = "--rlimit") -> Limit:
@@ -68,44 +69,15 @@ def _number(text: str, whole: str, where: str) -> int:
     raise UsageError("read limit", whole, f"{text!r} is not a limit", hint='a number from 0 to 2^64-2, or "unlimited"', origin=where)
 
 
-def current() -> dict[int, tuple[int, int]]:
-    """Return this process's own (soft, hard) for every resource."""
-    import resource
+def merge(requested: Iterable[LimitFrom]) -> list[LimitFrom]:
+    """Return every limit to set, by resource number: the defaults, overridden by `requested`.
 
-    return {n: (_unsigned(soft), _unsigned(hard)) for n in range(len(NAMES)) for soft, hard in [resource.getrlimit(n)]}
-
-
-def _unsigned(value: int) -> int:
-    return value & INFINITY  # the resource module says -1 for no limit
-
-
-def clamp(limits: Iterable[Limit], host: Mapping[int, tuple[int, int]]) -> list[Limit]:
-    """Lower `limits` to the hard limits of `host`: a default must not need CAP_SYS_RESOURCE."""
-    result = []
-    for resource, soft, hard in limits:
-        top = min(hard, host.get(resource, (INFINITY, INFINITY))[1])
-        result.append((resource, min(soft, top), top))
-    return result
-
-
-def effective(requested: Iterable[LimitFrom], host: Mapping[int, tuple[int, int]], *, can_raise: bool) -> list[LimitFrom]:
-    """Return every limit to set, by resource number: the defaults clamped to `host`, overridden by `requested`.
-
-    The last item of a limit is its origin.  `can_raise` says that pyrun holds CAP_SYS_RESOURCE; HostError when a
-    requested limit would need it and it does not.
+    The last item of a limit is its origin.  A default is lowered to the caller's own hard limit when it is set,
+    since it must not need CAP_SYS_RESOURCE; a requested one is set as it is or refused by the kernel.
     """
-    chosen: dict[int, LimitFrom] = {limit[0]: (*limit, "default limits") for limit in clamp(DEFAULTS, host)}
-    for resource, soft, hard, origin in requested:
-        own = host.get(resource, (INFINITY, INFINITY))[1]
-        if hard > own and not can_raise:
-            raise HostError(
-                "set limit",
-                NAMES[resource],
-                f"{_show(hard)} is above pyrun's own hard limit of {_show(own)}",
-                hint="raise the limit of the process that starts pyrun, or give pyrun CAP_SYS_RESOURCE",
-                origin=origin,
-            )
-        chosen[resource] = (resource, soft, hard, origin)
+    chosen: dict[int, LimitFrom] = {limit[0]: (*limit, DEFAULT_ORIGIN) for limit in DEFAULTS}
+    for limit in requested:
+        chosen[limit[0]] = limit
     return [chosen[resource] for resource in sorted(chosen)]
 
 

@@ -52,11 +52,7 @@ def make_config(
     if not config.cwd.startswith("/"):
         raise ConfigError("use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd"))
     _security(options, app, host, config)
-    config.rlimits = rlimits.effective(
-        [(*rlimits.parse(text, f"--rlimit {text}"), f"--rlimit {text}") for text in options.rlimit],
-        rlimits.current(),
-        can_raise=bool(host.bounding >> 24 & 1),
-    )
+    config.rlimits = rlimits.merge([(*rlimits.parse(text, f"--rlimit {text}"), f"--rlimit {text}") for text in options.rlimit])
     if options.umask is not None:
         config.umask = options.umask
         config.origins["umask"] = "--umask"

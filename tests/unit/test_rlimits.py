@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from pyrun.errors import HostError, UsageError
+from pyrun.errors import UsageError
 from pyrun.plan import rlimits
 
 INF = rlimits.INFINITY
@@ -73,28 +73,12 @@ def test_defaults() -> None:
     ]
 
 
-def test_clamp_never_raises_above_the_host() -> None:
-    assert rlimits.clamp([(7, 1024, 4096), (8, 10, 20)], {7: (100, 512), 8: (0, INF)}) == [(7, 512, 512), (8, 10, 20)]
-
-
-def test_effective_prefers_what_was_asked_for() -> None:
-    host = dict.fromkeys(range(16), (INF, INF)) | {7: (1024, 2048)}
-    limits = rlimits.effective([(7, 10, 2048, "--rlimit nofile=10:2048"), (0, 1, 2, "--rlimit cpu=1:2")], host, can_raise=False)
-    assert [limit[:3] for limit in limits] == [(0, 1, 2), (4, 0, 0), (7, 10, 2048), (8, 65536, 65536), (12, 819200, 819200)]
-    assert limits[2][3] == "--rlimit nofile=10:2048"
-    assert limits[1][3] == "default limits"
-
-
-def test_effective_refuses_what_the_host_cannot_give() -> None:
-    request = [(7, 10, 4096, "--rlimit nofile=10:4096")]
-    with pytest.raises(HostError) as caught:
-        rlimits.effective(request, {7: (1024, 2048)}, can_raise=False)
-    assert "4096 is above pyrun's own hard limit of 2048" in str(caught.value)
-    assert caught.value.origin == "--rlimit nofile=10:4096"
-    assert rlimits.effective(request, {7: (1024, 2048)}, can_raise=True)[1][:3] == (7, 10, 4096)
-
-
-def test_current_speaks_unsigned() -> None:
-    own = rlimits.current()
-    assert sorted(own) == list(range(16))
-    assert all(0 <= soft <= hard <= INF for soft, hard in own.values())
+def test_merge_prefers_what_was_asked_for() -> None:
+    limits = rlimits.merge([(7, 10, 2048, "--rlimit nofile=10:2048"), (0, 1, 2, "--rlimit cpu=1:2")])
+    assert limits == [
+        (0, 1, 2, "--rlimit cpu=1:2"),
+        (4, 0, 0, rlimits.DEFAULT_ORIGIN),
+        (7, 10, 2048, "--rlimit nofile=10:2048"),
+        (8, 65536, 65536, rlimits.DEFAULT_ORIGIN),
+        (12, 819200, 819200, rlimits.DEFAULT_ORIGIN),
+    ]
