@@ -32,6 +32,7 @@ _STEPS = {
 }
 
 ANY = -1
+_GENERAL = "`pyrun plan` with the same arguments shows this step and those before it"
 _HINTS = {
     (0xFFFFFFF1, errno.EPERM): "pyrun needs root (CAP_SYS_ADMIN) to make namespaces",
     (0xFFFFFFF1, errno.ENOSPC): "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
@@ -65,6 +66,9 @@ _HINTS = {
     (ops.EXEC, errno.ENOTDIR): "a part of the path is not a directory in the image",
     (ops.EXEC, errno.EACCES): "the file is not executable for the app's user, or it is a directory",
     (ops.EXEC, errno.ENOEXEC): "the file is not a program of this machine's architecture, nor a script with a #! line",
+    (ops.EXEC, errno.ELOOP): "its symbolic links lead in circles: choose another program with --exec",
+    (ops.EXEC, errno.ENAMETOOLONG): "a name in a path has up to 255 bytes, a path up to 4095: choose another program with --exec",
+    (ops.EXEC, errno.ETXTBSY): "somebody is still writing to the file: wait until it is closed",
     (ops.EXEC, errno.E2BIG): "arguments and environment are too long together",
     (ANY, errno.ENOSPC): "no space left: free some, or use another --root",
     (ANY, errno.ENOMEM): "the host is out of memory",
@@ -81,7 +85,7 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         one = plan[index]
         words, subject = step(one)
         code, origin = one[0], one[7]
-    hint = _HINTS.get((code, error)) or _HINTS.get((ANY, error), "")
+    hint = _HINTS.get((code, error)) or _HINTS.get((ANY, error), _GENERAL)
     reason = ""
     if code == ops.EXEC and detail == DETAIL_INTERPRETER:
         reason = "its interpreter or program loader is not in the image"
