@@ -216,7 +216,7 @@ def _one_stream(source: Input, decoder: Any, format: str) -> Iterator[bytes]:
             step = min(step * 4, _BLOCK)
         try:
             out = decoder.decompress(data, CHUNK)
-        except (zlib.error, lzma.LZMAError, ValueError, EOFError, OSError) as exc:
+        except (_inflate.error, lzma.LZMAError, ValueError, EOFError, OSError) as exc:
             _damaged(format, exc)
         if out:
             yield out
