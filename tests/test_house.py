@@ -23,7 +23,7 @@ ROWS = (
     {"pyrun.host", "pyrun.plan"},
     {"pyrun.engine"},
     {"pyrun.pod"},
-    {"pyrun.oci", "pyrun.service"},
+    {"pyrun.api", "pyrun.oci", "pyrun.service"},
     {"pyrun.cli"},
     {"pyrun.__main__"},
 )

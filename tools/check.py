@@ -82,7 +82,7 @@ def checks() -> list[Check]:
         "--explicit-package-bases",
         "--cache-dir=build/mypy",
     ]
-    loose_mypy = ["env", "MYPYPATH=tests/support:tools:build/source", PYTHON, "-m", "mypy", *loose]
+    loose_mypy = ["env", "MYPYPATH=tests/support:tools:typings:build/source", PYTHON, "-m", "mypy", *loose]
     found = [
         Check("lint", "ruff", "ruff: style and imports", [PYTHON, "-m", "ruff", "check", "."]),
         Check("lint", "format", "ruff: form of the sources", [PYTHON, "-m", "ruff", "format", "--check", "."]),
