@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 
+from pyrun import host as hosts
 from pyrun.engine.launch import RUNNING
 from pyrun.engine.launch import start as launch
 from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
+from pyrun.pod.recipe import make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pyrun.engine.launch import Supervisor
+    from pyrun.pod.recipe import Recipe
 
 __all__ = ["Container", "Runtime"]
 
 _DEFAULT_ROOT = "/var/lib/pyrun"
+_REMEMBERED = 256  # recipes; about 15 kB each
 
 
 class Container:
@@ -67,22 +71,35 @@ class Container:
         """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
         self._supervisor.kill(signal)
 
+    def close(self) -> None:
+        """Kill what still runs and wait until everything of the pod is gone."""
+        self._supervisor.close()
+
+    def release(self) -> Supervisor:
+        """Hand the supervisor over to whoever reaps it."""
+        return self._supervisor
+
     def __enter__(self) -> Container:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._supervisor.close()
+        self.close()
 
 
 class Runtime:
-    """Images and pods below one state directory (`root`: bytes or str path; default $PYRUN_ROOT, else /var/lib/pyrun)."""
+    """Images and pods below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).
 
-    __slots__ = ("pods", "root", "store")
+    Remembers what it decided: starting the same image with the same options again costs a few stat(2) calls.
+    """
+
+    __slots__ = ("_ending", "_recipes", "pods", "root", "store")
 
     def __init__(self, root: str | None = None) -> None:
         self.root = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or _DEFAULT_ROOT)
         self.store = Store(self.root)
         self.pods = Pods(self.root)
+        self._recipes: dict[str, Recipe] = {}
+        self._ending: list[Supervisor] = []
 
     def start(
         self,
@@ -100,9 +117,46 @@ class Runtime:
         are those of `pyrun.pod.options.Options`: the command line's long flags with underscores.
         Raises a PyrunError: NotFoundError, SignatureError, ConfigError, UsageError for an unknown option.
         """
+        self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
+        with self.store.lock(exclusive=False):
+            recipe = self._recipe(image, list(argv), stdin is not None, options)
+            pod = create(recipe, self.pods, new_uuid())
+        try:
+            supervisor = launch(pod.block, pod.slots, (stdin if stdin is not None else stdout, stdout, stderr), pod.title, self.root)
+        except BaseException:
+            pod.discard()
+            raise
+        pod.slots.close()
+        return Container(pod.uuid, supervisor, recipe.notes)
+
+    def run(self, image: str, *argv: str, stdin: int | None = None, stdout: int = 1, stderr: int = 2, **options: object) -> int:
+        """Start an app as `start` does and return its exit code, or minus the signal number, as soon as it has ended.
+
+        What it leaves is being removed by then; `settle` waits for that.
+        """
+        container = self.start(image, *argv, stdin=stdin, stdout=stdout, stderr=stderr, **options)
+        try:
+            code = container.wait()
+        except BaseException:
+            container.close()
+            raise
+        self._ending.append(container.release())
+        return code
+
+    def settle(self) -> None:
+        """Wait until everything that ended `run`s made is gone."""
+        for supervisor in self._ending:
+            supervisor.close()
+        self._ending.clear()
+
+    def _recipe(self, image: str, argv: list[str], interactive: bool, options: dict[str, object]) -> Recipe:
+        key = repr((image, argv, interactive, sorted(options.items())))
+        known = self._recipes.get(key)
+        if known is not None and known.fresh():
+            return known
         wanted = Options(self.root)
-        wanted.argv = list(argv)
-        wanted.interactive = stdin is not None
+        wanted.argv = argv
+        wanted.interactive = interactive
         for name, value in options.items():
             if name not in wanted.__dict__ or name in ("root", "argv", "interactive", "tty"):
                 raise UsageError("start container", name, "no such option", hint="options are the attributes of pyrun.pod.options.Options")
@@ -110,19 +164,10 @@ class Runtime:
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)
-        notes: list[str] = []
-        uuid = new_uuid()
-        with self.store.lock(exclusive=False):
-            pod = create(wanted, self.store, found, self.pods, uuid, notes)
-        try:
-            supervisor = launch(pod.plan, pod.slots, (stdin if stdin is not None else stdout, stdout, stderr), pod.title, self.root)
-        except BaseException:
-            pod.discard()
-            raise
-        pod.slots.close()
-        return Container(uuid, supervisor, notes)
-
-    def run(self, image: str, *argv: str, stdin: int | None = None, stdout: int = 1, stderr: int = 2, **options: object) -> int:
-        """Start an app as `start` does, wait for its end and return its exit code (minus the signal number)."""
-        with self.start(image, *argv, stdin=stdin, stdout=stdout, stderr=stderr, **options) as container:
-            return container.wait()
+        sources = [self.store.ref_dir(found.name), self.root + "/images"]
+        recipe = make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources)
+        if recipe.checks is not None:
+            if len(self._recipes) >= _REMEMBERED:
+                self._recipes.clear()
+            self._recipes[key] = recipe
+        return recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "probe"]
+__all__ = ["Host", "own_cgroup", "probe", "read_small"]
 
 _MAX_FILE = 1 << 20
 
@@ -26,7 +26,7 @@ class Host:
 
 def probe() -> Host:
     """Return the facts about this host (cgroups(7), proc(5))."""
-    return Host(uid=os.geteuid(), cgroup=_own_cgroup(), bounding=_bounding_set())
+    return Host(uid=os.geteuid(), cgroup=own_cgroup(), bounding=_bounding_set())
 
 
 def read_small(path: str) -> bytes:
@@ -43,8 +43,11 @@ def read_small(path: str) -> bytes:
         os.close(fd)
 
 
-def _own_cgroup() -> str:
-    """A pure cgroup2 host mounts it on /sys/fs/cgroup, a hybrid one below that, beside the v1 controllers."""
+def own_cgroup() -> str:
+    """Return the directory of this process's own cgroup if children can be made there, else "".
+
+    A pure cgroup2 host mounts the hierarchy on /sys/fs/cgroup, a hybrid one below that, beside the v1 controllers.
+    """
     for line in read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
         if not line.startswith("0::/"):
             continue

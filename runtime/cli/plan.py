@@ -8,7 +8,7 @@ from pyrun.cli.run import find_image, options_of, tell
 from pyrun.images.store import Store
 from pyrun.plan import ops
 from pyrun.plan.describe import NAMES, describe, namespaces
-from pyrun.pod.create import decide
+from pyrun.pod.recipe import decide
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False

@@ -11,9 +11,11 @@ import sys
 
 from pyrun.engine.launch import become
 from pyrun.errors import PyrunError
+from pyrun.host import probe
 from pyrun.images.store import Store
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
+from pyrun.pod.recipe import make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
@@ -33,18 +35,17 @@ def run(args: Args) -> int:
     pods = Pods(args.root)
     pods.sweep()
     store = Store(args.root)
-    notes: list[str] = []
     image = find_image(args, store)
     with store.lock(exclusive=False):
-        pod = create(options, store, image, pods, uuid, notes)
-    if options.no_overlay:
-        notes.append("the image's files were copied: no overlay")
+        recipe = make_recipe(options, store, image, pods, probe(), explain=_explainer(args), sources=_sources(args, store, image))
+        pod = create(recipe, pods, uuid)
     if not args.quiet:
-        for note in notes:
+        for note in recipe.notes:
             tell(note)
-    pod.plan.explain = _explainer(args)
+        if options.no_overlay:
+            tell("the image's files were copied: no overlay")
     try:
-        become(pod.plan, pod.slots, pod.title, args.root)
+        become(pod.block, pod.slots, pod.title, args.root)
     except OSError as error:
         pod.discard()
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
@@ -78,7 +79,7 @@ def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
     """
     name = args.image
     unsigned = "image" in args.insecure_options
-    if name.startswith(("/", "./", "../")) or name.endswith(".aci") or os.path.isfile(name):
+    if _is_file(name):
         image = store.find_import(name) if args.signature is None else None
         if image is None:
             image = _import(args, store, name, unsigned, importing)
@@ -89,6 +90,10 @@ def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
     return image
 
 
+def _is_file(name: str) -> bool:
+    return name.startswith(("/", "./", "../")) or name.endswith(".aci") or os.path.isfile(name)
+
+
 def _import(args: Args, store: Store, name: str, unsigned: bool, importing: bool) -> Image:
     if not importing:
         from pyrun.errors import NotFoundError
@@ -97,6 +102,13 @@ def _import(args: Args, store: Store, name: str, unsigned: bool, importing: bool
     from pyrun.images.importer import import_file
 
     return import_file(store, name, signature_path=args.signature, allow_unsigned=unsigned)
+
+
+def _sources(args: Args, store: Store, image: Image) -> list[str]:
+    """Files besides the image's that decided: the one that was named, or what a name or a prefix is looked up in."""
+    if _is_file(args.image):
+        return [os.path.abspath(args.image)]
+    return [store.ref_dir(image.name), store.root + "/images"]
 
 
 def _save_uuid(path: str, uuid: str) -> None:

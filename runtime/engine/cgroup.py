@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pyrun.host import Host
-
 __all__ = ["create", "name_of", "remove"]
 
 
@@ -20,15 +16,15 @@ def name_of(uuid: str) -> str:
     return "pyrun-" + uuid
 
 
-def create(host: Host, uuid: str) -> tuple[int, int]:
-    """Make the pod's cgroup and return descriptors of its parent and of itself, (-1, -1) where none can be made.
+def create(above: str, uuid: str) -> tuple[int, int]:
+    """Make the pod's cgroup below the directory `above` and return descriptors of that and of itself; (-1, -1) where none can be made.
 
     A host without cgroup2, a read-only or a foreign tree is no error as long as nothing is to be limited.
     """
-    if not host.cgroup:
+    if not above:
         return -1, -1
     try:
-        parent = os.open(host.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return -1, -1
     try:

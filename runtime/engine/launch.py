@@ -19,8 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from pyrun.plan.ops import Plan
-
 __all__ = ["Report", "Slots", "Supervisor", "become", "start"]
 
 _REPORT = Struct("=IIiIiiQ")
@@ -63,26 +61,26 @@ class Report:
         self.kind, self.op, self.errno, self.detail, self.status, self.pid, self.time_ns = _REPORT.unpack(data)
 
 
-def _flags(plan: Plan, slots: Slots) -> None:
+def _with_flags(block: bytes, slots: Slots, flags: int) -> bytes:
+    """Return the plan with what only the start knows: which descriptors come with it."""
     if slots.pod >= 0:
-        plan.flags |= ops.HAS_POD
+        flags |= ops.HAS_POD
     if slots.cgroup >= 0:
-        plan.flags |= ops.HAS_CGROUP
+        flags |= ops.HAS_CGROUP
+    return ops.add_flags(block, flags)
 
 
-def become(plan: Plan, slots: Slots, title: str, directory: str) -> NoReturn:
-    """Turn this process into the supervisor of `plan`; only an OSError comes back.
+def become(block: bytes, slots: Slots, title: str, directory: str) -> NoReturn:
+    """Turn this process into the supervisor of an encoded plan; only an OSError comes back.
 
     `title` is what ps(1) shows; `directory` takes the helper's nameless copy where memfds cannot be executed.
     """
-    _flags(plan, slots)
-    block = native.memfd_sealed("pyrun-plan", ops.encode(plan))
-    environment = [name + b"=" + value for name, value in os.environb.items()]
-    fds = [0, 1, 2, block, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
-    program = native.helper(directory)
+    native.helper(directory)
     if native.helper_note:
         sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
-    del program
+    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, 0))
+    environment = [name + b"=" + value for name, value in os.environb.items()]
+    fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
     native.become([title.encode()], environment, fds, directory)
     raise AssertionError("execveat came back")
 
@@ -94,14 +92,14 @@ class Supervisor:
     running.  Closing `control` kills the pod, and so does the death of this process.
     """
 
-    __slots__ = ("_control", "_plan", "init_pid", "pid", "pidfd")
+    __slots__ = ("_block", "_control", "init_pid", "pid", "pidfd")
 
-    def __init__(self, pid: int, pidfd: int, control: int, plan: Plan) -> None:
+    def __init__(self, pid: int, pidfd: int, control: int, block: bytes) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.init_pid = 0
         self._control = control
-        self._plan = plan
+        self._block = block
 
     def next_report(self) -> Report | None:
         """Wait for the next message; None when the supervisor has said its last.  SetupError for a failed step."""
@@ -113,13 +111,15 @@ class Supervisor:
             from pyrun.engine.explain import failure
 
             self.close()
-            raise failure(self._plan.ops, report.op, report.errno, report.detail)
+            raise failure(ops.notes(self._block), report.op, report.errno, report.detail)
         if report.kind == RUNNING:
             self.init_pid = report.pid
         return report
 
     def wait(self) -> int:
-        """Wait for the end and return the app's wait status (os.waitstatus_to_exitcode decodes it).
+        """Wait for the app's end and return its wait status (os.waitstatus_to_exitcode decodes it).
+
+        The supervisor may still be cleaning up; `close` waits for that.
 
         SetupError when it never started, ChildProcessError when the supervisor was killed before it could tell.
         """
@@ -130,8 +130,8 @@ class Supervisor:
                 break
             if report.kind == EXITED:
                 status = report.status
-        self.close()
         if status is None:
+            self.close()
             raise ChildProcessError("the supervisor ended without an exit report")
         return status
 
@@ -143,26 +143,39 @@ class Supervisor:
             raise ProcessLookupError("the pod has ended") from None
 
     def close(self) -> None:
-        """Give the pod up (it is killed if it still runs) and reap the supervisor."""
+        """Give the pod up (it is killed if it still runs) and wait until the supervisor has cleaned up."""
         if self._control >= 0:
             os.close(self._control)
             self._control = -1
+        if self.pidfd >= 0:
             os.waitpid(self.pid, 0)
             os.close(self.pidfd)
+            self.pidfd = -1
+
+    def reap(self) -> bool:
+        """Whether the supervisor has ended; if so it is reaped.  Never waits."""
+        if self.pidfd < 0:
+            return True
+        if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
+            return False
+        os.close(self.pidfd)
+        self.pidfd = -1
+        if self._control >= 0:
+            os.close(self._control)
+            self._control = -1
+        return True
 
 
-def start(plan: Plan, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str) -> Supervisor:
-    """Start the supervisor of `plan` as a child with `stdio` for the app, and return at once."""
+def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str) -> Supervisor:
+    """Start the supervisor of an encoded plan as a child with `stdio` for the app, and return at once."""
     import _socket
 
-    plan.flags |= ops.HAS_CONTROL
-    _flags(plan, slots)
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    block = native.memfd_sealed("pyrun-plan", ops.encode(plan))
+    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, ops.HAS_CONTROL))
     try:
-        fds = [*stdio, block, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+        fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
         pid, pidfd = native.spawn([title.encode()], [], fds, directory)
     finally:
-        os.close(block)
+        os.close(plan)
         theirs.close()
-    return Supervisor(pid, pidfd, ours.detach(), plan)
+    return Supervisor(pid, pidfd, ours.detach(), block)

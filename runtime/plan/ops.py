@@ -69,6 +69,7 @@ ATTR_NODEV = 4
 ATTR_NOEXEC = 8
 
 _HEADER = Struct("=14I Q")
+_FLAGS = 24  # offset of plan_header.flags
 _OP = Struct("=HHIIIQQ")
 _CAPS = Struct("=5Q")
 
@@ -167,6 +168,12 @@ def encode(plan: Plan) -> bytes:
         MAGIC, VERSION, size, len(plan.ops), start, len(pool.data), flags, *names, explain, len(plan.explain), timens, plan.clone_flags
     )
     return b"".join((head, packed, pool.data, notes))
+
+
+def add_flags(block: bytes, flags: int) -> bytes:
+    """Return an encoded plan with more header flags set."""
+    held = int.from_bytes(block[_FLAGS : _FLAGS + 4], "little")
+    return b"".join((block[:_FLAGS], (held | flags).to_bytes(4, "little"), block[_FLAGS + 4 :]))
 
 
 def notes(block: bytes) -> list[Op]:

@@ -1,0 +1,133 @@
+"""A decision that can be used again: the encoded plan with a blank where the pod's UUID goes.
+
+Working a plan out costs a millisecond, carrying one out costs two.  The same request meets the same
+plan as long as what it was made from is unchanged, so a recipe carries `checks`: the stat(2) of every
+file that decided, the image's record and its signer's key among them.  The library keeps recipes in
+memory; `pyrun run` writes them below cache/run, where its launcher finds them (native/recipe.h).
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.images import fastjson, trust
+from pyrun.plan import ops
+from pyrun.plan.planner import run_plan
+from pyrun.pod.config import app_name, make_config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.host import Host
+    from pyrun.images.store import Image, Store
+    from pyrun.plan.config import Config
+    from pyrun.plan.ops import Plan
+    from pyrun.pod.options import Options
+    from pyrun.pod.state import Pods
+
+    Check = tuple[str, tuple[int, int, int, int, int]]
+
+__all__ = ["BLANK", "Recipe", "decide", "make_recipe"]
+
+BLANK = "00000000-0000-4000-8000-000000000000"  # a UUID that no pod can have: its random digits are not
+
+
+class Recipe:
+    """What it takes to start one more pod like the last one.
+
+    `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
+    the UUID; `copy` are the layers to copy (--no-overlay); `notes` is what the user should be told.
+    `checks` is None for a decision that may not be used again.
+    """
+
+    __slots__ = ("block", "checks", "copy", "notes", "record")
+
+    def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
+        self.block = block
+        self.record = record
+        self.copy = copy
+        self.notes = notes
+        self.checks = checks
+
+    def fresh(self) -> bool:
+        """Whether everything that decided is as it was."""
+        return self.checks is not None and all(_stat(path) == then for path, then in self.checks)
+
+    def block_for(self, uuid: str) -> bytes:
+        """Return the plan of the pod `uuid`."""
+        return self.block.replace(BLANK.encode(), uuid.encode())
+
+    def record_for(self, uuid: str, created: int, cgroup: str) -> str:
+        """Return the file `pod` of the pod `uuid`; `created` in nanoseconds since 1970, `cgroup` its directory or ""."""
+        return f'{self.record.replace(BLANK, uuid)},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
+
+
+def _stat(path: str) -> tuple[int, int, int, int, int] | None:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def decide(options: Options, store: Store, image: Image, pods: Pods, host: Host, uuid: str, notes: list[str]) -> tuple[Config, Plan]:
+    """Return what would be done for these options; nothing is."""
+    lowers = [store.layer_dir(layer) for layer in image.layers]
+    pod_dir = pods.running(uuid)
+    config = make_config(options, image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=notes)
+    if options.no_overlay:
+        config.copy_root = pod_dir + "/rootfs"
+    return config, run_plan(config)
+
+
+def make_recipe(
+    options: Options,
+    store: Store,
+    image: Image,
+    pods: Pods,
+    host: Host,
+    *,
+    explain: list[str] | None = None,
+    sources: list[str] | None = None,
+) -> Recipe:
+    """Decide and encode; `explain` is the command that explains a failure, `sources` are further files that decided."""
+    notes: list[str] = []
+    config, plan = decide(options, store, image, pods, host, BLANK, notes)
+    plan.explain = explain or []
+    record = fastjson.dumps(
+        {
+            "uuid": BLANK,
+            "app": app_name(options, image),
+            "image": image.id,
+            "name": image.name,
+            "keep": bool(options.keep),
+            "insecure": list(options.insecure_options),
+        }
+    )
+    copy = config.lowers if config.copy_root else []
+    checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
+    return Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
+
+
+def _repeatable(options: Options) -> bool:
+    """Not what the environment decides, nor a protection given up, nor a root that has to be copied each time."""
+    return not (options.inherit_env or options.insecure_options or options.tty or options.no_overlay)
+
+
+def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> list[Check] | None:
+    """The files that decided, as they are now; None when one cannot be pinned down that way."""
+    paths = [store.image_path(image.id), *[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
+    if image.signature is None:
+        return None
+    key = trust.find_key(store.root, image.signature["prefix"], image.signature["fingerprint"])
+    if key is None or not key.startswith(store.root + "/"):
+        return None  # a key of the system's, which a file that is not there yet could mask
+    paths.append(key)
+    if config.network == "host":
+        paths += ["/etc/hosts", "/etc/resolv.conf"]
+    found: list[Check] = []
+    for path in paths:
+        now = _stat(path)
+        if now is None:
+            return None
+        found.append((path, now))
+    return found
