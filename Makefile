@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint unit hostile live fuzz vm bench format dist clean
+.PHONY: help run test setup build lint unit package hostile live fuzz vm bench format dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ setup: ## install what development needs
 build: ## compile again what has changed
 	@tools/setup.sh build
 
-lint unit hostile live fuzz vm: setup ## one lane of `make test`
+lint unit package hostile live fuzz vm: setup ## one lane of `make test`
 	@$(PYTHON) tools/check.py $@
 
 bench: ## measure pyrun against its peers

@@ -6,13 +6,14 @@ single checks alike.  Named lanes: the same checks, but their output goes straig
     lint     ruff, shellcheck, mypy, pyright, two compilers' warnings and gcc's static analyzer
     unit     pure tests and the rules of the house        hostile  damaged and malicious input
     live     real containers on this kernel               fuzz     the plan decoder under libFuzzer and sanitizers
-    vm       a Debian machine with systemd under qemu
+    package  sdist, wheel and installation                vm       a Debian machine with systemd under qemu
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 LOGS = TOP / "build" / "log"
 PYTHON = str(TOP / ".venv" / "bin" / "python")
-LANES = ("lint", "unit", "hostile", "live", "fuzz", "vm")
+LANES = ("lint", "unit", "package", "hostile", "live", "fuzz", "vm")
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 LIMIT = 1500  # seconds a check may take
 
@@ -93,6 +94,7 @@ def checks() -> list[Check]:
         Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
         Check("lint", "clang", "clang -Werror: the native programs", compile_only("clang")),
         Check("unit", "unit", "unit tests and house rules", pytest("tests/unit", "tests/test_house.py"), tests=True),
+        Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),
         Check("hostile", "hostile", "hostile input", pytest("tests/hostile"), tests=True),
         Check("fuzz", "fuzz", "plan decoder: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
         Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live")], tests=True),
@@ -131,32 +133,71 @@ def count(check: Check, code: int, tally: Tally) -> str:
     return f", {total - failed - skipped} passed" + (f", {failed} failed" if failed else "") + (f", {skipped} skipped" if skipped else "")
 
 
-def run_quietly(check: Check, tally: Tally) -> None:
-    log = LOGS / f"{check.name}.log"
-    (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
-    print(f"{check.text:<50} ", end="", flush=True)
-    started = time.monotonic()
-    with log.open("wb") as out:
+class Running:
+    """A check that was started, with its output going to its log."""
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.log = LOGS / f"{check.name}.log"
+        self.started = time.monotonic()
+        (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                check.command, cwd=TOP, env=environment(check), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def wait(self) -> int:
+        """Returns the exit code, that of a failure when the check took too long."""
         try:
-            code = subprocess.run(
-                check.command, cwd=TOP, env=environment(check), stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=LIMIT
-            ).returncode
-        except (OSError, subprocess.TimeoutExpired) as error:
-            out.write(f"{error}\n".encode())
-            code = 1
+            return self.process.wait(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            self.end()
+            with self.log.open("a") as out:
+                out.write(f"ended after {LIMIT} seconds\n")
+            return 1
+
+    def end(self) -> None:
+        """Ends the check, and what it started in its session, if it still runs."""
+        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+            if self.process.poll() is not None:
+                return
+            os.killpg(self.process.pid, number)
+            try:
+                self.process.wait(timeout=patience)
+            except subprocess.TimeoutExpired:
+                continue
+
+
+def report(running: Running, tally: Tally) -> None:
+    """Waits for one check and says in one line what came of it; when it failed, the end of its log too."""
+    check = running.check
+    print(f"{check.text:<50} ", end="", flush=True)
+    code = running.wait()
     told = count(check, code, tally)
-    print(f"{'ok' if code == 0 else 'FAILED'}, {time.monotonic() - started:.1f} s{told}", flush=True)
+    print(f"{'ok' if code == 0 else 'FAILED'}, {time.monotonic() - running.started:.1f} s{told}", flush=True)
     if code:
         tally.broken.append(check.name)
-        print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
+        print("".join(running.log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
 
 
 def run_everything() -> int:
     tally = Tally()
     if not VMTEST.exists():
         print(f"vm: {os.path.relpath(VMTEST, TOP)} is not there, so the tests in a virtual machine are left out")
-    for check in checks():
-        run_quietly(check, tally)
+    todo = checks()
+    running: dict[str, Running] = {}
+    try:
+        # the slow one runs beside the others, which mostly use one processor
+        for check in sorted(todo, key=lambda check: check.lane != "vm"):
+            running[check.name] = Running(check)
+            if check.lane != "vm":
+                report(running[check.name], tally)
+        for check in todo:
+            if check.lane == "vm":
+                report(running[check.name], tally)
+    finally:
+        for one in running.values():
+            one.end()
     if tally.broken:
         print(f"failed: {', '.join(tally.broken)} (logs in build/log)")
     print(f"{tally.passed} passed, {tally.failed} failed" + (f", {tally.skipped} skipped" if tally.skipped else ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,12 @@ def compile_probe(target: Path) -> Path:
         flags = ["-std=gnu11", "-O1", "-static", "-s", "-Wall", "-Wextra", "-Werror"]
         subprocess.run(["gcc", *flags, "-o", target, *sources], check=True)
     return target
+
+
+def copy_of_sources(target: Path) -> Path:
+    """A copy of the checkout without anything that was built in it."""
+    made = (".git", ".venv", "build", "dist", "helper", "__pycache__", "*.so", "*.o", "*.egg-info")
+    return Path(shutil.copytree(TOP, target, ignore=shutil.ignore_patterns(*made)))
 
 
 class Result:

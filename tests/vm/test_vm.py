@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import TOP, compile_probe
+from harness import TOP, compile_probe, copy_of_sources
 
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -42,13 +42,12 @@ def pip(*arguments: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def make_prefix() -> None:
+def make_prefix(work: Path) -> None:
     """Installs pyrun and its needs below build/vm/prefix; only pyrun itself when the needs are there already."""
     needs = (TOP / "pyproject.toml").read_text()
     stamp = PREFIX / "needs"
-    wheels = PREFIX.parent / "wheels"
-    shutil.rmtree(wheels, ignore_errors=True)
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ".")
+    sources, wheels = copy_of_sources(work / "sources"), work / "wheels"
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, sources)
     wheel = next(wheels.glob("*.whl"))
     if not stamp.exists() or stamp.read_text() != needs:
         shutil.rmtree(PREFIX, ignore_errors=True)
@@ -80,7 +79,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     """What became of each guest test: its name, and a text for each time it failed."""
     if not VMTEST.exists():
         pytest.skip(f"{os.path.relpath(VMTEST, TOP)} is not there")
-    make_prefix()
+    make_prefix(tmp_path_factory.mktemp("wheel"))
     folder, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
     make_checkout(folder)
     files = " ".join(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))
