@@ -39,7 +39,7 @@ def remove_tree(parent_fd: int, name: bytes) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError:
-        _Walk(parent_fd, name).run()
+        _Walk(parent_fd).remove(name)
     except OSError as exc:
         _failed(name, exc)
 
@@ -49,15 +49,15 @@ class _Walk:
 
     __slots__ = ("fd", "parent_fd", "stack")
 
-    def __init__(self, parent_fd: int, name: bytes) -> None:
+    def __init__(self, parent_fd: int) -> None:
         self.parent_fd = parent_fd
         self.fd = os.dup(parent_fd)
         # (name, device and inode of the directory above, subdirectories still to visit)
         self.stack: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
-        self._enter(name)
 
-    def run(self) -> None:
+    def remove(self, name: bytes) -> None:
         try:
+            self._enter(name)
             while self.stack:
                 subdirectories = self.stack[-1][2]
                 if subdirectories:
@@ -75,11 +75,12 @@ class _Walk:
             self._fail(name, exc)
         os.close(self.fd)
         self.fd = below
-        self.stack.append((name, (above.st_dev, above.st_ino), self._empty()))
-
-    def _empty(self) -> list[bytes]:
-        """Unlinks every entry but directories, whose names it returns."""
         subdirectories: list[bytes] = []
+        self.stack.append((name, (above.st_dev, above.st_ino), subdirectories))
+        self._empty(subdirectories)
+
+    def _empty(self, subdirectories: list[bytes]) -> None:
+        """Unlinks every entry but directories, whose names it collects."""
         with os.scandir(self.fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
@@ -90,7 +91,6 @@ class _Walk:
                     os.unlink(name, dir_fd=self.fd)
                 except OSError as exc:
                     self._fail(name, exc)
-        return subdirectories
 
     def _leave(self) -> None:
         """Goes up one level and removes the directory just left."""

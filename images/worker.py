@@ -12,6 +12,7 @@ The child has no deadline but bounded memory.  A document that does not come, or
 from __future__ import annotations
 
 import binascii
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,7 @@ _MAX_ANSWER = 2 * MAX_BYTES
 _BOOT = "import sys; sys.path[:0] = sys.argv[1].split(':'); from pyrun.images.worker import main; main(sys.argv[2])"
 # Modules that may live elsewhere than pyrun does, in a strict editable install for one
 _COMPANIONS = ("_cffi_backend", "_prctl", "isal", "prctl", "zstandard")
+_MAX_TEXT = 400  # characters of one field of an error
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -81,7 +83,7 @@ def _search_path() -> list[str]:
 def _understand(answer: bytes, status: int) -> dict[str, Any]:
     try:
         document = json.loads(answer) if len(answer) <= _MAX_ANSWER else None
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         _died(answer, status)
@@ -89,7 +91,7 @@ def _understand(answer: bytes, status: int) -> dict[str, Any]:
         raise _error(document["error"])
     try:
         found = document["ok"]
-        result = {"manifest": binascii.a2b_base64(found["manifest"]), "size": int(found["size"])}
+        result = {"manifest": binascii.a2b_base64(found["manifest"], strict_mode=True), "size": int(found["size"])}
         for key, prefix, digits in (("image_id", "sha512-", 128), ("blob_digest", "sha256-", 64)):
             value = found[key]
             if value[: len(prefix)] != prefix or len(value) != len(prefix) + digits or not _HEX.issuperset(value[len(prefix) :]):
@@ -100,13 +102,16 @@ def _understand(answer: bytes, status: int) -> dict[str, Any]:
     return result
 
 
-def _error(fields: dict[str, Any]) -> PyrunError:
+def _error(fields: object) -> PyrunError:
+    if not isinstance(fields, dict):
+        fields = {}
     kind = getattr(errors, str(fields.get("class")), ImageError)
     if not (isinstance(kind, type) and issubclass(kind, PyrunError)):
         kind = ImageError
-    texts = {name: printable(str(fields.get(name, "")), 400) for name in ("step", "subject", "reason", "hint", "origin")}
+    texts = {name: printable(str(fields.get(name, "")), _MAX_TEXT) for name in ("step", "subject", "reason", "hint", "origin")}
     step, subject, reason = texts.pop("step"), texts.pop("subject"), texts.pop("reason")
-    return kind(step, subject, reason, errno=int(fields.get("errno") or 0), **texts)
+    number = fields.get("errno")
+    return kind(step, subject, reason, errno=number if isinstance(number, int) else 0, **texts)
 
 
 def _died(answer: bytes, status: int) -> NoReturn:
@@ -135,6 +140,9 @@ def main(order_json: str) -> None:
     except MemoryError:
         hint = "compress the image with a smaller dictionary or window"
         document = {"error": _fields(ArchiveError("unpack", "archive", "needs more memory to read than is allowed", hint=hint))}
+    except OSError as exc:  # those of members are ImageErrors already
+        hint = "look at the kernel log" if exc.errno == errno.EIO else "the staging directory must be private and empty"
+        document = {"error": _fields(ImageError("unpack", printable(str(exc.filename or "archive")), errno=exc.errno or 0, hint=hint))}
     except Exception as exc:
         hint = "this is a defect of pyrun: report it with the image"
         reason = f"{type(exc).__name__}: {exc}"

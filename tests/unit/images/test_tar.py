@@ -167,7 +167,7 @@ def test_what_tarfile_writes_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=format) as archive:
             for length in (1, 99, 100, 101, 120, 200):
-                info = tarfile.TarInfo("d/" * (length // 4) + "n" * (length // 2 + 1))
+                info = tarfile.TarInfo("d/" * (length // 4) + "n" * (length // 3 + 1))
                 info.size = length
                 archive.addfile(info, io.BytesIO(b"z" * length))
         assert [len(content) for _, content in parse(out.getvalue())] == [1, 99, 100, 101, 120, 200]
