@@ -74,7 +74,7 @@ def program(name, *sources):
     return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
 
 
-LAUNCHER = program("pyrun", "native/launcher.c", "native/start.c")
+LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/start.c")
 HELPER = program(
     "pyrun.native.helper",
     "native/main.c",

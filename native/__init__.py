@@ -28,6 +28,7 @@ F_ADD_SEALS = 1033
 ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
 MFD_EXEC = 16
 
+HELPER = os.path.dirname(__file__) + "/helper"
 _helper = -1
 helper_note = ""  # why the helper does not run from a sealed memfd, for the CLI to say
 
@@ -95,7 +96,7 @@ def helper(directory: str = "/run") -> int:
     """
     global _helper, helper_note
     if _helper < 0:
-        fd = os.open(os.path.dirname(__file__) + "/helper", os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(HELPER, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.read(fd, 1 << 22)
         finally:

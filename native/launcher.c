@@ -2,11 +2,13 @@
  *
  *     /venv/bin/pyrun ARG...   ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT /venv/bin/pyrun ARGV0 ARG...
  *
+ * Before that it tries the short way of fast.c: a command line that was decided before needs no interpreter.
+ *
  * A script would name its interpreter in a first line that installers rewrite without the flags, and the
  * usual console script imports more than pyrun does.  Nothing here allocates, and no pointer is stored in
  * static data: nobody relocates a static PIE without libc.
  */
-#include "sys.h"
+#include "fast.h"
 
 /* The module whose entry() takes over; another program of the family is this file with another name. */
 #ifndef PYRUN_ENTRY
@@ -111,6 +113,7 @@ int program(int argc, char **argv, char **envp)
 
     if (standard_streams() < 0)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
+    run_recipe(argc, argv, envp);
     self[n > 0 ? n : 0] = '\0';
     (void)str_add(beside, beside + sizeof beside, self);
     char *name = cut_name(beside);

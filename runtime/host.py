@@ -6,6 +6,7 @@ import os
 
 __all__ = ["Host", "own_cgroup", "probe", "read_small"]
 
+CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 _MAX_FILE = 1 << 20
 
 
@@ -51,7 +52,7 @@ def own_cgroup() -> str:
     for line in read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
         if not line.startswith("0::/"):
             continue
-        for base in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        for base in CGROUP_ROOTS:
             path = (base + line[3:]).rstrip("/")
             if os.access(path + "/cgroup.procs", os.W_OK):
                 return path

@@ -10,7 +10,7 @@ import os
 import sys
 
 from pyrun.engine.launch import become
-from pyrun.errors import PyrunError
+from pyrun.errors import PyrunError, SignatureError
 from pyrun.host import probe
 from pyrun.images.store import Store
 from pyrun.pod.create import create
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
+    from pyrun.pod.recipe import Recipe
 
 __all__ = ["find_image", "options_of", "run"]
 
@@ -44,11 +45,22 @@ def run(args: Args) -> int:
             tell(note)
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
+    _remember(args, recipe)
     try:
         become(pod.block, pod.slots, pod.title, args.root)
     except OSError as error:
         pod.discard()
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
+
+
+def _remember(args: Args, recipe: Recipe) -> None:
+    """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part."""
+    if recipe.checks is None or args.set_env_file or args.uuid_file_save or args.signature or args.debug:
+        return
+    from pyrun import native
+    from pyrun.pod.cache import save
+
+    save(args.root, sys.argv[1:], recipe, native.HELPER)
 
 
 def tell(note: str) -> None:
@@ -81,13 +93,22 @@ def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
     unsigned = "image" in args.insecure_options
     if _is_file(name):
         image = store.find_import(name) if args.signature is None else None
-        if image is None:
-            image = _import(args, store, name, unsigned, importing)
+        if image is not None and (unsigned or _trusted(store, image)):
+            return image
+        image = _import(args, store, name, unsigned, importing)  # also looks for a signature or a key that came later
     else:
         image = store.find(name)
     if not unsigned:
         store.require_trusted(image)
     return image
+
+
+def _trusted(store: Store, image: Image) -> bool:
+    try:
+        store.require_trusted(image)
+    except SignatureError:
+        return False
+    return True
 
 
 def _is_file(name: str) -> bool:
@@ -106,9 +127,13 @@ def _import(args: Args, store: Store, name: str, unsigned: bool, importing: bool
 
 def _sources(args: Args, store: Store, image: Image) -> list[str]:
     """Files besides the image's that decided: the one that was named, or what a name or a prefix is looked up in."""
+    import pyrun
+    from pyrun import native
+
+    own = [native.HELPER, pyrun.__file__ or ""]  # another version decides otherwise
     if _is_file(args.image):
-        return [os.path.abspath(args.image)]
-    return [store.ref_dir(image.name), store.root + "/images"]
+        return [os.path.abspath(args.image), *own]
+    return [store.ref_dir(image.name), store.root + "/images", *own]
 
 
 def _save_uuid(path: str, uuid: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from pyrun.host import CGROUP_ROOTS
+
 __all__ = ["create", "name_of", "remove"]
 
 
@@ -42,6 +44,8 @@ def remove(path: str) -> bool:
     """
     import time
 
+    if not os.path.exists(path):
+        path = _elsewhere(path)
     for _ in range(100):
         try:
             os.rmdir(path)
@@ -52,6 +56,12 @@ def remove(path: str) -> bool:
             _kill(path)
             time.sleep(0.01)
     return False
+
+
+def _elsewhere(path: str) -> str:
+    """The same cgroup where another mount namespace, or a host that was reconfigured, shows the hierarchy."""
+    pure, hybrid = CGROUP_ROOTS
+    return pure + path[len(hybrid) :] if path.startswith(hybrid + "/") else hybrid + path[len(pure) :]
 
 
 def _kill(path: str) -> None:

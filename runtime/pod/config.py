@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["app_name", "make_config"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64"}  # uname(2) -> appc
 _HOST_NAME_MAX = 64  # sethostname(2)
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 
@@ -44,6 +45,7 @@ def make_config(
     rootfs = RootFS(lowers)
     config = Config(uuid, _argv(options, app, image), lowers, stage=stage, pod_dir=pod_dir)
     config.origins["argv"] = "--exec" if options.exec else f"app.exec of {image.name}"
+    _refuse_foreign(image)
     _refuse_unenforced(app, notes)
     identity = _identity(options, app, rootfs, config)
     _environment(options, app, identity, image, config)
@@ -77,6 +79,15 @@ def app_name(options: Options, image: Image) -> str:
     return "".join(c if c.isalnum() else "-" for c in last.lower()).strip("-") or "app"
 
 
+def _refuse_foreign(image: Image) -> None:
+    """An image for another system or processor is refused here, before anything is made (appc-spec, "os" and "arch")."""
+    machine = _ARCHITECTURES.get(os.uname().machine)
+    if image.labels.get("os", "linux") != "linux" or image.labels.get("arch", machine) != machine:
+        from pyrun.images.manifest import check_platform
+
+        check_platform(image.manifest)
+
+
 def _argv(options: Options, app: dict[str, Any], image: Image) -> list[str]:
     if options.exec:
         return [options.exec, *options.argv]
@@ -90,8 +101,8 @@ def _argv(options: Options, app: dict[str, Any], image: Image) -> list[str]:
 def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Config) -> Identity:
     user = options.user or app.get("user") or "0"
     group = options.group or (app.get("group") if not options.user else None)
-    config.origins["user"] = "--user" if options.user else "app.user"
-    identity = resolve_user(rootfs, user, group)
+    origin = config.origins["user"] = "--user" if options.user else "app.user"
+    identity = resolve_user(rootfs, user, group, origin=origin)
     config.uid, config.gid = identity.uid, identity.gid
     extra = options.supplementary_gids or app.get("supplementaryGIDs") or []
     config.groups = tuple(dict.fromkeys([*identity.groups, *extra]))

@@ -1,0 +1,393 @@
+/* The launcher's short way: carry out a decision that `pyrun run` made before for the very same command line.
+ *
+ * Nothing is decided here.  Whatever is not exactly as it was when the recipe was written, and whatever goes
+ * wrong before the helper takes over, undoes itself and leaves the command to Python.  The steps are those of
+ * pyrun.cli.run, in its order: lock the store, check, make the pod's directory and cgroup, become the helper. */
+#include <linux/memfd.h>
+
+#include "fast.h"
+#include "plan.h"
+#include "recipe.h"
+
+#define PODS_LOOKED_AT 64
+#define LOCK_SH 1
+#define LOCK_EX 2
+#define LOCK_NB 4
+#define ADD_SEALS 1033
+#define ALL_SEALS 15
+#define ABOVE_SLOTS 16
+#define PATH_SIZE 4096
+
+struct fast {
+    const char *root;
+    char *data; /* the recipe, in private memory */
+    const struct recipe_header *recipe;
+    char uuid[UUID_LENGTH + 1];
+    char cgroup_name[UUID_LENGTH + 8];
+    char cgroup[PATH_SIZE]; /* its directory, "" without one */
+    int store, pods, pod, parent, own, helper, plan;
+};
+
+static const char *from_environment(char **envp, const char *name)
+{
+    size_t n = str_len(name);
+
+    for (; *envp != 0; envp++)
+        if (memcmp(*envp, name, n) == 0 && (*envp)[n] == '=')
+            return *envp + n + 1;
+    return "";
+}
+
+static char *join(char path[PATH_SIZE], const char *one, const char *two, const char *three)
+{
+    char *at = str_add(str_add(path, path + PATH_SIZE, one), path + PATH_SIZE, two);
+
+    return str_add(at, path + PATH_SIZE, three) == 0 ? 0 : path;
+}
+
+/* `[--root DIR] run ...`: returns the state root, or 0 for anything else. */
+static const char *root_of(int argc, char **argv, char **envp)
+{
+    const char *root = from_environment(envp, "PYRUN_ROOT");
+    int i = 1;
+
+    if (root[0] == '\0')
+        root = "/var/lib/pyrun";
+    if (i + 1 < argc && str_eq(argv[i], "--root")) {
+        root = argv[i + 1];
+        i += 2;
+    } else if (i < argc && memcmp(argv[i], "--root=", 7) == 0) {
+        root = argv[i++] + 7;
+    }
+    return i < argc && str_eq(argv[i], "run") && root[0] == '/' ? root : 0;
+}
+
+static char *add_key(char *at, const char *end, const char *word)
+{
+    at = str_add(at, end, word);
+    return at == 0 || at + 1 >= end ? 0 : at + 1; /* keeps the NUL */
+}
+
+static size_t make_key(char *key, size_t size, int argc, char **argv, char **envp)
+{
+    const char *end = key + size;
+    char directory[PATH_SIZE];
+    char *at = key;
+
+    if (sys_call2(__NR_getcwd, directory, sizeof directory) < 0)
+        return 0;
+    at = add_key(at, end, directory);
+    at = add_key(at, end, from_environment(envp, "PYRUN_ROOT"));
+    for (int i = 1; i < argc; i++)
+        at = add_key(at, end, argv[i]);
+    return at == 0 ? 0 : (size_t)(at - key);
+}
+
+static int open_recipe(struct fast *fast, const char *key, size_t size)
+{
+    static const char digits[] = "0123456789abcdef";
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+    char name[20], path[PATH_SIZE];
+
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)key[i]) * 0x100000001b3;
+    for (int i = 0; i < 16; i++)
+        name[i] = digits[hash >> (60 - 4 * i) & 15];
+    name[16] = '\0';
+    if (join(path, fast->root, "/cache/run/", name) == 0)
+        return -1;
+    return (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
+}
+
+static int inside(const struct recipe_header *recipe, uint32_t offset, uint32_t size)
+{
+    return offset <= recipe->size && size <= recipe->size - offset;
+}
+
+/* Reads the recipe of this key; it must be root's own file and whole. */
+static int load(struct fast *fast, const char *key, size_t key_size)
+{
+    OWNED_FD fd = open_recipe(fast, key, key_size);
+    const struct recipe_header *recipe;
+    struct stat st;
+    long map;
+
+    if (fd < 0 || sys_fstat(fd, &st) < 0 || (st.st_mode & (S_IFMT | 022)) != S_IFREG || st.st_uid != 0 ||
+        st.st_size < (long)sizeof *recipe || st.st_size > PLAN_MAX_SIZE)
+        return 0;
+    map = sys_call6(__NR_mmap, 0, st.st_size, 3 /* read and write */, 2 /* private */, fd, 0);
+    if ((unsigned long)map > -4096UL)
+        return 0;
+    fast->data = (char *)map;
+    fast->recipe = recipe = (const struct recipe_header *)map;
+    return recipe->magic == RECIPE_MAGIC && recipe->version == RECIPE_VERSION && recipe->size == st.st_size &&
+           fast->data[recipe->size - 1] == '\0' && recipe->check_count <= 256 &&
+           inside(recipe, sizeof *recipe, recipe->check_count * (uint32_t)sizeof(struct recipe_check)) &&
+           inside(recipe, recipe->key, recipe->key_size) && inside(recipe, recipe->plan, recipe->plan_size) &&
+           inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->size &&
+           recipe->plan_size >= sizeof(struct plan_header) && recipe->key_size == key_size &&
+           memcmp(fast->data + recipe->key, key, key_size) == 0;
+}
+
+static int unchanged(const struct fast *fast)
+{
+    const struct recipe_check *check = (const struct recipe_check *)(fast->recipe + 1);
+    struct stat st;
+
+    for (uint32_t i = 0; i < fast->recipe->check_count; i++, check++)
+        if (check->path >= fast->recipe->size ||
+            sys_call4(__NR_newfstatat, AT_FDCWD, fast->data + check->path, &st, 0) < 0 || st.st_dev != check->device ||
+            st.st_ino != check->inode || (uint64_t)st.st_size != check->size ||
+            st.st_mtime * 1000000000 + st.st_mtime_nsec != check->modified ||
+            st.st_ctime * 1000000000 + st.st_ctime_nsec != check->changed)
+            return 0;
+    return fast->recipe->check_count > 0;
+}
+
+/* Whether there is nothing to sweep: no half-made pod, no garbage, and among the first of the running ones none
+ * whose lock is free. */
+static int swept(const struct fast *fast, const char *phase)
+{
+    OWNED_FD dir = (int)sys_openat(fast->pods, phase, O_RDONLY | O_DIRECTORY, 0);
+    char buffer[8192] __attribute__((aligned(8)));
+    int left = PODS_LOOKED_AT;
+    long n;
+
+    while (dir >= 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) != 0) {
+        if (n < 0)
+            return 0;
+        for (long at = 0; at < n && left > 0; at += *(unsigned short *)(buffer + at + 16)) {
+            const char *name = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
+            OWNED_FD pod = -1;
+
+            if (name[0] == '.')
+                continue;
+            if (phase[0] != 'r')
+                return 0;
+            pod = (int)sys_openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+            if (pod >= 0 && sys_call2(__NR_flock, pod, LOCK_SH | LOCK_NB) == 0)
+                return 0;
+            left--;
+        }
+    }
+    return dir >= 0;
+}
+
+static int make_uuid(struct fast *fast)
+{
+    static const char digits[] = "0123456789abcdef";
+    unsigned char random[16];
+    char *at = fast->uuid;
+
+    if (sys_call3(__NR_getrandom, random, sizeof random, 0) != sizeof random)
+        return 0;
+    random[6] = (unsigned char)((random[6] & 0x0f) | 0x40);
+    random[8] = (unsigned char)((random[8] & 0x3f) | 0x80);
+    for (int i = 0; i < 16; i++) {
+        *at++ = digits[random[i] >> 4];
+        *at++ = digits[random[i] & 15];
+        if (i == 3 || i == 5 || i == 7 || i == 9)
+            *at++ = '-';
+    }
+    *at = '\0';
+    (void)str_add(str_add(fast->cgroup_name, fast->cgroup_name + sizeof fast->cgroup_name, "pyrun-"),
+                  fast->cgroup_name + sizeof fast->cgroup_name, fast->uuid);
+    return 1;
+}
+
+static void fill_in(char *data, size_t size, const char *uuid)
+{
+    for (size_t i = 0; i + UUID_LENGTH <= size; i++)
+        if (data[i] == '0' && memcmp(data + i, RECIPE_BLANK, UUID_LENGTH) == 0)
+            memcpy(data + i, uuid, UUID_LENGTH);
+}
+
+/* memfd_create(2), written and sealed; minus an errno where that is not to be had. */
+static int sealed(const char *name, const char *data, size_t size, unsigned flags)
+{
+    OWNED_FD guard = -1;
+    int fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+
+    if (fd == -EINVAL && flags != 0) /* Linux before 6.3: every memfd may be executed */
+        fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    guard = fd;
+    while (fd >= 0 && size > 0) {
+        long n = sys_write(fd, data, size);
+
+        if (n <= 0)
+            return -EIO;
+        data += n;
+        size -= (size_t)n;
+    }
+    if (fd >= 0 && sys_call3(__NR_fcntl, fd, ADD_SEALS, ALL_SEALS) < 0)
+        return -EPERM;
+    guard = -1;
+    return fd;
+}
+
+static int load_helper(struct fast *fast)
+{
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, fast->data + fast->recipe->helper, O_RDONLY, 0);
+    struct stat st;
+    long map;
+
+    if (fd < 0 || sys_fstat(fd, &st) < 0 || st.st_size <= 0)
+        return 0;
+    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, fd, 0);
+    if ((unsigned long)map > -4096UL)
+        return 0;
+    fast->helper = sealed("pyrun-helper", (const char *)map, (size_t)st.st_size, 0x10 /* MFD_EXEC */);
+    return fast->helper >= 0;
+}
+
+static int load_plan(struct fast *fast)
+{
+    char *plan = fast->data + fast->recipe->plan;
+    uint32_t flags;
+
+    fill_in(plan, fast->recipe->plan_size, fast->uuid);
+    memcpy(&flags, plan + offsetof(struct plan_header, flags), sizeof flags);
+    flags |= PLAN_HAS_POD | (fast->own >= 0 ? PLAN_HAS_CGROUP : 0);
+    memcpy(plan + offsetof(struct plan_header, flags), &flags, sizeof flags);
+    fast->plan = sealed("pyrun-plan", plan, fast->recipe->plan_size, 0);
+    return fast->plan >= 0;
+}
+
+/* The cgroup2 directory of this process, as pyrun.host finds it; 0 leaves the pod without a cgroup. */
+static int find_cgroup(char path[PATH_SIZE])
+{
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY, 0);
+    char text[8192], *line = text, *next;
+    long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+
+    for (text[n > 0 ? n : 0] = '\0'; *line != '\0'; line = next) {
+        for (next = line; *next != '\0' && *next != '\n'; next++)
+            ;
+        if (*next != '\0')
+            *next++ = '\0';
+        if (memcmp(line, "0::/", 4) != 0)
+            continue;
+        for (int hybrid = 0; hybrid < 2; hybrid++) {
+            char procs[PATH_SIZE];
+
+            if (join(path, "/sys/fs/cgroup", hybrid ? "/unified" : "", line[4] == '\0' ? "" : line + 3) != 0 &&
+                join(procs, path, "/cgroup.procs", "") != 0 && sys_call3(__NR_faccessat, AT_FDCWD, procs, 2 /* W_OK */) == 0)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+static void make_cgroup(struct fast *fast)
+{
+    char above[PATH_SIZE];
+
+    fast->cgroup[0] = '\0';
+    if (!find_cgroup(above))
+        return;
+    fast->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
+    if (fast->parent < 0 || sys_call3(__NR_mkdirat, fast->parent, fast->cgroup_name, 0755) < 0)
+        return;
+    fast->own = (int)sys_openat(fast->parent, fast->cgroup_name, O_RDONLY | O_DIRECTORY, 0);
+    if (fast->own < 0 || join(fast->cgroup, above, "/", fast->cgroup_name) == 0)
+        fast->cgroup[0] = '\0';
+}
+
+/* The record's last members.  A cgroup with a name that JSON would have to escape is not for here. */
+static int write_record(struct fast *fast)
+{
+    char tail[PATH_SIZE + 128];
+    const char *end = tail + sizeof tail;
+    struct __kernel_timespec now = {0, 0};
+    OWNED_FD fd = (int)sys_openat(fast->pod, "pod", O_WRONLY | O_CREAT | O_EXCL, 0600);
+    char *record = fast->data + fast->recipe->record, *at;
+
+    for (const char *c = fast->cgroup; *c != '\0'; c++)
+        if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7f)
+            return 0;
+    (void)sys_call2(__NR_clock_gettime, 0, &now);
+    at = str_add(tail, end, ",\"created\":");
+    at = at == 0 ? 0 : str_add_number(at, end, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+    at = str_add(str_add(str_add(at, end, ",\"cgroup\":\""), end, fast->cgroup), end, "\"}");
+    fill_in(record, fast->recipe->record_size, fast->uuid);
+    return fd >= 0 && at != 0 && sys_write(fd, record, fast->recipe->record_size) == fast->recipe->record_size &&
+           sys_write(fd, tail, at - tail) == at - tail;
+}
+
+static int make_pod(struct fast *fast)
+{
+    char from[64], to[64];
+
+    (void)str_add(str_add(from, from + sizeof from, "preparing/"), from + sizeof from, fast->uuid);
+    (void)str_add(str_add(to, to + sizeof to, "running/"), to + sizeof to, fast->uuid);
+    if (sys_call3(__NR_mkdirat, fast->pods, from, 0700) < 0)
+        return 0;
+    fast->pod = (int)sys_openat(fast->pods, from, O_RDONLY | O_DIRECTORY, 0);
+    if (fast->pod >= 0 && sys_call2(__NR_flock, fast->pod, LOCK_EX | LOCK_NB) == 0 && write_record(fast) &&
+        sys_call4(__NR_renameat, fast->pods, from, fast->pods, to) == 0)
+        return 1;
+    (void)sys_call3(__NR_unlinkat, fast->pod, "pod", 0);
+    (void)sys_call3(__NR_unlinkat, fast->pods, from, AT_REMOVEDIR);
+    return 0;
+}
+
+/* Slots as in plan.h: every descriptor is copied out of the way first, so that no copy lands on one still needed. */
+static void become(struct fast *fast, char **envp)
+{
+    const int source[SLOT_COUNT] = {0, 1, 2, fast->plan, -1, fast->pod, fast->pods, fast->own, fast->own < 0 ? -1 : fast->parent};
+    char title[64], *argv[2] = {title, 0};
+    int high[SLOT_COUNT], helper = (int)sys_call3(__NR_fcntl, fast->helper, F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+
+    (void)str_add(str_add(title, title + sizeof title, "pyrun: pod "), title + sizeof title, fast->uuid);
+    for (int i = 3; i < SLOT_COUNT; i++)
+        high[i] = source[i] < 0 ? -1 : (int)sys_call3(__NR_fcntl, source[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+    fast->pods = high[SLOT_PODS]; /* what undoing needs, should the exec fail */
+    fast->parent = high[SLOT_CGROUP_PARENT];
+    for (int i = 3; i < SLOT_COUNT; i++)
+        if (high[i] < 0)
+            sys_close(i);
+        else if (sys_call3(__NR_dup3, high[i], i, 0) < 0)
+            return;
+    (void)sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+}
+
+static void undo(const struct fast *fast)
+{
+    char path[64];
+
+    if (fast->own >= 0)
+        (void)sys_call3(__NR_unlinkat, fast->parent, fast->cgroup_name, AT_REMOVEDIR);
+    if (fast->pod >= 0) {
+        (void)str_add(str_add(path, path + sizeof path, "running/"), path + sizeof path, fast->uuid);
+        (void)sys_call3(__NR_unlinkat, fast->pod, "pod", 0);
+        (void)sys_call3(__NR_unlinkat, fast->pods, path, AT_REMOVEDIR);
+    }
+    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+}
+
+/* Comes back only when Python has to do it. */
+void run_recipe(int argc, char **argv, char **envp)
+{
+    static char key[65536];
+    static struct fast fast;
+    char path[PATH_SIZE];
+    size_t key_size;
+
+    fast.store = fast.pods = fast.pod = fast.parent = fast.own = fast.helper = fast.plan = -1;
+    fast.root = root_of(argc, argv, envp);
+    if (fast.root == 0 || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || sys_call0(__NR_geteuid) != 0)
+        return;
+    key_size = make_key(key, sizeof key, argc, argv, envp);
+    if (key_size == 0 || !load(&fast, key, key_size) || join(path, fast.root, "/locks/store", "") == 0)
+        return;
+    fast.store = (int)sys_openat(AT_FDCWD, path, O_RDWR, 0);
+    (void)join(path, fast.root, "/pods", "");
+    fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
+    if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0 && unchanged(&fast) &&
+        swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast) && make_uuid(&fast)) {
+        make_cgroup(&fast);
+        if (make_pod(&fast) && load_plan(&fast))
+            become(&fast, envp);
+    }
+    undo(&fast);
+}
