@@ -342,6 +342,7 @@ static void become(struct fast *fast, char **envp)
     for (int i = 3; i < SLOT_COUNT; i++)
         high[i] = source[i] < 0 ? -1 : (int)sys_call3(__NR_fcntl, source[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS);
     fast->pods = high[SLOT_PODS]; /* what undoing needs, should the exec fail */
+    fast->pod = high[SLOT_POD];
     fast->parent = high[SLOT_CGROUP_PARENT];
     for (int i = 3; i < SLOT_COUNT; i++)
         if (high[i] < 0)

@@ -1,0 +1,103 @@
+"""Recipes: a decision written for the launcher is the one that was made (runtime/pod/{recipe,cache}.py, native/recipe.h)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from struct import Struct
+
+import pytest
+
+from pyrun.pod import cache
+from pyrun.pod.recipe import BLANK, Recipe
+
+NATIVE = Path(__file__).resolve().parents[2] / "native"
+
+
+def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe:
+    decided = tmp_path / "decided"
+    decided.write_text("yes")
+    info = decided.stat()
+    check = (str(decided), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    return Recipe(plan, f'{{"uuid":"{BLANK}"', [], [], [check])
+
+
+def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
+    program = tmp_path / "sizes.c"
+    program.write_text(
+        "#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\n"
+        f'#include "{NATIVE}/recipe.h"\n'
+        'int main(void) { printf("%zu %zu %u %u %zu %zu %s", sizeof(struct recipe_header), sizeof(struct recipe_check),'
+        " RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper), offsetof(struct recipe_check, path), RECIPE_BLANK); }\n"
+    )
+    subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
+    said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
+    assert said[:4] == [str(cache._HEADER.size), str(cache._CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
+    assert said[4:] == ["40", "40", BLANK]
+
+
+def test_hash_is_fnv_1a() -> None:
+    assert cache.name_of(b"") == "cbf29ce484222325"  # the offset basis, by definition
+    assert cache.name_of(b"foobar") == "85944171f73967e8"  # a test vector of the algorithm's authors
+
+
+def test_key_holds_directory_root_and_every_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYRUN_ROOT", "/r")
+    assert cache.key_of(["run", "a b", ""]) == os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
+    assert cache.key_of(["run", "a", "b"]) != cache.key_of(["run", "a b"])
+
+
+def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = recipe(tmp_path)
+    cache.save(str(tmp_path), ["run", "x"], made, "/path/helper")
+    (path,) = (tmp_path / "cache/run").iterdir()
+    data = path.read_bytes()
+    key = cache.key_of(["run", "x"])
+    assert path.name == cache.name_of(key)
+    assert path.stat().st_mode & 0o777 == 0o600
+    _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, _ = Struct("=12I").unpack_from(data)
+    assert (size, checks, data[-1]) == (len(data), 1, 0)
+    assert data[key_at : key_at + key_size] == key
+    assert data[plan : plan + plan_size] == made.block
+    assert data[record : record + record_size].decode() == made.record
+    assert data[helper:].split(b"\0")[0] == b"/path/helper"
+
+
+def test_recipes_do_not_pile_up(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    for number in range(cache._KEPT + 3):
+        cache.save(str(tmp_path), ["run", str(number)], made, "/helper")
+    assert len(list((tmp_path / "cache/run").iterdir())) == 3
+
+
+def test_what_may_not_be_repeated_is_not_written(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, [], ["a note"], None), "/helper")
+    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, ["/layer"], [], made.checks), "/helper")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("change", ["content", "replaced", "gone"])
+def test_fresh_until_what_decided_changes(tmp_path: Path, change: str) -> None:
+    made = recipe(tmp_path)
+    decided = tmp_path / "decided"
+    assert made.fresh()
+    if change == "content":
+        decided.write_text("no!")
+    elif change == "replaced":
+        other = tmp_path / "other"
+        other.write_text("yes")
+        other.rename(decided)
+    else:
+        decided.unlink()
+    assert not made.fresh()
+
+
+def test_the_blank_becomes_the_uuid_everywhere(tmp_path: Path) -> None:
+    made = recipe(tmp_path, f"/pods/{BLANK}/upper\0pyrun-{BLANK}\0".encode())
+    uuid = "01234567-89ab-4cde-8f01-23456789abcd"
+    assert made.block_for(uuid) == f"/pods/{uuid}/upper\0pyrun-{uuid}\0".encode()
+    assert made.record_for(uuid, 7, '/c"g') == f'{{"uuid":"{uuid}","created":7,"cgroup":"/c\\"g"}}'
