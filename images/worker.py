@@ -119,6 +119,8 @@ def _died(answer: bytes, status: int) -> NoReturn:
     reason = "the process that reads it ended without an answer"
     if status < 0 and status != -signal.SIGKILL:
         reason = f"the process that reads it was ended by {signal.Signals(-status).name}"
+    if said.startswith(("ModuleNotFoundError", "ImportError")):
+        raise HostError("start", "unpack worker", said, hint="the installation is incomplete: install pyrun-runtime again")
     if said:
         reason = f"{reason}: {said}"
     raise ArchiveError("unpack", "archive", reason, hint="the image may be made to crash its reader: do not use it, and report it")

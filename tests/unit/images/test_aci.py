@@ -22,7 +22,7 @@ import pytest
 from archives import COMPRESS, END, MANIFEST, aci, directory, file, hardlink, header, manifest, node, symlink
 
 from pyrun import errors
-from pyrun.errors import ArchiveError, ImageError, ManifestError
+from pyrun.errors import ArchiveError, HostError, ImageError, ManifestError
 from pyrun.images import worker
 from pyrun.images.aci import AciInfo, unpack_aci
 from pyrun.images.limits import Limits
@@ -231,6 +231,13 @@ def test_a_worker_that_misbehaves_is_an_archive_error(unpack: Unpack, monkeypatc
     assert str(caught.value).isprintable()
     assert "report it" in caught.value.hint
     assert time.monotonic() - started < 10
+
+
+def test_an_incomplete_installation_is_told_from_a_bad_image(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(monkeypatch, "import nosuchmodule")
+    with pytest.raises(HostError, match="nosuchmodule") as caught:
+        unpack(IMAGE)
+    assert "install" in caught.value.hint
 
 
 def test_a_manifest_from_the_worker_is_validated_again(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
