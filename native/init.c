@@ -131,7 +131,8 @@ static void start_app(struct context *ctx, uint32_t app_op)
         fail(ctx, app_op, app);
     if (ctx->shared->failed)
         sys_exit(125);
-    (void)sys_write(ctx->link, "R", 1);
+    if (ctx->plan->flags & PLAN_TELL_RUNNING)
+        (void)sys_write(ctx->link, "R", 1);
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
     if (ctx->link > 0)

@@ -21,7 +21,7 @@
  *       |                      |--- 'G' go, once ids are mapped -->| (only in a user namespace)
  *       |                      |                                   | operations up to OP_APP
  *       |                      |<-- 'T' + terminal master ---------| (with OP_TTY)
- *       |                      |<-- 'R' running -------------------| the app's execve succeeded
+ *       |                      |<-- 'R' running -------------------| the app's execve succeeded (if asked for)
  *       |<-- PLAN_RUNNING -----|                                   |
  *       |                      |                                   | reaps
  *       |--- signal number --->|--- that signal ------------------>| to the app
@@ -60,7 +60,8 @@
 #define PLAN_RELAY_STDIN 16
 #define PLAN_SETGROUPS_DENY 32
 #define PLAN_HAS_EXPLAIN 64
-#define PLAN_ALL_FLAGS 127
+#define PLAN_TELL_RUNNING 128 /* somebody waits for PLAN_RUNNING */
+#define PLAN_ALL_FLAGS 255
 
 struct plan_header {
     uint32_t magic;

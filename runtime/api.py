@@ -7,6 +7,7 @@ memory shared until it is exec'd, so a large, threaded process starts a pod as f
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 
 from pyrun import host as hosts
 from pyrun.engine.launch import RUNNING
@@ -87,12 +88,12 @@ class Container:
 
 
 class Runtime:
-    """Images and pods below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).
+    """Images and pods below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).  Threads may share it.
 
     Remembers what it decided: starting the same image with the same options again costs a few stat(2) calls.
     """
 
-    __slots__ = ("_ending", "_recipes", "pods", "root", "store")
+    __slots__ = ("_ending", "_lock", "_recipes", "pods", "root", "store")
 
     def __init__(self, root: str | None = None) -> None:
         self.root = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or _DEFAULT_ROOT)
@@ -100,6 +101,7 @@ class Runtime:
         self.pods = Pods(self.root)
         self._recipes: dict[str, Recipe] = {}
         self._ending: list[Supervisor] = []
+        self._lock = allocate_lock()
 
     def start(
         self,
@@ -117,37 +119,47 @@ class Runtime:
         are those of `pyrun.pod.options.Options`: the command line's long flags with underscores.
         Raises a PyrunError: NotFoundError, SignatureError, ConfigError, UsageError for an unknown option.
         """
-        self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
-        with self.store.lock(exclusive=False):
-            recipe = self._recipe(image, list(argv), stdin is not None, options)
-            pod = create(recipe, self.pods, new_uuid())
-        try:
-            supervisor = launch(pod.block, pod.slots, (stdin if stdin is not None else stdout, stdout, stderr), pod.title, self.root)
-        except BaseException:
-            pod.discard()
-            raise
-        pod.slots.close()
-        return Container(pod.uuid, supervisor, recipe.notes)
+        return self._start(image, list(argv), (stdin, stdout, stderr), options, tell_running=True)
 
     def run(self, image: str, *argv: str, stdin: int | None = None, stdout: int = 1, stderr: int = 2, **options: object) -> int:
         """Start an app as `start` does and return its exit code, or minus the signal number, as soon as it has ended.
 
         What it leaves is being removed by then; `settle` waits for that.
         """
-        container = self.start(image, *argv, stdin=stdin, stdout=stdout, stderr=stderr, **options)
+        container = self._start(image, list(argv), (stdin, stdout, stderr), options, tell_running=False)
         try:
             code = container.wait()
         except BaseException:
             container.close()
             raise
-        self._ending.append(container.release())
+        with self._lock:
+            self._ending.append(container.release())
         return code
+
+    def _start(
+        self, image: str, argv: list[str], stdio: tuple[int | None, int, int], options: dict[str, object], *, tell_running: bool
+    ) -> Container:
+        with self._lock:
+            self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
+        stdin, stdout, stderr = stdio
+        with self.store.lock(exclusive=False):
+            recipe = self._recipe(image, argv, stdin is not None, options)
+            pod = create(recipe, self.pods, new_uuid())
+        streams = (stdout if stdin is None else stdin, stdout, stderr)
+        try:
+            supervisor = launch(pod.block, pod.slots, streams, pod.title, self.root, tell_running=tell_running)
+        except BaseException:
+            pod.discard()
+            raise
+        pod.slots.close()
+        return Container(pod.uuid, supervisor, recipe.notes)
 
     def settle(self) -> None:
         """Wait until everything that ended `run`s made is gone."""
-        for supervisor in self._ending:
+        with self._lock:
+            ending, self._ending = self._ending, []
+        for supervisor in ending:
             supervisor.close()
-        self._ending.clear()
 
     def _recipe(self, image: str, argv: list[str], interactive: bool, options: dict[str, object]) -> Recipe:
         key = repr((image, argv, interactive, sorted(options.items())))

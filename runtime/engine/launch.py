@@ -135,6 +135,12 @@ class Supervisor:
             raise ChildProcessError("the supervisor ended without an exit report")
         return status
 
+    def __del__(self) -> None:
+        """A pod that nobody waits for any more is given up, as by the death of this process."""
+        for fd in (self._control, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+
     def kill(self, signal: int) -> None:
         """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
         try:
@@ -166,12 +172,15 @@ class Supervisor:
         return True
 
 
-def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str) -> Supervisor:
-    """Start the supervisor of an encoded plan as a child with `stdio` for the app, and return at once."""
+def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str, *, tell_running: bool = True) -> Supervisor:
+    """Start the supervisor of an encoded plan as a child with `stdio` for the app, and return at once.
+
+    Without `tell_running` its first report is the end, or a failure; that spares two processes from waking up.
+    """
     import _socket
 
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, ops.HAS_CONTROL))
+    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)))
     try:
         fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
         pid, pidfd = native.spawn([title.encode()], [], fds, directory)
