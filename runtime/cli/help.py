@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import textwrap
 
 from pyrun.cli import manual
 from pyrun.cli.options import COMMON, GLOBAL, VERBS
@@ -49,11 +51,12 @@ def overview(group: str = "") -> str:
     """The help of pyrun itself, or of a group such as `image`."""
     verbs = [verb for verb in visible() if not group or verb.startswith(group + " ")]
     width = max(len(verb) for verb in verbs) + 4
-    about = manual.ABOUT.get(group, (f"pyrun: {manual.SUMMARY}",))
-    lines = [f"usage: pyrun {group or '[OPTIONS] VERB'} ...", "", *about, "", "Verbs:"]
+    about = manual.ABOUT.get(group, (sentence(manual.SUMMARY),))
+    usage = f"pyrun {group} VERB ..." if group else "pyrun [OPTIONS] VERB ..."
+    lines = [f"usage: {usage}", "", *[line for text in about for line in textwrap.wrap(text, _width())], "", "Verbs:"]
     lines += [f"  {verb:{width}}{VERBS[verb][4]}" for verb in verbs]
     if not group:
-        lines += ["", *_format_section("Options", GLOBAL), "", *_examples(""), "", *_exit_codes()]
+        lines += ["", *_format_section("Options", GLOBAL), "", *_examples(""), "", *_exit_codes("run")]
     else:
         lines += ["", *_format_section("Options", COMMON)]
     prefix = f"{group} " if group else ""
@@ -70,7 +73,7 @@ def _format_section(title: str, options: tuple[Option, ...]) -> list[str]:
 def parser(verb: str) -> argparse.ArgumentParser:
     """An argparse parser of one verb, from the same table as the hot one: for help, and to test the hot one against."""
     positional, options = VERBS[verb][1:3]
-    epilog = [*_examples(verb), *([""] if verb in manual.EXAMPLES else []), *_exit_codes()]
+    epilog = [*_examples(verb), *([""] if verb in manual.EXAMPLES else []), *_exit_codes(verb)]
     result = argparse.ArgumentParser(
         prog=f"pyrun {verb}",
         usage=f"pyrun {verb} [OPTIONS] {usage_words(positional)}".rstrip(),
@@ -109,9 +112,7 @@ class _Formatter(argparse.HelpFormatter):
     """Keeps paragraphs and examples apart, and names an option's value once: `-e, --set-env, --env NAME=VALUE`."""
 
     def __init__(self, prog: str) -> None:
-        import shutil
-
-        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns, 120) - 2)
+        super().__init__(prog, max_help_position=30, width=_width())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         parts = []
@@ -119,8 +120,11 @@ class _Formatter(argparse.HelpFormatter):
             if paragraph.startswith(" ") or not paragraph:
                 parts.append(paragraph)
             else:
-                parts.append(super()._fill_text(paragraph, width, indent))
+                parts += textwrap.wrap(paragraph, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
         return "\n".join(parts)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         text = ", ".join(action.option_strings)
@@ -135,8 +139,19 @@ def _examples(verb: str) -> list[str]:
     return ["Examples:", *lines] if lines else []
 
 
-def _exit_codes() -> list[str]:
-    return ["Exit codes:", *(f"  {code:7}{what}" for code, what in manual.EXIT_CODES)]
+def _exit_codes(verb: str) -> list[str]:
+    return ["Exit codes:", *(f"  {code:7}{what}" for code, what in exit_codes(verb))]
+
+
+def exit_codes(verb: str) -> tuple[tuple[str, str], ...]:
+    """The exit codes of a verb with what each means."""
+    return manual.EXIT_CODES + manual.RUN_EXIT_CODES if verb == "run" else manual.EXIT_CODES
+
+
+def _width() -> int:
+    import shutil
+
+    return min(shutil.get_terminal_size().columns, 120) - 2
 
 
 def usage_words(positional: str) -> str:
@@ -150,8 +165,13 @@ def section(option: Option) -> str:
 
 
 def with_choices(about: str, kind: str, choices: str) -> str:
-    """An option's sentence, with the words that its value may be."""
-    return f"{about}; one of {', '.join(choices.split())}" if choices and kind in ("str", "insecure") else about
+    """An option's sentence, with the words that its value may be unless it names them all itself."""
+    if not choices or kind not in ("str", "insecure"):
+        return about
+    words = choices.split()
+    if all(word in re.findall(r"[\w-]+", about.lower()) for word in words):
+        return about
+    return f"{about}; {'one' if kind == 'str' else 'any'} of {', '.join(words)}"
 
 
 def dest(names: str) -> str:
@@ -174,7 +194,8 @@ def unknown_verb(word: str, action: str) -> UsageError:
         near = _nearest(action, names)
         hint = f"did you mean `pyrun {word} {near}`?" if near else f"`pyrun {word} --help` explains them"
         return UsageError(word, "", f"'{action}' is not {known}", hint=hint)
-    near = _nearest(word, [*visible(), *{verb.partition(" ")[0] for verb in visible()}])
+    owners = [verb for verb in visible() if verb.partition(" ")[2] == word]
+    near = owners[0] if owners else _nearest(word, [*visible(), *{verb.partition(" ")[0] for verb in visible()}])
     hint = f"did you mean `pyrun {near}`?" if near else "`pyrun --help` lists the verbs"
     return UsageError(f"unknown verb '{word}'", hint=hint)
 

@@ -10,7 +10,7 @@ import sys
 
 from pyrun import __version__
 from pyrun.cli import manual
-from pyrun.cli.help import section, sentence, visible, with_choices
+from pyrun.cli.help import exit_codes, section, sentence, visible, with_choices
 from pyrun.cli.options import COMMON, GLOBAL, VERBS
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ def _main_page() -> str:
     for name, what in manual.ENVIRONMENT:
         lines += [".TP", f".B {name}", *_text(sentence(what))]
     lines += [".SH FILES", ".TP", ".I /var/lib/pyrun", *_text("Images, pods and trusted keys, readable by root only.")]
-    return _end(lines, [f"pyrun-{name}" for name in _others("")])
+    return _end(lines, "run", [f"pyrun-{name}" for name in _others("")])
 
 
 def _verb_page(name: str) -> str:
@@ -74,7 +74,7 @@ def _verb_page(name: str) -> str:
     for title, options in sections.items():
         lines += [f".SS {_plain(title)}", *_options(options)]
     lines += _examples(*verbs)
-    return _end(lines, ["pyrun", *(f"pyrun-{other}" for other in _others(name))])
+    return _end(lines, name, ["pyrun", *(f"pyrun-{other}" for other in _others(name))])
 
 
 def _synopsis(positional: str) -> list[str]:
@@ -95,9 +95,9 @@ def _head(name: str, summary: str) -> list[str]:
     ]
 
 
-def _end(lines: list[str], others: list[str]) -> str:
+def _end(lines: list[str], verb: str, others: list[str]) -> str:
     lines.append(".SH EXIT STATUS")
-    for code, what in manual.EXIT_CODES:
+    for code, what in exit_codes(verb):
         lines += [".TP", f".B {_plain(code)}", *_text(sentence(what))]
     lines.append(".SH SEE ALSO")
     names = sorted(others)

@@ -12,30 +12,36 @@ DESCRIPTION = (
 # verb (or group) -> paragraphs
 ABOUT: dict[str, tuple[str, ...]] = {
     "run": (
-        "Runs an image in the foreground and exits as its program does. IMAGE is an .aci file, the id of a stored image (or the"
-        " beginning of one), or NAME[:VERSION][,LABEL=VALUE].",
+        "Runs an image in the foreground and exits as its program does. IMAGE is the path of an .aci file, which is imported first,"
+        " or names a stored image: its id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",
         "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them.",
-        "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options image` gives that up by name.",
+        "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options=image` gives that up by name.",
     ),
     "plan": (
         "Takes the arguments of `run` and prints the operations in the order in which the kernel would be asked for them, each with"
-        " the flag or manifest line that it comes from. Nothing is mounted, started or changed.",
+        " the flag or manifest line that it comes from. Nothing is mounted or started. The image must be in the store: `pyrun fetch`.",
     ),
     "trust": (
         "Shows the fingerprint and the owner of each OpenPGP public key and, once confirmed, trusts it to sign images: all of them,"
-        " or with --prefix those whose name begins so. --yes confirms beforehand; without a terminal it is needed.",
+        " or with --prefix the image of that name and those below it. --yes confirms beforehand; without a terminal it is needed.",
     ),
-    "fetch": ("Verifies each file's signature, unpacks the image and prints its id. A file that was fetched before costs nothing.",),
+    "fetch": (
+        "Verifies each file's signature, unpacks the image and prints its id. A file that was fetched before is not unpacked again.",
+    ),
     "image": ("Lists, shows, verifies and removes stored images. REF is an id, the beginning of one, or a name.",),
-    "image show": ("REF is an image's id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",),
-    "image verify": ("Reads the stored bytes again and compares them with the digests that name them.",),
+    "image show": (
+        "Prints what the store knows about an image, and its manifest, as JSON.",
+        "REF is an image's id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",
+    ),
+    "image verify": (
+        "Reads the stored bytes again and compares them with the digests and the signature that vouch for them. It prints one line"
+        " for each image, and one for each thing that is wrong; then it exits with 125.",
+    ),
+    "image rm": ("Removes images, and the layers and files that no other image needs. It prints the full ids.",),
     "gc": (
         "Removes ended pods, what a killed run left behind, and temporary files of processes that are gone. It prints what it removed.",
     ),
-    "completion": (
-        "Prints a script for the named shell: bash, zsh or fish. To load it: `source <(pyrun completion bash)`,"
-        " `source <(pyrun completion zsh)` or `pyrun completion fish | source`.",
-    ),
+    "completion": ("Prints a script that completes verbs, options, their values and stored images. SHELL is bash, zsh or fish.",),
 }
 
 # verb -> (command line, what it does)
@@ -64,20 +70,30 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "fetch": (("pyrun fetch app.aci", "store an image; app.aci.asc is its signature"),),
     "image list": (("pyrun image list --format json", "all stored images"),),
     "image verify": (("pyrun image verify --all", "look for damage"),),
+    "image rm": (("pyrun image rm example.com/app:1.1", "remove one version"),),
     "gc": (("pyrun gc --grace-period 30m", "spare what ended in the last half hour"),),
+    "completion": (
+        ("source <(pyrun completion bash)", "load it into bash"),
+        ("source <(pyrun completion zsh)", "load it into zsh"),
+        ("pyrun completion fish | source", "load it into fish"),
+    ),
 }
 
 EXIT_CODES: tuple[tuple[str, str], ...] = (
-    ("0", "success; for `run`, the program's own code"),
-    ("2", "wrong usage: an option or argument"),
-    ("125", "pyrun failed"),
-    ("126", "the program cannot be executed"),
+    ("0", "success"),
+    ("2", "wrong usage: an option or an argument"),
+    ("125", "pyrun failed; it says why on standard error"),
+)
+# What `run` adds.
+RUN_EXIT_CODES: tuple[tuple[str, str], ...] = (
+    ("126", "the program is in the image but cannot be executed"),
     ("127", "the program is not in the image"),
     ("128+n", "signal n ended the program"),
+    ("other", "the program's own code"),
 )
 
 ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("PYRUN_ROOT", "the directory of images, pods and keys, unless --root names one"),
-    ("PYRUN_DEBUG", "1 shows tracebacks, as --debug does"),
+    ("PYRUN_DEBUG", "1 shows a traceback with each error, as --debug does"),
     ("NO_COLOR", "anything turns colours off"),
 )

@@ -59,13 +59,14 @@ INSECURE: dict[str, tuple[str, ...]] = {
 
 COMMON: tuple[Option, ...] = (
     ("--root --dir", "DIR", "path", "", "Global", "keep images, pods and keys in DIR (default $PYRUN_ROOT, else /var/lib/pyrun)"),
-    ("--debug", "", "flag", "", "Global", "show tracebacks and details of what is done (as does PYRUN_DEBUG=1)"),
+    ("--debug", "", "flag", "", "Global", "show a traceback with each error (as does PYRUN_DEBUG=1)"),
     ("--help -h", "", "flag", "", "Global", "show help and exit"),
 )
 
 GLOBAL: tuple[Option, ...] = (*COMMON, ("--version -V", "", "flag", "", "Global", "show the version and exit"))
 
-FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON")
+FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
+FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
 NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
 FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
 SIGNATURE: Option = (
@@ -74,7 +75,7 @@ SIGNATURE: Option = (
     "path",
     "",
     "app Image",
-    "detached OpenPGP signature of the image file (default: IMAGE with .asc added)",
+    "detached OpenPGP signature of the image file (default: the file's name with .asc added)",
 )
 ALLOW: Option = (
     "--insecure-options",
@@ -82,7 +83,15 @@ ALLOW: Option = (
     "insecure",
     "none image capabilities paths seccomp new-privs all-fetch all-run all",
     "Security",
-    "give up the named protections, separated by commas",
+    "give up the named protections, separated by commas; groups: all-fetch is image, all-run the other four",
+)
+ALLOW_FETCH: Option = (
+    "--insecure-options",
+    "LIST",
+    "insecure",
+    "none image all-fetch all",
+    "Security",
+    "give up a protection: image accepts files without a good signature",
 )
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
@@ -90,7 +99,7 @@ RUN: tuple[Option, ...] = (
     SIGNATURE,
     ("--name", "NAME", "str", "", "app Process", "name of the app (default: last part of the image's name)"),
     ("--exec", "PATH", "str", "", "app Process", "run PATH instead of the image's program"),
-    ("--set-env --env -e", "NAME=VALUE", "env", "", "app Process", "set a variable, over the image's and those of --set-env-file"),
+    ("--set-env --env -e", "NAME=VALUE", "env", "", "app Process", "set a variable; it beats the image's and those of --set-env-file"),
     (
         "--set-env-file --env-file",
         "FILE",
@@ -99,7 +108,7 @@ RUN: tuple[Option, ...] = (
         "app Process",
         "set the variables in FILE, one NAME=VALUE a line, # and ; for comments",
     ),
-    ("--inherit-env", "", "flag", "", "app Process", "pass the caller's variables, below the image's own"),
+    ("--inherit-env", "", "flag", "", "app Process", "pass the caller's variables; the image's own and --set-env beat them"),
     ("--user -u", "USER", "str", "", "app Process", "run as USER: a name, a number, or a /path in the image whose owner is meant"),
     ("--group", "GROUP", "str", "", "app Process", "run as GROUP: a name, a number, or a /path in the image whose group is meant"),
     ("--supplementary-gids", "GID,...", "ints", "", "app Process", "further group numbers, separated by commas"),
@@ -128,13 +137,27 @@ RUN: tuple[Option, ...] = (
     ),
     ("--readonly-rootfs --read-only", "", "flag", "", "app Files", "make the image's files read-only; volumes are not affected"),
     ("--no-overlay", "", "flag", "", "Files", "copy the image's files instead of laying an overlay over them"),
-    ("--upper", "WHERE", "str", "disk tmpfs", "Files", "keep the app's changes on disk or in memory"),
+    (
+        "--upper",
+        "WHERE",
+        "str",
+        "disk tmpfs",
+        "Files",
+        "where the app's changes go: disk (below the state directory, the default) or tmpfs (memory)",
+    ),
     ("--hostname", "NAME", "str", "", "Pod", "host name inside (default pyrun-UUID)"),
-    ("--net --network", "NET", "str", "none host", "Pod", "network: none (loopback only) or host (the host's own, not isolated)"),
+    (
+        "--net --network",
+        "NET",
+        "str",
+        "none host",
+        "Pod",
+        "network: none (loopback only, the default) or host (the host's own, not isolated)",
+    ),
     ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
     ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
     ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),
-    ("--caps-retain", "CAP,...", "csv", "", "app Security", "keep these capabilities only"),
+    ("--caps-retain", "CAP,...", "csv", "", "app Security", "the capabilities that the app may have, instead of the default eight"),
     ("--caps-remove", "CAP,...", "csv", "", "app Security", "take these capabilities away from the default set"),
     (
         "--seccomp",
@@ -157,7 +180,7 @@ VERBS: dict[str, Verb] = {
     "plan": (
         "plan",
         "IMAGE --",
-        (*RUN, ("--format", "FORMAT", "str", "text json", "Output", "print lines or JSON")),
+        (*RUN, FORMAT_TEXT),
         _RUN_PAIRS,
         "print what `run` would ask of the kernel",
     ),
@@ -165,16 +188,23 @@ VERBS: dict[str, Verb] = {
         "trust",
         "[KEYFILE]...",
         (
-            ("--prefix", "NAME", "str", "", "Keys", "trust the key for images whose name starts with NAME (default: for all images)"),
+            (
+                "--prefix",
+                "NAME",
+                "str",
+                "",
+                "Keys",
+                "trust the key for the image NAME and those below it, NAME/... (default: for all images)",
+            ),
             ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
             ("--list", "", "flag", "", "Keys", "list the trusted keys"),
-            ("--remove", "FINGERPRINT", "str", "", "Keys", "stop trusting a key"),
+            ("--remove", "FINGERPRINT", "str", "", "Keys", "stop trusting a key, everywhere or, with --prefix, for that name"),
             FORMAT_TABLE,
         ),
         (("list", "remove"),),
         "show a public key and trust it to sign images",
     ),
-    "fetch": ("fetch", "FILE...", (SIGNATURE, ALLOW, QUIET), (), "verify image files and put them into the store"),
+    "fetch": ("fetch", "FILE...", (SIGNATURE, ALLOW_FETCH, QUIET), (), "verify image files and put them into the store"),
     "image list": ("image", "", (FORMAT_TABLE, FULL, NO_LEGEND), (), "list the stored images"),
     "image show": ("image", "REF", (), (), "print the record and the manifest of a stored image as JSON"),
     "image verify": (
@@ -195,7 +225,7 @@ VERBS: dict[str, Verb] = {
         (),
         "remove ended pods and what crashed runs left behind",
     ),
-    "version": ("version", "", (("--format", "FORMAT", "str", "text json", "Output", "print lines or JSON"),), (), "show the version"),
+    "version": ("version", "", (FORMAT_TEXT,), (), "show the versions of pyrun, Python and the kernel"),
     "completion": ("completion", "SHELL", (), (), "print a completion script for bash, zsh or fish"),
     "help": ("help", "[TOPIC]...", (), (), "show help on a verb"),
     "__complete": ("completion", "[WORD]...", (), (), ""),

@@ -353,8 +353,8 @@ def _number(name: str, text: str, bounds: str, base: int) -> int:
         number = int(text, base)
         if not bounds or int(low, base) <= number <= int(high, base):
             return number
-    what = "an octal number" if base == 8 else "a whole number"
-    _fail(f"option {name}", f"'{text}' is not {what} from {low} to {high}", f"write one, as in {name} {low}")
+    what, example = ("an octal number", "0022") if base == 8 else ("a whole number", "100")
+    _fail(f"option {name}", f"'{text}' is not {what} from {low} to {high}", f"write one, as in {name} {example}")
 
 
 def _root(args: Args) -> None:
