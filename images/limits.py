@@ -20,7 +20,7 @@ class Limits:
         self,
         *,
         total: int = 16 * GIB,
-        ratio: int = 250,
+        ratio: int = 100,
         ratio_floor: int = 256 * MIB,
         window: int = 128 * MIB,
         entries: int = 1_000_000,
