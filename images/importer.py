@@ -182,6 +182,9 @@ class _Import:
         layer_fd = os.open(f"{staging.path}/layer", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             info = aci.unpack_aci(data_fd, layer_fd)
+        except PyrunError as error:
+            error.origin = f"{self.path}: {error.origin}" if error.origin else self.path
+            raise
         finally:
             os.close(layer_fd)
         if info.blob_digest != digest:
@@ -277,7 +280,7 @@ def _refuse_dependencies(manifest: dict[str, object], path: str) -> None:
         return
     assert isinstance(dependencies, list)
     names = ", ".join(str(dependency["imageName"]) for dependency in dependencies)
-    hint = "build it as one image that holds all its files"
+    hint = "this version runs images without dependencies only: build it as one image that holds all its files"
     raise ImageError("import", path, f"it depends on other images ({names})", hint=hint, origin="dependencies")
 
 

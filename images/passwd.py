@@ -44,11 +44,14 @@ class Identity:
         return f"Identity(uid={self.uid}, gid={self.gid}, groups={self.groups}, name={self.name!r}, home={self.home!r})"
 
 
-def resolve_user(rootfs: RootFS, user: str, group: str | None, groups: Sequence[int] = (), *, origin: str = "") -> Identity:
+def resolve_user(
+    rootfs: RootFS, user: str, group: str | None, groups: Sequence[int] = (), *, origin: str = "", group_origin: str = ""
+) -> Identity:
     """The identity that `user` and `group` mean in an image; `groups` are the supplementary ids, taken as they are.
 
     Without `group` it is the user's own from /etc/passwd, else 0, or the file's for a path.  ConfigError (or ImageError
-    for files that cannot be read) when anything is unknown, malformed or out of range; `origin` goes into it.
+    for files that cannot be read) when anything is unknown, malformed or out of range; `origin`, or `group_origin` for
+    what is wrong with `group`, goes into it.
     """
     for number in groups:
         if not 0 <= number <= MAX_ID:
@@ -64,7 +67,7 @@ def resolve_user(rootfs: RootFS, user: str, group: str | None, groups: Sequence[
         entry = entry or _by_id(entries, uid)
         gid = 0 if group is not None or not entry else _id(entry, 3, "group", origin)
     if group is not None:
-        gid = _group(rootfs, group, origin)
+        gid = _group(rootfs, group, group_origin or origin)
     return Identity(uid, gid, tuple(groups), _text(entry[0]) if entry else "", _home(entry))
 
 

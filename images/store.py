@@ -178,6 +178,8 @@ class Store:
         hint = f"see what is there with `pyrun --root {self.root} image list`, or import a file with `pyrun fetch FILE`"
         if "/" in ref and os.path.exists(ref):
             hint = f"to use the file of that name, write its path with a leading ./ or import it: pyrun fetch {ref}"
+        elif "://" in ref or ref.startswith("oci:"):
+            hint = "this version runs App Container Images from files only: pyrun fetch FILE.aci"
         raise NotFoundError("find image", ref, "nothing in the store answers to it", hint=hint)
 
     def find_import(self, path: str) -> Image | None:

@@ -102,7 +102,7 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
     user = options.user or app.get("user") or "0"
     group = options.group or (app.get("group") if not options.user else None)
     origin = config.origins["user"] = "--user" if options.user else "app.user"
-    identity = resolve_user(rootfs, user, group, origin=origin)
+    identity = resolve_user(rootfs, user, group, origin=origin, group_origin="--group" if options.group else "app.group")
     config.uid, config.gid = identity.uid, identity.gid
     extra = options.supplementary_gids or app.get("supplementaryGIDs") or []
     config.groups = tuple(dict.fromkeys([*identity.groups, *extra]))
