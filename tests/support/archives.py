@@ -131,11 +131,16 @@ def aci(*members: bytes, end: bytes = END) -> bytes:
     return directory(b"rootfs") + b"".join(members) + manifest() + end
 
 
+def walk(top: Path) -> list[Path]:
+    """Everything below `top`; unlike Path.rglob it looks behind no link."""
+    return sorted(Path(folder, name) for folder, folders, files in os.walk(top) for name in (*folders, *files))
+
+
 def snapshot(top: Path, *, times: bool = True) -> dict[str, tuple[Any, ...]]:
     """Everything about the tree at `top` that an archive can say: kind, mode, owner, times, content, links, attributes."""
     found: dict[str, tuple[Any, ...]] = {}
     inodes: dict[tuple[int, int], str] = {}
-    for path in [top, *sorted(top.rglob("*"))]:
+    for path in [top, *walk(top)]:
         info = path.lstat()
         is_file = stat.S_ISREG(info.st_mode)
         first = inodes.setdefault((info.st_dev, info.st_ino), str(path.relative_to(top)))
