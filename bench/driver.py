@@ -1,0 +1,116 @@
+"""The live Python process that starts containers through the library; bench/run.py talks to it, one line each way.
+
+Run by the interpreter of the environment under test: driver.py ROOT IMAGE MEGABYTES THREADS
+
+    run UPPER      a start that repeats an earlier decision; answers "wall cpu gone", nanoseconds
+    first UPPER    the same with a new Runtime, which has to decide
+    many COUNT THREADS    that many runs, shared by threads of this process; answers the nanoseconds of all
+    fetch FILE...  imports images without signatures
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import time
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+
+from pyrun.api import Runtime
+
+
+def cpu() -> int:
+    """Nanoseconds of this process and of those that it has reaped."""
+    used = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+    return int(sum(usage.ru_utime + usage.ru_stime for usage in used) * 1e9)
+
+
+class Driver:
+    """Answers orders until end of file."""
+
+    def __init__(self, root: str, image: str) -> None:
+        self.root = root
+        self.image = image
+        self.runtime = Runtime(root)
+        self.null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+    def start(self, runtime: Runtime, upper: str) -> None:
+        code = runtime.run(self.image, exec="/bin/true", upper=upper, stdout=self.null)
+        if code != 0:
+            raise AssertionError(f"exit {code}")
+
+    def timed(self, fresh: bool, upper: str) -> str:
+        used = cpu()
+        begin = time.perf_counter_ns()
+        runtime = Runtime(self.root) if fresh else self.runtime
+        self.start(runtime, upper)
+        ended = time.perf_counter_ns()
+        runtime.settle()
+        gone = time.perf_counter_ns()
+        used = cpu() - used
+        if fresh:
+            os.close(runtime.pods.fd)
+        return f"{ended - begin} {used} {gone - begin}"
+
+    def many(self, count: int, threads: int) -> str:
+        todo = iter(range(count))
+        broken: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for _ in todo:  # the iterator is shared; next() is one step under the interpreter's lock
+                    self.start(self.runtime, "disk")
+            except BaseException as error:
+                broken.append(error)
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        begin = time.perf_counter_ns()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.runtime.settle()
+        took = time.perf_counter_ns() - begin
+        if broken:
+            raise broken[0]
+        return str(took)
+
+    def fetch(self, files: list[str]) -> str:
+        from pyrun.images.importer import import_file
+
+        for file in files:
+            import_file(self.runtime.store, file, allow_unsigned=True)
+        return str(len(files))
+
+    def order(self, word: str, *rest: str) -> str:
+        if word == "many":
+            return self.many(int(rest[0]), int(rest[1]))
+        if word == "fetch":
+            return self.fetch(list(rest))
+        return self.timed(word == "first", rest[0])
+
+
+def grow(megabytes: int, threads: int) -> object:
+    """Makes this process as large and as threaded as an orchestrator: pages that were written to, threads that wait."""
+    memory = mmap.mmap(-1, max(1, megabytes) << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, megabytes << 20, 4096):
+        memory[at] = 1
+    for _ in range(threads - 1):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    return memory
+
+
+def main() -> None:
+    root, image, megabytes, threads = sys.argv[1:]
+    memory = grow(int(megabytes), int(threads))
+    driver = Driver(root, image)
+    for line in sys.stdin:
+        sys.stdout.write(driver.order(*line.split()) + "\n")
+        sys.stdout.flush()
+    del memory
+    os._exit(0)  # not past the waiting threads
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Measures pyrun against its peers, all in one run and in turns: bench/README.md says how to read it.
+
+    bench/run.py [--rounds N] [--only CASE]... [--json FILE] [--gate]
+
+Needs root; goes into a mount and a pid namespace of its own with a pure cgroup2 tree (tools/lane.sh).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cases import Bench
+from clock import Failed, Series
+from stage import TOP, Stage, tell
+
+CASES = ("lib", "parent", "cli", "exec", "memory", "throughput", "import", "list")
+IN_LANE = "PYRUN_BENCH_IN_LANE"
+LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
+UNCACHED = "pyrun run, cache/run emptied"
+
+# name, case, value, limit; a value is (numerator, denominator) of the p50 of wall times, or computed below
+RATIOS = (
+    ("library-vs-crun", "lib", LIBRARY, "crun run", 0.40),
+    ("large-parent-vs-small", "parent", "library, 2 GB and 8 threads", LIBRARY, 1.2),
+    ("cli-vs-runc", "cli", COMMAND, "runc run", 0.55),
+    ("cli-vs-crun", "cli", COMMAND, "crun run", 1.8),
+)
+NOTES = (
+    ("library-first-vs-crun", "lib", "library, first", "crun run"),
+    ("library-tmpfs-vs-crun", "lib", "library, repeated, tmpfs upper", "crun run"),
+    ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run"),
+    ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run"),
+)
+CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
+EXEC_LIMIT = 1.3  # of a program without libc
+MEMORY_LIMIT = 150.0  # KiB, supervisor and init together
+
+
+class Results:
+    """Everything that was measured: `series` by case, plain numbers by case, gates."""
+
+    def __init__(self) -> None:
+        self.series: dict[str, dict[str, Series]] = {}
+        self.numbers: dict[str, dict[str, object]] = {}
+        self.gates: list[tuple[str, float | None, float]] = []
+        self.notes: list[tuple[str, float]] = []
+
+    def p50(self, case: str, name: str, what: str = "wall") -> float | None:
+        found = self.series.get(case, {}).get(name)
+        return found.p50(what) if found else None
+
+    def ratio(self, case: str, one: str, other: str) -> float | None:
+        a, b = self.p50(case, one), self.p50(case, other)
+        return a / b if a is not None and b else None
+
+
+def table(title: str, series: dict[str, Series], peers: Sequence[str]) -> None:
+    """Prints one series: milliseconds, and the p50 as a multiple of each peer's."""
+    peers = [peer for peer in peers if peer in series]
+    print(f"\n{title:<34}{'min':>8}{'p50':>8}{'p90':>8}{'cpu':>8}{'gone':>8}" + "".join(f"{'of ' + peer.split()[0]:>10}" for peer in peers))
+    for name, one in sorted(series.items(), key=lambda item: item[1].p50()):
+        row = one.summary()
+        cells = "".join(f"{row[key]:8.2f}" for key in ("min", "p50", "p90", "cpu_p50", "gone_p50"))
+        print(f"{name:<34}{cells}" + "".join(f"{row['p50'] / series[peer].p50():10.2f}" for peer in peers))
+
+
+def show_numbers(results: Results) -> None:
+    for case, numbers in results.numbers.items():
+        print(f"\n{case}")
+        for name, value in numbers.items():
+            text = "  ".join(f"{key} {one:.1f}" for key, one in value.items()) if isinstance(value, dict) else f"{value:.1f}"
+            print(f"  {name:<32}{text}")
+
+
+def judge(results: Results, wanted: set[str]) -> None:
+    """Fills in gates and notes of the cases that were wanted; a value that could not be had is None."""
+    for name, case, one, other, limit in RATIOS:
+        if case in wanted:
+            results.gates.append((name, results.ratio("start", one, other), limit))
+    for name, case, one, other in NOTES:
+        value = results.ratio("start", one, other)
+        if case in wanted and value is not None:
+            results.notes.append((name, value))
+    if "cli" in wanted:
+        bare = results.p50("start", PYTHON, "cpu") or 0.0
+        results.gates.append(("cli-cpu-above-python-ms", (results.p50("start", COMMAND, "cpu") or 0.0) - bare, CPU_LIMIT))
+        results.notes.append(("cli-uncached-cpu-above-python-ms", (results.p50("start", UNCACHED, "cpu") or 0.0) - bare))
+    if "exec" in wanted:
+        results.gates.append(("helper-exec-vs-no-libc", results.ratio("exec", "helper without a plan", "static, no libc"), EXEC_LIMIT))
+    if "memory" in wanted:
+        size = results.numbers["memory beside a sleeping container, KiB"]["PSS"]
+        results.gates.append(("resident-pss-kib", float(str(size)), MEMORY_LIMIT))
+
+
+def show_gates(results: Results) -> bool:
+    """Prints the gates; returns whether all were met."""
+    print()
+    for name, note in results.notes:
+        print(f"note {name}: {note:.2f}")
+    met = True
+    for name, value, limit in results.gates:
+        met = met and ok(value, limit)
+        shown = "not measured" if value is None else f"{value:.2f}"
+        print(f"gate {name}: {shown} limit {limit:g} {'ok' if ok(value, limit) else 'MISSED'}")
+    return met
+
+
+def ok(value: float | None, limit: float) -> bool:
+    return value is not None and value <= limit
+
+
+def first_line(*words: str) -> str:
+    try:
+        return subprocess.run(words, capture_output=True, text=True).stdout.split("\n")[0]
+    except OSError:
+        return ""
+
+
+def stolen() -> tuple[int, int]:
+    """Ticks that the hypervisor took away, and all ticks (proc(5), /proc/stat)."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def machine() -> dict[str, object]:
+    """What the numbers depend on."""
+    model = [line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    file_system = first_line("stat", "-f", "-c", "%T", str(TOP))
+    return {
+        "kernel": platform.release(),
+        "cpus": f"{os.cpu_count()} x {model[0] if model else platform.machine()}",
+        "state on": file_system,
+        "python": first_line("/usr/bin/python3", "-V"),
+        "crun": first_line("crun", "--version"),
+        "runc": first_line("runc", "--version"),
+        "bwrap": first_line("bwrap", "--version"),
+        "commit": first_line("git", "-C", str(TOP), "describe", "--always", "--dirty"),
+    }
+
+
+def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
+    results = Results()
+    if wanted & {"lib", "parent", "cli"}:
+        tell(f"bench: start of /bin/true, {rounds} rounds")
+        results.series["start"] = bench.start(wanted, rounds)
+    if "exec" in wanted:
+        results.series["exec"] = bench.exec(rounds)
+    if "memory" in wanted:
+        results.numbers["memory beside a sleeping container, KiB"] = {**bench.memory()}
+    if "throughput" in wanted:
+        tell("bench: throughput")
+        results.numbers["containers a second"] = {**bench.throughput()}
+    if "import" in wanted:
+        tell("bench: import of 200 MB")
+        results.series["import"] = bench.unpack()
+    if "list" in wanted:
+        results.series["list"] = bench.listing(rounds)
+    return results
+
+
+def show(results: Results) -> None:
+    titles = {
+        "start": ("start of /bin/true, ms", ("crun run", "runc run")),
+        "exec": ("exec and reap, ms", ("static, no libc",)),
+        "import": ("image of 200 MB, gzip, ms", ("gzip -dc | tar -x", "gzip -dc | tar -x && sync -f")),
+        "list": ("list, ms", (PYTHON,)),
+    }
+    for case, series in results.series.items():
+        table(titles[case][0], series, titles[case][1])
+    show_numbers(results)
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench/run.py", description="measure pyrun against its peers")
+    parser.add_argument("--rounds", type=int, default=100, metavar="N", help="rounds of the short measurements (default 100)")
+    parser.add_argument("--only", action="append", choices=CASES, metavar="CASE", help=f"one of {' '.join(CASES)}; may be repeated")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there too")
+    parser.add_argument("--gate", action="store_true", help="exit 1 unless every gate is met")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> int:
+    args = options(argv)
+    if IN_LANE not in os.environ:
+        os.environ[IN_LANE] = "1"
+        lane = str(TOP / "tools" / "lane.sh")
+        os.execv(lane, [lane, sys.executable, str(Path(__file__).resolve()), *argv])
+    wanted = set(args.only or CASES)
+    facts = machine()
+    with Stage() as stage:
+        before, ticks = os.getloadavg()[0], stolen()
+        started = time.monotonic()
+        bench = Bench(stage)
+        try:
+            results = measure(bench, wanted, args.rounds)
+        finally:
+            bench.close()
+        steal, total = (now - then for now, then in zip(stolen(), ticks, strict=True))
+    facts.update({"load": f"{before:.1f} -> {os.getloadavg()[0]:.1f}", "stolen": f"{100 * steal / max(total, 1):.1f} %"})
+    facts["seconds"] = round(time.monotonic() - started)
+    print("\n".join(f"{name:<10}{value}" for name, value in facts.items()))
+    show(results)
+    judge(results, wanted)
+    met = show_gates(results)
+    if args.json:
+        write_json(args.json, facts, args.rounds, results)
+    return 0 if met or not args.gate else 1
+
+
+def write_json(path: Path, facts: dict[str, object], rounds: int, results: Results) -> None:
+    whole = {
+        "machine": facts,
+        "rounds": rounds,
+        "series": {case: {name: one.summary() for name, one in series.items()} for case, series in results.series.items()},
+        "numbers": results.numbers,
+        "notes": dict(results.notes),
+        "gates": [{"name": name, "value": value, "limit": limit, "ok": ok(value, limit)} for name, value, limit in results.gates],
+    }
+    path.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Failed as error:
+        sys.exit(f"bench: {error}")
