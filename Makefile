@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint unit package hostile live fuzz vm bench format dist clean
+.PHONY: help run test setup build lint unit package hostile live fuzz vm bench format man dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,12 @@ bench: ## measure pyrun against its peers
 format: setup ## put the Python sources into the house's form
 	@$(PYTHON) -m ruff format .
 
+man: ## manual pages from the option table, in docs/man
+	@tools/setup.sh run
+	@$(PYTHON) -m pyrun.cli.man docs/man
+
 dist: setup ## sdist and wheel, in dist/
 	@$(PYTHON) -m build --no-isolation --outdir dist .
 
 clean: ## remove everything that was made here
-	rm -rf build dist .venv native/helper native/*.so *.egg-info
+	rm -rf build dist docs/man .venv native/helper native/*.so *.egg-info
