@@ -13,17 +13,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from pyrun.errors import ArchiveError
+from pyrun.images.input import BLOCK, CHUNK, Input, Source, refuse, trailing, truncated
 from pyrun.images.limits import MIB, Limits
 
 _inflate: ModuleType = zlib
 with suppress(ImportError):  # twice as fast, but only built for some machines
     from isal import isal_zlib as _inflate
 
-CHUNK = 256 << 10  # most bytes that one step of decoding yields
-_BLOCK = 64 << 10  # bytes read from the file at a time
 _FIRST_STEP = 1 << 10
 
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
@@ -41,12 +40,6 @@ _FOREIGN = (
 )
 
 
-class Source(Protocol):
-    """What compressed bytes are read from."""
-
-    def read(self, n: int, /) -> bytes: ...
-
-
 def sniff(head: bytes) -> str:
     """The format of a file that begins with `head` (at least 262 bytes of it): one of FORMATS or "unknown"."""
     if head.startswith(GZIP):
@@ -58,41 +51,6 @@ def sniff(head: bytes) -> str:
     if head.startswith(ZSTD) or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
         return "zstd"
     return "tar" if head[257:262] == b"ustar" else "unknown"
-
-
-class Input:
-    """The compressed file with its bytes counted and the ones looked at put back."""
-
-    __slots__ = ("_file", "buffer", "consumed", "position")
-
-    def __init__(self, file: Source) -> None:
-        self._file = file
-        self.buffer = b""
-        self.position = 0
-        self.consumed = 0
-
-    def fill(self, wanted: int = 1) -> int:
-        """Reads until `wanted` bytes are buffered or the file ends; returns how many are."""
-        while (have := len(self.buffer) - self.position) < wanted:
-            data = self._file.read(_BLOCK)
-            if not data:
-                return have
-            self.consumed += len(data)
-            self.buffer = self.buffer[self.position :] + data if have else data
-            self.position = 0
-        return have
-
-    def peek(self, n: int) -> bytes:
-        """Up to `n` bytes, left in place."""
-        self.fill(n)
-        return self.buffer[self.position : self.position + n]
-
-    def take(self, n: int) -> bytes:
-        """Up to `n` bytes of what one read brings."""
-        self.fill()
-        data = self.buffer[self.position : self.position + n]
-        self.position += len(data)
-        return data
 
 
 class Reader:
@@ -114,9 +72,9 @@ class Reader:
         self.produced += len(data)
         limits = self._limits
         if self.produced > limits.total:
-            _refuse(self.format, f"holds more than {limits.total} bytes", "raise the quota if you trust the image")
+            refuse(self.format, f"holds more than {limits.total} bytes", "raise the quota if you trust the image")
         if self.produced > limits.ratio_floor and self.produced > limits.ratio * self._input.consumed:
-            _refuse(self.format, f"expands more than {limits.ratio} times", "this looks like a decompression bomb")
+            refuse(self.format, f"expands more than {limits.ratio} times", "this looks like a decompression bomb")
         return data
 
     def read(self, n: int) -> bytes:
@@ -151,20 +109,6 @@ def _unsupported(head: bytes, format: str, allow: tuple[str, ...]) -> NoReturn:
 def _is_v7(head: bytes) -> bool:
     digits = head[148:156].strip(b" \0")
     return digits.isdigit() and format(sum(head) - sum(head[148:156]) + 256, "o").encode() == digits.lstrip(b"0")
-
-
-def _refuse(format: str, reason: str, hint: str) -> NoReturn:
-    raise ArchiveError("decompress", f"{format} stream", reason, hint=hint)
-
-
-def truncated(format: str) -> NoReturn:
-    """Raises the ArchiveError of a stream that stops early."""
-    _refuse(format, "ends in the middle", "the file was cut short: fetch it again")
-
-
-def trailing(format: str) -> NoReturn:
-    """Raises the ArchiveError of bytes that belong to no member, stream or frame."""
-    _refuse(format, "is followed by bytes that do not belong to it", "remove what was appended to the file, or fetch it again")
 
 
 class _Gzip:
@@ -213,7 +157,7 @@ def _one_stream(source: Input, decoder: Any, format: str) -> Iterator[bytes]:
             data = source.take(step)
             if not data:
                 truncated(format)
-            step = min(step * 4, _BLOCK)
+            step = min(step * 4, BLOCK)
         try:
             out = decoder.decompress(data, CHUNK)
         except (_inflate.error, lzma.LZMAError, ValueError, EOFError, OSError) as exc:
@@ -226,13 +170,13 @@ def _one_stream(source: Input, decoder: Any, format: str) -> Iterator[bytes]:
 def _damaged(format: str, exc: Exception) -> NoReturn:
     reason = str(exc)
     if "emory usage limit" in reason:
-        _refuse(format, "needs more memory to decode than is allowed", "compress the image with a smaller dictionary (xz -6)")
+        refuse(format, "needs more memory to decode than is allowed", "compress the image with a smaller dictionary (xz -6)")
     reason = reason.lower() or type(exc).__name__.lower()
     raise ArchiveError("decompress", f"{format} stream", f"is damaged ({reason})", hint="fetch the file again") from None
 
 
 def _tar(source: Input, _limits: Limits) -> Iterator[bytes]:
-    while data := source.take(_BLOCK):
+    while data := source.take(BLOCK):
         yield data
 
 

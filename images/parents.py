@@ -40,8 +40,9 @@ class Parents:
         try:
             fd = native.openat2(self.root, b"/".join(parts) or b".", DIRECTORY, 0, BENEATH)
         except FileNotFoundError:
-            for depth in range(len(parts) + 1):
-                fd = self._step(parts[:depth])
+            fd = self.get(())
+            for depth in range(len(parts)):
+                fd = self._step(parts[: depth + 1])
             return fd
         self.remember(parts, fd)
         return fd
@@ -54,7 +55,7 @@ class Parents:
 
     def _step(self, parts: Parts) -> int:
         """As `get` when the directory above was the last one asked for."""
-        if parts in self._open or not parts:
+        if parts in self._open:
             return self.get(parts)
         above, setgid = self._open[parts[:-1]]
         path = b"/".join(parts)

@@ -8,14 +8,13 @@ headers are read here, and the library is handed a few blocks at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NoReturn
 
 import zstandard
 
-from pyrun.errors import ArchiveError
-from pyrun.images.codec import CHUNK, ZSTD, Input, trailing, truncated
+from pyrun.images.input import CHUNK, Input, refuse, trailing, truncated
 from pyrun.images.limits import MIB, Limits
 
+MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK_MAX = 128 << 10
 _CONTENT_SIZE_BYTES = (0, 2, 4, 8)
 _DICTIONARY_ID_BYTES = (0, 1, 2, 4)
@@ -25,7 +24,7 @@ _RLE, _COMPRESSED, _RESERVED = 1, 2, 3
 def frames(source: Input, limits: Limits) -> Iterator[bytes]:
     """Decodes every frame of the file and skips skippable ones; ArchiveError for anything else."""
     while magic := source.peek(4):
-        if magic == ZSTD:
+        if magic == MAGIC:
             yield from _frame(source, limits)
         elif magic[1:] == b"\x2a\x4d\x18" and magic[0] & 0xF0 == 0x50:
             _exactly(source, 4)
@@ -37,7 +36,11 @@ def frames(source: Input, limits: Limits) -> Iterator[bytes]:
 def _frame(source: Input, limits: Limits) -> Iterator[bytes]:
     header, window, checksum = _header(source)
     if window > limits.window:
-        _refuse(f"needs a window of {window // MIB} MiB, more than {limits.window // MIB}", "compress the image without --ultra or --long")
+        refuse(
+            "zstd",
+            f"needs a window of {window // MIB} MiB, more than {limits.window // MIB}",
+            "compress the image without --ultra or --long",
+        )
     decoder = zstandard.ZstdDecompressor(max_window_size=max(limits.window, 1 << 10)).decompressobj()
     batch, budget, last = bytearray(header), 0, False
     while not last:
@@ -45,7 +48,7 @@ def _frame(source: Input, limits: Limits) -> Iterator[bytes]:
         word = int.from_bytes(block, "little")
         last, kind, size = bool(word & 1), word >> 1 & 3, word >> 3
         if kind == _RESERVED or size > _BLOCK_MAX:
-            _refuse("is damaged (impossible block)", "fetch the file again")
+            refuse("zstd", "is damaged (impossible block)", "fetch the file again")
         batch += block + _exactly(source, 1 if kind == _RLE else size)
         budget += _BLOCK_MAX if kind == _COMPRESSED else size
         if last and checksum:
@@ -54,12 +57,12 @@ def _frame(source: Input, limits: Limits) -> Iterator[bytes]:
             try:
                 out = decoder.decompress(bytes(batch))
             except zstandard.ZstdError as exc:
-                _refuse(f"is damaged ({str(exc).lower()})", "fetch the file again")
+                refuse("zstd", f"is damaged ({str(exc).lower()})", "fetch the file again")
             batch, budget = bytearray(), 0
             if out:
                 yield out
     if not decoder.eof:
-        _refuse("is damaged (the last block does not end the frame)", "fetch the file again")
+        refuse("zstd", "is damaged (the last block does not end the frame)", "fetch the file again")
 
 
 def _header(source: Input) -> tuple[bytes, int, bool]:
@@ -75,7 +78,7 @@ def _header(source: Input) -> tuple[bytes, int, bool]:
         window = base + base // 8 * (header[-1] & 7)
     dictionary = _exactly(source, _DICTIONARY_ID_BYTES[descriptor & 3])
     if any(dictionary):
-        _refuse("needs a dictionary", "compress the image without a dictionary")
+        refuse("zstd", "needs a dictionary", "compress the image without a dictionary")
     content = _exactly(source, size_bytes)
     if single_segment:
         window = int.from_bytes(content, "little") + (256 if size_bytes == 2 else 0)
@@ -96,7 +99,3 @@ def _skip(source: Input, n: int) -> None:
         if not data:
             truncated("zstd")
         n -= len(data)
-
-
-def _refuse(reason: str, hint: str) -> NoReturn:
-    raise ArchiveError("decompress", "zstd stream", reason, hint=hint)

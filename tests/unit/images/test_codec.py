@@ -202,7 +202,7 @@ def test_window_quota(make: Callable[[int], bytes], good: int, bad: int) -> None
 
 
 def test_zstd_dictionaries_are_refused() -> None:
-    samples = [b"manifest rootfs/%d " % n * 20 + os.urandom(50) for n in range(200)]
+    samples: list[bytes | bytearray | memoryview] = [b"manifest rootfs/%d " % n * 20 + os.urandom(50) for n in range(200)]
     dictionary = zstandard.train_dictionary(4096, samples)
     with pytest.raises(ArchiveError, match="dictionary"):
         read_all(zstandard.ZstdCompressor(dict_data=dictionary).compress(TAR))
@@ -222,7 +222,7 @@ def test_isal_and_zlib_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         broken = bytearray(data)
         for _ in range(choose.randint(1, 3)):
             broken[choose.randrange(len(broken))] = choose.randrange(256)
-        results = []
+        results: list[bytes | None] = []
         for module in (isal_zlib, zlib):
             monkeypatch.setattr(codec, "_inflate", module)
             try:
