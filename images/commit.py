@@ -71,18 +71,18 @@ def commit_blob(store: Store, staging: Staging, undo: Undo, digest: str, signatu
     fsync_dir(os.path.dirname(target))
 
 
-def commit_layer(store: Store, staging: Staging, undo: Undo, diffid: str) -> int:
-    """Moves the staged directory `layer` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
+def commit_layer(store: Store, staging: Staging, undo: Undo, diffid: str, name: str = "layer") -> int:
+    """Moves the staged directory `name` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
 
     The caller holds `id_lock`.  A complete layer of the same DiffID stays; an incomplete one is replaced.
     """
     target = store.layer_path(diffid)
-    staged = f"{staging.path}/layer"
+    staged = f"{staging.path}/{name}"
     if os.path.exists(f"{target}/complete"):
         with open(f"{target}/tree", "rb") as file:
             return tree.total(file.read())
     with contextlib.suppress(FileNotFoundError):
-        staging.take(target, "incomplete")
+        staging.take(target, f"incomplete-{name}")
     listing, size = tree.measure(f"{staged}/rootfs")
     write_file(f"{staged}/tree", listing)
     with open_dir(staged) as fd:

@@ -7,6 +7,7 @@ descriptors of directories that nobody else can reach, so no name in an image le
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -85,10 +86,8 @@ class _Copy:
         below = os.open(name, _DIRECTORY, dir_fd=source)
         try:
             _clear(target, name, directories=any(_xattr(below, opaque) == b"y" for opaque in _OPAQUE))
-            try:
+            with contextlib.suppress(FileExistsError):  # merged with the layer below
                 os.mkdir(name, 0o700, dir_fd=target)
-            except FileExistsError:
-                pass  # merged with the layer below
             copy = os.open(name, _DIRECTORY, dir_fd=target)
             try:
                 self.directory(below, copy, path)

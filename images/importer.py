@@ -10,6 +10,7 @@ goes wrong, the staging directory goes with all it took.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -18,17 +19,18 @@ import time
 from io import FileIO
 
 from pyrun.errors import ArchiveError, DigestError, ImageError, PyrunError, SignatureError, TrustError
-from pyrun.images import aci, commit
+from pyrun.images import aci, commit, dependencies
 from pyrun.images.locks import MAKE_ROOM
 from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging
 from pyrun.images.store import Image, Store
 from pyrun.images.trust.keyfiles import MAX_SIGNATURE, read_bounded
 from pyrun.images.trust.keyring import Keyring, Verdict
+from pyrun.images.whitelist import write_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["collect_tmp", "import_file"]
 
@@ -191,9 +193,10 @@ class _Import:
             raise DigestError("unpack", self.path, f"its copy changed: {info.blob_digest} instead of {digest}", hint="check the disk")
         name = str(info.manifest["name"])
         _check_name(name, expect_name, self.path)
-        _refuse_dependencies(info.manifest, self.path)
         verdict = self.judge(signers, name)
-        with commit.id_lock(self.store, info.image_id), commit.Undo(staging) as undo:
+        needs = dependencies.resolve(self.store, info.manifest, self.accept, self.path)
+        layers = dependencies.stack(info.image_id, needs, self.path)
+        with commit.Undo(staging) as undo, self.masked(staging, undo, layers, info), commit.id_lock(self.store, info.image_id):
             size = os.fstat(data_fd).st_size + commit.commit_layer(self.store, staging, undo, info.image_id)
             earlier = commit.existing(self.store, info.image_id)
             if earlier is not None and self.stays(earlier, verdict):
@@ -205,7 +208,8 @@ class _Import:
                     "kind": "aci",
                     "name": name,
                     "labels": _labels(info.manifest),
-                    "layers": [info.image_id],
+                    "layers": layers,
+                    "needs": [need.id for need in needs],
                     "blob": digest,
                     "size": size,
                     "imported": earlier.imported if earlier else time.time_ns(),
@@ -215,6 +219,25 @@ class _Import:
             )
             commit.commit_record(self.store, staging, undo, image)
         return image
+
+    def accept(self, dependency: Image) -> None:
+        """Raises SignatureError for a dependency whose own signature is not trusted, unless unsigned images are allowed."""
+        if not self.allow_unsigned:
+            self.store.require_trusted(dependency, self.keyring.system)
+
+    @contextlib.contextmanager
+    def masked(self, staging: Staging, undo: commit.Undo, layers: list[str], info: aci.AciInfo) -> Iterator[None]:
+        """Puts the layer that stands for the pathWhitelist on top of `layers`; before the image's own lock, never under it."""
+        whitelist = [str(path) for path in info.manifest.get("pathWhitelist") or []]
+        if whitelist:
+            mask = dependencies.mask_id(layers, whitelist)
+            with commit.id_lock(self.store, mask):
+                os.makedirs(f"{staging.path}/mask/rootfs", 0o700)
+                below = [self.store.layer_dir(layer) for layer in layers[1:]]
+                write_mask([f"{staging.path}/layer/rootfs", *below], whitelist, f"{staging.path}/mask/rootfs")
+                commit.commit_layer(self.store, staging, undo, mask, "mask")
+            layers.insert(0, mask)
+        yield
 
     def stays(self, earlier: Image, verdict: Verdict | None) -> bool:
         """Whether the record of the same tar in another compression says as much as a new one would."""
@@ -271,17 +294,6 @@ def _labels(manifest: dict[str, object]) -> dict[str, str]:
 def _check_name(name: str, expected: str | None, path: str) -> None:
     if expected is not None and name != expected:
         raise ImageError("import", path, f"it holds {name} instead of {expected}", hint="check where the file came from")
-
-
-def _refuse_dependencies(manifest: dict[str, object], path: str) -> None:
-    """An image that needs others would not run: there is nothing yet that finds and stacks them."""
-    dependencies = manifest.get("dependencies")
-    if not dependencies:
-        return
-    assert isinstance(dependencies, list)
-    names = ", ".join(str(dependency["imageName"]) for dependency in dependencies)
-    hint = "this version runs images without dependencies only: build it as one image that holds all its files"
-    raise ImageError("import", path, f"it depends on other images ({names})", hint=hint, origin="dependencies")
 
 
 def _explain(store: Store, path: str, error: OSError) -> ImageError:

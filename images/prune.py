@@ -38,6 +38,11 @@ def remove_image(store: Store, image_id: str) -> int:
         if pods:
             more = f", and {len(pods) - 1} more do" if len(pods) > 1 else ""
             raise StateError("remove image", image_id[:19], f"pod {pods[0]} uses it{more}", hint="stop the pod, then remove it: pyrun gc")
+        dependent = next((other.name for other in store.images() if image_id in other.needs), "")
+        if dependent:
+            raise StateError(
+                "remove image", image_id[:19], f"image {dependent} depends on it", hint=f"remove that one first: pyrun image rm {dependent}"
+            )
         try:
             return _remove(store, grave, image_id, image)
         except OSError as error:

@@ -27,9 +27,12 @@ _DIRECTORIES = ("blobs/sha256", "blobs/sha512", "layers", "images", "refs", "imp
 
 
 class Image:
-    """One stored image; `layers` are DiffIDs, top first, `size` and `imported` are bytes and nanoseconds since 1970."""
+    """One stored image: `layers` are DiffIDs, top first, `needs` the ids of the images it depends on.
 
-    __slots__ = ("blob", "id", "imported", "kind", "labels", "layers", "manifest", "name", "signature", "size")
+    `size` is in bytes, `imported` in nanoseconds since 1970.
+    """
+
+    __slots__ = ("blob", "id", "imported", "kind", "labels", "layers", "manifest", "name", "needs", "signature", "size")
 
     def __init__(self, record: dict[str, object]) -> None:
         """Takes a parsed record; ValueError names the member that is not as it should be."""
@@ -41,6 +44,10 @@ class Image:
         if not isinstance(layers, list) or not layers or not all(isinstance(layer, str) and is_digest(layer) for layer in layers):
             raise ValueError("layers")
         self.layers: list[str] = layers
+        needs = record.get("needs", [])
+        if not isinstance(needs, list) or not all(isinstance(need, str) and is_digest(need) for need in needs):
+            raise ValueError("needs")
+        self.needs: list[str] = needs
         self.blob = _digest(record, "blob")
         self.size = _number(record, "size")
         self.imported = _number(record, "imported")
@@ -60,6 +67,7 @@ class Image:
             "name": self.name,
             "labels": self.labels,
             "layers": self.layers,
+            "needs": self.needs,
             "blob": self.blob,
             "size": self.size,
             "imported": self.imported,
@@ -214,6 +222,8 @@ class Store:
                 hint="sign the file (gpg --armor --detach-sign FILE) and fetch it again, or accept it once with --insecure-options=image",
             )
         trust.require(self.root, image.name, image.signature["fingerprint"], image.signature["prefix"], system)
+        for need in image.needs:
+            self.require_trusted(self.load(need), system)
 
     def _by_prefix(self, ref: str) -> list[str]:
         algorithm, dash, digits = ref.partition("-")

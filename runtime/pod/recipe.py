@@ -115,13 +115,14 @@ def _repeatable(options: Options) -> bool:
 
 def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> list[Check] | None:
     """The files that decided, as they are now; None when one cannot be pinned down that way."""
-    paths = [store.image_path(image.id), *[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
-    if image.signature is None:
-        return None
-    key = trust.find_key(store.root, image.signature["prefix"], image.signature["fingerprint"])
-    if key is None or not key.startswith(store.root + "/"):
-        return None  # a key of the system's, which a file that is not there yet could mask
-    paths.append(key)
+    paths = [*[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
+    for one in [image, *[store.load(need) for need in image.needs]]:
+        if one.signature is None:
+            return None
+        key = trust.find_key(store.root, one.signature["prefix"], one.signature["fingerprint"])
+        if key is None or not key.startswith(store.root + "/"):
+            return None  # a key of the system's, which a file that is not there yet could mask
+        paths += [store.image_path(one.id), key]
     if config.network == "host":
         paths += ["/etc/hosts", "/etc/resolv.conf"]
     found: list[Check] = []
