@@ -193,6 +193,7 @@ def _refuse_unenforced(app: dict[str, Any], notes: list[str]) -> None:
             hint = "this version of pyrun does not enforce it; run an image without it"
             raise ConfigError("apply isolator", name, "cannot be enforced", hint=hint, origin="app.isolators")
         notes.append(f"isolator {name} is unknown and has no effect")
+    notes += [f"event handler {handler['name']} of the image is not run" for handler in app.get("eventHandlers") or []]
 
 
 def _hostname(options: Options, config: Config) -> None:
