@@ -60,7 +60,11 @@ uint64_t now_ns(void);
 /* terminal.c */
 void terminal_start(struct context *ctx);
 void terminal_copy_size(struct context *ctx);
-int terminal_relay(struct context *ctx, int from_stdin);
+#define TERMINAL_SLOTS 3 /* of poll(2): the terminal, the caller's input and output */
+struct pollfd;
+void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended);
+void terminal_move(struct context *ctx, const struct pollfd *slots);
+int terminal_waits(void); /* output is there that the caller has not taken */
 void terminal_stop(void);
 
 /* cleanup.c */

@@ -11,7 +11,7 @@
 
 #define CLONE_TIME 0x80 /* CLONE_NEWTIME; only unshare(2) leaves room to set the offsets first */
 
-enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_TTY, POLL_STDIN, POLL_COUNT };
+enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
 
 uint64_t now_ns(void)
 {
@@ -119,9 +119,11 @@ static void kill_pod(const struct context *ctx)
     (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
 }
 
-static void on_signal(struct context *ctx, int fd)
+/* Returns 1 after one that asks the app to end. */
+static int on_signal(struct context *ctx, int fd)
 {
     struct signalfd_siginfo info;
+    int hurry = 0;
 
     while (sys_read(fd, &info, sizeof info) == sizeof info) {
         int signal = (int)info.ssi_signo;
@@ -130,13 +132,15 @@ static void on_signal(struct context *ctx, int fd)
             terminal_copy_size(ctx);
         else if (signal != SIGCHLD && signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
             (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
+        hurry |= signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT;
     }
+    return hurry;
 }
 
 /* First thing when the app has ended: who waits for that need not wait for the namespaces to be taken apart. */
 static void app_ended(struct context *ctx)
 {
-    if (ctx->reported || !ctx->shared->exited)
+    if (ctx->reported || !ctx->shared->exited || ctx->tty >= 0) /* with a terminal its last words come first */
         return;
     ctx->reported = 1;
     report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
@@ -203,34 +207,35 @@ static void watch(struct pollfd *slot, int fd, int on)
     slot->revents = 0;
 }
 
-/* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead. */
+/* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead.
+ * What the app wrote is then shown to the end, however slowly the caller reads, unless the pod was told to stop. */
 static void wait_for_init(struct context *ctx, int signals)
 {
+    static const struct __kernel_timespec at_once = {0, 0};
     struct pollfd polls[POLL_COUNT];
-    int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, terminal = 1;
-    int typing = (ctx->plan->flags & PLAN_RELAY_STDIN) != 0;
+    int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, ended = 0, hurry = 0;
 
     for (;;) {
+        long n;
+
         watch(&polls[POLL_SIGNAL], signals, 1);
-        watch(&polls[POLL_PIDFD], ctx->pidfd, 1);
+        watch(&polls[POLL_PIDFD], ctx->pidfd, !ended);
         watch(&polls[POLL_LINK], ctx->link, link);
         watch(&polls[POLL_CONTROL], SLOT_CONTROL, control);
-        watch(&polls[POLL_TTY], ctx->tty, terminal && ctx->tty >= 0);
-        watch(&polls[POLL_STDIN], 0, typing && ctx->tty >= 0);
-        if (sys_call5(__NR_ppoll, polls, POLL_COUNT, 0, 0, 8) < 0)
+        terminal_watch(ctx, polls + POLL_TERMINAL, ended);
+        n = sys_call5(__NR_ppoll, polls, POLL_COUNT, ended && (hurry || !terminal_waits()) ? &at_once : 0, 0, 8);
+        if (n < 0)
             continue;
+        if (n == 0)
+            return;
         if (polls[POLL_LINK].revents)
             link = on_link(ctx);
         if (polls[POLL_SIGNAL].revents)
-            on_signal(ctx, signals);
+            hurry |= on_signal(ctx, signals);
         if (polls[POLL_CONTROL].revents)
-            control = on_control(ctx);
-        if (polls[POLL_STDIN].revents)
-            typing = terminal_relay(ctx, 1);
-        if (polls[POLL_TTY].revents)
-            terminal = terminal_relay(ctx, 0);
-        if (polls[POLL_PIDFD].revents && !(ctx->tty >= 0 && terminal && polls[POLL_TTY].revents))
-            return;
+            hurry |= !(control = on_control(ctx));
+        terminal_move(ctx, polls + POLL_TERMINAL);
+        ended |= polls[POLL_PIDFD].revents != 0;
     }
 }
 
