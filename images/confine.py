@@ -1,8 +1,8 @@
 """Takes from the unpack worker what it does not need; the only module that imports python-prctl.
 
 Called once, in a child that has nothing else to do, after every import: from then on it can read no file that it
-has not open, write only below the staging directory, open no TCP connection, execute nothing, and holds six
-capabilities at most.  Landlock is absent from some kernels and is then left out (landlock(7)).
+has not open, write only below the staging directory, open no socket, execute nothing, enter or make no namespace,
+and holds six capabilities at most.  Landlock is absent from some kernels and is then left out (landlock(7)).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import struct
 import prctl
 
 from pyrun.errors import HostError
+from pyrun.images import callfilter
 
 _KEPT = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP")
 _OPEN_FILES = 128
@@ -49,6 +50,7 @@ def confine(staging_dirfd: int, *, parent: int, memory: int) -> None:
     _restrict_files(staging_dirfd)
     if os.geteuid() == 0:
         _drop_capabilities()
+    callfilter.install(_libc)
 
 
 def _drop_capabilities() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import ctypes
+import errno
 import gzip
 import hashlib
 import json
@@ -257,7 +258,7 @@ def test_errors_from_the_worker_stay_errors_of_ours(unpack: Unpack, monkeypatch:
 
 EVIL = """
 import sys; sys.path[:0] = sys.argv[1].split(':')
-import ctypes, json, os, socket
+import ctypes, json, os, socket, threading
 from pyrun.images import aci, worker
 def evil(src, staging, limits, policy):
     tried = {}
@@ -274,12 +275,25 @@ def evil(src, staging, limits, policy):
     attempt("list", lambda: os.listdir("/"))
     attempt("exec", lambda: os.posix_spawn("/bin/true", ["true"], {}))
     attempt("kill", lambda: os.kill(os.getppid(), 0))
-    attempt("connect", lambda: socket.create_connection(("127.0.0.1", 9)))
+    for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_NETLINK):
+        attempt(f"socket-{family}", lambda: socket.socket(family, socket.SOCK_DGRAM))
+    attempt("pair", socket.socketpair)
+    libc = ctypes.CDLL(None, use_errno=True)
+    def call(name, *arguments):
+        tried[name] = ctypes.get_errno() if libc.syscall(*arguments) < 0 else "done"
+    call("unshare", 272, 0x10000000)
+    call("clone-user", 56, 0x10000000 | 17, None, None, None, None)
+    call("clone3", 435, None, 0)
+    call("ptrace", 101, 0, 0, None, None)
+    call("x32", 0x40000000 | 39)
+    call("bpf", 321, 0, None, 0)
+    call("io_uring", 425, 1, None)
+    attempt("thread", lambda: [t.start() or t.join() for t in [threading.Thread(target=int)]])
     attempt("mount", lambda: ctypes.CDLL(None, use_errno=True).mount(b"a", b"/", b"tmpfs", 0, None) and 1 / 0)
     attempt("inside", lambda: os.close(os.open("x", os.O_CREAT | os.O_WRONLY, dir_fd=staging)))
     attempt("memory", lambda: bytearray(2 << 30))
     status = dict(line.split(":\\t") for line in os.pread(status_fd, 9999, 0).decode().splitlines() if ":\\t" in line)
-    tried["status"] = {key: status[key] for key in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Name")}
+    tried["status"] = {key: status[key] for key in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Seccomp", "Name")}
     tried["fds"] = len(os.listdir(fds_fd)) - 1
     raise worker.ImageError("evil", reason=json.dumps(tried))
 status_fd = os.open("/proc/self/status", os.O_RDONLY)
@@ -313,12 +327,15 @@ def test_sec_68_a_taken_over_worker_is_harmless(unpack: Unpack, monkeypatch: pyt
     if os.geteuid() == 0:
         assert {found["status"][name] for name in ("CapEff", "CapPrm", "CapBnd")} == {f"{0x8800001B:016x}"}
         assert found["status"]["CapInh"] == found["status"]["CapAmb"] == "0" * 16
-        assert found["mount"] == "ZeroDivisionError"
+    assert found["mount"] == "ZeroDivisionError"
     abi = landlock_abi()
     if abi >= 1:
         assert {found[name] for name in ("write", "append", "tmp", "read", "list", "exec")} == {"PermissionError"}
-    if abi >= 4:
-        assert found["connect"] == "PermissionError"
+    if os.uname().machine == "x86_64":
+        assert {found[name] for name in ("unshare", "clone-user", "ptrace", "x32", "bpf", "io_uring")} == {errno.EPERM}
+        assert found["clone3"] == errno.ENOSYS
+        assert {found[f"socket-{family}"] for family in (1, 2, 16)} | {found["pair"]} == {"PermissionError"}
+    assert found["thread"] == "done"
     if abi >= 6:
         assert found["kill"] == "PermissionError"
     assert not os.path.exists("/tmp/pyrun-evil")
