@@ -29,7 +29,8 @@ PYRUN = set(
     pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
     pyrun.plan.seccomp
     pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
-    pyrun.pod pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.state pyrun.pod.volumes
+    pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
+    pyrun.pod.volumes
     pyrun.cli pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run
     pyrun.cli.specs
     """.split()
