@@ -72,7 +72,7 @@ class Reader:
         self.produced += len(data)
         limits = self._limits
         if self.produced > limits.total:
-            refuse(self.format, f"holds more than {limits.total} bytes", "raise the quota if you trust the image")
+            refuse(self.format, f"holds more than {limits.total} bytes", "build a smaller image: this quota guards the disk of the host")
         if self.produced > limits.ratio_floor and self.produced > limits.ratio * self._input.consumed:
             refuse(self.format, f"expands more than {limits.ratio} times", "this looks like a decompression bomb")
         return data

@@ -103,7 +103,7 @@ class Members:
     def _count(self, path: bytes) -> None:
         self.count += 1
         if self.count > self._limits.entries:
-            refuse(path, f"more than {self._limits.entries} members", "raise the quota if you trust the image")
+            refuse(path, f"more than {self._limits.entries} members", "build a smaller image: this quota guards the disk of the host")
 
     def data(self, n: int) -> bytes:
         """Up to `n` bytes of the current member."""
@@ -246,7 +246,11 @@ class Members:
             member.devminor = self._number(header[337:345], "device number", path)
         member.xattrs = extended.xattrs
         if not 0 <= member.size <= limits.total:
-            refuse(path, f"a size of {member.size} bytes, {limits.total} are allowed", "raise the quota if you trust the image")
+            refuse(
+                path,
+                f"a size of {member.size} bytes, {limits.total} are allowed",
+                "build a smaller image: this quota guards the disk of the host",
+            )
 
 
 def clean(path: bytes) -> tuple[bytes, ...]:

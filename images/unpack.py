@@ -143,7 +143,11 @@ class Unpacker:
     def _count(self, path: bytes) -> None:
         self._entries += 1
         if self._entries > self._limits.entries:
-            tar.refuse(path, f"more than {self._limits.entries} files and directories", "raise the quota if you trust the image")
+            tar.refuse(
+                path,
+                f"more than {self._limits.entries} files and directories",
+                "build a smaller image: this quota guards the disk of the host",
+            )
 
     def _vacate(self, parent: int, parts: Parts, path: bytes) -> None:
         """Makes room where a second member of one path wants to be, if the policy lets it."""
