@@ -25,10 +25,14 @@ def config(layers: int = 1) -> Config:
 
 def plans() -> dict[str, Config]:
     """Configurations that together make the planner use every operation."""
-    found = {name: config() for name in ("plain", "readonly", "copy", "host-network", "terminal", "user", "volumes", "keep", "bare")}
+    found = {
+        name: config()
+        for name in ("plain", "readonly", "copy", "copy-readonly", "host-network", "terminal", "user", "volumes", "keep", "bare")
+    }
     found["layers"] = config(200)
     found["readonly"].readonly = True
-    found["copy"].copy_root = "/copy"
+    found["copy"].copy_root = found["copy-readonly"].copy_root = "/copy"
+    found["copy-readonly"].readonly = True
     found["host-network"].network = "host"
     found["terminal"].tty = found["terminal"].interactive = True
     user = found["user"]
