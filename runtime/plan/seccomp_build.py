@@ -56,9 +56,12 @@ def compile_filter(wanted: Wanted, machine: str) -> bytes:
     newest = None
     if wanted.mode == "remove":
         newest = (*seccomp_profile.GAP[machine], seccomp_profile.NEWEST)
-    elif "clone" in judged:
+    elif "clone" in judged and not wanted.caps_mask & caps.bit("CAP_SYS_ADMIN"):
         judged["clone3"] = resolve.known("clone3")
-    program = seccomp_gate.gate(machine, judged, wanted.caps_mask, newest) + _tree(resolve, default, numbers)
+    try:
+        program = seccomp_gate.layout(machine, judged, wanted.caps_mask, newest, _by_number(resolve, default, numbers))
+    except ValueError as error:
+        raise _broken(f"libseccomp's program is of a new kind: {error}", "switch the filter off, or use libseccomp 2.5") from None
     if len(program) > 8 * MAX_INSTRUCTIONS:
         raise _broken(f"{len(program) // 8} instructions", "list fewer calls")
     return program
@@ -158,8 +161,8 @@ def _broken(reason: str, hint: str) -> HostError:
     return HostError("build seccomp filter", "", reason, hint=hint)
 
 
-def _tree(resolve: Resolver, default: int, numbers: Mapping[int, int]) -> bytes:
-    """Return libseccomp's program: a binary tree over `numbers`; other architectures and x32 die by SIGSYS."""
+def _by_number(resolve: Resolver, default: int, numbers: Mapping[int, int]) -> bytes:
+    """Return libseccomp's program, a binary tree over `numbers`; other architectures and x32 die by SIGSYS."""
     lib, ffi = resolve.lib, resolve.ffi
     context = lib.seccomp_init(default)
     if context == ffi.NULL:
