@@ -278,19 +278,21 @@ static int find_cgroup(char path[PATH_SIZE])
     return 0;
 }
 
-static void make_cgroup(struct fast *fast)
+/* The pod's record names the cgroup before there is one, so that whoever finds the pod can remove it. */
+static void name_cgroup(struct fast *fast)
 {
     char above[PATH_SIZE];
 
-    fast->cgroup[0] = '\0';
-    if (!find_cgroup(above))
-        return;
-    fast->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
-    if (fast->parent < 0 || sys_call3(__NR_mkdirat, fast->parent, fast->cgroup_name, 0755) < 0)
-        return;
-    fast->own = (int)sys_openat(fast->parent, fast->cgroup_name, O_RDONLY | O_DIRECTORY, 0);
-    if (fast->own < 0 || join(fast->cgroup, above, "/", fast->cgroup_name) == 0)
+    if (!find_cgroup(above) || join(fast->cgroup, above, "/", fast->cgroup_name) == 0)
         fast->cgroup[0] = '\0';
+    else
+        fast->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
+}
+
+static void make_cgroup(struct fast *fast)
+{
+    if (fast->parent >= 0 && sys_call3(__NR_mkdirat, fast->parent, fast->cgroup_name, 0755) == 0)
+        fast->own = (int)sys_openat(fast->parent, fast->cgroup_name, O_RDONLY | O_DIRECTORY, 0);
 }
 
 /* The record's last members.  A cgroup with a name that JSON would have to escape is not for here. */
@@ -386,9 +388,12 @@ void run_recipe(int argc, char **argv, char **envp)
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
     if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0 && unchanged(&fast) &&
         swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast) && make_uuid(&fast)) {
-        make_cgroup(&fast);
-        if (make_pod(&fast) && load_plan(&fast))
-            become(&fast, envp);
+        name_cgroup(&fast);
+        if (make_pod(&fast)) {
+            make_cgroup(&fast);
+            if (load_plan(&fast))
+                become(&fast, envp);
+        }
     }
     undo(&fast);
 }

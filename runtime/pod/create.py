@@ -44,15 +44,10 @@ class Pod:
 def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     """Make the pod's directory and cgroup and return it, ready for `engine.launch`; on an error nothing is left."""
     above = own_cgroup()
+    # The record names the cgroup before there is one, so that whoever finds the pod can remove it.
+    record = recipe.record_for(uuid, time.time_ns(), f"{above}/{cgroup.name_of(uuid)}" if above else "")
+    directory = pods.create(uuid, record)
     parent, own = cgroup.create(above, uuid)
-    where = f"{above}/{cgroup.name_of(uuid)}" if own >= 0 else ""
-    try:
-        directory = pods.create(uuid, recipe.record_for(uuid, time.time_ns(), where))
-    except BaseException:
-        Slots(cgroup=own, cgroup_parent=parent).close()
-        if where:
-            cgroup.remove(where)
-        raise
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
     if recipe.copy:
         try:

@@ -111,16 +111,26 @@ class Pods:
     def sweep(self, told: Callable[[str, str], None] | None = None, *, thorough: bool = False) -> int:
         """Remove what dead supervisors and makers left; returns how many pods.  Never waits for a live one.
 
-        A start looks at a bounded number of running pods, `thorough` at all.  `told` hears (phase, uuid).
+        A start looks at a bounded number of running pods and passes over what cannot be removed, which is StateError
+        with `thorough`, after a look at all.  `told` hears (phase, uuid).
         """
         count = 0
+        stuck: list[tuple[str, OSError]] = []
         for phase in ("garbage", "preparing", "running"):
             names = os.listdir(f"{self.path}/{phase}")
             for uuid in names if thorough else names[:_SWEEP_LIMIT]:
-                if self._collect(phase, uuid):
-                    count += 1
-                    if told:
-                        told(phase, uuid)
+                try:
+                    found = self._collect(phase, uuid)
+                except OSError as error:
+                    stuck.append((uuid, error))
+                    continue
+                count += found
+                if found and told:
+                    told(phase, uuid)
+        if stuck and thorough:
+            uuid, error = stuck[0]
+            hint = f"see what is below {self.path} and in the pod's cgroup"
+            raise StateError("remove the remains of pod", uuid, errno=error.errno or 0, hint=hint)
         return count
 
     def _collect(self, phase: str, uuid: str) -> bool:
@@ -141,7 +151,7 @@ class Pods:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.ENOENT):
                 return False
-            raise StateError("remove the remains of pod", uuid, errno=error.errno or 0, hint="see what is below " + self.path) from None
+            raise
         finally:
             os.close(fd)
         return True
@@ -157,8 +167,8 @@ class Pods:
 
         record = _read_record(fd)
         path = record.get("cgroup")
-        if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)):
-            cgroup.remove(path)
+        if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)) and not cgroup.remove(path):
+            raise OSError(errno.EBUSY, "cgroup " + path)
         if record.get("keep") is True:
             os.rename("running/" + uuid, "exited/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         else:
