@@ -128,9 +128,9 @@ class Pods:
                 if found and told:
                     told(phase, uuid)
         if stuck and thorough:
-            uuid, error = stuck[0]
+            uuid, first = stuck[0]
             hint = f"see what is below {self.path} and in the pod's cgroup"
-            raise StateError("remove the remains of pod", uuid, errno=error.errno or 0, hint=hint)
+            raise StateError("remove the remains of pod", uuid, errno=first.errno or 0, hint=hint)
         return count
 
     def _collect(self, phase: str, uuid: str) -> bool:
