@@ -109,11 +109,14 @@ int program(int argc, char **argv, char **envp)
     char self[LONGEST_PATH], beside[LONGEST_PATH];
     char fallback[][24] = { "/usr/bin/python3", "/usr/local/bin/python3" };
     long n = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", self, sizeof self - 1);
+    const uint64_t interrupt = 1ULL << (SIGINT - 1);
     long error = -ENOENT;
 
     if (standard_streams() < 0)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
     run_recipe(argc, argv, envp);
+    /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     self[n > 0 ? n : 0] = '\0';
     (void)str_add(beside, beside + sizeof beside, self);
     char *name = cut_name(beside);

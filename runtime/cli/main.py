@@ -7,6 +7,7 @@ Nothing else in pyrun renders an error.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
 import sys
 
 from pyrun.cli.options import VERBS
@@ -32,6 +33,7 @@ def main(argv: list[str]) -> int:
     """Runs one command line (without the program's name) and returns the exit code; never raises an `Exception`."""
     args = None
     try:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))  # see native/launcher.c
         args = parse(argv)
         code = _dispatch(args)
         _flush()
