@@ -55,6 +55,7 @@ class Writer:
             self.member()
         data = json.dumps(MANIFEST).encode()
         info = tarfile.TarInfo("manifest")
+        info.uid, info.gid = UID, GID
         info.size = len(data)
         self.archive.addfile(info, io.BytesIO(data))
         self.archive.close()
