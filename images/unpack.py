@@ -198,10 +198,10 @@ class Unpacker:
         """Owner, mode, attributes and times of what `fd` names, in the order that lets each survive the next."""
         if setgid or (member.uid, member.gid) != self._ids:
             os.fchown(fd, member.uid, member.gid)
-        os.fchmod(fd, member.mode)
-        for name, value in member.xattrs.items():
+        for name, value in member.xattrs.items():  # while the mode still lets the owner write, which user.* needs
             if self._policy.keeps(name):
                 os.setxattr(fd, name, value)
+        os.fchmod(fd, member.mode)
         if member.kind != tar.DIRECTORY:
             mtime = _clamp(member.mtime_ns)
             os.utime(fd, ns=(mtime, mtime))

@@ -61,6 +61,12 @@ def test_aci_06_attributes_of_files(unpack: Unpack) -> None:
     assert stat.S_IMODE((top / "b").stat().st_mode) == 0o7777
 
 
+def test_attributes_of_what_nobody_may_write(unpack: Unpack) -> None:
+    xattr = pax((b"SCHILY.xattr.user.note", b"v"))
+    top = unpack(xattr + file(b"a", mode=0o440), xattr + directory(b"d", mode=0o555))
+    assert [os.getxattr(top / name, "user.note") for name in ("a", "d")] == [b"v", b"v"]
+
+
 @pytest.mark.needs_root
 def test_aci_06_owners_and_file_capabilities(unpack: Unpack) -> None:
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
