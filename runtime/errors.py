@@ -118,6 +118,11 @@ class ConfigError(PyrunError):
     """Flags and manifest together do not describe something that can run."""
 
 
+def blame(where: str) -> type[PyrunError]:
+    """Return the error for a malformed value: `UsageError` when `where` is a flag, `ConfigError` when it is a manifest line."""
+    return UsageError if where.startswith("-") else ConfigError
+
+
 class SetupError(PyrunError, OSError):  # type: ignore[misc]  # OSError.errno may be None, ours is 0
     """The kernel refused one operation of a plan; also an `OSError`, so `errno` and `filename` work."""
 

@@ -7,13 +7,13 @@ capability: the chosen set only bounds what it could ever gain (appc-spec, "Capa
 
 from __future__ import annotations
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, blame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ALL", "DEFAULT", "NAMES", "PRESETS", "bit", "names", "parse", "parse_flag", "select"]
+__all__ = ["ALL", "DEFAULT", "NAMES", "PRESETS", "bit", "expand", "names", "parse", "select"]
 
 # linux/capability.h; the index is the number
 NAMES = tuple(
@@ -39,12 +39,12 @@ PRESETS = {"all": ALL, "default": DEFAULT, "docker": FOURTEEN, "none": 0, "rkt":
 
 
 def bit(name: str, where: str = "capabilities") -> int:
-    """Return the mask of one capability; any case, `CAP_` optional.  ConfigError names the nearest one when unknown."""
+    """Return the mask of one capability; any case, `CAP_` optional.  ConfigError, or UsageError for a flag, names the nearest one."""
     full = name.strip().upper()
     if not full.startswith("CAP_"):
         full = "CAP_" + full
     if full not in NAMES:
-        raise ConfigError("read capabilities", name, "no such capability", hint=_nearest(full), origin=where)
+        raise blame(where)("read capabilities", name, "no such capability", hint=_nearest(full), origin=where)
     return 1 << NAMES.index(full)
 
 
@@ -56,19 +56,19 @@ def _nearest(name: str) -> str:
 
 
 def parse(names: Iterable[str], where: str = "capabilities") -> int:
-    """Return the mask of `names`; ConfigError when one is unknown or there is none."""
+    """Return the mask of `names`; ConfigError, or UsageError for a flag, when one is unknown or there is none."""
     mask = 0
     for name in names:
         mask |= bit(name, where)
     if not mask:
-        raise ConfigError("read capabilities", where, "the set is empty", hint="list at least one capability", origin=where)
+        raise blame(where)("read capabilities", where, "the set is empty", hint="list at least one capability, or none", origin=where)
     return mask
 
 
-def parse_flag(value: str, where: str) -> int:
-    """Return the mask of a comma-separated list of names, or of one preset: all, default, docker, none, rkt."""
-    preset = PRESETS.get(value.strip().lower())
-    return parse([name for name in value.split(",") if name.strip()], where) if preset is None else preset
+def expand(words: list[str]) -> list[str]:
+    """Return the names that a flag means: `words`, unless they are one preset of `PRESETS` other than "none"."""
+    mask = PRESETS.get(words[0].lower()) if len(words) == 1 else None
+    return names(mask) if mask else words
 
 
 def select(
@@ -82,7 +82,8 @@ def select(
         raise ConfigError("choose capabilities", where, "a retain set and a remove set", hint="keep one of the two", origin=where)
     mask = DEFAULT
     if retain is not None:
-        mask = parse(retain, where)
+        kept = list(retain)
+        mask = 0 if where == "--caps-retain" and kept in ([], ["none"]) else parse(kept, where)
     elif remove is not None:
         mask = DEFAULT & ~parse(remove, where)
     return mask, mask if uid == 0 else 0

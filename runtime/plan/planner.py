@@ -92,9 +92,9 @@ def _skeleton(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.MKDIR, path, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
     todo.append(op(ops.MKDIR, "/tmp", n=0o1777, origin="default mounts"))
     if config.hosts:
-        todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=ops.KEEP, origin="--hostname"))
+        todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=ops.KEEP, origin="name look-ups"))
     if config.resolv:
-        todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=ops.KEEP, origin="--net"))
+        todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=ops.KEEP, origin="name look-ups"))
     for mount in config.mounts:
         code = ops.MKDIR if mount.is_dir else ops.MKFILE
         todo.append(op(code, mount.target, n=0o755 if mount.is_dir else 0o644, origin=mount.origin))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from pyrun.errors import ConfigError, HostError
+from pyrun.errors import HostError, PyrunError, blame
 from pyrun.plan import caps, seccomp_gate, seccomp_profile
 
 TYPE_CHECKING = False
@@ -111,7 +111,7 @@ def expand(wanted: Wanted, resolve: Resolver) -> set[str]:
         vital = {*seccomp_profile.START.split(), *(seccomp_profile.MINIMUM_EARLY.split() if wanted.early else ())} & result
         if vital:
             hint = "leave it out" + (", or keep no-new-privileges on" if wanted.early else "")
-            raise ConfigError("build seccomp filter", min(vital), "no app can start without it", hint=hint, origin=wanted.where)
+            raise blame(wanted.where)("build seccomp filter", min(vital), "no app can start without it", hint=hint, origin=wanted.where)
     return result
 
 
@@ -149,12 +149,12 @@ def every_name() -> set[str]:
     return {name for names in groups for name in names.split()} | seccomp_profile.NUMBERS.keys()
 
 
-def _unknown(reason: str, name: str, candidates: Iterable[str], where: str, otherwise: str) -> ConfigError:
+def _unknown(reason: str, name: str, candidates: Iterable[str], where: str, otherwise: str) -> PyrunError:
     import difflib
 
     found = difflib.get_close_matches(name, candidates, 1, 0.6)
     hint = f"did you mean {found[0]}?" if found else otherwise
-    return ConfigError("build seccomp filter", name, reason, hint=hint, origin=where)
+    return blame(where)("build seccomp filter", name, reason, hint=hint, origin=where)
 
 
 def _broken(reason: str, hint: str) -> HostError:

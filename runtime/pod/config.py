@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, UsageError, blame
 from pyrun.images.passwd import resolve_user
 from pyrun.images.rootfs import RootFS
 from pyrun.plan import caps, rlimits, seccomp
@@ -52,7 +52,9 @@ def make_config(
     config.cwd = options.working_dir or app.get("workingDirectory") or "/"
     config.origins["cwd"] = "--working-dir" if options.working_dir else "app.workingDirectory"
     if not config.cwd.startswith("/"):
-        raise ConfigError("use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd"))
+        raise blame(config.origin("cwd"))(
+            "use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd")
+        )
     _security(options, app, host, config)
     config.rlimits = rlimits.merge([(*rlimits.parse(text, f"--rlimit {text}"), f"--rlimit {text}") for text in options.rlimit])
     if options.umask is not None:
@@ -92,6 +94,8 @@ def _argv(options: Options, app: dict[str, Any], image: Image) -> list[str]:
     if options.exec:
         return [options.exec, *options.argv]
     own: list[str] = list(app.get("exec") or [])
+    if options.argv and "entrypoint" in app:  # Docker's rule: arguments replace the image's own
+        return [*app["entrypoint"], *options.argv]
     if not own:
         what = "its manifest has no app section" if not app else "app.exec is empty"
         raise ConfigError("run image", image.name, what, hint="name the program: --exec /bin/PROGRAM, its arguments after --")
@@ -158,7 +162,8 @@ def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host,
         config.bounding, config.permitted = host.bounding, 0 if config.uid else host.bounding
         config.origins["caps"] = "--insecure-options"
         return
-    retain, remove = options.caps_retain, options.caps_remove
+    retain = None if options.caps_retain is None else caps.expand(options.caps_retain)
+    remove = None if options.caps_remove is None else caps.expand(options.caps_remove)
     where = "--caps-remove" if retain is None else "--caps-retain"
     if retain is None and remove is None:
         where = "default capabilities"
@@ -202,7 +207,7 @@ def _hostname(options: Options, config: Config) -> None:
     name = options.hostname
     if not 0 < len(name) <= _HOST_NAME_MAX or not _NAME.issuperset(name) or name[0] in "-." or name[-1] in "-.":
         hint = "use up to 64 letters, digits, dashes and dots, as in web-1"
-        raise ConfigError("use host name", name, "not a host name", hint=hint, origin="--hostname")
+        raise UsageError("use host name", name, "not a host name", hint=hint, origin="--hostname")
     config.hostname = name
     config.origins["hostname"] = "--hostname"
 

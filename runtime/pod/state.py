@@ -46,20 +46,20 @@ class Pods:
         self.root = root
         self.path = root + "/pods"
         try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._make()
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._make()
+                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            hint = "run as root, or choose another directory with --root"
+            raise StateError("open the pods' directory", self.path, errno=error.errno or 0, hint=hint) from None
 
     def _make(self) -> None:
         from pyrun.images.locks import private_dirs
 
-        try:
-            for name in ("stage", *["pods/" + phase for phase in PHASES]):
-                private_dirs(f"{self.root}/{name}")
-        except OSError as error:
-            hint = "run as root, or choose another directory with --root"
-            raise StateError("make directory", self.path, errno=error.errno or 0, hint=hint) from None
+        for name in ("stage", *["pods/" + phase for phase in PHASES]):
+            private_dirs(f"{self.root}/{name}")
 
     @property
     def stage(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, UsageError
 from pyrun.plan import caps
 
 
@@ -75,8 +75,14 @@ def test_refused_sets(retain: list[str] | None, remove: list[str] | None) -> Non
 
 
 def test_flag_takes_lists_and_presets() -> None:
-    assert caps.parse_flag("none", "--caps-retain") == 0
-    assert caps.parse_flag("all", "--caps-retain") == caps.ALL
-    assert caps.parse_flag("kill,chown", "--caps-retain") == 0x21
-    with pytest.raises(ConfigError):
-        caps.parse_flag("", "--caps-retain")
+    def kept(*words: str) -> int:
+        return caps.select(retain=caps.expand(list(words)), uid=0, where="--caps-retain")[0]
+
+    assert kept("none") == kept() == 0
+    assert kept("all") == caps.ALL
+    assert kept("docker") == 0xA80425FB
+    assert kept("kill", "chown") == 0x21
+    with pytest.raises(UsageError):
+        kept("all", "kill")
+    with pytest.raises(UsageError, match="empty"):
+        caps.select(remove=[], uid=0, where="--caps-remove")

@@ -125,7 +125,7 @@ def test_describe() -> None:
     ],
 )
 def test_names_that_cannot_be(tmp_path: Path, text: str, hint: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UsageError) as caught:
         seccomp.load(str(tmp_path), seccomp.parse_flag(text), 0)
     assert hint in caught.value.hint
     assert caught.value.origin == "--seccomp"
@@ -134,7 +134,7 @@ def test_names_that_cannot_be(tmp_path: Path, text: str, hint: str) -> None:
 def test_early_filter_cannot_refuse_what_drops_privileges(tmp_path: Path) -> None:
     spec = seccomp.parse_flag("mode=remove,errno=EPERM,setresuid")
     assert seccomp.load(str(tmp_path), spec, 0)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UsageError) as caught:
         seccomp.load(str(tmp_path), spec, 0, early=True)
     assert "no-new-privileges" in caught.value.hint
 
