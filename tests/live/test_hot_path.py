@@ -25,7 +25,7 @@ PYRUN = set(
     pyrun pyrun.errors pyrun.host
     pyrun.native pyrun.native._native
     pyrun.images pyrun.images.fastjson pyrun.images.locks pyrun.images.passwd pyrun.images.printable
-    pyrun.images.rootfs pyrun.images.store pyrun.images.trust
+    pyrun.images.resolve pyrun.images.rootfs pyrun.images.store pyrun.images.trust
     pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
     pyrun.plan.seccomp
     pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
