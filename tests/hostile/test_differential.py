@@ -104,7 +104,8 @@ class Writer:
         headers: dict[str, str] = {}
         if self.choose.random() < 0.3:
             headers["mtime"] = f"{self.choose.randint(1, 10**9)}.{self.choose.randint(0, 10**9 - 1):09d}"
-        if self.choose.random() < 0.3 and info.type in (tarfile.REGTYPE, tarfile.DIRTYPE):
+        writable = ROOT or info.mode & 0o200  # tar sets attributes after the mode, and then only root may
+        if self.choose.random() < 0.3 and info.type in (tarfile.REGTYPE, tarfile.DIRTYPE) and writable:
             headers["SCHILY.xattr.user.note"] = "välue"
         info.pax_headers = headers
 
