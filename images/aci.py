@@ -84,8 +84,8 @@ class Hashed:
         return data
 
 
-class _Ahead:
-    """Chunks decompressed by a second thread while this one hashes, parses and writes.
+class Ahead:
+    """Chunks decompressed by a second thread while this one hashes (into `digest`), parses and writes.
 
     Reading, both hashes and inflation let go of the interpreter lock, so two cores share the work; at most
     `_QUEUED` chunks wait.
@@ -93,11 +93,11 @@ class _Ahead:
 
     __slots__ = ("_closing", "_queue", "_reader", "_thread", "digest")
 
-    def __init__(self, reader: codec.Reader) -> None:
+    def __init__(self, reader: codec.Reader, algorithm: str = "sha512") -> None:
         self._reader = reader
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUED)
         self._closing = False
-        self.digest = hashlib.sha512()
+        self.digest = hashlib.new(algorithm)
         self._thread = threading.Thread(target=self._run, name="decompress", daemon=True)
         self._thread.start()
 
@@ -136,7 +136,7 @@ def read_aci(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) ->
     reader = codec.reader(shipped, limits=limits, allow=FORMATS)
     os.mkdir("rootfs", 0o700, dir_fd=staging_dirfd)
     root = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_dirfd)
-    stream = _Ahead(reader)
+    stream = Ahead(reader)
     try:
         with Unpacker(root, limits, policy, prefix=(b"rootfs",)) as unpacker:
             manifest = _members(tar.Members(stream, limits), unpacker)

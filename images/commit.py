@@ -22,9 +22,12 @@ from pyrun.errors import NotFoundError, StateError
 from pyrun.images import fastjson, tree
 from pyrun.images.locks import Lock, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
-from pyrun.images.store import Image, Store, file_key
+from pyrun.images.store import Image, Store, file_key, import_key
 
-__all__ = ["Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "remember_import"]
+__all__ = [
+    "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "layer_size",
+    "measure_layer", "place_blob", "remember_import",
+]  # fmt: skip
 
 
 def blob_lock(store: Store, digest: str) -> Lock:
@@ -71,7 +74,29 @@ def commit_blob(store: Store, staging: Staging, undo: Undo, digest: str, signatu
     fsync_dir(os.path.dirname(target))
 
 
-def commit_layer(store: Store, staging: Staging, undo: Undo, diffid: str, name: str = "layer") -> int:
+def place_blob(store: Store, staging: Staging, digest: str, name: str) -> None:
+    """Moves a staged file, already synced, under its digest, where none is yet; OSError."""
+    target = store.blob_path(digest)
+    if not os.path.exists(target):
+        os.rename(f"{staging.path}/{name}", target)
+        fsync_dir(os.path.dirname(target))
+
+
+def layer_size(store: Store, diffid: str) -> int:
+    """The bytes in the files of a committed layer; OSError."""
+    with open(f"{store.layer_path(diffid)}/tree", "rb") as file:
+        return tree.total(file.read())
+
+
+def measure_layer(staging: Staging, name: str) -> bytes:
+    """Writes the listing of a staged layer, `tree`, and returns it; OSError."""
+    staged = f"{staging.path}/{name}"
+    listing = b"".join(tree.lines(f"{staged}/rootfs"))
+    write_file(f"{staged}/tree", listing)
+    return listing
+
+
+def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str, name: str = "layer") -> int:
     """Moves the staged directory `name` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
 
     The caller holds `id_lock`.  A complete layer of the same DiffID stays; an incomplete one is replaced.
@@ -79,20 +104,23 @@ def commit_layer(store: Store, staging: Staging, undo: Undo, diffid: str, name: 
     target = store.layer_path(diffid)
     staged = f"{staging.path}/{name}"
     if os.path.exists(f"{target}/complete"):
-        with open(f"{target}/tree", "rb") as file:
-            return tree.total(file.read())
+        return layer_size(store, diffid)
     with contextlib.suppress(FileNotFoundError):
         staging.take(target, f"incomplete-{name}")
-    listing, size = tree.measure(f"{staged}/rootfs")
-    write_file(f"{staged}/tree", listing)
+    if os.path.exists(f"{staged}/tree"):
+        with open(f"{staged}/tree", "rb") as file:
+            listing = file.read()
+    else:
+        listing = measure_layer(staging, name)
     with open_dir(staged) as fd:
         native.syncfs(fd)
         write_file(f"{staged}/complete", hashlib.sha256(listing).hexdigest().encode() + b"\n")
         os.fsync(fd)
     os.rename(staged, target)
-    undo.paths.append(target)
+    if undo is not None:
+        undo.paths.append(target)
     fsync_dir(f"{store.root}/layers")
-    return size
+    return tree.total(listing)
 
 
 def encode_record(image: Image) -> bytes:
@@ -116,14 +144,16 @@ def commit_record(store: Store, staging: Staging, undo: Undo, image: Image) -> N
     _replace(staging, "record", encode_record(image), record)
 
 
-def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str) -> None:
-    """Notes that the file with this stat holds an image, and forgets what the same inode held before; OSError."""
-    name = file_key(info)
+def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str, variant: str = "") -> None:
+    """Notes that the file with this stat, read as `variant`, holds an image, and forgets what the inode held before; OSError."""
+    key = file_key(info)
+    name = import_key(info, variant)
     directory = f"{store.root}/imports"
-    _replace(staging, "import", image_id.encode(), f"{directory}/{name}")
+    if name:
+        _replace(staging, "import", image_id.encode(), f"{directory}/{name}")
     same_inode = f"{info.st_dev:x}-{info.st_ino:x}-"
     for other in os.listdir(directory):
-        if other.startswith(same_inode) and other != name:
+        if other.startswith(same_inode) and other.partition("+")[0] != key:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{directory}/{other}")
 

@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["collect_tmp", "import_file"]
+__all__ = ["collect_tmp", "explain", "import_file", "open_image", "settle"]
 
 _CHUNK = 1 << 20
 _TICK = 20_000_000  # ns; ctime moves in steps of a kernel tick, 10 ms at most
@@ -62,7 +62,7 @@ def import_file(
         except OSError as error:
             if isinstance(error, PyrunError):
                 raise
-            raise _explain(store, path, error) from error
+            raise explain(store, path, error) from error
     _check_name(image.name, expect_name, path)
     return image
 
@@ -112,9 +112,9 @@ class _Import:
 
     def copy(self, staging: Staging) -> tuple[os.stat_result, str]:
         """Copies the file to `blob`, synced; its stat and the digest of what was copied.  ImageError when it changes meanwhile."""
-        with _open_image(self.path) as source:
+        with open_image(self.path) as source:
             info = os.fstat(source.fileno())
-            _settle(info)
+            settle(info)
             hasher = hashlib.sha256()
             with open(f"{staging.path}/blob", "xb", buffering=0, opener=_private) as target:
                 while piece := source.read(_CHUNK):
@@ -259,7 +259,7 @@ class _Import:
         return image
 
 
-def _open_image(path: str) -> FileIO:
+def open_image(path: str) -> FileIO:
     """The image file, opened without waiting for anybody; ImageError unless it is a regular file with something in it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -278,7 +278,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
-def _settle(info: os.stat_result) -> None:
+def settle(info: os.stat_result) -> None:
     """Waits until a write after our last look at the file must show in its ctime, so that imports/ never vouches for other bytes."""
     age = time.time_ns() - max(info.st_ctime_ns, info.st_mtime_ns)
     if 0 <= age < _TICK:
@@ -296,7 +296,7 @@ def _check_name(name: str, expected: str | None, path: str) -> None:
         raise ImageError("import", path, f"it holds {name} instead of {expected}", hint="check where the file came from")
 
 
-def _explain(store: Store, path: str, error: OSError) -> ImageError:
+def explain(store: Store, path: str, error: OSError) -> ImageError:
     """An ImageError for a kernel error on the way into the store."""
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else store.root
     hint = {

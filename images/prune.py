@@ -104,8 +104,9 @@ def _remove(store: Store, grave: Staging, image_id: str, image: Image | None) ->
     for layer in image.layers:
         if not any(layer in other.layers for other in others):
             _bury_layer(store, grave, layer)
-    if not any(image.blob == other.blob for other in others):
-        _bury_blob(store, image.blob)
+    kept = {blob for other in others for blob in (other.blob, *other.blobs)}
+    for blob in {image.blob, *image.blobs} - kept:
+        _bury_blob(store, blob)
     return freed
 
 
@@ -122,7 +123,7 @@ def _collect(store: Store, grave: Staging) -> int:
         return 0  # a record that cannot be read may name anything: its files stay until it is removed
     ids = {image.id for image in images}
     layers = {layer for image in images for layer in image.layers}
-    blobs = {image.blob for image in images}
+    blobs = {blob for image in images for blob in (image.blob, *image.blobs)}
     removed = 0
     for layer in _listdir(f"{store.root}/layers"):
         if layer not in layers and not pods_using(store, layer):

@@ -18,21 +18,23 @@ from pyrun.errors import ImageError, NotFoundError, SignatureError, StateError
 from pyrun.images import fastjson, trust
 from pyrun.images.locks import MAKE_ROOM, Lock, private_dirs
 
-__all__ = ["Image", "Store", "file_key", "is_digest"]
+__all__ = ["Image", "Store", "file_key", "import_key", "is_digest"]
 
 _HEX = frozenset("0123456789abcdef")
 _LENGTHS = {"sha512": 128, "sha256": 64}
 _SHORTEST_PREFIX = 6
+_NAME_MAX = 255
 _DIRECTORIES = ("blobs/sha256", "blobs/sha512", "layers", "images", "refs", "imports", "locks", "tmp")
 
 
 class Image:
     """One stored image: `layers` are DiffIDs, top first, `needs` the ids of the images it depends on.
 
-    `size` is in bytes, `imported` in nanoseconds since 1970.
+    `blob` is what was shipped, for an image in several parts its manifest; `blobs` are the other parts: of an OCI image
+    the configuration, then the layers, bottom first.  `size` is in bytes, `imported` in nanoseconds since 1970.
     """
 
-    __slots__ = ("blob", "id", "imported", "kind", "labels", "layers", "manifest", "name", "needs", "signature", "size")
+    __slots__ = ("blob", "blobs", "id", "imported", "kind", "labels", "layers", "manifest", "name", "needs", "signature", "size")
 
     def __init__(self, record: dict[str, object]) -> None:
         """Takes a parsed record; ValueError names the member that is not as it should be."""
@@ -49,6 +51,10 @@ class Image:
             raise ValueError("needs")
         self.needs: list[str] = needs
         self.blob = _digest(record, "blob")
+        blobs = record.get("blobs", [])
+        if not isinstance(blobs, list) or not all(isinstance(blob, str) and is_digest(blob) for blob in blobs):
+            raise ValueError("blobs")
+        self.blobs: list[str] = blobs
         self.size = _number(record, "size")
         self.imported = _number(record, "imported")
         self.signature = None if record.get("signature") is None else _texts(record, "signature")
@@ -61,6 +67,7 @@ class Image:
 
     def record(self) -> dict[str, object]:
         """The record that describes this image, ready for JSON."""
+        parts = {"blobs": self.blobs} if self.blobs else {}
         return {
             "id": self.id,
             "kind": self.kind,
@@ -69,6 +76,7 @@ class Image:
             "layers": self.layers,
             "needs": self.needs,
             "blob": self.blob,
+            **parts,
             "size": self.size,
             "imported": self.imported,
             "signature": self.signature,
@@ -184,15 +192,16 @@ class Store:
         if by_id:
             return by_id[0]
         hint = f"see what is there with `pyrun --root {self.root} image list`, or import a file with `pyrun fetch FILE`"
-        if "/" in ref and os.path.exists(ref):
+        if "://" in ref:
+            hint = "this version fetches nothing from registries: copy the image first (skopeo copy docker://NAME oci:DIR)"
+        elif "/" in ref and os.path.exists(ref):
             hint = f"to use the file of that name, write its path with a leading ./ or import it: pyrun fetch {ref}"
-        elif "://" in ref or ref.startswith("oci:"):
-            hint = "this version runs App Container Images from files only: pyrun fetch FILE.aci"
         raise NotFoundError("find image", ref, "nothing in the store answers to it", hint=hint)
 
-    def find_import(self, path: str) -> Image | None:
+    def find_import(self, path: str, variant: str = "") -> Image | None:
         """The image that this very file, unchanged since, was imported as; None when it has to be imported.
 
+        Of an OCI layout, a directory, it is index.json that counts.  `variant` tells several readings of one file apart.
         NotFoundError when the file cannot be looked at.
         """
         try:
@@ -201,7 +210,9 @@ class Store:
             hint = "check the path; names of stored images have no leading / or ./"
             raise NotFoundError("find image file", path, errno=error.errno or 0, hint=hint) from None
         try:
-            image_id = _read(f"{self.root}/imports/{file_key(info)}").decode("ascii", "replace")
+            if info.st_mode & 0o170000 == 0o040000:
+                info = os.stat(f"{path}/index.json")
+            image_id = _read(f"{self.root}/imports/{import_key(info, variant)}").decode("ascii", "replace")
         except OSError:
             return None
         if not is_digest(image_id):
@@ -241,15 +252,22 @@ class Store:
 
     def _by_name(self, ref: str) -> Image | None:
         head, *tail = ref.split(",")
-        name, colon, version = head.partition(":")
-        if not name:
-            return None
-        wanted = {"version": version} if colon else {}
+        wanted: dict[str, str] = {}
         for pair in tail:
             label, equals, value = pair.partition("=")
             if not equals:
                 raise ImageError("read reference", ref, f"{pair!r} is not label=value", hint="write name[:version][,label=value...]")
             wanted[label] = value
+        # In host:5000/app:1.0 it is the colon behind the last slash; in a version, slashes are rare but legal.
+        colon = head.find(":", head.rfind("/") + 1)
+        found = self._named(head[:colon], {"version": head[colon + 1 :], **wanted}) if colon >= 0 else self._named(head, wanted)
+        if found is None and 0 <= head.find(":") != colon:
+            name, _, version = head.partition(":")
+            found = self._named(name, {"version": version, **wanted})
+        return found
+
+    def _named(self, name: str, wanted: dict[str, str]) -> Image | None:
+        """The newest import of a name with these labels."""
         best: Image | None = None
         directory = self.ref_dir(name)
         for image_id in _listdir(directory):
@@ -275,6 +293,12 @@ def is_digest(text: str) -> bool:
 def file_key(info: os.stat_result) -> str:
     """Name in imports/ of a file with this stat: any change of its content changes ctime, hence the name."""
     return f"{info.st_dev:x}-{info.st_ino:x}-{info.st_size:x}-{info.st_mtime_ns:x}-{info.st_ctime_ns:x}"
+
+
+def import_key(info: os.stat_result, variant: str) -> str:
+    """Name in imports/ of one reading of a file; "" for one that cannot be noted because its name is too long."""
+    name = f"{file_key(info)}+{trust.quote(variant)}" if variant else file_key(info)
+    return name if len(name) <= _NAME_MAX else ""
 
 
 def _read(path: str) -> bytes:

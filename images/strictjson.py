@@ -24,14 +24,14 @@ _NOT_BRACKETS = bytes(c for c in range(256) if c not in b"[]{}")
 _HINT = "write the document with a standard JSON encoder"
 
 
-def loads(data: bytes, *, what: str, case_twins: str = "refuse") -> object:
+def loads(data: bytes, *, what: str, case_twins: str = "refuse", limit: int = MAX_BYTES) -> object:
     """Parses one JSON document; ManifestError names `what` when any reader could take it otherwise.
 
-    Refused: more than 4 MiB, depth over 64, over 100,000 values, a byte order mark, bytes that are not UTF-8,
+    Refused: more than `limit` bytes, depth over 64, over 100,000 values, a byte order mark, bytes that are not UTF-8,
     duplicate members, numbers that are not finite, lone surrogates, anything after the document.  Members
     that differ only in case are refused too unless `case_twins` is "allow" (for maps with free keys).
     """
-    _measure(data, what)
+    _measure(data, what, limit)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as exc:
@@ -47,10 +47,10 @@ def loads(data: bytes, *, what: str, case_twins: str = "refuse") -> object:
         _refuse(what, f"a number has too many digits ({str(exc).split(';')[0].lower()})")
 
 
-def _measure(data: bytes, what: str) -> None:
+def _measure(data: bytes, what: str, limit: int) -> None:
     """Bounds the work of parsing before any of it is done; the byte scan below runs in C."""
-    if len(data) > MAX_BYTES:
-        _refuse(what, f"{len(data)} bytes, more than {MAX_BYTES} allowed", "manifests hold metadata, move bulk data into the rootfs")
+    if len(data) > limit:
+        _refuse(what, f"{len(data)} bytes, more than {limit} allowed", "manifests hold metadata, move bulk data into the rootfs")
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         _refuse(what, "begins with a byte order mark", "save the document as UTF-8 without a byte order mark")
     bare = _STRING.sub(b"", data)

@@ -71,9 +71,11 @@ def refuse(subject: bytes, reason: str, hint: str = _TOOL_HINT) -> NoReturn:
 class Members:
     """Iterates over the members of an archive and leaves the stream drained to its end."""
 
-    def __init__(self, stream: Stream, limits: Limits) -> None:
+    def __init__(self, stream: Stream, limits: Limits, *, unclosed: str = "refuse") -> None:
+        """With `unclosed` "accept" the end may come without zero blocks: for layers, of which a digest covers the whole."""
         self._stream = stream
         self._limits = limits
+        self._unclosed = unclosed
         self._chunk = b""
         self._at = 0  # position in the chunk
         self._left = 0  # data bytes of the current member still in the stream
@@ -128,6 +130,11 @@ class Members:
             data += self._some(n - len(data))
         return data
 
+    def _at_end(self) -> bool:
+        if self._at == len(self._chunk):
+            self._chunk, self._at = self._stream.chunk(), 0
+        return not self._chunk
+
     def _cut(self) -> NoReturn:
         where = f"after {printable(self._last)}" if self._last else "in its first member"
         raise ArchiveError("unpack", "archive", f"ends in the middle, {where}", hint="the file was cut short: fetch it again")
@@ -140,9 +147,11 @@ class Members:
 
     def _header(self) -> bytes | None:
         """The next header block with its checksum verified, or None at the closing zero blocks."""
+        if self._unclosed == "accept" and self._at_end():
+            return None
         block = self._exactly(BLOCK)
         if block == _ZEROS:
-            if self._exactly(BLOCK) != _ZEROS:
+            if not (self._unclosed == "accept" and self._at_end()) and self._exactly(BLOCK) != _ZEROS:
                 self._garbage("a lone zero block")
             return None
         if block[257:262] != b"ustar":

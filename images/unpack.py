@@ -16,7 +16,7 @@ import os
 import stat
 from array import array
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from pyrun import native
 from pyrun.errors import ArchiveError, ImageError, PyrunError
@@ -86,7 +86,7 @@ class Unpacker:
             tar.FIFO: self._node,
         }
 
-    def __enter__(self) -> Unpacker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -116,7 +116,7 @@ class Unpacker:
         except OSError as exc:
             if isinstance(exc, PyrunError):
                 raise
-            _failed(member.path, exc)
+            failed(member.path, exc)
 
     def finish(self) -> None:
         """Applies the times and the locked modes of directories; call once, after the last member (ACI-07)."""
@@ -132,11 +132,11 @@ class Unpacker:
         except OSError as exc:
             if self._policy.conflicts == "replace" and exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return  # a later member took its place
-            _failed(path, exc)
+            failed(path, exc)
         try:
             change(fd)
         except OSError as exc:
-            _failed(path, exc)
+            failed(path, exc)
         finally:
             os.close(fd)
 
@@ -337,7 +337,7 @@ _HINTS = {
 }
 
 
-def _failed(path: bytes, exc: OSError) -> NoReturn:
+def failed(path: bytes, exc: OSError) -> NoReturn:
     """Maps an errno to the archive's fault or the host's."""
     code = exc.errno or 0
     if code in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV):

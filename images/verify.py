@@ -25,7 +25,8 @@ def verify_image(store: Store, image_id: str, keyring: Keyring) -> list[str]:
     except StateError as error:
         return [str(error)]
     problems = _record(store, image)
-    problems += _blob(store, image, keyring)
+    for digest in dict.fromkeys((image.blob, *image.blobs)):
+        problems += _blob(store, image, digest, keyring)
     for layer in image.layers:
         problems += _layer(store, layer)
     return problems
@@ -50,9 +51,9 @@ def _record(store: Store, image: Image) -> list[str]:
     return problems
 
 
-def _blob(store: Store, image: Image, keyring: Keyring) -> list[str]:
-    path = store.blob_path(image.blob)
-    algorithm, _, expected = image.blob.partition("-")
+def _blob(store: Store, image: Image, digest: str, keyring: Keyring) -> list[str]:
+    path = store.blob_path(digest)
+    algorithm, _, expected = digest.partition("-")
     try:
         with open(path, "rb", buffering=0) as blob:
             hasher = hashlib.new(algorithm)
@@ -60,7 +61,7 @@ def _blob(store: Store, image: Image, keyring: Keyring) -> list[str]:
                 hasher.update(piece)
             if hasher.hexdigest() != expected:
                 return [f"blob {path}: its digest is {algorithm}-{hasher.hexdigest()}"]
-            return _signature(image, f"{path}.asc", blob.fileno(), keyring)
+            return _signature(image, f"{path}.asc", blob.fileno(), keyring) if digest == image.blob else []
     except OSError as error:
         return [f"blob {path}: {os.strerror(error.errno or 0).lower()}"]
 

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pyrun import errors
@@ -35,8 +36,11 @@ _MAX_TEXT = 400  # characters of one field of an error
 _HEX = frozenset("0123456789abcdef")
 
 
-def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) -> dict[str, Any]:
-    """Runs one task in a new confined process and returns what it found; see `aci.unpack_aci` for the errors."""
+def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, *, formats: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Runs one task of `_FINDINGS` in a new confined process and returns what it found; see `aci.unpack_aci` for the errors.
+
+    `formats` are the compressions that a layer may have.
+    """
     import subprocess  # not needed by the child, which imports this module as well
 
     order = {
@@ -44,6 +48,7 @@ def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Poli
         "src": src_fd,
         "staging": staging_dirfd,
         "parent": os.getpid(),
+        "formats": formats,
         "limits": limits.as_dict(),
         "policy": {name: getattr(policy, name) for name in Policy.__slots__},
     }
@@ -61,7 +66,7 @@ def run(task: str, src_fd: int, staging_dirfd: int, limits: Limits, policy: Poli
             answer = child.stdout.read(_MAX_ANSWER + 1)
         finally:
             child.kill()  # done, or not to be waited for
-    return _understand(answer, child.returncode)
+    return _understand(answer, child.returncode, task)
 
 
 def _search_path() -> list[str]:
@@ -80,7 +85,7 @@ def _search_path() -> list[str]:
     return found
 
 
-def _understand(answer: bytes, status: int) -> dict[str, Any]:
+def _understand(answer: bytes, status: int, task: str) -> dict[str, Any]:
     try:
         document = json.loads(answer) if len(answer) <= _MAX_ANSWER else None
     except (ValueError, RecursionError):
@@ -91,15 +96,40 @@ def _understand(answer: bytes, status: int) -> dict[str, Any]:
         raise _error(document["error"])
     try:
         found = document["ok"]
-        result = {"manifest": binascii.a2b_base64(found["manifest"], strict_mode=True), "size": int(found["size"])}
-        for key, prefix, digits in (("image_id", "sha512-", 128), ("blob_digest", "sha256-", 64)):
-            value = found[key]
-            if value[: len(prefix)] != prefix or len(value) != len(prefix) + digits or not _HEX.issuperset(value[len(prefix) :]):
-                raise ValueError(value)
-            result[key] = value
+        return {key: check(found[key]) for key, check in _FINDINGS[task].items()}
     except (KeyError, TypeError, ValueError):
         _died(answer, status)
-    return result
+
+
+def _digest(algorithm: str, digits: int) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value[: len(algorithm) + 1] != f"{algorithm}-" or len(value) != len(algorithm) + 1 + digits:
+            raise ValueError(value)
+        if not _HEX.issuperset(value[len(algorithm) + 1 :]):
+            raise ValueError(value)
+        return value
+
+    return check
+
+
+def _kind(value: str) -> str:
+    if value not in ("aci", "oci-archive", "docker-archive"):
+        raise ValueError(value)
+    return value
+
+
+# task -> what it finds out, and what is required of that
+_FINDINGS: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "aci": {
+        "manifest": lambda text: binascii.a2b_base64(text, strict_mode=True),
+        "size": int,
+        "image_id": _digest("sha512", 128),
+        "blob_digest": _digest("sha256", 64),
+    },
+    "layer": {"diff_id": _digest("sha256", 64)},
+    "box": {},
+    "recognise": {"kind": _kind},
+}
 
 
 def _error(fields: object) -> PyrunError:
@@ -135,7 +165,8 @@ def main(order_json: str) -> None:
     answer = os.dup(1)
     try:
         result = _work(order)
-        result["manifest"] = binascii.b2a_base64(result["manifest"], newline=False).decode("ascii")
+        if "manifest" in result:
+            result["manifest"] = binascii.b2a_base64(result["manifest"], newline=False).decode("ascii")
         document: dict[str, Any] = {"ok": result}
     except PyrunError as exc:
         document = {"error": _fields(exc)}
@@ -160,7 +191,21 @@ def _fields(exc: PyrunError) -> dict[str, Any]:
 
 
 def _work(order: dict[str, Any]) -> dict[str, Any]:
-    from pyrun.images import aci, confine
+    from pyrun.images import aci, confine, oci_layer
+
+    if order["task"] != "aci":
+        from pyrun.images import zstd  # noqa: F401  # no file can be opened later
 
     confine.confine(order["staging"], parent=order["parent"], memory=MAX_MEMORY)
-    return aci.read_aci(order["src"], order["staging"], Limits(**order["limits"]), Policy(**order["policy"]))
+    task, source, staging, limits, policy = (
+        order["task"],
+        order["src"],
+        order["staging"],
+        Limits(**order["limits"]),
+        Policy(**order["policy"]),
+    )
+    if task == "aci":
+        return aci.read_aci(source, staging, limits, policy)
+    if task == "layer":
+        return oci_layer.read_layer(source, staging, limits, policy, tuple(order["formats"]))
+    return oci_layer.read_box(source, staging, limits) if task == "box" else oci_layer.recognise(source, limits)

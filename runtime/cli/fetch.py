@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrun.cli.output import say
 from pyrun.errors import PyrunError, UsageError
-from pyrun.images.importer import import_file
+from pyrun.images import resolve
 from pyrun.images.store import Store
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ def run(args: Args) -> int:
     code = 0
     for path in args.files:
         try:
-            image = import_file(store, path, signature_path=args.signature, allow_unsigned=unsigned)
+            image = resolve.fetch(store, resolve.parse(path), signature=args.signature, unsigned=unsigned)
         except PyrunError as error:
             if len(args.files) == 1:
                 raise

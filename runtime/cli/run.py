@@ -10,8 +10,9 @@ import os
 import sys
 
 from pyrun.engine.launch import become
-from pyrun.errors import PyrunError, SignatureError
+from pyrun.errors import PyrunError
 from pyrun.host import probe
+from pyrun.images import resolve
 from pyrun.images.store import Store
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
@@ -84,45 +85,8 @@ def options_of(args: Args) -> Options:
 
 
 def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
-    """Return the image that the command line names, imported first if it is a file.
-
-    A file is whatever is written with a slash at the beginning or a dot and a slash, ends in .aci, or is
-    there; everything else is a name or an id of the store.  SignatureError unless it is trusted today.
-    """
-    name = args.image
-    unsigned = "image" in args.insecure_options
-    if _is_file(name):
-        image = store.find_import(name) if args.signature is None else None
-        if image is not None and (unsigned or _trusted(store, image)):
-            return image
-        image = _import(args, store, name, unsigned, importing)  # also looks for a signature or a key that came later
-    else:
-        image = store.find(name)
-    if not unsigned:
-        store.require_trusted(image)
-    return image
-
-
-def _trusted(store: Store, image: Image) -> bool:
-    try:
-        store.require_trusted(image)
-    except SignatureError:
-        return False
-    return True
-
-
-def _is_file(name: str) -> bool:
-    return name.startswith(("/", "./", "../")) or name.endswith(".aci") or os.path.isfile(name)
-
-
-def _import(args: Args, store: Store, name: str, unsigned: bool, importing: bool) -> Image:
-    if not importing:
-        from pyrun.errors import NotFoundError
-
-        raise NotFoundError("plan image", name, "not in the store yet", hint=f"import it first: pyrun fetch {name}")
-    from pyrun.images.importer import import_file
-
-    return import_file(store, name, signature_path=args.signature, allow_unsigned=unsigned)
+    """Return the image that the command line names, imported first if it is a file; see `pyrun.images.resolve`."""
+    return resolve.find(store, args.image, signature=args.signature, unsigned="image" in args.insecure_options, importing=importing)
 
 
 def _sources(args: Args, store: Store, image: Image) -> list[str]:
@@ -131,8 +95,9 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     from pyrun import native
 
     own = [native.HELPER, pyrun.__file__ or ""]  # another version decides otherwise
-    if _is_file(args.image):
-        return [os.path.abspath(args.image), *own]
+    reference = resolve.parse(args.image)
+    if reference.path:
+        return [os.path.abspath(reference.path), *own]
     return [store.ref_dir(image.name), store.root + "/images", *own]
 
 

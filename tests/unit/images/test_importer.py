@@ -267,7 +267,7 @@ def test_file_that_grows_while_it_is_read(load: Importer, build: Build, monkeypa
         with path.open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(importer, "_settle", settle)
+    monkeypatch.setattr(importer, "settle", settle)
     with pytest.raises(ImageError, match="it changed while it was read"):
         load(path)
     assert leftovers() == []

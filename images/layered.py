@@ -1,0 +1,314 @@
+"""Importing images that come in parts, OCI's and Docker's: every part checked, every layer unpacked once, then the record.
+
+    directory ----------------------------\\
+    archive --worker, private copy--> box --> documents --> layers, two at a time --> commit
+                                                            copy, hash --> worker --> rootfs, DiffID
+
+Nothing becomes visible before every digest, size and DiffID was found right.  Layers are kept by DiffID, so
+images share them; a layer that a stored image made of the same blob is not even read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from pyrun import native
+from pyrun.errors import DigestError, ImageError, PyrunError, SignatureError, UsageError
+from pyrun.images import commit, worker
+from pyrun.images.docker_archive import read_docker_archive
+from pyrun.images.importer import explain, open_image, settle
+from pyrun.images.limits import Limits
+from pyrun.images.oci import Found, Layer, Tree, read_layout, whole_name
+from pyrun.images.oci_config import app_manifest, platform_labels
+from pyrun.images.parents import BENEATH, DIRECTORY
+from pyrun.images.staging import Staging, open_dir, write_file
+from pyrun.images.store import Image, Store
+from pyrun.images.unpack import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.images.resolve import Reference
+
+__all__ = ["import_layered", "normal_name", "recognise"]
+
+_CHUNK = 1 << 20
+_AT_ONCE = 2  # layers
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~/:")
+_SUFFIXES = (".gz", ".tgz", ".zst", ".xz", ".bz2", ".tar", ".oci", ".docker")
+_COPY = "copy the image again from where it came"
+_OPAQUE = "trusted.overlay.opaque"  # overlayfs(5)
+
+
+def recognise(path: str) -> str:
+    """What kind of image a file holds: aci, oci-archive or docker-archive; told by names in it, in the confined worker."""
+    with open_image(path) as source, open_dir("/") as nowhere:
+        try:
+            return str(worker.run("recognise", source.fileno(), nowhere, Limits(), Policy())["kind"])
+        except PyrunError:
+            return "aci"  # whose reader says what is wrong
+
+
+def import_layered(
+    store: Store, reference: Reference, *, kind: str = "", signature: str | None = None, allow_unsigned: bool = False
+) -> Image:
+    """The stored image of an OCI layout, an archive of one, or a Docker archive, imported unless that was done before.
+
+    `kind` says what a plain file was recognised as.  SignatureError unless `allow_unsigned`: such images cannot be
+    signed yet.  ManifestError, DigestError, ArchiveError, another ImageError, or StateError for the store; nothing is
+    left behind.
+    """
+    if signature is not None:
+        raise UsageError(
+            "import", reference.text, "--signature is for .aci files", hint="leave it out; accept it: --insecure-options=image"
+        )
+    if not allow_unsigned:
+        hint = "accept this one: --insecure-options=image"
+        raise SignatureError("import", reference.text, "an OCI or Docker image, whose signature cannot be checked yet", hint=hint)
+    known = store.find_import(reference.path, reference.variant)
+    if known is not None:
+        return known
+    work = _Import(store, reference, kind or (reference.kind if reference.kind != "file" else "oci"))
+    try:
+        return work.run()
+    except OSError as error:
+        if isinstance(error, PyrunError):
+            raise
+        raise explain(store, reference.path, error) from error
+
+
+def normal_name(text: str) -> tuple[str, str]:
+    """A reference name as (name, version), both in characters that look-ups take; the version is "" where there is none."""
+    text = "".join(char if char in _PLAIN else "-" for char in text.partition("@")[0].lower())
+    colon = text.find(":", text.rfind("/") + 1)
+    name, version = (text[:colon], text[colon + 1 :]) if colon >= 0 else (text, "")
+    return name.strip("-._~/:") or "image", version.strip("/:")
+
+
+class _Import:
+    """One import."""
+
+    __slots__ = ("kind", "limits", "reference", "store")
+
+    def __init__(self, store: Store, reference: Reference, kind: str) -> None:
+        self.store = store
+        self.reference = reference
+        self.kind = kind
+        self.limits = Limits()
+
+    def run(self) -> Image:
+        """Reads, checks, unpacks and commits."""
+        store = self.store
+        store.ensure()
+        with store.lock(exclusive=False), Staging(store.root, "import") as staging:
+            info, fd = self.open(staging)
+            try:
+                image = self.bring(staging, Tree(fd, self.reference.path), fd)
+            finally:
+                os.close(fd)
+            commit.remember_import(store, staging, info, image.id, self.reference.variant)
+        return image
+
+    def open(self, staging: Staging) -> tuple[os.stat_result, int]:
+        """The directory that holds the image, an archive's private copy for one, and the stat that stands for its content."""
+        path = self.reference.path
+        if self.kind == "oci":
+            try:
+                fd = os.open(path, DIRECTORY & ~os.O_NOFOLLOW)
+            except OSError as error:
+                hint = "oci: wants a directory, oci-archive: a file; check the path and its permissions"
+                raise ImageError("open image layout", path, errno=error.errno or 0, hint=hint) from None
+            try:
+                info = os.stat("index.json", dir_fd=fd)
+                settle(info)
+                return info, fd
+            except OSError as error:
+                os.close(fd)
+                hint = "an OCI layout holds oci-layout, index.json and blobs/"
+                raise ImageError("open image layout", path, "holds no index.json", errno=error.errno or 0, hint=hint) from None
+        with open_image(path) as source:
+            info = os.fstat(source.fileno())
+            settle(info)
+            worker.run("box", source.fileno(), staging.fd, self.limits, Policy())
+            after = os.fstat(source.fileno())
+        if (info.st_size, info.st_mtime_ns, info.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+            raise ImageError("read image file", path, "it changed while it was read", hint="wait until it is complete")
+        return info, os.open("box", DIRECTORY, dir_fd=staging.fd)
+
+    def read(self, tree: Tree) -> Found:
+        """The documents of the image that is meant."""
+        if self.kind == "docker-archive":
+            found = read_docker_archive(tree, self.reference.ref)
+            found.name = whole_name(found.name, self.stem())
+            return found
+        return read_layout(tree, self.reference.ref, self.stem())
+
+    def stem(self) -> str:
+        """A name for what names nothing: the file's own, without what says its format."""
+        stem = os.path.basename(os.path.abspath(self.reference.path))
+        while (short := stem.rpartition(".")[0]) and stem[len(short) :] in _SUFFIXES:
+            stem = short
+        return stem
+
+    def bring(self, staging: Staging, tree: Tree, fd: int) -> Image:
+        """The image of a directory, in the store."""
+        found = self.read(tree)
+        store = self.store
+        known = commit.existing(store, found.manifest_digest)
+        if known is not None and store.has_layers(known) and all(os.path.exists(store.blob_path(b)) for b in (known.blob, *known.blobs)):
+            return known
+        made = {pair for image in store.images() for pair in self.pairs(image)}
+        todo: dict[tuple[str, str], Layer] = {}
+        for layer in found.layers:
+            if (layer.digest, layer.diff_id) not in made:
+                todo.setdefault((layer.digest, layer.diff_id), layer)
+        work = _Layers(self, staging, tree)
+        with ThreadPoolExecutor(_AT_ONCE, "layer") as pool:
+            for future in [pool.submit(work.unpack, number, layer) for number, layer in enumerate(todo.values())]:
+                future.result()
+        return self.commit(staging, found, list(todo.values()))
+
+    def pairs(self, image: Image) -> list[tuple[str, str]]:
+        """Blobs of a stored image with the DiffIDs that were found in them, where both are still there."""
+        config = image.manifest.get("diffIDs")
+        if image.kind != "oci" or not isinstance(config, list) or len(config) + 1 != len(image.blobs):
+            return []
+        return [
+            (blob, diff_id)
+            for blob, diff_id in zip(image.blobs[1:], config, strict=True)
+            if os.path.exists(self.store.blob_path(blob)) and os.path.exists(f"{self.store.layer_path(diff_id)}/complete")
+        ]
+
+    def commit(self, staging: Staging, found: Found, unpacked: list[Layer]) -> Image:
+        """Moves everything into the store, the record last.  What a failure leaves no record names: `gc` removes it."""
+        store = self.store
+        write_file(f"{staging.path}/manifest", found.manifest_bytes)
+        write_file(f"{staging.path}/config", found.config_bytes)
+        blobs = {found.manifest_digest: "manifest", found.config_digest: "config"}
+        blobs |= {layer.digest: f"blob-{number}" for number, layer in enumerate(unpacked)}
+        for digest, name in blobs.items():
+            commit.place_blob(store, staging, digest, name)
+        for number, layer in enumerate(unpacked):
+            with commit.id_lock(store, layer.diff_id):
+                commit.commit_layer(store, staging, None, layer.diff_id, f"layer-{number}")
+        name, version = normal_name(found.name or self.stem())
+        labels = ({"version": version} if version else {}) | platform_labels(found.config)
+        diff_ids = [layer.diff_id for layer in found.layers]
+        parts = [found.config_digest, *(layer.digest for layer in found.layers)]
+        layers = self.stack(diff_ids)
+        image = Image(
+            {
+                "id": found.manifest_digest,
+                "kind": "oci",
+                "name": name,
+                "labels": labels,
+                "layers": layers,
+                "blob": found.manifest_digest,
+                "blobs": parts,
+                "size": self.size({found.manifest_digest, *parts}, layers),
+                "imported": time.time_ns(),
+                "signature": None,
+                "manifest": {**app_manifest(found.config, name, labels), "diffIDs": diff_ids},
+            }
+        )
+        with commit.id_lock(store, image.id), commit.Undo(staging) as undo:
+            commit.commit_record(store, staging, undo, image)
+        return image
+
+    def stack(self, diff_ids: list[str]) -> list[str]:
+        """The layers to lay over each other, top first.
+
+        A layer that occurs twice counts where it is higher, since overlayfs takes none twice; and it does not ask
+        whether the root of a layer is opaque, so what that would hide is left out.
+        """
+        layers: list[str] = []
+        for diff_id in reversed(diff_ids):
+            if diff_id not in layers:
+                layers.append(diff_id)
+            try:
+                if os.getxattr(self.store.layer_dir(diff_id), _OPAQUE) == b"y":
+                    break
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                    raise
+        return layers
+
+    def size(self, blobs: set[str], layers: list[str]) -> int:
+        """Bytes of the image in the store, whoever else uses them too."""
+        shipped = sum(os.stat(self.store.blob_path(blob)).st_size for blob in blobs)
+        return shipped + sum(commit.layer_size(self.store, layer) for layer in layers)
+
+
+class _Layers:
+    """Copies and unpacks layers into staging; `unpack` is called in several threads."""
+
+    __slots__ = ("limits", "private", "staging", "title", "tree")
+
+    def __init__(self, work: _Import, staging: Staging, tree: Tree) -> None:
+        self.staging = staging
+        self.tree = tree
+        self.limits = work.limits
+        self.private = work.kind != "oci"  # an archive's box: nobody else writes there
+        self.title = work.reference.path
+
+    def unpack(self, number: int, layer: Layer) -> None:
+        """Leaves `blob-N` and `layer-N` in staging; DigestError when the content is not what the documents say."""
+        staging = self.staging
+        self.copy(layer, f"{staging.path}/blob-{number}")
+        os.mkdir(f"layer-{number}", 0o700, dir_fd=staging.fd)
+        with open_dir(f"{staging.path}/layer-{number}") as target, open(f"{staging.path}/blob-{number}", "rb", buffering=0) as blob:
+            try:
+                found = worker.run("layer", blob.fileno(), target, self.limits, Policy(conflicts="replace"), formats=layer.formats)
+            except PyrunError as error:
+                error.origin = f"{self.title}: layer {layer.digest[:19]}"
+                raise
+            if found["diff_id"] != layer.diff_id:
+                reason = f"its content is {found['diff_id'][:19]}, the configuration says {layer.diff_id[:19]}"
+                raise DigestError("unpack layer", layer.digest[:19], reason, hint=_COPY, origin=self.title)
+            _make_opaque(target)
+        commit.measure_layer(staging, f"layer-{number}")
+
+    def copy(self, layer: Layer, target: str) -> None:
+        """The blob as a private file, synced, with its size and digest checked while it is read."""
+        fd = self.tree.open(layer.path)
+        try:
+            algorithm, _, digits = layer.digest.partition("-")
+            hasher, size = hashlib.new(algorithm), 0
+            if self.private:  # linkat(2) follows the link in /proc to what is open
+                os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=self.staging.fd, follow_symlinks=True)
+            out = os.open(target, os.O_WRONLY | os.O_CLOEXEC | (0 if self.private else os.O_CREAT | os.O_EXCL), 0o600)
+            try:
+                while size <= layer.size and (piece := os.read(fd, _CHUNK)):
+                    hasher.update(piece)
+                    size += len(piece)
+                    view = memoryview(piece)
+                    while view and not self.private:
+                        view = view[os.write(out, view) :]
+                os.fsync(out)
+            finally:
+                os.close(out)
+        finally:
+            os.close(fd)
+        if size != layer.size or hasher.hexdigest() != digits:
+            reason = f"its size is not {layer.size}" if size != layer.size else "its content has another digest"
+            raise DigestError("read", f"{self.title}: {layer.path}", reason, hint=_COPY)
+
+
+def _make_opaque(layer_fd: int) -> None:
+    """Does what the worker may not: marks the directories that it listed."""
+    with open("opaque", "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=layer_fd)) as file:
+        paths = file.read().split(b"\0")[:-1]
+    root = os.open("rootfs", DIRECTORY, dir_fd=layer_fd)
+    try:
+        for path in paths:
+            fd = native.openat2(root, path or b".", DIRECTORY, 0, BENEATH)
+            try:
+                os.setxattr(fd, _OPAQUE, b"y")
+            finally:
+                os.close(fd)
+    finally:
+        os.close(root)
+    os.unlink("opaque", dir_fd=layer_fd)

@@ -1,0 +1,184 @@
+"""The confined side of reading OCI and Docker images: one layer, or the archive that holds a whole image.
+
+A layer becomes a directory that overlayfs can take as it is.  OCI's whiteouts are put into overlay's form when
+everything else is there, because they mean the layers below only, wherever in the archive they stand
+(image-spec 1.1, layer.md "Whiteouts"):
+
+    .wh.NAME         NAME is a character device 0:0, or an opaque directory where this layer has a directory NAME
+    .wh..wh..opq     the directory is opaque
+
+Making a directory opaque takes a privilege that this process does not have (xattr(7), trusted): it lists them
+in the file `opaque`, for the caller.  `implied` lists directories that only their children imply: layers below
+know better what these look like.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from pyrun.errors import ArchiveError
+from pyrun.images import codec, tar
+from pyrun.images.aci import Ahead, Hashed
+from pyrun.images.limits import Limits
+from pyrun.images.parents import Parts
+from pyrun.images.tar import Member
+from pyrun.images.unpack import Policy, Unpacker, failed
+
+__all__ = ["read_box", "read_layer", "recognise"]
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+MAX_LIST = 16 << 20  # bytes of paths that `opaque` and `implied` may hold
+
+_HEX = frozenset(b"0123456789abcdef")
+_HINT = "build the layer again with a tool that writes whiteouts as image-spec says"
+
+
+class LayerUnpacker(Unpacker):
+    """An `Unpacker` that knows whiteouts.  Absolute names mean the root of the image, as for every other reader of layers."""
+
+    def __init__(self, rootfd: int, limits: Limits, policy: Policy) -> None:
+        super().__init__(rootfd, limits, policy)
+        self._whiteouts: set[Parts] = set()
+        self._opaque: set[Parts] = set()
+
+    def add(self, member: Member) -> None:
+        """Creates one member, or remembers a whiteout."""
+        member.path = member.path.lstrip(b"/") or b"."
+        if member.kind == tar.HARDLINK:
+            member.linkname = member.linkname.lstrip(b"/") or b"."
+        parts = tar.clean(member.path)
+        hidden = [part for part in parts if part.startswith(WHITEOUT)]
+        if hidden:
+            self._whiteout(member, parts, len(hidden))
+        else:
+            super().add(member)
+
+    def _whiteout(self, member: Member, parts: Parts, count: int) -> None:
+        name = parts[-1][len(WHITEOUT) :]
+        if count > 1 or not parts[-1].startswith(WHITEOUT):
+            tar.refuse(member.path, "a path through a whiteout", _HINT)
+        if member.kind not in (tar.FILE, tar.HARDLINK) or member.size:
+            tar.refuse(member.path, f"a whiteout that is a {member.kind} of {member.size} bytes", _HINT)
+        if len(parts) > self._limits.depth:
+            tar.refuse(member.path, f"{len(parts)} directories deep, {self._limits.depth} are allowed")
+        self._count(member.path)
+        if parts[-1] == OPAQUE:
+            self._opaque.add(parts[:-1])
+        elif name in (b"", b".", b"..") or name.startswith(WHITEOUT):
+            tar.refuse(member.path, "a whiteout of what can be no file", _HINT)
+        else:
+            self._whiteouts.add((*parts[:-1], name))
+
+    def finish(self) -> None:
+        """Makes the whiteouts, then everything else that comes last."""
+        self._parents.forget()
+        for parts in sorted(self._opaque) + sorted(self._whiteouts):
+            try:
+                self._hide(parts)
+            except OSError as exc:
+                failed(b"/".join(parts), exc)
+        super().finish()
+
+    def _hide(self, parts: Parts) -> None:
+        if parts in self._opaque:
+            self._parents.get(parts)  # made where only the whiteout implies it
+            return
+        parent = self._parents.get(parts[:-1])
+        try:
+            existing = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            os.mknod(parts[-1], stat.S_IFCHR, 0, dir_fd=parent)
+            return
+        if stat.S_ISDIR(existing.st_mode):
+            self._opaque.add(parts)
+
+    def lists(self) -> dict[str, bytes]:
+        """The content of the files `opaque` and `implied`: paths that end in NUL, the root being empty."""
+        implied = sorted(self._parents.implied - {b""})
+        found = {
+            "opaque": b"".join(b"/".join(parts) + b"\0" for parts in sorted(self._opaque)),
+            "implied": b"".join(path + b"\0" for path in implied),
+        }
+        if max(map(len, found.values())) > MAX_LIST:
+            raise ArchiveError("unpack", "layer", "too many opaque or unnamed directories", hint="no real layer has that many")
+        return found
+
+
+def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Unpacks a layer into a new `rootfs/` below staging; returns its DiffID, the sha256 of the whole decompressed stream."""
+    reader = codec.reader(Hashed(src_fd), limits=limits, allow=formats)
+    root = _make("rootfs", staging_dirfd, 0o755)
+    stream = Ahead(reader, "sha256")
+    try:
+        with LayerUnpacker(root, limits, policy) as unpacker:
+            for member in tar.Members(stream, limits, unclosed="accept"):
+                unpacker.add(member)
+            unpacker.finish()
+            for name, data in unpacker.lists().items():
+                _write(name, data, staging_dirfd)
+    finally:
+        stream.close()
+        os.close(root)
+    return {"diff_id": f"sha256-{stream.digest.hexdigest()}"}
+
+
+def read_box(src_fd: int, staging_dirfd: int, limits: Limits) -> dict[str, Any]:
+    """Unpacks an archive that holds an image into a new `box/` below staging: private files, whatever the archive says of them."""
+    reader = codec.reader(Hashed(src_fd), limits=limits)
+    root = _make("box", staging_dirfd, 0o700)
+    stream = Ahead(reader, "sha256")
+    me = (os.geteuid(), os.getegid())
+    try:
+        with Unpacker(root, limits, Policy(conflicts="replace", nodes="refuse", capabilities="strip")) as unpacker:
+            for member in tar.Members(stream, limits):
+                if member.kind not in (tar.FILE, tar.DIRECTORY, tar.SYMLINK, tar.HARDLINK):
+                    tar.refuse(member.path, f"a {member.kind} in an archive of images", "get the archive again")
+                member.uid, member.gid = me
+                member.mode = 0o700 if member.kind == tar.DIRECTORY else 0o600
+                member.xattrs = {}
+                unpacker.add(member)
+            unpacker.finish()
+    finally:
+        stream.close()
+        os.close(root)
+    return {}
+
+
+def recognise(src_fd: int, limits: Limits) -> dict[str, Any]:
+    """What kind of image an archive is, by its first telling name: aci, oci-archive or docker-archive; aci when none tells."""
+    reader = codec.reader(Hashed(src_fd), limits=limits)
+    kind = "aci"
+    for member in tar.Members(reader, limits):
+        parts = tar.clean(member.path)
+        if not parts:
+            continue
+        kind = _kind(parts)
+        if kind:
+            break
+    return {"kind": kind or "aci"}
+
+
+def _kind(parts: Parts) -> str:
+    first = parts[0]
+    if first in (b"oci-layout", b"index.json", b"blobs"):
+        return "oci-archive"
+    stem = first.partition(b".")[0]
+    if first in (b"manifest.json", b"repositories") or (len(stem) == 64 and _HEX.issuperset(stem)):
+        return "docker-archive"
+    return "aci"
+
+
+def _make(name: str, dirfd: int, mode: int) -> int:
+    os.mkdir(name, 0o700, dir_fd=dirfd)
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    os.fchmod(fd, mode)
+    return fd
+
+
+def _write(name: str, data: bytes, dirfd: int) -> None:
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dirfd)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

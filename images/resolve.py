@@ -1,0 +1,114 @@
+"""What a reference to an image means: the one place where `run`, `plan` and `fetch` ask.
+
+    oci:PATH[:REF]                     an OCI image layout, REF being the name of one of its images
+    oci-archive:PATH[:REF]             a tar archive of such a layout
+    docker-archive:PATH[:NAME[:TAG]]   what `docker save` and `podman save` write
+    /PATH ./PATH ../PATH *.aci, or anything that is there: a file or directory, recognised by its content
+    everything else                    a name or id of the store
+
+Hot: a stored image is found without anything being loaded that only an import needs.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import NotFoundError, SignatureError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from pyrun.images.store import Image, Store
+
+    Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive"]
+
+__all__ = ["Reference", "fetch", "find", "parse"]
+
+_SCHEMES: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
+
+
+class Reference:
+    """A reference taken apart: `path` is empty for a name of the store, `ref` where no image of several is named."""
+
+    __slots__ = ("kind", "path", "ref", "text")
+
+    def __init__(self, text: str, kind: Kind, path: str = "", ref: str = "") -> None:
+        self.text = text
+        self.kind: Kind = kind
+        self.path = path
+        self.ref = ref
+
+    @property
+    def variant(self) -> str:
+        """What tells this reading of the file at `path` from others, for `Store.find_import`."""
+        return "" if self.kind == "file" else f"{self.kind}:{self.ref}"
+
+
+def parse(text: str) -> Reference:
+    """Take a reference apart; UsageError when it names no path.
+
+    A path may hold colons: what is there as a whole is the path, else the first colon ends it.
+    """
+    for scheme in _SCHEMES:
+        if text.startswith(scheme + ":"):
+            rest = text[len(scheme) + 1 :]
+            path, _, ref = (rest, "", "") if os.path.lexists(rest) else rest.partition(":")
+            if not path:
+                raise UsageError("read reference", text, "no path", hint=f"write {scheme}:PATH, or {scheme}:PATH:NAME for one of several")
+            return Reference(text, scheme, path, ref)
+    if text.startswith(("/", "./", "../")) or text.endswith(".aci") or os.path.isfile(text) or os.path.isfile(f"{text}/oci-layout"):
+        return Reference(text, "file", text)
+    return Reference(text, "name")
+
+
+def find(store: Store, text: str, *, signature: str | None = None, unsigned: bool = False, importing: bool = True) -> Image:
+    """The image that a reference means, imported first if it is a file; SignatureError unless it is trusted today or `unsigned`.
+
+    NotFoundError when there is none or, without `importing`, when it is not in the store yet; else as `fetch`.
+    """
+    reference = parse(text)
+    if reference.kind == "name":
+        image = store.find(text)
+    else:
+        known = store.find_import(reference.path, reference.variant) if signature is None else None
+        if known is not None and (unsigned or _trusted(store, known)):
+            return known
+        if not importing:
+            raise NotFoundError("plan image", text, "not in the store yet", hint=f"import it first: pyrun fetch {text}")
+        image = fetch(store, reference, signature=signature, unsigned=unsigned)  # also looks for a signature or a key that came later
+    if not unsigned:
+        store.require_trusted(image)
+    return image
+
+
+def fetch(store: Store, reference: Reference, *, signature: str | None = None, unsigned: bool = False) -> Image:
+    """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's.
+
+    Raises what `importer.import_file` and `layered.import_layered` raise.
+    """
+    path = reference.path or reference.text
+    if reference.kind in _SCHEMES or os.path.isdir(path):
+        from pyrun.images.layered import import_layered
+
+        return import_layered(store, reference, signature=signature, allow_unsigned=unsigned)
+    if unsigned and signature is None and not path.endswith(".aci") and os.path.isfile(path) and not os.path.lexists(path + ".asc"):
+        known = store.find_import(path)
+        if known is not None:
+            return known
+        from pyrun.images import layered
+
+        kind = layered.recognise(path)
+        if kind != "aci":
+            return layered.import_layered(store, reference, kind=kind, allow_unsigned=True)
+    from pyrun.images.importer import import_file
+
+    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned)
+
+
+def _trusted(store: Store, image: Image) -> bool:
+    try:
+        store.require_trusted(image)
+    except SignatureError:
+        return False
+    return True
