@@ -120,7 +120,7 @@ class Bench:
         floor = self.stage.floor
         programs = {"helper without a plan": helper, "static, no libc": floor["floor_bare"], "static glibc": floor["floor_glibc"]}
         warm = 20
-        words = [floor["floor_spawn"], str(warm + 4 * rounds), *programs.values()]
+        words = [floor["floor_spawn"], str(warm + 10 * rounds), *programs.values()]
         lines = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[warm:]
         series = {name: Series() for name in programs}
         for line in lines:
