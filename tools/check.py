@@ -26,6 +26,7 @@ LOGS = TOP / "build" / "log"
 PYTHON = str(TOP / ".venv" / "bin" / "python")
 LANES = ("lint", "unit", "package", "hostile", "live", "fuzz", "vm")
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
+BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer -Inative".split()  # cffi calls what is static
 LIMIT = 1500  # seconds a check may take
 
 
@@ -88,6 +89,7 @@ def checks() -> list[Check]:
         Check("lint", "mypy-tests", "mypy: tests and tools", [*loose_mypy, "tests", "tools"]),
         Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),
         Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
+        Check("lint", "binding", "gcc -fanalyzer -Werror: the extension", ["gcc", *BINDING, "-c", "-o", "/dev/null", "native/binding.c"]),
         Check("lint", "clang", "clang -Werror: the native programs", compile_only("clang")),
         Check("unit", "unit", "unit tests and house rules", pytest("tests/unit", "tests/test_house.py"), tests=True),
         Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),
