@@ -12,10 +12,11 @@ import os
 import stat
 
 from pyrun.errors import StateError
+from pyrun.images.merged import providers
 from pyrun.images.printable import printable
 from pyrun.images.remove import remove_tree
 
-__all__ = ["copy_layers"]
+__all__ = ["copy_layers", "copy_up"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 30
@@ -39,6 +40,16 @@ def copy_layers(layer_dirs: list[str], parent_fd: int, name: bytes) -> None:
         raise StateError("copy the image's files", printable(where), errno=error.errno or 0, hint=hint) from error
     finally:
         os.close(target)
+
+
+def copy_up(layer_dirs: list[str], path: str, parent_fd: int, name: str) -> None:
+    """Copy what an image holds in the directory `path` to the new directory `name`, with its owner and mode; StateError.
+
+    Without such a directory in the image the new one is empty and root's.
+    """
+    place = os.fsencode(path)
+    found = [layer_dirs[number] + path for number in providers(layer_dirs, place)]
+    copy_layers(found, parent_fd, os.fsencode(name))
 
 
 class _Copy:

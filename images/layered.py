@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pyrun import native
 from pyrun.errors import DigestError, ImageError, PyrunError, SignatureError, UsageError
-from pyrun.images import commit, worker
+from pyrun.images import commit, implied, worker
 from pyrun.images.docker_archive import read_docker_archive
 from pyrun.images.importer import explain, open_image, settle
 from pyrun.images.limits import Limits
@@ -33,11 +33,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.images.resolve import Reference
 
-__all__ = ["import_layered", "normal_name", "recognise"]
+__all__ = ["import_layered", "import_tree", "normal_name", "recognise"]
 
 _CHUNK = 1 << 20
 _AT_ONCE = 2  # layers
+_AT_ONCE_REMOTE = 3  # some of them wait for the network
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~/:")
+_ANY_CASE = _PLAIN | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # tags differ in it
 _SUFFIXES = (".gz", ".tgz", ".zst", ".xz", ".bz2", ".tar", ".oci", ".docker")
 _COPY = "copy the image again from where it came"
 _OPAQUE = "trusted.overlay.opaque"  # overlayfs(5)
@@ -80,11 +82,20 @@ def import_layered(
         raise explain(store, reference.path, error) from error
 
 
+def import_tree(store: Store, staging: Staging, tree: Tree, reference: Reference) -> Image:
+    """The stored image of a private layout in `staging`, whose parts may come only when they are opened.
+
+    The caller holds the store's lock.  Raises as `import_layered`, what opening raises, and OSError.
+    """
+    return _Import(store, reference, reference.kind).bring(staging, tree)
+
+
 def normal_name(text: str) -> tuple[str, str]:
     """A reference name as (name, version), both in characters that look-ups take; the version is "" where there is none."""
-    text = "".join(char if char in _PLAIN else "-" for char in text.partition("@")[0].lower())
+    text = text.partition("@")[0]
+    text = "".join(char if char in _ANY_CASE else "-" for char in text)
     colon = text.find(":", text.rfind("/") + 1)
-    name, version = (text[:colon], text[colon + 1 :]) if colon >= 0 else (text, "")
+    name, version = (text[:colon].lower(), text[colon + 1 :]) if colon >= 0 else (text.lower(), "")
     return name.strip("-._~/:") or "image", version.strip("/:")
 
 
@@ -106,7 +117,7 @@ class _Import:
         with store.lock(exclusive=False), Staging(store.root, "import") as staging:
             info, fd = self.open(staging)
             try:
-                image = self.bring(staging, Tree(fd, self.reference.path), fd)
+                image = self.bring(staging, Tree(fd, self.reference.path))
             finally:
                 os.close(fd)
             commit.remember_import(store, staging, info, image.id, self.reference.variant)
@@ -153,7 +164,7 @@ class _Import:
             stem = short
         return stem
 
-    def bring(self, staging: Staging, tree: Tree, fd: int) -> Image:
+    def bring(self, staging: Staging, tree: Tree) -> Image:
         """The image of a directory, in the store."""
         found = self.read(tree)
         store = self.store
@@ -166,9 +177,14 @@ class _Import:
             if (layer.digest, layer.diff_id) not in made:
                 todo.setdefault((layer.digest, layer.diff_id), layer)
         work = _Layers(self, staging, tree)
-        with ThreadPoolExecutor(_AT_ONCE, "layer") as pool:
-            for future in [pool.submit(work.unpack, number, layer) for number, layer in enumerate(todo.values())]:
-                future.result()
+        with ThreadPoolExecutor(_AT_ONCE_REMOTE if self.kind == "registry" else _AT_ONCE, "layer") as pool:
+            try:
+                for future in [pool.submit(work.unpack, number, layer) for number, layer in enumerate(todo.values())]:
+                    future.result()
+            except BaseException:
+                tree.stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return self.commit(staging, found, list(todo.values()))
 
     def pairs(self, image: Image) -> list[tuple[str, str]]:
@@ -198,7 +214,7 @@ class _Import:
         labels = ({"version": version} if version else {}) | platform_labels(found.config)
         diff_ids = [layer.diff_id for layer in found.layers]
         parts = [found.config_digest, *(layer.digest for layer in found.layers)]
-        layers = self.stack(diff_ids)
+        layers = implied.with_parents(store, staging, self.stack(diff_ids))
         image = Image(
             {
                 "id": found.manifest_digest,
@@ -252,7 +268,7 @@ class _Layers:
         self.tree = tree
         self.limits = work.limits
         self.private = work.kind != "oci"  # an archive's box: nobody else writes there
-        self.title = work.reference.path
+        self.title = work.reference.path or work.reference.text
 
     def unpack(self, number: int, layer: Layer) -> None:
         """Leaves `blob-N` and `layer-N` in staging; DigestError when the content is not what the documents say."""

@@ -107,6 +107,9 @@ class Tree:
             raise ImageError("read", f"{self.title}: {printable(path)}", "not a regular file", hint=_FETCH)
         return fd
 
+    def stop(self) -> None:
+        """Told that nothing more will be opened; for trees that are filled meanwhile."""
+
     def exists(self, path: str) -> bool:
         """Whether there is a regular file."""
         try:

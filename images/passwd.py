@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.images.rootfs import RootFS
 
-__all__ = ["Identity", "resolve_user"]
+__all__ = ["Identity", "member_groups", "resolve_user"]
 
 MAX_ID = 2**31 - 1
 _DIGITS = frozenset(b"0123456789")
@@ -69,6 +69,16 @@ def resolve_user(
     if group is not None:
         gid = _group(rootfs, group, group_origin or origin)
     return Identity(uid, gid, tuple(groups), _text(entry[0]) if entry else "", _home(entry))
+
+
+def member_groups(rootfs: RootFS, name: str) -> list[int]:
+    """Groups that list a user by name in the image's /etc/group, which Docker's images expect; malformed entries are passed over."""
+    found = []
+    for entry in _entries(rootfs, b"/etc/group") if name else []:
+        gid = _decimal(entry[2]) if len(entry) > 3 else None
+        if gid is not None and _bytes(name) in entry[3].split(b","):
+            found.append(gid)
+    return found
 
 
 def _group(rootfs: RootFS, group: str, origin: str) -> int:

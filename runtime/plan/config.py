@@ -21,10 +21,10 @@ class Mount:
 
     `kind` host binds `source`, empty makes a directory that lives as long as the pod, tmpfs keeps it
     in memory (`size` bytes, 0 for the kernel's default of half the memory).  `is_dir` tells what kind
-    of mount point a host source needs.
+    of mount point a host source needs; `copy_up` that an empty one is made beforehand, of what the image holds there.
     """
 
-    __slots__ = ("gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid")
+    __slots__ = ("copy_up", "gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Mount:
         self.gid = gid
         self.size = size
         self.is_dir = is_dir
+        self.copy_up = False
         self.origin = origin
 
 
@@ -95,6 +96,7 @@ class Config:
         "idmap",
         "interactive",
         "lowers",
+        "make_cwd",
         "mask_paths",
         "mounts",
         "network",
@@ -124,6 +126,7 @@ class Config:
         self.paths = [argv[0]]
         self.env: list[str] = []
         self.cwd = "/"
+        self.make_cwd = False
         self.umask = 0o022
         self.uid = self.gid = 0
         self.groups: tuple[int, ...] = ()

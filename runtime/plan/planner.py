@@ -95,6 +95,8 @@ def _skeleton(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=ops.KEEP, origin="name look-ups"))
     if config.resolv:
         todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=ops.KEEP, origin="name look-ups"))
+    if config.make_cwd and config.cwd != "/":
+        todo.append(op(ops.MKDIR, config.cwd, n=0o755, origin=config.origin("cwd")))
     for mount in config.mounts:
         code = ops.MKDIR if mount.is_dir else ops.MKFILE
         todo.append(op(code, mount.target, n=0o755 if mount.is_dir else 0o644, origin=mount.origin))
@@ -146,7 +148,8 @@ def _volumes(config: Config, todo: list[Op]) -> None:
         source, flags = mount.source, ops.NOFOLLOW | (ops.RECURSIVE if mount.recursive else 0)
         if mount.kind == "empty":
             source = f"{config.pod_dir}/volume-{mount.name}"
-            todo.append(op(ops.HOST_DIR, source, n=mount.mode, a=mount.uid, b=mount.gid, origin=mount.origin))
+            if not mount.copy_up:
+                todo.append(op(ops.HOST_DIR, source, n=mount.mode, a=mount.uid, b=mount.gid, origin=mount.origin))
         todo.append(op(ops.BIND, source, mount.target, a=attrs, flags=flags, origin=mount.origin))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError, UsageError, blame
-from pyrun.images.passwd import resolve_user
+from pyrun.images.passwd import member_groups, resolve_user
 from pyrun.images.rootfs import RootFS
 from pyrun.plan import caps, rlimits, seccomp
 from pyrun.plan.config import Config
@@ -51,6 +51,7 @@ def make_config(
     _environment(options, app, identity, image, config)
     config.cwd = options.working_dir or app.get("workingDirectory") or "/"
     config.origins["cwd"] = "--working-dir" if options.working_dir else "app.workingDirectory"
+    config.make_cwd = "entrypoint" in app  # Docker's images may name a directory that is not there
     if not config.cwd.startswith("/"):
         raise blame(config.origin("cwd"))(
             "use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd")
@@ -109,6 +110,8 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
     identity = resolve_user(rootfs, user, group, origin=origin, group_origin="--group" if options.group else "app.group")
     config.uid, config.gid = identity.uid, identity.gid
     extra = options.supplementary_gids or app.get("supplementaryGIDs") or []
+    if "entrypoint" in app and group is None and not extra:  # as Docker does where no group is named
+        extra = member_groups(rootfs, identity.name)
     config.groups = tuple(dict.fromkeys([*identity.groups, *extra]))
     return identity
 

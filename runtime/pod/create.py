@@ -49,11 +49,14 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     directory = pods.create(uuid, record)
     parent, own = cgroup.create(above, uuid)
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
-    if recipe.copy:
+    if recipe.copy or recipe.volumes:
         try:
-            from pyrun.images.copy import copy_layers
+            from pyrun.images.copy import copy_layers, copy_up
 
-            copy_layers(recipe.copy, directory, b"rootfs")
+            if recipe.copy:
+                copy_layers(recipe.copy, directory, b"rootfs")
+            for path, name in recipe.volumes:
+                copy_up(recipe.lowers, path, directory, name)
         except BaseException:
             pod.discard()
             raise

@@ -35,16 +35,19 @@ class Recipe:
     """What it takes to start one more pod like the last one.
 
     `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
-    the UUID; `copy` are the layers to copy (--no-overlay); `notes` is what the user should be told.
+    the UUID; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
+    directory of the pod); `notes` is what the user should be told.
     `checks` is None for a decision that may not be used again.
     """
 
-    __slots__ = ("block", "checks", "copy", "notes", "record")
+    __slots__ = ("block", "checks", "copy", "lowers", "notes", "record", "volumes")
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
         self.block = block
         self.record = record
         self.copy = copy
+        self.lowers: list[str] = []
+        self.volumes: list[tuple[str, str]] = []
         self.notes = notes
         self.checks = checks
 
@@ -105,7 +108,12 @@ def make_recipe(
     )
     copy = config.lowers if config.copy_root else []
     checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
-    return Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
+    recipe = Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
+    recipe.lowers = config.lowers
+    recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
+    if recipe.volumes:
+        recipe.checks = None  # each pod needs copies of its own
+    return recipe
 
 
 def _repeatable(options: Options) -> bool:

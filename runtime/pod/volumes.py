@@ -43,9 +43,12 @@ def mounts_of(options: Options, app: dict[str, Any], notes: list[str]) -> list[M
             used.add(name)
             found.append(_mount(named[name], point["path"], bool(point.get("readOnly"))))
             continue
-        notes.append(f"no volume for mount point {name} on {point['path']}: the app gets an empty one that ends with the pod")
+        what = "a copy of what the image holds there" if point.get("copyUp") else "an empty one"
+        notes.append(f"no volume for mount point {name} on {point['path']}: the app gets {what} that ends with the pod")
         origin = f"app.mountPoints {name}"
-        found.append(Mount("empty", _checked(point["path"], origin), name=name, readonly=bool(point.get("readOnly")), origin=origin))
+        mount = Mount("empty", _checked(point["path"], origin), name=name, readonly=bool(point.get("readOnly")), origin=origin)
+        mount.copy_up = bool(point.get("copyUp"))
+        found.append(mount)
     for name, volume in named.items():
         if name not in used:
             have = ", ".join(points) or "none"
