@@ -3,6 +3,7 @@
     oci:PATH[:REF]                     an OCI image layout, REF being the name of one of its images
     oci-archive:PATH[:REF]             a tar archive of such a layout
     docker-archive:PATH[:NAME[:TAG]]   what `docker save` and `podman save` write
+    docker://HOST/REPO[:TAG]           an image in a registry; also HOST/REPO@DIGEST, see `registry.reference`
     /PATH ./PATH ../PATH *.aci, or anything that is there: a file or directory, recognised by its content
     everything else                    a name or id of the store
 
@@ -19,9 +20,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image, Store
 
-    Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive"]
+    Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive", "registry"]
 
 __all__ = ["Reference", "fetch", "find", "parse"]
 
@@ -46,7 +48,7 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """Take a reference apart; UsageError when it names no path.
+    """Take a reference apart; UsageError when it names no path, or no image that a registry could have.
 
     A path may hold colons: what is there as a whole is the path, else the first colon ends it.
     """
@@ -59,34 +61,66 @@ def parse(text: str) -> Reference:
             return Reference(text, scheme, path, ref)
     if text.startswith(("/", "./", "../")) or text.endswith(".aci") or os.path.isfile(text) or os.path.isfile(f"{text}/oci-layout"):
         return Reference(text, "file", text)
+    if text.startswith("docker://") or "@sha256:" in text or "@sha512:" in text:
+        from pyrun.images.registry import reference
+
+        reference.parse(text)
+        return Reference(text, "registry")
     return Reference(text, "name")
 
 
-def find(store: Store, text: str, *, signature: str | None = None, unsigned: bool = False, importing: bool = True) -> Image:
+def find(
+    store: Store,
+    text: str,
+    *,
+    signature: str | None = None,
+    unsigned: bool = False,
+    importing: bool = True,
+    http: bool = False,
+    progress: Progress | None = None,
+) -> Image:
     """The image that a reference means, imported first if it is a file; SignatureError unless it is trusted today or `unsigned`.
 
-    NotFoundError when there is none or, without `importing`, when it is not in the store yet; else as `fetch`.
+    One in a registry is fetched when the store has none of that name or digest.  NotFoundError when there is none or, without
+    `importing`, when it is not in the store yet; else as `fetch`.
     """
     reference = parse(text)
     if reference.kind == "name":
         image = store.find(text)
     else:
-        known = store.find_import(reference.path, reference.variant) if signature is None else None
+        known = _known(store, reference) if signature is None else None
         if known is not None and (unsigned or _trusted(store, known)):
             return known
         if not importing:
             raise NotFoundError("plan image", text, "not in the store yet", hint=f"import it first: pyrun fetch {text}")
-        image = fetch(store, reference, signature=signature, unsigned=unsigned)  # also looks for a signature or a key that came later
+        # also looks for a signature or a key that came later
+        image = fetch(store, reference, signature=signature, unsigned=unsigned, http=http, progress=progress)
     if not unsigned:
         store.require_trusted(image)
     return image
 
 
-def fetch(store: Store, reference: Reference, *, signature: str | None = None, unsigned: bool = False) -> Image:
+def fetch(
+    store: Store,
+    reference: Reference,
+    *,
+    signature: str | None = None,
+    unsigned: bool = False,
+    http: bool = False,
+    progress: Progress | None = None,
+) -> Image:
     """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's.
 
-    Raises what `importer.import_file` and `layered.import_layered` raise.
+    A registry is always asked, in plain `http` where that is accepted.  Raises what `importer.import_file`,
+    `layered.import_layered` and `registry.pull.pull` raise.
     """
+    if reference.kind == "registry":
+        from pyrun.images.registry.pull import pull
+
+        if signature is not None:
+            hint = "leave it out; accept the image: --insecure-options=image"
+            raise UsageError("fetch", reference.text, "--signature is for .aci files", hint=hint)
+        return pull(store, reference.text, unsigned=unsigned, http=http, progress=progress)
     path = reference.path or reference.text
     if reference.kind in _SCHEMES or os.path.isdir(path):
         from pyrun.images.layered import import_layered
@@ -104,6 +138,20 @@ def fetch(store: Store, reference: Reference, *, signature: str | None = None, u
     from pyrun.images.importer import import_file
 
     return import_file(store, path, signature_path=signature, allow_unsigned=unsigned)
+
+
+def _known(store: Store, reference: Reference) -> Image | None:
+    """The stored image of a file that was imported before, or of a name or digest in a registry."""
+    if reference.kind != "registry":
+        return store.find_import(reference.path, reference.variant)
+    from pyrun.images.registry.reference import parse as parse_registry
+
+    wanted = parse_registry(reference.text)
+    try:
+        image = store.load(wanted.digest) if wanted.digest else store.find(wanted.store_name)
+    except NotFoundError:
+        return None
+    return image if store.has_layers(image) else None
 
 
 def _trusted(store: Store, image: Image) -> bool:

@@ -193,7 +193,7 @@ class Store:
             return by_id[0]
         hint = f"see what is there with `pyrun --root {self.root} image list`, or import a file with `pyrun fetch FILE`"
         if "://" in ref:
-            hint = "this version fetches nothing from registries: copy the image first (skopeo copy docker://NAME oci:DIR)"
+            hint = "of URLs only docker://HOST/REPOSITORY:TAG is understood"
         elif "/" in ref and os.path.exists(ref):
             hint = f"to use the file of that name, write its path with a leading ./ or import it: pyrun fetch {ref}"
         raise NotFoundError("find image", ref, "nothing in the store answers to it", hint=hint)

@@ -9,8 +9,8 @@ PACKAGES_run="
     busybox-static gcc gpg gpg-agent gpgv libc6-dev libcap-dev libseccomp-dev
     python3 python3-dev python3-venv"
 PACKAGES_test="
-    binutils bzip2 clang e2fsprogs libclang-rt-14-dev mandoc mmdebstrap
-    qemu-system-x86 qemu-utils shellcheck util-linux xz-utils"
+    apache2-utils binutils bzip2 clang docker-registry e2fsprogs libclang-rt-14-dev mandoc mmdebstrap
+    openssl qemu-system-x86 qemu-utils shellcheck skopeo util-linux xz-utils"
 PACKAGES_bench="bubblewrap crun runc"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun
@@ -28,6 +28,7 @@ packages() {
         exit 1
     fi
     export DEBIAN_FRONTEND=noninteractive
+    export RUNLEVEL=1 # of what is installed, docker-registry would start at once (policy of invoke-rc.d)
     step apt-update "reading Debian's package lists" apt-get update
     # shellcheck disable=SC2086
     step apt-install "installing Debian packages: $missing" apt-get install -y --no-install-recommends $missing

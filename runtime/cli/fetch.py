@@ -1,8 +1,9 @@
-"""`pyrun fetch`: verify image files and put them into the store."""
+"""`pyrun fetch`: verify images, in files or registries, and put them into the store."""
 
 from __future__ import annotations
 
 from pyrun.cli.output import say
+from pyrun.cli.progress import shown
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
 from pyrun.images.store import Store
@@ -23,7 +24,15 @@ def run(args: Args) -> int:
     code = 0
     for path in args.files:
         try:
-            image = resolve.fetch(store, resolve.parse(path), signature=args.signature, unsigned=unsigned)
+            with shown(args.quiet) as progress:
+                image = resolve.fetch(
+                    store,
+                    resolve.parse(path),
+                    signature=args.signature,
+                    unsigned=unsigned,
+                    http="http" in args.insecure_options,
+                    progress=progress,
+                )
         except PyrunError as error:
             if len(args.files) == 1:
                 raise

@@ -48,13 +48,14 @@ KINDS: dict[str, object] = {
 INSECURE: dict[str, tuple[str, ...]] = {
     "none": (),
     "image": ("image",),
+    "http": ("http",),
     "capabilities": ("capabilities",),
     "paths": ("paths",),
     "seccomp": ("seccomp",),
     "new-privs": ("new-privs",),
-    "all-fetch": ("image",),
+    "all-fetch": ("image", "http"),
     "all-run": ("capabilities", "paths", "seccomp", "new-privs"),
-    "all": ("image", "capabilities", "paths", "seccomp", "new-privs"),
+    "all": ("image", "http", "capabilities", "paths", "seccomp", "new-privs"),
 }
 
 COMMON: tuple[Option, ...] = (
@@ -81,17 +82,17 @@ ALLOW: Option = (
     "--insecure-options",
     "LIST",
     "insecure",
-    "none image capabilities paths seccomp new-privs all-fetch all-run all",
+    "none image http capabilities paths seccomp new-privs all-fetch all-run all",
     "Security",
-    "give up the named protections, separated by commas; groups: all-fetch is image, all-run the other four",
+    "give up the named protections, separated by commas; groups: all-fetch is image and http, all-run the other four",
 )
 ALLOW_FETCH: Option = (
     "--insecure-options",
     "LIST",
     "insecure",
-    "none image all-fetch all",
+    "none image http all-fetch all",
     "Security",
-    "give up a protection: image accepts files without a good signature",
+    "give up protections: image accepts images without a good signature, http asks registries over plain http",
 )
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
@@ -204,7 +205,13 @@ VERBS: dict[str, Verb] = {
         (("list", "remove"),),
         "show a public key and trust it to sign images",
     ),
-    "fetch": ("fetch", "FILE...", (SIGNATURE, ALLOW_FETCH, QUIET), (), "verify image files and put them into the store"),
+    "fetch": (
+        "fetch",
+        "FILE...",
+        (SIGNATURE, ALLOW_FETCH, QUIET),
+        (),
+        "verify images, in files or registries, and store them",
+    ),
     "image list": ("image", "", (FORMAT_TABLE, FULL, NO_LEGEND), (), "list the stored images"),
     "image show": ("image", "REF", (), (), "print the record and the manifest of a stored image as JSON"),
     "image verify": (

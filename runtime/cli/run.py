@@ -86,7 +86,14 @@ def options_of(args: Args) -> Options:
 
 def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
     """Return the image that the command line names, imported first if it is a file; see `pyrun.images.resolve`."""
-    return resolve.find(store, args.image, signature=args.signature, unsigned="image" in args.insecure_options, importing=importing)
+    unsigned = "image" in args.insecure_options
+    if resolve.parse(args.image).kind != "registry":
+        return resolve.find(store, args.image, signature=args.signature, unsigned=unsigned, importing=importing)
+    from pyrun.cli.progress import shown
+
+    http = "http" in args.insecure_options
+    with shown(args.quiet) as line:
+        return resolve.find(store, args.image, signature=args.signature, unsigned=unsigned, importing=importing, http=http, progress=line)
 
 
 def _sources(args: Args, store: Store, image: Image) -> list[str]:

@@ -1,0 +1,12 @@
+"""Images from registries (OCI distribution-spec 1.1 and Docker's registry API v2), over urllib3.
+
+    reference     what HOST/REPOSITORY:TAG@DIGEST means
+    credentials   who we are: the files and helpers of podman and docker
+    auth          challenges and tokens
+    transport     TLS, connections, who may be connected to, how long anything may take
+    client        one request: log in, follow redirects, try again
+    blob          one download: resumed where it was cut, stopped where it lies
+    pull          a registry seen as the directory of an image, and its import
+
+Nothing here is loaded unless a registry is named.
+"""

@@ -1,0 +1,228 @@
+"""A registry seen as the directory of an image: what is opened there is brought first, so that import and download overlap.
+
+    tag --GET manifests/TAG--> bytes --sha256--> the digest, pinned: nothing is asked by tag again
+    index.json with that one entry --> the reader of layouts --> opens manifest, config, layers --> brought by digest
+
+Everything is checked twice: size and digest as it comes, and again by the reader, which knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from typing import Any, Protocol
+
+from pyrun.errors import DigestError, ManifestError, PyrunError, SignatureError
+from pyrun.images import commit, strictjson
+from pyrun.images.importer import explain
+from pyrun.images.layered import import_tree, normal_name
+from pyrun.images.oci import INDEXES, MANIFESTS, MAX_MANIFEST, Tree
+from pyrun.images.parents import DIRECTORY
+from pyrun.images.printable import printable
+from pyrun.images.registry.blob import download
+from pyrun.images.registry.client import Answer, Client
+from pyrun.images.registry.reference import parse
+from pyrun.images.resolve import Reference
+from pyrun.images.staging import Staging, write_file
+from pyrun.images.store import Image, Store, is_digest
+
+__all__ = ["Progress", "RemoteTree", "pull"]
+
+_NAME = "io.containerd.image.name"
+_FOLDER = "pulled"
+
+
+class Progress(Protocol):
+    """Told how far a download is, from several threads; `pyrun.cli.progress` shows it."""
+
+    def begin(self, digest: str, size: int) -> None:
+        """The download of a blob of `size` bytes begins."""
+
+    def moved(self, digest: str, count: int) -> None:
+        """So many more bytes are here; negative when some have to come again."""
+
+    def end(self, digest: str, size: int) -> None:
+        """The blob is complete."""
+
+
+def pull(store: Store, text: str, *, unsigned: bool = False, http: bool = False, progress: Progress | None = None, **client: Any) -> Image:
+    """The image that a reference means in its registry now, stored; what the store has of it is not downloaded.
+
+    With `http` the registry is asked over plain http.  SignatureError unless `unsigned`, before anything is asked: what
+    comes from registries cannot be signed yet.  UsageError for the reference, ImageError and its kin for everything that
+    the registry does, StateError for the store; nothing is left behind.  `client` goes to `Client`.
+    """
+    reference = parse(text)
+    if not unsigned:
+        hint = "accept this one: --insecure-options=image"
+        raise SignatureError("fetch", str(reference), "an image from a registry, whose signature cannot be checked yet", hint=hint)
+    store.ensure()
+    began = time.time_ns()
+    try:
+        with store.lock(exclusive=False), Staging(store.root, "pull") as staging, Client(reference, http=http, **client) as asked:
+            tree = RemoteTree(asked, store, staging, progress)
+            try:
+                tree.resolve()
+                image = import_tree(store, staging, tree, Reference(text, "registry"))
+            finally:
+                tree.close()
+            if image.imported < began and (image.name, image.labels.get("version", "")) == normal_name(reference.full_name):
+                _renew(store, staging, image)
+            return image
+    except OSError as error:
+        if isinstance(error, PyrunError):
+            raise
+        raise explain(store, str(reference), error) from error
+
+
+def _renew(store: Store, staging: Staging, image: Image) -> None:
+    """Makes an image that was stored before the newest of its name, since it is the one that the tag means now."""
+    with commit.id_lock(store, image.id), commit.Undo(staging) as undo:
+        image.imported = time.time_ns()
+        commit.commit_record(store, staging, undo, image)
+
+
+class _Silent:
+    """Nobody looks."""
+
+    def begin(self, digest: str, size: int) -> None:
+        pass
+
+    def moved(self, digest: str, count: int) -> None:
+        pass
+
+    def end(self, digest: str, size: int) -> None:
+        pass
+
+
+class RemoteTree(Tree):
+    """An image layout in `staging` that fills itself from a registry; what the store has is linked, not brought.
+
+    Opening raises ImageError, DigestError or ManifestError of the download.
+    """
+
+    __slots__ = ("_client", "_guard", "_known", "_locks", "_progress", "_store", "path")
+
+    def __init__(self, client: Client, store: Store, staging: Staging, progress: Progress | None = None) -> None:
+        self.path = f"{staging.path}/{_FOLDER}"
+        for folder in ("", "/blobs", "/blobs/sha256", "/blobs/sha512"):
+            os.mkdir(self.path + folder, 0o700)
+        super().__init__(os.open(self.path, DIRECTORY), str(client.reference))
+        self._client = client
+        self._store = store
+        self._progress = progress or _Silent()
+        self._known: dict[str, tuple[int, bool]] = {}
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def stop(self) -> None:
+        """Ends the downloads that go on in other threads."""
+        self._client.stop()
+
+    def close(self) -> None:
+        """Closes the directory."""
+        os.close(self.fd)
+
+    def resolve(self) -> str:
+        """Asks what the reference means, once; the digest (``sha256-<hex>``) that everything hangs on from now on."""
+        reference = self._client.reference
+        wanted = reference.digest
+        answer = self._client.document(f"manifests/{wanted.replace('-', ':', 1) or reference.tag}", MAX_MANIFEST, (*MANIFESTS, *INDEXES))
+        digest = self._check(answer, wanted)
+        if answer.media_type not in (*MANIFESTS, *INDEXES):
+            reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, which is no image"
+            raise ManifestError("fetch", str(reference), reason, hint="pyrun takes OCI images and Docker images of schema 2")
+        self._keep(digest, answer.data)
+        entry = {
+            "mediaType": answer.media_type,
+            "digest": digest.replace("-", ":", 1),
+            "size": len(answer.data),
+            "annotations": {_NAME: reference.full_name},
+        }
+        index = {"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [entry]}
+        write_file(f"{self.path}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        write_file(f"{self.path}/index.json", json.dumps(index).encode())
+        return digest
+
+    def open(self, path: str) -> int:
+        """A descriptor of a file of the layout, brought first where it is a blob that is not here."""
+        algorithm, _, digits = path.removeprefix("blobs/").partition("/")
+        digest = f"{algorithm}-{digits}"
+        if path.startswith("blobs/") and is_digest(digest):
+            with self._guard:
+                lock = self._locks.setdefault(digest, threading.Lock())
+            with lock:
+                if not os.path.exists(f"{self.path}/{path}"):
+                    self._bring(digest, f"{self.path}/{path}")
+        return super().open(path)
+
+    def _bring(self, digest: str, target: str) -> None:
+        if digest not in self._known:
+            raise ManifestError("fetch", self.title, f"{digest[:19]} is not described in plain spelling", hint="build the image again")
+        size, is_manifest = self._known[digest]
+        spelled = digest.replace("-", ":", 1)
+        if self._link(digest, size, target):
+            if is_manifest:
+                self._learn(target, min(size, MAX_MANIFEST))
+        elif is_manifest:
+            answer = self._client.document(f"manifests/{spelled}", min(size, MAX_MANIFEST), (*MANIFESTS, *INDEXES))
+            self._check(answer, digest)
+            self._keep(digest, answer.data)
+        else:
+            self._progress.begin(digest, size)
+            download(self._client, f"{target}.part", digest, size, lambda count: self._progress.moved(digest, count))
+            os.rename(f"{target}.part", target)
+            self._progress.end(digest, size)
+
+    def _link(self, digest: str, size: int, target: str) -> bool:
+        """Whether the store has the blob; its content is checked by the reader like any other."""
+        blob = self._store.blob_path(digest)
+        try:
+            if os.stat(blob).st_size != size:
+                return False
+            os.link(blob, target)
+        except OSError:
+            return False
+        return True
+
+    def _check(self, answer: Answer, wanted: str) -> str:
+        """The digest of a manifest, which is the wanted one; what the registry claims must be true as well."""
+        digest = f"sha256-{hashlib.sha256(answer.data).hexdigest()}"
+        for claim in filter(None, (wanted, answer.claimed.replace(":", "-", 1))):
+            algorithm, _, digits = claim.partition("-")
+            if not is_digest(claim) or hashlib.new(algorithm, answer.data).hexdigest() != digits:
+                reason = f"what came is {digest[:19]}, not {printable(claim[:19])}"
+                raise DigestError("fetch", self.title, reason, hint="ask who runs the registry")
+        return wanted or digest
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        write_file(f"{self.path}/blobs/{digest.replace('-', '/', 1)}", data)
+        self._remember(data)
+
+    def _learn(self, path: str, size: int) -> None:
+        with open(path, "rb") as file:
+            self._remember(file.read(size))
+
+    def _remember(self, data: bytes) -> None:
+        """Notes size and kind of everything that a manifest or index names; whether it is right, the reader says."""
+        try:
+            document = strictjson.loads(data, what=self.title, case_twins="allow")
+        except PyrunError:
+            return
+        if not isinstance(document, dict):
+            return
+        self._note(document.get("config"), False)
+        for member in ("layers", "manifests"):
+            entries = document.get(member)
+            for entry in entries if isinstance(entries, list) else []:
+                self._note(entry, member == "manifests")
+
+    def _note(self, entry: Any, is_manifest: bool) -> None:
+        if not isinstance(entry, dict):
+            return
+        digest, size = entry.get("digest"), entry.get("size")
+        if isinstance(digest, str) and isinstance(size, int) and size >= 0 and is_digest(digest.replace(":", "-", 1)):
+            self._known.setdefault(digest.replace(":", "-", 1), (size, is_manifest))
