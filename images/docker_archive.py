@@ -67,7 +67,7 @@ def read_docker_archive(tree: Tree, ref: str) -> Found:
     data = fastjson.dumps(manifest).encode()
     found = Found(data, f"sha256-{hashlib.sha256(data).hexdigest()}", parsed, config, config_digest)
     found.layers = layers
-    found.name = ref or (entry.tags[0] if entry.tags else "")
+    found.name = next((tag for tag in entry.tags if not ref or _plain(tag) == _plain(ref)), "")
     return found
 
 

@@ -151,7 +151,7 @@ class _Import:
 
     def read(self, tree: Tree) -> Found:
         """The documents of the image that is meant."""
-        if self.kind == "docker-archive":
+        if self.kind == "docker-archive" or (self.kind != "oci" and self.reference.kind == "file" and not tree.exists("oci-layout")):
             found = read_docker_archive(tree, self.reference.ref)
             found.name = whole_name(found.name, self.stem())
             return found

@@ -88,7 +88,7 @@ def _app(config: Object) -> dict[str, Any]:
         "entrypoint": entrypoint,
         "cmd": cmd,
         "user": user,
-        "workingDirectory": _absolute(config.members.get("WorkingDir") or "/", "config.WorkingDir"),
+        "workingDirectory": _absolute(config.members.get("WorkingDir", "/"), "config.WorkingDir"),
         "environment": _environment(config),
         "mountPoints": _mount_points(config),
         "ports": _ports(config),
@@ -101,7 +101,7 @@ def _app(config: Object) -> dict[str, Any]:
 
 def _user(config: Object) -> tuple[str, str]:
     """``user``, ``user:group``, either a name or a number; nothing is root, of whatever group it is there."""
-    text = schema.string(config.members.get("User") or "", "config.User")
+    text = schema.string(config.members.get("User", ""), "config.User")
     user, colon, group = text.partition(":")
     if text.startswith("/") or group.startswith("/") or ":" in group or (colon and not (user and group)):
         fail("config.User", f"{quoted(text)} is neither a user nor user:group", "write names or numbers, as in app:app or 1000:1000")
