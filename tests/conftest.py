@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ hypothesis.settings.load_profile("ci" if CI else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No setting of the caller's own pyrun reaches a test."""
+    """No setting of the caller's own pyrun reaches a test, nor a signal ignored since pytest runs in the background."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        signal.signal(number, handler)
     for name in [name for name in os.environ if name.startswith("PYRUN_")]:
         del os.environ[name]
 

@@ -27,7 +27,7 @@ PYTHON = str(TOP / ".venv" / "bin" / "python")
 LANES = ("lint", "unit", "package", "hostile", "live", "fuzz", "vm")
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer -Inative".split()  # cffi calls what is static
-LIMIT = 1500  # seconds a check may take
+LIMIT = 2500  # seconds a check may take
 
 
 class Check:
@@ -98,7 +98,7 @@ def checks() -> list[Check]:
         Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live")], tests=True),
     ]
     if VMTEST.exists() or os.environ.get("CI") == "true":
-        found.append(Check("vm", "vm", "containers under systemd in a virtual machine", pytest("tests/vm", "--timeout=1200"), tests=True))
+        found.append(Check("vm", "vm", "containers under systemd in a virtual machine", pytest("tests/vm", "--timeout=2400"), tests=True))
     return [check for check in found if not check.tests or has_tests(f"tests/{check.lane}")]
 
 

@@ -22,7 +22,7 @@ from harness import TOP, compile_probe, copy_of_sources
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
 PREFIX = TOP / "build" / "vm" / "prefix"
-LIMIT = 900  # seconds in the guest, whose processor is emulated
+LIMIT = 1500  # seconds in the guest, whose processor is emulated
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
@@ -84,7 +84,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     make_checkout(folder)
     files = " ".join(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))
     inside = f".venv/bin/python3 -m pytest -q --junitxml=$OUT/report.xml {files}"
-    command = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
+    command: list[str | Path] = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)
     shutil.rmtree(folder)
