@@ -97,7 +97,11 @@ class Bench:
         if bwrap:
             tree = ("--unshare-all", "--ro-bind", str(self.stage.rootfs), "/", "--proc", "/proc", "--dev", "/dev", "/bin/true")
             found.append(self.command("bwrap", bwrap, *tree))
-        return [*found, self.command("python -I -S -E -c pass", PYTHON, "-I", "-S", "-E", "-c", "pass")]
+        return [*found, self.interpreter()]
+
+    def interpreter(self) -> Command:
+        """An interpreter that does nothing."""
+        return self.command("python -I -S -E -c pass", PYTHON, "-I", "-S", "-E", "-c", "pass")
 
     def start(self, names: set[str], rounds: int) -> dict[str, Series]:
         """The start of /bin/true: library, large parent and command line, with all peers, in one series of rounds."""
@@ -120,7 +124,7 @@ class Bench:
         floor = self.stage.floor
         programs = {"helper without a plan": helper, "static, no libc": floor["floor_bare"], "static glibc": floor["floor_glibc"]}
         warm = 20
-        words = [floor["floor_spawn"], str(warm + 10 * rounds), *programs.values()]
+        words = [str(word) for word in (floor["floor_spawn"], warm + 10 * rounds, *programs.values())]
         lines = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[warm:]
         series = {name: Series() for name in programs}
         for line in lines:
@@ -208,7 +212,7 @@ class Bench:
         driver.order("fetch", *files)
         driver.close()
         command = self.command(f"pyrun image list, {IMAGES} images", self.stage.pyrun, "--root", str(root), "image", "list")
-        return interleave([command, self.peers()[-1]], max(10, rounds // 4), 2)
+        return interleave([command, self.interpreter()], max(10, rounds // 4), 2)
 
 
 def resident(pid: int) -> dict[str, float]:
