@@ -10,7 +10,7 @@ PACKAGES_run="
     python3 python3-dev python3-venv"
 PACKAGES_test="
     apache2-utils binutils bzip2 clang docker-registry e2fsprogs libclang-rt-14-dev mandoc mmdebstrap
-    openssl podman qemu-system-x86 qemu-utils shellcheck skopeo umoci util-linux xz-utils"
+    openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace umoci util-linux xz-utils"
 PACKAGES_bench="bubblewrap crun runc"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.needs_root  # layers keep the owners that the archive s
 
 Leftovers = Callable[[], list[str]]
 Load = Callable[..., Image]
+Prepare = Callable[[Layout], object]
 HELLO = layer(archives.file(b"hello", b"hello"))
 
 
@@ -188,7 +189,7 @@ def test_names(load: Load, layout: Layout) -> None:
     assert load("localhost:5000/some/app:two").id == load("localhost:5000/some/app").id == image.id
 
 
-def change(path: str, value: Any) -> Callable[[Layout], None]:
+def change(path: str, value: Any) -> Prepare:
     """Changes index.json at a path such as manifests.0.size."""
 
     def run(layout: Layout) -> None:
@@ -204,11 +205,11 @@ def change(path: str, value: Any) -> Callable[[Layout], None]:
     return run
 
 
-def image(**options: Any) -> Callable[[Layout], None]:
-    return lambda layout: layout.image(**options) and None
+def image(**options: Any) -> Prepare:
+    return lambda layout: layout.image(**options)
 
 
-def raw_index(data: bytes) -> Callable[[Layout], None]:
+def raw_index(data: bytes) -> Prepare:
     return lambda layout: layout.index(data)
 
 
@@ -220,7 +221,7 @@ def damage(layout: Layout, number: int, edit: Callable[[Path], object]) -> None:
     edit(layout.path / "blobs" / "sha256" / digest[7:])
 
 
-def damaged(number: int, edit: Callable[[Path], object]) -> Callable[[Layout], None]:
+def damaged(number: int, edit: Callable[[Path], object]) -> Prepare:
     return lambda layout: damage(layout, number, edit)
 
 
@@ -234,11 +235,21 @@ def append(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
 
 
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link_out(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def deep(levels: int) -> Callable[[Layout], None]:
+def deep(levels: int) -> Prepare:
     def run(layout: Layout) -> None:
         entry = layout.image()
         for _ in range(levels):
@@ -277,8 +288,8 @@ WRONG = {
     "config missing": (damaged(1, Path.unlink), ImageError, "missing"),
     "manifest changed": (damaged(2, flip), DigestError, "another digest"),
     "manifest longer": (damaged(2, append), ManifestError, "more than"),
-    "manifest is a fifo": (damaged(2, lambda path: (path.unlink(), os.mkfifo(path))), ImageError, "not a regular file"),
-    "layer leads out": (damaged(0, lambda path: (path.unlink(), path.symlink_to("/etc/passwd"))), ImageError, "leads out"),
+    "manifest is a fifo": (damaged(2, fifo), ImageError, "not a regular file"),
+    "layer leads out": (damaged(0, link_out), ImageError, "leads out"),
     "diff_id lies": (image(diff_ids=["sha256:" + "0" * 64]), DigestError, "the configuration says sha256-000000000000"),
     "diff_id of sha512": (image(diff_ids=["sha512:" + "0" * 128]), ManifestError, "not a DiffID"),
     "too few diff_ids": (image(layers=(), diff_ids=["sha256:" + "0" * 64] * 2), ManifestError, "1 layers, its configuration 2"),
