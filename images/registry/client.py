@@ -263,8 +263,9 @@ def _closed(response: urllib3.BaseHTTPResponse) -> Iterator[urllib3.BaseHTTPResp
     try:
         yield response
     finally:
-        ended = getattr(response, "length_remaining", None) == 0
-        if not ended:
+        if getattr(response, "length_remaining", None) == 0:
+            response.drain_conn()  # http.client calls an empty body read only when somebody has read it
+        else:
             response.close()
         response.release_conn()
 
