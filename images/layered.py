@@ -45,11 +45,12 @@ _COPY = "copy the image again from where it came"
 _OPAQUE = "trusted.overlay.opaque"  # overlayfs(5)
 
 
-def recognise(path: str) -> str:
+def recognise(store: Store, path: str) -> str:
     """What kind of image a file holds: aci, oci-archive or docker-archive; told by names in it, in the confined worker."""
-    with open_image(path) as source, open_dir("/") as nowhere:
+    store.ensure()
+    with open_image(path) as source, Staging(store.root, "look") as staging:
         try:
-            return str(worker.run("recognise", source.fileno(), nowhere, Limits(), Policy())["kind"])
+            return str(worker.run("recognise", source.fileno(), staging.fd, Limits(), Policy())["kind"])
         except PyrunError:
             return "aci"  # whose reader says what is wrong
 

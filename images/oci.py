@@ -220,9 +220,8 @@ def _named(tree: Tree, index: Object, ref: str) -> list[Descriptor]:
             hint = f"it has {shown}" if names else "its images have no names: leave the name out"
             raise ImageError("find image in", tree.title, f"none is called {printable(ref)}", hint=hint)
     elif len(names) > 1:
-        raise ImageError(
-            "find image in", tree.title, f"it holds several: {shown}", hint=f"name one, as in {tree.title}:{printable(names[0])}"
-        )
+        hint = f"name one, as in oci:{tree.title}:{printable(names[0])} (of an archive: oci-archive:)"
+        raise ImageError("find image in", tree.title, f"it holds several: {shown}", hint=hint)
     elif names:
         entries = [entry for entry in entries if entry.name]
     return entries

@@ -132,7 +132,7 @@ def fetch(
             return known
         from pyrun.images import layered
 
-        kind = layered.recognise(path)
+        kind = layered.recognise(store, path)
         if kind != "aci":
             return layered.import_layered(store, reference, kind=kind, allow_unsigned=True)
     from pyrun.images.importer import import_file
