@@ -83,7 +83,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     folder, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("out")
     make_checkout(folder)
     files = " ".join(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))
-    inside = f".venv/bin/python3 -m pytest -q --junitxml=$OUT/report.xml {files}"
+    inside = f".venv/bin/python3 -m pytest -q --durations=12 --junitxml=$OUT/report.xml {files}"
     command: list[str | Path] = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout)
