@@ -29,10 +29,13 @@ packages() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     export RUNLEVEL=1 # of what is installed, docker-registry would start at once (policy of invoke-rc.d)
-    step apt-update "reading Debian's package lists" apt-get update
+    step apt-update "reading Debian's package lists" update_lists
     # shellcheck disable=SC2086
     step apt-install "installing Debian packages: $missing" apt-get install -y --no-install-recommends $missing
 }
+
+# Another project's broken source is no reason to stop: what is missing then, apt-get install says.
+update_lists() { apt-get update || echo 'apt-get update failed; going on with the lists that are here'; }
 
 virtual_environment() {
     local base
