@@ -8,6 +8,7 @@ __all__ = ["Host", "own_cgroup", "probe", "read_small"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 _MAX_FILE = 1 << 20
+_CHUNK = 8192  # a buffer of the largest size would cost every start a mapping and its page faults
 
 
 class Host:
@@ -37,7 +38,11 @@ def read_small(path: str) -> bytes:
     except OSError:
         return b""
     try:
-        return os.read(fd, _MAX_FILE)
+        data = part = os.read(fd, _CHUNK)
+        while part and len(data) < _MAX_FILE:
+            part = os.read(fd, _CHUNK)
+            data += part
+        return data[:_MAX_FILE]
     except OSError:
         return b""
     finally:
