@@ -10,6 +10,7 @@ images share them; a layer that a stored image made of the same blob is not even
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -25,6 +26,7 @@ from pyrun.images.limits import Limits
 from pyrun.images.oci import Found, Layer, Tree, read_layout, whole_name
 from pyrun.images.oci_config import app_manifest, platform_labels
 from pyrun.images.parents import BENEATH, DIRECTORY
+from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging, open_dir, write_file
 from pyrun.images.store import Image, Store
 from pyrun.images.unpack import Policy
@@ -80,6 +82,8 @@ def import_layered(
     except OSError as error:
         if isinstance(error, PyrunError):
             raise
+        with contextlib.suppress(PyrunError, OSError):
+            collect_tmp(store)  # what was in place already, unless others are at work: then `gc` finds it
         raise explain(store, reference.path, error) from error
 
 
