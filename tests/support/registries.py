@@ -225,3 +225,13 @@ class ImageParts:
             return Reply(self.blobs[name], headers={"Content-Type": "application/octet-stream"})
         complaint = {"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest\x1b[31m unknown"}]}
         return Reply(json.dumps(complaint).encode(), 404, {"Content-Type": "application/json"})
+
+    def write_layout(self, folder: Path, name: str) -> Path:
+        """Writes an OCI image layout for other tools to push."""
+        (folder / "blobs" / "sha256").mkdir(parents=True)
+        for data in (self.manifest, *self.blobs.values()):
+            (folder / "blobs" / "sha256" / digest_of(data)[7:]).write_bytes(data)
+        entry = descriptor(MANIFEST, self.manifest, annotations={"org.opencontainers.image.ref.name": name})
+        (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        return folder
