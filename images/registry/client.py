@@ -88,6 +88,7 @@ class Client:
     def stop(self) -> None:
         """Ends what other threads download; they get an ImageError."""
         self._stopped.set()
+        self.transport.stop()
 
     def document(self, path: str, limit: int, accept: tuple[str, ...] = ()) -> Answer:
         """A document of the repository, at most `limit` bytes: ``manifests/TAG`` or ``blobs/DIGEST``."""

@@ -114,7 +114,7 @@ class RemoteTree(Tree):
         self._client = client
         self._store = store
         self._progress = progress or _Silent()
-        self._known: dict[str, tuple[int, bool]] = {}
+        self._known: dict[str, tuple[int, str]] = {}  # size, and the media type of what is a manifest
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -162,14 +162,19 @@ class RemoteTree(Tree):
     def _bring(self, digest: str, target: str) -> None:
         if digest not in self._known:
             raise ManifestError("fetch", self.title, f"{digest[:19]} is not described in plain spelling", hint="build the image again")
-        size, is_manifest = self._known[digest]
+        size, media_type = self._known[digest]
         spelled = digest.replace("-", ":", 1)
         if self._link(digest, size, target):
-            if is_manifest:
+            if media_type:
                 self._learn(target, min(size, MAX_MANIFEST))
-        elif is_manifest:
+        elif media_type:
             answer = self._client.document(f"manifests/{spelled}", min(size, MAX_MANIFEST), (*MANIFESTS, *INDEXES))
             self._check(answer, digest)
+            if answer.media_type != media_type:
+                reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, the index {printable(media_type, 100)}"
+                raise ManifestError(
+                    "fetch", f"{self.title}, manifest {digest[:19]}", reason, hint="readers would disagree about what it is"
+                )
             self._keep(digest, answer.data)
         else:
             self._progress.begin(digest, size)
@@ -214,15 +219,16 @@ class RemoteTree(Tree):
             return
         if not isinstance(document, dict):
             return
-        self._note(document.get("config"), False)
+        self._note(document.get("config"))
         for member in ("layers", "manifests"):
             entries = document.get(member)
             for entry in entries if isinstance(entries, list) else []:
-                self._note(entry, member == "manifests")
+                self._note(entry, is_manifest=member == "manifests")
 
-    def _note(self, entry: Any, is_manifest: bool) -> None:
+    def _note(self, entry: Any, *, is_manifest: bool = False) -> None:
         if not isinstance(entry, dict):
             return
         digest, size = entry.get("digest"), entry.get("size")
+        media_type = str(entry.get("mediaType", "")).lower() or "nothing" if is_manifest else ""
         if isinstance(digest, str) and isinstance(size, int) and size >= 0 and is_digest(digest.replace(":", "-", 1)):
-            self._known.setdefault(digest.replace(":", "-", 1), (size, is_manifest))
+            self._known.setdefault(digest.replace(":", "-", 1), (size, media_type))

@@ -15,6 +15,7 @@ import os
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -109,16 +110,17 @@ class Url:
 class Watch:
     """The time of one exchange: `fired` once it is over, and then the connection is shut down.  Use it in a `with`."""
 
-    __slots__ = ("_line", "_timer", "fired", "gate")
+    __slots__ = ("__weakref__", "_line", "_timer", "address", "fired", "gate")
 
     def __init__(self, seconds: float, gate: Callable[[str], None]) -> None:
         self.gate = gate
+        self.address = ""
         self.fired = False
         self._line: socket.socket | None = None
         self._timer = self._start(seconds)
 
     def _start(self, seconds: float) -> threading.Timer:
-        timer = threading.Timer(seconds, self._fire)
+        timer = threading.Timer(seconds, self.fire)
         timer.daemon = True
         timer.start()
         return timer
@@ -133,9 +135,10 @@ class Watch:
         """From now on this is the connection to shut down."""
         self._line = line
         if self.fired:
-            self._fire()
+            self.fire()
 
-    def _fire(self) -> None:
+    def fire(self) -> None:
+        """Ends the exchange at once."""
         self.fired = True
         if self._line is not None:
             with contextlib.suppress(OSError):
@@ -179,6 +182,7 @@ class _Line(HTTPConnection):
                 line.settimeout(timeout)
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 line.connect(address)
+                watch.address = str(address[0])
                 return line
             except OSError as error:
                 failure = error
@@ -225,15 +229,25 @@ class Transport:
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
         self._near = False
+        self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 
     def watch(self, url: Url) -> Watch:
         """The watch for an exchange with `url`, its time that of the head of an answer."""
-        return Watch(self.patience.head, self._note if url.host == self.home.host else self._gate)
+        made = Watch(self.patience.head, _anywhere if url.host == self.home.host else self._gate)
+        with self._lock:
+            self._watches.add(made)
+        return made
+
+    def stop(self) -> None:
+        """Ends the exchanges of all threads."""
+        with self._lock:
+            for watch in self._watches:
+                watch.fire()
 
     def send(self, url: Url, headers: dict[str, str], watch: Watch) -> urllib3.BaseHTTPResponse:
         """The head of the answer to a GET, its body unread; `Again` or ImageError when there is none."""
         with failures(url, watch):
-            return self._pool(url).urlopen(
+            response = self._pool(url).urlopen(
                 "GET",
                 url.target,
                 headers={"Accept-Encoding": "identity", "User-Agent": "pyrun", **headers},
@@ -244,6 +258,9 @@ class Transport:
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.idle),
             )
+        if url.origin == self.home.origin and watch.address:
+            self._near = _is_near(watch.address)  # where it answered, not all that its name may mean
+        return response
 
     def close(self) -> None:
         """Closes what is open."""
@@ -264,14 +281,15 @@ class Transport:
                 self._pools[url.origin] = pool
             return pool
 
-    def _note(self, address: str) -> None:
-        self._near = self._near or _is_near(address)
-
     def _gate(self, address: str) -> None:
         """Refuses addresses that only this host sees, its cloud's metadata among them, unless the registry has one too (C08)."""
         if _is_near(address) and not self._near:
             reason = f"the registry sends us to {address}, an address of this host or link"
             raise ImageError("connect to", address, reason, hint=f"only a registry on this host may do that; ask who runs {self.home.host}")
+
+
+def _anywhere(_address: str) -> None:
+    """The gate for the registry that the user named."""
 
 
 def context(url: Url, certs_dirs: tuple[str, ...]) -> ssl.SSLContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -365,6 +366,17 @@ def test_encodings_are_refused(bench: Bench) -> None:
     server = bench.serve(lambda _: Reply(b"x", headers={"Content-Encoding": "gzip"}))
     with pytest.raises(DigestError, match="encoded as gzip"):
         get(bench.client(server))
+
+
+def test_stopped_by_another_thread(bench: Bench) -> None:
+    server = bench.serve(lambda _: time.sleep(5) or Reply(b"x"))  # type: ignore[func-returns-value]
+    client = bench.client(server)
+    timer = threading.Timer(0.3, client.stop)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(ImageError):
+        get(client)
+    assert time.monotonic() - began < 3
 
 
 def test_slow_answers_end(bench: Bench) -> None:

@@ -179,6 +179,17 @@ def test_what_another_digest_names_is_refused(read: Callable[..., Found]) -> Non
         read(answer, f"@{digest_of(PARTS.manifest)}")
 
 
+def test_index_and_registry_must_agree_about_a_manifest(read: Callable[..., Found]) -> None:
+    def answer(request: Request) -> Reply:
+        reply = PARTS.answer(request)
+        if request.path.endswith(digest_of(PARTS.manifest)):
+            reply.headers["Content-Type"] = "application/vnd.docker.distribution.manifest.v2+json"
+        return reply
+
+    with pytest.raises(ManifestError, match=r"the index application/vnd.oci.image.manifest"):
+        read(answer, ":all")
+
+
 def test_urls_of_descriptors_are_not_followed(read: Callable[..., Found], serve: Callable[[Answer], Scripted]) -> None:
     spy = serve(lambda _: Reply(PARTS.layer))
     data = edited(layers=[{**descriptor(LAYER, PARTS.layer), "urls": [spy.url("/layer")]}])
