@@ -145,6 +145,20 @@ def test_unclosed_and_absolute(load: Load, layout: Layout, store: Store) -> None
     assert (rootfs(store, image, 2) / "etc" / "y").read_bytes() == b"x"
 
 
+def test_cut_where_it_shows(load: Load, layout: Layout, store: Store, leftovers: Leftovers) -> None:
+    """Without the last block's padding a layer is whole; without some of its data it is not, nor in the middle of a header."""
+    whole = archives.file(b"f", b"12345")
+    for length in (100, 512 + 4):
+        layout.image(whole[:length])
+        layout.index({"schemaVersion": 2, "manifests": layout.entries[-1:]})
+        with pytest.raises(ArchiveError):
+            load()
+    assert leftovers() == []
+    layout.image(whole[: 512 + 5])
+    layout.index({"schemaVersion": 2, "manifests": layout.entries[-1:]})
+    assert (rootfs(store, load()) / "f").read_bytes() == b"12345"
+
+
 def amd64(architecture: str = "amd64", variant: str = "") -> dict[str, Any]:
     return {"platform": {"os": "linux", "architecture": architecture, **({"variant": variant} if variant else {})}}
 
