@@ -184,26 +184,10 @@ static long op_readonly(struct context *ctx, const struct plan_op *op)
 
 static long send_master(const struct context *ctx, int master)
 {
-    struct {
-        size_t length;
-        int level, type;
-        int fd, pad;
-    } control = {20, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, master, 0};
-    struct {
-        char *base;
-        size_t length;
-    } vector = {(char[]){'T'}, 1};
-    struct {
-        void *name;
-        int name_length;
-        void *vector;
-        size_t vectors;
-        void *control;
-        size_t control_length;
-        unsigned flags;
-    } message = {0, 0, &vector, 1, &control, sizeof control, 0};
+    struct link_message message;
 
-    return sys_call3(__NR_sendmsg, ctx->link, &message, 0x4000 /* MSG_NOSIGNAL */);
+    link_message_init(&message, 'T', master);
+    return sys_call3(__NR_sendmsg, ctx->link, &message.header, 0x4000 /* MSG_NOSIGNAL */);
 }
 
 /* pts(4); TIOCGPTPEER opens the other end by descriptor, so that no planted /dev/pts/N is followed (CVE-2025-52565). */

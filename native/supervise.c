@@ -149,38 +149,22 @@ static void app_ended(struct context *ctx)
 /* 'R' the app runs; 'T' with the master of its terminal. */
 static int on_link(struct context *ctx)
 {
-    char kind = 0;
-    struct {
-        size_t length;
-        int level, type;
-        int fd, pad;
-    } control = {0, 0, 0, -1, 0};
-    struct {
-        char *base;
-        size_t length;
-    } vector = {&kind, 1};
-    struct {
-        void *name;
-        int name_length;
-        void *vector;
-        size_t vectors;
-        void *control;
-        size_t control_length;
-        unsigned flags;
-    } message = {0, 0, &vector, 1, &control, sizeof control, 0};
-    long n = sys_call3(__NR_recvmsg, ctx->link, &message, 0x40000000 | 0x40 /* MSG_CMSG_CLOEXEC, MSG_DONTWAIT */);
+    struct link_message message;
+    long n;
 
+    link_message_init(&message, 0, -1);
+    n = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 | 0x40 /* MSG_CMSG_CLOEXEC, MSG_DONTWAIT */);
     if (n == -EAGAIN || n == -EINTR)
         return 1;
     if (n != 1) {
         app_ended(ctx);
         return 0;
     }
-    if (kind == 'T' && message.control_length != 0 && control.type == 1 && ctx->tty < 0) {
-        ctx->tty = control.fd;
+    if (message.kind == 'T' && message.header.control_length != 0 && ctx->tty < 0) {
+        ctx->tty = message.control.fd;
         terminal_start(ctx);
     }
-    if (kind == 'R')
+    if (message.kind == 'R')
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
     return 1;
 }
