@@ -75,7 +75,7 @@ def clean(shared: Pyrun) -> dict[str, Any]:
 @pytest.mark.parametrize("state", STATES)
 def test_the_app_cannot_tell(shared: Pyrun, clean: dict[str, Any], tmp_path: Path, state: str, path: str) -> None:
     """The same descriptors, signals, mask, environment and rights, whether Python decides or the launcher repeats."""
-    extra = ["--uuid-file-save", tmp_path / "uuid"] if path == "decided" else []
+    extra: list[str | Path] = ["--uuid-file-save", tmp_path / "uuid"] if path == "decided" else []
     done = run_from(shared, STATES[state], "run", "--hostname", "same", *extra, shared.probe_image)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert essence(json.loads(done.stdout)) == clean

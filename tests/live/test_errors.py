@@ -18,8 +18,9 @@ Make = Callable[..., Path]
 
 
 def tree(top: Path) -> set[str]:
-    """Every file below, but for what a successful look-up may leave: caches and locks."""
-    return {str(path.relative_to(top)) for path in top.rglob("*") if not str(path.relative_to(top)).startswith(("cache", "locks"))}
+    """What a state directory holds, but for what a successful look-up may leave (caches and locks) and the insides of layers."""
+    kept = [path for path in top.iterdir() if path.name not in ("cache", "locks")]
+    return {str(path) for folder in kept for path in [folder, *folder.glob("*"), *folder.glob("*/*")]}
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +170,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("compression", ["none", "xz"])
 @pytest.mark.parametrize("how", DAMAGE)
-@pytest.mark.parametrize("compression", ["none", "gzip", "xz"])
 def test_damaged_archives(stored: Pyrun, image: Make, tmp_path: Path, how: str, compression: str) -> None:
     """A signature over the original fails first; without signatures the archive itself is at fault."""
     good = image("example.com/damaged", compression=compression, edit=lambda made: made.add("/mark", how.encode()))
@@ -211,10 +212,8 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("what", MANIFESTS)
 def test_broken_manifests(stored: Pyrun, image: Make, what: str) -> None:
     path = image("example.com/broken", app={"user": "0"}, edit=broken(MANIFESTS[what]))
-    failed = stored("run", path, code=125)
-    # what is wrong with the app may show only when it is to run: the image is stored then
+    failed = stored("run", path, code=125)  # what is wrong with the app may show only when it is to run: the image is stored then
     assert failed.err.count("pyrun: ") == failed.err.count("hint: ") == 1 and failed.out == "", failed
-    refuse(stored, "run", path)
 
 
 @pytest.mark.parametrize(("program", "code"), [("/missing", 127), ("/etc/passwd", 126)])

@@ -125,7 +125,7 @@ def test_plans_differ_in_the_uuid_alone(shared: Pyrun) -> None:
 
 
 def snapshot(top: Path) -> list[tuple[object, ...]]:
-    found = []
+    found: list[tuple[object, ...]] = []
     for path in sorted(top.rglob("*")):
         st = os.lstat(path)
         found.append((str(path), st.st_mode, st.st_ino, st.st_size, st.st_mtime_ns))

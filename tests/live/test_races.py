@@ -16,7 +16,7 @@ from direct import Direct
 from pyrun.errors import SetupError
 from pyrun.plan.config import Mount
 
-ROUNDS = 200
+ROUNDS = 100
 EXCHANGE = 2  # renameat2(2)
 
 

@@ -21,7 +21,7 @@ IDS = ["disk", "tmpfs", "copy"]
 
 
 def tree(top: Path) -> dict[str, tuple[object, ...]]:
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in sorted(top.rglob("*")):
         st = os.lstat(path)
         data = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(st.st_mode) else ""

@@ -22,7 +22,7 @@ class Canary:
 
     def look(self) -> dict[str, tuple[object, ...]]:
         """Everything that the kernel tells of each file but the time of its last reading."""
-        found = {}
+        found: dict[str, tuple[object, ...]] = {}
         for path in sorted([self.path, *self.path.rglob("*")]):
             st = os.lstat(path)
             content = path.read_bytes() if path.is_file() else b""

@@ -120,7 +120,8 @@ class Surroundings:
     def __init__(self) -> None:
         # mount and parent ids change without anything being left, and so may the order
         self.mounts = sorted(line.split(" ", 2)[2] for line in Path("/proc/self/mountinfo").read_text().splitlines())
-        self.cgroups = sorted(str(path.parent) for path in Path("/sys/fs/cgroup").rglob("cgroup.procs") if self.is_ours(path))
+        # os.walk, since groups of others may go while it looks
+        self.cgroups = sorted(top for top, _, _ in os.walk("/sys/fs/cgroup") if self.is_ours(Path(top, "cgroup.procs")))
         self.files = sorted(map(str, Path("/run/pyrun").rglob("*")))
         self.processes = sorted(filter(None, map(self.describe, Path("/proc").glob("[0-9]*"))))
 
