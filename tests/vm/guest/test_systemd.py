@@ -43,7 +43,7 @@ class Unit:
     def run(self, *command: str, flags: tuple[str, ...] = ()) -> int:
         """Starts the unit; returns systemd-run's exit code, which is the unit's with --wait."""
         own = ["--quiet", f"--unit={UNIT}", f"--property=StandardOutput=append:{self.log}", *flags, "--"]
-        words = [COMMAND, "--root", str(self.pyrun.root), "run", str(self.pyrun.probe_image), "--exec", "/probe", "--", *command]
+        words = [str(COMMAND), "--root", str(self.pyrun.root), "run", str(self.pyrun.probe_image), "--exec", "/probe", "--", *command]
         return subprocess.run(["systemd-run", *own, *words], timeout=120).returncode
 
     def output(self) -> str:
