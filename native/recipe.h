@@ -15,7 +15,7 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 1
+#define RECIPE_VERSION 2
 #define RECIPE_BLANK "00000000-0000-4000-8000-000000000000"
 #define UUID_LENGTH 36
 
@@ -41,7 +41,7 @@ struct recipe_check {
     uint64_t modified; /* nanoseconds since 1970 */
     uint64_t changed;
     uint32_t path;
-    uint32_t unused;
+    uint32_t kind; /* S_IFMT bits: only what kind of file it is counts, as for a volume's source; 0: all of the above */
 };
 
 #endif

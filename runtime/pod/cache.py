@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["key_of", "name_of", "save"]
 
 MAGIC = 0x72797065
-VERSION = 1
+VERSION = 2
 _HEADER = Struct("=12I")
 _CHECK = Struct("=5Q2I")
 _KEPT = 512  # recipes below one root; each is about 20 kB
@@ -61,8 +61,8 @@ def _encode(key: bytes, recipe: Recipe, helper: str) -> bytes:
     strings = start + len(key) + len(recipe.block) + len(record)
     tail = bytearray()
     checks = []
-    for path, known in recipe.checks:
-        checks.append(_CHECK.pack(*known, strings + len(tail), 0))
+    for path, known, kind in recipe.checks:
+        checks.append(_CHECK.pack(*known, strings + len(tail), kind))
         tail += os.fsencode(path) + b"\0"
     where = strings + len(tail)
     tail += os.fsencode(helper) + b"\0"

@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-    Check = tuple[str, tuple[int, int, int, int, int]]
+    Stamp = tuple[int, int, int, int, int]
+    Check = tuple[str, Stamp, int]  # path, stamp, kind of file (stat.S_IFMT) where nothing else of it counts
 
 __all__ = ["BLANK", "Recipe", "decide", "make_recipe"]
 
 BLANK = "00000000-0000-4000-8000-000000000000"  # a UUID that no pod can have: its random digits are not
+
+
+_ANY = (0, 0, 0, 0, 0)
+_DIRECTORY, _FILE = 0o040000, 0o100000
 
 
 class Recipe:
@@ -53,7 +58,7 @@ class Recipe:
 
     def fresh(self) -> bool:
         """Whether everything that decided is as it was."""
-        return self.checks is not None and all(_stat(path) == then for path, then in self.checks)
+        return self.checks is not None and all(_stat(path, kind) == then for path, then, kind in self.checks)
 
     def block_for(self, uuid: str) -> bytes:
         """Return the plan of the pod `uuid`."""
@@ -64,11 +69,13 @@ class Recipe:
         return f'{self.record.replace(BLANK, uuid)},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
 
 
-def _stat(path: str) -> tuple[int, int, int, int, int] | None:
+def _stat(path: str, kind: int = 0) -> Stamp | None:
     try:
         info = os.stat(path)
     except OSError:
         return None
+    if kind:
+        return _ANY if info.st_mode & 0o170000 == kind else None
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
@@ -138,5 +145,7 @@ def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> l
         now = _stat(path)
         if now is None:
             return None
-        found.append((path, now))
+        found.append((path, now, 0))
+    # the place of the mount is of the source's kind
+    found += [(mount.source, _ANY, _DIRECTORY if mount.is_dir else _FILE) for mount in config.mounts if mount.kind == "host"]
     return found

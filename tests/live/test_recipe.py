@@ -173,3 +173,20 @@ def test_many_at_once(pyrun: Pyrun) -> None:
         process.communicate()
     assert [process.returncode for process in running] == [7] * 40
     assert list((pyrun.root / "pods/running").iterdir()) == []
+
+
+def test_a_source_of_another_kind(pyrun: Pyrun, tmp_path: Path, busybox: Path) -> None:
+    """A directory that was replaced by a file, and back: what the place of the mount must be is decided anew."""
+    source = tmp_path / "source"
+    command = ["run", "-v", f"{source}:/data", busybox, "--exec", "/bin/sh", "--", "-c", "cat /data/inner /data 2>/dev/null"]
+    for _ in range(2):
+        source.mkdir()
+        for text in ("one", "two"):
+            (source / "inner").write_text(text)
+            assert pyrun(*command).out == text
+        (source / "inner").unlink()
+        source.rmdir()
+        source.write_text("a file")
+        for _ in range(2):
+            assert pyrun(*command).out == "a file"
+        source.unlink()

@@ -19,7 +19,7 @@ def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe
     decided = tmp_path / "decided"
     decided.write_text("yes")
     info = decided.stat()
-    check = (str(decided), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    check = (str(decided), (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns), 0)
     return Recipe(plan, f'{{"uuid":"{BLANK}"', [], [], [check])
 
 
@@ -101,3 +101,16 @@ def test_the_blank_becomes_the_uuid_everywhere(tmp_path: Path) -> None:
     uuid = "01234567-89ab-4cde-8f01-23456789abcd"
     assert made.block_for(uuid) == f"/pods/{uuid}/upper\0pyrun-{uuid}\0".encode()
     assert made.record_for(uuid, 7, '/c"g') == f'{{"uuid":"{uuid}","created":7,"cgroup":"/c\\"g"}}'
+
+
+def test_of_some_only_the_kind_counts(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    source = tmp_path / "source"
+    source.mkdir()
+    counted = Recipe(made.block, made.record, [], [], [(str(source), (0, 0, 0, 0, 0), 0o040000)])
+    (source / "new").touch()
+    assert counted.fresh()
+    (source / "new").unlink()
+    source.rmdir()
+    source.touch()
+    assert not counted.fresh()
