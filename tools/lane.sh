@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command where live tests belong: in a mount and a pid namespace of their own, with a pure cgroup2 tree at
-# /sys/fs/cgroup even where the host's is mixed with version 1.  The host's own mounts are not touched, and whatever
-# processes the command leaves behind die with the lane.
+# Runs a command where live tests belong: in mount, pid and cgroup namespaces of its own, with a pure cgroup2 tree at
+# /sys/fs/cgroup even where the host's is mixed with version 1.  The host's own mounts are not touched, two lanes do not
+# see each other, and whatever processes the command leaves behind die with its lane.
 # usage: tools/lane.sh COMMAND [ARG...]
 set -euo pipefail
 
@@ -10,13 +10,24 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 
-# The shell stays: it is process 1 of the lane and reaps what loses its parent there.
+tree=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+if [ -z "$tree" ]; then
+    echo "tools/lane.sh: live tests need a cgroup2 tree; none is mounted" >&2
+    exit 1
+fi
+group="$tree$(sed -n 's/^0:://p' /proc/self/cgroup)/lane-$$"
+mkdir "$group"
+# The last processes of the lane may take a moment to be gone.
+trap 'for _ in 1 2 3 4 5 6 7 8 9; do find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.1; done' EXIT
+
+# The inner shell is process 1 of the lane: it reaps what loses its parent there.
 # shellcheck disable=SC2016  # expanded inside
-exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc bash -euc '
-    if [ "$(stat -f -c %T /sys/fs/cgroup)" != cgroup2fs ]; then
+(
+    echo 0 >"$group/cgroup.procs"
+    exec unshare --mount --propagation private --cgroup --pid --fork --kill-child --mount-proc bash -euc '
         umount -R /sys/fs/cgroup
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
-    fi
-    code=0
-    "$@" || code=$?
-    exit "$code"' lane "$@"
+        code=0
+        "$@" || code=$?
+        exit "$code"' lane "$@"
+)
