@@ -16,7 +16,6 @@
 #define ADD_SEALS 1033
 #define ALL_SEALS 15
 #define ABOVE_SLOTS 16
-#define PATH_SIZE 4096
 
 struct fast {
     const char *root;
@@ -36,13 +35,6 @@ static const char *from_environment(char **envp, const char *name)
         if (memcmp(*envp, name, n) == 0 && (*envp)[n] == '=')
             return *envp + n + 1;
     return "";
-}
-
-static char *join(char path[PATH_SIZE], const char *one, const char *two, const char *three)
-{
-    char *at = str_add(str_add(path, path + PATH_SIZE, one), path + PATH_SIZE, two);
-
-    return str_add(at, path + PATH_SIZE, three) == 0 ? 0 : path;
 }
 
 /* `[--root DIR] run ...`: returns the state root, or 0 for anything else. */

@@ -91,6 +91,16 @@ static inline char *str_add(char *at, const char *end, const char *s)
     return at + n;
 }
 
+#define PATH_SIZE 4096
+
+/* One path of up to three parts; 0 when it is too long. */
+static inline char *join(char path[PATH_SIZE], const char *one, const char *two, const char *three)
+{
+    char *at = str_add(str_add(path, path + PATH_SIZE, one), path + PATH_SIZE, two);
+
+    return str_add(at, path + PATH_SIZE, three) == 0 ? 0 : path;
+}
+
 static inline char *str_add_number(char *at, const char *end, uint64_t value)
 {
     char digits[24];

@@ -40,6 +40,7 @@ _HINTS = {
     (0xFFFFFFF1, errno.EBUSY): "the cgroup that pyrun runs in has controllers enabled for its children: start pyrun in a leaf cgroup",
     (0xFFFFFFF1, errno.EOPNOTSUPP): "the cgroup that pyrun runs in is threaded: start pyrun in another one",
     (0xFFFFFFF2, errno.EPERM): "the ranges must belong to the caller: see /etc/subuid and /etc/subgid",
+    (ops.PROPAGATION, errno.EINVAL): "/ is not a mount point here, as in a plain chroot: bind it on itself first (mount --bind / /)",
     (ops.OVERLAY, errno.ENODEV): "this kernel has no overlay file system: use --no-overlay",
     (ops.OVERLAY, errno.EINVAL): "overlay cannot work on this file system: use --upper tmpfs, --no-overlay, or --root on another one",
     (ops.OVERLAY, errno.ELOOP): "a layer's path leads in circles: import the image again",
