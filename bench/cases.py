@@ -129,8 +129,7 @@ class Bench:
         series = {name: Series() for name in programs}
         for line in lines:
             for name, word in zip(programs, line.split(), strict=True):
-                took = int(word) / 1e6
-                series[name].samples.append(Sample(took, took, took))
+                series[name].samples.append(Sample(int(word) / 1e6))
         return series
 
     def memory(self) -> dict[str, float]:

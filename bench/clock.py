@@ -21,11 +21,11 @@ class Failed(Exception):
 
 
 class Sample:
-    """One run: wall time until the caller knew the exit code, CPU time of all processes, wall time until nothing was left; ms."""
+    """One run, in ms: wall time until the caller knew the exit code, CPU time of all processes, wall time until nothing was left."""
 
     __slots__ = ("cpu", "gone", "wall")
 
-    def __init__(self, wall: float, cpu: float, gone: float) -> None:
+    def __init__(self, wall: float, cpu: float | None = None, gone: float | None = None) -> None:
         self.wall = wall
         self.cpu = cpu
         self.gone = gone
@@ -72,22 +72,22 @@ class Series:
         self.samples: list[Sample] = []
 
     def of(self, what: str) -> list[float]:
-        """The values of one attribute of the samples, sorted."""
-        return sorted(getattr(sample, what) for sample in self.samples)
+        """The values of one attribute of the samples, sorted; none when it was not measured."""
+        return sorted(value for sample in self.samples if (value := getattr(sample, what)) is not None)
 
-    def p50(self, what: str = "wall") -> float:
-        return statistics.median(self.of(what))
+    def p50(self) -> float:
+        return statistics.median(self.of("wall"))
 
-    def summary(self) -> dict[str, float]:
-        walls = self.of("wall")
+    def summary(self) -> dict[str, float | None]:
+        walls, cpu, gone = self.of("wall"), self.of("cpu"), self.of("gone")
         return {
             "samples": len(walls),
             "min": walls[0],
             "p50": self.p50(),
             "p90": walls[math.ceil(len(walls) * 0.9) - 1],
-            "cpu_min": self.of("cpu")[0],
-            "cpu_p50": self.p50("cpu"),
-            "gone_p50": self.p50("gone"),
+            "cpu_min": cpu[0] if cpu else None,
+            "cpu_p50": statistics.median(cpu) if cpu else None,
+            "gone_p50": statistics.median(gone) if gone else None,
         }
 
 

@@ -55,23 +55,31 @@ class Results:
         self.gates: list[tuple[str, float | None, float]] = []
         self.notes: list[tuple[str, float]] = []
 
-    def p50(self, case: str, name: str, what: str = "wall") -> float | None:
-        found = self.series.get(case, {}).get(name)
-        return found.p50(what) if found else None
+    def cpu(self, name: str) -> float:
+        """The CPU time of a start, 0 when it was not measured."""
+        found = self.series.get("start", {}).get(name)
+        return (found.summary()["cpu_p50"] or 0.0) if found else 0.0
 
     def ratio(self, case: str, one: str, other: str, kind: str = "p50") -> float | None:
         found = self.series.get(case, {})
-        return found[one].summary()[kind] / found[other].summary()[kind] if one in found and other in found else None
+        if one not in found or other not in found:
+            return None
+        above, below = found[one].summary()[kind], found[other].summary()[kind]
+        return above / below if above is not None and below else None
 
 
 def table(title: str, series: dict[str, Series], peers: dict[str, str]) -> None:
     """Prints one series: milliseconds, and the p50 as a multiple of each peer's; `peers` maps names to column heads."""
     peers = {peer: head for peer, head in peers.items() if peer in series}
-    print(f"\n{title:<34}{'min':>8}{'p50':>8}{'p90':>8}{'cpu':>8}{'gone':>8}" + "".join(f"{head:>10}" for head in peers.values()))
+    columns = [
+        key for key in ("min", "p50", "p90", "cpu_p50", "gone_p50") if all(one.summary()[key] is not None for one in series.values())
+    ]
+    heads = "".join(f"{key.removesuffix('_p50'):>8}" for key in columns)
+    print(f"\n{title:<34}{heads}" + "".join(f"{head:>12}" for head in peers.values()))
     for name, one in sorted(series.items(), key=lambda item: item[1].p50()):
         row = one.summary()
-        cells = "".join(f"{row[key]:8.2f}" for key in ("min", "p50", "p90", "cpu_p50", "gone_p50"))
-        print(f"{name:<34}{cells}" + "".join(f"{row['p50'] / series[peer].p50():10.2f}" for peer in peers))
+        cells = "".join(f"{row[key]:8.2f}" for key in columns)
+        print(f"{name:<34}{cells}" + "".join(f"{one.p50() / series[peer].p50():12.2f}" for peer in peers))
 
 
 def show_numbers(results: Results) -> None:
@@ -93,9 +101,9 @@ def judge(results: Results, wanted: set[str]) -> None:
             if case in wanted and value is not None:
                 results.notes.append((f"{name}-{kind}", value))
     if "cli" in wanted:
-        bare = results.p50("start", PYTHON, "cpu") or 0.0
-        results.gates.append(("cli-cpu-above-python-ms", (results.p50("start", COMMAND, "cpu") or 0.0) - bare, CPU_LIMIT))
-        results.notes.append(("cli-uncached-cpu-above-python-ms", (results.p50("start", UNCACHED, "cpu") or 0.0) - bare))
+        bare = results.cpu(PYTHON)
+        results.gates.append(("cli-cpu-above-python-ms", results.cpu(COMMAND) - bare, CPU_LIMIT))
+        results.notes.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare))
     if "exec" in wanted:
         results.gates.append(("helper-exec-vs-no-libc", results.ratio("exec", "helper without a plan", "static, no libc"), EXEC_LIMIT))
     if "memory" in wanted:

@@ -1,0 +1,102 @@
+"""Turns what `bench/run.py --json FILE` wrote into docs/performance.md: bench/page.py FILE [DATE] > docs/performance.md."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (("min ms", "min"), ("p50 ms", "p50"), ("p90 ms", "p90"), ("cpu ms", "cpu_p50"), ("gone ms", "gone_p50"))
+HEAD = """\
+# Performance
+
+Measured on {date} with `make bench` ([how](../bench/README.md)): all subjects in turns in one run, {rounds} rounds of the short ones,
+p50 unless it says otherwise. Compare ratios, not milliseconds, with another machine.
+
+{machine}
+
+Noise: load is that of the whole machine in front of the run and at its end, the run's own share included; the first table's `p90` tells
+the rest. From run to run p50 moves by up to a half on a busy machine, ratios by a tenth or two.
+"""
+START = """
+## Start to end of /bin/true
+
+The library is called in a live Python process (`Runtime.run`), the others are commands. pyrun has an overlay root, pid, mount, ipc, uts,
+net and cgroup namespaces and its default system call filter in every row; crun and runc have the same namespaces, the same
+files without an overlay and, but for one row, no filter. `cpu` is that of all processes; `gone` is when nothing is left.
+"""
+EXEC = """
+## Exec of the helper
+
+Started without a plan it ends at once: what is left is exec and reaping.
+"""
+IMPORT = """
+## Import of an image
+
+200 MB of files in one gzip layer, with a signature. `pyrun fetch` verifies signature and digests, unpacks in a confined process and
+writes everything to the disk before it says so; `gzip -dc | tar -x` does none of that, `sync -f` writes to the disk.
+"""
+
+
+def table(series: Mapping[str, Mapping[str, float]], peers: Mapping[str, str]) -> Iterator[str]:
+    peers = {name: head for name, head in peers.items() if name in series}
+    columns = [(head, key) for head, key in COLUMNS if all(row[key] is not None for row in series.values())]
+    heads = ["", *[head for head, _ in columns], *peers.values()]
+    yield "| " + " | ".join(heads) + " |"
+    yield "|---" + "|--:" * (len(heads) - 1) + "|"
+    for name, row in sorted(series.items(), key=lambda item: item[1]["p50"]):
+        digits = 0 if row["p50"] > 500 else 2
+        cells = [f"{row[key]:.{digits}f}" for _, key in columns]
+        cells += [f"{row['p50'] / series[peer]['p50']:.2f}" for peer in peers]
+        shown = name.replace("|", "\\|")
+        yield f"| {shown} | " + " | ".join(cells) + " |"
+
+
+def gates(results: Mapping[str, Any]) -> Iterator[str]:
+    yield "\n## What was asked for\n"
+    yield "| gate | measured | limit | |"
+    yield "|---|--:|--:|---|"
+    for gate in results["gates"]:
+        value = "not measured" if gate["value"] is None else f"{gate['value']:.2f}"
+        yield f"| {gate['name']} | {value} | {gate['limit']:g} | {'met' if gate['ok'] else '**missed**'} |"
+    yield "\nWithout a limit, of the first call, of the run that has to decide in Python, and of the least instead of the median:\n"
+    yield "| | |"
+    yield "|---|--:|"
+    yield from (f"| {name} | {value:.2f} |" for name, value in results["notes"].items())
+
+
+def numbers(results: Mapping[str, Any]) -> Iterator[str]:
+    for title, rows in results["numbers"].items():
+        yield f"\n## {title[0].upper()}{title[1:]}\n"
+        labels = next((list(row) for row in rows.values() if isinstance(row, dict)), [])
+        yield "| | " + " | ".join(labels) + " |"
+        yield "|---" + "|--:" * max(1, len(labels)) + "|"
+        for name, row in rows.items():
+            cells = [f"{value:.0f}" for value in row.values()] if isinstance(row, dict) else [f"{row:.0f}"]
+            yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
+    machine = ["| | |", "|---|---|", *[f"| {name} | {value} |" for name, value in results["machine"].items()]]
+    yield HEAD.format(date=date, rounds=results["rounds"], machine="\n".join(machine))
+    yield from gates(results)
+    series = results["series"]
+    parts = (
+        ("start", START, {"crun run": "of crun", "runc run": "of runc"}),
+        ("exec", EXEC, {"static, no libc": "of no libc"}),
+        ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
+        ("list", "\n## Listing\n", {"python -I -S -E -c pass": "of python"}),
+    )
+    for name, text, peers in parts:
+        if name in series:
+            yield text
+            yield from table(series[name], peers)
+    yield from numbers(results)
+
+
+if __name__ == "__main__":
+    today = sys.argv[2] if len(sys.argv) > 2 else datetime.date.today().isoformat()
+    print("\n".join(page(json.loads(Path(sys.argv[1]).read_text()), today)))
