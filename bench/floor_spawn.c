@@ -1,7 +1,8 @@
 /* Times start, exec and reaping of programs, in turn: floor_spawn ROUNDS PROGRAM...
  *
- * A small parent in C, so that what is measured is the kernel and the program.  Prints a line for each round with
- * the nanoseconds of each program.  vfork(2), as the library's own spawn shares memory until the exec too. */
+ * A small parent in C, so that what is measured is the kernel and the program.  Each round is in another order, since
+ * who runs behind a larger program finds colder caches.  Prints a line for each round with the nanoseconds of each program.
+ * vfork(2), as the library's own spawn shares memory until the exec too. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,6 +10,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#define MOST 16
 
 static long now(void)
 {
@@ -36,18 +39,26 @@ static long once(char *program)
 
 int main(int argc, char **argv)
 {
-    int rounds = argc > 2 ? atoi(argv[1]) : 0, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int rounds = argc > 2 ? atoi(argv[1]) : 0, count = argc - 2, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int order[MOST];
+    long took[MOST];
 
-    if (null < 0 || dup2(null, 0) < 0 || dup2(null, 2) < 0)
+    if (count < 1 || count > MOST || null < 0 || dup2(null, 0) < 0 || dup2(null, 2) < 0)
         return 1;
+    for (int i = 0; i < count; i++)
+        order[i] = i;
     for (int round = 0; round < rounds; round++) {
-        for (int i = 2; i < argc; i++) {
-            long took = once(argv[i]);
+        for (int i = 0; i < count; i++) {
+            int j = i + rand() % (count - i), next = order[j];
 
-            if (took < 0)
+            order[j] = order[i];
+            order[i] = next;
+            took[next] = once(argv[2 + next]);
+            if (took[next] < 0)
                 return 1;
-            printf("%ld%c", took, i + 1 < argc ? ' ' : '\n');
         }
+        for (int i = 0; i < count; i++)
+            printf("%ld%c", took[i], i + 1 < count ? ' ' : '\n');
     }
     return 0;
 }
