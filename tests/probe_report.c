@@ -235,6 +235,25 @@ static void put_status(void)
     separator = ",\n ";
 }
 
+/* Init gives up its privileges while the app starts: neither waits for the other, so give it two seconds. */
+static void await_confined_init(void)
+{
+    char line[128];
+
+    for (int tries = 0; tries < 2000; tries++) {
+        FILE *file = fopen("/proc/1/status", "re");
+        int confined = file == NULL;
+
+        while (file != NULL && fgets(line, sizeof line, file) != NULL)
+            confined |= strncmp(line, "Seccomp:\t2", 10) == 0;
+        if (file != NULL)
+            fclose(file);
+        if (confined)
+            return;
+        usleep(1000);
+    }
+}
+
 int report(char **argv)
 {
     char cwd[PATH_MAX];
@@ -268,6 +287,7 @@ int report(char **argv)
     put_lines("mounts", "/proc/self/mountinfo");
     put_lines("cgroup", "/proc/self/cgroup");
     put_lines("oom_score_adj", "/proc/self/oom_score_adj");
+    await_confined_init();
     put_lines("init", "/proc/1/status");
     put_lines("uid_map", "/proc/self/uid_map");
     put_lines("hosts", "/etc/hosts");

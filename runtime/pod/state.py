@@ -47,13 +47,17 @@ class Pods:
         self.path = root + "/pods"
         try:
             try:
-                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self.fd = self._open()
             except FileNotFoundError:
                 self._make()
-                self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self.fd = self._open()
         except OSError as error:
             hint = "run as root, or choose another directory with --root"
             raise StateError("open the pods' directory", self.path, errno=error.errno or 0, hint=hint) from None
+
+    def _open(self) -> int:
+        """By way of the phase that is made last: what another process is still making is not there yet."""
+        return os.open(f"{self.path}/{PHASES[-1]}/..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _make(self) -> None:
         from pyrun.images.locks import private_dirs
