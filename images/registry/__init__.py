@@ -4,7 +4,9 @@
     credentials   who we are: the files and helpers of podman and docker
     auth          challenges and tokens
     transport     TLS, connections, who may be connected to, how long anything may take
-    client        one request: log in, follow redirects, try again
+    asking        one request: follow redirects, try again
+    client        the same to a registry, logged in
+    artifacts     what hangs on an image: referrers, signature tags, lookaside files
     blob          one download: resumed where it was cut, stopped where it lies
     pull          a registry seen as the directory of an image, and its import
 

@@ -8,22 +8,22 @@ Everything is checked twice: size and digest as it comes, and again by the reade
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
 import time
 from typing import Any, Protocol
 
-from pyrun.errors import DigestError, ManifestError, PyrunError, SignatureError
+from pyrun.errors import ManifestError, PyrunError, SignatureError
 from pyrun.images import commit, strictjson
 from pyrun.images.importer import explain
 from pyrun.images.layered import import_tree, normal_name
 from pyrun.images.oci import INDEXES, MANIFESTS, MAX_MANIFEST, Tree
 from pyrun.images.parents import DIRECTORY
 from pyrun.images.printable import printable
+from pyrun.images.registry.artifacts import check_claims
 from pyrun.images.registry.blob import download
-from pyrun.images.registry.client import Answer, Client
+from pyrun.images.registry.client import Client
 from pyrun.images.registry.reference import parse
 from pyrun.images.resolve import Reference
 from pyrun.images.staging import Staging, write_file
@@ -131,7 +131,7 @@ class RemoteTree(Tree):
         reference = self._client.reference
         wanted = reference.digest
         answer = self._client.document(f"manifests/{wanted.replace('-', ':', 1) or reference.tag}", MAX_MANIFEST, (*MANIFESTS, *INDEXES))
-        digest = self._check(answer, wanted)
+        digest = check_claims(self._client, answer.data, wanted, answer.claimed)
         if answer.media_type not in (*MANIFESTS, *INDEXES):
             reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, which is no image"
             raise ManifestError("fetch", str(reference), reason, hint="pyrun takes OCI images and Docker images of schema 2")
@@ -169,7 +169,7 @@ class RemoteTree(Tree):
                 self._learn(target, min(size, MAX_MANIFEST))
         elif media_type:
             answer = self._client.document(f"manifests/{spelled}", min(size, MAX_MANIFEST), (*MANIFESTS, *INDEXES))
-            self._check(answer, digest)
+            check_claims(self._client, answer.data, digest, answer.claimed)
             if answer.media_type != media_type:
                 reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, the index {printable(media_type, 100)}"
                 raise ManifestError(
@@ -192,16 +192,6 @@ class RemoteTree(Tree):
         except OSError:
             return False
         return True
-
-    def _check(self, answer: Answer, wanted: str) -> str:
-        """The digest of a manifest, which is the wanted one; what the registry claims must be true as well."""
-        digest = f"sha256-{hashlib.sha256(answer.data).hexdigest()}"
-        for claim in filter(None, (wanted, answer.claimed.replace(":", "-", 1))):
-            algorithm, _, digits = claim.partition("-")
-            if not is_digest(claim) or hashlib.new(algorithm, answer.data).hexdigest() != digits:
-                reason = f"what came is {digest[:19]}, not {printable(claim[:19])}"
-                raise DigestError("fetch", self.title, reason, hint="ask who runs the registry")
-        return wanted or digest
 
     def _keep(self, digest: str, data: bytes) -> None:
         write_file(f"{self.path}/blobs/{digest.replace('-', '/', 1)}", data)

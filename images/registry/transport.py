@@ -244,11 +244,11 @@ class Transport:
             for watch in self._watches:
                 watch.fire()
 
-    def send(self, url: Url, headers: dict[str, str], watch: Watch) -> urllib3.BaseHTTPResponse:
-        """The head of the answer to a GET, its body unread; `Again` or ImageError when there is none."""
+    def send(self, url: Url, headers: dict[str, str], watch: Watch, method: str = "GET") -> urllib3.BaseHTTPResponse:
+        """The head of the answer to a request without a body, its own body unread; `Again` or ImageError when there is none."""
         with failures(url, watch):
             response = self._pool(url).urlopen(
-                "GET",
+                method,
                 url.target,
                 headers={"Accept-Encoding": "identity", "User-Agent": "pyrun", **headers},
                 retries=False,
