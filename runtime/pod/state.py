@@ -1,13 +1,28 @@
 """A pod on disk: the directory it stands in is its phase, a kernel lock on it says whether it lives.
 
     pods/preparing/UUID   being made; no lock: the maker died
+    pods/prepared/UUID    waits for `run-prepared`; whoever locks it and renames it first runs it
     pods/running/UUID     locked by its supervisor; no lock: the supervisor was killed
     pods/exited/UUID      kept after its end, with the record `exit`
     pods/garbage/UUID     to be deleted
+    pods/names/NAME       a link to the UUID of the pod of that name; it counts only while there is such a pod
 
-Each transition is one rename(2).  Inside: `pod` (who it is, JSON), `upper` and `work` (changes of the
-app), `volume-NAME` (empty volumes), `rootfs` (--no-overlay).  flock(2) is held on the directory itself;
-the supervisor inherits it, and the kernel frees it however the supervisor ends.
+Each transition is one rename(2).  flock(2) is held on the pod's directory itself; the supervisor inherits it, and the
+kernel frees it however the supervisor ends.  Inside:
+
+    pod       who it is, JSON
+    plan      the encoded plan (native/plan.h), where somebody may need it again: of a prepared or a detached pod.  A pod
+              that `pyrun run` started has none; its plan is SLOT_PLAN of its supervisor
+    keep      how a prepared pod is to be run: restart policy, logs (native/keep.h)
+    run       written by the keeper of a detached pod each time the app runs, JSON: `pid` and `start` of init (pid 1 of the
+              pod as the host sees it; start time in clock ticks, field 22 of /proc/PID/stat), `keeper` and `keeper_start`
+              likewise, `cgroup`, `started` (ns since 1970), `restarts`
+    exit      how it ended, JSON
+    stop      somebody wants it to end: it is not started again
+    log       what the app wrote, in the format of the Kubernetes CRI; log.1, log.2, ... are older
+    upper, work, volume-NAME, rootfs    changes of the app, empty volumes, the copied root of --no-overlay
+
+`pyrun.pod.live.find_live` gives the plan, init's pid and a pidfd of a running pod, whoever started it.
 """
 
 from __future__ import annotations
@@ -21,10 +36,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Pods", "new_uuid"]
+__all__ = ["Pods", "new_uuid", "read_json"]
 
-PHASES = ("preparing", "running", "exited", "garbage")
+PHASES = ("preparing", "prepared", "running", "exited", "garbage")
 _SWEEP_LIMIT = 64  # of running pods looked at by a start; `pyrun gc` looks at all
+_MAX_RECORD = 1 << 20
 _SETTLE = 10  # seconds that a directory may be between mkdir and flock
 
 
@@ -169,7 +185,7 @@ class Pods:
         """A pod whose supervisor was killed: its cgroup goes, and its directory unless it was to be kept."""
         from pyrun.engine import cgroup
 
-        record = _read_record(fd)
+        record = read_json(fd, "pod")
         path = record.get("cgroup")
         if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)) and not cgroup.remove(path):
             raise OSError(errno.EBUSY, "cgroup " + path)
@@ -179,16 +195,17 @@ class Pods:
             self.delete("running", uuid)
 
 
-def _read_record(fd: int) -> dict[str, object]:
+def read_json(fd: int, name: str) -> dict[str, object]:
+    """Return the JSON object in the file `name` of a pod's directory, {} when there is none or it is damaged."""
     from pyrun.images import fastjson
 
     try:
-        file = os.open("pod", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=fd)
     except OSError:
         return {}
     try:
-        found = fastjson.loads(os.read(file, 1 << 20))
-    except ValueError:
+        found = fastjson.loads(os.read(file, _MAX_RECORD))
+    except (ValueError, OSError):
         return {}
     finally:
         os.close(file)

@@ -1,0 +1,183 @@
+"""The processes of a running pod: init, its supervisor and, of a detached pod, its keeper; each held by a pidfd.
+
+A pid from a file may be somebody else's by now.  So it counts only together with a fact that another process cannot
+have: init's and the keeper's start time in the file `run`, or the supervisor's descriptor of the pod's own directory.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun import native
+from pyrun.errors import StateError
+from pyrun.pod.state import read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.state import Pods
+
+__all__ = ["Live", "find_live", "start_time"]
+
+_MAX_PLAN = 4 << 20  # PLAN_MAX_SIZE
+
+
+class Live:
+    """A running pod: `fd` its directory, `init` the pid of its pid 1 and `init_fd` a pidfd of it, `supervisor` the pid
+    above it, `keeper` that of a detached pod's keeper (else 0), `cgroup` its directory or "".
+
+    `close`, or a `with` block, gives the descriptors back.
+    """
+
+    __slots__ = ("cgroup", "fd", "init", "init_fd", "keeper", "supervisor", "uuid")
+
+    def __init__(self, uuid: str, fd: int) -> None:
+        self.uuid = uuid
+        self.fd = fd
+        self.init = self.supervisor = self.keeper = 0
+        self.init_fd = -1
+        self.cgroup = ""
+
+    def plan(self) -> bytes:
+        """Return the encoded plan that the pod runs by (native/plan.h); StateError when it ended meanwhile."""
+        path = f"/proc/{self.supervisor}/fd/{native.lib.SLOT_PLAN}"
+        try:
+            try:
+                file = os.open("plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            except FileNotFoundError:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError("read the plan of pod", self.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
+        try:
+            return os.read(file, _MAX_PLAN)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in (self.fd, self.init_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.init_fd = -1
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find_live(pods: Pods, uuid: str) -> Live:
+    """Return the running pod `uuid` (in full); StateError when it does not run, or its app is between two runs."""
+    try:
+        fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        raise StateError("find the processes of pod", uuid, "it does not run", hint="see `pyrun list`") from None
+    live = Live(uuid, fd)
+    try:
+        if not _by_record(live) and not _by_cgroup(live) and not _by_title(live):
+            raise StateError("find the processes of pod", uuid, "its app does not run", hint="it starts or ends just now: try again")
+    except BaseException:
+        live.close()
+        raise
+    return live
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since the boot (proc(5), field 22 of stat); -1 when it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        return int(os.read(fd, 4096).rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return -1
+    finally:
+        os.close(fd)
+
+
+def _take(live: Live, init: int, supervisor: int) -> bool:
+    """Hold init; whether it is still the child of the pod's own supervisor, hence nobody else's pid."""
+    try:
+        pidfd = os.pidfd_open(init)
+    except OSError:
+        return False
+    if _parent(init) != supervisor or not _supervises(live, supervisor):
+        os.close(pidfd)
+        return False
+    live.init, live.init_fd, live.supervisor = init, pidfd, supervisor
+    return True
+
+
+def _by_record(live: Live) -> bool:
+    """The keeper's own word, of a detached pod."""
+    run = read_json(live.fd, "run")
+    init, keeper, where = run.get("pid"), run.get("keeper"), run.get("cgroup")
+    live.cgroup = where if isinstance(where, str) else ""
+    if not isinstance(init, int) or not isinstance(keeper, int):
+        return False
+    live.keeper = keeper
+    return start_time(init) == run.get("start") and _take(live, init, _parent(init))
+
+
+def _by_cgroup(live: Live) -> bool:
+    """The pod's cgroup holds its processes, init mostly first."""
+    if not live.cgroup:
+        where = read_json(live.fd, "pod").get("cgroup")
+        live.cgroup = where if isinstance(where, str) else ""
+    try:
+        with open(live.cgroup + "/cgroup.procs", "rb") as file:
+            pids = [int(line) for line in file]
+    except OSError:
+        return False
+    return any(pid > 0 and _is_init(pid) and _take(live, pid, _parent(pid)) for pid in pids)
+
+
+def _by_title(live: Live) -> bool:
+    """Where there is no cgroup: the supervisor's argument names the pod, and its descriptor proves it."""
+    title = f"pyrun: pod {live.uuid}\0".encode()
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and _read(f"/proc/{name}/cmdline") == title and _supervises(live, int(name)):
+            children = _read(f"/proc/{name}/task/{name}/children").split()
+            if any(_take(live, int(child), int(name)) for child in children):
+                return True
+    return False
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, 65536)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _field(pid: int, name: bytes) -> list[bytes]:
+    for line in _read(f"/proc/{pid}/status").split(b"\n"):
+        if line.startswith(name):
+            return line.split()[1:]
+    return []
+
+
+def _parent(pid: int) -> int:
+    found = _field(pid, b"PPid:")
+    return int(found[0]) if found else 0
+
+
+def _is_init(pid: int) -> bool:
+    found = _field(pid, b"NSpid:")
+    return len(found) > 1 and found[-1] == b"1"
+
+
+def _supervises(live: Live, pid: int) -> bool:
+    """Whether this process holds the pod's directory where a supervisor does (native/plan.h, SLOT_POD)."""
+    try:
+        held, own = os.stat(f"/proc/{pid}/fd/{native.lib.SLOT_POD}"), os.fstat(live.fd)
+    except OSError:
+        return False
+    return (held.st_dev, held.st_ino) == (own.st_dev, own.st_ino)
