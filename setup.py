@@ -85,6 +85,7 @@ HELPER = program(
     "native/root.c",
     "native/mounts.c",
     "native/process.c",
+    "native/network.c",
     "native/path.c",
     "native/decode.c",
     "native/start.c",

@@ -4,6 +4,8 @@
  * returned 0 the rest of the helper may follow any offset of the plan without looking again. */
 #include "decode.h"
 
+#define NEW_NETWORK 0x40000000 /* CLONE_NEWNET */
+
 static int string_ok(const struct plan_header *h, uint32_t offset)
 {
     return offset < h->pool_size; /* the last byte of the pool is NUL */
@@ -66,10 +68,12 @@ static int header_ok(const struct plan_header *h, size_t size)
  * with privileges because an operation was lost.  An alternative needs an operation to belong to. */
 static int order_ok(const struct plan_header *h, const struct plan_op *ops)
 {
-    uint32_t app = 0, pivot = 0, i;
+    uint32_t app = 0, pivot = 0, network = 0, i;
 
     for (i = 0; i < h->op_count; i++) {
         if ((ops[i].flags & OPF_ELSE) && (i + 2 >= h->op_count || (ops[i + 1].flags & OPF_ELSE)))
+            return 0;
+        if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
         if (ops[i].code == OP_PIVOT) {
             if (pivot || app)
@@ -87,6 +91,8 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0; /* the staged root is gone: nothing that names it may follow */
         }
     }
+    if ((h->clone_flags & NEW_NETWORK) && network == 0)
+        return 0; /* the app would have the host's */
     return app != 0 && pivot != 0 && ops[h->op_count - 1].code == OP_EXEC;
 }
 

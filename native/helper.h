@@ -113,6 +113,10 @@ long run_root_op(struct context *ctx, const struct plan_op *op);
 long run_mount_op(struct context *ctx, const struct plan_op *op);
 long run_process_op(struct context *ctx, const struct plan_op *op);
 
+/* network.c */
+long make_network(const struct context *ctx);
+long join_network(const struct context *ctx);
+
 /* path.c: resolution beneath the new root */
 long open_in_root(const struct context *ctx, const char *path, uint64_t flags, int nofollow);
 long make_in_root(const struct context *ctx, const char *path, int nofollow);

@@ -67,7 +67,7 @@ static uint32_t run_ops(struct context *ctx, uint32_t i)
 /* Only what the loop below needs; everything else is a reason to die. */
 static long confine(void)
 {
-    static const uint16_t allowed[] = {__NR_wait4, __NR_rt_sigtimedwait, __NR_kill, __NR_exit_group};
+    static const uint16_t allowed[] = {__NR_wait4, __NR_rt_sigtimedwait, __NR_kill, __NR_close, __NR_exit_group};
     struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
     struct sock_fprog program = {0, code};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -92,7 +92,7 @@ static long confine(void)
 
 /* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
  * without a handler there).  Those that are not about children go to the app. */
-__attribute__((noreturn)) static void reap(struct shared *shared, long app)
+__attribute__((noreturn)) static void reap(struct shared *shared, int link, long app)
 {
     const uint64_t all = ALL_SIGNALS;
     int status;
@@ -108,6 +108,7 @@ __attribute__((noreturn)) static void reap(struct shared *shared, long app)
                 continue;
             shared->status = status;
             shared->exited = 1;
+            sys_close(link); /* tells the supervisor; by exit alone the kernel would do it after leaving the namespaces */
             sys_exit(0); /* the kernel ends what is left of the pod (pid_namespaces(7)) */
         }
         if (pid == -ECHILD)
@@ -115,18 +116,60 @@ __attribute__((noreturn)) static void reap(struct shared *shared, long app)
     }
 }
 
-static void start_app(struct context *ctx, uint32_t app_op)
+struct app {
+    struct context *ctx;
+    uint32_t op;
+};
+
+__attribute__((noreturn, used)) static void app_main(const struct app *app)
 {
     const uint64_t none = 0;
-    /* CLONE_VFORK: this process goes on when the app's execve has succeeded or failed, whatever happens first. */
-    long app = sys_call5(__NR_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
-    long r;
 
-    if (app == 0) {
-        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
-        (void)run_ops(ctx, app_op + 1);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+    (void)run_ops(app->ctx, app->op + 1);
+    sys_exit(125);
+}
+
+/* vfork(2) onto a stack of its own: init waits until the app's execve has succeeded or failed, in the same memory, so
+ * that none has to be copied.  Descriptors, limits, identity and filter are the new process's own all the same. */
+__attribute__((noinline)) static long vfork_app(const struct app *app)
+{
+    static char stack[32768] __attribute__((aligned(16)));
+    register const struct app *argument __asm__("r12") = app;
+    register long none1 __asm__("r10") = 0;
+    register long none2 __asm__("r8") = 0;
+    long pid;
+
+    __asm__ volatile("syscall\n\t"
+                     "test %%eax, %%eax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %%r12, %%rdi\n\t"
+                     "call app_main\n\t"
+                     "1:"
+                     : "=a"(pid)
+                     : "a"(__NR_clone), "D"(CLONE_VM | CLONE_VFORK | SIGCHLD), "S"(stack + sizeof stack), "d"(0), "r"(none1),
+                       "r"(none2), "r"(argument)
+                     : "rcx", "r11", "memory");
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids in the same memory sets it to fs.suid_dumpable */
+    return pid;
+}
+
+/* The supervisor was killed before PR_SET_PDEATHSIG: its end of the link is closed, and nobody will ever kill this pod. */
+static int alone(const struct context *ctx)
+{
+    char byte;
+
+    return sys_call6(__NR_recvfrom, ctx->link, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0) != -EAGAIN;
+}
+
+static void start_app(struct context *ctx, uint32_t app_op)
+{
+    long app, r;
+
+    if (alone(ctx))
         sys_exit(125);
-    }
+    app = vfork_app(&(struct app){ctx, app_op});
     if (app < 0)
         fail(ctx, app_op, app);
     if (ctx->shared->failed)
@@ -139,11 +182,12 @@ static void start_app(struct context *ctx, uint32_t app_op)
         (void)sys_call3(__NR_close_range, 0, ctx->link - 1, 0);
     (void)sys_call3(__NR_close_range, ctx->link + 1, ~0U, 0);
     struct shared *shared = ctx->shared;
+    int link = ctx->link;
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
     r = confine();
     if (r < 0)
         sys_exit(125);
-    reap(shared, app);
+    reap(shared, link, app);
 }
 
 int init_main(struct context *ctx)
@@ -151,7 +195,7 @@ int init_main(struct context *ctx)
     char byte;
     long r;
 
-    /* The life-line for a supervisor that is killed; one that was killed before this line shows as EOF. */
+    /* The life-line for a supervisor that is killed; see alone() for one that was killed before this line. */
     (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
     if (ctx->plan->clone_flags & CLONE_NEWUSER) {
         if (sys_read(ctx->link, &byte, 1) != 1)
@@ -163,8 +207,6 @@ int init_main(struct context *ctx)
             fail(ctx, STEP_IDMAP, r);
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* a change of ids clears it, prctl(2) */
     }
-    if (sys_call6(__NR_recvfrom, ctx->link, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0) != -EAGAIN)
-        return 125;
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     (void)sys_call1(__NR_umask, 0);
     start_app(ctx, run_ops(ctx, 0));

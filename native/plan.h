@@ -19,13 +19,14 @@
  *       |--- spawn or exec --->|                                   |
  *       |                      |--- clone3 (namespaces, cgroup) -->|
  *       |                      |--- 'G' go, once ids are mapped -->| (only in a user namespace)
+ *       |                      |--- 'N' + network namespace ------>| (CLONE_NEWNET without CLONE_NEWUSER)
  *       |                      |                                   | operations up to OP_APP
  *       |                      |<-- 'T' + terminal master ---------| (with OP_TTY)
  *       |                      |<-- 'R' running -------------------| the app's execve succeeded (if asked for)
  *       |<-- PLAN_RUNNING -----|                                   |
  *       |                      |                                   | reaps
  *       |--- signal number --->|--- that signal ------------------>| to the app
- *       |<-- PLAN_EXITED ------|<-- EOF ---------------------------| exits when the app does
+ *       |<-- PLAN_EXITED ------|<-- EOF ---------------------------| the app has ended; init exits
  *       |                      |<-- pidfd readable ----------------| every process of the pod is dead
  *       |                      | cleans up, exits                  |
  *
@@ -78,7 +79,7 @@ struct plan_header {
     uint32_t explain;     /* pool: argv list of the program that explains a failure */
     uint32_t explain_count;
     uint32_t timens;      /* pool: text for /proc/self/timens_offsets, 0 none */
-    uint64_t clone_flags; /* CLONE_NEW... of clone3(2) */
+    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2) */
 };
 
 /* plan_op.flags: two that every operation knows, the others belong to one operation. */
@@ -124,7 +125,7 @@ enum plan_code {
     OP_ROOT_READONLY = 16,
     OP_HOSTNAME = 17,      /* s1 */
     OP_DOMAINNAME = 18,    /* s1 */
-    OP_LOOPBACK = 19,      /* bring lo up */
+    OP_NETWORK = 19,       /* enter the network that the supervisor makes meanwhile; in a user namespace bring lo up */
     OP_TTY = 20,           /* new terminal on in-root /dev/pts, /dev/console; owner a */
     OP_OOM_SCORE = 21,     /* oom_score_adj n (int32) */
     OP_PIVOT = 22,

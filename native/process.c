@@ -7,22 +7,6 @@
 
 #define CAP_WORDS 2
 
-static long op_loopback(void)
-{
-    struct { /* struct ifreq of netdevice(7), whose header wants a libc */
-        char name[16];
-        short flags;
-        char rest[22];
-    } request = {"lo", 0, ""};
-    OWNED_FD fd = (int)sys_call3(__NR_socket, 1 /* AF_UNIX: any socket will do, netdevice(7) */, 2 | O_CLOEXEC, 0);
-    long r = fd < 0 ? fd : sys_call3(__NR_ioctl, fd, 0x8913 /* SIOCGIFFLAGS */, &request);
-
-    if (r < 0)
-        return r;
-    request.flags |= 1; /* IFF_UP */
-    return sys_call3(__NR_ioctl, fd, 0x8914 /* SIOCSIFFLAGS */, &request);
-}
-
 static long op_oom_score(const struct plan_op *op)
 {
     char text[16];
@@ -192,8 +176,8 @@ long run_process_op(struct context *ctx, const struct plan_op *op)
         return sys_call2(__NR_sethostname, s1, str_len(s1));
     case OP_DOMAINNAME:
         return sys_call2(__NR_setdomainname, s1, str_len(s1));
-    case OP_LOOPBACK:
-        return op_loopback();
+    case OP_NETWORK:
+        return join_network(ctx);
     case OP_OOM_SCORE:
         return op_oom_score(op);
     case OP_KEYRING: { /* keyctl(2): an unnamed new session keyring; a kernel without keys has none to leak */

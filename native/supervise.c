@@ -66,9 +66,16 @@ static long map_ids(const struct context *ctx)
     return r < 0 ? r : write_proc(ctx->init_pid, "/gid_map", pool_string(ctx, plan->gid_map));
 }
 
+/* Whether the pod's network is made here (network.c) and not by the clone. */
+static int own_network(const struct context *ctx)
+{
+    return (ctx->plan->clone_flags & (CLONE_NEWNET | CLONE_NEWUSER)) == CLONE_NEWNET;
+}
+
 static long clone_init(struct context *ctx, int links[2])
 {
-    struct clone_args args = {.flags = (ctx->plan->clone_flags & ~(uint64_t)CLONE_TIME) | CLONE_PIDFD,
+    const uint64_t elsewhere = CLONE_TIME | (own_network(ctx) ? CLONE_NEWNET : 0);
+    struct clone_args args = {.flags = (ctx->plan->clone_flags & ~elsewhere) | CLONE_PIDFD,
                               .pidfd = (uintptr_t)&ctx->pidfd,
                               .exit_signal = SIGCHLD};
     long pid;
@@ -106,6 +113,8 @@ static long start(struct context *ctx, uint32_t *step)
     *step = STEP_CLONE;
     r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
     if (r < 0 || (r = clone_init(ctx, links)) < 0)
+        return r;
+    if (own_network(ctx) && (r = make_network(ctx)) < 0)
         return r;
     *step = STEP_IDMAP;
     if (!(ctx->plan->clone_flags & CLONE_NEWUSER))

@@ -20,7 +20,7 @@ NAMES = {
     and name
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
-        " HOSTNAME DOMAINNAME LOOPBACK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
+        " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
         " SECCOMP EXEC"
     ).split()
 }
@@ -128,7 +128,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.ROOT_READONLY: lambda one: "make the root read-only",
     ops.HOSTNAME: lambda one: f"set host name {_text(one[3])}",
     ops.DOMAINNAME: lambda one: f"set domain name {_text(one[3])}",
-    ops.LOOPBACK: lambda one: "bring the loopback interface up",
+    ops.NETWORK: lambda one: "enter a network of its own, with nothing but loopback",
     ops.TTY: lambda one: "make a terminal, /dev/console",
     ops.OOM_SCORE: lambda one: f"set oom_score_adj {_text(one[2])}",
     ops.PIVOT: lambda one: "pivot into the root and detach the host's",

@@ -12,6 +12,9 @@ from pyrun.plan.ops import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY
 KERNEL_MOUNTS = (
     ("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
     ("tmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=0755,size=64k,nr_inodes=128"),
+)
+# Shows the network of whoever mounts it, hence after that has been entered.
+SYS_MOUNTS = (
     ("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, ""),
     ("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY, ""),
 )
@@ -39,7 +42,7 @@ DEV_LINKS = (
     ("/dev/ptmx", "pts/ptmx"),
 )
 
-MASKED = (
+PROC_MASKED = (
     "/proc/acpi",
     "/proc/asound",
     "/proc/config.gz",
@@ -56,6 +59,8 @@ MASKED = (
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+)
+SYS_MASKED = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/bpf",
@@ -67,6 +72,7 @@ MASKED = (
     "/sys/module",
     "/sys/power",
 )
+MASKED = PROC_MASKED + SYS_MASKED
 
 READONLY = (
     "/proc/bus",

@@ -41,7 +41,11 @@ def run_plan(config: Config) -> Plan:
     _stage_root(config, todo)
     _volumes(config, todo)
     _kernel_mounts(config, todo)
-    _protect(config, todo)
+    if config.mask_paths:
+        todo += [op(ops.READONLY, path, origin="read-only paths") for path in mounts.READONLY]
+        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.PROC_MASKED]
+    _network(config, todo)
+    _leave(config, todo)
     _identity(config, todo)
     plan = Plan(todo, clone_flags=flags, flags=ops.RELAY_STDIN if config.tty and config.interactive else 0)
     if config.idmap:
@@ -104,11 +108,9 @@ def _skeleton(config: Config, todo: list[Op]) -> None:
 
 def _kernel_mounts(config: Config, todo: list[Op]) -> None:
     for kind, target, flags, data in mounts.KERNEL_MOUNTS:
-        # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
-        optional = ops.OPTIONAL if kind == "cgroup2" else 0
         if target == "/dev" and _nodes_are_bound(config):
             flags |= ops.MS_NODEV
-        todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW | optional, origin="default mounts"))
+        todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW, origin="default mounts"))
     for name, major, minor in mounts.DEVICES:
         _device(config, todo, "/dev/" + name, major << 8 | minor, "/dev/" + name)
     if config.tty:
@@ -159,13 +161,20 @@ def _tmpfs(mount: Mount) -> Op:
     return op(ops.MOUNT, "tmpfs", mount.target, n=data, a=flags, origin=mount.origin)
 
 
-def _protect(config: Config, todo: list[Op]) -> None:
-    if config.mask_paths:
-        todo += [op(ops.READONLY, path, origin="read-only paths") for path in mounts.READONLY]
-        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.MASKED]
-    todo.append(op(ops.HOSTNAME, config.hostname, origin=config.origin("hostname")))
+def _network(config: Config, todo: list[Op]) -> None:
+    """The network, which the supervisor makes meanwhile, and last what has to wait for it."""
     if config.network == "none":
-        todo.append(op(ops.LOOPBACK, origin="--net none"))
+        todo.append(op(ops.NETWORK, origin="--net none"))
+    for kind, target, flags, data in mounts.SYS_MOUNTS:
+        # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
+        optional = ops.OPTIONAL if kind == "cgroup2" else 0
+        todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW | optional, origin="default mounts"))
+    if config.mask_paths:
+        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.SYS_MASKED]
+
+
+def _leave(config: Config, todo: list[Op]) -> None:
+    todo.append(op(ops.HOSTNAME, config.hostname, origin=config.origin("hostname")))
     if config.oom_score_adj is not None:
         todo.append(op(ops.OOM_SCORE, n=config.oom_score_adj, origin=config.origin("oom_score_adj")))
     todo.append(op(ops.PIVOT, origin="root file system"))
