@@ -25,14 +25,19 @@ from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
 from pyrun.images.store import Image, Store, file_key, import_key
 
 __all__ = [
-    "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "id_lock", "layer_size",
-    "measure_layer", "place_blob", "remember_import",
+    "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "fetch_lock", "id_lock", "layer_size",
+    "measure_layer", "place_blob", "remember_import", "replace_file",
 ]  # fmt: skip
 
 
 def blob_lock(store: Store, digest: str) -> Lock:
     """The lock under which files of (nearly) this digest are imported."""
     return Lock(f"{store.root}/locks/blob-{digest.partition('-')[2][:2]}", exclusive=True)
+
+
+def fetch_lock(store: Store, digest: str) -> Lock:
+    """The lock under which images of (nearly) this digest are brought from registries; taken before all others but the store's."""
+    return Lock(f"{store.root}/locks/fetch-{digest.partition('-')[2][:2]}", exclusive=True)
 
 
 def id_lock(store: Store, image_id: str) -> Lock:
@@ -140,8 +145,8 @@ def commit_record(store: Store, staging: Staging, undo: Undo, image: Image) -> N
     known = os.path.exists(record)
     if not known:
         undo.paths += [reference, record]
-    _replace(staging, "ref", fastjson.dumps(image.labels).encode(), reference)
-    _replace(staging, "record", encode_record(image), record)
+    replace_file(staging, "ref", fastjson.dumps(image.labels).encode(), reference)
+    replace_file(staging, "record", encode_record(image), record)
 
 
 def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str, variant: str = "") -> None:
@@ -150,7 +155,7 @@ def remember_import(store: Store, staging: Staging, info: os.stat_result, image_
     name = import_key(info, variant)
     directory = f"{store.root}/imports"
     if name:
-        _replace(staging, "import", image_id.encode(), f"{directory}/{name}")
+        replace_file(staging, "import", image_id.encode(), f"{directory}/{name}")
     same_inode = f"{info.st_dev:x}-{info.st_ino:x}-"
     for other in os.listdir(directory):
         if other.startswith(same_inode) and other.partition("+")[0] != key:
@@ -166,7 +171,8 @@ def existing(store: Store, image_id: str) -> Image | None:
         return None
 
 
-def _replace(staging: Staging, name: str, data: bytes, target: str) -> None:
+def replace_file(staging: Staging, name: str, data: bytes, target: str) -> None:
+    """Writes a file as `name` in staging and moves it to `target`, in the place of what is there; StateError or OSError."""
     temporary = f"{staging.path}/{name}"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)

@@ -1,10 +1,11 @@
 """Kernel locks (flock(2)) on files of the store; they die with their holder, so no crash leaves one behind.
 
     locks/store          shared: whoever reads layers or imports; exclusive: whoever deletes
+    locks/fetch-XX       one at a time brings an image of which the digest begins with XX from a registry
     locks/blob-XX        one import at a time of a file whose digest begins with XX
     locks/id-XX          one commit at a time of an image whose id begins with XX
 
-Order: store, then blob, then id.  The last two are 256 files each that are never removed, because
+Order: store, then fetch or blob, then id.  The last three are 256 files each that are never removed, because
 removing a lock file while somebody waits for it needs a second protocol.
 """
 

@@ -175,7 +175,7 @@ def _imports(store: Store) -> Iterator[tuple[str, str]]:
         path = f"{store.root}/imports/{name}"
         with contextlib.suppress(OSError):
             with open(path, "rb") as file:
-                image_id = file.read(256).decode("ascii", "replace")
+                image_id = file.read(512).decode("ascii", "replace").partition(" ")[0]
             yield path, image_id
 
 

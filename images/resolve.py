@@ -5,7 +5,13 @@
     docker-archive:PATH[:NAME[:TAG]]   what `docker save` and `podman save` write
     docker://HOST/REPO[:TAG]           an image in a registry; also HOST/REPO@DIGEST, see `registry.reference`
     /PATH ./PATH ../PATH *.aci, or anything that is there: a file or directory, recognised by its content
-    everything else                    a name or id of the store
+    everything else                    a name or id of the store; or a short name that registries.conf has an alias for
+
+What the store lacks is fetched as the policy says:
+
+    never    only what is stored counts
+    new      what is not stored is fetched
+    update   a registry is asked whether the tag moved, a file whether it changed; what is as before is not fetched again
 
 Hot: a stored image is found without anything being loaded that only an import needs.
 """
@@ -18,6 +24,8 @@ from pyrun.errors import NotFoundError, SignatureError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
     from typing import Literal
 
     from pyrun.images.registry.pull import Progress
@@ -75,26 +83,26 @@ def find(
     *,
     signature: str | None = None,
     unsigned: bool = False,
-    importing: bool = True,
-    http: bool = False,
-    progress: Progress | None = None,
+    policy: str = "new",
+    http: Collection[str] = (),
+    progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
 ) -> Image:
-    """The image that a reference means, imported first if it is a file; SignatureError unless it is trusted today or `unsigned`.
+    """The image that a reference means, fetched first as the `policy` says; SignatureError unless it is trusted today or `unsigned`.
 
-    One in a registry is fetched when the store has none of that name or digest.  NotFoundError when there is none or, without
-    `importing`, when it is not in the store yet; else as `fetch`.
+    NotFoundError when there is none or it may not be fetched; else as `fetch`.
     """
     reference = parse(text)
+    image: Image | None = None
     if reference.kind == "name":
-        image = store.find(text)
-    else:
-        known = _known(store, reference) if signature is None else None
-        if known is not None and (unsigned or _trusted(store, known)):
-            return known
-        if not importing:
-            raise NotFoundError("plan image", text, "not in the store yet", hint=f"import it first: pyrun fetch {text}")
-        # also looks for a signature or a key that came later
-        image = fetch(store, reference, signature=signature, unsigned=unsigned, http=http, progress=progress)
+        image, reference = _named(store, reference, policy)
+    if image is None:
+        image = _known(store, reference) if signature is None and (policy != "update" or reference.kind != "registry") else None
+        if image is not None and not unsigned and not _trusted(store, image):
+            image = None  # a signature or a key may have come later
+        if image is None and policy == "never":
+            raise NotFoundError("find image", text, "not in the store yet", hint=f"fetch it first: pyrun fetch {text}")
+        if image is None:
+            image = fetch(store, reference, signature=signature, unsigned=unsigned, http=http, progress=progress)
     if not unsigned:
         store.require_trusted(image)
     return image
@@ -106,21 +114,27 @@ def fetch(
     *,
     signature: str | None = None,
     unsigned: bool = False,
-    http: bool = False,
-    progress: Progress | None = None,
+    http: Collection[str] = (),
+    progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
 ) -> Image:
-    """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's.
+    """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's or an alias.
 
-    A registry is always asked, in plain `http` where that is accepted.  Raises what `importer.import_file`,
+    A registry is always asked; `http` names those (HOST[:PORT]) that may be asked over plain http, "" the one of the
+    reference itself; `progress` opens what is told of a download.  Raises what `importer.import_file`,
     `layered.import_layered` and `registry.pull.pull` raise.
     """
+    if reference.kind == "name" and not os.path.lexists(reference.text):
+        reference = elsewhere(reference.text) or reference
     if reference.kind == "registry":
         from pyrun.images.registry.pull import pull
 
         if signature is not None:
             hint = "leave it out; accept the image: --insecure-options=image"
             raise UsageError("fetch", reference.text, "--signature is for .aci files", hint=hint)
-        return pull(store, reference.text, unsigned=unsigned, http=http, progress=progress)
+        if progress is None:
+            return pull(store, reference.text, unsigned=unsigned, http=http)
+        with progress() as line:
+            return pull(store, reference.text, unsigned=unsigned, http=http, progress=line)
     path = reference.path or reference.text
     if reference.kind in _SCHEMES or os.path.isdir(path):
         from pyrun.images.layered import import_layered
@@ -140,18 +154,46 @@ def fetch(
     return import_file(store, path, signature_path=signature, allow_unsigned=unsigned)
 
 
+def elsewhere(text: str) -> Reference | None:
+    """Where a name may be fetched from that is neither stored nor a file: the alias that registries.conf has for a short name."""
+    if not text.isascii() or not text.isprintable():
+        return None
+    from pyrun.images.registry import config
+
+    found = config.read().alias(text)
+    return Reference(f"docker://{found}", "registry") if found is not None else None
+
+
+def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | None, Reference]:
+    """The stored image of a name or id, or where to fetch it from."""
+    text = reference.text
+    try:
+        image = store.find(text)
+    except NotFoundError as error:
+        other = elsewhere(text)
+        if other is None:
+            if not {"/", "-", "="} & set(text):
+                error.hint += f"; from a registry: docker://HOST/{text}, short names being fetched only where registries.conf has an alias"
+            raise
+        return None, other
+    if policy != "update" or image.id.startswith(text.lower()) or image.id.partition("-")[2].startswith(text.lower()):
+        return image, reference
+    other = elsewhere(text)
+    if other is None:
+        reason = "a name of the store, which does not say where to ask"
+        raise UsageError("update image", text, reason, hint="write docker://HOST/REPOSITORY:TAG, or leave --pull-policy=update out")
+    return None, other
+
+
 def _known(store: Store, reference: Reference) -> Image | None:
     """The stored image of a file that was imported before, or of a name or digest in a registry."""
     if reference.kind != "registry":
         return store.find_import(reference.path, reference.variant)
+    from pyrun.images.pulled import recall
     from pyrun.images.registry.reference import parse as parse_registry
 
-    wanted = parse_registry(reference.text)
-    try:
-        image = store.load(wanted.digest) if wanted.digest else store.find(wanted.store_name)
-    except NotFoundError:
-        return None
-    return image if store.has_layers(image) else None
+    known = recall(store, parse_registry(reference.text))
+    return known[0] if known is not None else None
 
 
 def _trusted(store: Store, image: Image) -> bool:

@@ -5,6 +5,7 @@
     images/<id>            one JSON record for each image, written after everything it names
     refs/<name>/<id>       labels of an image, for look-ups by name
     imports/<stat key>     id of the image that this very file holds
+    imports/pulled+<name>  what a name meant in its registry, see `pulled`
     locks/ tmp/ trust/     see `locks`, `staging` and `trust`
 
 Nothing here changes the store.  Writing is `importer`, deleting is `prune`.

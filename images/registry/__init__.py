@@ -1,5 +1,7 @@
 """Images from registries (OCI distribution-spec 1.1 and Docker's registry API v2), over urllib3.
 
+    config        registries.conf: mirrors, what is blocked, where plain http will do
+    endpoints     the places that may have one image, asked in turn
     reference     what HOST/REPOSITORY:TAG@DIGEST means
     credentials   who we are: the files and helpers of podman and docker
     auth          challenges and tokens

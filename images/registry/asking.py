@@ -88,6 +88,11 @@ class Asker:
     def __exit__(self, *_exc: object) -> None:
         self.transport.close()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         """Ends what other threads download; they get an ImageError."""
         self._stopped.set()

@@ -12,19 +12,24 @@ import json
 import os
 import threading
 import time
+from collections.abc import Collection
 from typing import Any, Protocol
 
-from pyrun.errors import ManifestError, PyrunError, SignatureError
+from pyrun.errors import ImageError, ManifestError, PyrunError, SignatureError
 from pyrun.images import commit, strictjson
 from pyrun.images.importer import explain
 from pyrun.images.layered import import_tree, normal_name
 from pyrun.images.oci import INDEXES, MANIFESTS, MAX_MANIFEST, Tree
 from pyrun.images.parents import DIRECTORY
 from pyrun.images.printable import printable
+from pyrun.images.pulled import recall, remember
 from pyrun.images.registry.artifacts import check_claims
+from pyrun.images.registry.asking import Answer
 from pyrun.images.registry.blob import download
 from pyrun.images.registry.client import Client
+from pyrun.images.registry.endpoints import Endpoints
 from pyrun.images.registry.reference import parse
+from pyrun.images.registry.transport import UnreachableError
 from pyrun.images.resolve import Reference
 from pyrun.images.staging import Staging, write_file
 from pyrun.images.store import Image, Store, is_digest
@@ -48,12 +53,14 @@ class Progress(Protocol):
         """The blob is complete."""
 
 
-def pull(store: Store, text: str, *, unsigned: bool = False, http: bool = False, progress: Progress | None = None, **client: Any) -> Image:
+def pull(
+    store: Store, text: str, *, unsigned: bool = False, http: Collection[str] = (), progress: Progress | None = None, **client: Any
+) -> Image:
     """The image that a reference means in its registry now, stored; what the store has of it is not downloaded.
 
-    With `http` the registry is asked over plain http.  SignatureError unless `unsigned`, before anything is asked: what
-    comes from registries cannot be signed yet.  UsageError for the reference, ImageError and its kin for everything that
-    the registry does, StateError for the store; nothing is left behind.  `client` goes to `Client`.
+    `http` names registries that may be asked over plain http, see `Endpoints`.  SignatureError unless `unsigned`, before
+    anything is asked: what comes from registries cannot be signed yet.  UsageError for the reference, ImageError and its
+    kin for everything that the registry does, StateError for the store; nothing is left behind.  `client` goes to `Endpoints`.
     """
     reference = parse(text)
     if not unsigned:
@@ -62,20 +69,43 @@ def pull(store: Store, text: str, *, unsigned: bool = False, http: bool = False,
     store.ensure()
     began = time.time_ns()
     try:
-        with store.lock(exclusive=False), Staging(store.root, "pull") as staging, Client(reference, http=http, **client) as asked:
-            tree = RemoteTree(asked, store, staging, progress)
-            try:
-                tree.resolve()
-                image = import_tree(store, staging, tree, Reference(text, "registry"))
-            finally:
-                tree.close()
-            if image.imported < began and (image.name, image.labels.get("version", "")) == normal_name(reference.full_name):
-                _renew(store, staging, image)
-            return image
+        with store.lock(exclusive=False), Endpoints(reference, http=http, **client) as asked:
+            known = recall(store, reference)
+            if known is not None and asked.first(lambda one: _digest_now(one) == known[1]):
+                return known[0]
+            with Staging(store.root, "pull") as staging:
+                tree = RemoteTree(asked, store, staging, progress)
+                try:
+                    digest = tree.resolve()
+                    with commit.fetch_lock(store, digest):
+                        image = import_tree(store, staging, tree, Reference(text, "registry"))
+                finally:
+                    tree.close()
+                if image.imported < began and (image.name, image.labels.get("version", "")) == normal_name(reference.full_name):
+                    _renew(store, staging, image)
+                remember(store, staging, reference, image.id, digest)
+                return image
     except OSError as error:
         if isinstance(error, PyrunError):
             raise
         raise explain(store, str(reference), error) from error
+
+
+def _digest_now(client: Client) -> str:
+    """What the registry says of the tag in a mere HEAD, which registries that count requests do not count; "" where it says nothing.
+
+    An error is left to the GET that follows: that one has words.
+    """
+    reference = client.reference
+    if reference.digest:
+        return reference.digest
+    try:
+        claimed = client.document(f"manifests/{reference.tag}", 0, (*MANIFESTS, *INDEXES), method="HEAD").claimed
+    except UnreachableError:
+        raise
+    except ImageError:
+        return ""
+    return claimed.replace(":", "-", 1)
 
 
 def _renew(store: Store, staging: Staging, image: Image) -> None:
@@ -104,14 +134,14 @@ class RemoteTree(Tree):
     Opening raises ImageError, DigestError or ManifestError of the download.
     """
 
-    __slots__ = ("_client", "_guard", "_known", "_locks", "_progress", "_store", "path")
+    __slots__ = ("_asked", "_guard", "_known", "_locks", "_progress", "_store", "path")
 
-    def __init__(self, client: Client, store: Store, staging: Staging, progress: Progress | None = None) -> None:
+    def __init__(self, asked: Endpoints, store: Store, staging: Staging, progress: Progress | None = None) -> None:
         self.path = f"{staging.path}/{_FOLDER}"
         for folder in ("", "/blobs", "/blobs/sha256", "/blobs/sha512"):
             os.mkdir(self.path + folder, 0o700)
-        super().__init__(os.open(self.path, DIRECTORY), str(client.reference))
-        self._client = client
+        super().__init__(os.open(self.path, DIRECTORY), str(asked.reference))
+        self._asked = asked
         self._store = store
         self._progress = progress or _Silent()
         self._known: dict[str, tuple[int, str]] = {}  # size, and the media type of what is a manifest
@@ -120,7 +150,7 @@ class RemoteTree(Tree):
 
     def stop(self) -> None:
         """Ends the downloads that go on in other threads."""
-        self._client.stop()
+        self._asked.stop()
 
     def close(self) -> None:
         """Closes the directory."""
@@ -128,10 +158,8 @@ class RemoteTree(Tree):
 
     def resolve(self) -> str:
         """Asks what the reference means, once; the digest (``sha256-<hex>``) that everything hangs on from now on."""
-        reference = self._client.reference
-        wanted = reference.digest
-        answer = self._client.document(f"manifests/{wanted.replace('-', ':', 1) or reference.tag}", MAX_MANIFEST, (*MANIFESTS, *INDEXES))
-        digest = check_claims(self._client, answer.data, wanted, answer.claimed)
+        reference = self._asked.reference
+        digest, answer = self._manifest(reference.digest, reference.tag)
         if answer.media_type not in (*MANIFESTS, *INDEXES):
             reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, which is no image"
             raise ManifestError("fetch", str(reference), reason, hint="pyrun takes OCI images and Docker images of schema 2")
@@ -163,13 +191,11 @@ class RemoteTree(Tree):
         if digest not in self._known:
             raise ManifestError("fetch", self.title, f"{digest[:19]} is not described in plain spelling", hint="build the image again")
         size, media_type = self._known[digest]
-        spelled = digest.replace("-", ":", 1)
         if self._link(digest, size, target):
             if media_type:
                 self._learn(target, min(size, MAX_MANIFEST))
         elif media_type:
-            answer = self._client.document(f"manifests/{spelled}", min(size, MAX_MANIFEST), (*MANIFESTS, *INDEXES))
-            check_claims(self._client, answer.data, digest, answer.claimed)
+            _, answer = self._manifest(digest, "", min(size, MAX_MANIFEST))
             if answer.media_type != media_type:
                 reason = f"the registry calls it {printable(answer.media_type or 'nothing', 100)}, the index {printable(media_type, 100)}"
                 raise ManifestError(
@@ -178,9 +204,20 @@ class RemoteTree(Tree):
             self._keep(digest, answer.data)
         else:
             self._progress.begin(digest, size)
-            download(self._client, f"{target}.part", digest, size, lambda count: self._progress.moved(digest, count))
+            self._asked.first(
+                lambda client: download(client, f"{target}.part", digest, size, lambda count: self._progress.moved(digest, count))
+            )
             os.rename(f"{target}.part", target)
             self._progress.end(digest, size)
+
+    def _manifest(self, digest: str, tag: str, limit: int = MAX_MANIFEST) -> tuple[str, Answer]:
+        """A manifest or index by digest or else by tag, checked; with its digest."""
+
+        def ask(client: Client) -> tuple[str, Answer]:
+            answer = client.document(f"manifests/{digest.replace('-', ':', 1) or tag}", limit, (*MANIFESTS, *INDEXES))
+            return check_claims(client, answer.data, digest, answer.claimed), answer
+
+        return self._asked.first(ask)
 
     def _link(self, digest: str, size: int, target: str) -> bool:
         """Whether the store has the blob; its content is checked by the reader like any other."""

@@ -63,11 +63,6 @@ class RegistryReference:
         """The name in the store with the tag, where there is one."""
         return f"{self.name}:{self.tag}" if self.tag else self.name
 
-    @property
-    def store_name(self) -> str:
-        """What `Store.find` finds it by: only an exact match of name and tag."""
-        return f"{self.name},version={self.tag}"
-
     def __str__(self) -> str:
         return self.full_name + (f"@{self.digest.replace('-', ':', 1)}" if self.digest else "")
 

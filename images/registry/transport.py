@@ -28,7 +28,7 @@ from urllib3.exceptions import SSLError as WrappedSSLError
 from pyrun.errors import ImageError
 from pyrun.images.printable import printable
 
-__all__ = ["Again", "Patience", "Transport", "Url", "Watch"]
+__all__ = ["Again", "Patience", "Transport", "UnreachableError", "Url", "Watch"]
 
 CERTS_DIRS = ("/etc/containers/certs.d", "/etc/docker/certs.d")  # containers-certs.d(5)
 _FATAL_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS_AVAILABLE", "ALERT")
@@ -74,6 +74,10 @@ class Again(Exception):
         super().__init__(str(error))
         self.error = error
         self.wait = wait
+
+
+class UnreachableError(ImageError):
+    """Nobody answers there, or not in TLS: another way in may exist."""
 
 
 class Url:
@@ -310,7 +314,27 @@ def context(url: Url, certs_dirs: tuple[str, ...]) -> ssl.SSLContext:
                 made.load_verify_locations(f"{folder}/{name}")
             except OSError:  # ssl.SSLError is one
                 raise ImageError("read certificate", f"{folder}/{name}", "not a certificate in PEM form", hint="replace it") from None
+        _show_ourselves(made, folder)
     return made
+
+
+def _show_ourselves(made: ssl.SSLContext, folder: str) -> None:
+    """Loads the pair NAME.cert and NAME.key that the registry of `folder`, and nobody else, may ask for."""
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".cert"):
+            continue
+        path = f"{folder}/{name}"
+        key = f"{path.removesuffix('.cert')}.key"
+        try:
+            info = os.stat(key)
+            if info.st_mode & 0o077 or info.st_uid not in (0, os.geteuid()):
+                hint = f"chmod 600 {key}, and get a new one"
+                raise ImageError("read key", key, "others than its owner may read it", hint=hint)
+            made.load_cert_chain(path, key, password="")  # none is asked for on the terminal
+        except OSError as error:  # ssl.SSLError is one
+            missing = isinstance(error, FileNotFoundError)
+            reason = "it is missing" if missing else "not a certificate and its key in PEM form"
+            raise ImageError("read certificate", key if missing else path, reason, hint="replace both, or remove them") from None
 
 
 def _is_near(address: str) -> bool:
@@ -340,10 +364,11 @@ def failures(url: Url, watch: Watch) -> Iterator[None]:
             plain = (what.reason or "") in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
             reason = "it does not speak TLS" if plain else f"TLS: {printable((what.reason or '').lower().replace('_', ' '))}"
             hint = "check the port; plain http is accepted with --insecure-options=http" if plain else "TLS 1.2 is the least"
-            raise _error(url, reason, hint) from None
+            raise _error(url, reason, hint, UnreachableError if plain else ImageError) from None
         if isinstance(what, socket.gaierror) and what.errno != socket.EAI_AGAIN:
-            raise _error(url, "no such host", "check how it is spelled") from None
-        raise Again(_error(url, _words(what), "is the registry running, and the port right?")) from None
+            raise _error(url, "no such host", "check how it is spelled", UnreachableError) from None
+        kind = UnreachableError if isinstance(what, ConnectionRefusedError) else ImageError
+        raise Again(_error(url, _words(what), "is the registry running, and the port right?", kind)) from None
 
 
 def _root(error: BaseException) -> BaseException:
@@ -363,8 +388,8 @@ def _words(error: BaseException) -> str:
     return "the connection broke"
 
 
-def _error(url: Url, reason: str, hint: str) -> ImageError:
-    return ImageError("ask", f"{url.host}:{url.port}", reason, hint=hint)
+def _error(url: Url, reason: str, hint: str, kind: type[ImageError] = ImageError) -> ImageError:
+    return kind("ask", f"{url.host}:{url.port}", reason, hint=hint)
 
 
 def _refuse(what: str, reason: str) -> NoReturn:

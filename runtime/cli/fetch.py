@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyrun.cli.output import say
-from pyrun.cli.progress import shown
+from pyrun.cli.run import plain_http, progress_of
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
 from pyrun.images.store import Store
@@ -11,6 +11,7 @@ from pyrun.images.store import Store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
+    from pyrun.images.store import Image
 
 __all__ = ["run"]
 
@@ -20,19 +21,13 @@ def run(args: Args) -> int:
     if args.signature is not None and len(args.files) > 1:
         raise UsageError("fetch", args.files[1], "one signature cannot be that of several files", hint="fetch the files one by one")
     store = Store(args.root)
-    unsigned = "image" in args.insecure_options
+    if "" in plain_http(args) and len({_registry(path) for path in args.files} - {""}) > 1:
+        hint = "name the one that speaks it: --insecure-options=http:HOST[:PORT]"
+        raise UsageError("option --insecure-options", "http", "several registries are named", hint=hint)
     code = 0
     for path in args.files:
         try:
-            with shown(args.quiet) as progress:
-                image = resolve.fetch(
-                    store,
-                    resolve.parse(path),
-                    signature=args.signature,
-                    unsigned=unsigned,
-                    http="http" in args.insecure_options,
-                    progress=progress,
-                )
+            image = _fetch(args, store, path)
         except PyrunError as error:
             if len(args.files) == 1:
                 raise
@@ -45,3 +40,23 @@ def run(args: Args) -> int:
             say(f"pyrun: note: {path} has no trusted signature; it will not run without --insecure-options=image", error=True)
         say(image.id)
     return code
+
+
+def _fetch(args: Args, store: Store, text: str) -> Image:
+    """The image that one argument means, fetched as --pull-policy says."""
+    unsigned, http, progress = "image" in args.insecure_options, plain_http(args), progress_of(args)
+    reference = resolve.parse(text)
+    if args.pull_policy == "update" and reference.kind != "name":
+        return resolve.fetch(store, reference, signature=args.signature, unsigned=unsigned, http=http, progress=progress)
+    policy = args.pull_policy
+    return resolve.find(store, text, signature=args.signature, unsigned=unsigned, policy=policy, http=http, progress=progress)
+
+
+def _registry(text: str) -> str:
+    """The registry that a reference names; "" for a file."""
+    reference = resolve.parse(text)
+    if reference.kind != "registry":
+        return ""
+    from pyrun.images.registry.reference import parse
+
+    return parse(text).registry

@@ -38,7 +38,7 @@ KINDS: dict[str, object] = {
     "list": [],  # list[str], one element for each time it is given
     "paths": [],  # list[str]; completes as a file name
     "ints": [],  # list[int], written with commas
-    "insecure": [],  # list[str], written with commas, groups replaced by their members
+    "insecure": [],  # list[str], written with commas, groups replaced by their members; http:HOST[:PORT] stays as it is
     "env": {},  # dict[str, str], NAME=VALUE
     "volume": [],  # list[VolumeSpec], see pyrun.cli.specs
     "mount": [],  # list[MountSpec]; the docker form adds to `volume` instead
@@ -84,7 +84,8 @@ ALLOW: Option = (
     "insecure",
     "none image http capabilities paths seccomp new-privs all-fetch all-run all",
     "Security",
-    "give up the named protections, separated by commas; groups: all-fetch is image and http, all-run the other four",
+    "give up the named protections, separated by commas; groups: all-fetch is image and http, all-run the other four;"
+    " http:HOST[:PORT] is http for another registry than the one that is named",
 )
 ALLOW_FETCH: Option = (
     "--insecure-options",
@@ -92,7 +93,32 @@ ALLOW_FETCH: Option = (
     "insecure",
     "none image http all-fetch all",
     "Security",
-    "give up protections: image accepts images without a good signature, http asks registries over plain http",
+    "give up protections: image accepts images without a good signature, http asks the registry that is named over plain http,"
+    " http:HOST[:PORT] another one",
+)
+PULL_NEW: Option = (
+    "--pull-policy",
+    "POLICY",
+    "str",
+    "new never update",
+    "app Image",
+    "fetch the image if it is not stored (new, the default), never, or also if the registry's tag has moved (update)",
+)
+PULL_NEVER: Option = (
+    "--pull-policy",
+    "POLICY",
+    "str",
+    "never new update",
+    "app Image",
+    "fetch the image never (the default), if it is not stored (new), or also if the registry's tag has moved (update)",
+)
+PULL_UPDATE: Option = (
+    "--pull-policy",
+    "POLICY",
+    "str",
+    "update new never",
+    "Image",
+    "fetch what a registry's tag has moved to (update, the default), only what is not stored (new), or never",
 )
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
@@ -177,11 +203,11 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 # Positional words: "IMAGE" one, "FILE..." one or more, "[REF]..." any number; the attribute of `Args` is the word in lower
 # case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`).
 VERBS: dict[str, Verb] = {
-    "run": ("run", "IMAGE --", RUN, _RUN_PAIRS, "run an image in the foreground"),
+    "run": ("run", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "run an image in the foreground"),
     "plan": (
         "plan",
         "IMAGE --",
-        (*RUN, FORMAT_TEXT),
+        (PULL_NEVER, *RUN, FORMAT_TEXT),
         _RUN_PAIRS,
         "print what `run` would ask of the kernel",
     ),
@@ -208,7 +234,7 @@ VERBS: dict[str, Verb] = {
     "fetch": (
         "fetch",
         "FILE...",
-        (SIGNATURE, ALLOW_FETCH, QUIET),
+        (PULL_UPDATE, SIGNATURE, ALLOW_FETCH, QUIET),
         (),
         "verify images, in files or registries, and store them",
     ),

@@ -86,6 +86,7 @@ class Args:
     caps_remove: Words | None
     seccomp: Text
     insecure_options: Words
+    pull_policy: str
     quiet: bool
 
     prefix: Text
@@ -324,9 +325,9 @@ def _extend(args: Args, option: Option, name: str, text: str) -> None:
         held += [_number(name, item, "0..4294967294", 10) for item in _items(name, text)]
     elif kind == "insecure":
         for item in _items(name, text):
-            if item not in INSECURE:
+            if item not in INSECURE and not (item.startswith("http:") and item[5:]):
                 _fail(f"option {name}", f"'{item}' is not a protection that can be given up", f"choose from {', '.join(INSECURE)}")
-            held += [member for member in INSECURE[item] if member not in held]
+            held += [member for member in INSECURE.get(item, (item,)) if member not in held]
     else:
         from pyrun.cli.specs import add_mount, add_volume
 

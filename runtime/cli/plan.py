@@ -23,7 +23,7 @@ def run(args: Args) -> int:
     """Print the plan as text or JSON."""
     store = Store(args.root)
     notes: list[str] = []
-    image = find_image(args, store, importing=False)
+    image = find_image(args, store)
     _, plan = decide(options_of(args), store, image, Pods(args.root), host.probe(), new_uuid(), notes)
     for note in notes:
         tell(note)

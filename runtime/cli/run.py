@@ -21,7 +21,11 @@ from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from pyrun.cli.parse import Args
+    from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
@@ -56,7 +60,7 @@ def run(args: Args) -> int:
 
 def _remember(args: Args, recipe: Recipe) -> None:
     """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part."""
-    if recipe.checks is None or args.set_env_file or args.uuid_file_save or args.signature or args.debug:
+    if recipe.checks is None or args.pull_policy == "update" or args.set_env_file or args.uuid_file_save or args.signature or args.debug:
         return
     from pyrun import native
     from pyrun.pod.cache import save
@@ -84,16 +88,33 @@ def options_of(args: Args) -> Options:
     return options
 
 
-def find_image(args: Args, store: Store, *, importing: bool = True) -> Image:
-    """Return the image that the command line names, imported first if it is a file; see `pyrun.images.resolve`."""
-    unsigned = "image" in args.insecure_options
-    if resolve.parse(args.image).kind != "registry":
-        return resolve.find(store, args.image, signature=args.signature, unsigned=unsigned, importing=importing)
-    from pyrun.cli.progress import shown
+def find_image(args: Args, store: Store) -> Image:
+    """Return the image that the command line names, fetched as --pull-policy says; see `pyrun.images.resolve`."""
+    return resolve.find(
+        store,
+        args.image,
+        signature=args.signature,
+        unsigned="image" in args.insecure_options,
+        policy=args.pull_policy,
+        http=plain_http(args),
+        progress=progress_of(args),
+    )
 
-    http = "http" in args.insecure_options
-    with shown(args.quiet) as line:
-        return resolve.find(store, args.image, signature=args.signature, unsigned=unsigned, importing=importing, http=http, progress=line)
+
+def plain_http(args: Args) -> list[str]:
+    """Return the registries that may be asked over plain http, "" standing for the one that is named as the image."""
+    return [word[5:].lower() for word in args.insecure_options if word == "http" or word.startswith("http:")]
+
+
+def progress_of(args: Args) -> Callable[[], AbstractContextManager[Progress | None]]:
+    """Return what shows a download, once there is one."""
+
+    def show() -> AbstractContextManager[Progress | None]:
+        from pyrun.cli.progress import shown
+
+        return shown(args.quiet)
+
+    return show
 
 
 def _sources(args: Args, store: Store, image: Image) -> list[str]:
@@ -105,7 +126,7 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     reference = resolve.parse(args.image)
     if reference.path:
         return [os.path.abspath(reference.path), *own]
-    return [store.ref_dir(image.name), store.root + "/images", *own]
+    return [store.ref_dir(image.name), store.root + "/images", *([store.root + "/imports"] if reference.kind == "registry" else []), *own]
 
 
 def _save_uuid(path: str, uuid: str) -> None:

@@ -67,9 +67,10 @@ class Authority:
 class Request:
     """What was asked: path with query, and headers by lower-case name."""
 
-    def __init__(self, path: str, headers: dict[str, str]) -> None:
+    def __init__(self, path: str, headers: dict[str, str], method: str = "GET") -> None:
         self.path = path
         self.headers = headers
+        self.method = method
 
     @property
     def authorization(self) -> str:
@@ -102,7 +103,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Scripted
 
     def do_GET(self) -> None:
-        request = Request(self.path, {name.lower(): value for name, value in self.headers.items()})
+        request = Request(self.path, {name.lower(): value for name, value in self.headers.items()}, self.command)
         self.server.seen.append(request)
         reply = self.server.answer(request)
         self.send_response(reply.status)
@@ -111,6 +112,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "Transfer-Encoding" not in reply.headers:
             self.send_header("Content-Length", str(reply.length))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         body = reply.body if reply.cut is None else reply.body[: reply.cut]
         if reply.pause:
             for byte in body:
@@ -120,6 +123,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         if reply.cut is not None or reply.length != len(body):
             self.close_connection = True
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -131,7 +136,11 @@ class Scripted(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, certificate: tuple[Path, Path] | None, answer: Callable[[Request], Reply], maximum: ssl.TLSVersion | None = None
+        self,
+        certificate: tuple[Path, Path] | None,
+        answer: Callable[[Request], Reply],
+        maximum: ssl.TLSVersion | None = None,
+        client_authority: Path | None = None,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = answer
@@ -141,6 +150,9 @@ class Scripted(http.server.ThreadingHTTPServer):
         if certificate:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(*certificate)
+            if client_authority:
+                self._context.verify_mode = ssl.CERT_REQUIRED
+                self._context.load_verify_locations(client_authority)
             if maximum:
                 self._context.set_ciphers("DEFAULT@SECLEVEL=0")
                 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):

@@ -10,7 +10,13 @@ import pytest
 from pyrun.cli.options import COMMON, GLOBAL, VERBS
 
 TOP = Path(__file__).resolve().parents[2]
-PAGES = [TOP / "README.md", TOP / "CHANGELOG.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").glob("*.md"))]
+PAGES = [
+    TOP / "README.md",
+    TOP / "CHANGELOG.md",
+    TOP / "CONTRIBUTING.md",
+    *sorted((TOP / "docs").glob("*.md")),
+    *sorted((TOP / "docs" / "sources").glob("*.md")),
+]
 DESIGN = sorted((TOP / "docs" / "design").glob("*.md"))
 OTHERS = {"--no-install-recommends", "--strict"}  # of apt-get and mypy
 

@@ -15,6 +15,7 @@ from pyrun.errors import DigestError, ImageError, ManifestError, NotFoundError, 
 from pyrun.images.oci import Found, read_layout
 from pyrun.images.registry.blob import download
 from pyrun.images.registry.client import Client
+from pyrun.images.registry.endpoints import Endpoints
 from pyrun.images.registry.pull import RemoteTree, pull
 from pyrun.images.registry.reference import parse
 from pyrun.images.registry.transport import Patience
@@ -63,7 +64,7 @@ def read(authority: Authority, serve: Callable[[Answer], Scripted], store: Store
         store.ensure()
         with (
             Staging(store.root, "test") as staging,
-            Client(parse(f"docker://{server.place}/app{rest}"), **options(authority, server)) as client,  # type: ignore[arg-type]
+            Endpoints(parse(f"docker://{server.place}/app{rest}"), **options(authority, server)) as client,  # type: ignore[arg-type]
         ):
             tree = RemoteTree(client, store, staging)
             try:

@@ -82,3 +82,23 @@ def test_what_is_no_certificate(authority: Authority, tmp_path: Path) -> None:
         (tmp_path / server.place / "x.crt").write_text("nonsense")
         with pytest.raises(ImageError, match="not a certificate in PEM form"):
             ask(server, (str(tmp_path),))
+
+
+def test_who_we_are(authority: Authority, tmp_path: Path) -> None:
+    """A certificate of ours goes to the registry that it lies by, and a key that others may read is not used."""
+    certificate, key = authority.issue("client")
+    folder = authority.certs_dirs()[0]
+    with Scripted(authority.issue("good"), hello, client_authority=authority.certificate) as server:
+        dirs = authority.certs_dirs(server.place)
+        with pytest.raises(ImageError):
+            ask(server, dirs)
+        place = Path(folder) / server.place
+        (place / "me.cert").write_bytes(certificate.read_bytes())
+        with pytest.raises(ImageError, match="missing"):
+            ask(server, dirs)
+        (place / "me.key").write_bytes(key.read_bytes())
+        (place / "me.key").chmod(0o644)
+        with pytest.raises(ImageError, match="others than its owner may read it"):
+            ask(server, dirs)
+        (place / "me.key").chmod(0o600)
+        assert ask(server, dirs) == b"hello"
