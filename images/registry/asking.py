@@ -37,7 +37,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 AGAIN = (408, 429, 500, 502, 503, 504)
 _PIECE = 256 << 10
 _JITTER = random.SystemRandom()
-ASK = "ask who runs the registry"
+ASK = "ask who runs the server"
 
 T = TypeVar("T")
 
@@ -64,7 +64,10 @@ class Challenged(Protocol):
 
 
 class Asker:
-    """Asks the server of the URL `home`; threads may share it.  Use it in a `with`.  `title` is what messages name."""
+    """Asks the server of the URL `home`; threads may share it.  Use it in a `with`.  `title` is what messages name.
+
+    `near` as for `Transport`, where it was not the user who named the server.
+    """
 
     def __init__(
         self,
@@ -74,11 +77,12 @@ class Asker:
         patience: Patience | None = None,
         certs_dirs: tuple[str, ...] = CERTS_DIRS,
         sleep: Callable[[float], object] | None = None,
+        near: bool | None = None,
     ) -> None:
         self.home = home
         self.title = title
         self.patience = patience or Patience()
-        self.transport = Transport(home, self.patience, certs_dirs)
+        self.transport = Transport(home, self.patience, certs_dirs, near)
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
 
@@ -213,7 +217,7 @@ class Asker:
                     break
             else:
                 return bytes(data)
-        raise ManifestError("fetch", self.title, f"the registry sends more than {limit} bytes", hint="no real image needs that")
+        raise ManifestError("fetch", self.title, f"the server sends more than {limit} bytes", hint="no real image needs that")
 
     def _follow(self, url: Url, response: urllib3.BaseHTTPResponse, hops: int) -> Url:
         place = response.headers.get("Location", "")
@@ -233,7 +237,7 @@ class Asker:
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if response.status < 300 and encoding not in ("", "identity"):
             reason = f"{url.host}:{url.port} sends it encoded as {printable(encoding, 40)}, which was not asked for"
-            raise DigestError("fetch", self.title, reason, hint="its digest would mean something else: ask who runs the registry")
+            raise DigestError("fetch", self.title, reason, hint=f"its digest would mean something else: {ASK}")
 
     def _words(self, url: Url, response: urllib3.BaseHTTPResponse, watch: Watch) -> str:
         """The first of errors[] in the body (distribution-spec, "Error Codes"), on one line."""

@@ -224,20 +224,24 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class Transport:
-    """Connections to one registry and to where it sends us; threads may share it."""
+    """Connections to one server and to where it sends us; threads may share it.
 
-    def __init__(self, home: Url, patience: Patience, certs_dirs: tuple[str, ...] = CERTS_DIRS) -> None:
+    Where another one named `home`, not the user, `near` says whether that one may send us to addresses of this host.
+    """
+
+    def __init__(self, home: Url, patience: Patience, certs_dirs: tuple[str, ...] = CERTS_DIRS, near: bool | None = None) -> None:
         self.home = home
         self.patience = patience
         self._certs_dirs = certs_dirs
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
-        self._near = False
+        self._named = near is None
+        self.near = bool(near)  # whether what we were sent by has an address of this host itself
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
 
     def watch(self, url: Url) -> Watch:
         """The watch for an exchange with `url`, its time that of the head of an answer."""
-        made = Watch(self.patience.head, _anywhere if url.host == self.home.host else self._gate)
+        made = Watch(self.patience.head, _anywhere if self._named and url.host == self.home.host else self._gate)
         with self._lock:
             self._watches.add(made)
         return made
@@ -262,8 +266,8 @@ class Transport:
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.idle),
             )
-        if url.origin == self.home.origin and watch.address:
-            self._near = _is_near(watch.address)  # where it answered, not all that its name may mean
+        if self._named and url.origin == self.home.origin and watch.address:
+            self.near = _is_near(watch.address)  # where it answered, not all that its name may mean
         return response
 
     def close(self) -> None:
@@ -286,14 +290,14 @@ class Transport:
             return pool
 
     def _gate(self, address: str) -> None:
-        """Refuses addresses that only this host sees, its cloud's metadata among them, unless the registry has one too (C08)."""
-        if _is_near(address) and not self._near:
-            reason = f"the registry sends us to {address}, an address of this host or link"
-            raise ImageError("connect to", address, reason, hint=f"only a registry on this host may do that; ask who runs {self.home.host}")
+        """Refuses addresses that only this host sees, its cloud's metadata among them, unless the server has one too (C08, C11)."""
+        if _is_near(address) and not self.near:
+            reason = f"the server sends us to {address}, an address of this host or link"
+            raise ImageError("connect to", address, reason, hint=f"only a server on this host may do that; ask who runs {self.home.host}")
 
 
 def _anywhere(_address: str) -> None:
-    """The gate for the registry that the user named."""
+    """The gate for the server that the user named."""
 
 
 def context(url: Url, certs_dirs: tuple[str, ...]) -> ssl.SSLContext:
