@@ -74,13 +74,24 @@ def program(name, *sources):
     return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
 
 
-LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/start.c")
+LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/handover.c", "native/start.c")
+KEEPER = program(
+    "pyrun.native.keeper",
+    "native/keeper.c",
+    "native/keep_run.c",
+    "native/keep_state.c",
+    "native/keep_log.c",
+    "native/handover.c",
+    "native/files.c",
+    "native/start.c",
+)
 HELPER = program(
     "pyrun.native.helper",
     "native/main.c",
     "native/supervise.c",
     "native/terminal.c",
     "native/cleanup.c",
+    "native/files.c",
     "native/init.c",
     "native/root.c",
     "native/mounts.c",
@@ -95,7 +106,7 @@ setup(
     packages=packages(),
     package_dir=ROOMS,
     package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h"]},
-    ext_modules=[HELPER],
+    ext_modules=[HELPER, KEEPER],
     cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder"],
     scripts=["native/launcher.c"],
     cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["become", "helper", "lib", "memfd_sealed", "openat2", "spawn", "syncfs"]
+__all__ = ["become", "helper", "inotify", "lib", "memfd_sealed", "openat2", "spawn", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -29,6 +29,7 @@ ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
 MFD_EXEC = 16
 
 HELPER = os.path.dirname(__file__) + "/helper"
+KEEPER = os.path.dirname(__file__) + "/keeper"
 _helper = -1
 helper_note = ""  # why the helper does not run from a sealed memfd, for the CLI to say
 
@@ -47,6 +48,17 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
 def syncfs(fd: int) -> None:
     """Write the file system that holds `fd` to its device (syncfs(2))."""
     _check(lib.pyrun_syncfs(fd))
+
+
+def inotify(path: bytes, mask: int, fd: int = -1) -> tuple[int, int]:
+    """Watch `path` for the IN_ events of inotify(7) and return (descriptor, watch); with `fd` one more path by the same descriptor."""
+    made = _check(lib.pyrun_inotify()) if fd < 0 else fd
+    try:
+        return made, _check(lib.pyrun_inotify_add(made, path, mask), path)
+    except OSError:
+        if fd < 0:
+            os.close(made)
+        raise
 
 
 def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:

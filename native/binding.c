@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/inotify.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,6 +33,21 @@ static int pyrun_openat2(int dir, const char *path, uint64_t flags, uint64_t mod
     long fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
 
     return fd < 0 ? -errno : (int)fd;
+}
+
+/* inotify(7), close-on-exec; its descriptor is waited for with poll(2). */
+static int pyrun_inotify(void)
+{
+    int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+    return fd < 0 ? -errno : fd;
+}
+
+static int pyrun_inotify_add(int fd, const char *path, uint32_t mask)
+{
+    int watch = inotify_add_watch(fd, path, mask);
+
+    return watch < 0 ? -errno : watch;
 }
 
 static int pyrun_syncfs(int fd)

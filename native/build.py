@@ -22,6 +22,8 @@ ffibuilder.cdef(
     wire()
     + """
     static int pyrun_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
+    static int pyrun_inotify(void);
+    static int pyrun_inotify_add(int fd, const char *path, uint32_t mask);
     static int pyrun_syncfs(int fd);
     static int pyrun_spawn(int helper, char *const argv[], char *const envp[], const int *slots, int count, int *pidfd);
     static int pyrun_become(int helper, char *const argv[], char *const envp[], const int *slots, int count);

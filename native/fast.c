@@ -3,19 +3,11 @@
  * Nothing is decided here.  Whatever is not exactly as it was when the recipe was written, and whatever goes
  * wrong before the helper takes over, undoes itself and leaves the command to Python.  The steps are those of
  * pyrun.cli.run, in its order: lock the store, check, make the pod's directory and cgroup, become the helper. */
-#include <linux/memfd.h>
-
 #include "fast.h"
-#include "plan.h"
+#include "handover.h"
 #include "recipe.h"
 
 #define PODS_LOOKED_AT 64
-#define LOCK_SH 1
-#define LOCK_EX 2
-#define LOCK_NB 4
-#define ADD_SEALS 1033
-#define ALL_SEALS 15
-#define ABOVE_SLOTS 16
 
 struct fast {
     const char *root;
@@ -37,8 +29,8 @@ static const char *from_environment(char **envp, const char *name)
     return "";
 }
 
-/* `[--root DIR] run ...`: returns the state root, or 0 for anything else. */
-static const char *root_of(int argc, char **argv, char **envp)
+/* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
+static const char *root_of(int argc, char **argv, char **envp, int *verb)
 {
     const char *root = from_environment(envp, "PYRUN_ROOT");
     int i = 1;
@@ -51,7 +43,8 @@ static const char *root_of(int argc, char **argv, char **envp)
     } else if (i < argc && memcmp(argv[i], "--root=", 7) == 0) {
         root = argv[i++] + 7;
     }
-    return i < argc && str_eq(argv[i], "run") && root[0] == '/' ? root : 0;
+    *verb = i;
+    return i < argc && root[0] == '/' ? root : 0;
 }
 
 static char *add_key(char *at, const char *end, const char *word)
@@ -165,6 +158,12 @@ static int swept(const struct fast *fast, const char *phase)
     return dir >= 0;
 }
 
+static int load_helper(struct fast *fast)
+{
+    fast->helper = sealed_program(fast->data + fast->recipe->helper);
+    return fast->helper >= 0;
+}
+
 static int make_uuid(struct fast *fast)
 {
     static const char digits[] = "0123456789abcdef";
@@ -194,44 +193,6 @@ static void fill_in(char *data, size_t size, const char *uuid)
             memcpy(data + i, uuid, UUID_LENGTH);
 }
 
-/* memfd_create(2), written and sealed; minus an errno where that is not to be had. */
-static int sealed(const char *name, const char *data, size_t size, unsigned flags)
-{
-    OWNED_FD guard = -1;
-    int fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
-
-    if (fd == -EINVAL && flags != 0) /* Linux before 6.3: every memfd may be executed */
-        fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    guard = fd;
-    while (fd >= 0 && size > 0) {
-        long n = sys_write(fd, data, size);
-
-        if (n <= 0)
-            return -EIO;
-        data += n;
-        size -= (size_t)n;
-    }
-    if (fd >= 0 && sys_call3(__NR_fcntl, fd, ADD_SEALS, ALL_SEALS) < 0)
-        return -EPERM;
-    guard = -1;
-    return fd;
-}
-
-static int load_helper(struct fast *fast)
-{
-    OWNED_FD fd = (int)sys_openat(AT_FDCWD, fast->data + fast->recipe->helper, O_RDONLY, 0);
-    struct stat st;
-    long map;
-
-    if (fd < 0 || sys_fstat(fd, &st) < 0 || st.st_size <= 0)
-        return 0;
-    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, fd, 0);
-    if ((unsigned long)map > -4096UL)
-        return 0;
-    fast->helper = sealed("pyrun-helper", (const char *)map, (size_t)st.st_size, 0x10 /* MFD_EXEC */);
-    return fast->helper >= 0;
-}
-
 static int load_plan(struct fast *fast)
 {
     char *plan = fast->data + fast->recipe->plan;
@@ -243,31 +204,6 @@ static int load_plan(struct fast *fast)
     memcpy(plan + offsetof(struct plan_header, flags), &flags, sizeof flags);
     fast->plan = sealed("pyrun-plan", plan, fast->recipe->plan_size, 0);
     return fast->plan >= 0;
-}
-
-/* The cgroup2 directory of this process, as pyrun.host finds it; 0 leaves the pod without a cgroup. */
-static int find_cgroup(char path[PATH_SIZE])
-{
-    OWNED_FD fd = (int)sys_openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY, 0);
-    char text[8192], *line = text, *next;
-    long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
-
-    for (text[n > 0 ? n : 0] = '\0'; *line != '\0'; line = next) {
-        for (next = line; *next != '\0' && *next != '\n'; next++)
-            ;
-        if (*next != '\0')
-            *next++ = '\0';
-        if (memcmp(line, "0::/", 4) != 0)
-            continue;
-        for (int hybrid = 0; hybrid < 2; hybrid++) {
-            char procs[PATH_SIZE];
-
-            if (join(path, "/sys/fs/cgroup", hybrid ? "/unified" : "", line[4] == '\0' ? "" : line + 3) != 0 &&
-                join(procs, path, "/cgroup.procs", "") != 0 && sys_call3(__NR_faccessat, AT_FDCWD, procs, 2 /* W_OK */) == 0)
-                return 1;
-        }
-    }
-    return 0;
 }
 
 /* The pod's record names the cgroup before there is one, so that whoever finds the pod can remove it. */
@@ -325,25 +261,14 @@ static int make_pod(struct fast *fast)
     return 0;
 }
 
-/* Slots as in plan.h: every descriptor is copied out of the way first, so that no copy lands on one still needed. */
 static void become(struct fast *fast, char **envp)
 {
-    const int source[SLOT_COUNT] = {0, 1, 2, fast->plan, -1, fast->pod, fast->pods, fast->own, fast->own < 0 ? -1 : fast->parent};
-    char title[64], *argv[2] = {title, 0};
-    int high[SLOT_COUNT], helper = (int)sys_call3(__NR_fcntl, fast->helper, F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+    int slots[SLOT_COUNT] = {0, 1, 2, fast->plan, -1, fast->pod, fast->pods, fast->own, fast->own < 0 ? -1 : fast->parent};
 
-    (void)str_add(str_add(title, title + sizeof title, "pyrun: pod "), title + sizeof title, fast->uuid);
-    for (int i = 3; i < SLOT_COUNT; i++)
-        high[i] = source[i] < 0 ? -1 : (int)sys_call3(__NR_fcntl, source[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS);
-    fast->pods = high[SLOT_PODS]; /* what undoing needs, should the exec fail */
-    fast->pod = high[SLOT_POD];
-    fast->parent = high[SLOT_CGROUP_PARENT];
-    for (int i = 3; i < SLOT_COUNT; i++)
-        if (high[i] < 0)
-            sys_close(i);
-        else if (sys_call3(__NR_dup3, high[i], i, 0) < 0)
-            return;
-    (void)sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+    (void)become_helper(fast->helper, slots, 3, fast->uuid, envp);
+    fast->pods = slots[SLOT_PODS]; /* what undoing needs */
+    fast->pod = slots[SLOT_POD];
+    fast->parent = slots[SLOT_CGROUP_PARENT];
 }
 
 static void undo(const struct fast *fast)
@@ -360,6 +285,35 @@ static void undo(const struct fast *fast)
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);
 }
 
+/* `run-prepared [--detach] POD` by UUID or name: the pod's own link names the program that runs it (keeper.c). */
+static void run_prepared(const char *root, char **words, char **envp)
+{
+    char directory[PATH_SIZE], path[PATH_SIZE], target[UUID_LENGTH + 2], title[] = "pyrun: keeper", front[] = "front", detach[] = "detach";
+    char *argv[5] = {title, (char *)(uintptr_t)root, 0, front, 0};
+    long n;
+
+    for (; *words != 0; words++)
+        if (str_eq(*words, "--detach") || str_eq(*words, "-d"))
+            argv[3] = detach;
+        else if ((*words)[0] == '-' || (*words)[0] == '.' || argv[2] != 0)
+            return;
+        else
+            argv[2] = *words;
+    if (argv[2] == 0)
+        return;
+    if (str_len(argv[2]) != UUID_LENGTH) {
+        if (join(path, root, "/pods/names/", argv[2]) == 0)
+            return;
+        n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target);
+        if (n != UUID_LENGTH)
+            return;
+        target[n] = '\0';
+        argv[2] = target;
+    }
+    if (join(directory, root, "/pods/prepared/", argv[2]) != 0 && join(path, directory, "/keeper", "") != 0)
+        (void)sys_call3(__NR_execve, path, argv, envp);
+}
+
 /* Comes back only when Python has to do it. */
 void run_recipe(int argc, char **argv, char **envp)
 {
@@ -367,10 +321,13 @@ void run_recipe(int argc, char **argv, char **envp)
     static struct fast fast;
     char path[PATH_SIZE];
     size_t key_size;
+    int verb;
 
     fast.store = fast.pods = fast.pod = fast.parent = fast.own = fast.helper = fast.plan = -1;
-    fast.root = root_of(argc, argv, envp);
-    if (fast.root == 0 || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || sys_call0(__NR_geteuid) != 0)
+    fast.root = root_of(argc, argv, envp, &verb);
+    if (fast.root != 0 && str_eq(argv[verb], "run-prepared"))
+        run_prepared(fast.root, argv + verb + 1, envp);
+    if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || sys_call0(__NR_geteuid) != 0)
         return;
     key_size = make_key(key, sizeof key, argc, argv, envp);
     if (key_size == 0 || !load(&fast, key, key_size) || join(path, fast.root, "/locks/store", "") == 0)

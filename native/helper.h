@@ -8,6 +8,7 @@
 #define PYRUN_HELPER_H
 
 #include "decode.h"
+#include "files.h"
 #include "sys.h"
 
 /* One page that supervisor and init share.  Init belongs to the container's side of the wall, so
@@ -122,6 +123,5 @@ long open_in_root(const struct context *ctx, const char *path, uint64_t flags, i
 long make_in_root(const struct context *ctx, const char *path, int nofollow);
 long parent_in_root(const struct context *ctx, const char *path, const char **name);
 void fd_path(char path[32], int fd);
-long write_file(int dir, const char *path, int flags, unsigned mode, const char *text, size_t size);
 
 #endif

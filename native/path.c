@@ -78,26 +78,3 @@ long parent_in_root(const struct context *ctx, const char *path, const char **na
     parent[slash] = '\0';
     return make_in_root(ctx, slash == 0 ? "/" : parent, 0);
 }
-
-/* Creates or opens a file and writes all of text. */
-long write_file(int dir, const char *path, int flags, unsigned mode, const char *text, size_t size)
-{
-    long fd = sys_openat(dir, path, O_WRONLY | O_NOFOLLOW | flags, mode);
-    long n;
-
-    if (fd < 0)
-        return fd;
-    while (size > 0) {
-        n = sys_write(fd, text, size);
-        if (n == -EINTR)
-            continue;
-        if (n <= 0) {
-            sys_close(fd);
-            return n < 0 ? n : -EIO;
-        }
-        text += n;
-        size -= (size_t)n;
-    }
-    sys_close(fd);
-    return 0;
-}

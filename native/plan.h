@@ -165,6 +165,7 @@ enum plan_report_kind {
 #define STEP_IDMAP 0xfffffff2
 #define STEP_INIT 0xfffffff3
 #define STEP_TIMENS 0xfffffff4
+#define STEP_LOG 0xfffffff5
 
 /* detail of a failure: which half of the operation */
 #define DETAIL_NONE 0

@@ -130,6 +130,8 @@ static long op_host_dir(const struct context *ctx, const struct plan_op *op)
     const char *path = pool_string(ctx, op->s1);
     long r = sys_call3(__NR_mkdirat, AT_FDCWD, path, op->n);
 
+    if (r == -EEXIST) /* of the pod's first run */
+        return 0;
     if (r == 0 && (op->a != 0 || op->b != 0))
         r = sys_call5(__NR_fchownat, AT_FDCWD, path, op->a, op->b, AT_SYMLINK_NOFOLLOW);
     return r;

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 from pyrun.cli.output import escape
 from pyrun.images.importer import collect_tmp
 from pyrun.images.store import Store
+from pyrun.pod.collect import DAY, collect
 from pyrun.pod.state import Pods
 
 TYPE_CHECKING = False
@@ -21,6 +19,7 @@ _WORDS = {
     "preparing": "removed unfinished pod",
     "running": "removed crashed pod",
     "exited": "removed ended pod",
+    "prepared": "removed expired pod",
 }
 
 
@@ -28,19 +27,23 @@ def run(args: Args) -> int:
     """Remove dead pods, kept ones that ended more than --grace-period seconds ago, and leftovers of broken imports."""
     removed: list[tuple[str, str]] = []
     pods = Pods(args.root)
-    pods.sweep(lambda phase, uuid: removed.append((phase, uuid)), thorough=True)
-    for uuid in os.listdir(pods.path + "/exited"):
-        if time.time() - os.stat(f"{pods.path}/exited/{uuid}").st_ctime >= (args.grace_period or 0):
-            pods.delete("exited", uuid)
-            removed.append(("exited", uuid))
-    files = collect_tmp(Store(args.root))
+
+    def told(phase: str, uuid: str) -> None:
+        removed.append((phase, uuid))
+
+    pods.sweep(told, thorough=True, mark=args.mark_only)
+    files = 0
+    if not args.mark_only:
+        expire = DAY if args.expire_prepared is None else args.expire_prepared
+        collect(pods, grace=args.grace_period or 0, expire=expire, told=told)
+        files = collect_tmp(Store(args.root))
     if args.format == "json":
         import json
 
         print(json.dumps({"pods": [{"uuid": uuid, "was": phase} for phase, uuid in removed], "imports": files}))
         return 0
     for phase, uuid in removed:
-        print(_WORDS[phase], escape(uuid))
+        print("marked crashed pod" if args.mark_only else _WORDS[phase], escape(uuid))
     if files:
         print(f"removed {files} unfinished import{'s' if files != 1 else ''}")
     return 0

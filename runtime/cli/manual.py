@@ -41,6 +41,27 @@ ABOUT: dict[str, tuple[str, ...]] = {
     "gc": (
         "Removes ended pods, what a killed run left behind, and temporary files of processes that are gone. It prints what it removed.",
     ),
+    "prepare": (
+        "Decides everything that `run` would decide, makes the pod and prints its UUID. `run-prepared` then runs it within milliseconds."
+        " What nobody ran for a day `gc` removes.",
+        "POD is a UUID, the beginning of one, or a name; --uuid-file reads one from a file. So it is for all verbs about pods.",
+    ),
+    "run-prepared": ("Runs a prepared pod, once. Of several who try at the same time one succeeds.",),
+    "list": ("Lists the pods with their state: preparing, prepared, running, paused, restarting or exited, with the exit code.",),
+    "wait": (
+        "Exits as the app of the last pod did. An exit code that nobody can know, since the pod's supervisor was killed, is 125;"
+        " 124 says that --timeout was over.",
+    ),
+    "logs": (
+        "What the app wrote to its standard output goes to standard output, and its errors to standard error. A pod whose output"
+        " went to the journal is read from there.",
+    ),
+    "stop": (
+        "Sends the signal to the app, waits, and kills every process of the pod that is left. The pod is not started again, whatever"
+        " its restart policy. A pod that has ended is no error.",
+    ),
+    "restart": ("Works for pods of `run --detach` and `prepare` that are kept at their end. The files of the run before are still there.",),
+    "rename": ("pyrun rename POD NAME gives the pod another name.",),
     "completion": ("Prints a script that completes verbs, options, their values and stored images. SHELL is bash, zsh or fish.",),
 }
 
@@ -58,6 +79,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("pyrun run -v /srv/data:/data:ro app.aci", "show a host directory inside, read-only"),
         ("pyrun run --volume db,kind=host,source=/srv/db app.aci --mount volume=db,target=/var/lib/db", "the same as rkt spells it"),
     ),
+    "prepare": (("pyrun prepare --pod-name web app.aci", "and later: pyrun run-prepared --detach web"),),
+    "logs": (("pyrun logs -f --since 10m web", "follow what it writes"),),
+    "stop": (("pyrun stop --signal INT --timeout 30s web", "with patience"),),
+    "rename": (("pyrun rename 3f2a web", "name a pod"),),
     "plan": (
         ("pyrun plan app.aci --readonly-rootfs", "what a read-only root changes"),
         ("pyrun plan --format json app.aci", "the same for programs"),

@@ -1,4 +1,4 @@
-"""Every verb and option of the command line, as one table of plain values; imports nothing.
+"""Every verb and option of the command line, as one table of plain values; imports nothing but more of them.
 
 The hot parser (`pyrun.cli.parse`), help, completion and the manual pages all read it, so an option
 is described once.  Only constants here: the compiler stores each table as one ready-made object.
@@ -17,6 +17,8 @@ An option is a row of six strings:
 """
 
 from __future__ import annotations
+
+from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,6 +196,7 @@ RUN: tuple[Option, ...] = (
         "app Security",
         "system call filter: mode=retain or mode=remove, then errno=NAME if wanted, then calls and @groups, all with commas",
     ),
+    *BACKGROUND,
     ALLOW,
     QUIET,
 )
@@ -203,7 +206,9 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 # Positional words: "IMAGE" one, "FILE..." one or more, "[REF]..." any number; the attribute of `Args` is the word in lower
 # case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`).
 VERBS: dict[str, Verb] = {
-    "run": ("run", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "run an image in the foreground"),
+    "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH), _RUN_PAIRS, "run an image, in the foreground or detached"),
+    "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
+    **POD_VERBS,
     "plan": (
         "plan",
         "IMAGE --",
@@ -253,6 +258,7 @@ VERBS: dict[str, Verb] = {
         "",
         (
             ("--grace-period", "DURATION", "seconds", "", "Pods", "spare pods that ended less than DURATION ago, as in 30m (default 0)"),
+            *GC,
             FORMAT_TABLE,
         ),
         (),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
+from pyrun.cli.verbs_pods import PodArgs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/pyrun"
 
 
-class Args:
+class Args(PodArgs):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute

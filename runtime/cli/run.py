@@ -29,21 +29,27 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["find_image", "options_of", "run"]
+__all__ = ["explainer", "find_image", "options_of", "run", "save_uuid", "tell"]
+
+_BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
 
 def run(args: Args) -> int:
-    """Run an image in the foreground; returns only by an exception."""
+    """Run an image in the foreground, or detached; returns only by an exception."""
+    if args.detach or args.given & _BACKGROUND:
+        from pyrun.cli.prepare import run_detached
+
+        return run_detached(args)
     uuid = new_uuid()
     if args.uuid_file_save:
-        _save_uuid(args.uuid_file_save, uuid)
+        save_uuid(args.uuid_file_save, uuid)
     options = options_of(args)
     pods = Pods(args.root)
     pods.sweep()
     store = Store(args.root)
     image = find_image(args, store)
     with store.lock(exclusive=False):
-        recipe = make_recipe(options, store, image, pods, probe(), explain=_explainer(args), sources=_sources(args, store, image))
+        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=_sources(args, store, image))
         pod = create(recipe, pods, uuid)
     if not args.quiet:
         for note in recipe.notes:
@@ -129,7 +135,7 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     return [store.ref_dir(image.name), store.root + "/images", *([store.root + "/imports"] if reference.kind == "registry" else []), *own]
 
 
-def _save_uuid(path: str, uuid: str) -> None:
+def save_uuid(path: str, uuid: str) -> None:
     """Early, so that whoever cleans up can do so whatever happens next."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -140,7 +146,7 @@ def _save_uuid(path: str, uuid: str) -> None:
         file.write(uuid + "\n")
 
 
-def _explainer(args: Args) -> list[str]:
+def explainer(args: Args) -> list[str]:
     """The command that the supervisor becomes when the plan fails; it adds the operation, the errno and a detail."""
     import pyrun
 

@@ -29,6 +29,7 @@ _STEPS = {
     0xFFFFFFF2: "map user and group ids",
     0xFFFFFFF3: "start the pod's init",
     0xFFFFFFF4: "set the time namespace's offsets",
+    0xFFFFFFF5: "open the pod's log",
 }
 
 ANY = -1

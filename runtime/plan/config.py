@@ -80,10 +80,12 @@ class Config:
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
-    directory; `network` none or host; `idmap` of a user namespace or None for the host's.
+    directory; `remove` when it has ended; `again` it may be started more than once;
+    `network` none or host; `idmap` of a user namespace or None for the host's.
     """
 
     __slots__ = (
+        "again",
         "argv",
         "bounding",
         "copy_root",
@@ -144,6 +146,7 @@ class Config:
         self.stage = stage
         self.pod_dir = pod_dir
         self.remove = True
+        self.again = False
         self.mounts: list[Mount] = []
         self.mask_paths = True
         self.network = "none"

@@ -72,7 +72,7 @@ def _stage_root(config: Config, todo: list[Op]) -> None:
             todo.append(op(ops.ROOT_READONLY, flags=flags, origin=config.origin("readonly")))
         return
     base = config.pod_dir
-    volatile = ops.VOLATILE if config.remove else 0
+    volatile = ops.VOLATILE if config.remove and not config.again else 0
     if config.upper == "tmpfs" or config.readonly:
         todo.append(op(ops.SCRATCH, stage, "mode=0700", origin="root file system"))
         base, stage, volatile = stage, stage + "/root", ops.VOLATILE

@@ -57,6 +57,10 @@ class Options:
         self.hostname: str | None = None
         self.net = "none"
         self.keep = False
+        self.restart = "no"
+        self.log_driver = "auto"
+        self.log_opt: dict[str, str] = {}
+        self.pod_name: str | None = None
         self.caps_retain: list[str] | None = None
         self.caps_remove: list[str] | None = None
         self.seccomp: str | None = None

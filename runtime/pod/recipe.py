@@ -64,9 +64,12 @@ class Recipe:
         """Return the plan of the pod `uuid`."""
         return self.block.replace(BLANK.encode(), uuid.encode())
 
-    def record_for(self, uuid: str, created: int, cgroup: str) -> str:
-        """Return the file `pod` of the pod `uuid`; `created` in nanoseconds since 1970, `cgroup` its directory or ""."""
-        return f'{self.record.replace(BLANK, uuid)},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
+    def record_for(self, uuid: str, created: int, cgroup: str, more: str = "") -> str:
+        """Return the file `pod` of the pod `uuid`; `created` in nanoseconds since 1970, `cgroup` its directory or "".
+
+        `more` are further members as JSON, each with a comma before it.
+        """
+        return f'{self.record.replace(BLANK, uuid)}{more},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
 
 
 def _stat(path: str, kind: int = 0) -> Stamp | None:

@@ -90,8 +90,30 @@ class Pods:
         """Return the path of a running pod's directory."""
         return f"{self.path}/running/{uuid}"
 
+    def uuids(self, phase: str) -> list[str]:
+        """Return the UUIDs of the pods in a phase, in no order."""
+        try:
+            return os.listdir(f"{self.path}/{phase}")
+        except FileNotFoundError:  # made by an older version
+            return []
+
     def create(self, uuid: str, record: str) -> int:
-        """Make the directory of a new pod with `record` in its file `pod`; return its locked descriptor."""
+        """Make the directory of a running pod with `record` in its file `pod`; return its locked descriptor."""
+        fd = self.begin(uuid, record)
+        try:
+            self.commit(uuid, "running")
+        except BaseException:
+            os.close(fd)
+            self.delete("preparing", uuid)
+            raise
+        return fd
+
+    def commit(self, uuid: str, phase: str) -> None:
+        """Move a pod that is being made to its first phase."""
+        os.rename("preparing/" + uuid, f"{phase}/{uuid}", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def begin(self, uuid: str, record: str) -> int:
+        """Make the directory of a pod that is being prepared; return its locked descriptor."""
         import fcntl
 
         name = "preparing/" + uuid
@@ -104,7 +126,6 @@ class Pods:
                 os.write(file, record.encode("utf-8", "surrogateescape"))
             finally:
                 os.close(file)
-            os.rename(name, "running/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
             os.close(fd)
             self.delete("preparing", uuid)
@@ -128,19 +149,20 @@ class Pods:
         finally:
             os.close(garbage)
 
-    def sweep(self, told: Callable[[str, str], None] | None = None, *, thorough: bool = False) -> int:
+    def sweep(self, told: Callable[[str, str], None] | None = None, *, thorough: bool = False, mark: bool = False) -> int:
         """Remove what dead supervisors and makers left; returns how many pods.  Never waits for a live one.
 
         A start looks at a bounded number of running pods and passes over what cannot be removed, which is StateError
-        with `thorough`, after a look at all.  `told` hears (phase, uuid).
+        with `thorough`, after a look at all.  With `mark` nothing is deleted: running pods whose supervisor died only move on.
+        `told` hears (phase, uuid).
         """
         count = 0
         stuck: list[tuple[str, OSError]] = []
-        for phase in ("garbage", "preparing", "running"):
-            names = os.listdir(f"{self.path}/{phase}")
+        for phase in ("running",) if mark else ("garbage", "preparing", "running"):
+            names = self.uuids(phase)
             for uuid in names if thorough else names[:_SWEEP_LIMIT]:
                 try:
-                    found = self._collect(phase, uuid)
+                    found = self._collect(phase, uuid, mark)
                 except OSError as error:
                     stuck.append((uuid, error))
                     continue
@@ -153,7 +175,7 @@ class Pods:
             raise StateError("remove the remains of pod", uuid, errno=first.errno or 0, hint=hint)
         return count
 
-    def _collect(self, phase: str, uuid: str) -> bool:
+    def _collect(self, phase: str, uuid: str, mark: bool) -> bool:
         import fcntl
 
         try:
@@ -165,7 +187,7 @@ class Pods:
             if phase == "preparing" and not self._settled(fd):
                 return False
             if phase == "running":
-                self._bury(fd, uuid)
+                self.bury(fd, uuid, mark=mark)
             else:
                 self.delete(phase, uuid)
         except OSError as error:
@@ -181,16 +203,20 @@ class Pods:
 
         return time.time() - os.fstat(fd).st_mtime > _SETTLE
 
-    def _bury(self, fd: int, uuid: str) -> None:
-        """A pod whose supervisor was killed: its cgroup goes, and its directory unless it was to be kept."""
+    def bury(self, fd: int, uuid: str, *, mark: bool = False) -> None:
+        """A pod whose supervisor was killed: its cgroup goes, and its directory unless it was to be kept.
+
+        The caller holds its lock.  With `mark` its directory only becomes garbage.
+        """
         from pyrun.engine import cgroup
 
         record = read_json(fd, "pod")
-        path = record.get("cgroup")
+        path = read_json(fd, "run").get("cgroup") or record.get("cgroup")
         if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)) and not cgroup.remove(path):
             raise OSError(errno.EBUSY, "cgroup " + path)
-        if record.get("keep") is True:
-            os.rename("running/" + uuid, "exited/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        if record.get("keep") is True or mark:
+            phase = "exited" if record.get("keep") is True else "garbage"
+            os.rename("running/" + uuid, f"{phase}/{uuid}", src_dir_fd=self.fd, dst_dir_fd=self.fd)
         else:
             self.delete("running", uuid)
 

@@ -31,7 +31,7 @@ PYRUN = set(
     pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
     pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
     pyrun.pod.volumes
-    pyrun.cli pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run
+    pyrun.cli pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run pyrun.cli.verbs_pods
     pyrun.cli.specs
     """.split()
 )

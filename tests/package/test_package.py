@@ -69,7 +69,13 @@ def test_one_wheel_for_all_pythons(dist: Path) -> None:
 def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     names = set(zipfile.ZipFile(next(dist.glob("*.whl"))).namelist())
     inside = {name for name in names if ".dist-info/" not in name}
-    data = {"pyrun/py.typed", "pyrun/native/helper", "pyrun/native/plan.h", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"}
+    data = {
+        "pyrun/py.typed",
+        "pyrun/native/helper",
+        "pyrun/native/keeper",
+        "pyrun/native/plan.h",
+        f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
+    }
     extensions = {f"pyrun/native/{name}.abi3.so" for name in ("_native", "_seccomp")}
     stubs = {f"pyrun/native/{path.name}" for path in (TOP / "native").glob("*.pyi")}
     assert inside == python_files() | data | extensions | stubs
@@ -78,7 +84,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
 
 def test_programs_in_the_wheel_are_executable(dist: Path) -> None:
     wheel = zipfile.ZipFile(next(dist.glob("*.whl")))
-    for name in ("pyrun/native/helper", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
+    for name in ("pyrun/native/helper", "pyrun/native/keeper", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
         assert stat.S_IMODE(wheel.getinfo(name).external_attr >> 16) == 0o755, name
 
 
@@ -89,7 +95,7 @@ def test_sdist_holds_what_make_test_needs(dist: Path) -> None:
     wanted = {path.relative_to(TOP).as_posix() for room in (*ROOMS, "tests", "tools") for path in (TOP / room).rglob("*.[cp]*")}
     wanted = {name for name in wanted if name.endswith((".c", ".h", ".py", ".pyi", ".sh")) and "__pycache__" not in name}
     assert wanted | {"Makefile", "README.md", "LICENSE", "NOTICE", "setup.py", "pyproject.toml", ".ci/run"} <= names
-    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name == "native/helper"}
+    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name in ("native/helper", "native/keeper")}
 
 
 def test_installed_command_runs(installed: Path) -> None:

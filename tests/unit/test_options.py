@@ -8,8 +8,11 @@ from pyrun.cli import manual
 from pyrun.cli.help import dest, visible
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.parse import Args
+from pyrun.cli.verbs_pods import PodArgs
 
 ROWS = [(verb, option) for verb in VERBS for option in VERBS[verb][2]] + [("", option) for option in GLOBAL]
+
+ANNOTATIONS = {**PodArgs.__annotations__, **Args.__annotations__}
 
 TYPES = {
     "flag": "bool",
@@ -46,7 +49,7 @@ def test_row(verb: str, option: tuple[str, ...]) -> None:
     if names.startswith("--root"):
         return  # settled to a path whatever was given
     annotation = TYPES.get(kind) or ("str" if choices else "Text")
-    assert Args.__annotations__[dest(names)] == annotation
+    assert ANNOTATIONS[dest(names)] == annotation
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -65,7 +68,7 @@ def test_verb(verb: str) -> None:
     word = positional.partition(" ")[0]
     if word:
         attribute = word.strip("[].").lower() + ("s" if word.endswith("...") else "")
-        assert attribute in Args.__annotations__
+        assert attribute in ANNOTATIONS
         assert attribute not in attributes
 
 
@@ -74,7 +77,7 @@ def test_every_attribute_comes_from_the_table() -> None:
     for _, positional, *_ in VERBS.values():
         word = positional.partition(" ")[0]
         known.add(word.strip("[].").lower() + ("s" if word.endswith("...") else ""))
-    assert set(Args.__annotations__) == known - {""}
+    assert set(ANNOTATIONS) == known - {""}
 
 
 def test_insecure_groups() -> None:

@@ -1,0 +1,88 @@
+/* The last steps before the helper: its cgroup, its program in memory that nobody can change, its descriptors. */
+#include <linux/memfd.h>
+
+#include "handover.h"
+
+#define ADD_SEALS 1033
+#define ALL_SEALS 15
+#define ABOVE_SLOTS 16
+
+int find_cgroup(char path[PATH_SIZE])
+{
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY, 0);
+    char text[8192], *line = text, *next;
+    long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+
+    for (text[n > 0 ? n : 0] = '\0'; *line != '\0'; line = next) {
+        for (next = line; *next != '\0' && *next != '\n'; next++)
+            ;
+        if (*next != '\0')
+            *next++ = '\0';
+        if (memcmp(line, "0::/", 4) != 0)
+            continue;
+        for (int hybrid = 0; hybrid < 2; hybrid++) {
+            char procs[PATH_SIZE];
+
+            if (join(path, "/sys/fs/cgroup", hybrid ? "/unified" : "", line[4] == '\0' ? "" : line + 3) != 0 &&
+                join(procs, path, "/cgroup.procs", "") != 0 && sys_call3(__NR_faccessat, AT_FDCWD, procs, 2 /* W_OK */) == 0)
+                return 1;
+        }
+    }
+    return 0;
+}
+
+int sealed(const char *name, const char *data, size_t size, unsigned flags)
+{
+    OWNED_FD guard = -1;
+    int fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+
+    if (fd == -EINVAL && flags != 0) /* Linux before 6.3: every memfd may be executed */
+        fd = (int)sys_call2(__NR_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    guard = fd;
+    while (fd >= 0 && size > 0) {
+        long n = sys_write(fd, data, size);
+
+        if (n <= 0)
+            return -EIO;
+        data += n;
+        size -= (size_t)n;
+    }
+    if (fd >= 0 && sys_call3(__NR_fcntl, fd, ADD_SEALS, ALL_SEALS) < 0)
+        return -EPERM;
+    guard = -1;
+    return fd;
+}
+
+int sealed_program(const char *path)
+{
+    OWNED_FD file = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    struct stat st;
+    long map;
+    int fd;
+
+    if (file < 0 || sys_fstat(file, &st) < 0 || st.st_size <= 0)
+        return -ENOENT;
+    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, file, 0);
+    if ((unsigned long)map > -4096UL)
+        return (int)map;
+    fd = sealed("pyrun-helper", (const char *)map, (size_t)st.st_size, 0x10 /* MFD_EXEC */);
+    (void)sys_call2(__NR_munmap, map, st.st_size);
+    return fd;
+}
+
+/* Every descriptor is copied out of the way first, so that no copy lands on one still needed. */
+long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp)
+{
+    char title[64], *argv[2] = {title, 0};
+
+    helper = (int)sys_call3(__NR_fcntl, helper, F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+    (void)str_add(str_add(title, title + sizeof title, "pyrun: pod "), title + sizeof title, uuid);
+    for (int i = first; i < SLOT_COUNT; i++)
+        slots[i] = slots[i] < 0 ? -1 : (int)sys_call3(__NR_fcntl, slots[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+    for (int i = first; i < SLOT_COUNT; i++)
+        if (slots[i] < 0)
+            sys_close(i);
+        else if (sys_call3(__NR_dup3, slots[i], i, 0) < 0)
+            return -EMFILE;
+    return sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+}

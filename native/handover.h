@@ -1,0 +1,27 @@
+/* What stands between a pod on disk and its supervisor; shared by the launcher and the keeper. */
+#ifndef PYRUN_HANDOVER_H
+#define PYRUN_HANDOVER_H
+
+#include "sys.h"
+
+#include "plan.h"
+
+#define UUID_LENGTH 36
+#define LOCK_SH 1
+#define LOCK_EX 2
+#define LOCK_NB 4
+
+/* The cgroup2 directory of this process, as pyrun.host finds it; 0 where there is none that can be written. */
+int find_cgroup(char path[PATH_SIZE]);
+
+/* memfd_create(2), written and sealed; minus an errno where that is not to be had. */
+int sealed(const char *name, const char *data, size_t size, unsigned flags);
+
+/* The program `path` in a sealed memfd that may be executed; minus an errno. */
+int sealed_program(const char *path);
+
+/* Turns this process into the helper, slots[i] on descriptor i from `first` on (-1: closed); comes back only with minus an
+ * errno, and with copies of the descriptors in `slots`, out of the slots' way. */
+long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp);
+
+#endif

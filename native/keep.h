@@ -1,0 +1,93 @@
+/* How a prepared pod is to be run: the file `keep` in its directory, written by pyrun.pod.prepare, read by the keeper.
+ *
+ * The keeper runs a pod in the background without any Python: two processes in one program.
+ *
+ *   front    the very process that was asked, `pyrun run-prepared`: takes the pod, and with --detach waits until its app
+ *            runs, says so and ends.  In the foreground it becomes the helper.
+ *   keeper   a session of its own; holds the pod's lock, starts the helper with the plan, keeps the app's output, records
+ *            the exit, starts the app again if so wanted, and moves the pod to exited/ or removes it
+ *
+ *     front                     keeper                      helper (plan.h)
+ *       |-- clone, setsid -------->|                           |
+ *       |                          |-- cgroup, clone, exec --->|
+ *       |                          |<-- PLAN_RUNNING ----------|
+ *       |<-- that very report -----| `run`                     |
+ *       | exits 0                  |<== the app's output ======|
+ *                                  |--- signal number -------->| (of every signal that the keeper gets)
+ *                                  |<-- PLAN_EXITED -----------|
+ *                                  | `exit`                    | cleans up
+ *                                  |<-- EOF -------------------|
+ *                                  | again, or exited/
+ *
+ * A front that is killed before it heard of the app's start takes the pod with it.  A helper that is killed takes its pod
+ * with it (init's PR_SET_PDEATHSIG) and leaves an exit record that says `lost`.  A keeper that is killed closes the helper's
+ * control socket, so the pod is killed; there is no exit record then, and no lock.
+ */
+#ifndef PYRUN_KEEP_H
+#define PYRUN_KEEP_H
+
+#include "files.h"
+#include "handover.h"
+
+#define KEEP_MAGIC 0x7065656b
+#define KEEP_VERSION 1
+
+enum keep_restart { RESTART_NO, RESTART_ON_FAILURE, RESTART_ALWAYS };
+enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
+
+#define KEEP_REMOVE 1     /* when it has ended nothing is kept */
+#define KEEP_FOREGROUND 2 /* it wants a terminal or the caller's input, which there is none of in the background */
+
+struct keep {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t restart;     /* enum keep_restart */
+    uint32_t restart_max; /* times, 0 without end */
+    uint32_t log;         /* enum keep_log */
+    uint32_t log_files;   /* how many are kept, the current one included */
+    uint64_t log_size;    /* bytes of one file, 0 without limit */
+    uint32_t flags;       /* KEEP_... */
+    uint32_t backoff;     /* milliseconds before the first restart; doubles each time */
+    char identifier[64];  /* for journald, NUL-terminated */
+};
+
+struct keeper {
+    struct keep how;
+    const char *uuid;
+    char cgroup[PATH_SIZE]; /* the pod's, "" without one */
+    int pods, pod, plan, helper, parent, own;
+    int front;              /* socket to the front until the app runs first, then -1 */
+    int control, signals;
+    int32_t helper_pid;
+    uint32_t restarts;
+    uint32_t flags;         /* of the plan, as it was prepared */
+    /* of this run */
+    int running, ended, stopping, failed;
+    int32_t status;
+    uint64_t started, finished;
+};
+
+/* keeper.c */
+long set_plan_flags(const struct keeper *keeper, uint32_t flags);
+void make_cgroup(struct keeper *keeper);
+void clear_cgroup(const struct keeper *keeper);
+
+/* keep_run.c */
+int keep(struct keeper *keeper);
+
+/* keep_state.c */
+uint64_t clock_ns(int clock);
+int32_t own_pid(void);
+void write_run(const struct keeper *keeper, int32_t init);
+void write_exit(const struct keeper *keeper);
+int told_to_stop(const struct keeper *keeper);
+void bury(const struct keeper *keeper, int remove);
+
+/* keep_log.c */
+int log_start(struct keeper *keeper, int app[2]); /* gives the app's standard output and error; 0 when there can be none */
+int log_source(int stream);                       /* what to poll(2), -1 where nothing passes through the keeper */
+long log_take(const struct keeper *keeper, int stream); /* moves some of what is there; minus an errno when there is nothing */
+void log_end(const struct keeper *keeper);        /* the app has ended: the rest, and an end to its last line */
+uint64_t log_dropped(void);                       /* bytes that could not be written */
+
+#endif

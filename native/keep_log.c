@@ -1,0 +1,210 @@
+/* What the app writes: to files in the format of the Kubernetes CRI, to journald, to nowhere, or where the caller's goes.
+ *
+ *     2026-11-25T19:04:18.123456789Z stdout F a whole line
+ *     2026-11-25T19:04:18.123456789Z stderr P the beginning of a line, the rest follows
+ *
+ * Nothing waits here for the rest of a line, so the memory is fixed and what was written is in the file at once.  A disk
+ * that takes no more costs lines, which are counted, and never stops the app. */
+#include "keep.h"
+
+#define CHUNK 4096
+#define PREFIX 48
+#define PIPE_FLAGS (O_CLOEXEC | O_NONBLOCK)
+
+static int pipes[2][2] = {{-1, -1}, {-1, -1}};
+static int file = -1, middle[2]; /* `middle`: the last that a stream wrote was no whole line */
+static uint64_t size, dropped;
+static size_t used; /* of `out` */
+static char in[CHUNK], out[2 * CHUNK];
+
+uint64_t log_dropped(void)
+{
+    return dropped;
+}
+
+int log_source(int stream)
+{
+    return pipes[stream][0];
+}
+
+static int open_log(const struct keeper *keeper)
+{
+    struct stat st;
+
+    file = (int)sys_openat(keeper->pod, "log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+    size = file >= 0 && sys_fstat(file, &st) == 0 ? (uint64_t)st.st_size : 0;
+    return file >= 0;
+}
+
+static void log_name(char name[32], uint32_t number)
+{
+    char *at = str_add(name, name + 32, "log");
+
+    if (number > 0)
+        (void)str_add_number(str_add(at, name + 32, "."), name + 32, number);
+}
+
+/* log.1 becomes log.2 and so on; the last one goes.  A reader keeps what it has open. */
+static void rotate(const struct keeper *keeper)
+{
+    char from[32], to[32];
+
+    for (uint32_t i = keeper->how.log_files; i-- > 0;) {
+        log_name(from, i);
+        log_name(to, i + 1);
+        if (i + 1 >= keeper->how.log_files)
+            (void)sys_call3(__NR_unlinkat, keeper->pod, from, 0);
+        else
+            (void)sys_call4(__NR_renameat, keeper->pod, from, keeper->pod, to);
+    }
+    sys_close(file);
+    (void)open_log(keeper);
+}
+
+static char *digits(char *at, uint64_t value, int count)
+{
+    for (int i = count; i-- > 0; value /= 10)
+        at[i] = (char)('0' + value % 10);
+    return at + count;
+}
+
+/* RFC 3339 in UTC.  Days to a date: years begin in March here, so that the leap day is a year's last. */
+static char *add_time(char *at, uint64_t ns)
+{
+    uint64_t seconds = ns / 1000000000, days = seconds / 86400 + 719468, era = days / 146097, day = days % 146097;
+    uint64_t year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
+    uint64_t rest = day - (365 * year + year / 4 - year / 100), month = (5 * rest + 2) / 153;
+
+    at = digits(at, year + era * 400 + (month >= 10), 4);
+    *at++ = '-';
+    at = digits(at, month < 10 ? month + 3 : month - 9, 2);
+    *at++ = '-';
+    at = digits(at, rest - (153 * month + 2) / 5 + 1, 2);
+    *at++ = 'T';
+    at = digits(at, seconds / 3600 % 24, 2);
+    *at++ = ':';
+    at = digits(at, seconds / 60 % 60, 2);
+    *at++ = ':';
+    at = digits(at, seconds % 60, 2);
+    *at++ = '.';
+    at = digits(at, ns % 1000000000, 9);
+    *at++ = 'Z';
+    return at;
+}
+
+/* A part that did not fit is cut off again: a reader finds whole lines only. */
+static void write_out(const struct keeper *keeper)
+{
+    uint64_t most = keeper->how.log_size;
+    long n;
+
+    if (most > 0 && size > 0 && size + used > most && ((!middle[0] && !middle[1]) || size > 2 * most))
+        rotate(keeper);
+    n = file < 0 || used == 0 ? 0 : sys_write(file, out, used);
+    if (n == (long)used) {
+        size += used;
+    } else {
+        if (n > 0)
+            (void)sys_call2(__NR_ftruncate, file, size);
+        dropped += used;
+    }
+    used = 0;
+}
+
+static void add_line(const struct keeper *keeper, int stream, uint64_t now, const char *text, size_t length, int whole)
+{
+    const char *end = out + sizeof out;
+    char *at;
+
+    if (used + PREFIX + length > sizeof out)
+        write_out(keeper);
+    at = add_time(out + used, now);
+    at = str_add(at, end, stream == 0 ? " stdout " : " stderr ");
+    at = str_add(at, end, whole ? "F " : "P ");
+    memcpy(at, text, length);
+    at[length] = '\n';
+    used = (size_t)(at - out) + length + 1;
+    middle[stream] = !whole;
+}
+
+long log_take(const struct keeper *keeper, int stream)
+{
+    long n = sys_read(pipes[stream][0], in, sizeof in);
+    uint64_t now = clock_ns(0);
+    long from = 0;
+
+    for (long i = 0; i < n; i++)
+        if (in[i] == '\n') {
+            add_line(keeper, stream, now, in + from, (size_t)(i - from), 1);
+            from = i + 1;
+        }
+    if (from < n)
+        add_line(keeper, stream, now, in + from, (size_t)(n - from), 0);
+    write_out(keeper);
+    return n;
+}
+
+void log_end(const struct keeper *keeper)
+{
+    for (int stream = 0; stream < 2; stream++) {
+        while (pipes[stream][0] >= 0 && log_take(keeper, stream) > 0)
+            ;
+        if (middle[stream])
+            add_line(keeper, stream, clock_ns(0), "", 0, 1);
+    }
+    write_out(keeper);
+}
+
+/* sd_journal_stream_fd(3): a stream that begins with who it is from; lines follow, and journald needs nobody in between. */
+static int journal(const struct keeper *keeper, int level)
+{
+    struct {
+        unsigned short family;
+        char path[108];
+    } address = {1 /* AF_UNIX */, "/run/systemd/journal/stdout"};
+    char header[160];
+    const char *end = header + sizeof header;
+    OWNED_FD guard = -1;
+    int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
+    char *at = str_add(str_add(header, end, keeper->how.identifier), end, "\n\n");
+
+    at = str_add(str_add_number(at, end, (uint64_t)level), end, "\n0\n0\n0\n0\n"); /* no prefix parsing, no forwarding */
+    guard = fd;
+    if (fd < 0 || at == 0 || sys_call3(__NR_connect, fd, &address, sizeof address) < 0 || sys_write(fd, header, at - header) != at - header)
+        return -1;
+    (void)sys_call2(__NR_shutdown, fd, 0 /* SHUT_RD */);
+    guard = -1;
+    return fd;
+}
+
+static int nowhere(int app[2])
+{
+    app[0] = app[1] = (int)sys_openat(AT_FDCWD, "/dev/null", O_WRONLY, 0);
+    return app[0] >= 0;
+}
+
+int log_start(struct keeper *keeper, int app[2])
+{
+    uint32_t kind = keeper->how.log;
+
+    if (kind == LOG_PASSTHROUGH) {
+        app[0] = 1;
+        app[1] = 2;
+        return 1;
+    }
+    if (kind == LOG_NONE)
+        return nowhere(app);
+    if (kind == LOG_AUTO || kind == LOG_JOURNALD) {
+        app[0] = journal(keeper, 6);
+        app[1] = app[0] < 0 ? -1 : journal(keeper, 3);
+        if (app[1] >= 0 || kind == LOG_JOURNALD)
+            return app[1] >= 0;
+    }
+    if (!open_log(keeper) || sys_call2(__NR_pipe2, pipes[0], PIPE_FLAGS) < 0 || sys_call2(__NR_pipe2, pipes[1], PIPE_FLAGS) < 0)
+        return 0;
+    for (int i = 0; i < 2; i++) { /* the app's end may block, as any program expects of its output */
+        app[i] = pipes[i][1];
+        (void)sys_call3(__NR_fcntl, app[i], F_SETFL, O_WRONLY);
+    }
+    return 1;
+}

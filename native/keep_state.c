@@ -1,0 +1,133 @@
+/* The records of a pod that is kept, and its way to exited/ or out of the world. */
+#include "keep.h"
+
+#define CLOCK_REALTIME 0
+
+uint64_t clock_ns(int clock)
+{
+    struct __kernel_timespec t = {0, 0};
+
+    (void)sys_call2(__NR_clock_gettime, clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+int32_t own_pid(void)
+{
+    return (int32_t)sys_call0(__NR_getpid);
+}
+
+/* proc(5), field 22 of stat: clock ticks between the boot and the start of the process; 0 when it is gone. */
+static uint64_t start_time(int32_t pid)
+{
+    char path[32], text[512];
+    uint64_t value = 0;
+    int blanks = 0;
+    long n;
+
+    (void)str_add(str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)pid), path + sizeof path,
+                  "/stat");
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    char *at = text + n;
+    while (at > text && *at != ')') /* the name may hold anything */
+        at--;
+    for (; *at != '\0' && blanks < 20; at++)
+        blanks += *at == ' ';
+    for (; *at >= '0' && *at <= '9'; at++)
+        value = value * 10 + (uint64_t)(*at - '0');
+    return value;
+}
+
+struct text {
+    char *at;
+    const char *end;
+};
+
+static void add(struct text *text, const char *words)
+{
+    text->at = str_add(text->at, text->end, words);
+}
+
+static void add_number(struct text *text, const char *words, uint64_t value)
+{
+    add(text, words);
+    if (text->at != 0)
+        text->at = str_add_number(text->at, text->end, value);
+}
+
+/* A path as JSON has it: systemd's names of units hold backslashes. */
+static void add_path(struct text *text, const char *path)
+{
+    for (; *path != '\0'; path++) {
+        char c[3] = {*path, '\0', '\0'};
+
+        if (*path == '"' || *path == '\\') {
+            c[0] = '\\';
+            c[1] = *path;
+        }
+        add(text, (unsigned char)*path < 0x20 ? "?" : c);
+    }
+}
+
+/* Without `init` the app does not run at the moment. */
+void write_run(const struct keeper *keeper, int32_t init)
+{
+    char buffer[PATH_SIZE + 512];
+    struct text text = {buffer, buffer + sizeof buffer};
+
+    add_number(&text, "{\"keeper\":", (uint64_t)own_pid());
+    add_number(&text, ",\"keeper_start\":", start_time(own_pid()));
+    if (init > 0) {
+        add_number(&text, ",\"pid\":", (uint64_t)init);
+        add_number(&text, ",\"start\":", start_time(init));
+        add_number(&text, ",\"supervisor\":", (uint64_t)keeper->helper_pid);
+        add_number(&text, ",\"started\":", keeper->started);
+    }
+    add_number(&text, ",\"restarts\":", keeper->restarts);
+    add(&text, ",\"cgroup\":\"");
+    add_path(&text, keeper->cgroup);
+    add(&text, "\"}\n");
+    if (text.at != 0)
+        (void)replace_file(keeper->pod, "run", buffer, (size_t)(text.at - buffer), 0);
+}
+
+/* `lost`: the supervisor was killed, and how the app ended is not known; that is never a success. */
+void write_exit(const struct keeper *keeper)
+{
+    char buffer[320];
+    struct text text = {buffer, buffer + sizeof buffer};
+    int32_t signal = keeper->status & 0x7f;
+    uint64_t code = !keeper->ended ? 125 : signal ? 0 : (uint64_t)(keeper->status >> 8 & 0xff);
+
+    add_number(&text, "{\"code\":", code);
+    add_number(&text, ",\"signal\":", keeper->ended ? (uint64_t)signal : 0);
+    add_number(&text, ",\"started\":", keeper->started);
+    add_number(&text, ",\"finished\":", keeper->ended ? keeper->finished : clock_ns(CLOCK_REALTIME));
+    add_number(&text, ",\"restarts\":", keeper->restarts);
+    if (log_dropped() > 0)
+        add_number(&text, ",\"log_dropped\":", log_dropped());
+    add(&text, keeper->ended ? "}\n" : ",\"lost\":true}\n");
+    if (text.at != 0)
+        (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 1);
+}
+
+int told_to_stop(const struct keeper *keeper)
+{
+    return keeper->stopping || sys_call3(__NR_faccessat, keeper->pod, "stop", 0 /* F_OK */) == 0;
+}
+
+/* One rename is the transition; what is not removed here `pyrun gc` removes. */
+void bury(const struct keeper *keeper, int remove)
+{
+    char from[64], to[64];
+
+    (void)str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, keeper->uuid);
+    (void)str_add(str_add(to, to + sizeof to, remove ? "garbage/" : "exited/"), to + sizeof to, keeper->uuid);
+    if (sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to) < 0 || !remove)
+        return;
+    if (remove_below(keeper->pod))
+        (void)sys_call3(__NR_unlinkat, keeper->pods, to, AT_REMOVEDIR);
+}

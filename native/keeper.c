@@ -1,0 +1,272 @@
+/* The program `keeper`: runs a pod that stands prepared on disk, in the foreground or in the background; see keep.h.
+ *
+ *     keeper ROOT UUID front          become the pod's supervisor
+ *     keeper ROOT UUID detach         return when the app runs, and print the UUID
+ *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
+ *
+ * Exit codes are those of pyrun: 125 when the pod could not be started. */
+#include <linux/poll.h>
+
+#include "keep.h"
+
+#define EXIT_FAILED 125
+
+static int fail(const char *what, const char *subject, const char *why, const char *hint)
+{
+    char text[2 * PATH_SIZE];
+    const char *end = text + sizeof text;
+    char *at = str_add(str_add(str_add(text, end, "pyrun: "), end, what), end, subject);
+
+    at = str_add(str_add(str_add(at, end, ": "), end, why), end, "\nhint: ");
+    at = str_add(str_add(at, end, hint), end, "\n");
+    if (at != 0)
+        (void)sys_write(2, text, at - text);
+    return EXIT_FAILED;
+}
+
+static int read_keep(struct keeper *keeper)
+{
+    OWNED_FD fd = (int)sys_openat(keeper->pod, "keep", O_RDONLY | O_NOFOLLOW, 0);
+
+    return fd >= 0 && sys_read(fd, &keeper->how, sizeof keeper->how) == sizeof keeper->how && keeper->how.magic == KEEP_MAGIC &&
+           keeper->how.version == KEEP_VERSION && keeper->how.identifier[sizeof keeper->how.identifier - 1] == '\0';
+}
+
+static int read_flags(struct keeper *keeper)
+{
+    struct plan_header head;
+
+    keeper->plan = (int)sys_openat(keeper->pod, "plan", O_RDWR | O_NOFOLLOW, 0);
+    if (keeper->plan < 0 || sys_call4(__NR_pread64, keeper->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC)
+        return 0;
+    keeper->flags = head.flags & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
+    return 1;
+}
+
+/* The plan stays the same for each start; which descriptors come with it does not. */
+long set_plan_flags(const struct keeper *keeper, uint32_t flags)
+{
+    long n = sys_call4(__NR_pwrite64, keeper->plan, &flags, sizeof flags, offsetof(struct plan_header, flags));
+
+    return n == sizeof flags ? 0 : n < 0 ? n : -EIO;
+}
+
+/* Takes the pod: of several who try at once one gets the lock, and the rename is what counts. */
+static int take(struct keeper *keeper, const char *root, int front)
+{
+    static const char gone[] = "there is no prepared pod of that name";
+    char path[PATH_SIZE], to[64];
+
+    if (join(path, root, "/pods", "") == 0 || str_len(keeper->uuid) != UUID_LENGTH)
+        return fail("start pod ", keeper->uuid, gone, "see `pyrun list`");
+    keeper->pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
+    (void)str_add(str_add(path, path + sizeof path, "prepared/"), path + sizeof path, keeper->uuid);
+    (void)str_add(str_add(to, to + sizeof to, "running/"), to + sizeof to, keeper->uuid);
+    keeper->pod = (int)sys_openat(keeper->pods, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (keeper->pod < 0)
+        return fail("start pod ", keeper->uuid, gone, "see `pyrun list`: was it started already?");
+    if (sys_call2(__NR_flock, keeper->pod, LOCK_EX | LOCK_NB) < 0)
+        return fail("start pod ", keeper->uuid, "somebody else is starting or removing it", "a prepared pod runs once");
+    if (!read_keep(keeper) || !read_flags(keeper))
+        return fail("start pod ", keeper->uuid, "its plan was made by another version of pyrun", "remove it with `pyrun rm` and prepare it again");
+    if (!front && (keeper->how.flags & KEEP_FOREGROUND))
+        return fail("start pod ", keeper->uuid, "it was prepared with a terminal or standard input", "run it without --detach");
+    if (sys_call4(__NR_renameat, keeper->pods, path, keeper->pods, to) < 0)
+        return fail("start pod ", keeper->uuid, "somebody else was quicker", "a prepared pod runs once");
+    return 0;
+}
+
+/* `run` names the cgroup before there is one, so that whoever finds the pod can remove it. */
+static void name_cgroup(struct keeper *keeper)
+{
+    char above[PATH_SIZE];
+
+    keeper->parent = -1;
+    if (find_cgroup(above) && join(keeper->cgroup, above, "/pyrun-", keeper->uuid) != 0)
+        keeper->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
+    if (keeper->parent < 0)
+        keeper->cgroup[0] = '\0';
+    write_run(keeper, 0);
+}
+
+static const char *cgroup_name(const struct keeper *keeper)
+{
+    const char *name = keeper->cgroup + str_len(keeper->cgroup);
+
+    while (name > keeper->cgroup && name[-1] != '/')
+        name--;
+    return name;
+}
+
+void make_cgroup(struct keeper *keeper)
+{
+    if (keeper->parent < 0)
+        return;
+    (void)sys_call3(__NR_mkdirat, keeper->parent, cgroup_name(keeper), 0755);
+    keeper->own = (int)sys_openat(keeper->parent, cgroup_name(keeper), O_RDONLY | O_DIRECTORY, 0);
+}
+
+/* The helper has done it, unless it was killed: then what is in there dies at this moment. */
+void clear_cgroup(const struct keeper *keeper)
+{
+    static const struct __kernel_timespec longest = {0, 100000000};
+    OWNED_FD own = keeper->parent < 0 ? -1 : (int)sys_openat(keeper->parent, cgroup_name(keeper), O_RDONLY | O_DIRECTORY, 0);
+    OWNED_FD events = own < 0 ? -1 : (int)sys_openat(own, "cgroup.events", O_RDONLY, 0);
+    char text[256];
+
+    for (int tries = 0; own >= 0 && tries < 50; tries++) {
+        struct pollfd change = {events, POLLPRI, 0};
+
+        (void)sys_call4(__NR_pread64, events, text, sizeof text, 0);
+        if (sys_call3(__NR_unlinkat, keeper->parent, cgroup_name(keeper), AT_REMOVEDIR) != -EBUSY)
+            return;
+        (void)write_file(own, "cgroup.kill", 0, 0, "1", 1);
+        (void)sys_call5(__NR_ppoll, &change, 1, &longest, 0, 8);
+    }
+}
+
+/* Where memfds must not be executed (vm.memfd_noexec): a copy without a name, which nobody can open for writing any more. */
+static int nameless_copy(const struct keeper *keeper, const char *program)
+{
+    char path[32] = "/proc/self/fd/";
+    OWNED_FD from = (int)sys_openat(AT_FDCWD, program, O_RDONLY, 0);
+    OWNED_FD copy = (int)sys_openat(keeper->pods, ".", 020000000 | O_DIRECTORY | O_RDWR /* O_TMPFILE */, 0500);
+    struct stat st;
+
+    if (from < 0 || copy < 0 || sys_fstat(from, &st) < 0 || sys_call4(__NR_sendfile, copy, from, 0, st.st_size) != st.st_size)
+        return -EIO;
+    (void)str_add_number(path + str_len(path), path + sizeof path, (uint64_t)copy);
+    return (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+}
+
+/* The helper lies beside this program. */
+static int load_helper(struct keeper *keeper)
+{
+    char path[PATH_SIZE];
+    long n = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path - 8);
+
+    while (n > 0 && path[n - 1] != '/')
+        n--;
+    if (n <= 0)
+        return -ENOENT;
+    (void)str_add(path + n, path + sizeof path, "helper");
+    keeper->helper = sealed_program(path);
+    if (keeper->helper == -EACCES)
+        keeper->helper = nameless_copy(keeper, path);
+    return keeper->helper;
+}
+
+static int become_supervisor(struct keeper *keeper, char **envp)
+{
+    int slots[SLOT_COUNT] = {0, 1, 2, keeper->plan, -1, keeper->pod, keeper->pods, -1, -1};
+
+    make_cgroup(keeper);
+    slots[SLOT_CGROUP] = keeper->own;
+    slots[SLOT_CGROUP_PARENT] = keeper->own < 0 ? -1 : keeper->parent;
+    if (set_plan_flags(keeper, keeper->flags | PLAN_HAS_POD | (keeper->own >= 0 ? PLAN_HAS_CGROUP : 0)) == 0)
+        (void)become_helper(keeper->helper, slots, 3, keeper->uuid, envp);
+    bury(keeper, 1);
+    return fail("start pod ", keeper->uuid, "the native helper cannot be executed", "is the installation complete?");
+}
+
+/* With the plan on SLOT_PLAN and three numbers behind its arguments Python knows what to say (supervise.c does the same). */
+static int explain(const struct keeper *keeper, const struct plan_report *failure, char **envp)
+{
+    static char numbers[3][24], *argv[32];
+    const uint64_t values[3] = {failure->op, (uint64_t)failure->error, failure->detail};
+    const struct plan_header *head;
+    uint32_t count = 0;
+    struct stat st;
+    char *word;
+    long map;
+
+    if (sys_fstat(keeper->plan, &st) < 0 || st.st_size < (long)sizeof *head)
+        return EXIT_FAILED;
+    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, keeper->plan, 0);
+    head = (const struct plan_header *)map;
+    /* the helper has checked this very plan before it could fail */
+    if ((unsigned long)map > -4096UL || failure->op == STEP_DECODE || head->explain_count == 0 || head->explain_count > 28)
+        return EXIT_FAILED;
+    word = (char *)map + head->pool + head->explain;
+    for (; count < head->explain_count; word += str_len(word) + 1)
+        argv[count++] = word;
+    for (int i = 0; i < 3; i++) {
+        (void)str_add_number(numbers[i], numbers[i] + sizeof numbers[i], values[i]);
+        argv[count++] = numbers[i];
+    }
+    argv[count] = 0;
+    if (sys_call3(__NR_dup3, keeper->plan, SLOT_PLAN, 0) >= 0 || keeper->plan == SLOT_PLAN)
+        (void)sys_call3(__NR_execve, argv[0], argv, envp);
+    return EXIT_FAILED;
+}
+
+/* Waits for the first report; without one the keeper was killed. */
+static int wait_for_start(const struct keeper *keeper, int link, int talk, char **envp)
+{
+    struct plan_report report = {.kind = 0};
+    long n;
+
+    do
+        n = sys_read(link, &report, sizeof report);
+    while (n == -EINTR);
+    if (n == sizeof report && !talk)
+        return sys_write(1, &report, sizeof report) == sizeof report ? 0 : EXIT_FAILED;
+    if (n != sizeof report)
+        return fail("start pod ", keeper->uuid, "its keeper was killed", "run `pyrun gc` and try again");
+    if (report.kind == PLAN_FAILED)
+        return explain(keeper, &report, envp);
+    (void)sys_write(1, keeper->uuid, UUID_LENGTH);
+    (void)sys_write(1, "\n", 1);
+    return 0;
+}
+
+static int detach(struct keeper *keeper, int talk, char **envp)
+{
+    int links[2];
+    long r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
+
+    if (r < 0 || (r = sys_call5(__NR_clone, SIGCHLD, 0, 0, 0, 0)) < 0) {
+        bury(keeper, 1);
+        return fail("start pod ", keeper->uuid, "no process can be made", "a limit on processes or open files is reached");
+    }
+    if (r > 0) {
+        sys_close(links[1]);
+        sys_close(keeper->pod); /* the lock is the keeper's alone */
+        return wait_for_start(keeper, links[0], talk, envp);
+    }
+    sys_close(links[0]);
+    keeper->front = links[1];
+    (void)sys_call0(__NR_setsid);
+    (void)sys_call1(__NR_chdir, "/");
+    (void)sys_call1(__NR_umask, 0077);
+    if (keeper->how.log != LOG_PASSTHROUGH) {
+        OWNED_FD null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0);
+
+        for (int fd = 0; null >= 0 && fd < 3; fd++)
+            (void)sys_call3(__NR_dup3, null, fd, 0);
+    }
+    return keep(keeper);
+}
+
+int program(int argc, char **argv, char **envp)
+{
+    static struct keeper keeper;
+    int front = argc == 4 && str_eq(argv[3], "front"), r;
+
+    if (argc != 4)
+        return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
+    keeper.front = keeper.own = keeper.control = -1;
+    keeper.uuid = argv[2];
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    r = take(&keeper, argv[1], front);
+    if (r != 0)
+        return r;
+    name_cgroup(&keeper);
+    if (load_helper(&keeper) < 0) {
+        bury(&keeper, 1);
+        return fail("start pod ", keeper.uuid, "the native helper cannot be loaded", "is the installation complete?");
+    }
+    if (front)
+        return become_supervisor(&keeper, envp);
+    return detach(&keeper, str_eq(argv[3], "detach"), envp);
+}

@@ -1,0 +1,78 @@
+"""Verbs that change pods: `stop`, `kill`, `pause`, `resume`, `restart`, `rm`, `rename`.
+
+Of several pods each is tried; the exit code is that of the first error, and every error is said.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from pyrun.cli.output import say
+from pyrun.cli.prepare import references
+from pyrun.errors import PyrunError, UsageError
+from pyrun.pod import control
+from pyrun.pod.names import resolve
+from pyrun.pod.state import Pods
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+_TIMEOUT = 10  # seconds between the signal and the kill
+
+
+def run(args: Args) -> int:
+    """Carry out the verb on each pod that is meant."""
+    pods = Pods(args.root)
+    if args.verb == "rename":
+        if len(args.pods) != 2:
+            raise UsageError("rename", "", "takes a pod and its new name", hint="pyrun rename POD NAME")
+        control.rename(pods, resolve(pods, args.pods[0])[1], args.pods[1])
+        return 0
+    code = 0
+    for word in references(args):
+        try:
+            uuid = resolve(pods, word)[1]
+            _one(args, pods, uuid)
+        except PyrunError as error:
+            from pyrun.cli.main import render
+
+            failed = render(error, args.debug)
+            code = code or failed
+        else:
+            say(uuid)
+    return code
+
+
+def _one(args: Args, pods: Pods, uuid: str) -> None:
+    if args.verb == "stop":
+        seconds = _TIMEOUT if args.timeout is None else args.timeout
+        control.stop(pods, uuid, signal=number_of(args.signal or "TERM"), seconds=seconds, force=args.force)
+    elif args.verb == "kill":
+        control.kill(pods, uuid, number_of(args.signal or "KILL"))
+    elif args.verb == "pause":
+        control.pause(pods, uuid)
+    elif args.verb == "resume":
+        control.resume(pods, uuid)
+    elif args.verb == "restart":
+        from pyrun.pod.again import start_again
+
+        seconds = _TIMEOUT if args.timeout is None else args.timeout
+        start_again(pods, uuid, signal=number_of(args.signal or "TERM"), seconds=seconds)
+    else:
+        control.remove(pods, uuid, force=args.force)
+
+
+def number_of(text: str) -> int:
+    """Return the number of a signal by name, with or without SIG, or by number; UsageError for anything else."""
+    name = text.upper().removeprefix("SIG")
+    if text.isdecimal() and 0 < int(text) <= 64:
+        return int(text)
+    found = getattr(signal.Signals, "SIG" + name, None)
+    if name.startswith("RTMIN+") and name[6:].isdecimal() and int(name[6:]) <= 30:
+        return int(signal.SIGRTMIN) + int(name[6:])
+    if found is None:
+        raise UsageError("option --signal", "", f"'{text}' is not a signal", hint="write a name or a number, as in TERM or 15")
+    return int(found)

@@ -1,0 +1,140 @@
+"""Verbs that look at pods: `list`, `status`, `wait`, `inspect`, `cat-manifest`, `top`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun.cli.output import age, emit_json, say, table
+from pyrun.cli.prepare import references
+from pyrun.pod.names import resolve
+from pyrun.pod.state import Pods
+from pyrun.pod.status import exit_code, listing, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+_TIMED_OUT = 124  # as of timeout(1)
+
+
+def run(args: Args) -> int:
+    """Carry out the verb; `wait` and `status --wait` exit as the app did, 124 when the time is up."""
+    pods = Pods(args.root)
+    if args.verb == "list":
+        return _list(args, pods)
+    uuids = [resolve(pods, word)[1] for word in references(args)]
+    if args.verb == "wait" or (args.verb == "status" and args.wait):
+        return _wait(args, pods, uuids)
+    if args.verb == "status":
+        _show(args, [status(pods, uuid) for uuid in uuids])
+    elif args.verb == "inspect":
+        from pyrun.pod.inspect import inspect
+
+        emit_json([inspect(pods, uuid) for uuid in uuids])
+    elif args.verb == "cat-manifest":
+        from pyrun.pod.inspect import manifest
+
+        for uuid in uuids:
+            emit_json(manifest(pods, uuid))
+    else:
+        _top(args, pods, uuids)
+    return 0
+
+
+def _list(args: Args, pods: Pods) -> int:
+    found = listing(pods)
+    if args.quiet:
+        for one in found:
+            say(one["uuid"])
+        return 0
+    if args.format == "json":
+        emit_json([{**one, "exit_code": exit_code(one)} if one["state"] == "exited" else one for one in found])
+        return 0
+    rows = [
+        [_short(one, args.full), one["pod_name"] or "-", one.get("app", "-"), one.get("name", "-"), _state(one), *_times(one)]
+        for one in found
+    ]
+    table(["uuid", "name", "app", "image", "state", "created", "started"], rows, legend=not args.no_legend)
+    return 0
+
+
+def _short(one: dict[str, object], full: bool) -> str:
+    return str(one["uuid"]) if full else str(one["uuid"])[:8]
+
+
+def _state(one: dict[str, object]) -> str:
+    if one.get("damaged"):
+        return f"{one['state']} (damaged)"
+    if one["state"] != "exited":
+        return str(one["state"])
+    return "exited (unknown)" if one.get("lost") else f"exited ({exit_code(one)})"
+
+
+def _times(one: dict[str, object]) -> list[str]:
+    return [_ago(one.get("created")), _ago(one.get("started"))]
+
+
+def _ago(when: object) -> str:
+    return age(time.time() - when / 1e9) + " ago" if isinstance(when, int) else "-"
+
+
+def _show(args: Args, found: list[dict[str, object]]) -> None:
+    for one in found:
+        if one["state"] in ("exited", "removed"):
+            one["exit_code"] = exit_code(one)
+    if args.format == "json":
+        emit_json(found if len(found) != 1 else found[0])
+        return
+    for one in found:
+        for name, value in one.items():
+            if value not in ("", None):
+                say(f"{name}={_value(name, value)}")
+
+
+def _value(name: str, value: object) -> object:
+    if name in ("created", "started", "finished") and isinstance(value, int):
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(value // 10**9)) + f".{value % 10**9:09d}Z"
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:
+    from pyrun.pod.control import wait
+
+    end = None if args.timeout is None else time.monotonic() + args.timeout
+    found = []
+    for uuid in uuids:
+        one = wait(pods, uuid, None if end is None else max(0.0, end - time.monotonic()))
+        if one is None:
+            return _TIMED_OUT
+        found.append(one)
+    if args.verb == "status":
+        _show(args, found)
+    elif args.format == "json":
+        emit_json([{"uuid": one["uuid"], "exit_code": exit_code(one)} for one in found])
+    else:
+        for one in found:
+            say(exit_code(one))
+    return exit_code(found[-1])
+
+
+def _top(args: Args, pods: Pods, uuids: list[str]) -> None:
+    from pyrun.pod.inspect import processes
+
+    found = {uuid: processes(pods, uuid) for uuid in uuids}
+    if args.format == "json":
+        emit_json(found)
+        return
+    ticks = os.sysconf("SC_CLK_TCK")
+    for uuid, some in found.items():
+        if len(found) > 1:
+            say(f"pod {uuid}")
+        rows = [[one["pid"], one["inside"], one["uid"], one["state"], _cpu(one, ticks), one["rss_kib"], one["command"]] for one in some]
+        table(["host pid", "pid", "uid", "s", "cpu", "rss kib", "command"], rows)
+
+
+def _cpu(one: dict[str, object], ticks: int) -> str:
+    value = one["cpu_ticks"]
+    return f"{value / ticks:.2f}s" if isinstance(value, int) else "-"

@@ -1,0 +1,102 @@
+"""`pyrun prepare`, `pyrun run-prepared` and `pyrun run --detach`: a pod on disk, and the program that runs it.
+
+Running is native (native/keeper.c).  The launcher finds a prepared pod by UUID or name without Python; what it cannot find,
+a beginning of a UUID or a --uuid-file, ends up here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrun import native
+from pyrun.cli.run import explainer, find_image, options_of, save_uuid, tell
+from pyrun.errors import PyrunError, StateError, UsageError
+from pyrun.host import probe
+from pyrun.images.store import Store
+from pyrun.pod.keep import restart_policy
+from pyrun.pod.names import resolve
+from pyrun.pod.prepare import prepare
+from pyrun.pod.recipe import make_recipe
+from pyrun.pod.state import Pods, new_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from pyrun.cli.parse import Args
+
+__all__ = ["references", "run", "run_detached"]
+
+
+def run(args: Args) -> int:
+    """Carry out the verb."""
+    if args.verb == "run-prepared":
+        return _run_prepared(args)
+    print(_prepare(args, lasting=True))
+    return 0
+
+
+def run_detached(args: Args) -> int:
+    """Prepare a pod and run it in the background; does not come back."""
+    if not args.detach:
+        option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
+        raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
+    for option in ("tty", "interactive"):
+        if option in args.given:
+            hint = "a pod in the background reads /dev/null and writes to its log: see `pyrun logs`"
+            raise UsageError(f"options --detach and --{option}", "", "exclude each other", hint=hint)
+    _keep(args.root, _prepare(args, lasting=False), "detach")
+
+
+def _prepare(args: Args, *, lasting: bool) -> str:
+    uuid = new_uuid()
+    if args.uuid_file_save:
+        save_uuid(args.uuid_file_save, uuid)
+    options = options_of(args)
+    options.keep = not args.rm
+    restart_policy(options.restart or "no")
+    pods = Pods(args.root)
+    pods.sweep()
+    store = Store(args.root)
+    image = find_image(args, store)
+    with store.lock(exclusive=False):
+        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args))
+        prepare(recipe, options, pods, uuid, lasting=lasting)
+    if not args.quiet:
+        for note in recipe.notes:
+            tell(note)
+    return uuid
+
+
+def references(args: Args) -> list[str]:
+    """Return the pods that a command line means, by words and by --uuid-file; UsageError for none."""
+    words = list(args.pods)
+    for path in args.uuid_file:
+        try:
+            with open(path, encoding="ascii") as file:
+                words.append(file.read(256).strip())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not a UUID"
+            raise UsageError("option --uuid-file", path, reason, hint="name a file that --uuid-file-save wrote") from None
+    if not words:
+        raise UsageError(args.verb, "", "needs a POD", hint="name it by UUID, the beginning of one, its name, or --uuid-file")
+    return words
+
+
+def _run_prepared(args: Args) -> int:
+    words = references(args)
+    if len(words) != 1:
+        raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")
+    phase, uuid = resolve(Pods(args.root), words[0])
+    if phase != "prepared":
+        raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
+    _keep(args.root, uuid, "detach" if args.detach else "front")
+
+
+def _keep(root: str, uuid: str, how: str) -> NoReturn:
+    sys.stdout.flush()
+    try:
+        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)
+    except OSError as error:
+        raise PyrunError("start the native keeper", errno=error.errno or 0, hint="is the installation complete?") from error

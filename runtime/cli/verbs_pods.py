@@ -1,0 +1,162 @@
+"""The verbs about pods, for `pyrun.cli.options.VERBS`; the same kind of table, and nothing but constants either.
+
+`PodArgs` are the attributes of `Args` that they bring along.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from pyrun.cli.options import Option, Verb
+
+    Text: TypeAlias = str | None
+    Number: TypeAlias = int | None
+    Words: TypeAlias = list[str]
+
+
+class PodArgs:
+    """Attributes of `pyrun.cli.parse.Args`."""
+
+    pods: Words
+    uuid_file: Words
+    wait: bool
+    timeout: Number
+    follow: bool
+    tail: Number
+    since: Text
+    timestamps: bool
+    signal: Text
+    force: bool
+    detach: bool
+    restart: Text
+    log_driver: str
+    log_opt: dict[str, str]
+    pod_name: Text
+    expire_prepared: Number
+    mark_only: bool
+
+
+_UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")
+_FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
+_FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
+_QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
+_NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
+_FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
+_IDS: Option = ("--quiet -q", "", "flag", "", "Output", "print UUIDs only, one a line")
+_SIGNAL: Option = ("--signal -s", "SIGNAL", "str", "", "Pods", "the signal that asks the app to end, by name or number (default TERM)")
+_SIGNAL_KILL: Option = (
+    "--signal -s",
+    "SIGNAL",
+    "str",
+    "",
+    "Pods",
+    "the signal, by name or number (default KILL, which ends all of the pod)",
+)
+_TIMEOUT: Option = ("--timeout --time", "DURATION", "seconds", "", "Pods", "kill what still runs after DURATION (default 10s)")
+_WAIT_TIMEOUT: Option = ("--timeout", "DURATION", "seconds", "", "Pods", "wait no longer than DURATION; exit with 124 when it is over")
+DETACH: Option = ("--detach -d", "", "flag", "", "Pod", "return as soon as the app runs, and print the pod's UUID")
+
+# Of `run` and `prepare`: what only a pod in the background needs.
+BACKGROUND: tuple[Option, ...] = (
+    ("--pod-name", "NAME", "str", "", "Pod", "a name for the pod, by which every verb finds it"),
+    (
+        "--restart",
+        "POLICY",
+        "str",
+        "",
+        "Pod",
+        "start the app again when it ends: no (the default), always, on-failure, or on-failure:N for no more than N times",
+    ),
+    (
+        "--log-driver",
+        "DRIVER",
+        "str",
+        "auto k8s-file journald none passthrough",
+        "Pod",
+        "where the output of a pod in the background goes: k8s-file (beside the pod, see `pyrun logs`), journald, none, or passthrough"
+        " (the caller's own); auto is journald where it runs, else k8s-file",
+    ),
+    ("--log-opt", "NAME=VALUE", "env", "", "Pod", "of k8s-file: max-size=10m bytes of a file, max-files=3 that are kept"),
+)
+
+
+GC: tuple[Option, ...] = (
+    ("--expire-prepared", "DURATION", "seconds", "", "Pods", "remove prepared pods that nobody ran for DURATION (default 1d)"),
+    ("--mark-only", "", "flag", "", "Pods", "delete nothing: only move crashed pods on, for ExecStopPost= of a unit"),
+)
+
+
+POD_VERBS: dict[str, Verb] = {
+    "run-prepared": (
+        "prepare",
+        "[POD]...",
+        (DETACH, _UUID_FILE, _QUIET),
+        (),
+        "run a prepared pod",
+    ),
+    "list": ("pods", "", (_FORMAT_TABLE, _FULL, _NO_LEGEND, _IDS), (), "list the pods"),
+    "status": (
+        "pods",
+        "[POD]...",
+        (
+            ("--wait", "", "flag", "", "Pods", "wait until the pod has ended; exit as its app did"),
+            _WAIT_TIMEOUT,
+            _FORMAT_TEXT,
+            _UUID_FILE,
+        ),
+        (),
+        "show how a pod does, or how it ended",
+    ),
+    "wait": (
+        "pods",
+        "[POD]...",
+        (_WAIT_TIMEOUT, _FORMAT_TEXT, _UUID_FILE),
+        (),
+        "wait until pods have ended; print their exit codes",
+    ),
+    "logs": (
+        "logs",
+        "[POD]...",
+        (
+            ("--follow -f", "", "flag", "", "Logs", "go on until the pod has ended"),
+            ("--tail -n", "LINES", "int", "-1000000000..1000000000", "Logs", "of what is there, the last LINES only; all when below 0"),
+            (
+                "--since",
+                "WHEN",
+                "str",
+                "",
+                "Logs",
+                "only what was written since WHEN: a span such as 10m, or a time in UTC, 2026-11-25T19:04:18Z",
+            ),
+            ("--timestamps -t", "", "flag", "", "Logs", "put the time in front of each line"),
+            _FORMAT_TEXT,
+            _UUID_FILE,
+        ),
+        (),
+        "print what the app of a pod in the background wrote",
+    ),
+    "stop": (
+        "control",
+        "[POD]...",
+        (_SIGNAL, _TIMEOUT, ("--force", "", "flag", "", "Pods", "do not ask the app: kill all of the pod"), _UUID_FILE),
+        (),
+        "end pods: ask the app, and kill what is left",
+    ),
+    "kill": ("control", "[POD]...", (_SIGNAL_KILL, _UUID_FILE), (), "send a signal to the apps of pods"),
+    "pause": ("control", "[POD]...", (_UUID_FILE,), (), "stop every process of a pod where it is"),
+    "resume": ("control", "[POD]...", (_UUID_FILE,), (), "let a paused pod go on"),
+    "restart": ("control", "[POD]...", (_SIGNAL, _TIMEOUT, _UUID_FILE), (), "end pods of the background and run them again"),
+    "rm": (
+        "control",
+        "[POD]...",
+        (("--force -f", "", "flag", "", "Pods", "kill a pod that runs; a pod that is not there is no error"), _UUID_FILE),
+        (),
+        "remove pods that do not run",
+    ),
+    "rename": ("control", "[POD]...", (), (), "give a pod another name"),
+    "inspect": ("pods", "[POD]...", (_UUID_FILE,), (), "print all that is known of a pod as JSON"),
+    "cat-manifest": ("pods", "[POD]...", (_UUID_FILE,), (), "print the pod manifest as it is run"),
+    "top": ("pods", "[POD]...", (_FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
+}

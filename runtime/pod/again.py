@@ -1,0 +1,104 @@
+"""Starting pods in the background from a live Python process, once or again; the keeper does the work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal as signals
+from struct import Struct
+
+from pyrun import native
+from pyrun.errors import StateError
+from pyrun.plan import ops
+from pyrun.pod.control import stop
+from pyrun.pod.names import phase_of
+from pyrun.pod.state import read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.state import Pods
+
+__all__ = ["start_again", "start_prepared"]
+
+_REPORT = Struct("=IIiIiiQ")
+_RUNNING, _FAILED = 2, 1
+
+
+def start_prepared(pods: Pods, uuid: str) -> int:
+    """Run a prepared pod in the background, return the pid of its process 1 as soon as its app runs.
+
+    SetupError or ExecError for a step that failed, StateError when the pod is not prepared or somebody else started it.
+    """
+    block = _plan(pods, uuid)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+        pid = os.posix_spawn(native.KEEPER, ["pyrun: keeper", pods.root, uuid, "report"], {}, file_actions=actions)
+    except OSError as error:
+        os.close(read)
+        raise StateError("start the native keeper", "", errno=error.errno or 0, hint="is the installation complete?") from None
+    finally:
+        os.close(write)
+    try:
+        data = os.read(read, _REPORT.size)
+    finally:
+        os.close(read)
+        os.waitpid(pid, 0)
+    if len(data) != _REPORT.size:
+        hint = "somebody else may be starting or removing it: see `pyrun list`"
+        raise StateError("start pod", uuid, "its keeper could not take it", errno=errno.EBUSY, hint=hint)
+    kind, op, error_number, detail, _, init, _ = _REPORT.unpack(data)
+    if kind == _FAILED:
+        from pyrun.engine.explain import failure
+
+        raise failure(ops.notes(block), op, error_number, detail)
+    return int(init)
+
+
+def start_again(pods: Pods, uuid: str, *, signal: int = signals.SIGTERM, seconds: float = 10) -> int:
+    """End a pod that runs in the background, as `stop` does, and run it once more with the files it has; its new init's pid.
+
+    StateError for a pod that cannot run again: one in the foreground, or one that is removed at its end.
+    """
+    phase = phase_of(pods, uuid)
+    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        if "keep" not in os.listdir(fd) or read_json(fd, "pod").get("keep") is not True:
+            hint = "only pods of `run --detach` or `prepare`, without --rm, keep what that takes"
+            raise StateError("restart pod", uuid, "it runs only once", hint=hint)
+        if phase == "running":
+            stop(pods, uuid, signal=signal, seconds=seconds)
+        if phase != "prepared":
+            _back(pods, fd, uuid)
+    finally:
+        os.close(fd)
+    return start_prepared(pods, uuid)
+
+
+def _back(pods: Pods, fd: int, uuid: str) -> None:
+    """From exited to prepared, under the lock; the files of the last run go, but for its log."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise StateError("restart pod", uuid, "somebody else is using it", hint="try again") from None
+    if phase_of(pods, uuid) == "running":
+        pods.bury(fd, uuid)
+    for name in ("exit", "run", "stop"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+    os.rename("exited/" + uuid, "prepared/" + uuid, src_dir_fd=pods.fd, dst_dir_fd=pods.fd)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _plan(pods: Pods, uuid: str) -> bytes:
+    try:
+        file = os.open(f"prepared/{uuid}/plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        raise StateError("start pod", uuid, "it is not prepared", hint="see `pyrun list`") from None
+    try:
+        return os.read(file, 4 << 20)
+    finally:
+        os.close(file)

@@ -1,0 +1,53 @@
+"""What `gc` removes besides the remains of crashes: pods that ended long ago, prepared ones that nobody ran, free names."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun.pod.names import is_uuid, phase_of, release
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyrun.pod.state import Pods
+
+__all__ = ["DAY", "collect"]
+
+DAY = 86400
+
+
+def collect(pods: Pods, *, grace: float = 0, expire: float = DAY, told: Callable[[str, str], None]) -> None:
+    """Remove pods that ended more than `grace` seconds ago and prepared ones older than `expire`; `told` hears (phase, UUID).
+
+    A pod that somebody holds the lock of, who starts it or looks after it, is left alone.
+    """
+    for phase, age in (("exited", grace), ("prepared", expire)):
+        for uuid in pods.uuids(phase):
+            if _take(pods, phase, uuid, age):
+                told(phase, uuid)
+    for name in pods.uuids("names"):
+        uuid = os.readlink(f"{pods.path}/names/{name}")
+        if not is_uuid(uuid) or not (phase_of(pods, uuid) or os.path.exists(f"{pods.path}/preparing/{uuid}")):
+            release(pods, name, uuid)
+
+
+def _take(pods: Pods, phase: str, uuid: str, age: float) -> bool:
+    import fcntl
+
+    try:
+        fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        info = os.fstat(fd)
+        if time.time() - (info.st_ctime if phase == "exited" else info.st_mtime) < age:
+            return False
+        pods.delete(phase, uuid)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -1,0 +1,310 @@
+"""Ending, pausing and waiting for pods.  Whoever is signalled is held by a pidfd; nothing sleeps and looks again.
+
+Signals go to the keeper of a pod, or to the supervisor of one in the foreground; both pass them on to the app.  What does
+not end in time is killed by its cgroup (cgroup.kill), which spares nobody inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal as signals
+
+from pyrun.errors import StateError
+from pyrun.pod.live import find_live, start_time
+from pyrun.pod.names import phase_of, release
+from pyrun.pod.state import read_json
+from pyrun.pod.status import frozen, is_locked, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.state import Pods
+
+__all__ = ["kill", "pause", "remove", "rename", "resume", "stop", "wait"]
+
+_GRACE = 2  # seconds that the kernel may take over a SIGKILL
+
+
+class Held:
+    """A running pod's directory and a pidfd of the process that answers for it; `keeper` says that it is a keeper."""
+
+    __slots__ = ("cgroup", "fd", "keeper", "pidfd", "uuid")
+
+    def __init__(self, pods: Pods, uuid: str) -> None:
+        self.uuid = uuid
+        self.pidfd = -1
+        self.keeper = False
+        self.fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+        try:
+            run = read_json(self.fd, "run")
+            where = run.get("cgroup") or read_json(self.fd, "pod").get("cgroup")
+            self.cgroup = where if isinstance(where, str) else ""
+            self._hold(pods, run)
+        except BaseException:
+            self.close()
+            raise
+
+    def _hold(self, pods: Pods, run: dict[str, object]) -> None:
+        pid, start = run.get("keeper"), run.get("keeper_start")
+        if isinstance(pid, int) and start_time(pid) == start:
+            self.pidfd = os.pidfd_open(pid)
+            self.keeper = "keep" in os.listdir(self.fd)
+            if start_time(pid) == start:
+                return
+            os.close(self.pidfd)
+            self.pidfd = -1
+        with find_live(pods, self.uuid) as live:
+            self.pidfd = os.pidfd_open(live.supervisor)
+            signals.pidfd_send_signal(live.init_fd, 0)  # init lives, so that was its supervisor
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the end of the pod; whether it came."""
+        import select
+
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else max(0, int(seconds * 1000))))
+
+    def send(self, number: int) -> None:
+        """Send a signal; nothing happens when the pod has just ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signals.pidfd_send_signal(self.pidfd, number)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in (self.fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.pidfd = -1
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def hold(pods: Pods, uuid: str) -> Held | None:
+    """Return the running pod, None when it does not run (any more)."""
+    for _ in range(3):
+        try:
+            return Held(pods, uuid)
+        except (OSError, StateError):
+            if phase_of(pods, uuid) != "running" or not _alive(pods, uuid):
+                return None
+    raise StateError("find the processes of pod", uuid, "it is just starting or ending", hint="try again")
+
+
+def _alive(pods: Pods, uuid: str) -> bool:
+    try:
+        fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        return False
+    try:
+        return is_locked(fd)
+    finally:
+        os.close(fd)
+
+
+def wait(pods: Pods, uuid: str, seconds: float | None = None) -> dict[str, object] | None:
+    """Wait until a pod has ended and return its status; None when it had not after `seconds`.
+
+    Of a pod that was removed at its end only the exit code can be known, and that from Linux 6.15 on: else it is `lost`.
+    StateError for a pod that was not started.
+    """
+    if phase_of(pods, uuid) == "prepared":
+        raise StateError("wait for pod", uuid, "it was not started", hint="start it with `pyrun run-prepared`")
+    held = hold(pods, uuid)
+    if held is None:
+        return status(pods, uuid)
+    with held:
+        if not held.wait(seconds):
+            return None
+        try:
+            return status(pods, uuid)
+        except StateError:
+            return {"uuid": uuid, "state": "removed", **_exit_of(held.pidfd)}
+
+
+def _exit_of(pidfd: int) -> dict[str, object]:
+    """How a process ended that somebody else reaps (ioctl_pidfd(2), PIDFD_GET_INFO)."""
+    import fcntl
+    import select
+    import struct
+
+    poll = select.poll()
+    poll.register(pidfd, 0)  # POLLHUP: it was reaped
+    poll.poll(1000)
+    info = bytearray(struct.pack("=Q56x", 1 << 3))  # PIDFD_INFO_EXIT
+    try:
+        fcntl.ioctl(pidfd, 0xC040FF0B, info)
+    except OSError:
+        return {"lost": True}
+    mask, code = struct.unpack_from("=Q52xi", info)
+    return {"code": os.waitstatus_to_exitcode(code), "signal": 0} if mask & 1 << 3 and code & 0x7F == 0 else {"lost": True}
+
+
+def stop(pods: Pods, uuid: str, *, signal: int = signals.SIGTERM, seconds: float = 10, force: bool = False) -> bool:
+    """End a pod for good: `signal`, and what still runs after `seconds`, or at once with `force`, is killed.
+
+    Whether it had to be killed.  Nothing is done about a pod that has ended.  StateError when it was not started, or when
+    even SIGKILL does not end it within two seconds, as in an uninterruptible wait for a disk.
+    """
+    if phase_of(pods, uuid) == "prepared":
+        raise StateError("stop pod", uuid, "it was not started", hint="remove it with `pyrun rm`")
+    held = hold(pods, uuid)
+    if held is None:
+        return False
+    with held:
+        _mark(held)
+        if not force:
+            held.send(signal)
+            thaw(held.cgroup)
+            if held.wait(seconds):
+                return False
+        _kill_all(pods, held)
+        if not held.wait(_GRACE):
+            hint = "a process waits for a disk or a network file system: see its stack in /proc/PID/stack"
+            raise StateError("kill pod", uuid, "it does not end", errno=errno.EBUSY, hint=hint)
+        return True
+
+
+def _mark(held: Held) -> None:
+    """Say that it is not to come back, before its keeper can see it go."""
+    with contextlib.suppress(OSError):  # it has ended meanwhile, or the disk is full: then the signal alone has to do
+        os.close(os.open("stop", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=held.fd))
+
+
+def _kill_all(pods: Pods, held: Held) -> None:
+    if held.cgroup and _write(held.cgroup + "/cgroup.kill", b"1"):
+        held.send(signals.SIGURG)  # wakes a keeper that waits before a restart
+        return
+    try:
+        with find_live(pods, held.uuid) as live:
+            signals.pidfd_send_signal(live.init_fd, signals.SIGKILL)
+    except (StateError, ProcessLookupError):
+        held.send(signals.SIGTERM)  # a keeper whose app does not run ends by that
+
+
+def kill(pods: Pods, uuid: str, number: int) -> None:
+    """Send a signal to a pod's app, SIGKILL to all of the pod; StateError when it does not run."""
+    if number == signals.SIGKILL:
+        with find_live(pods, uuid) as live:
+            signals.pidfd_send_signal(live.init_fd, number)
+        return
+    held = hold(pods, uuid)
+    if held is None:
+        raise StateError("signal pod", uuid, "it does not run", hint="see `pyrun list`")
+    with held:
+        held.send(number)
+
+
+def pause(pods: Pods, uuid: str) -> None:
+    """Stop every process of a pod where it is (cgroup.freeze); StateError when it cannot be done within ten seconds."""
+    _freeze(pods, uuid, True)
+
+
+def resume(pods: Pods, uuid: str) -> None:
+    """Let a paused pod go on."""
+    _freeze(pods, uuid, False)
+
+
+def _freeze(pods: Pods, uuid: str, on: bool) -> None:
+    import select
+
+    what = "pause pod" if on else "resume pod"
+    held = hold(pods, uuid)
+    if held is None:
+        raise StateError(what, uuid, "it does not run", hint="see `pyrun list`")
+    with held:
+        try:
+            events = os.open(held.cgroup + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise StateError(what, uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to") from None
+        try:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)
+            if not _write(held.cgroup + "/cgroup.freeze", b"1" if on else b"0"):
+                raise StateError(what, uuid, "the kernel refuses it", hint="is the cgroup tree mounted read-only?")
+            while (b"frozen 1" in os.pread(events, 256, 0)) != on:
+                if not poll.poll(10_000):
+                    raise StateError(what, uuid, "it took more than ten seconds", hint="a process waits for a disk: try again")
+        finally:
+            os.close(events)
+
+
+def thaw(cgroup: str) -> None:
+    """Let frozen processes hear of a signal."""
+    if frozen(cgroup):
+        _write(cgroup + "/cgroup.freeze", b"0")
+
+
+def _write(path: str, data: bytes) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.write(fd, data) == len(data)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def remove(pods: Pods, uuid: str, *, force: bool = False) -> None:
+    """Delete a pod that does not run; with `force` one that runs is killed first.  StateError when it runs or is in use."""
+    import fcntl
+
+    if force and phase_of(pods, uuid) == "running":
+        stop(pods, uuid, force=True)
+    phase = phase_of(pods, uuid)
+    if not phase:
+        if force:
+            return
+        raise StateError("remove pod", uuid, "there is none of that name", hint="see `pyrun list`")
+    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            hint = "stop it first: pyrun stop, or give --force" if phase == "running" else "try again"
+            reason = "it runs" if phase == "running" else "somebody else is using it"
+            raise StateError("remove pod", uuid, reason, hint=hint) from None
+        name = read_json(fd, "pod").get("pod_name")
+        if phase == "running":
+            pods.bury(fd, uuid)
+            phase = "exited"
+        pods.delete(phase, uuid)
+    finally:
+        os.close(fd)
+    if isinstance(name, str) and name:
+        release(pods, name, uuid)
+
+
+def rename(pods: Pods, uuid: str, name: str) -> None:
+    """Give a pod another name; UsageError for a bad one, StateError when another pod has it."""
+    from pyrun.images import fastjson
+    from pyrun.pod.names import check_name, claim
+
+    check_name(name, "")
+    phase = phase_of(pods, uuid)
+    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        record = read_json(fd, "pod")
+        old = record.get("pod_name")
+        if old == name:
+            return
+        claim(pods, name, uuid)
+        file = os.open("pod.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+        try:
+            os.write(file, fastjson.dumps({**record, "pod_name": name}).encode("utf-8", "surrogateescape"))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.rename("pod.new", "pod", src_dir_fd=fd, dst_dir_fd=fd)
+    finally:
+        os.close(fd)
+    if isinstance(old, str) and old:
+        release(pods, old, uuid)

@@ -1,0 +1,135 @@
+"""Looking closely at a pod: its records, its manifest as run, its processes.  Nothing of the pod is executed."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import StateError
+from pyrun.plan import ops
+from pyrun.pod.live import find_live
+from pyrun.pod.logs import open_pod
+from pyrun.pod.state import read_json
+from pyrun.pod.status import exit_code, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.state import Pods
+
+__all__ = ["inspect", "manifest", "processes"]
+
+_MAX_PLAN = 4 << 20
+_MAX_PIDS = 100_000
+_COMMAND = 256  # bytes of a command line that are shown
+
+
+def inspect(pods: Pods, uuid: str) -> dict[str, object]:
+    """Return everything that pyrun knows of a pod: its status and, under their names, the files `pod`, `run` and `exit`."""
+    found = status(pods, uuid)
+    if found["state"] == "exited":
+        found["exit_code"] = exit_code(found)
+    fd = open_pod(pods, uuid)
+    try:
+        for name in ("pod", "run", "exit"):
+            found[name] = read_json(fd, name)
+        found["files"] = sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+    return found
+
+
+def plan_of(pods: Pods, uuid: str) -> list[ops.Op]:
+    """Return the operations that a pod runs by; StateError when they are not known any more."""
+    fd = open_pod(pods, uuid)
+    try:
+        file = os.open("plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        with find_live(pods, uuid) as live:
+            return ops.notes(live.plan())
+    finally:
+        os.close(fd)
+    try:
+        return ops.notes(os.read(file, _MAX_PLAN))
+    except (ValueError, EOFError, TypeError):
+        raise StateError("read the plan of pod", uuid, "it is damaged", hint="remove the pod: pyrun rm") from None
+    finally:
+        os.close(file)
+
+
+def manifest(pods: Pods, uuid: str) -> dict[str, object]:
+    """Return the pod manifest as run (App Container spec, "Pod Manifest"): what image and flags came to.
+
+    StateError when the pod ended and was no prepared or detached one, whose plan is kept.
+    """
+    fd = open_pod(pods, uuid)
+    record = read_json(fd, "pod")
+    os.close(fd)
+    app: dict[str, object] = {}
+    volumes: list[dict[str, object]] = []
+    for code, _, n, s1, s2, a, b, _ in plan_of(pods, uuid):
+        if code == ops.EXEC:
+            app["exec"] = s1
+            assert isinstance(s2, list)
+            pairs = [word.partition("=") for word in s2]
+            app["environment"] = [{"name": name, "value": value} for name, _, value in pairs]
+        elif code == ops.IDS:
+            app.update(user=str(a), group=str(b))
+            if isinstance(s1, bytes) and n:
+                app["supplementaryGIDs"] = [int.from_bytes(s1[i : i + 4], "little") for i in range(0, len(s1), 4)]
+        elif code == ops.CHDIR:
+            app["workingDirectory"] = s1
+        elif code == ops.BIND and not str(s1).startswith("/dev/"):
+            readonly = bool(int(a) & ops.ATTR_RDONLY) if isinstance(a, int) else False
+            volumes.append({"name": f"volume-{len(volumes)}", "kind": "host", "source": s1, "readOnly": readonly, "path": s2})
+    mounts = [{"volume": one["name"], "path": one.pop("path")} for one in volumes]
+    image = {"id": record.get("image", ""), "name": record.get("name", "")}
+    runtime_app = {"name": record.get("app", ""), "image": image, "app": app, "mounts": mounts}
+    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": [runtime_app], "volumes": volumes}
+
+
+def processes(pods: Pods, uuid: str) -> list[dict[str, object]]:
+    """Return the processes in a running pod's cgroup, as the kernel tells them to the host (proc(5)).
+
+    `pid` on the host and `inside`, `uid` on the host, `state`, `cpu_ticks` (_SC_CLK_TCK), `rss_kib`, `command`.
+    """
+    with find_live(pods, uuid) as live:
+        if not live.cgroup:
+            raise StateError(
+                "list the processes of pod", uuid, "it has no cgroup", hint="look at the children of process " + str(live.init)
+            )
+        pids = _pids(live.cgroup)
+    return [found for pid in pids if (found := _process(pid))]
+
+
+def _pids(cgroup: str) -> list[int]:
+    found: list[int] = []
+    for top, _, _ in os.walk(cgroup):
+        try:
+            with open(top + "/cgroup.procs", "rb") as file:
+                found += [int(line) for line in file]
+        except OSError:
+            continue
+        if len(found) > _MAX_PIDS:
+            break
+    return found
+
+
+def _process(pid: int) -> dict[str, object] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            head, _, tail = file.read().rpartition(b")")
+        with open(f"/proc/{pid}/status", "rb") as file:
+            facts = dict(line.split(b":", 1) for line in file.read().splitlines() if b":" in line)
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(_COMMAND).rstrip(b"\0").replace(b"\0", b" ")
+    except OSError:
+        return None
+    fields = tail.split()
+    return {
+        "pid": pid,
+        "inside": int(facts[b"NSpid"].split()[-1]),
+        "uid": int(facts[b"Uid"].split()[1]),
+        "state": fields[0].decode(),
+        "cpu_ticks": int(fields[11]) + int(fields[12]),
+        "rss_kib": int(facts.get(b"VmRSS", b"0 kB").split()[0]),
+        "command": (words or b"[" + head.partition(b"(")[2] + b"]").decode("utf-8", "replace"),
+    }

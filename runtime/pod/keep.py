@@ -1,0 +1,63 @@
+"""How a pod is run in the background: restart policy and logs, parsed and encoded as native/keep.h has them."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from pyrun.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.options import Options
+
+__all__ = ["encode", "restart_policy"]
+
+MAGIC = 0x7065656B
+VERSION = 1
+REMOVE, FOREGROUND = 1, 2
+_KEEP = Struct("=6IQ2I64s")
+_RESTARTS = ("no", "on-failure", "always")
+_LOGS = ("auto", "k8s-file", "journald", "none", "passthrough")
+_SIZE, _FILES = 10 << 20, 3  # of a log by default: bytes, and how many files
+_BACKOFF = 100  # milliseconds before the first restart
+_UNITS = {"k": 10, "m": 20, "g": 30}
+
+
+def encode(options: Options, identifier: str) -> bytes:
+    """Return `struct keep` for these options; UsageError for a value that has no meaning.  `identifier` names it in a journal."""
+    policy, most = restart_policy(options.restart or "no")
+    size, files = _log_options(options.log_opt)
+    name = identifier.encode()[:63]
+    log = _LOGS.index(options.log_driver)
+    flags = (0 if options.keep else REMOVE) | (FOREGROUND if options.tty or options.interactive else 0)
+    return _KEEP.pack(MAGIC, VERSION, _RESTARTS.index(policy), most, log, files, size, flags, _BACKOFF, name)
+
+
+def restart_policy(text: str) -> tuple[str, int]:
+    """Return (policy, most restarts; 0 without end) of no, always or on-failure[:N]."""
+    policy, colon, count = text.partition(":")
+    if policy not in _RESTARTS or (colon and (policy != "on-failure" or not count.isdecimal() or not 0 < int(count) < 1 << 31)):
+        hint = "write no, always, on-failure, or on-failure:5 for no more than five times"
+        raise UsageError("option --restart", "", f"'{text}' is not a restart policy", hint=hint)
+    return policy, int(count) if colon else 0
+
+
+def _log_options(given: dict[str, str]) -> tuple[int, int]:
+    size, files = _SIZE, _FILES
+    for name, value in given.items():
+        if name == "max-size":
+            number = value[:-1] if value[-1:].lower() in _UNITS else value
+            if not number.isdecimal() or len(number) > 12:
+                raise _bad(f"max-size={value} is not a size", "write bytes, or a number with k, m or g, as in max-size=10m; 0 is no limit")
+            size = int(number) << _UNITS.get(value[-1:].lower(), 0)
+        elif name in ("max-files", "max-file"):
+            if not value.isdecimal() or not 1 <= int(value) <= 1000:
+                raise _bad(f"{name}={value} is not a number from 1 to 1000", "write how many files are kept, as in max-files=3")
+            files = int(value)
+        else:
+            raise _bad(f"'{name}' has no meaning here", "what can be said is max-size and max-files")
+    return size, files
+
+
+def _bad(reason: str, hint: str) -> UsageError:
+    return UsageError("option --log-opt", "", reason, hint=hint)

@@ -1,0 +1,83 @@
+"""A pod that is ready to run and stands on disk: everything is decided, `run-prepared` needs no Python any more.
+
+    pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
+
+The plan names the pod's directory below running/, where it will stand when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun import native
+from pyrun.images import fastjson
+from pyrun.images.locks import private_dirs
+from pyrun.pod.keep import encode
+from pyrun.pod.names import check_name, claim, release
+from pyrun.pod.state import new_uuid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.options import Options
+    from pyrun.pod.recipe import Recipe
+    from pyrun.pod.state import Pods
+
+__all__ = ["prepare"]
+
+
+def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True) -> str:
+    """Make the pod that `recipe` and `options` describe and return its UUID; on an error nothing is left.
+
+    With `lasting` it survives a power cut; that is of no use to one that is started at once.  StateError when another pod
+    has its name.
+    """
+    if options.pod_name:
+        check_name(options.pod_name, "--pod-name")
+    uuid = uuid or new_uuid()
+    app = options.name or options.pod_name or fastjson.loads(recipe.record + "}")["app"]  # type: ignore[index]
+    keep = encode(options, str(app))
+    more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in _more(options) if value)
+    directory = pods.begin(uuid, recipe.record_for(uuid, time.time_ns(), "", more))
+    try:
+        _write(directory, "plan", recipe.block_for(uuid))
+        _write(directory, "keep", keep)
+        os.symlink(native.KEEPER, "keeper", dir_fd=directory)
+        _copies(recipe, directory)
+        if lasting:
+            native.syncfs(directory)
+        if options.pod_name:
+            claim(pods, options.pod_name, uuid)
+        private_dirs(pods.path + "/prepared")
+        pods.commit(uuid, "prepared")
+    except BaseException:
+        pods.delete("preparing", uuid)
+        if options.pod_name:
+            release(pods, options.pod_name, uuid)
+        raise
+    finally:
+        os.close(directory)
+    return uuid
+
+
+def _more(options: Options) -> list[tuple[str, str]]:
+    return [("pod_name", options.pod_name or ""), ("restart", options.restart or "no"), ("log", options.log_driver)]
+
+
+def _copies(recipe: Recipe, directory: int) -> None:
+    if not recipe.copy and not recipe.volumes:
+        return
+    from pyrun.images.copy import copy_layers, copy_up
+
+    if recipe.copy:
+        copy_layers(recipe.copy, directory, b"rootfs")
+    for path, name in recipe.volumes:
+        copy_up(recipe.lowers, path, directory, name)
+
+
+def _write(directory: int, name: str, data: bytes) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        os.write(file, data)
+    finally:
+        os.close(file)

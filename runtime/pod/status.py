@@ -1,0 +1,150 @@
+"""What a pod is and how it does, read without any lock but a look at the pod's own.
+
+A pod that moves to its next phase meanwhile is found there: phases are read in their order.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import StateError
+from pyrun.pod.names import phase_of
+from pyrun.pod.state import read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.pod.state import Pods
+
+__all__ = ["PHASES", "exit_code", "listing", "status"]
+
+PHASES = ("preparing", "prepared", "running", "exited")
+_COPIED = ("app", "name", "image", "created", "restart", "log")
+
+
+def listing(pods: Pods) -> list[dict[str, object]]:
+    """Return the status of every pod, oldest first.  One that is damaged is listed with what can be read of it."""
+    found: dict[str, dict[str, object]] = {}
+    for phase in PHASES:
+        for uuid in pods.uuids(phase):
+            one = _status(pods, phase, uuid)
+            if one:
+                found[uuid] = one
+    return sorted(found.values(), key=lambda one: (_number(one.get("created")), str(one["uuid"])))
+
+
+def status(pods: Pods, uuid: str) -> dict[str, object]:
+    """Return the status of one pod; StateError when there is none.
+
+    `uuid`; `state`: preparing, prepared, running, paused, restarting or exited; `pod_name`, `app`, `name` and `image` (the
+    image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
+    while it runs; `code`, `signal` and `restarts` once it ended; `lost` when nobody can say how; `damaged` when its record
+    cannot be read.  What is not known is not there.
+    """
+    for _ in range(3):  # it moved while it was read
+        phase = phase_of(pods, uuid)
+        found = _status(pods, phase, uuid) if phase else None
+        if found:
+            if found["state"] == "running" and "pid" not in found:
+                _find_pid(pods, uuid, found)
+            return found
+    raise StateError("find pod", uuid, "there is none of that name", hint="see `pyrun list`")
+
+
+def _find_pid(pods: Pods, uuid: str, found: dict[str, object]) -> None:
+    """Of a pod in the foreground, which keeps no file about it."""
+    from pyrun.pod.live import find_live
+
+    try:
+        with find_live(pods, uuid) as live:
+            found["pid"] = live.init
+    except StateError:
+        pass  # it ends just now
+
+
+def exit_code(found: dict[str, object]) -> int:
+    """Return the exit code that a status stands for: the app's own, 128+n for signal n, 125 when it is not known."""
+    code, signal = found.get("code"), found.get("signal")
+    if not isinstance(code, int) or not isinstance(signal, int) or found.get("lost"):
+        return 125
+    return 128 + signal if signal else code
+
+
+def _status(pods: Pods, phase: str, uuid: str) -> dict[str, object] | None:
+    try:
+        fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except NotADirectoryError:
+        return {"uuid": uuid, "state": phase, "damaged": True}
+    except OSError:
+        return None
+    try:
+        record = read_json(fd, "pod")
+        found: dict[str, object] = {"uuid": uuid, "pod_name": record.get("pod_name", ""), "state": phase}
+        found.update((name, record[name]) for name in _COPIED if name in record)
+        if not record:
+            found["damaged"] = True
+        if phase == "running":
+            _running(fd, record, found)
+        elif phase == "exited":
+            _ended(fd, found)
+        return found
+    finally:
+        os.close(fd)
+
+
+def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> None:
+    if not is_locked(fd):
+        found["state"] = "exited"
+        _ended(fd, found)
+        return
+    run = read_json(fd, "run")
+    found["cgroup"] = run.get("cgroup") or record.get("cgroup") or ""
+    for name in ("started", "restarts", "pid"):
+        if name in run:
+            found[name] = run[name]
+    if "keeper" not in run:
+        found.setdefault("started", record.get("created"))
+    elif "pid" not in run and read_json(fd, "exit"):
+        found["state"] = "restarting"
+    if frozen(str(found["cgroup"])):
+        found["state"] = "paused"
+
+
+def _ended(fd: int, found: dict[str, object]) -> None:
+    end = read_json(fd, "exit")
+    for name in ("code", "signal", "started", "finished", "restarts", "lost", "log_dropped"):
+        if name in end:
+            found[name] = end[name]
+    if "code" not in end:
+        found["lost"] = True
+
+
+def is_locked(fd: int) -> bool:
+    """Whether somebody holds the lock of the pod's directory `fd`, which its supervisor does as long as it lives."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def frozen(cgroup: str) -> bool:
+    """Whether a cgroup's processes are all stopped by cgroup.freeze (cgroups(7))."""
+    if not cgroup:
+        return False
+    try:
+        file = os.open(cgroup + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return b"frozen 1" in os.read(file, 256)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
