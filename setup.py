@@ -74,7 +74,7 @@ def program(name, *sources):
     return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
 
 
-LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/handover.c", "native/start.c")
+LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/pod.c", "native/handover.c", "native/start.c")
 KEEPER = program(
     "pyrun.native.keeper",
     "native/keeper.c",

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["become", "helper", "inotify", "lib", "memfd_sealed", "openat2", "spawn", "syncfs"]
+__all__ = ["become", "helper", "inotify", "lib", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -139,6 +139,16 @@ def spawn(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], di
     pid = _check(lib.pyrun_spawn(helper(directory), arguments, environment, slots, len(slots), pidfd), "pyrun-helper")
     del keep, keep2
     return pid, pidfd[0]
+
+
+def start(pods: int, stdio: Sequence[int], record: bytes, plan: bytes, flags: int, directory: str = "/run") -> tuple[str, int, int, int]:
+    """Make a pod below the directory `pods` and start it; return (uuid, pid, pidfd, control socket) of its supervisor.
+
+    `record` and `plan` are those of a recipe, `flags` PLAN_ flags of native/plan.h.  On OSError nothing is left.
+    """
+    started = ffi.new("struct pyrun_started *")
+    _check(lib.pyrun_start(helper(directory), pods, stdio, record, len(record), plan, len(plan), flags, started), "pyrun-helper")
+    return ffi.string(started.uuid).decode(), started.pid, started.pidfd, started.control
 
 
 def become(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], directory: str = "/run") -> None:

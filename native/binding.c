@@ -1,30 +1,44 @@
 /* What Python calls: thin wrappers that return a value or minus an errno.
  *
- * cffi drops the GIL around each of them.  A threaded, two-gigabyte interpreter may be calling, so
- * nothing here forks: the child of spawn shares the memory (CLONE_VM | CLONE_VFORK), runs on its own
- * stack, makes system calls only, and is gone into execveat(2) before the caller goes on. */
+ * cffi drops the GIL around each of them.  A threaded, two-gigabyte interpreter may be calling, so nothing here forks:
+ * the helper's process shares the memory (CLONE_VM), has a stack of its own and makes raw system calls only (pod.c)
+ * until it is gone into execveat(2). */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/inotify.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/openat2.h>
 
-#include "plan.h"
+#include "pod.h"
 
 struct spawn {
     int helper;
     char *const *argv;
     char *const *envp;
-    const int *slots;
-    int count;
-    volatile int error;
+    int slots[SLOT_COUNT];
+    int pid, pidfd;
+    volatile int sharing; /* 1 until the process has left this memory by exec or exit (CLONE_CHILD_CLEARTID) */
+    volatile long error;
+    char stack[16384] __attribute__((aligned(16)));
+};
+
+struct pyrun_started {
+    int pid;
+    int pidfd;
+    int control;
+    char uuid[37];
 };
 
 static int pyrun_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve)
@@ -55,76 +69,158 @@ static int pyrun_syncfs(int fd)
     return syncfs(fd) < 0 ? -errno : 0;
 }
 
-/* Puts slots[i] on descriptor i, for all i at once: every source is first copied out of the way, so that no
- * copy lands on a source that is still needed.  The program's own descriptor moves up too, close-on-exec. */
-static int place(struct spawn *s)
-{
-    int high[SLOT_COUNT], i;
-
-    s->helper = fcntl(s->helper, F_DUPFD_CLOEXEC, SLOT_COUNT);
-    if (s->helper < 0)
-        return -errno;
-    for (i = 0; i < s->count; i++) {
-        high[i] = s->slots[i] < 0 ? -1 : fcntl(s->slots[i], F_DUPFD_CLOEXEC, SLOT_COUNT);
-        if (s->slots[i] >= 0 && high[i] < 0)
-            return -errno;
-    }
-    for (i = 0; i < s->count; i++) {
-        if (high[i] < 0)
-            close(i);
-        else if (dup2(high[i], i) < 0)
-            return -errno;
-    }
-    return 0;
-}
-
-static int enter_helper(struct spawn *s)
-{
-    int r = place(s);
-
-    if (r < 0)
-        return r;
-    syscall(SYS_execveat, s->helper, "", s->argv, s->envp, AT_EMPTY_PATH);
-    return -errno;
-}
-
-static int child(void *argument)
+static int spawn_main(void *argument)
 {
     struct spawn *s = argument;
 
-    s->error = enter_helper(s);
+    s->error = enter_helper(s->helper, s->slots, 0, s->argv, s->envp);
     _exit(127);
+}
+
+/* Returns while the process may still be on its way into the helper: every one of these needs its spawn_end. */
+static int spawn_begin(struct spawn *s)
+{
+    static const int flags = CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD;
+    sigset_t all, saved;
+
+    s->sharing = 1;
+    s->error = 0;
+    sigfillset(&all); /* no handler of the caller may run in the process that shares its memory */
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
+    s->pid = clone(spawn_main, s->stack + sizeof s->stack, flags, s, &s->pidfd, NULL, &s->sharing);
+    if (s->pid < 0)
+        s->pid = -errno;
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    return s->pid;
+}
+
+static void spawn_reap(struct spawn *s)
+{
+    while (waitpid(s->pid, NULL, __WALL) < 0 && errno == EINTR)
+        ;
+    close(s->pidfd);
+}
+
+static int spawn_end(struct spawn *s)
+{
+    while (s->sharing != 0)
+        syscall(SYS_futex, &s->sharing, FUTEX_WAIT, 1, NULL, NULL, 0);
+    if (s->error != 0)
+        spawn_reap(s);
+    return (int)s->error;
 }
 
 /* Starts the helper as a child with slots[i] on descriptor i (-1: closed); returns its pid and a pidfd. */
 static int pyrun_spawn(int helper, char *const argv[], char *const envp[], const int *slots, int count, int *pidfd)
 {
-    static const int flags = CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD;
-    struct spawn s = {helper, argv, envp, slots, count, 0};
-    char stack[16384] __attribute__((aligned(16)));
-    sigset_t all, saved;
-    int pid;
+    struct spawn s = {.helper = helper, .argv = argv, .envp = envp};
+    int r;
 
-    if (count < 0 || count > SLOT_COUNT)
+    if (count != SLOT_COUNT)
         return -EINVAL;
-    sigfillset(&all); /* no handler of the caller may run in the child, which shares its memory */
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    pid = clone(child, stack + sizeof stack, flags, &s, pidfd);
-    if (pid < 0)
-        pid = -errno;
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    if (pid > 0 && s.error != 0) {
-        waitpid(pid, NULL, __WALL);
-        close(*pidfd);
-        return s.error;
+    memcpy(s.slots, slots, sizeof s.slots);
+    r = spawn_begin(&s);
+    if (r < 0 || (r = spawn_end(&s)) < 0)
+        return r;
+    *pidfd = s.pidfd;
+    return s.pid;
+}
+
+/* The slots of a pod that has been made; its plan is what `plan` is, with the pod's UUID and `flags`. */
+static int hand_over(struct pod *pod, int control, const int *stdio, char *plan, size_t size, unsigned flags)
+{
+    int fd = (int)pod_plan(pod, plan, size, flags);
+    const int slots[SLOT_COUNT] = {
+        stdio[0], stdio[1], stdio[2], fd, -1, pod->dir, pod->pods, pod->own, pod->own < 0 ? -1 : pod->parent,
+    };
+    int r = fd < 0 ? fd : (int)send_slots(control, slots);
+
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
+static void close_pod(const struct pod *pod)
+{
+    close(pod->dir);
+    if (pod->own >= 0)
+        close(pod->own);
+    if (pod->parent >= 0)
+        close(pod->parent);
+}
+
+struct start {
+    struct spawn spawn;
+    struct pod pod;
+    char title[64];
+    char *argv[2], *envp[1];
+    char data[]; /* plan and record, to be filled in */
+};
+
+static int start_helper(struct start *s, int helper, int control)
+{
+    for (int i = 0; i < SLOT_COUNT; i++)
+        s->spawn.slots[i] = i == SLOT_CONTROL ? control : -1;
+    snprintf(s->title, sizeof s->title, "pyrun: pod %s", s->pod.uuid);
+    s->argv[0] = s->title;
+    s->argv[1] = s->envp[0] = NULL;
+    s->spawn.helper = helper;
+    s->spawn.argv = s->argv;
+    s->spawn.envp = s->envp;
+    return spawn_begin(&s->spawn);
+}
+
+/* Makes a pod below `pods` from a recipe and starts it: what runtime/pod/create.py and engine/launch.py do step by step,
+ * but while the helper is being loaded.  When it fails nothing is left. */
+static int pyrun_start(int helper, int pods, const int *stdio, const char *record, int record_size, const char *plan, int plan_size,
+                       unsigned flags, struct pyrun_started *started)
+{
+    struct start *s = malloc(sizeof *s + (size_t)record_size + (size_t)plan_size);
+    int ends[2] = {-1, -1}, r, ended;
+
+    if (s == NULL)
+        return -ENOMEM;
+    memcpy(s->data, plan, (size_t)plan_size);
+    memcpy(s->data + plan_size, record, (size_t)record_size);
+    r = (int)pod_begin(&s->pod, pods);
+    if (r == 0 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        r = -errno;
+    if (r == 0 && (r = start_helper(s, helper, ends[1])) > 0) {
+        r = (int)pod_make(&s->pod, s->data + plan_size, (size_t)record_size);
+        if (r == 0 && (r = hand_over(&s->pod, ends[0], stdio, s->data, (size_t)plan_size, flags)) < 0)
+            pod_undo(&s->pod);
+        ended = spawn_end(&s->spawn);
+        if (r == 0 && ended < 0) {
+            r = ended;
+            pod_undo(&s->pod);
+        } else if (r == 0) {
+            close_pod(&s->pod);
+        } else if (ended == 0) {
+            shutdown(ends[0], SHUT_RDWR); /* the helper ends when it finds that there is nothing for it */
+            spawn_reap(&s->spawn);
+        }
     }
-    return pid;
+    if (ends[1] >= 0)
+        close(ends[1]);
+    if (r < 0 && ends[0] >= 0)
+        close(ends[0]);
+    if (r == 0) {
+        memcpy(started->uuid, s->pod.uuid, sizeof started->uuid);
+        started->pid = s->spawn.pid;
+        started->pidfd = s->spawn.pidfd;
+        started->control = ends[0];
+    }
+    free(s);
+    return r;
 }
 
 /* Turns this process into the helper; comes back only to report minus an errno. */
 static int pyrun_become(int helper, char *const argv[], char *const envp[], const int *slots, int count)
 {
-    struct spawn s = {helper, argv, envp, slots, count, 0};
+    int copies[SLOT_COUNT];
 
-    return count < 0 || count > SLOT_COUNT ? -EINVAL : enter_helper(&s);
+    if (count != SLOT_COUNT)
+        return -EINVAL;
+    memcpy(copies, slots, sizeof copies);
+    return (int)enter_helper(helper, copies, 0, argv, envp);
 }

@@ -26,11 +26,30 @@ ffibuilder.cdef(
     static int pyrun_inotify_add(int fd, const char *path, uint32_t mask);
     static int pyrun_syncfs(int fd);
     static int pyrun_spawn(int helper, char *const argv[], char *const envp[], const int *slots, int count, int *pidfd);
+    struct pyrun_started { int pid; int pidfd; int control; char uuid[37]; };
+    static int pyrun_start(int helper, int pods, const int *stdio, const char *record, int record_size, const char *plan, int plan_size,
+                           unsigned flags, struct pyrun_started *started);
     static int pyrun_become(int helper, char *const argv[], char *const envp[], const int *slots, int count);
     """
 )
 with open(os.path.join(HERE, "binding.c"), encoding="ascii") as source:
-    ffibuilder.set_source("pyrun.native._native", source.read(), include_dirs=[HERE], py_limited_api=True)
+    ffibuilder.set_source(
+        "pyrun.native._native",
+        source.read(),
+        sources=["native/pod.c", "native/handover.c"],
+        depends=[
+            "native/binding.c",
+            "native/pod.h",
+            "native/handover.h",
+            "native/link.h",
+            "native/sys.h",
+            "native/plan.h",
+            "native/recipe.h",
+        ],
+        include_dirs=[HERE],
+        extra_compile_args=["-fvisibility=hidden"],
+        py_limited_api=True,
+    )
 
 if __name__ == "__main__":
     ffibuilder.compile(verbose=True)

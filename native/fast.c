@@ -5,6 +5,7 @@
  * pyrun.cli.run, in its order: lock the store, check, make the pod's directory and cgroup, become the helper. */
 #include "fast.h"
 #include "handover.h"
+#include "pod.h"
 #include "recipe.h"
 
 #define PODS_LOOKED_AT 64
@@ -13,10 +14,8 @@ struct fast {
     const char *root;
     char *data; /* the recipe, in private memory */
     const struct recipe_header *recipe;
-    char uuid[UUID_LENGTH + 1];
-    char cgroup_name[UUID_LENGTH + 8];
-    char cgroup[PATH_SIZE]; /* its directory, "" without one */
-    int store, pods, pod, parent, own, helper, plan;
+    struct pod pod;
+    int store, pods, helper;
 };
 
 static const char *from_environment(char **envp, const char *name)
@@ -164,125 +163,30 @@ static int load_helper(struct fast *fast)
     return fast->helper >= 0;
 }
 
-static int make_uuid(struct fast *fast)
+static void become(struct fast *fast, int plan, char **envp)
 {
-    static const char digits[] = "0123456789abcdef";
-    unsigned char random[16];
-    char *at = fast->uuid;
+    struct pod *pod = &fast->pod;
+    int slots[SLOT_COUNT] = {0, 1, 2, plan, -1, pod->dir, fast->pods, pod->own, pod->own < 0 ? -1 : pod->parent};
 
-    if (sys_call3(__NR_getrandom, random, sizeof random, 0) != sizeof random)
-        return 0;
-    random[6] = (unsigned char)((random[6] & 0x0f) | 0x40);
-    random[8] = (unsigned char)((random[8] & 0x3f) | 0x80);
-    for (int i = 0; i < 16; i++) {
-        *at++ = digits[random[i] >> 4];
-        *at++ = digits[random[i] & 15];
-        if (i == 3 || i == 5 || i == 7 || i == 9)
-            *at++ = '-';
-    }
-    *at = '\0';
-    (void)str_add(str_add(fast->cgroup_name, fast->cgroup_name + sizeof fast->cgroup_name, "pyrun-"),
-                  fast->cgroup_name + sizeof fast->cgroup_name, fast->uuid);
-    return 1;
+    (void)become_helper(fast->helper, slots, 3, pod->uuid, envp);
+    pod->pods = slots[SLOT_PODS]; /* what undoing needs, now that the exec has failed */
+    pod->dir = slots[SLOT_POD];
+    pod->own = slots[SLOT_CGROUP];
+    pod->parent = slots[SLOT_CGROUP_PARENT];
 }
 
-static void fill_in(char *data, size_t size, const char *uuid)
+static void start(struct fast *fast, char **envp)
 {
-    for (size_t i = 0; i + UUID_LENGTH <= size; i++)
-        if (data[i] == '0' && memcmp(data + i, RECIPE_BLANK, UUID_LENGTH) == 0)
-            memcpy(data + i, uuid, UUID_LENGTH);
-}
+    char *data = fast->data;
+    const struct recipe_header *recipe = fast->recipe;
+    int plan;
 
-static int load_plan(struct fast *fast)
-{
-    char *plan = fast->data + fast->recipe->plan;
-    uint32_t flags;
-
-    fill_in(plan, fast->recipe->plan_size, fast->uuid);
-    memcpy(&flags, plan + offsetof(struct plan_header, flags), sizeof flags);
-    flags |= PLAN_HAS_POD | (fast->own >= 0 ? PLAN_HAS_CGROUP : 0);
-    memcpy(plan + offsetof(struct plan_header, flags), &flags, sizeof flags);
-    fast->plan = sealed("pyrun-plan", plan, fast->recipe->plan_size, 0);
-    return fast->plan >= 0;
-}
-
-/* The pod's record names the cgroup before there is one, so that whoever finds the pod can remove it. */
-static void name_cgroup(struct fast *fast)
-{
-    char above[PATH_SIZE];
-
-    if (!find_cgroup(above) || join(fast->cgroup, above, "/", fast->cgroup_name) == 0)
-        fast->cgroup[0] = '\0';
-    else
-        fast->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
-}
-
-static void make_cgroup(struct fast *fast)
-{
-    if (fast->parent >= 0 && sys_call3(__NR_mkdirat, fast->parent, fast->cgroup_name, 0755) == 0)
-        fast->own = (int)sys_openat(fast->parent, fast->cgroup_name, O_RDONLY | O_DIRECTORY, 0);
-}
-
-/* The record's last members.  A cgroup with a name that JSON would have to escape is not for here. */
-static int write_record(struct fast *fast)
-{
-    char tail[PATH_SIZE + 128];
-    const char *end = tail + sizeof tail;
-    struct __kernel_timespec now = {0, 0};
-    OWNED_FD fd = (int)sys_openat(fast->pod, "pod", O_WRONLY | O_CREAT | O_EXCL, 0600);
-    char *record = fast->data + fast->recipe->record, *at;
-
-    for (const char *c = fast->cgroup; *c != '\0'; c++)
-        if (*c == '"' || *c == '\\' || (unsigned char)*c < 0x20 || (unsigned char)*c >= 0x7f)
-            return 0;
-    (void)sys_call2(__NR_clock_gettime, 0, &now);
-    at = str_add(tail, end, ",\"created\":");
-    at = at == 0 ? 0 : str_add_number(at, end, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
-    at = str_add(str_add(str_add(at, end, ",\"cgroup\":\""), end, fast->cgroup), end, "\"}");
-    fill_in(record, fast->recipe->record_size, fast->uuid);
-    return fd >= 0 && at != 0 && sys_write(fd, record, fast->recipe->record_size) == fast->recipe->record_size &&
-           sys_write(fd, tail, at - tail) == at - tail;
-}
-
-static int make_pod(struct fast *fast)
-{
-    char from[64], to[64];
-
-    (void)str_add(str_add(from, from + sizeof from, "preparing/"), from + sizeof from, fast->uuid);
-    (void)str_add(str_add(to, to + sizeof to, "running/"), to + sizeof to, fast->uuid);
-    if (sys_call3(__NR_mkdirat, fast->pods, from, 0700) < 0)
-        return 0;
-    fast->pod = (int)sys_openat(fast->pods, from, O_RDONLY | O_DIRECTORY, 0);
-    if (fast->pod >= 0 && sys_call2(__NR_flock, fast->pod, LOCK_EX | LOCK_NB) == 0 && write_record(fast) &&
-        sys_call4(__NR_renameat, fast->pods, from, fast->pods, to) == 0)
-        return 1;
-    (void)sys_call3(__NR_unlinkat, fast->pod, "pod", 0);
-    (void)sys_call3(__NR_unlinkat, fast->pods, from, AT_REMOVEDIR);
-    return 0;
-}
-
-static void become(struct fast *fast, char **envp)
-{
-    int slots[SLOT_COUNT] = {0, 1, 2, fast->plan, -1, fast->pod, fast->pods, fast->own, fast->own < 0 ? -1 : fast->parent};
-
-    (void)become_helper(fast->helper, slots, 3, fast->uuid, envp);
-    fast->pods = slots[SLOT_PODS]; /* what undoing needs */
-    fast->pod = slots[SLOT_POD];
-    fast->parent = slots[SLOT_CGROUP_PARENT];
-}
-
-static void undo(const struct fast *fast)
-{
-    char path[64];
-
-    if (fast->own >= 0)
-        (void)sys_call3(__NR_unlinkat, fast->parent, fast->cgroup_name, AT_REMOVEDIR);
-    if (fast->pod >= 0) {
-        (void)str_add(str_add(path, path + sizeof path, "running/"), path + sizeof path, fast->uuid);
-        (void)sys_call3(__NR_unlinkat, fast->pod, "pod", 0);
-        (void)sys_call3(__NR_unlinkat, fast->pods, path, AT_REMOVEDIR);
-    }
-    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+    if (pod_begin(&fast->pod, fast->pods) < 0 || pod_make(&fast->pod, data + recipe->record, recipe->record_size) < 0)
+        return;
+    plan = (int)pod_plan(&fast->pod, data + recipe->plan, recipe->plan_size, 0);
+    if (plan >= 0)
+        become(fast, plan, envp);
+    pod_undo(&fast->pod);
 }
 
 /* `run-prepared [--detach] POD` by UUID or name: the pod's own link names the program that runs it (keeper.c). */
@@ -323,7 +227,7 @@ void run_recipe(int argc, char **argv, char **envp)
     size_t key_size;
     int verb;
 
-    fast.store = fast.pods = fast.pod = fast.parent = fast.own = fast.helper = fast.plan = -1;
+    fast.store = fast.pods = fast.helper = -1;
     fast.root = root_of(argc, argv, envp, &verb);
     if (fast.root != 0 && str_eq(argv[verb], "run-prepared"))
         run_prepared(fast.root, argv + verb + 1, envp);
@@ -336,13 +240,7 @@ void run_recipe(int argc, char **argv, char **envp)
     (void)join(path, fast.root, "/pods", "");
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
     if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0 && unchanged(&fast) &&
-        swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast) && make_uuid(&fast)) {
-        name_cgroup(&fast);
-        if (make_pod(&fast)) {
-            make_cgroup(&fast);
-            if (load_plan(&fast))
-                become(&fast, envp);
-        }
-    }
-    undo(&fast);
+        swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
+        start(&fast, envp);
+    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
 }

@@ -2,6 +2,7 @@
 #include <linux/memfd.h>
 
 #include "handover.h"
+#include "pod.h"
 
 #define ADD_SEALS 1033
 #define ALL_SEALS 15
@@ -71,18 +72,28 @@ int sealed_program(const char *path)
 }
 
 /* Every descriptor is copied out of the way first, so that no copy lands on one still needed. */
+long enter_helper(int helper, int slots[SLOT_COUNT], int first, char *const *argv, char *const *envp)
+{
+    long r;
+
+    helper = (int)sys_call3(__NR_fcntl, helper, F_DUPFD_CLOEXEC, ABOVE_SLOTS);
+    if (helper < 0)
+        return helper;
+    for (int i = first; i < SLOT_COUNT; i++)
+        if (slots[i] >= 0 && (slots[i] = (int)sys_call3(__NR_fcntl, slots[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS)) < 0)
+            return slots[i];
+    for (int i = first; i < SLOT_COUNT; i++)
+        if (slots[i] < 0)
+            sys_close(i);
+        else if ((r = sys_call3(__NR_dup3, slots[i], i, 0)) < 0)
+            return r;
+    return sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+}
+
 long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp)
 {
     char title[64], *argv[2] = {title, 0};
 
-    helper = (int)sys_call3(__NR_fcntl, helper, F_DUPFD_CLOEXEC, ABOVE_SLOTS);
     (void)str_add(str_add(title, title + sizeof title, "pyrun: pod "), title + sizeof title, uuid);
-    for (int i = first; i < SLOT_COUNT; i++)
-        slots[i] = slots[i] < 0 ? -1 : (int)sys_call3(__NR_fcntl, slots[i], F_DUPFD_CLOEXEC, ABOVE_SLOTS);
-    for (int i = first; i < SLOT_COUNT; i++)
-        if (slots[i] < 0)
-            sys_close(i);
-        else if (sys_call3(__NR_dup3, slots[i], i, 0) < 0)
-            return -EMFILE;
-    return sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+    return enter_helper(helper, slots, first, argv, envp);
 }

@@ -5,8 +5,8 @@
 #include "sys.h"
 
 #include "plan.h"
+#include "recipe.h"
 
-#define UUID_LENGTH 36
 #define LOCK_SH 1
 #define LOCK_EX 2
 #define LOCK_NB 4

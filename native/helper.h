@@ -9,6 +9,7 @@
 
 #include "decode.h"
 #include "files.h"
+#include "link.h"
 #include "sys.h"
 
 /* One page that supervisor and init share.  Init belongs to the container's side of the wall, so
@@ -51,45 +52,12 @@ static inline const char *pool_string(const struct context *ctx, uint64_t offset
     return ctx->pool + offset;
 }
 
-/* One byte with room for one descriptor (unix(7), SCM_RIGHTS): what sendmsg and recvmsg take, without libc's types. */
-struct link_message {
-    struct {
-        void *name;
-        int name_length;
-        void *vector;
-        size_t vectors;
-        void *control;
-        size_t control_length;
-        unsigned flags;
-    } header;
-    struct {
-        char *base;
-        size_t length;
-    } vector;
-    struct {
-        size_t length;
-        int level, type;
-        int fd, pad;
-    } control;
-    char kind;
-};
-
-static inline void link_message_init(struct link_message *message, char kind, int fd)
-{
-    *message = (struct link_message){.control = {20, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, fd, 0}, .kind = kind};
-    message->vector.base = &message->kind;
-    message->vector.length = 1;
-    message->header.vector = &message->vector;
-    message->header.vectors = 1;
-    message->header.control = &message->control;
-    message->header.control_length = sizeof message->control;
-}
-
 #define ARENA_SIZE (256 * 1024)
 extern char arena[ARENA_SIZE]; /* the only memory beyond the stack */
 
 /* supervise.c */
 int supervise(struct context *ctx);
+void block_signals(void);
 uint64_t now_ns(void);
 
 /* terminal.c */

@@ -186,7 +186,8 @@ static long send_master(const struct context *ctx, int master)
 {
     struct link_message message;
 
-    link_message_init(&message, 'T', master);
+    link_message_init(&message, 'T', 1);
+    message.control.fds[0] = master;
     return sys_call3(__NR_sendmsg, ctx->link, &message.header, 0x4000 /* MSG_NOSIGNAL */);
 }
 

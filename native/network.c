@@ -36,7 +36,8 @@ long make_network(const struct context *ctx)
     back = sys_call2(__NR_setns, host, CLONE_NEWNET);
     if (r < 0 || made < 0 || back < 0)
         return r < 0 ? r : made < 0 ? made : back;
-    link_message_init(&message, 'N', made);
+    link_message_init(&message, 'N', 1);
+    message.control.fds[0] = made;
     r = sys_call3(__NR_sendmsg, ctx->link, &message.header, 0x4000 /* MSG_NOSIGNAL */);
     return r < 0 && r != -EPIPE ? r : 0; /* EPIPE: init failed before it came to its network, and has said why */
 }
@@ -50,10 +51,10 @@ long join_network(const struct context *ctx)
 
     if (ctx->plan->clone_flags & CLONE_NEWUSER)
         return loopback_up();
-    link_message_init(&message, 0, -1);
+    link_message_init(&message, 0, 1);
     r = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 /* MSG_CMSG_CLOEXEC */);
     if (r != 1 || message.kind != 'N' || message.header.control_length == 0)
         return r < 0 ? r : -EPIPE;
-    made = message.control.fd;
+    made = message.control.fds[0];
     return sys_call2(__NR_setns, made, CLONE_NEWNET);
 }

@@ -15,8 +15,8 @@
  * Who speaks, in what order (all SOCK_SEQPACKET, one struct plan_report a message):
  *
  *     Python                supervisor (host side)              init (pid 1 of the pod)
- *       | plan, slots          |                                   |
  *       |--- spawn or exec --->|                                   |
+ *       |--- 'S' + slots ----->|                                   | (where it was spawned with SLOT_CONTROL alone)
  *       |                      |--- clone3 (namespaces, cgroup) -->|
  *       |                      |--- 'G' go, once ids are mapped -->| (only in a user namespace)
  *       |                      |--- 'N' + network namespace ------>| (CLONE_NEWNET without CLONE_NEWUSER)

@@ -17,6 +17,7 @@
 #define RECIPE_MAGIC 0x72797065
 #define RECIPE_VERSION 2
 #define RECIPE_BLANK "00000000-0000-4000-8000-000000000000"
+#define UUID_LENGTH 36
 
 struct recipe_header {
     uint32_t magic;

@@ -9,6 +9,7 @@
 
 #include "helper.h"
 
+#define BLOCKED (~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1)))
 #define CLONE_TIME 0x80 /* CLONE_NEWTIME; only unshare(2) leaves room to set the offsets first */
 
 enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
@@ -29,17 +30,23 @@ static void report(const struct context *ctx, const struct plan_report *what)
 }
 
 /* A caller may have left SIGCHLD or SIGPIPE ignored, which execve keeps: the app starts from defaults. */
-static long take_signals(void)
+void block_signals(void)
 {
     struct {
         uintptr_t handler, flags, restorer;
         uint64_t mask;
     } standard = {0, 0, 0, 0};
-    const uint64_t all = ~0ULL & ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
+    const uint64_t all = BLOCKED;
 
     for (int signal = 1; signal <= 64; signal++)
         (void)sys_call4(__NR_rt_sigaction, signal, &standard, 0, sizeof all);
     (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
+}
+
+static long take_signals(void)
+{
+    const uint64_t all = BLOCKED;
+
     return sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -161,7 +168,7 @@ static int on_link(struct context *ctx)
     struct link_message message;
     long n;
 
-    link_message_init(&message, 0, -1);
+    link_message_init(&message, 0, 1);
     n = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 | 0x40 /* MSG_CMSG_CLOEXEC, MSG_DONTWAIT */);
     if (n == -EAGAIN || n == -EINTR)
         return 1;
@@ -170,7 +177,7 @@ static int on_link(struct context *ctx)
         return 0;
     }
     if (message.kind == 'T' && message.header.control_length != 0 && ctx->tty < 0) {
-        ctx->tty = message.control.fd;
+        ctx->tty = message.control.fds[0];
         terminal_start(ctx);
     }
     if (message.kind == 'R')

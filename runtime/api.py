@@ -10,7 +10,7 @@ import os
 from _thread import allocate_lock
 
 from pyrun import host as hosts
-from pyrun.engine.launch import RUNNING
+from pyrun.engine.launch import RUNNING, start_recipe
 from pyrun.engine.launch import start as launch
 from pyrun.errors import UsageError
 from pyrun.images.store import Store
@@ -142,10 +142,16 @@ class Runtime:
         with self._lock:
             self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
         stdin, stdout, stderr = stdio
+        streams = (stdout if stdin is None else stdin, stdout, stderr)
         with self.store.lock(exclusive=False):
             recipe = self._recipe(image, argv, stdin is not None, options)
+            if not recipe.copies:
+                try:
+                    uuid, supervisor = start_recipe(recipe.block, recipe.head, self.pods.fd, streams, self.root, tell_running=tell_running)
+                    return Container(uuid, supervisor, recipe.notes)
+                except OSError:
+                    pass  # nothing is left of it; step by step it either works or says which step did not
             pod = create(recipe, self.pods, new_uuid())
-        streams = (stdout if stdin is None else stdin, stdout, stderr)
         try:
             supervisor = launch(pod.block, pod.slots, streams, pod.title, self.root, tell_running=tell_running)
         except BaseException:

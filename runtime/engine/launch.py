@@ -1,7 +1,7 @@
 """Handing a plan to the native helper, and its reports back as values and exceptions.
 
     become()   this very process turns into the supervisor: `pyrun run`, an ExecStart=
-    start()    the supervisor is a child: the library
+    start()    the supervisor is a child: the library; start_recipe() does it in one native call, pod and all
 
 The helper's descriptors are the SLOT_ numbers of native/plan.h.
 """
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["Report", "Slots", "Supervisor", "become", "start"]
+__all__ = ["Report", "Slots", "Supervisor", "become", "start", "start_recipe"]
 
 _REPORT = Struct("=IIiIiiQ")
 FAILED, RUNNING, EXITED = 1, 2, 3
@@ -179,12 +179,30 @@ def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, d
     """
     import _socket
 
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)))
+    flags = ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)
+    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     try:
-        fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
-        pid, pidfd = native.spawn([title.encode()], [], fds, directory)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+            pid, pidfd = native.spawn([title.encode()], [], fds, directory)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
     finally:
         os.close(plan)
-        theirs.close()
     return Supervisor(pid, pidfd, ours.detach(), block)
+
+
+def start_recipe(
+    block: bytes, record: bytes, pods: int, stdio: tuple[int, int, int], directory: str, *, tell_running: bool = True
+) -> tuple[str, Supervisor]:
+    """Make a pod below the directory `pods` (a descriptor) and start it; return its UUID and its supervisor.
+
+    Both blocks have `RECIPE_BLANK` (native/recipe.h) for the UUID.  The helper loads while the pod is made.  OSError leaves nothing.
+    """
+    flags = ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)
+    uuid, pid, pidfd, control = native.start(pods, stdio, record, block, flags, directory)
+    return uuid, Supervisor(pid, pidfd, control, block)

@@ -49,7 +49,7 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     directory = pods.create(uuid, record)
     parent, own = cgroup.create(above, uuid)
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
-    if recipe.copy or recipe.volumes:
+    if recipe.copies:
         try:
             from pyrun.images.copy import copy_layers, copy_up
 

@@ -56,6 +56,16 @@ class Recipe:
         self.notes = notes
         self.checks = checks
 
+    @property
+    def copies(self) -> bool:
+        """Whether each pod needs copies of its own, of the root or into volumes."""
+        return bool(self.copy or self.volumes)
+
+    @property
+    def head(self) -> bytes:
+        """The record as the native side takes it."""
+        return self.record.encode("utf-8", "surrogateescape")
+
     def fresh(self) -> bool:
         """Whether everything that decided is as it was."""
         return self.checks is not None and all(_stat(path, kind) == then for path, then, kind in self.checks)
