@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint unit package hostile live fuzz vm bench format man dist clean
+.PHONY: help run test setup build lint unit package hostile live fuzz vm stress bench format man dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ build: ## compile again what has changed
 
 lint unit package hostile live fuzz vm: setup ## one lane of `make test`
 	@$(PYTHON) tools/check.py $@
+
+stress: setup ## tests marked `stress`, 50 times their size
+	@TEST_SCALE=$${TEST_SCALE:-50} tools/lane.sh $(PYTHON) -m pytest -q -m stress --timeout=14400 $${TESTS:-tests}
 
 bench: ## measure pyrun against its peers
 	@tools/setup.sh bench
