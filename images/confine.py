@@ -15,6 +15,7 @@ import struct
 
 import prctl
 
+import pyrun.native._native  # noqa: F401  # what openat2 needs, while it can still be read
 from pyrun.errors import HostError
 from pyrun.images import callfilter
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import os
 import sys
 
-from pyrun.native._native import ffi, lib
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["become", "helper", "inotify", "lib", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
+__all__ = ["become", "helper", "inotify", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -27,6 +25,7 @@ RESOLVE_IN_ROOT = 16
 F_ADD_SEALS = 1033
 ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
 MFD_EXEC = 16
+_ABOVE_SLOTS = 16  # SLOT_COUNT of plan.h, and some
 
 HELPER = os.path.dirname(__file__) + "/helper"
 KEEPER = os.path.dirname(__file__) + "/keeper"
@@ -42,16 +41,22 @@ def _check(result: int, subject: str | bytes | None = None) -> int:
 
 def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0) -> int:
     """Open `path` below `dirfd` with the RESOLVE_ flags of openat2(2); the descriptor is close-on-exec."""
+    from pyrun.native._native import lib
+
     return _check(lib.pyrun_openat2(dirfd, path, flags, mode, resolve), path)
 
 
 def syncfs(fd: int) -> None:
     """Write the file system that holds `fd` to its device (syncfs(2))."""
+    from pyrun.native._native import lib
+
     _check(lib.pyrun_syncfs(fd))
 
 
 def inotify(path: bytes, mask: int, fd: int = -1) -> tuple[int, int]:
     """Watch `path` for the IN_ events of inotify(7) and return (descriptor, watch); with `fd` one more path by the same descriptor."""
+    from pyrun.native._native import lib
+
     made = _check(lib.pyrun_inotify()) if fd < 0 else fd
     try:
         return made, _check(lib.pyrun_inotify_add(made, path, mask), path)
@@ -124,6 +129,8 @@ def helper(directory: str = "/run") -> int:
 
 
 def _vector(words: Sequence[bytes]) -> tuple[object, list[object]]:
+    from pyrun.native._native import ffi
+
     keep: list[object] = [ffi.new("char[]", word) for word in words]
     return ffi.new("char *[]", [*keep, ffi.NULL]), keep
 
@@ -133,6 +140,8 @@ def spawn(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], di
 
     Does not copy the caller's memory, whatever its size and number of threads (clone(2), CLONE_VFORK).
     """
+    from pyrun.native._native import ffi, lib
+
     pidfd = ffi.new("int *", -1)
     arguments, keep = _vector(argv)
     environment, keep2 = _vector(envp)
@@ -146,17 +155,28 @@ def start(pods: int, stdio: Sequence[int], record: bytes, plan: bytes, flags: in
 
     `record` and `plan` are those of a recipe, `flags` PLAN_ flags of native/plan.h.  On OSError nothing is left.
     """
+    from pyrun.native._native import ffi, lib
+
     started = ffi.new("struct pyrun_started *")
     _check(lib.pyrun_start(helper(directory), pods, stdio, record, len(record), plan, len(plan), flags, started), "pyrun-helper")
     return ffi.string(started.uuid).decode(), started.pid, started.pidfd, started.control
 
 
-def become(argv: Sequence[bytes], envp: Sequence[bytes], slots: Sequence[int], directory: str = "/run") -> None:
-    """Turn this process into the helper, same pid, with `slots[i]` on descriptor i; returns only by OSError."""
-    arguments, keep = _vector(argv)
-    environment, keep2 = _vector(envp)
-    program = helper(directory)
+def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int], directory: str = "/run") -> None:
+    """Turn this process into the helper, same pid, with `slots[i]` on descriptor i (-1: closed); returns only by OSError.
+
+    By Python's own calls: the extension and cffi cost more than all that is done here.
+    """
+    import fcntl
+
+    program = fcntl.fcntl(helper(directory), fcntl.F_DUPFD_CLOEXEC, _ABOVE_SLOTS)
     sys.stdout.flush()
     sys.stderr.flush()
-    _check(lib.pyrun_become(program, arguments, environment, slots, len(slots)), "pyrun-helper")
-    del keep, keep2
+    # Every descriptor is copied out of the way first, so that no copy lands on one still needed.
+    copies = [fd if fd < 0 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_SLOTS) for fd in slots]
+    for slot, fd in enumerate(copies):
+        if fd < 0:
+            os.closerange(slot, slot + 1)
+        else:
+            os.dup2(fd, slot)
+    os.execve(program, argv, envp)

@@ -213,14 +213,3 @@ static int pyrun_start(int helper, int pods, const int *stdio, const char *recor
     free(s);
     return r;
 }
-
-/* Turns this process into the helper; comes back only to report minus an errno. */
-static int pyrun_become(int helper, char *const argv[], char *const envp[], const int *slots, int count)
-{
-    int copies[SLOT_COUNT];
-
-    if (count != SLOT_COUNT)
-        return -EINVAL;
-    memcpy(copies, slots, sizeof copies);
-    return (int)enter_helper(helper, copies, 0, argv, envp);
-}

@@ -20,13 +20,33 @@
 #define LONGEST_MESSAGE (2 * LONGEST_PATH)
 #define ADDED_ARGUMENTS 10
 
-/* The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the
- * package is not in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
+/* What `run` imports comes in one file, see runtime/cli/bundle.py; one that is of no use is removed, and a run without
+ * one writes it.  The package directory then goes first on the path, so that other modules of pyrun's are found with one
+ * look.  Where the package is not in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
 static const char boot[] = "import sys, posix\n"
                            "a = sys.argv\n"
                            "del a[0]\n"
                            "p = a.pop(0).rpartition('/')[0].rpartition('/')[0]\n"
                            "p += '/%s/python%d.%d/site-packages' % (sys.platlibdir, *sys.version_info[:2])\n"
+                           "if 'run' in a[1:4]:\n"
+                           "    import gc, marshal\n"
+                           "    gc.disable()\n"
+                           "    b = p + '/pyrun/__pycache__/run.%s.bundle' % sys.implementation.cache_tag\n"
+                           "    try:\n"
+                           "        d = posix.open(b, posix.O_CLOEXEC)\n"
+                           "        f, d = posix.read(d, 4 << 20), posix.close(d)\n"
+                           "        assert f[:4] == sys.hexversion.to_bytes(4, 'little')\n"
+                           "        f, d = marshal.loads(memoryview(f)[4:])\n"
+                           "        type(lambda: 0)(f, {'__builtins__': __builtins__})(d)\n"
+                           "    except FileNotFoundError:\n"
+                           "        pass\n"
+                           "    except Exception:\n"
+                           "        try:\n"
+                           "            posix.unlink(b)\n"
+                           "        except OSError:\n"
+                           "            pass\n"
+                           "    gc.freeze()\n"
+                           "    gc.enable()\n"
                            "try:\n"
                            "    posix.stat(p + '/pyrun')\n"
                            "    sys.path.insert(0, p)\n"

@@ -57,6 +57,7 @@ def run(args: Args) -> int:
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
     _remember(args, recipe)
+    _bundle()
     try:
         become(pod.block, pod.slots, pod.title, args.root)
     except OSError as error:
@@ -72,6 +73,17 @@ def _remember(args: Args, recipe: Recipe) -> None:
     from pyrun.pod.cache import save
 
     save(args.root, sys.argv[1:], recipe, native.HELPER)
+
+
+def _bundle() -> None:
+    """Let the next run that has to decide start sooner."""
+    import pyrun
+
+    if pyrun.__spec__.loader is not None:  # not from the bundle
+        from pyrun.cli import bundle
+
+        if not os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))):
+            bundle.save()
 
 
 def tell(note: str) -> None:

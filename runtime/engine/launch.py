@@ -9,6 +9,7 @@ The helper's descriptors are the SLOT_ numbers of native/plan.h.
 from __future__ import annotations
 
 import os
+import posix
 import sys
 from struct import Struct
 
@@ -79,7 +80,7 @@ def become(block: bytes, slots: Slots, title: str, directory: str) -> NoReturn:
     if native.helper_note:
         sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, 0))
-    environment = [name + b"=" + value for name, value in os.environb.items()]
+    environment = {name: value for name, value in posix.environ.items() if name}
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
     native.become([title.encode()], environment, fds, directory)
     raise AssertionError("execveat came back")

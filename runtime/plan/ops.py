@@ -149,7 +149,15 @@ def _pack(pool: _Pool, one: Op) -> bytes:
         assert isinstance(s1, bytes)
         n = len(s1)
     place = pool.place
-    return _OP.pack(code, flags, place(n) & 0xFFFFFFFF, place(s1), place(s2), place(a), place(b))
+    return _OP.pack(
+        code,
+        flags,
+        (n if type(n) is int else place(n)) & 0xFFFFFFFF,
+        s1 if type(s1) is int else place(s1),
+        s2 if type(s2) is int else place(s2),
+        a if type(a) is int else place(a),
+        b if type(b) is int else place(b),
+    )
 
 
 def encode(plan: Plan) -> bytes:

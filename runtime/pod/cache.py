@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posix
 from struct import Struct
 
 from pyrun.images.locks import private_dirs
@@ -22,7 +23,7 @@ _KEPT = 512  # recipes below one root; each is about 20 kB
 
 def key_of(argv: list[str]) -> bytes:
     """Return what must be the same for a recipe to apply: directory, $PYRUN_ROOT and arguments, a NUL behind each."""
-    words = [os.getcwdb(), os.environb.get(b"PYRUN_ROOT", b""), *[os.fsencode(word) for word in argv]]
+    words = [os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), *[os.fsencode(word) for word in argv]]
     return b"".join(word + b"\0" for word in words)
 
 

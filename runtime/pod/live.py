@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from pyrun import native
 from pyrun.errors import StateError
+from pyrun.native._native import lib
 from pyrun.pod.state import read_json
 
 TYPE_CHECKING = False
@@ -39,7 +39,7 @@ class Live:
 
     def plan(self) -> bytes:
         """Return the encoded plan that the pod runs by (native/plan.h); StateError when it ended meanwhile."""
-        path = f"/proc/{self.supervisor}/fd/{native.lib.SLOT_PLAN}"
+        path = f"/proc/{self.supervisor}/fd/{lib.SLOT_PLAN}"
         try:
             try:
                 file = os.open("plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
@@ -177,7 +177,7 @@ def _is_init(pid: int) -> bool:
 def _supervises(live: Live, pid: int) -> bool:
     """Whether this process holds the pod's directory where a supervisor does (native/plan.h, SLOT_POD)."""
     try:
-        held, own = os.stat(f"/proc/{pid}/fd/{native.lib.SLOT_POD}"), os.fstat(live.fd)
+        held, own = os.stat(f"/proc/{pid}/fd/{lib.SLOT_POD}"), os.fstat(live.fd)
     except OSError:
         return False
     return (held.st_dev, held.st_ino) == (own.st_dev, own.st_ino)

@@ -16,14 +16,14 @@ from harness import Pyrun
 # Python's own: C modules, and what `os` is made of.
 PYTHON = set(
     """
-    __future__ _cffi_backend _collections_abc _json _sha256 _stat _struct binascii errno fcntl genericpath os posixpath
+    __future__ _collections_abc _json _sha256 _stat _struct binascii errno fcntl genericpath os posixpath
     resource stat struct
     """.split()
 )
 PYRUN = set(
     """
     pyrun pyrun.errors pyrun.host
-    pyrun.native pyrun.native._native
+    pyrun.native
     pyrun.images pyrun.images.fastjson pyrun.images.locks pyrun.images.passwd pyrun.images.printable
     pyrun.images.resolve pyrun.images.rootfs pyrun.images.store pyrun.images.trust
     pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
@@ -31,7 +31,7 @@ PYRUN = set(
     pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
     pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
     pyrun.pod.volumes
-    pyrun.cli pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run pyrun.cli.verbs_pods
+    pyrun.cli pyrun.cli.bundle pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run pyrun.cli.verbs_pods
     pyrun.cli.specs
     """.split()
 )
@@ -62,4 +62,4 @@ def test_a_start_imports_only_what_it_must(shared: Pyrun, probe_image: Path, com
     shared(*arguments, code=0)  # the image is stored and the filter compiled from here on
     found = imports(BOOT, sysconfig.get_path("platlib"), *arguments, env=shared.environment())
     assert found - imports("pass") - PYTHON - PYRUN == set()
-    assert {"pyrun.cli.run", "pyrun.native._native"} <= found, "the list is of the right thing"
+    assert {"pyrun.cli.run", "pyrun.native"} <= found, "the list is of the right thing"

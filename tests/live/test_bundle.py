@@ -1,0 +1,123 @@
+"""The bundle of what a start imports: written once, used while it fits, never in the way."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, Pyrun
+
+import pyrun
+
+LIB = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+
+
+class Installation:
+    """A copy of launcher and package in a prefix of its own."""
+
+    def __init__(self, prefix: Path, shared: Pyrun) -> None:
+        self.package = prefix / LIB / "pyrun"
+        self.shared = shared
+        shutil.copytree(Path(pyrun.__file__ or "").parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        (prefix / "bin").mkdir()
+        shutil.copy(COMMAND, prefix / "bin/pyrun")
+        (prefix / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+        self.command = prefix / "bin/pyrun"
+
+    @property
+    def bundle(self) -> Path:
+        return self.package / "__pycache__" / f"run.{sys.implementation.cache_tag}.bundle"
+
+    def run(self, code: int = 0) -> str:
+        """A run that has to decide."""
+        shutil.rmtree(self.shared.root / "cache" / "run", ignore_errors=True)
+        words = [self.command, "run", "example.com/probe", "--exec", "/probe", "--", "exit", str(code)]
+        done = subprocess.run(words, env=self.shared.environment(), capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def installed(shared: Pyrun, tmp_path: Path) -> Iterator[Installation]:
+    shared("run", shared.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
+    yield Installation(tmp_path, shared)
+
+
+def names(bundle: Path) -> list[str]:
+    return [entry[0] for entry in marshal.loads(bundle.read_bytes()[4:])[1]]
+
+
+def test_written_once_and_used(installed: Installation) -> None:
+    installed.run()
+    held = names(installed.bundle)
+    assert {"pyrun", "pyrun.cli.run", "pyrun.plan.planner"} <= set(held)
+    assert held.index("pyrun") < held.index("pyrun.plan.ops") < held.index("pyrun.plan.planner") < held.index("pyrun.cli.run")
+    first = installed.bundle.stat()
+    # what is in it is what runs: the sources are not even read, only their times
+    for path in installed.package.rglob("*.py"):
+        info = path.stat()
+        path.write_bytes(b"!" * info.st_size)
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    shutil.rmtree(installed.package / "pod" / "__pycache__")
+    installed.run(7)
+    assert installed.bundle.stat().st_ino == first.st_ino
+
+
+def append(path: Path) -> None:
+    path.write_text(path.read_text() + "\nraise SystemExit(99)\n")
+
+
+SPOILT: dict[str, Callable[[Installation], object]] = {
+    "a source changed": lambda one: os.utime(one.package / "plan" / "planner.py", ns=(1, 1)),
+    "a source is gone": lambda one: (one.package / "cli" / "bundle.py").rename(one.package / "cli" / "kept"),
+    "cut short": lambda one: os.truncate(one.bundle, 5000),
+    "empty": lambda one: os.truncate(one.bundle, 0),
+    "of another version": lambda one: one.bundle.write_bytes(b"\0\0\0\0" + one.bundle.read_bytes()[4:]),
+    "nonsense": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"nonsense"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_one_that_does_not_fit_is_replaced(installed: Installation, how: str) -> None:
+    installed.run()
+    before = installed.bundle.read_bytes()
+    SPOILT[how](installed)
+    if how == "a source is gone":
+        (installed.package / "cli" / "kept").rename(installed.package / "cli" / "bundle.py")
+        os.utime(installed.package / "cli" / "bundle.py", ns=(1, 1))
+    assert installed.run(3) == ""
+    after = installed.bundle.read_bytes()
+    assert after[:4] == before[:4] and len(marshal.loads(after[4:])[1]) == len(marshal.loads(before[4:])[1])
+    assert installed.run(4) == ""
+
+
+def test_a_changed_source_counts_at_once(installed: Installation) -> None:
+    installed.run()
+    append(installed.package / "cli" / "run.py")
+    shutil.rmtree(installed.shared.root / "cache" / "run", ignore_errors=True)
+    done = subprocess.run([installed.command, "run", "x"], env=installed.shared.environment(), capture_output=True, timeout=60)
+    assert done.returncode == 99
+
+
+def test_where_nothing_can_be_written(installed: Installation) -> None:
+    """A file in place of the directory: nothing is said, nothing is missing."""
+    for path in list(installed.package.rglob("__pycache__")):
+        shutil.rmtree(path)
+    (installed.package / "__pycache__").write_text("")
+    assert installed.run(5) == ""
+    assert (installed.package / "__pycache__").read_text() == ""
+
+
+def test_errors_name_lines_of_the_sources(installed: Installation) -> None:
+    installed.run()
+    words = [installed.command, "run", "--debug", "example.com/none-of-this", "--exec", "/x"]
+    done = subprocess.run(words, env=installed.shared.environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 125
+    assert f'File "{installed.package}/cli/run.py", line ' in done.stderr
+    assert "image = find_image(args, store)" in done.stderr
