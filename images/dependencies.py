@@ -3,7 +3,7 @@
     A -> [B, C], C -> [D]      written B, D, C, A: later replaces earlier; as overlay layers, top first, A C D B
 
 A stored image's layers already include those of its own dependencies, so one level is enough here, and
-a cycle cannot arise: what an image needs must have been imported before it.  A layer that is reached twice
+no cycle can be stored: what an image needs is imported before it.  A layer that is reached twice
 (B -> D and C -> D) counts where it comes last in rendering order, which is where the spec lets it win.
 Which images were meant is settled at import and kept in the record.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyrun.images.store import Image, Store
 
-__all__ = ["MAX_LAYERS", "mask_id", "resolve", "stack"]
+__all__ = ["MAX_LAYERS", "lacking", "mask_id", "resolve", "stack"]
 
 MAX_LAYERS = 200  # lower directories of one overlay that pyrun is tested with
 
@@ -49,6 +49,17 @@ def resolve(store: Store, manifest: dict[str, Any], check: Callable[[Image], Non
             error.origin = origin
             raise
         found.append(image)
+    return found
+
+
+def lacking(store: Store, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the dependencies of `manifest` that the store has no image for, in its order."""
+    found = []
+    for dependency in manifest.get("dependencies") or []:
+        try:
+            store.find_id(_reference(dependency))
+        except NotFoundError:
+            found.append(dependency)
     return found
 
 

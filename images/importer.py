@@ -30,9 +30,13 @@ from pyrun.images.whitelist import write_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, TypeAlias
 
-__all__ = ["collect_tmp", "explain", "import_file", "open_image", "settle"]
+    # dependency, then name, labels and id of what needs it
+    Bring: TypeAlias = Callable[[dict[str, Any], str, dict[str, str], str], object]
+
+__all__ = ["Import", "Wanted", "collect_tmp", "explain", "import_file", "open_image", "settle"]
 
 _CHUNK = 1 << 20
 _TICK = 20_000_000  # ns; ctime moves in steps of a kernel tick, 10 ms at most
@@ -46,38 +50,53 @@ def import_file(
     allow_unsigned: bool = False,
     expect_name: str | None = None,
     keyring: Keyring | None = None,
+    bring: Bring | None = None,
 ) -> Image:
     """The stored image of a file, imported unless that was done before.
 
     The signature is `signature_path` or else ``<path>.asc``.  With `allow_unsigned` an image without a good
     one is stored too, its `signature` None; a signature that is named explicitly must be good all the same.
-    Raises NotFoundError, SignatureError, ArchiveError, ManifestError or another ImageError, TrustError for
-    keys, StateError for the store; in each case nothing is left behind.
+    What it depends on and the store lacks, `bring` has to bring.
+
+    Raises NotFoundError, SignatureError, ArchiveError, ManifestError or another ImageError, TrustError for keys, StateError
+    for the store; in each case nothing is left behind.
     """
-    work = _Import(store, path, signature_path, allow_unsigned, keyring or Keyring(store.root))
+    wanted = Wanted(expect_name)
+    work = Import(store, path, signature_path, allow_unsigned, keyring or Keyring(store.root), wanted, bring)
     image = store.find_import(path)
-    if image is None or not work.satisfied_by(image):
-        try:
-            image = work.run(expect_name)
-        except OSError as error:
-            if isinstance(error, PyrunError):
-                raise
-            raise explain(store, path, error) from error
-    _check_name(image.name, expect_name, path)
-    return image
+    if image is not None and work.satisfied_by(image):
+        wanted.check(image.name, image.labels, image.id, path)
+        return image
+    try:
+        return work.run()
+    except OSError as error:
+        if isinstance(error, PyrunError):
+            raise
+        raise explain(store, path, error) from error
 
 
-class _Import:
-    """One import; the steps in the order in which they happen."""
+class Import:
+    """One import; the steps in the order in which they happen.  `path` is the file, or what errors call it."""
 
-    __slots__ = ("allow_unsigned", "keyring", "path", "signature_path", "store")
+    __slots__ = ("allow_unsigned", "bring", "keyring", "path", "signature_path", "store", "wanted")
 
-    def __init__(self, store: Store, path: str, signature_path: str | None, allow_unsigned: bool, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        signature_path: str | None,
+        allow_unsigned: bool,
+        keyring: Keyring,
+        wanted: Wanted,
+        bring: Bring | None,
+    ) -> None:
         self.store = store
         self.path = path
         self.signature_path = signature_path
         self.allow_unsigned = allow_unsigned
         self.keyring = keyring
+        self.wanted = wanted
+        self.bring = bring
 
     def satisfied_by(self, image: Image) -> bool:
         """Whether an earlier import of this very file will do: its key is still trusted, or need not be."""
@@ -93,22 +112,49 @@ class _Import:
             return False
         return True
 
-    def run(self, expect_name: str | None) -> Image:
-        """Copies, verifies, unpacks and commits."""
+    def run(self) -> Image:
+        """Copies, verifies, unpacks and commits.  No lock of a blob is held while dependencies are brought: those have locks too."""
         store = self.store
         store.ensure()
         with store.lock(exclusive=False), Staging(store.root, "import") as staging:
             info, digest = self.copy(staging)
-            with open(f"{staging.path}/blob", "rb", buffering=0) as blob, commit.blob_lock(store, digest):
-                known = self.find_blob(digest)
-                signature = self.signature()
-                signers = self.signers(signature, blob.fileno(), known)
-                if known is None:
-                    image = self.unpack(staging, blob.fileno(), digest, signers, signature, expect_name)
-                else:
-                    image = self.renew(staging, known, signers, signature)
-                commit.remember_import(store, staging, info, image.id)
+            with open(f"{staging.path}/blob", "rb", buffering=0) as blob:
+                image: Image | None = None
+                unpacked: tuple[aci.AciInfo, Verdict | None] | None = None
+                lacking: list[dict[str, Any]] = []
+                with commit.blob_lock(store, digest):
+                    known = self.find_blob(digest)
+                    signature = self.signature()
+                    signers = self.signers(signature, blob.fileno(), known)
+                    if known is not None:
+                        self.wanted.check(known.name, known.labels, known.id, self.path)
+                        image = self.renew(staging, known, signers, signature)
+                    else:
+                        unpacked = self.unpack(staging, blob.fileno(), digest, signers)
+                        lacking = dependencies.lacking(store, unpacked[0].manifest) if self.bring else []
+                        image = None if lacking else self.keep(staging, *unpacked, signature)
+                if image is None:
+                    assert unpacked is not None
+                    self.complete(unpacked[0], lacking)
+                    with commit.blob_lock(store, digest):
+                        image = self.keep(staging, *unpacked, signature)
+            self.remember(staging, info, image)
         return image
+
+    def complete(self, found: aci.AciInfo, lacking: list[dict[str, Any]]) -> None:
+        """Brings the dependencies that the store lacks."""
+        assert self.bring is not None
+        labels = _labels(found.manifest)
+        for dependency in lacking:
+            try:
+                self.bring(dependency, str(found.manifest["name"]), labels, found.image_id)
+            except PyrunError as error:
+                error.origin = f"{self.path} needs {dependency['imageName']}" + (f": {error.origin}" if error.origin else "")
+                raise
+
+    def remember(self, staging: Staging, info: os.stat_result, image: Image) -> None:
+        """Notes what the file holds."""
+        commit.remember_import(self.store, staging, info, image.id)
 
     def copy(self, staging: Staging) -> tuple[os.stat_result, str]:
         """Copies the file to `blob`, synced; its stat and the digest of what was copied.  ImageError when it changes meanwhile."""
@@ -176,10 +222,8 @@ class _Import:
                 return None
             raise
 
-    def unpack(
-        self, staging: Staging, data_fd: int, digest: str, signers: Sequence[str], signature: bytes | None, expect_name: str | None
-    ) -> Image:
-        """Unpacks the copy in the confined worker and commits it."""
+    def unpack(self, staging: Staging, data_fd: int, digest: str, signers: Sequence[str]) -> tuple[aci.AciInfo, Verdict | None]:
+        """Unpacks the copy in the confined worker; what it is, and what its signature is worth."""
         os.mkdir(f"{staging.path}/layer", 0o700)
         layer_fd = os.open(f"{staging.path}/layer", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -192,25 +236,29 @@ class _Import:
         if info.blob_digest != digest:
             raise DigestError("unpack", self.path, f"its copy changed: {info.blob_digest} instead of {digest}", hint="check the disk")
         name = str(info.manifest["name"])
-        _check_name(name, expect_name, self.path)
-        verdict = self.judge(signers, name)
+        self.wanted.check(name, _labels(info.manifest), info.image_id, self.path)
+        return info, self.judge(signers, name)
+
+    def keep(self, staging: Staging, info: aci.AciInfo, verdict: Verdict | None, signature: bytes | None) -> Image:
+        """Commits what was unpacked, on top of what it depends on."""
         needs = dependencies.resolve(self.store, info.manifest, self.accept, self.path)
         layers = dependencies.stack(info.image_id, needs, self.path)
         with commit.Undo(staging) as undo, self.masked(staging, undo, layers, info), commit.id_lock(self.store, info.image_id):
-            size = os.fstat(data_fd).st_size + commit.commit_layer(self.store, staging, undo, info.image_id)
+            shipped = os.stat(f"{staging.path}/blob").st_size
+            size = shipped + commit.commit_layer(self.store, staging, undo, info.image_id)
             earlier = commit.existing(self.store, info.image_id)
             if earlier is not None and self.stays(earlier, verdict):
                 return earlier
-            commit.commit_blob(self.store, staging, undo, digest, signature if verdict else None)
+            commit.commit_blob(self.store, staging, undo, info.blob_digest, signature if verdict else None)
             image = Image(
                 {
                     "id": info.image_id,
                     "kind": "aci",
-                    "name": name,
+                    "name": str(info.manifest["name"]),
                     "labels": _labels(info.manifest),
                     "layers": layers,
                     "needs": [need.id for need in needs],
-                    "blob": digest,
+                    "blob": info.blob_digest,
                     "size": size,
                     "imported": earlier.imported if earlier else time.time_ns(),
                     "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
@@ -259,6 +307,30 @@ class _Import:
         return image
 
 
+class Wanted:
+    """What an image has to be for the one who asked for it: its name, labels that it must have, its id; empty ones are free."""
+
+    __slots__ = ("id", "labels", "name")
+
+    def __init__(self, name: str | None = None, labels: dict[str, str] | None = None, image_id: str = "") -> None:
+        self.name = name
+        self.labels = labels or {}
+        self.id = image_id
+
+    def check(self, name: str, labels: dict[str, str], image_id: str, path: str) -> None:
+        """Raises ImageError for one that it is not (DISC-11), DigestError for another id (IM-33)."""
+        if self.name is not None and name != self.name:
+            raise ImageError("import", path, f"it holds {name} instead of {self.name}", hint="check where the file came from")
+        for label, value in self.labels.items():
+            if labels.get(label) != value:
+                held = f"{label} {labels[label]}" if label in labels else f"no label {label}"
+                raise ImageError(
+                    "import", path, f"it has {held}, {value} was asked for", hint="ask who runs the server for the right image"
+                )
+        if self.id and image_id != self.id:
+            raise DigestError("import", path, f"it is {image_id[:19]}, not {self.id[:19]}", hint="its owner has to offer what is asked for")
+
+
 def open_image(path: str) -> FileIO:
     """The image file, opened without waiting for anybody; ImageError unless it is a regular file with something in it."""
     try:
@@ -289,11 +361,6 @@ def _labels(manifest: dict[str, object]) -> dict[str, str]:
     labels = manifest.get("labels") or []
     assert isinstance(labels, list)
     return {str(label["name"]): str(label["value"]) for label in labels}
-
-
-def _check_name(name: str, expected: str | None, path: str) -> None:
-    if expected is not None and name != expected:
-        raise ImageError("import", path, f"it holds {name} instead of {expected}", hint="check where the file came from")
 
 
 def explain(store: Store, path: str, error: OSError) -> ImageError:
