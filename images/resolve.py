@@ -4,14 +4,16 @@
     oci-archive:PATH[:REF]             a tar archive of such a layout
     docker-archive:PATH[:NAME[:TAG]]   what `docker save` and `podman save` write
     docker://HOST/REPO[:TAG]           an image in a registry; also HOST/REPO@DIGEST, see `registry.reference`
+    https://HOST/PATH                  an image file on a web server
     /PATH ./PATH ../PATH *.aci, or anything that is there: a file or directory, recognised by its content
-    everything else                    a name or id of the store; or a short name that registries.conf has an alias for
+    everything else                    a name or id of the store; or a short name that registries.conf has an alias for, or
+                                       HOST/NAME[:VERSION][,LABEL=VALUE], for which App Container discovery asks HOST
 
 What the store lacks is fetched as the policy says:
 
     never    only what is stored counts
     new      what is not stored is fetched
-    update   a registry is asked whether the tag moved, a file whether it changed; what is as before is not fetched again
+    update   a registry is asked whether the tag moved, a server or file whether it changed; what is as before is not fetched again
 
 Hot: a stored image is found without anything being loaded that only an import needs.
 """
@@ -26,16 +28,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
-    from typing import Literal
+    from typing import Any, Literal
 
     from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image, Store
 
-    Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive", "registry"]
+    Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive", "registry", "url", "discovery"]
 
 __all__ = ["Reference", "fetch", "find", "parse"]
 
 _SCHEMES: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
+_REMOTE: tuple[Kind, ...] = ("registry", "url", "discovery")
 
 
 class Reference:
@@ -67,6 +70,8 @@ def parse(text: str) -> Reference:
             if not path:
                 raise UsageError("read reference", text, "no path", hint=f"write {scheme}:PATH, or {scheme}:PATH:NAME for one of several")
             return Reference(text, scheme, path, ref)
+    if text.startswith(("https://", "http://")):
+        return Reference(text, "url")
     if text.startswith(("/", "./", "../")) or text.endswith(".aci") or os.path.isfile(text) or os.path.isfile(f"{text}/oci-layout"):
         return Reference(text, "file", text)
     if text.startswith("docker://") or "@sha256:" in text or "@sha512:" in text:
@@ -96,7 +101,7 @@ def find(
     if reference.kind == "name":
         image, reference = _named(store, reference, policy)
     if image is None:
-        image = _known(store, reference) if signature is None and (policy != "update" or reference.kind != "registry") else None
+        image = _known(store, reference) if signature is None and (policy != "update" or reference.kind not in _REMOTE) else None
         if image is not None and not unsigned and not _trusted(store, image):
             image = None  # a signature or a key may have come later
         if image is None and policy == "never":
@@ -125,6 +130,8 @@ def fetch(
     """
     if reference.kind == "name" and not os.path.lexists(reference.text):
         reference = elsewhere(reference.text) or reference
+    if reference.kind in ("url", "discovery"):
+        return _ask_web(store, reference, signature, unsigned, http, progress)
     if reference.kind == "registry":
         from pyrun.images.registry.pull import pull
 
@@ -151,17 +158,44 @@ def fetch(
             return layered.import_layered(store, reference, kind=kind, allow_unsigned=True)
     from pyrun.images.importer import import_file
 
-    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned)
+    def bring(dependency: dict[str, Any], name: str, labels: dict[str, str], image_id: str) -> object:
+        from pyrun.images.web.fetch import Fetcher
+
+        fetcher = Fetcher(store, unsigned=unsigned, http=http, progress=progress)
+        return fetcher.bringer(near=True)(dependency, name, labels, image_id)
+
+    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned, bring=bring)
+
+
+def _ask_web(
+    store: Store,
+    reference: Reference,
+    signature: str | None,
+    unsigned: bool,
+    http: Collection[str],
+    progress: Callable[[], AbstractContextManager[Progress | None]] | None,
+) -> Image:
+    """The image that a URL holds, or discovery finds, now."""
+    from pyrun.images.web.fetch import Fetcher
+    from pyrun.images.web.names import parse as parse_name
+
+    fetcher = Fetcher(store, unsigned=unsigned, http=http, progress=progress)
+    if reference.kind == "url":
+        return fetcher.url(reference.text, signature, reference.ref or None)
+    return fetcher.name(parse_name(reference.text), signature)
 
 
 def elsewhere(text: str) -> Reference | None:
-    """Where a name may be fetched from that is neither stored nor a file: the alias that registries.conf has for a short name."""
+    """Where a name may be fetched from that is neither stored nor a file: an alias of registries.conf, or discovery."""
     if not text.isascii() or not text.isprintable():
         return None
     from pyrun.images.registry import config
+    from pyrun.images.web.names import is_discoverable
 
     found = config.read().alias(text)
-    return Reference(f"docker://{found}", "registry") if found is not None else None
+    if found is not None:
+        return Reference(f"docker://{found}", "registry")
+    return Reference(text, "discovery") if is_discoverable(text) else None
 
 
 def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | None, Reference]:
@@ -171,13 +205,18 @@ def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | Non
         image = store.find(text)
     except NotFoundError as error:
         other = elsewhere(text)
-        if other is None:
+        if other is None or (other.kind == "discovery" and policy == "never"):
             if not {"/", "-", "="} & set(text):
                 error.hint += f"; from a registry: docker://HOST/{text}, short names being fetched only where registries.conf has an alias"
             raise
         return None, other
     if policy != "update" or image.id.startswith(text.lower()) or image.id.partition("-")[2].startswith(text.lower()):
         return image, reference
+    from pyrun.images.web.notes import sources
+
+    came = sources(store, image.id)
+    if came and not came[0].name:  # not found by discovery, but named as a URL
+        return None, Reference(came[0].url, "url", ref=image.name)
     other = elsewhere(text)
     if other is None:
         reason = "a name of the store, which does not say where to ask"
@@ -186,7 +225,14 @@ def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | Non
 
 
 def _known(store: Store, reference: Reference) -> Image | None:
-    """The stored image of a file that was imported before, or of a name or digest in a registry."""
+    """The stored image of a file that was imported before, of a URL, or of a name or digest in a registry."""
+    if reference.kind == "discovery":
+        return None  # the store was asked for that name
+    if reference.kind == "url":
+        from pyrun.images.web import notes
+
+        found = notes.recall(store, reference.text.partition("#")[0])
+        return found[1] if found is not None else None
     if reference.kind != "registry":
         return store.find_import(reference.path, reference.variant)
     from pyrun.images.pulled import recall

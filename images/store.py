@@ -6,6 +6,7 @@
     refs/<name>/<id>       labels of an image, for look-ups by name
     imports/<stat key>     id of the image that this very file holds
     imports/pulled+<name>  what a name meant in its registry, see `pulled`
+    imports/url+<URL>      what a URL held, see `web.notes`
     locks/ tmp/ trust/     see `locks`, `staging` and `trust`
 
 Nothing here changes the store.  Writing is `importer`, deleting is `prune`.
@@ -194,7 +195,7 @@ class Store:
             return by_id[0]
         hint = f"see what is there with `pyrun --root {self.root} image list`, or import a file with `pyrun fetch FILE`"
         if "://" in ref:
-            hint = "of URLs only docker://HOST/REPOSITORY:TAG is understood"
+            hint = "of URLs https://HOST/PATH and docker://HOST/REPOSITORY:TAG are understood"
         elif "/" in ref and os.path.exists(ref):
             hint = f"to use the file of that name, write its path with a leading ./ or import it: pyrun fetch {ref}"
         raise NotFoundError("find image", ref, "nothing in the store answers to it", hint=hint)

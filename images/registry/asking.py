@@ -82,6 +82,7 @@ class Asker:
         self.home = home
         self.title = title
         self.patience = patience or Patience()
+        self.attempts = self.patience.attempts
         self.transport = Transport(home, self.patience, certs_dirs, near)
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
@@ -135,7 +136,7 @@ class Asker:
                 if wait > self.patience.longest_wait and failure.wait is not None:
                     failure.error.hint = f"it wants us to wait for {int(wait)} seconds"
                     raise failure.error from None
-                if number >= self.patience.attempts or self._stopped.is_set():
+                if number >= self.attempts or self._stopped.is_set():
                     raise failure.error from None
                 self._sleep(min(wait, self.patience.longest_wait))
 

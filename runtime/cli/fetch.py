@@ -1,4 +1,4 @@
-"""`pyrun fetch`: verify images, in files or registries, and put them into the store."""
+"""`pyrun fetch`: verify images, in files, on web servers or in registries, and put them into the store."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def run(args: Args) -> int:
     if args.signature is not None and len(args.files) > 1:
         raise UsageError("fetch", args.files[1], "one signature cannot be that of several files", hint="fetch the files one by one")
     store = Store(args.root)
-    if "" in plain_http(args) and len({_registry(path) for path in args.files} - {""}) > 1:
+    if "" in plain_http(args) and len({_server(path) for path in args.files} - {""}) > 1:
         hint = "name the one that speaks it: --insecure-options=http:HOST[:PORT]"
-        raise UsageError("option --insecure-options", "http", "several registries are named", hint=hint)
+        raise UsageError("option --insecure-options", "http", "several registries or servers are named", hint=hint)
     code = 0
     for path in args.files:
         try:
@@ -52,11 +52,15 @@ def _fetch(args: Args, store: Store, text: str) -> Image:
     return resolve.find(store, text, signature=args.signature, unsigned=unsigned, policy=policy, http=http, progress=progress)
 
 
-def _registry(text: str) -> str:
-    """The registry that a reference names; "" for a file."""
+def _server(text: str) -> str:
+    """The server that a reference names; "" for a file."""
     reference = resolve.parse(text)
-    if reference.kind != "registry":
-        return ""
-    from pyrun.images.registry.reference import parse
+    if reference.kind == "registry":
+        from pyrun.images.registry.reference import parse
 
-    return parse(text).registry
+        return parse(text).registry
+    if reference.kind == "url":
+        return text.partition("://")[2].partition("/")[0].lower()
+    from pyrun.images.web.names import is_discoverable
+
+    return text.partition("/")[0] if reference.kind == "name" and is_discoverable(text) else ""

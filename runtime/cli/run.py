@@ -144,7 +144,12 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     reference = resolve.parse(args.image)
     if reference.path:
         return [os.path.abspath(reference.path), *own]
-    return [store.ref_dir(image.name), store.root + "/images", *([store.root + "/imports"] if reference.kind == "registry" else []), *own]
+    return [
+        store.ref_dir(image.name),
+        store.root + "/images",
+        *([store.root + "/imports"] if reference.kind in ("registry", "url") else []),
+        *own,
+    ]
 
 
 def save_uuid(path: str, uuid: str) -> None:

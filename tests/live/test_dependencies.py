@@ -90,9 +90,9 @@ def test_each_image_needs_a_trusted_key_of_its_own(pyrun: Pyrun, image: Make, ne
 
 
 def test_missing_dependency_is_named_and_nothing_stays(pyrun: Pyrun, image: Make) -> None:
-    refused = pyrun("run", image("example.com/lonely", edit=needing("example.com/nowhere")), code=125)
+    refused = pyrun("run", image("example.com/lonely", edit=needing("nowhere")), code=125)
     assert refused.err.splitlines()[:2] == [
-        "pyrun: find dependency example.com/nowhere: not in the store",
-        "hint: import example.com/nowhere first: pyrun fetch FILE",
+        "pyrun: find dependency nowhere: not in the store",
+        "hint: import nowhere first: pyrun fetch FILE",
     ]
     assert [list((pyrun.root / folder).iterdir()) for folder in ("layers", "images", "tmp")] == [[], [], []]
