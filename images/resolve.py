@@ -190,12 +190,16 @@ def elsewhere(text: str) -> Reference | None:
     if not text.isascii() or not text.isprintable():
         return None
     from pyrun.images.registry import config
-    from pyrun.images.web.names import is_discoverable
+    from pyrun.images.web import names
 
     found = config.read().alias(text)
     if found is not None:
         return Reference(f"docker://{found}", "registry")
-    return Reference(text, "discovery") if is_discoverable(text) else None
+    try:
+        names.parse(text)
+    except UsageError:
+        return None
+    return Reference(text, "discovery")
 
 
 def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | None, Reference]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeVar
 
-from pyrun.errors import ImageError, NotFoundError
+from pyrun.errors import ImageError, NotFoundError, PyrunError
 from pyrun.images.registry.asking import AGAIN, ASK, Asker
 from pyrun.images.registry.auth import parse_challenges
 from pyrun.images.registry.credentials import find
@@ -22,7 +22,7 @@ from pyrun.images.web.names import AppName
 
 __all__ = ["Web", "address", "walk"]
 
-_ATTEMPTS = 3  # for pages; where one cannot be had, the next one may do
+_ATTEMPTS = 2  # for pages; where one cannot be had, the next one may do
 _LOGIN = "log in first (podman login, docker login or skopeo login write what is read here), or name the file: REGISTRY_AUTH_FILE"
 
 T = TypeVar("T")
@@ -164,6 +164,8 @@ def walk(
                 return found, web
             tried.append(f"{level} {f'answers {status}' if status != 200 else f'names no {what}'}")
         raise NotFoundError("discover", str(app), "; ".join(tried), hint=f"check how it is spelled, or {ASK}")
-    except BaseException:
+    except BaseException as error:
         web.__exit__()
+        if isinstance(error, PyrunError):
+            error.origin = error.origin or f"discovery of {app}"
         raise

@@ -95,7 +95,7 @@ class Bench:
         self.store = store
         self.keyring = keyring
         self.environ = {"HOME": str(folder)}
-        self.fetch_certs = (str(authority.folder / "certs.d"),)
+        self.fetch_certs: tuple[str, ...] = (str(authority.folder / "certs.d"),)
 
     def fetcher(self, patience: Patience | None = None, **more: Any) -> Fetcher:
         return Fetcher(
