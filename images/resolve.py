@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any, Literal
 
+    from pyrun.images.importer import Bring
     from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image, Store
 
@@ -158,13 +159,21 @@ def fetch(
             return layered.import_layered(store, reference, kind=kind, allow_unsigned=True)
     from pyrun.images.importer import import_file
 
+    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned, bring=_bringer(store, unsigned, http, progress))
+
+
+def _bringer(
+    store: Store, unsigned: bool, http: Collection[str], progress: Callable[[], AbstractContextManager[Progress | None]] | None
+) -> Bring:
+    """What fetches the dependencies of a file; what that takes is loaded for the first one."""
+
     def bring(dependency: dict[str, Any], name: str, labels: dict[str, str], image_id: str) -> object:
         from pyrun.images.web.fetch import Fetcher
 
         fetcher = Fetcher(store, unsigned=unsigned, http=http, progress=progress)
         return fetcher.bringer(near=True)(dependency, name, labels, image_id)
 
-    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned, bring=bring)
+    return bring
 
 
 def _ask_web(

@@ -10,11 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 
-__all__ = ["ArmourError", "decode", "is_armoured", "signature_packets"]
+__all__ = ["ArmourError", "decode", "is_armoured", "public_keys", "signature_packets"]
 
+MAX_KEYS = 16
 MAX_SIGNATURES = 8
 _MAX_BLOCKS = 8
 _TAG_SIGNATURE = 2
+_TAG_PUBLIC_KEY = 6
+_TAGS_SECRET = (5, 7)
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
 
 
@@ -98,6 +101,24 @@ def signature_packets(data: bytes) -> int:
     if not count:
         raise ArmourError("no signature")
     return count
+
+
+def public_keys(data: bytes) -> list[bytes]:
+    """The keys in some key packets (RFC 4880 section 11.1), each with what belongs to it; ArmourError for anything else, or too many."""
+    starts: list[int] = []
+    position = 0
+    while position < len(data):
+        tag, start, length = _header(data, position)
+        if tag == _TAG_PUBLIC_KEY:
+            starts.append(position)
+        if not starts or tag in _TAGS_SECRET:
+            raise ArmourError("it holds a secret key" if tag in _TAGS_SECRET else f"an OpenPGP packet of type {tag} instead of a key")
+        position = start + length
+    if position > len(data):
+        raise ArmourError("a truncated packet")
+    if not 0 < len(starts) <= MAX_KEYS:
+        raise ArmourError("no key" if not starts else f"more than {MAX_KEYS} keys")
+    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
 def _header(data: bytes, position: int) -> tuple[int, int, int]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from pyrun.images.registry.pull import Progress
 
-__all__ = ["MAX_DEPTH", "Fetcher"]
+__all__ = ["Fetcher"]
 
 MAX_DEPTH = 16  # images that depend on each other in a row
 _MAX_IMAGE = Limits().total  # bytes; nothing larger could be unpacked

@@ -61,7 +61,11 @@ def _row(image: Image, full: bool) -> tuple[str, ...]:
 
 
 def _show(args: Args) -> int:
-    emit_json(Store(args.root).find(args.ref).record())
+    from pyrun.images.web.notes import sources
+
+    store = Store(args.root)
+    image = store.find(args.ref)
+    emit_json(image.record() | {"sources": [note.facts() for note in sources(store, image.id)]})
     return 0
 
 

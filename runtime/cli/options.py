@@ -78,7 +78,7 @@ SIGNATURE: Option = (
     "path",
     "",
     "app Image",
-    "detached OpenPGP signature of the image file (default: the file's name with .asc added)",
+    "detached OpenPGP signature of the image, a file or URL (default: the image's own name or URL with .asc added)",
 )
 ALLOW: Option = (
     "--insecure-options",
@@ -87,7 +87,7 @@ ALLOW: Option = (
     "none image http capabilities paths seccomp new-privs all-fetch all-run all",
     "Security",
     "give up the named protections, separated by commas; groups: all-fetch is image and http, all-run the other four;"
-    " http:HOST[:PORT] is http for another registry than the one that is named",
+    " http:HOST[:PORT] is http for another server than the one that is named",
 )
 ALLOW_FETCH: Option = (
     "--insecure-options",
@@ -95,8 +95,16 @@ ALLOW_FETCH: Option = (
     "insecure",
     "none image http all-fetch all",
     "Security",
-    "give up protections: image accepts images without a good signature, http asks the registry that is named over plain http,"
+    "give up protections: image accepts images without a good signature, http asks the server that is named over plain http,"
     " http:HOST[:PORT] another one",
+)
+ALLOW_HTTP: Option = (
+    "--insecure-options",
+    "LIST",
+    "insecure",
+    "none http",
+    "Security",
+    "give up protections: http asks the server that is named over plain http, http:HOST[:PORT] another one",
 )
 PULL_NEW: Option = (
     "--pull-policy",
@@ -104,7 +112,7 @@ PULL_NEW: Option = (
     "str",
     "new never update",
     "app Image",
-    "fetch the image if it is not stored (new, the default), never, or also if the registry's tag has moved (update)",
+    "fetch the image if it is not stored (new, the default), never, or also if a registry's tag or a URL has changed (update)",
 )
 PULL_NEVER: Option = (
     "--pull-policy",
@@ -112,7 +120,7 @@ PULL_NEVER: Option = (
     "str",
     "never new update",
     "app Image",
-    "fetch the image never (the default), if it is not stored (new), or also if the registry's tag has moved (update)",
+    "fetch the image never (the default), if it is not stored (new), or also if a registry's tag or a URL has changed (update)",
 )
 PULL_UPDATE: Option = (
     "--pull-policy",
@@ -120,7 +128,7 @@ PULL_UPDATE: Option = (
     "str",
     "update new never",
     "Image",
-    "fetch what a registry's tag has moved to (update, the default), only what is not stored (new), or never",
+    "fetch what a registry's tag or a URL has changed to (update, the default), only what is not stored (new), or never",
 )
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
@@ -228,20 +236,21 @@ VERBS: dict[str, Verb] = {
                 "Keys",
                 "trust the key for the image NAME and those below it, NAME/... (default: for all images)",
             ),
+            ALLOW_HTTP,
             ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
             ("--list", "", "flag", "", "Keys", "list the trusted keys"),
             ("--remove", "FINGERPRINT", "str", "", "Keys", "stop trusting a key, everywhere or, with --prefix, for that name"),
             FORMAT_TABLE,
         ),
         (("list", "remove"),),
-        "show a public key and trust it to sign images",
+        "show a public key, in a file, at a URL or offered by the server of --prefix, and trust it to sign images",
     ),
     "fetch": (
         "fetch",
         "FILE...",
         (PULL_UPDATE, SIGNATURE, ALLOW_FETCH, QUIET),
         (),
-        "verify images, in files or registries, and store them",
+        "verify images, in files, on web servers or in registries, and store them",
     ),
     "image list": ("image", "", (FORMAT_TABLE, FULL, NO_LEGEND), (), "list the stored images"),
     "image show": ("image", "REF", (), (), "print the record and the manifest of a stored image as JSON"),

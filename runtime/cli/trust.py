@@ -1,4 +1,9 @@
-"""`pyrun trust`: show a public key and trust it, list the trusted ones, stop trusting one."""
+"""`pyrun trust`: show a public key and trust it, list the trusted ones, stop trusting one.
+
+trust [--prefix NAME] KEYFILE|URL...     keys in files, or at https URLs
+trust --prefix NAME                      the keys that the server of NAME offers (App Container discovery)
+trust list, trust rm FINGERPRINT         as --list and --remove; a file of that name is ./list
+"""
 
 from __future__ import annotations
 
@@ -15,30 +20,45 @@ if TYPE_CHECKING:
     from pyrun.cli.parse import Args
     from pyrun.images.trust.gpg import KeyInfo
 
-__all__ = ["run"]
+__all__ = ["add", "run"]
 
 
 def run(args: Args) -> int:
-    """Adds the keys in files after a look at them, or lists or removes keys."""
+    """Adds the keys in files or on servers after a look at them, or lists or removes keys."""
     keyring = Keyring(args.root)
+    if args.keyfiles == ["list"]:
+        args.list, args.keyfiles = True, []
+    elif args.keyfiles[:1] == ["rm"] and len(args.keyfiles) == 2:
+        args.remove, args.keyfiles = args.keyfiles[1], []
     if args.list or args.remove:
         if args.keyfiles:
             option = "--list" if args.list else "--remove"
             raise UsageError("trust", args.keyfiles[0], f"a key file makes no sense with {option}", hint=f"leave out either it or {option}")
         return _list(keyring, args.format) if args.list else _remove(keyring, args.remove or "", args.prefix)
     if not args.keyfiles:
-        raise UsageError("trust", "", "no key file", hint="pyrun trust [--prefix NAME] KEYFILE, or pyrun trust --list")
+        if not args.prefix:
+            hint = "pyrun trust [--prefix NAME] KEYFILE, or pyrun trust list; with --prefix alone its server is asked for keys"
+            raise UsageError("trust", "", "no key file", hint=hint)
+        from pyrun.cli.trust_web import add_discovered
+
+        return add_discovered(args, keyring)
     for keyfile in args.keyfiles:
-        _add(keyring, keyfile, args.prefix, args.yes)
+        if keyfile.startswith(("https://", "http://")):
+            from pyrun.cli.trust_web import add_url
+
+            add_url(args, keyring, keyfile)
+        else:
+            add(keyring, keyfile, args.prefix, args.yes)
     return 0
 
 
-def _add(keyring: Keyring, keyfile: str, prefix: str | None, sure: bool) -> None:
+def add(keyring: Keyring, keyfile: str, prefix: str | None, sure: bool, shown: str = "") -> None:
+    """Shows the key in a file, `shown` in its place, and trusts it once it is confirmed; TrustError else."""
     scope = _scope(check_prefix(prefix))
     info = keyring.inspect(keyfile)
-    _show(info, keyfile, scope)
+    _show(info, shown or keyfile, scope)
     if not sure:
-        _confirm(keyfile, scope)
+        _confirm(shown or keyfile, scope)
     keyring.add(keyfile, prefix, expect=info.fingerprint)
     say(info.fingerprint)
 

@@ -141,8 +141,9 @@ class Scripted(http.server.ThreadingHTTPServer):
         answer: Callable[[Request], Reply],
         maximum: ssl.TLSVersion | None = None,
         client_authority: Path | None = None,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(address, _Handler)
         self.answer = answer
         self.seen: list[Request] = []
         self.connections = 0

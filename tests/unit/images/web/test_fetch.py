@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,13 +256,13 @@ def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(
     bench: Bench, site: Site, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near = {"storage.example.com": "127.0.0.2", "other.org": "169.254.169.254"}
-    look_up = transport.socket.getaddrinfo
+    look_up = socket.getaddrinfo
 
     def somewhere(host: str, port: int, **more: Any) -> Any:
         (found,) = look_up(host, port, **more)
         return [(*found[:4], (near.get(host, "127.0.0.1"), found[4][1]))]
 
-    monkeypatch.setattr(transport.socket, "getaddrinfo", somewhere)
+    monkeypatch.setattr(socket, "getaddrinfo", somewhere)
     monkeypatch.setattr(transport, "_is_near", lambda address: address != "127.0.0.1")
     site.offer("storage.example.com/example.com/app-latest.aci", build())
     site.meta("example.com/app", f"example.com {TEMPLATE}", "example.com https://other.org/{name}.{ext}")
