@@ -266,8 +266,9 @@ class Transport:
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.idle),
             )
-        if self._named and url.origin == self.home.origin and watch.address:
-            self.near = _is_near(watch.address)  # where it answered, not all that its name may mean
+        if url.origin == self.home.origin and watch.address:
+            # where it answered, not all that its name may mean; and never more than what the one that named it may
+            self.near = _is_near(watch.address) and (self._named or self.near)
         return response
 
     def close(self) -> None:

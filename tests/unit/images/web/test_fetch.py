@@ -252,9 +252,9 @@ def test_disc_13_without_a_login(bench: Bench, site: Site, challenge: str, words
         bench.url()
 
 
-def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(
-    bench: Bench, site: Site, build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def geography(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the hosts, storage.example.com is on this host, other.org is its cloud's metadata, and the rest is elsewhere."""
     near = {"storage.example.com": "127.0.0.2", "other.org": "169.254.169.254"}
     look_up = socket.getaddrinfo
 
@@ -264,7 +264,10 @@ def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(
 
     monkeypatch.setattr(socket, "getaddrinfo", somewhere)
     monkeypatch.setattr(transport, "_is_near", lambda address: address != "127.0.0.1")
-    site.offer("storage.example.com/example.com/app-latest.aci", build())
+
+
+@pytest.mark.usefixtures("geography")
+def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(bench: Bench, site: Site) -> None:
     site.meta("example.com/app", f"example.com {TEMPLATE}", "example.com https://other.org/{name}.{ext}")
     with pytest.raises(ImageError, match=r"sends us to 169\.254\.169\.254") as caught:
         bench.name()
@@ -275,6 +278,21 @@ def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(
     assert {place.partition("/")[0] for place in site.seen} == {"example.com"}
     with pytest.raises(ImageError, match="connection refused"):
         bench.name("storage.example.com/app")  # whoever names it himself may go there
+
+
+@pytest.mark.usefixtures("geography")
+def test_sec_31_a_dependency_leads_no_further_than_what_needs_it(bench: Bench, site: Site) -> None:
+    def need(name: str, *, near: bool) -> None:
+        bench.fetcher().bringer(near=near)({"imageName": name}, "example.com/top", {}, "sha512-" + "0" * 128)
+
+    with pytest.raises(ImageError, match=r"sends us to 127\.0\.0\.2"):
+        need("storage.example.com/app", near=False)
+    with pytest.raises(ImageError, match="connection refused"):
+        need("storage.example.com/app", near=True)  # of a local file
+    site.meta("example.com/app", f"example.com {TEMPLATE}")
+    with pytest.raises(ImageError, match=r"sends us to 127\.0\.0\.2"):
+        need("example.com/app", near=True)
+    assert {place.partition("/")[0] for place in site.seen} == {"example.com"}
 
 
 def test_slow_servers_are_not_waited_for(bench: Bench, site: Site, build: Build, leftovers: Any) -> None:
