@@ -73,11 +73,14 @@ def _reference(dependency: dict[str, Any]) -> str:
     return reference + "".join(f",{name}={value}" for name, value in sorted(labels.items()))
 
 
-def stack(own: str, dependencies: list[Image], what: str) -> list[str]:
-    """Return the layers of an image, top first: its own, then those of its dependencies, the last one on top."""
+def stack(own: str, dependencies: list[Image], what: str, alone: Callable[[Image], list[str]] | None = None) -> list[str]:
+    """Return the layers of an image, top first: its own, then those of its dependencies, the last one on top.
+
+    `alone` says what stands for one that has others below it, see `flatten`; without it, its layers.
+    """
     layers = [own]
     for image in reversed(dependencies):
-        layers += image.layers
+        layers += alone(image) if alone and image is not dependencies[0] else image.layers
     layers = list(dict.fromkeys(layers))
     if len(layers) > MAX_LAYERS:
         reason = f"it has {len(layers)} layers with its dependencies, {MAX_LAYERS} at most can be stacked"

@@ -10,7 +10,6 @@ goes wrong, the staging directory goes with all it took.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -20,6 +19,7 @@ from io import FileIO
 
 from pyrun.errors import ArchiveError, DigestError, ImageError, PyrunError, SignatureError, TrustError
 from pyrun.images import aci, commit, dependencies
+from pyrun.images.flatten import alone
 from pyrun.images.locks import MAKE_ROOM
 from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging
@@ -30,7 +30,7 @@ from pyrun.images.whitelist import write_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeAlias
 
     # dependency, then name, labels and id of what needs it
@@ -242,30 +242,45 @@ class Import:
     def keep(self, staging: Staging, info: aci.AciInfo, verdict: Verdict | None, signature: bytes | None) -> Image:
         """Commits what was unpacked, on top of what it depends on."""
         needs = dependencies.resolve(self.store, info.manifest, self.accept, self.path)
-        layers = dependencies.stack(info.image_id, needs, self.path)
-        with commit.Undo(staging) as undo, self.masked(staging, undo, layers, info), commit.id_lock(self.store, info.image_id):
-            shipped = os.stat(f"{staging.path}/blob").st_size
-            size = shipped + commit.commit_layer(self.store, staging, undo, info.image_id)
-            earlier = commit.existing(self.store, info.image_id)
-            if earlier is not None and self.stays(earlier, verdict):
-                return earlier
-            commit.commit_blob(self.store, staging, undo, info.blob_digest, signature if verdict else None)
-            image = Image(
-                {
-                    "id": info.image_id,
-                    "kind": "aci",
-                    "name": str(info.manifest["name"]),
-                    "labels": _labels(info.manifest),
-                    "layers": layers,
-                    "needs": [need.id for need in needs],
-                    "blob": info.blob_digest,
-                    "size": size,
-                    "imported": earlier.imported if earlier else time.time_ns(),
-                    "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
-                    "manifest": info.manifest,
-                }
-            )
-            commit.commit_record(self.store, staging, undo, image)
+        with commit.Undo(staging) as undo:
+            layers = dependencies.stack(info.image_id, needs, self.path, lambda need: alone(self.store, staging, undo, need))
+            self.add_mask(staging, undo, layers, info)
+            with commit.id_lock(self.store, info.image_id):
+                return self.record(staging, undo, info, layers, [need.id for need in needs], verdict, signature)
+
+    def record(
+        self,
+        staging: Staging,
+        undo: commit.Undo,
+        info: aci.AciInfo,
+        layers: list[str],
+        needs: list[str],
+        verdict: Verdict | None,
+        signature: bytes | None,
+    ) -> Image:
+        """Commits the image's own parts; the caller holds its `commit.id_lock`."""
+        shipped = os.stat(f"{staging.path}/blob").st_size
+        size = shipped + commit.commit_layer(self.store, staging, undo, info.image_id)
+        earlier = commit.existing(self.store, info.image_id)
+        if earlier is not None and self.stays(earlier, verdict):
+            return earlier
+        commit.commit_blob(self.store, staging, undo, info.blob_digest, signature if verdict else None)
+        image = Image(
+            {
+                "id": info.image_id,
+                "kind": "aci",
+                "name": str(info.manifest["name"]),
+                "labels": _labels(info.manifest),
+                "layers": layers,
+                "needs": needs,
+                "blob": info.blob_digest,
+                "size": size,
+                "imported": earlier.imported if earlier else time.time_ns(),
+                "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
+                "manifest": info.manifest,
+            }
+        )
+        commit.commit_record(self.store, staging, undo, image)
         return image
 
     def accept(self, dependency: Image) -> None:
@@ -273,8 +288,7 @@ class Import:
         if not self.allow_unsigned:
             self.store.require_trusted(dependency, self.keyring.system)
 
-    @contextlib.contextmanager
-    def masked(self, staging: Staging, undo: commit.Undo, layers: list[str], info: aci.AciInfo) -> Iterator[None]:
+    def add_mask(self, staging: Staging, undo: commit.Undo, layers: list[str], info: aci.AciInfo) -> None:
         """Puts the layer that stands for the pathWhitelist on top of `layers`; before the image's own lock, never under it."""
         whitelist = [str(path) for path in info.manifest.get("pathWhitelist") or []]
         if whitelist:
@@ -285,7 +299,6 @@ class Import:
                 write_mask([f"{staging.path}/layer/rootfs", *below], whitelist, f"{staging.path}/mask/rootfs")
                 commit.commit_layer(self.store, staging, undo, mask, "mask")
             layers.insert(0, mask)
-        yield
 
     def stays(self, earlier: Image, verdict: Verdict | None) -> bool:
         """Whether the record of the same tar in another compression says as much as a new one would."""

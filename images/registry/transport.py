@@ -224,10 +224,9 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class Transport:
-    """Connections to one server and to where it sends us; threads may share it.
+    """Connections to one server and to where it sends us; `near` if another one named it: whether that one is on this host.
 
-    Where another one named `home`, not the user, `near` says whether that one may send us to addresses of this host.
-    """
+    Threads may share it."""
 
     def __init__(self, home: Url, patience: Patience, certs_dirs: tuple[str, ...] = CERTS_DIRS, near: bool | None = None) -> None:
         self.home = home
@@ -267,7 +266,7 @@ class Transport:
                 timeout=urllib3.Timeout(connect=self.patience.connect, read=self.patience.idle),
             )
         if url.origin == self.home.origin and watch.address:
-            # where it answered, not all that its name may mean; and never more than what the one that named it may
+            # where it answered, not all that its name may mean; nor more than what the one that named it may
             self.near = _is_near(watch.address) and (self._named or self.near)
         return response
 

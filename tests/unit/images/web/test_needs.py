@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from registries import Reply
 from sites import Bench, Site
 
 from pyrun.errors import DigestError, ImageError, NotFoundError, SignatureError
+from pyrun.images.copy import copy_layers
 from pyrun.images.importer import import_file
 from pyrun.images.resolve import fetch, parse
+from pyrun.images.verify import verify_image
 
 pytestmark = pytest.mark.needs_root
 
@@ -30,11 +33,20 @@ class Maker:
             site.meta(host, f"{host} https://storage.example.com/{{name}}-{{version}}.{{ext}}")
 
     def __call__(
-        self, name: str, *needs: Any, signer: str = "good", version: str = "1.0", offer: str = "latest", **files: bytes
+        self,
+        name: str,
+        *needs: Any,
+        signer: str = "good",
+        version: str = "1.0",
+        offer: str = "latest",
+        white: tuple[str, ...] = (),
+        **files: bytes,
     ) -> AciImage:
         image = AciImage(name, ["/bin/true"], version=version)
         image.manifest["dependencies"] = [{"imageName": need} if isinstance(need, str) else need for need in needs]
-        for path, data in {**files, "own": name.encode()}.items():
+        if white:
+            image.manifest["pathWhitelist"] = list(white)
+        for path, data in {"own": name.encode(), **files}.items():
             image.add(f"data/{path}", data)
         target = self.folder / f"{name.replace('/', '_')}-{offer}.aci"
         image.write(target, "none")
@@ -150,6 +162,38 @@ def test_ace_10_circles_are_refused(bench: Bench, make: Maker, leftovers: Callab
     make("example.com/self", "example.com/self")
     with pytest.raises(ImageError, match="in a circle"):
         bench.name("example.com/self")
+
+
+def rendered(bench: Bench, image: Any, folder: Path) -> dict[str, str]:
+    """The files below /data of an image, as an app would see them."""
+    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        copy_layers([bench.store.layer_dir(layer) for layer in image.layers], parent, b"rendered")
+    finally:
+        os.close(parent)
+    root = folder / "rendered" / "data"
+    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+
+
+def test_ace_07_whitelist_filters_along_its_own_route(bench: Bench, make: Maker, tmp_path: Path) -> None:
+    """B shows one file of its own and one of D; what C and A have, and D by the other route, never passed B's whitelist."""
+    make("example.com/d", d1=b"D", d2=b"D", all=b"D")
+    make("example.com/b", "example.com/d", white=("/data/b1", "/data/d1", "/data/all"), b1=b"B", b2=b"B", all=b"B", only_c=b"B", own=b"B")
+    make("example.com/c", "example.com/d", c1=b"C", b2=b"C", only_c=b"C")
+    make("example.com/a", "example.com/c", "example.com/b", a1=b"A")
+    image = bench.name("example.com/a")
+    expected = {"own": "example.com/a", "a1": "A", "c1": "C", "b1": "B", "b2": "C", "only_c": "C", "d1": "D", "d2": "D", "all": "B"}
+    assert rendered(bench, image, tmp_path) == expected
+    assert verify_image(bench.store, image.id, bench.keyring) == []
+
+
+def test_ace_07_grandparents_whitelist_and_pristine_dependencies(bench: Bench, make: Maker, tmp_path: Path) -> None:
+    make("example.com/d", d1=b"D", d2=b"D", d3=b"D")
+    make("example.com/b", "example.com/d", white=("/data/d1", "/data/d2"))
+    make("example.com/a", "example.com/b", white=("/data/d2", "/data/d3"))
+    image = bench.name("example.com/a")
+    assert rendered(bench, image, tmp_path) == {"d2": "D"}
+    assert len(bench.store.find("example.com/d").layers) == 1
 
 
 def test_an_older_version_of_itself_is_no_circle(bench: Bench, make: Maker) -> None:
