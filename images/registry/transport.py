@@ -224,9 +224,7 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 
 
 class Transport:
-    """Connections to one server and to where it sends us; `near` if another one named it: whether that one is on this host.
-
-    Threads may share it."""
+    """Connections to one server and to where it sends us; threads may share it.  `near`: another one named it, which is on this host."""
 
     def __init__(self, home: Url, patience: Patience, certs_dirs: tuple[str, ...] = CERTS_DIRS, near: bool | None = None) -> None:
         self.home = home
