@@ -17,6 +17,7 @@ __all__ = [
     "ImageError",
     "ManifestError",
     "NotFoundError",
+    "Pod",
     "PyrunError",
     "Runtime",
     "SetupError",
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
         TrustError,
         UsageError,
     )
+    from pyrun.pod.handle import Pod
 
 # Public name -> module that defines it.  Every error lives in one module; anything else says where it is.
-_HOMES = {"Container": "pyrun.api", "Runtime": "pyrun.api"}
+_HOMES = {"Container": "pyrun.api", "Pod": "pyrun.pod.handle", "Runtime": "pyrun.api"}
 
 
 def __getattr__(name: str) -> object:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pyrun.engine.launch import Supervisor
+    from pyrun.pod.handle import Pod
     from pyrun.pod.recipe import Recipe
 
 __all__ = ["Container", "Runtime"]
@@ -160,6 +161,42 @@ class Runtime:
         pod.slots.close()
         return Container(pod.uuid, supervisor, recipe.notes)
 
+    def prepare(self, image: str, *argv: str, **options: object) -> Pod:
+        """Make a pod of a stored image that is ready to run, in this process or in any other; see `start` for the arguments.
+
+        `pod_name`, `restart`, `log_driver` and `log_opt` belong to pods in the background; `keep=False` removes it at its end.
+        """
+        return self._prepare(image, list(argv), options, lasting=True)
+
+    def detach(self, image: str, *argv: str, **options: object) -> Pod:
+        """Run an app in the background, independent of this process, and return as soon as it runs."""
+        pod = self._prepare(image, list(argv), options, lasting=False)
+        pod.start()
+        return pod
+
+    def _prepare(self, image: str, argv: list[str], options: dict[str, object], *, lasting: bool) -> Pod:
+        from pyrun.pod.handle import Pod
+        from pyrun.pod.prepare import prepare
+
+        options = {"keep": True, **options}
+        with self.store.lock(exclusive=False):
+            recipe = self._recipe(image, argv, False, options)
+            uuid = prepare(recipe, self._wanted(argv, False, options), self.pods, lasting=lasting)
+        return Pod(self.pods, self.store, uuid)
+
+    def pod(self, reference: str) -> Pod:
+        """Return the one pod of that UUID, beginning of a UUID, or name; StateError for none or several."""
+        from pyrun.pod.handle import Pod
+        from pyrun.pod.names import resolve
+
+        return Pod(self.pods, self.store, resolve(self.pods, reference)[1])
+
+    def list_pods(self) -> list[dict[str, object]]:
+        """Return the status of every pod, oldest first; see `pyrun.pod.status`."""
+        from pyrun.pod.status import listing
+
+        return listing(self.pods)
+
     def settle(self) -> None:
         """Wait until everything that ended `run`s made is gone."""
         with self._lock:
@@ -167,11 +204,7 @@ class Runtime:
         for supervisor in ending:
             supervisor.close()
 
-    def _recipe(self, image: str, argv: list[str], interactive: bool, options: dict[str, object]) -> Recipe:
-        key = repr((image, argv, interactive, sorted(options.items())))
-        known = self._recipes.get(key)
-        if known is not None and known.fresh():
-            return known
+    def _wanted(self, argv: list[str], interactive: bool, options: dict[str, object]) -> Options:
         wanted = Options(self.root)
         wanted.argv = argv
         wanted.interactive = interactive
@@ -179,6 +212,14 @@ class Runtime:
             if name not in wanted.__dict__ or name in ("root", "argv", "interactive", "tty"):
                 raise UsageError("start container", name, "no such option", hint="options are the attributes of pyrun.pod.options.Options")
             setattr(wanted, name, value)
+        return wanted
+
+    def _recipe(self, image: str, argv: list[str], interactive: bool, options: dict[str, object]) -> Recipe:
+        key = repr((image, argv, interactive, sorted(options.items())))
+        known = self._recipes.get(key)
+        if known is not None and known.fresh():
+            return known
+        wanted = self._wanted(argv, interactive, options)
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)

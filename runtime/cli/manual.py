@@ -62,6 +62,15 @@ ABOUT: dict[str, tuple[str, ...]] = {
     ),
     "restart": ("Works for pods of `run --detach` and `prepare` that are kept at their end. The files of the run before are still there.",),
     "rename": ("pyrun rename POD NAME gives the pod another name.",),
+    "cp": (
+        "One of the two paths is in a pod: POD:/PATH. Into a directory that is there, else by that name. What arrives is the caller's"
+        " on the host, and root's in the pod. Links are copied as links; devices, sockets and set-id bits are not.",
+    ),
+    "export": (
+        "The root as the app sees it, without volumes and kernel file systems; removed files are told by --changes alone.",
+        "Of a running pod it is no snapshot: pause it first if that matters.",
+    ),
+    "events": ("One line an event: prepared, started, running, died, exited, removed. It ends when it is interrupted.",),
     "completion": ("Prints a script that completes verbs, options, their values and stored images. SHELL is bash, zsh or fish.",),
 }
 
@@ -83,6 +92,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "logs": (("pyrun logs -f --since 10m web", "follow what it writes"),),
     "stop": (("pyrun stop --signal INT --timeout 30s web", "with patience"),),
     "rename": (("pyrun rename 3f2a web", "name a pod"),),
+    "cp": (("pyrun cp web:/etc/nginx.conf .", "out of a pod"), ("pyrun cp index.html web:/srv/", "and into one")),
+    "export": (("pyrun export --changes -o layer.tar web", "what the app has changed"),),
     "plan": (
         ("pyrun plan app.aci --readonly-rootfs", "what a read-only root changes"),
         ("pyrun plan --format json app.aci", "the same for programs"),

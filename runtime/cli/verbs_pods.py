@@ -20,6 +20,9 @@ class PodArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
     pods: Words
+    paths: Words
+    output: Text
+    changes: bool
     uuid_file: Words
     wait: bool
     timeout: Number
@@ -158,5 +161,18 @@ POD_VERBS: dict[str, Verb] = {
     "rename": ("control", "[POD]...", (), (), "give a pod another name"),
     "inspect": ("pods", "[POD]...", (_UUID_FILE,), (), "print all that is known of a pod as JSON"),
     "cat-manifest": ("pods", "[POD]...", (_UUID_FILE,), (), "print the pod manifest as it is run"),
+    "cp": ("files", "PATH...", (), (), "copy files out of a running pod, or into it"),
+    "export": (
+        "files",
+        "[POD]...",
+        (
+            ("--output -o", "FILE", "path", "", "Files", "write to FILE instead of standard output"),
+            ("--changes", "", "flag", "", "Files", "only what the app changed, as a layer of an OCI image"),
+            _UUID_FILE,
+        ),
+        (),
+        "write the files of a pod as a tar archive",
+    ),
+    "events": ("watch", "", (_FORMAT_TEXT,), (), "print what happens to pods, as it happens"),
     "top": ("pods", "[POD]...", (_FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
 }

@@ -8,9 +8,11 @@ Parts are put together again; one line is held back at most, and never more than
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pyrun.errors import StateError
+from pyrun.pod.state import read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ __all__ = ["open_pod", "read_log"]
 
 _CHUNK = 65536
 _LONGEST = 1 << 20
-_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE, _IN_MOVE_SELF = 0x2, 0x80, 0x100, 0x800
+_IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
 
 
 def open_pod(pods: Pods, uuid: str) -> int:
@@ -40,26 +42,44 @@ def open_pod(pods: Pods, uuid: str) -> int:
 
 
 class _Follower:
-    """Sleeps until the log may have grown, or the pod moved on."""
+    """Sleeps until the log may have grown, or the pod's keeper has ended."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("fd", "keeper")
 
     def __init__(self, pod: int) -> None:
         from pyrun import native
+        from pyrun.pod.live import start_time
 
         path = f"/proc/self/fd/{pod}".encode()
-        self.fd, _ = native.inotify(path, _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE | _IN_MOVE_SELF)
+        self.fd, _ = native.inotify(path, _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE)
+        self.keeper = -1
+        run = read_json(pod, "run")
+        pid = run.get("keeper")
+        if isinstance(pid, int):
+            with contextlib.suppress(OSError):
+                self.keeper = os.pidfd_open(pid)
+            if self.keeper >= 0 and start_time(pid) != run.get("keeper_start"):
+                os.close(self.keeper)
+                self.keeper = -1
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
+        """Whether the keeper still lives after something happened."""
         import select
 
+        if self.keeper < 0:
+            return False
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        poll.poll()
-        os.read(self.fd, 4096)
+        poll.register(self.keeper, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll()]
+        if self.fd in ready:
+            os.read(self.fd, 4096)
+        return self.keeper not in ready
 
     def close(self) -> None:
-        os.close(self.fd)
+        for fd in (self.fd, self.keeper):
+            if fd >= 0:
+                os.close(fd)
 
 
 def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "") -> Iterator[Line]:
@@ -69,8 +89,9 @@ def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "")
     left out.  StateError when the pod has no log.
     """
     follower = _Follower(pod) if follow else None
+    files: list[int] = []
     try:
-        files = _files(pod)
+        files += _files(pod)
         held: list[Line] = []
         reader = _Reader()
         for fd in files:
@@ -83,8 +104,10 @@ def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "")
                     held = [*held[-(tail - 1) :], line] if tail > 1 else [line] if tail else []
         yield from held
         if follower:
-            yield from _follow(pod, files[-1], reader, follower)
+            yield from _follow(pod, files, reader, follower)
     finally:
+        for fd in files:
+            os.close(fd)
         if follower:
             follower.close()
 
@@ -94,29 +117,42 @@ def _files(pod: int) -> list[int]:
     if not names:
         hint = "its output went elsewhere (--log-driver), or it ran in the foreground"
         raise StateError("read the log", "", "the pod has none", hint=hint)
-    names.sort(key=lambda name: -int(name[4:] or 0))
-    return [os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pod) for name in names]
+    names.sort(key=lambda name: int(name[4:] or 0))
+    found: dict[int, int] = {}
+    for name in names:  # newest first, so that one which is renamed meanwhile is met again, not missed
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pod)
+            if found.setdefault(os.fstat(fd).st_ino, fd) != fd:
+                os.close(fd)
+    return list(reversed(found.values()))
 
 
-def _follow(pod: int, fd: int, reader: _Reader, follower: _Follower) -> Iterator[Line]:
-    from pyrun.pod.status import is_locked
+def _newer(pod: int, fd: int) -> list[int]:
+    """The files that the log was rotated to since `fd` was its newest; none when it still is, or the pod was removed."""
+    try:
+        files = _files(pod)
+    except (OSError, StateError):
+        return []
+    inodes = [os.fstat(one).st_ino for one in files]
+    known = os.fstat(fd).st_ino
+    first = inodes.index(known) + 1 if known in inodes else 0
+    for one in files[:first]:
+        os.close(one)
+    return files[first:]
 
+
+def _follow(pod: int, files: list[int], reader: _Reader, follower: _Follower) -> Iterator[Line]:
+    alive = True
     while True:
-        alive = is_locked(pod)
-        yield from reader.lines(fd)
-        try:
-            newest = os.open("log", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pod)
-        except OSError:
-            return  # the pod was removed
-        if os.fstat(newest).st_ino != os.fstat(fd).st_ino:
+        yield from reader.lines(files[-1])
+        for fd in _newer(pod, files[-1]):
+            yield from reader.lines(files[-1])
+            os.close(files[-1])
+            files[-1] = fd
             yield from reader.lines(fd)
-            os.close(fd)
-            fd = newest
-            continue
-        os.close(newest)
         if not alive:
             return
-        follower.wait()
+        alive = follower.wait()
 
 
 class _Reader:

@@ -1,0 +1,78 @@
+"""`pyrun cp` and `pyrun export`: files out of pods and into them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrun.cli.run import tell
+from pyrun.errors import StateError, UsageError
+from pyrun.pod.names import resolve
+from pyrun.pod.state import Pods
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+
+def run(args: Args) -> int:
+    """Carry out the verb."""
+    pods = Pods(args.root)
+    return _copy(args, pods) if args.verb == "cp" else _export(args, pods)
+
+
+def _copy(args: Args, pods: Pods) -> int:
+    from pyrun.pod.files import copy_in, copy_out
+
+    sides = [_side(word) for word in args.paths]
+    if len(sides) != 2 or (sides[0][0] == "") == (sides[1][0] == ""):
+        raise UsageError(
+            "cp", "", "takes a source and a target, one of them in a pod", hint="pyrun cp POD:/PATH PATH, or pyrun cp PATH POD:/PATH"
+        )
+    (pod, path), (other, target) = sides
+    uuid = resolve(pods, pod or other)[1]
+    left = copy_out(pods, uuid, path, target) if pod else copy_in(pods, uuid, path, target)
+    for one in left:
+        tell(f"{one} is neither a file nor a directory nor a link: not copied")
+    return 0
+
+
+def _side(word: str) -> tuple[str, str]:
+    """POD:/PATH; a path of the host that has a colon is written with a slash before it, as in ./a:b."""
+    pod, colon, path = word.partition(":")
+    if not colon or "/" in pod or not pod:
+        return "", word
+    if not path.startswith("/"):
+        raise UsageError("cp", word, "the path in the pod is not absolute", hint=f"write {pod}:/{path}")
+    return pod, path
+
+
+def _export(args: Args, pods: Pods) -> int:
+    from pyrun.cli.prepare import references
+    from pyrun.images.store import Store
+    from pyrun.pod.export import export
+
+    words = references(args)
+    if len(words) != 1:
+        raise UsageError("export", "", "takes one pod", hint="`pyrun export --help` shows how")
+    uuid = resolve(pods, words[0])[1]
+    if not args.output:
+        if os.isatty(1):
+            raise UsageError("export", "", "an archive is nothing for a terminal", hint="write it to a file: --output FILE")
+        export(pods, Store(args.root), uuid, sys.stdout.buffer, changes=args.changes)
+        return 0
+    temporary = f"{args.output}.{os.getpid()}.tmp"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError("write", args.output, errno=error.errno or 0, hint="name a file in a directory that can be written") from None
+    try:
+        with open(fd, "wb") as out:
+            export(pods, Store(args.root), uuid, out, changes=args.changes)
+        os.rename(temporary, args.output)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return 0

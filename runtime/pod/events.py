@@ -1,0 +1,124 @@
+"""What happens to pods, as it happens: inotify(7) on the directories of their phases.
+
+A pod's way through the phases is a rename each time, and its keeper writes `run` and `exit` by a rename too, so nothing has to
+be asked for.  Events are told from now on; what was before is in `pyrun list`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+from pyrun import native
+from pyrun.pod.state import read_json
+from pyrun.pod.status import PHASES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyrun.pod.state import Pods
+
+    Event = dict[str, object]
+
+__all__ = ["events"]
+
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE, _OVERFLOW, _IGNORED, _ONLYDIR = 0x40, 0x80, 0x100, 0x200, 0x4000, 0x8000, 0x1000000
+_HEAD = struct.Struct("=iIII")
+_ARRIVED = {"prepared": "prepared", "running": "started", "exited": "exited", "garbage": "removed"}
+
+
+def events(pods: Pods) -> Iterator[Event]:
+    """Yield events for ever: `time` (ns since 1970), `event` and `uuid`, with what is known of the pod.
+
+    prepared, started (its supervisor has it), running (the app runs, once more for each restart), died (the app ended: `code`,
+    `signal`), exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
+    """
+    watcher = _Watcher(pods)
+    try:
+        while True:
+            yield from watcher.wait()
+    finally:
+        watcher.close()
+
+
+class _Watcher:
+    __slots__ = ("fd", "phases", "pods", "running")
+
+    def __init__(self, pods: Pods) -> None:
+        self.pods = pods
+        self.fd = -1
+        self.phases: dict[int, str] = {}
+        self.running: dict[int, str] = {}
+        for phase in (*PHASES[1:], "garbage"):
+            mask = _MOVED_TO | _DELETE | (_MOVED_FROM if phase == "exited" else 0)
+            self.fd, watch = native.inotify(os.fsencode(f"{pods.path}/{phase}"), mask | _ONLYDIR, self.fd)
+            self.phases[watch] = phase
+        for uuid in pods.uuids("running"):
+            self._look_into(uuid)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _look_into(self, uuid: str) -> None:
+        try:
+            _, watch = native.inotify(os.fsencode(f"{self.pods.path}/running/{uuid}"), _MOVED_TO | _ONLYDIR, self.fd)
+        except OSError:
+            return  # it has ended already
+        self.running[watch] = uuid
+
+    def wait(self) -> Iterator[Event]:
+        import select
+
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        poll.poll()
+        data = os.read(self.fd, 65536)
+        place = 0
+        while place < len(data):
+            watch, mask, _, size = _HEAD.unpack_from(data, place)
+            name = os.fsdecode(data[place + _HEAD.size : place + _HEAD.size + size].rstrip(b"\0"))
+            place += _HEAD.size + size
+            yield from self._event(watch, mask, name)
+
+    def _event(self, watch: int, mask: int, name: str) -> Iterator[Event]:
+        if mask & _OVERFLOW:
+            yield {"time": time.time_ns(), "event": "lost"}
+        elif mask & _IGNORED:
+            self.running.pop(watch, None)
+        elif watch in self.running:
+            yield from self._inside(self.running[watch], name)
+        elif watch in self.phases and mask & _MOVED_TO:
+            phase = self.phases[watch]
+            if phase == "running":
+                self._look_into(name)
+            yield self._told(_ARRIVED[phase], phase, name)
+
+    def _inside(self, uuid: str, name: str) -> Iterator[Event]:
+        for phase in ("running", "exited", "garbage"):
+            found = self._read(phase, uuid, name)
+            if found:
+                break
+        else:
+            found = {}
+        if name == "run" and "pid" in found:
+            yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
+        elif name == "exit":
+            known: Event = {key: found[key] for key in ("code", "signal", "lost", "restarts") if key in found}
+            yield {**self._told("died", "running", uuid), **known}
+
+    def _told(self, event: str, phase: str, uuid: str) -> Event:
+        record = self._read(phase, uuid, "pod")
+        known = {key: record[key] for key in ("pod_name", "app", "name") if record.get(key)}
+        return {"time": time.time_ns(), "event": event, "uuid": uuid, **known}
+
+    def _read(self, phase: str, uuid: str, name: str) -> dict[str, object]:
+        try:
+            fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.pods.fd)
+        except OSError:
+            return {}
+        try:
+            return read_json(fd, name)
+        finally:
+            os.close(fd)

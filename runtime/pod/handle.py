@@ -1,0 +1,110 @@
+"""A pod on disk as an object: what the command's verbs do, for a Python process.  It may belong to anybody and outlives its object."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.pod import again, control
+from pyrun.pod.status import exit_code, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+    from pyrun.images.store import Store
+    from pyrun.pod.logs import Line
+    from pyrun.pod.state import Pods
+
+__all__ = ["Pod"]
+
+
+class Pod:
+    """One pod by its UUID; nothing is held open, so any number of them may exist, in any thread.
+
+    Every method raises StateError when the pod is gone, or not in a state for it.
+    """
+
+    __slots__ = ("_pods", "_store", "uuid")
+
+    def __init__(self, pods: Pods, store: Store, uuid: str) -> None:
+        self._pods = pods
+        self._store = store
+        self.uuid = uuid
+
+    def __repr__(self) -> str:
+        return f"<pyrun.Pod {self.uuid}>"
+
+    def status(self) -> dict[str, object]:
+        """Return what the pod is and how it does; see `pyrun.pod.status.status` for the members."""
+        return status(self._pods, self.uuid)
+
+    def start(self) -> int:
+        """Run a prepared pod in the background; the pid of its process 1 on the host, once the app's execve has succeeded.
+
+        SetupError or ExecError when a step failed; the pod is removed then.
+        """
+        return again.start_prepared(self._pods, self.uuid)
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Wait for the end of the pod; the exit code, 128+n for signal n, 125 when nobody knows.  TimeoutError."""
+        found = control.wait(self._pods, self.uuid, seconds)
+        if found is None:
+            raise TimeoutError(f"pod {self.uuid} has not ended within {seconds} seconds")
+        return exit_code(found)
+
+    def stop(self, *, signal: int = 15, seconds: float = 10, force: bool = False) -> bool:
+        """End the pod for good: `signal`, after `seconds` SIGKILL, with `force` at once; whether it had to be killed."""
+        return control.stop(self._pods, self.uuid, signal=signal, seconds=seconds, force=force)
+
+    def kill(self, signal: int = 9) -> None:
+        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod."""
+        control.kill(self._pods, self.uuid, signal)
+
+    def pause(self) -> None:
+        """Stop every process of the pod where it is (cgroups(7), cgroup.freeze)."""
+        control.pause(self._pods, self.uuid)
+
+    def resume(self) -> None:
+        """Let a paused pod go on."""
+        control.resume(self._pods, self.uuid)
+
+    def restart(self, *, signal: int = 15, seconds: float = 10) -> int:
+        """End the pod if it runs, and run it once more with the files that it has; its new process 1's pid."""
+        return again.start_again(self._pods, self.uuid, signal=signal, seconds=seconds)
+
+    def remove(self, *, force: bool = False) -> None:
+        """Delete the pod and its files; with `force` it is killed first if it runs."""
+        control.remove(self._pods, self.uuid, force=force)
+
+    def rename(self, name: str) -> None:
+        """Give the pod another name; UsageError for one that is no name."""
+        control.rename(self._pods, self.uuid, name)
+
+    def logs(self, *, follow: bool = False, tail: int = -1, since: str = "") -> Iterator[Line]:
+        """Yield (time, stream, text) of each line in its log, all bytes; see `pyrun.pod.logs.read_log`."""
+        from pyrun.pod.logs import open_pod, read_log
+
+        fd = open_pod(self._pods, self.uuid)
+        try:
+            yield from read_log(fd, follow=follow, tail=tail, since=since)
+        finally:
+            os.close(fd)
+
+    def copy_out(self, path: str, target: str) -> list[str]:
+        """Copy a file or directory of the running pod to the host; the paths that were not copied."""
+        from pyrun.pod.files import copy_out
+
+        return copy_out(self._pods, self.uuid, path, target)
+
+    def copy_in(self, source: str, path: str) -> list[str]:
+        """Copy a file or directory of the host into the running pod; the paths that were not copied."""
+        from pyrun.pod.files import copy_in
+
+        return copy_in(self._pods, self.uuid, source, path)
+
+    def export(self, out: BinaryIO, *, changes: bool = False) -> int:
+        """Write the pod's root, or only its changes, as a tar archive; the number of entries."""
+        from pyrun.pod.export import export
+
+        return export(self._pods, self._store, self.uuid, out, changes=changes)

@@ -1,0 +1,78 @@
+"""Pods on disk from a live Python process."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Pyrun
+
+import pyrun as library
+from pyrun.errors import ExecError, StateError, UsageError
+
+
+@pytest.fixture
+def runtime(pyrun: Pyrun, busybox: Path) -> Iterator[library.Runtime]:
+    pyrun("fetch", busybox, code=0)
+    made = library.Runtime(str(pyrun.root))
+    yield made
+    for one in made.list_pods():
+        made.pod(str(one["uuid"])).remove(force=True)
+
+
+def shell(runtime: library.Runtime, script: str, **options: object) -> library.Pod:
+    return runtime.detach("example.com/busybox", "-c", script, exec="/bin/sh", **options)
+
+
+def test_a_pod_from_birth_to_burial(runtime: library.Runtime, tmp_path: Path) -> None:
+    pod = runtime.prepare(
+        "example.com/busybox", "-c", "echo hi; trap 'exit 4' TERM; while :; do sleep 0.02; done", exec="/bin/sh", pod_name="web"
+    )
+    assert pod.status()["state"] == "prepared"
+    init = pod.start()
+    assert pod.status()["pid"] == init and runtime.pod("web").uuid == pod.uuid
+    assert next(pod.logs(follow=True))[1:] == (b"stdout", b"hi\n")
+    with pytest.raises(TimeoutError):
+        pod.wait(0.05)
+    pod.pause()
+    assert pod.status()["state"] == "paused"
+    pod.resume()
+    (tmp_path / "file").write_text("x")
+    assert pod.copy_in(str(tmp_path / "file"), "/in") == [] and pod.copy_out("/in", str(tmp_path / "out")) == []
+    assert (tmp_path / "out").read_text() == "x"
+    assert pod.restart() != init
+    assert pod.stop() is False and pod.wait() == 4
+    out = io.BytesIO()
+    assert pod.export(out, changes=True) >= 1
+    out.seek(0)
+    with tarfile.open(fileobj=out) as archive:
+        assert "in" in archive.getnames()
+    pod.rename("other")
+    assert [(one["pod_name"], one["code"]) for one in runtime.list_pods()] == [("other", 4)]
+    pod.remove()
+    with pytest.raises(StateError, match="none of that name"):
+        pod.status()
+
+
+def test_errors_are_those_of_start(runtime: library.Runtime) -> None:
+    with pytest.raises(ExecError, match="execute /missing: no such file"):
+        runtime.detach("example.com/busybox", exec="/missing")
+    assert runtime.list_pods() == []
+    with pytest.raises(UsageError, match="not a restart policy"):
+        shell(runtime, "true", restart="often")
+    with pytest.raises(StateError, match="not prepared"):
+        shell(runtime, "sleep 100").start()
+
+
+def test_descriptors_do_not_grow(runtime: library.Runtime) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        pod = shell(runtime, "echo x; exit 3")
+        assert pod.wait() == 3 and list(pod.logs())
+        runtime.list_pods()
+        pod.remove()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
