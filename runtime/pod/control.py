@@ -41,6 +41,8 @@ class Held:
             where = run.get("cgroup") or read_json(self.fd, "pod").get("cgroup")
             self.cgroup = where if isinstance(where, str) else ""
             self._hold(pods, run)
+            if not is_locked(self.fd):  # what its files say is of the past
+                raise StateError("find the processes of pod", uuid, "it does not run", hint="see `pyrun list`")
         except BaseException:
             self.close()
             raise
