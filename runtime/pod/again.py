@@ -13,7 +13,7 @@ from pyrun.errors import StateError
 from pyrun.plan import ops
 from pyrun.pod.control import stop
 from pyrun.pod.names import phase_of
-from pyrun.pod.state import read_json
+from pyrun.pod.state import lock, read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
     """From exited to prepared, under the lock; the files of the last run go, but for its log."""
     import fcntl
 
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise StateError("restart pod", uuid, "somebody else is using it", hint="try again") from None
+    if not lock(fd):
+        raise StateError("restart pod", uuid, "somebody else is using it", hint="try again")
     if phase_of(pods, uuid) == "running":
         pods.bury(fd, uuid)
     for name in ("exit", "run", "stop"):

@@ -6,6 +6,7 @@ import os
 import time
 
 from pyrun.pod.names import is_uuid, phase_of, release
+from pyrun.pod.state import lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,20 +35,15 @@ def collect(pods: Pods, *, grace: float = 0, expire: float = DAY, told: Callable
 
 
 def _take(pods: Pods, phase: str, uuid: str, age: float) -> bool:
-    import fcntl
-
     try:
         fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         info = os.fstat(fd)
-        if time.time() - (info.st_ctime if phase == "exited" else info.st_mtime) < age:
-            return False
+        if time.time() - (info.st_ctime if phase == "exited" else info.st_mtime) < age or not lock(fd):
+            return False  # young ones are not even locked: somebody may be starting one
         pods.delete(phase, uuid)
-    except BlockingIOError:
-        return False
     finally:
         os.close(fd)
     return True

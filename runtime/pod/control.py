@@ -14,7 +14,7 @@ import signal as signals
 from pyrun.errors import StateError
 from pyrun.pod.live import find_live, start_time
 from pyrun.pod.names import phase_of, release
-from pyrun.pod.state import read_json
+from pyrun.pod.state import lock, read_json
 from pyrun.pod.status import frozen, is_locked, status
 
 TYPE_CHECKING = False
@@ -257,8 +257,6 @@ def _write(path: str, data: bytes) -> bool:
 
 def remove(pods: Pods, uuid: str, *, force: bool = False) -> None:
     """Delete a pod that does not run; with `force` one that runs is killed first.  StateError when it runs or is in use."""
-    import fcntl
-
     if force and phase_of(pods, uuid) == "running":
         stop(pods, uuid, force=True)
     phase = phase_of(pods, uuid)
@@ -268,12 +266,10 @@ def remove(pods: Pods, uuid: str, *, force: bool = False) -> None:
         raise StateError("remove pod", uuid, "there is none of that name", hint="see `pyrun list`")
     fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(fd):
             hint = "stop it first: pyrun stop, or give --force" if phase == "running" else "try again"
             reason = "it runs" if phase == "running" else "somebody else is using it"
-            raise StateError("remove pod", uuid, reason, hint=hint) from None
+            raise StateError("remove pod", uuid, reason, hint=hint)
         name = read_json(fd, "pod").get("pod_name")
         if phase == "running":
             pods.bury(fd, uuid)

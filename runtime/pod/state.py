@@ -36,11 +36,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Pods", "new_uuid", "read_json"]
+__all__ = ["Pods", "lock", "new_uuid", "read_json"]
 
 PHASES = ("preparing", "prepared", "running", "exited", "garbage")
 _SWEEP_LIMIT = 64  # of running pods looked at by a start; `pyrun gc` looks at all
 _MAX_RECORD = 1 << 20
+_CHUNK = 8192
 _SETTLE = 10  # seconds that a directory may be between mkdir and flock
 
 
@@ -176,14 +177,13 @@ class Pods:
         return count
 
     def _collect(self, phase: str, uuid: str, mark: bool) -> bool:
-        import fcntl
-
         try:
             fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError:
             return False
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(fd):
+                return False
             if phase == "preparing" and not self._settled(fd):
                 return False
             if phase == "running":
@@ -191,7 +191,7 @@ class Pods:
             else:
                 self.delete(phase, uuid)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.ENOENT):
+            if error.errno == errno.ENOENT:
                 return False
             raise
         finally:
@@ -221,6 +221,24 @@ class Pods:
             self.delete("running", uuid)
 
 
+def lock(fd: int) -> bool:
+    """Lock a pod's directory that no supervisor and no keeper holds; whether that was so.  flock(2).
+
+    Whoever only looks whether a pod lives holds a shared lock for a moment: that is waited for.
+    """
+    import fcntl
+
+    for kind in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        if kind == fcntl.LOCK_SH:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        return True
+    return False
+
+
 def read_json(fd: int, name: str) -> dict[str, object]:
     """Return the JSON object in the file `name` of a pod's directory, {} when there is none or it is damaged."""
     from pyrun.images import fastjson
@@ -230,7 +248,10 @@ def read_json(fd: int, name: str) -> dict[str, object]:
     except OSError:
         return {}
     try:
-        found = fastjson.loads(os.read(file, _MAX_RECORD))
+        data = os.read(file, _CHUNK)  # a buffer of the largest size would cost more than the rest
+        if len(data) == _CHUNK:
+            data += os.read(file, _MAX_RECORD)
+        found = fastjson.loads(data)
     except (ValueError, OSError):
         return {}
     finally:
