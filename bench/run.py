@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cases import Bench
+from cases import PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 
@@ -38,6 +38,7 @@ NOTES = (
     ("library-first-vs-crun", "lib", "library, first", "crun run"),
     ("library-tmpfs-vs-crun", "lib", "library, repeated, tmpfs upper", "crun run"),
     ("cli-vs-crun", "cli", COMMAND, "crun run"),
+    ("prepared-vs-crun", "cli", PREPARED, "crun run"),
     ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run"),
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run"),
 )

@@ -46,12 +46,16 @@ def run(args: Args) -> int:
     return code
 
 
+def _signal(args: Args) -> int:
+    return control.signal_number(args.signal, "option --signal") if args.signal else 0
+
+
 def _one(args: Args, pods: Pods, uuid: str) -> None:
     if args.verb == "stop":
         seconds = _TIMEOUT if args.timeout is None else args.timeout
-        control.stop(pods, uuid, signal=number_of(args.signal or "TERM"), seconds=seconds, force=args.force)
+        control.stop(pods, uuid, signal=_signal(args), seconds=seconds, force=args.force)
     elif args.verb == "kill":
-        control.kill(pods, uuid, number_of(args.signal or "KILL"))
+        control.kill(pods, uuid, _signal(args) or signal.SIGKILL)
     elif args.verb == "pause":
         control.pause(pods, uuid)
     elif args.verb == "resume":
@@ -60,19 +64,6 @@ def _one(args: Args, pods: Pods, uuid: str) -> None:
         from pyrun.pod.again import start_again
 
         seconds = _TIMEOUT if args.timeout is None else args.timeout
-        start_again(pods, uuid, signal=number_of(args.signal or "TERM"), seconds=seconds)
+        start_again(pods, uuid, signal=_signal(args), seconds=seconds)
     else:
         control.remove(pods, uuid, force=args.force)
-
-
-def number_of(text: str) -> int:
-    """Return the number of a signal by name, with or without SIG, or by number; UsageError for anything else."""
-    name = text.upper().removeprefix("SIG")
-    if text.isdecimal() and 0 < int(text) <= 64:
-        return int(text)
-    found = getattr(signal.Signals, "SIG" + name, None)
-    if name.startswith("RTMIN+") and name[6:].isdecimal() and int(name[6:]) <= 30:
-        return int(signal.SIGRTMIN) + int(name[6:])
-    if found is None:
-        raise UsageError("option --signal", "", f"'{text}' is not a signal", hint="write a name or a number, as in TERM or 15")
-    return int(found)

@@ -48,7 +48,14 @@ _QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but res
 _NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
 _FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
 _IDS: Option = ("--quiet -q", "", "flag", "", "Output", "print UUIDs only, one a line")
-_SIGNAL: Option = ("--signal -s", "SIGNAL", "str", "", "Pods", "the signal that asks the app to end, by name or number (default TERM)")
+_SIGNAL: Option = (
+    "--signal -s",
+    "SIGNAL",
+    "str",
+    "",
+    "Pods",
+    "the signal that asks the app to end, by name or number (default: the image's own, else TERM)",
+)
 _SIGNAL_KILL: Option = (
     "--signal -s",
     "SIGNAL",

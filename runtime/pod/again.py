@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal as signals
 from struct import Struct
 
 from pyrun import native
@@ -56,7 +55,7 @@ def start_prepared(pods: Pods, uuid: str) -> int:
     return int(init)
 
 
-def start_again(pods: Pods, uuid: str, *, signal: int = signals.SIGTERM, seconds: float = 10) -> int:
+def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10) -> int:
     """End a pod that runs in the background, as `stop` does, and run it once more with the files it has; its new init's pid.
 
     StateError for a pod that cannot run again: one in the foreground, or one that is removed at its end.

@@ -11,7 +11,7 @@ import errno
 import os
 import signal as signals
 
-from pyrun.errors import StateError
+from pyrun.errors import StateError, UsageError
 from pyrun.pod.live import find_live, start_time
 from pyrun.pod.names import phase_of, release
 from pyrun.pod.state import lock, read_json
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["kill", "pause", "remove", "rename", "resume", "stop", "wait"]
+__all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "wait"]
 
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 
@@ -147,8 +147,32 @@ def _exit_of(pidfd: int) -> dict[str, object]:
     return {"code": os.waitstatus_to_exitcode(code), "signal": 0} if mask & 1 << 3 and code & 0x7F == 0 else {"lost": True}
 
 
-def stop(pods: Pods, uuid: str, *, signal: int = signals.SIGTERM, seconds: float = 10, force: bool = False) -> bool:
+def signal_number(text: str, what: str) -> int:
+    """Return the number of a signal by name, with or without SIG, or by number; UsageError naming `what` for anything else."""
+    name = text.upper().removeprefix("SIG")
+    if text.isdecimal() and 0 < int(text) <= 64:
+        return int(text)
+    if name.startswith("RTMIN+") and name[6:].isdecimal() and int(name[6:]) <= 30:
+        return int(signals.SIGRTMIN) + int(name[6:])
+    found = getattr(signals.Signals, "SIG" + name, None)
+    if found is None:
+        raise UsageError(what, "", f"'{text}' is not a signal", hint="write a name or a number, as in TERM or 15")
+    return int(found)
+
+
+def _stop_signal(fd: int) -> int:
+    """What the image asks for (OCI image configuration, StopSignal), else TERM."""
+    wanted = read_json(fd, "pod").get("stop_signal")
+    try:
+        return signal_number(wanted, "") if isinstance(wanted, str) else signals.SIGTERM
+    except UsageError:
+        return signals.SIGTERM
+
+
+def stop(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, force: bool = False) -> bool:
     """End a pod for good: `signal`, and what still runs after `seconds`, or at once with `force`, is killed.
+
+    Signal 0 is the image's own stop signal, else TERM.
 
     Whether it had to be killed.  Nothing is done about a pod that has ended.  StateError when it was not started, or when
     even SIGKILL does not end it within two seconds, as in an uninterruptible wait for a disk.
@@ -161,7 +185,7 @@ def stop(pods: Pods, uuid: str, *, signal: int = signals.SIGTERM, seconds: float
     with held:
         _mark(held)
         if not force:
-            held.send(signal)
+            held.send(signal or _stop_signal(held.fd))
             thaw(held.cgroup)
             if held.wait(seconds):
                 return False

@@ -53,8 +53,8 @@ class Pod:
             raise TimeoutError(f"pod {self.uuid} has not ended within {seconds} seconds")
         return exit_code(found)
 
-    def stop(self, *, signal: int = 15, seconds: float = 10, force: bool = False) -> bool:
-        """End the pod for good: `signal`, after `seconds` SIGKILL, with `force` at once; whether it had to be killed."""
+    def stop(self, *, signal: int = 0, seconds: float = 10, force: bool = False) -> bool:
+        """End the pod for good: `signal` (0: the image's own, or TERM), then SIGKILL, with `force` at once; whether it came to that."""
         return control.stop(self._pods, self.uuid, signal=signal, seconds=seconds, force=force)
 
     def kill(self, signal: int = 9) -> None:
@@ -69,7 +69,7 @@ class Pod:
         """Let a paused pod go on."""
         control.resume(self._pods, self.uuid)
 
-    def restart(self, *, signal: int = 15, seconds: float = 10) -> int:
+    def restart(self, *, signal: int = 0, seconds: float = 10) -> int:
         """End the pod if it runs, and run it once more with the files that it has; its new process 1's pid."""
         return again.start_again(self._pods, self.uuid, signal=signal, seconds=seconds)
 

@@ -124,6 +124,7 @@ def make_recipe(
             "name": image.name,
             "keep": bool(options.keep),
             "insecure": list(options.insecure_options),
+            **_stop_signal(image),
         }
     )
     copy = config.lowers if config.copy_root else []
@@ -134,6 +135,13 @@ def make_recipe(
     if recipe.volumes:
         recipe.checks = None  # each pod needs copies of its own
     return recipe
+
+
+def _stop_signal(image: Image) -> dict[str, object]:
+    """Of an OCI image; an ACI has no such thing."""
+    config = image.manifest.get("config")
+    wanted = config.get("StopSignal") if isinstance(config, dict) else None
+    return {"stop_signal": wanted} if wanted else {}
 
 
 def _repeatable(options: Options) -> bool:
