@@ -65,6 +65,7 @@ struct keeper {
     int running, ended, stopping, failed;
     int32_t status;
     uint64_t started, finished;
+    struct plan_report failure;
 };
 
 /* keeper.c */

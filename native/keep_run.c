@@ -23,7 +23,7 @@ static int block_signals(void)
     return (int)sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* The front learns what became of the first start; a start that failed later is the exit record's. */
+/* The front learns what became of the first start, of one that failed when nothing of it is left. */
 static void tell_front(struct keeper *keeper, const struct plan_report *report)
 {
     if (keeper->front < 0)
@@ -77,6 +77,14 @@ static void on_signals(struct keeper *keeper)
     }
 }
 
+static void fail(struct keeper *keeper, const struct plan_report *report)
+{
+    keeper->failure = *report;
+    keeper->failed = keeper->ended = 1;
+    keeper->status = 125 << 8;
+    keeper->finished = clock_ns(0);
+}
+
 /* Returns 0 at the end of the helper. */
 static int on_control(struct keeper *keeper)
 {
@@ -90,19 +98,15 @@ static int on_control(struct keeper *keeper)
     if (report.kind == PLAN_RUNNING) {
         keeper->running = 1;
         write_run(keeper, report.pid);
+        tell_front(keeper, &report);
     } else if (report.kind == PLAN_EXITED) {
         keeper->ended = 1;
         keeper->status = report.status;
         keeper->finished = report.time;
         write_exit(keeper);
     } else {
-        keeper->failed = 1;
-        keeper->ended = 1;
-        keeper->status = 125 << 8;
-        keeper->finished = report.time;
+        fail(keeper, &report);
     }
-    if (report.kind != PLAN_EXITED)
-        tell_front(keeper, &report);
     return 1;
 }
 
@@ -148,10 +152,7 @@ static void run_once(struct keeper *keeper)
     keeper->running = keeper->ended = keeper->failed = 0;
     r = start_helper(keeper);
     if (r < 0) {
-        keeper->failed = keeper->ended = 1;
-        keeper->status = 125 << 8;
-        keeper->finished = clock_ns(0);
-        tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});
+        fail(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});
         return;
     }
     wait_for_helper(keeper);
@@ -197,18 +198,21 @@ int keep(struct keeper *keeper)
 
     keeper->control = -1;
     keeper->signals = block_signals();
+    write_run(keeper, 0); /* now under this process's own pid */
     app_streams[0] = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
     if (app_streams[0] < 0 || keeper->signals < 0 || !log_start(keeper, app_streams + 1)) {
-        tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
         bury(keeper, 1);
+        tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
         return 125;
     }
     for (;;) {
         uint64_t begun = clock_ns(CLOCK_BOOTTIME);
 
         run_once(keeper);
-        if (keeper->restarts == 0 && !keeper->running) { /* the front has said so, or is gone */
+        if (keeper->restarts == 0 && !keeper->running) {
             bury(keeper, 1);
+            if (keeper->failed) /* else it hears of an end without a word */
+                tell_front(keeper, &keeper->failure);
             return 125;
         }
         if (!wanted_again(keeper))

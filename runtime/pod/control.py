@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "wait"]
 
+_CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 
 
@@ -89,13 +90,32 @@ class Held:
 
 def hold(pods: Pods, uuid: str) -> Held | None:
     """Return the running pod, None when it does not run (any more)."""
-    for _ in range(3):
+    for _ in range(25):
         try:
             return Held(pods, uuid)
         except (OSError, StateError):
             if phase_of(pods, uuid) != "running" or not _alive(pods, uuid):
                 return None
+        _next_change(pods, uuid)
     raise StateError("find the processes of pod", uuid, "it is just starting or ending", hint="try again")
+
+
+def _next_change(pods: Pods, uuid: str) -> None:
+    """A pod has no keeper yet, or none any more: a fifth of a second, or until its directory changes."""
+    import select
+
+    from pyrun import native
+
+    try:
+        fd, _ = native.inotify(os.fsencode(f"{pods.path}/running/{uuid}"), _CHANGES)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        poll.poll(200)
+    finally:
+        os.close(fd)
 
 
 def _alive(pods: Pods, uuid: str) -> bool:

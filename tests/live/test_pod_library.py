@@ -30,7 +30,7 @@ def shell(runtime: library.Runtime, script: str, **options: object) -> library.P
 
 def test_a_pod_from_birth_to_burial(runtime: library.Runtime, tmp_path: Path) -> None:
     pod = runtime.prepare(
-        "example.com/busybox", "-c", "echo hi; trap 'exit 4' TERM; while :; do sleep 0.02; done", exec="/bin/sh", pod_name="web"
+        "example.com/busybox", "-c", "trap 'exit 4' TERM; echo hi; while :; do sleep 0.02; done", exec="/bin/sh", pod_name="web"
     )
     assert pod.status()["state"] == "prepared"
     init = pod.start()
@@ -45,6 +45,7 @@ def test_a_pod_from_birth_to_burial(runtime: library.Runtime, tmp_path: Path) ->
     assert pod.copy_in(str(tmp_path / "file"), "/in") == [] and pod.copy_out("/in", str(tmp_path / "out")) == []
     assert (tmp_path / "out").read_text() == "x"
     assert pod.restart() != init
+    assert sum(1 for _, line in zip(range(2), pod.logs(follow=True), strict=False)) == 2, "it has set its trap"
     assert pod.stop() is False and pod.wait() == 4
     out = io.BytesIO()
     assert pod.export(out, changes=True) >= 1
