@@ -74,7 +74,16 @@ def program(name, *sources):
     return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
 
 
-LAUNCHER = program("pyrun", "native/launcher.c", "native/fast.c", "native/pod.c", "native/handover.c", "native/start.c")
+LAUNCHER = program(
+    "pyrun",
+    "native/launcher.c",
+    "native/fast.c",
+    "native/quick.c",
+    "native/pod.c",
+    "native/handover.c",
+    "native/decode.c",
+    "native/start.c",
+)
 KEEPER = program(
     "pyrun.native.keeper",
     "native/keeper.c",
@@ -93,6 +102,7 @@ HELPER = program(
     "native/cleanup.c",
     "native/files.c",
     "native/init.c",
+    "native/enter.c",
     "native/root.c",
     "native/mounts.c",
     "native/process.c",

@@ -128,6 +128,36 @@ class Bench:
             subjects += [self.prepared(), self.cli(), self.cli("pyrun run, cache/run emptied", before=self.stage.forget)]
         return interleave([*subjects, *self.peers()], rounds, max(3, rounds // 10))
 
+    def enter(self, rounds: int) -> dict[str, Series]:
+        """/bin/true in a running container, which sleeps: pyrun by the launcher alone and through Python, and the peers."""
+        uuid = self.stage.directory / "entered"
+        sleep = (IMAGE, "--exec", "/bin/sleep", "--", "600")
+        words = [self.stage.pyrun, "--root", str(self.stage.root), "run", "--uuid-file-save", str(uuid), *sleep]
+        running = subprocess.Popen(words, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL)
+        subjects: list[Subject] = []
+        started: list[list[str]] = []
+        try:
+            self._init_of(running.pid)
+            into = (self.stage.pyrun, "--root", str(self.stage.root), "exec")
+            pod = uuid.read_text().strip()
+            subjects.append(self.command("pyrun exec", *into, pod, "/bin/true"))
+            subjects.append(self.command("pyrun exec, by Python", *into, "--env", "A=B", pod, "/bin/true"))
+            for name in [name for name in ("crun", "runc") if self.bundle and shutil.which(name, path=ENVIRONMENT["PATH"])]:
+                program = [str(shutil.which(name, path=ENVIRONMENT["PATH"])), "--root", str(self.oci_root / f"{name}-enter")]
+                bundle = self.stage.bundle(f"sleeping-{name}", program=("/bin/sleep", "600"))
+                words = [*program, "run", "--detach", "-b", str(bundle), "bench-enter"]
+                subprocess.run(words, check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL)
+                started.append(program)
+                subjects.append(self.command(f"{name} exec", *program, "exec", "bench-enter", "/bin/true"))
+            return interleave(subjects, rounds, max(3, rounds // 10))
+        finally:
+            for program in started:
+                subprocess.run(
+                    [*program, "delete", "--force", "bench-enter"], check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL
+                )
+            running.terminate()
+            running.wait()
+
     def exec(self, rounds: int) -> dict[str, Series]:
         """Start, exec and reaping of programs that do nothing; the helper ends at once when it gets no plan."""
         (helper,) = self.stage.venv.glob("lib/python3*/site-packages/pyrun/native/helper")

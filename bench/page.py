@@ -86,6 +86,7 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
     series = results["series"]
     parts = (
         ("start", START, {"crun run": "of crun", "runc run": "of runc"}),
+        ("enter", "\n## Entering a running container\n", {"crun exec": "of crun", "runc exec": "of runc"}),
         ("exec", EXEC, {"static, no libc": "of no libc"}),
         ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
         ("list", "\n## Listing\n", {"python -I -S -E -c pass": "of python"}),

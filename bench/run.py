@@ -21,7 +21,7 @@ from cases import PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 
-CASES = ("lib", "parent", "cli", "exec", "memory", "throughput", "import", "list")
+CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "list")
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
 UNCACHED = "pyrun run, cache/run emptied"
@@ -43,6 +43,7 @@ NOTES = (
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run"),
 )
 CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
+ENTER_LIMIT = 0.6  # of `runc exec`
 EXEC_LIMIT = 1.3  # of a program without libc
 MEMORY_LIMIT = 150.0  # KiB, supervisor and init together
 
@@ -105,6 +106,8 @@ def judge(results: Results, wanted: set[str]) -> None:
         bare = results.cpu(PYTHON)
         results.gates.append(("cli-cpu-above-python-ms", results.cpu(COMMAND) - bare, CPU_LIMIT))
         results.notes.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare))
+    if "enter" in wanted:
+        results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
     if "exec" in wanted:
         results.gates.append(("helper-exec-vs-no-libc", results.ratio("exec", "helper without a plan", "static, no libc"), EXEC_LIMIT))
     if "memory" in wanted:
@@ -162,6 +165,8 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
     if wanted & {"lib", "parent", "cli"}:
         tell(f"bench: start of /bin/true, {rounds} rounds")
         results.series["start"] = bench.start(wanted, rounds)
+    if "enter" in wanted:
+        results.series["enter"] = bench.enter(rounds)
     if "exec" in wanted:
         results.series["exec"] = bench.exec(rounds)
     if "memory" in wanted:
@@ -180,6 +185,7 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
 def show(results: Results) -> None:
     titles = {
         "start": ("start of /bin/true, ms", {"crun run": "of crun", "runc run": "of runc"}),
+        "enter": ("/bin/true in a running container, ms", {"crun exec": "of crun", "runc exec": "of runc"}),
         "exec": ("exec and reap, ms", {"static, no libc": "of no libc"}),
         "import": ("image of 200 MB, gzip, ms", {"gzip -dc | tar -x": "of tar", "gzip -dc | tar -x && sync -f": "of synced"}),
         "list": ("list, ms", {PYTHON: "of python"}),

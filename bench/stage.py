@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -195,8 +195,8 @@ class Stage:
         image.accounts()
         return image
 
-    def bundle(self, name: str, seccomp: list[str] | None = None) -> Path:
-        """Returns a bundle as `crun spec` makes it, except: no terminal, /bin/true on our files, no device rules.
+    def bundle(self, name: str, seccomp: list[str] | None = None, program: Sequence[str] = ("/bin/true",)) -> Path:
+        """Returns a bundle as `crun spec` makes it, except: no terminal, `program` on our files, no device rules.
 
         The rules would be a BPF program that wants CAP_SYS_RESOURCE and costs time that pyrun does not spend;
         `seccomp` adds a filter that allows these calls.
@@ -205,7 +205,7 @@ class Stage:
         path.mkdir()
         call("crun", "spec", cwd=path)
         config = json.loads((path / "config.json").read_text())
-        config["process"].update(terminal=False, args=["/bin/true"])
+        config["process"].update(terminal=False, args=list(program))
         config["root"] = {"path": str(self.rootfs), "readonly": True}
         config["linux"].pop("resources", None)
         if seccomp is not None:

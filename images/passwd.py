@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.images.rootfs import RootFS
 
-__all__ = ["Identity", "member_groups", "resolve_user"]
+__all__ = ["Identity", "login_shell", "member_groups", "resolve_user"]
 
 MAX_ID = 2**31 - 1
 _DIGITS = frozenset(b"0123456789")
@@ -79,6 +79,13 @@ def member_groups(rootfs: RootFS, name: str) -> list[int]:
         if gid is not None and _bytes(name) in entry[3].split(b","):
             found.append(gid)
     return found
+
+
+def login_shell(rootfs: RootFS, uid: int) -> str:
+    """The last field of the first entry for `uid`, an absolute path, or ""."""
+    entry = _by_id(_entries(rootfs, b"/etc/passwd"), uid)
+    shell = entry[6] if entry and len(entry) > 6 else b""
+    return _text(shell) if shell.startswith(b"/") and b"\0" not in shell and len(shell) < 4096 else ""
 
 
 def _group(rootfs: RootFS, group: str, origin: str) -> int:

@@ -18,7 +18,7 @@ struct fast {
     int store, pods, helper;
 };
 
-static const char *from_environment(char **envp, const char *name)
+const char *from_environment(char **envp, const char *name)
 {
     size_t n = str_len(name);
 
@@ -28,8 +28,7 @@ static const char *from_environment(char **envp, const char *name)
     return "";
 }
 
-/* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
-static const char *root_of(int argc, char **argv, char **envp, int *verb)
+const char *root_of(int argc, char **argv, char **envp, int *verb)
 {
     const char *root = from_environment(envp, "PYRUN_ROOT");
     int i = 1;

@@ -1,4 +1,4 @@
-/* The launcher's short way; see fast.c. */
+/* The launcher's short ways; see fast.c and quick.c. */
 #ifndef PYRUN_FAST_H
 #define PYRUN_FAST_H
 
@@ -6,5 +6,14 @@
 
 /* Becomes the helper when this very command line was decided before and nothing changed since; else returns. */
 void run_recipe(int argc, char **argv, char **envp);
+
+/* Enters a running pod when that takes nothing but a UUID and a command; else returns. */
+void enter_pod(int argc, char **argv, char **envp);
+
+/* The value of a variable, "" without one. */
+const char *from_environment(char **envp, const char *name);
+
+/* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
+const char *root_of(int argc, char **argv, char **envp, int *verb);
 
 #endif

@@ -21,6 +21,7 @@ struct shared {
     volatile uint32_t detail;
     volatile uint32_t exited;
     volatile int32_t status;
+    volatile uint32_t entered; /* enter.c: the process, as the client sees it */
 };
 
 struct context {
@@ -58,6 +59,7 @@ extern char arena[ARENA_SIZE]; /* the only memory beyond the stack */
 /* supervise.c */
 int supervise(struct context *ctx);
 void block_signals(void);
+long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
 
 /* terminal.c */
@@ -65,6 +67,7 @@ void terminal_start(struct context *ctx);
 void terminal_copy_size(struct context *ctx);
 #define TERMINAL_SLOTS 3 /* of poll(2): the terminal, the caller's input and output */
 struct pollfd;
+void watch(struct pollfd *slot, int fd, short events);
 void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended);
 void terminal_move(struct context *ctx, const struct pollfd *slots);
 int terminal_waits(void); /* output is there that the caller has not taken */
@@ -76,6 +79,12 @@ void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran
 
 /* init.c */
 int init_main(struct context *ctx);
+void fail(const struct context *ctx, uint32_t op, long error);
+uint32_t run_ops(struct context *ctx, uint32_t i, int stop);
+int alone(const struct context *ctx);
+
+/* enter.c */
+long enter(struct context *ctx);
 
 /* root.c, mounts.c, process.c: each runs one operation, returns 0 or minus an errno */
 long run_root_op(struct context *ctx, const struct plan_op *op);

@@ -12,7 +12,7 @@
 
 #define ALL_SIGNALS (~0ULL)
 
-static void fail(const struct context *ctx, uint32_t op, long error)
+void fail(const struct context *ctx, uint32_t op, long error)
 {
     ctx->shared->op = op;
     ctx->shared->error = (int32_t)-error;
@@ -22,36 +22,17 @@ static void fail(const struct context *ctx, uint32_t op, long error)
 
 static long run_op(struct context *ctx, const struct plan_op *op)
 {
-    switch (op->code) {
-    case OP_PROPAGATION:
-    case OP_SCRATCH:
-    case OP_HOST_DIR:
-    case OP_OVERLAY:
-    case OP_ROOT_BIND:
-    case OP_UNMOUNT:
-    case OP_ROOT_READONLY:
-    case OP_PIVOT:
+    if (op->code <= OP_UNMOUNT || op->code == OP_ROOT_READONLY || op->code == OP_PIVOT)
         return run_root_op(ctx, op);
-    case OP_MKDIR:
-    case OP_MKFILE:
-    case OP_WRITE:
-    case OP_SYMLINK:
-    case OP_MKNOD:
-    case OP_MOUNT:
-    case OP_BIND:
-    case OP_MASK:
-    case OP_READONLY:
-    case OP_TTY:
+    if (op->code <= OP_READONLY || op->code == OP_TTY)
         return run_mount_op(ctx, op);
-    default:
-        return run_process_op(ctx, op);
-    }
+    return run_process_op(ctx, op);
 }
 
-/* Straight line from `i` up to OP_APP or, in the app's process, for ever: OP_EXEC does not come back. */
-static uint32_t run_ops(struct context *ctx, uint32_t i)
+/* Straight line from `i` up to the operation `stop` or, in the app's process, for ever: OP_EXEC does not come back. */
+uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
 {
-    for (; i < ctx->plan->op_count && ctx->ops[i].code != OP_APP; i++) {
+    for (; i < ctx->plan->op_count && ctx->ops[i].code != stop; i++) {
         long r;
 
         ctx->shared->detail = DETAIL_NONE;
@@ -126,7 +107,7 @@ __attribute__((noreturn, used)) static void app_main(const struct app *app)
     const uint64_t none = 0;
 
     (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
-    (void)run_ops(app->ctx, app->op + 1);
+    (void)run_ops(app->ctx, app->op + 1, OP_NONE);
     sys_exit(125);
 }
 
@@ -156,7 +137,7 @@ __attribute__((noinline)) static long vfork_app(const struct app *app)
 }
 
 /* The supervisor was killed before PR_SET_PDEATHSIG: its end of the link is closed, and nobody will ever kill this pod. */
-static int alone(const struct context *ctx)
+int alone(const struct context *ctx)
 {
     char byte;
 
@@ -209,6 +190,6 @@ int init_main(struct context *ctx)
     }
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     (void)sys_call1(__NR_umask, 0);
-    start_app(ctx, run_ops(ctx, 0));
+    start_app(ctx, run_ops(ctx, 0, OP_APP));
     return 125;
 }

@@ -195,26 +195,28 @@ static long send_master(const struct context *ctx, int master)
 static long op_tty(struct context *ctx, const struct plan_op *op)
 {
     OWNED_FD master = (int)open_in_root(ctx, "/dev/pts/ptmx", O_RDWR | O_NOCTTY, 1);
-    OWNED_FD console = (int)open_in_root(ctx, "/dev/console", O_PATH, 1);
-    char path[32];
+    const int entering = (ctx->plan->flags & PLAN_ENTER) != 0; /* the console is the app's */
+    OWNED_FD console = entering ? -1 : (int)open_in_root(ctx, "/dev/console", O_PATH, 1);
+    struct stat st;
     int unlock = 0;
     long r;
 
     if (master < 0)
         return master;
-    if (console < 0)
+    if (console < 0 && !entering)
         return console;
+    if (sys_fstat(master, &st) < 0 || KIND(st) != S_IFCHR || st.st_rdev != MAKEDEV(5, 2)) /* who enters meets what the app made */
+        return -ENODEV;
     r = sys_call3(__NR_ioctl, master, TIOCSPTLCK, &unlock);
     if (r == 0)
         r = sys_call3(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (r < 0)
         return r;
     ctx->tty = (int)r;
-    fd_path(path, ctx->tty);
-    r = sys_call5(__NR_fchownat, AT_FDCWD, path, op->a, -1, 0);
+    r = sys_call3(__NR_fchown, ctx->tty, op->a, -1);
     if (r == 0)
-        r = sys_call3(__NR_fchmodat, AT_FDCWD, path, 0620);
-    if (r == 0)
+        r = sys_call2(__NR_fchmod, ctx->tty, 0620);
+    if (r == 0 && !entering)
         r = attach(ctx->tty, console, 0, 0);
     if (r == 0)
         r = send_master(ctx, master);

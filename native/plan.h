@@ -52,6 +52,7 @@
 #define SLOT_CGROUP 7
 #define SLOT_CGROUP_PARENT 8
 #define SLOT_COUNT 9
+#define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid */
 
 /* plan_header.flags */
 #define PLAN_HAS_CONTROL 1
@@ -62,7 +63,8 @@
 #define PLAN_SETGROUPS_DENY 32
 #define PLAN_HAS_EXPLAIN 64
 #define PLAN_TELL_RUNNING 128 /* somebody waits for PLAN_RUNNING */
-#define PLAN_ALL_FLAGS 255
+#define PLAN_ENTER 256        /* no new pod, one more process in a running one: see enter.c */
+#define PLAN_ALL_FLAGS 511
 
 struct plan_header {
     uint32_t magic;
@@ -166,6 +168,8 @@ enum plan_report_kind {
 #define STEP_INIT 0xfffffff3
 #define STEP_TIMENS 0xfffffff4
 #define STEP_LOG 0xfffffff5
+#define STEP_ENTER 0xfffffff6 /* into the cgroup */
+#define STEP_JOIN 0xfffffff7  /* into the namespaces */
 
 /* detail of a failure: which half of the operation */
 #define DETAIL_NONE 0

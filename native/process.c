@@ -70,6 +70,8 @@ static long op_ids(const struct context *ctx, const struct plan_op *op)
         r = sys_call3(__NR_setresgid, op->b, op->b, op->b);
     if (r == 0)
         r = sys_call3(__NR_setresuid, op->a, op->a, op->a);
+    if (ctx->plan->flags & PLAN_ENTER)
+        (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* which a change of ids clears, prctl(2) */
     return r;
 }
 

@@ -178,7 +178,7 @@ long run_root_op(struct context *ctx, const struct plan_op *op)
         fd_path(path, ctx->root);
         return sys_mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | ROOT_FLAGS(op), 0);
     case OP_PIVOT:
-        return op_pivot(ctx);
+        return ctx->plan->flags & PLAN_ENTER ? 0 : op_pivot(ctx); /* that was done by init */
     default:
         return -ENOSYS;
     }

@@ -79,14 +79,15 @@ static int own_network(const struct context *ctx)
     return (ctx->plan->clone_flags & (CLONE_NEWNET | CLONE_NEWUSER)) == CLONE_NEWNET;
 }
 
-static long clone_init(struct context *ctx, int links[2])
+/* A child in the pod's cgroup from birth, with the other end of a pair of sockets; what is known of it goes into the context. */
+long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *))
 {
-    const uint64_t elsewhere = CLONE_TIME | (own_network(ctx) ? CLONE_NEWNET : 0);
-    struct clone_args args = {.flags = (ctx->plan->clone_flags & ~elsewhere) | CLONE_PIDFD,
-                              .pidfd = (uintptr_t)&ctx->pidfd,
-                              .exit_signal = SIGCHLD};
-    long pid;
+    struct clone_args args = {.flags = flags | CLONE_PIDFD, .pidfd = (uintptr_t)&ctx->pidfd, .exit_signal = SIGCHLD};
+    int links[2];
+    long pid = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
 
+    if (pid < 0)
+        return pid;
     if (ctx->plan->flags & PLAN_HAS_CGROUP) {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = SLOT_CGROUP;
@@ -96,7 +97,7 @@ static long clone_init(struct context *ctx, int links[2])
     if (pid == 0) {
         sys_close(links[0]);
         ctx->link = links[1];
-        sys_exit(init_main(ctx));
+        sys_exit(run(ctx));
     }
     sys_close(links[1]);
     ctx->link = links[0];
@@ -106,9 +107,12 @@ static long clone_init(struct context *ctx, int links[2])
 
 static long start(struct context *ctx, uint32_t *step)
 {
-    int links[2];
+    const uint64_t elsewhere = CLONE_TIME | (own_network(ctx) ? CLONE_NEWNET : 0);
     long r;
 
+    *step = STEP_ENTER;
+    if (ctx->plan->flags & PLAN_ENTER)
+        return enter(ctx);
     *step = STEP_TIMENS;
     if ((ctx->plan->clone_flags & CLONE_TIME) != 0) {
         if ((r = sys_call1(__NR_unshare, CLONE_TIME)) < 0)
@@ -118,8 +122,7 @@ static long start(struct context *ctx, uint32_t *step)
             return r;
     }
     *step = STEP_CLONE;
-    r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
-    if (r < 0 || (r = clone_init(ctx, links)) < 0)
+    if ((r = clone_child(ctx, ctx->plan->clone_flags & ~elsewhere, init_main)) < 0)
         return r;
     if (own_network(ctx) && (r = make_network(ctx)) < 0)
         return r;
@@ -200,13 +203,6 @@ static int on_control(struct context *ctx)
     return n == 1;
 }
 
-static void watch(struct pollfd *slot, int fd, int on)
-{
-    slot->fd = on ? fd : -1;
-    slot->events = POLLIN;
-    slot->revents = 0;
-}
-
 /* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead.
  * What the app wrote is then shown to the end, however slowly the caller reads, unless the pod was told to stop. */
 static void wait_for_init(struct context *ctx, int signals)
@@ -218,10 +214,10 @@ static void wait_for_init(struct context *ctx, int signals)
     for (;;) {
         long n;
 
-        watch(&polls[POLL_SIGNAL], signals, 1);
-        watch(&polls[POLL_PIDFD], ctx->pidfd, !ended);
-        watch(&polls[POLL_LINK], ctx->link, link);
-        watch(&polls[POLL_CONTROL], SLOT_CONTROL, control);
+        watch(&polls[POLL_SIGNAL], signals, POLLIN);
+        watch(&polls[POLL_PIDFD], ctx->pidfd, ended ? 0 : POLLIN);
+        watch(&polls[POLL_LINK], ctx->link, link ? POLLIN : 0);
+        watch(&polls[POLL_CONTROL], SLOT_CONTROL, control ? POLLIN : 0);
         terminal_watch(ctx, polls + POLL_TERMINAL, ended);
         n = sys_call5(__NR_ppoll, polls, POLL_COUNT, ended && (hurry || !terminal_waits()) ? &at_once : 0, 0, 8);
         if (n < 0)
@@ -272,6 +268,7 @@ int supervise(struct context *ctx)
 {
     struct plan_report end = {.kind = PLAN_FAILED};
     OWNED_FD signals = (int)take_signals();
+    const int entering = (ctx->plan->flags & PLAN_ENTER) != 0;
     int32_t status = 0;
     long r = start(ctx, &end.op);
 
@@ -294,13 +291,14 @@ int supervise(struct context *ctx)
         /* init tells the app's own end; if it was killed first, its own end is what is known, and never a success. */
         end.kind = PLAN_EXITED;
         end.op = 0;
-        end.status = ctx->shared->exited ? ctx->shared->status : status != 0 ? status : 125 << 8;
+        end.status = ctx->shared->exited ? ctx->shared->status : status != 0 || entering ? status : 125 << 8;
     }
     end.time = now_ns();
     if (!ctx->reported)
         report(ctx, &end);
     if (end.kind == PLAN_EXITED)
         write_exit_record(ctx, end.status, end.time);
-    remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
+    if (!entering)
+        remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
     return end.kind == PLAN_EXITED ? exit_code(end.status) : explain(ctx, &end);
 }

@@ -85,7 +85,7 @@ void terminal_stop(void)
     raw = 0;
 }
 
-static void watch(struct pollfd *slot, int fd, short events)
+void watch(struct pollfd *slot, int fd, short events)
 {
     slot->fd = events != 0 ? fd : -1;
     slot->events = events;

@@ -18,6 +18,7 @@ __all__ = [
     "ManifestError",
     "NotFoundError",
     "Pod",
+    "Process",
     "PyrunError",
     "Runtime",
     "SetupError",
@@ -30,7 +31,7 @@ __all__ = [
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyrun.api import Container, Runtime
+    from pyrun.api import Container, Process, Runtime
     from pyrun.errors import (
         ArchiveError,
         ConfigError,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from pyrun.pod.handle import Pod
 
 # Public name -> module that defines it.  Every error lives in one module; anything else says where it is.
-_HOMES = {"Container": "pyrun.api", "Pod": "pyrun.pod.handle", "Runtime": "pyrun.api"}
+_HOMES = {"Container": "pyrun.api", "Pod": "pyrun.pod.handle", "Process": "pyrun.api", "Runtime": "pyrun.api"}
 
 
 def __getattr__(name: str) -> object:

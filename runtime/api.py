@@ -16,18 +16,20 @@ from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
+from pyrun.pod.process import Process, enter
 from pyrun.pod.recipe import make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from pyrun.engine.launch import Supervisor
     from pyrun.pod.handle import Pod
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["Container", "Runtime"]
+__all__ = ["Container", "Process", "Runtime"]
 
 _DEFAULT_ROOT = "/var/lib/pyrun"
 _REMEMBERED = 256  # recipes; about 15 kB each
@@ -39,11 +41,12 @@ class Container:
     Use it in one thread at a time, best in a `with` block, which kills what still runs.
     """
 
-    __slots__ = ("_supervisor", "notes", "uuid")
+    __slots__ = ("_pods", "_supervisor", "notes", "uuid")
 
-    def __init__(self, uuid: str, supervisor: Supervisor, notes: list[str]) -> None:
+    def __init__(self, uuid: str, supervisor: Supervisor, notes: list[str], pods: Pods) -> None:
         self.uuid = uuid
         self.notes = notes
+        self._pods = pods
         self._supervisor = supervisor
 
     @property
@@ -72,6 +75,28 @@ class Container:
     def kill(self, signal: int = 15) -> None:
         """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
         self._supervisor.kill(signal)
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int = 1,
+        stderr: int = 2,
+        user: str | None = None,
+        group: str | None = None,
+        set_env: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
+    ) -> Process:
+        """Start one more program in the pod, confined exactly as its app, and return at once.
+
+        `argv` is the program, looked up in the app's PATH where it has no slash, and its arguments; empty means a shell.
+        The streams are descriptors, as for `Runtime.start`; the rest is what shall differ from the app's.
+        StateError when the pod has ended, ConfigError for an unknown user; what fails later is raised by `Process.wait`.
+        """
+        self.wait_running()
+        wanted = {"user": user, "group": group, "set_env": set_env, "working_dir": working_dir}
+        return enter(self._pods, self.uuid, argv, (stdin, stdout, stderr), **wanted)
 
     def close(self) -> None:
         """Kill what still runs and wait until everything of the pod is gone."""
@@ -149,7 +174,7 @@ class Runtime:
             if not recipe.copies:
                 try:
                     uuid, supervisor = start_recipe(recipe.block, recipe.head, self.pods.fd, streams, self.root, tell_running=tell_running)
-                    return Container(uuid, supervisor, recipe.notes)
+                    return Container(uuid, supervisor, recipe.notes, self.pods)
                 except OSError:
                     pass  # nothing is left of it; step by step it either works or says which step did not
             pod = create(recipe, self.pods, new_uuid())
@@ -159,7 +184,7 @@ class Runtime:
             pod.discard()
             raise
         pod.slots.close()
-        return Container(pod.uuid, supervisor, recipe.notes)
+        return Container(pod.uuid, supervisor, recipe.notes, self.pods)
 
     def prepare(self, image: str, *argv: str, **options: object) -> Pod:
         """Make a pod of a stored image that is ready to run, in this process or in any other; see `start` for the arguments.

@@ -1,6 +1,8 @@
 /* The witness inside the container: a static program that tells what it sees, or tries one thing.
  *
  *   probe report                 everything below as one JSON object on stdout
+ *   probe stay                   the same, and then sleeps for ever
+ *   probe spy                    watches the processes beside it (probe_spy.c)
  *   probe exit N                 exit with N
  *   probe kill SIG               die of signal SIG
  *   probe sleep SECONDS          0 sleeps for ever; first says "ready"
@@ -33,6 +35,7 @@
 #include <unistd.h>
 
 int report(char **argv); /* probe_report.c */
+int spy(void);            /* probe_spy.c */
 
 static int try_path(const char *path, int flags)
 {
@@ -161,6 +164,13 @@ int main(int argc, char **argv)
 
     if (!strcmp(verb, "report"))
         return report(argv);
+    if (!strcmp(verb, "stay")) {
+        (void)report(argv);
+        fflush(stdout);
+        return pause();
+    }
+    if (!strcmp(verb, "spy"))
+        return spy();
     if (!strcmp(verb, "exit"))
         return (int)n;
     if (!strcmp(verb, "kill")) {

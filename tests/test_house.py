@@ -34,7 +34,7 @@ C_FUNCTION_LINES = 60
 HELPER_LINES = 2500
 KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c"}
 KEEPER_LINES = 1000
-NOT_HELPER = {"binding.c", "launcher.c", "fast.c", "fast.h", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", *KEEPER}
+NOT_HELPER = {"binding.c", "launcher.c", "fast.c", "fast.h", "quick.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", *KEEPER}
 
 
 def module_name(path: Path) -> str:

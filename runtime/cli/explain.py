@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
 
-from pyrun.engine.explain import failure
-from pyrun.plan import ops
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["explainer", "main"]
 
 SLOT_PLAN = 3
+
+
+def explainer(args: Args) -> list[str]:
+    """The command that the supervisor becomes when the plan fails; it adds the operation, the errno and a detail."""
+    import pyrun
+
+    package = os.path.dirname(os.path.dirname(pyrun.__file__ or ""))
+    code = f"import sys; sys.path.insert(0, {package!r}); from pyrun.cli.explain import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, "debug" if args.debug else ""]
 
 
 def main(argv: list[str]) -> int:
     """Render the failure `[debug, operation, errno, detail]` of the plan on descriptor 3; returns the exit code."""
     from pyrun.cli.main import render
+    from pyrun.engine.explain import failure
+    from pyrun.plan import ops
 
     block = os.pread(SLOT_PLAN, os.fstat(SLOT_PLAN).st_size, 0)
     debug, index, error, detail = argv

@@ -145,7 +145,7 @@ def _exit_codes(verb: str) -> list[str]:
 
 def exit_codes(verb: str) -> tuple[tuple[str, str], ...]:
     """The exit codes of a verb with what each means."""
-    return manual.EXIT_CODES + manual.RUN_EXIT_CODES if verb == "run" else manual.EXIT_CODES
+    return manual.EXIT_CODES + manual.RUN_EXIT_CODES if verb in ("run", "enter", "exec") else manual.EXIT_CODES
 
 
 def _width() -> int:
@@ -156,6 +156,8 @@ def _width() -> int:
 
 def usage_words(positional: str) -> str:
     """The positional words as help shows them."""
+    if positional.endswith(" +"):
+        return positional[:-2] + " [COMMAND [ARGUMENT]...]"
     return positional[:-3] + " [OPTIONS] [-- ARGUMENT... [---]]" if positional.endswith(" --") else positional
 
 

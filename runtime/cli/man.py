@@ -78,6 +78,8 @@ def _verb_page(name: str) -> str:
 
 
 def _synopsis(positional: str) -> list[str]:
+    if positional.endswith(" +"):
+        return [positional[:-2], "[COMMAND [ARGUMENT]...]"]
     return [positional[:-3], "[OPTIONS]", "[-- ARGUMENT... [---]]"] if positional.endswith(" --") else [positional] if positional else []
 
 

@@ -17,6 +17,17 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them.",
         "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options=image` gives that up by name.",
     ),
+    "enter": (
+        "Runs COMMAND in a running pod, or without one the shell that the pod's /etc/passwd names for the user, else /bin/sh. The process"
+        " has what the app has: namespaces, cgroup, user, capabilities, system call filter, limits, variables, directory.",
+        "Standard input is passed on. Where it and standard output are terminals, the process gets a terminal of the pod's.",
+        "POD is a pod's name, its UUID, or the beginning of that. Options stand before it; all that follows belongs to the command.",
+    ),
+    "exec": (
+        "Runs COMMAND in a running pod with what the app has, as `enter` does, but without standard input and a terminal unless"
+        " --interactive and --tty ask for them.",
+        "POD is a pod's name, its UUID, or the beginning of that. Options stand before it; all that follows belongs to the command.",
+    ),
     "plan": (
         "Takes the arguments of `run` and prints the operations in the order in which the kernel would be asked for them, each with"
         " the flag or manifest line that it comes from. Nothing is mounted or started. The image must be in the store: `pyrun fetch`.",
@@ -94,6 +105,14 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "rename": (("pyrun rename 3f2a web", "name a pod"),),
     "cp": (("pyrun cp web:/etc/nginx.conf .", "out of a pod"), ("pyrun cp index.html web:/srv/", "and into one")),
     "export": (("pyrun export --changes -o layer.tar web", "what the app has changed"),),
+    "enter": (
+        ("pyrun enter 1f3c", "a shell in the pod whose UUID begins so"),
+        ("pyrun enter --user root 1f3c /bin/ps", "another program, as another user"),
+    ),
+    "exec": (
+        ("pyrun exec 1f3c /bin/cat /etc/hosts", "a program and its output"),
+        ("pyrun exec -i 1f3c /bin/sh <script", "with standard input"),
+    ),
     "plan": (
         ("pyrun plan app.aci --readonly-rootfs", "what a read-only root changes"),
         ("pyrun plan --format json app.aci", "the same for programs"),

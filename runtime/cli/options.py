@@ -209,14 +209,34 @@ RUN: tuple[Option, ...] = (
     QUIET,
 )
 
+INTO: tuple[Option, ...] = (
+    ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected"),
+    ("--tty -t", "", "flag", "", "Process", "give it a terminal of the pod's"),
+    (
+        "--user -u",
+        "USER",
+        "str",
+        "",
+        "Process",
+        "run as USER of the pod's /etc/passwd, a number, or the owner of a /path (default: the app's)",
+    ),
+    ("--group", "GROUP", "str", "", "Process", "run as GROUP: a name, a number, or a /path whose group is meant"),
+    ("--set-env --env -e", "NAME=VALUE", "env", "", "Process", "set a variable; it beats the app's and those of --set-env-file"),
+    ("--set-env-file --env-file", "FILE", "paths", "", "Process", "set the variables in FILE, one NAME=VALUE a line, # and ; for comments"),
+    ("--working-dir --workdir -w", "DIR", "str", "", "Process", "start in DIR of the pod (default: the app's)"),
+)
+
 _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps_remove"))
 
 # Positional words: "IMAGE" one, "FILE..." one or more, "[REF]..." any number; the attribute of `Args` is the word in lower
-# case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`).
+# case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`), a
+# trailing " +" that all that follows the word is a command (`argv`), its options included.
 VERBS: dict[str, Verb] = {
     "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH), _RUN_PAIRS, "run an image, in the foreground or detached"),
     "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
     **POD_VERBS,
+    "enter": ("enter", "POD +", INTO, (), "run a shell or a program in a running pod"),
+    "exec": ("enter", "POD +", INTO, (), "run a program in a running pod, for scripts"),
     "plan": (
         "plan",
         "IMAGE --",

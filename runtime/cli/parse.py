@@ -50,6 +50,7 @@ class Args(PodArgs):
     version: bool
 
     image: str
+    pod: str
     files: Words
     keyfiles: Words
     ref: str
@@ -175,11 +176,14 @@ def _verb(args: Args, argv: list[str], place: int) -> int:
 def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, positional: str) -> list[str]:
     """Takes the options out of the rest of the command line; returns the bare words."""
     words: list[str] = []
-    takes_app = positional.endswith(" --")
+    takes_app, takes_command = positional.endswith(" --"), positional.endswith(" +")
     if args.verb == "__complete":
         return argv[place + 1 :] if argv[place : place + 1] == ["--"] else argv[place:]
     while place < len(argv):
         word = argv[place]
+        if takes_command and words:
+            args.argv = argv[place + 1 :] if word == "--" else argv[place:]
+            break
         if word[:1] != "-" or word == "-":
             if words and takes_app:
                 import shlex

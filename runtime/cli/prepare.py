@@ -10,7 +10,8 @@ import os
 import sys
 
 from pyrun import native
-from pyrun.cli.run import explainer, find_image, options_of, save_uuid, tell
+from pyrun.cli.explain import explainer
+from pyrun.cli.run import find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyrun.cli.explain import explainer
 from pyrun.engine.launch import become
 from pyrun.errors import PyrunError
 from pyrun.host import probe
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["explainer", "find_image", "options_of", "run", "save_uuid", "tell"]
+__all__ = ["find_image", "options_of", "run", "save_uuid", "tell"]
 
 _BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
@@ -161,12 +162,3 @@ def save_uuid(path: str, uuid: str) -> None:
         raise PyrunError("save the pod's UUID in", path, errno=error.errno or 0, hint=hint, origin="--uuid-file-save") from None
     with open(fd, "w", encoding="ascii") as file:
         file.write(uuid + "\n")
-
-
-def explainer(args: Args) -> list[str]:
-    """The command that the supervisor becomes when the plan fails; it adds the operation, the errno and a detail."""
-    import pyrun
-
-    package = os.path.dirname(os.path.dirname(pyrun.__file__ or ""))
-    code = f"import sys; sys.path.insert(0, {package!r}); from pyrun.cli.explain import main; sys.exit(main(sys.argv[1:]))"
-    return [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, "debug" if args.debug else ""]

@@ -10,7 +10,7 @@ import os
 
 from pyrun.host import CGROUP_ROOTS
 
-__all__ = ["create", "name_of", "remove"]
+__all__ = ["create", "name_of", "open_existing", "remove"]
 
 
 def name_of(uuid: str) -> str:
@@ -35,6 +35,11 @@ def create(above: str, uuid: str) -> tuple[int, int]:
     except OSError:
         os.close(parent)
         return -1, -1
+
+
+def open_existing(path: str) -> int:
+    """Return a descriptor of the cgroup directory `path` of a running pod; OSError when it is gone."""
+    return os.open(path if os.path.exists(path) else _elsewhere(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def remove(path: str) -> bool:

@@ -30,6 +30,8 @@ _STEPS = {
     0xFFFFFFF3: "start the pod's init",
     0xFFFFFFF4: "set the time namespace's offsets",
     0xFFFFFFF5: "open the pod's log",
+    0xFFFFFFF6: "enter the pod's cgroup",
+    0xFFFFFFF7: "enter the pod's namespaces",
 }
 
 ANY = -1
@@ -40,6 +42,14 @@ _HINTS = {
     (0xFFFFFFF1, errno.EAGAIN): "a limit on processes is reached: see ulimit -u and pids.max of the cgroup",
     (0xFFFFFFF1, errno.EBUSY): "the cgroup that pyrun runs in has controllers enabled for its children: start pyrun in a leaf cgroup",
     (0xFFFFFFF1, errno.EOPNOTSUPP): "the cgroup that pyrun runs in is threaded: start pyrun in another one",
+    (0xFFFFFFF6, errno.ETIMEDOUT): "the pod seems to be paused: resume it first",
+    (0xFFFFFFF6, errno.EBUSY): "the app has moved itself into a cgroup below the pod's",
+    (0xFFFFFFF6, errno.ENODEV): "the pod has ended meanwhile",
+    (0xFFFFFFF6, errno.ESRCH): "the pod has ended meanwhile",
+    (0xFFFFFFF7, errno.ESRCH): "the pod has ended meanwhile",
+    (0xFFFFFFF7, errno.ENOMEM): "the pod has ended meanwhile",
+    (0xFFFFFFF7, errno.EAGAIN): "the pod is still being prepared: try again in a moment",
+    (0xFFFFFFF7, errno.EPERM): "pyrun needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
     (0xFFFFFFF2, errno.EPERM): "the ranges must belong to the caller: see /etc/subuid and /etc/subgid",
     (ops.PROPAGATION, errno.EINVAL): "/ is not a mount point here, as in a plain chroot: bind it on itself first (mount --bind / /)",
     (ops.OVERLAY, errno.ENODEV): "this kernel has no overlay file system: use --no-overlay",
@@ -89,6 +99,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         code, origin = one[0], one[7]
     hint = _HINTS.get((code, error)) or _HINTS.get((ANY, error), _GENERAL)
     reason = ""
+    if code == ops.EXEC and error == errno.ENOENT and origin == ops.ENTERED:
+        hint = "the pod has no such file, nor the PATH of its app where the name has no slash"
     if code == ops.EXEC and detail == DETAIL_INTERPRETER:
         reason = "its interpreter or program loader is not in the image"
         hint = "a script needs the program of its #! line, a dynamic program its loader: check the image, or run a static program"

@@ -71,10 +71,11 @@ def _with_flags(block: bytes, slots: Slots, flags: int) -> bytes:
     return ops.add_flags(block, flags)
 
 
-def become(block: bytes, slots: Slots, title: str, directory: str) -> NoReturn:
+def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -> NoReturn:
     """Turn this process into the supervisor of an encoded plan; only an OSError comes back.
 
-    `title` is what ps(1) shows; `directory` takes the helper's nameless copy where memfds cannot be executed.
+    `title` is what ps(1) shows, `more` are further arguments of the helper (SLOT_INIT in native/plan.h); `directory` takes
+    the helper's nameless copy where memfds cannot be executed.
     """
     native.helper(directory)
     if native.helper_note:
@@ -82,7 +83,7 @@ def become(block: bytes, slots: Slots, title: str, directory: str) -> NoReturn:
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, 0))
     environment = {name: value for name, value in posix.environ.items() if name}
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
-    native.become([title.encode()], environment, fds, directory)
+    native.become([word.encode() for word in (title, *more)], environment, fds, directory)
     raise AssertionError("execveat came back")
 
 
@@ -159,6 +160,16 @@ class Supervisor:
             os.close(self.pidfd)
             self.pidfd = -1
 
+    def ended(self) -> bool:
+        """Whether its last report is there or the supervisor itself is gone, so that `wait` would not wait."""
+        import select
+
+        poll = select.poll()
+        for fd in (self._control, self.pidfd):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        return self._control < 0 or bool(poll.poll(0))
+
     def reap(self) -> bool:
         """Whether the supervisor has ended; if so it is reaped.  Never waits."""
         if self.pidfd < 0:
@@ -173,7 +184,9 @@ class Supervisor:
         return True
 
 
-def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str, *, tell_running: bool = True) -> Supervisor:
+def start(
+    block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str, *more: str, tell_running: bool = True
+) -> Supervisor:
     """Start the supervisor of an encoded plan as a child with `stdio` for the app, and return at once.
 
     Without `tell_running` its first report is the end, or a failure; that spares two processes from waking up.
@@ -186,7 +199,7 @@ def start(block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, d
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
             fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
-            pid, pidfd = native.spawn([title.encode()], [], fds, directory)
+            pid, pidfd = native.spawn([word.encode() for word in (title, *more)], [], fds, directory)
         except BaseException:
             ours.close()
             raise

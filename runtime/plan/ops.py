@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import marshal
 from struct import Struct
+from struct import error as StructError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ RELAY_STDIN = 16
 SETGROUPS_DENY = 32
 HAS_EXPLAIN = 64
 TELL_RUNNING = 128
+ENTER = 256
+ENTERED = "the command line"  # origin of what `enter` and `exec` run
 
 # clone(2), unshare(2)
 CLONE_NEWTIME = 0x80
@@ -189,4 +192,33 @@ def notes(block: bytes) -> list[Op]:
     """Return the operations of an encoded plan, for naming the one that failed."""
     fields = _HEADER.unpack_from(block)
     found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
+    if fields[6] & ENTER:
+        found = _entered(block, fields, found)
     return found
+
+
+def _entered(block: bytes, fields: tuple[int, ...], pod: list[Op]) -> list[Op]:
+    """The launcher takes some operations of the pod's plan, in another order, and puts another program into the last one."""
+    known: dict[int, list[Op]] = {}
+    for one in pod:
+        known.setdefault(one[0], []).append(one)
+    packed = [_OP.unpack_from(block, _HEADER.size + index * _OP.size) for index in range(fields[3])]
+    _, _, count, at, *_ = packed[-1]
+    words = [word.decode("utf-8", "surrogateescape") for word in block[fields[4] + at :].split(b"\0", count)[:count]]
+    return [known[one[0]].pop(0) for one in packed[:-1]] + [op(EXEC, words, [], origin=ENTERED)]
+
+
+def decode(block: bytes) -> Plan:
+    """Return the plan of an encoded pod as values again: its operations, clone flags and flags; ValueError for anything else."""
+    try:
+        fields = _HEADER.unpack_from(block)
+        if fields[0] != MAGIC or fields[1] != VERSION or fields[2] != len(block):
+            raise ValueError("no plan of this version")
+        found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
+        for index, one in enumerate(found):
+            if one[0] == SECCOMP:  # left out of the notes
+                _, _, size, at, *_ = _OP.unpack_from(block, _HEADER.size + index * _OP.size)
+                found[index] = op(SECCOMP, block[fields[4] + at : fields[4] + at + size], origin=one[7])
+    except (StructError, EOFError, TypeError, IndexError) as error:
+        raise ValueError(str(error)) from None
+    return Plan(found, clone_flags=fields[-1], flags=fields[6])

@@ -31,7 +31,7 @@ PYRUN = set(
     pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
     pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
     pyrun.pod.volumes
-    pyrun.cli pyrun.cli.bundle pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run pyrun.cli.verbs_pods
+    pyrun.cli pyrun.cli.bundle pyrun.cli.explain pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run pyrun.cli.verbs_pods
     pyrun.cli.specs
     """.split()
 )
@@ -63,3 +63,15 @@ def test_a_start_imports_only_what_it_must(shared: Pyrun, probe_image: Path, com
     found = imports(BOOT, sysconfig.get_path("platlib"), *arguments, env=shared.environment())
     assert found - imports("pass") - PYTHON - PYRUN == set()
     assert {"pyrun.cli.run", "pyrun.native"} <= found, "the list is of the right thing"
+
+
+ENTER = set("pyrun.cli.enter pyrun.plan.entering pyrun.pod.enter pyrun.pod.live pyrun.pod.names pyrun.native._native _cffi_backend".split())
+
+
+def test_entering_imports_only_what_it_must(shared: Pyrun, probe_image: Path) -> None:
+    """Where the launcher cannot do it alone."""
+    shared("run", "--detach", "--pod-name", "imports", probe_image, "--exec", "/probe", "--", "sleep", "0", code=0)
+    found = imports(BOOT, sysconfig.get_path("platlib"), "exec", "imports", "/probe", "exit", "0", env=shared.environment())
+    shared("rm", "--force", "imports", code=0)
+    assert found - imports("pass") - PYTHON - PYRUN - ENTER == set()
+    assert "pyrun.pod.enter" in found and "pyrun.pod.recipe" not in found

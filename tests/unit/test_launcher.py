@@ -38,13 +38,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no C compiler")
     path = tmp_path_factory.mktemp("launcher") / "pyrun"
     flags = (NATIVE / "compile_flags.txt").read_text().split()
-    sources = [
-        str(NATIVE / "launcher.c"),
-        str(NATIVE / "fast.c"),
-        str(NATIVE / "pod.c"),
-        str(NATIVE / "handover.c"),
-        str(NATIVE / "start.c"),
-    ]
+    names = ("launcher.c", "fast.c", "quick.c", "pod.c", "handover.c", "decode.c", "start.c")
+    sources = [str(NATIVE / name) for name in names]
     subprocess.run([compiler, *flags, "-fcf-protection=none", *LINK, "-o", str(path), *sources], check=True, timeout=60)
     return path
 

@@ -338,12 +338,22 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
             words += [name + value]
     positional = VERBS[verb][1].partition(" ")[0]
     bare = ["some.aci"] if positional else []
-    place = draw(st.integers(0, len(words)))
+    # behind a pod everything belongs to the command
+    place = len(words) if VERBS[verb][1].endswith(" +") else draw(st.integers(0, len(words)))
     return verb, [*words[:place], *bare, *words[place:]]
 
 
 def reference(verb: str, words: list[str]) -> argparse.Namespace:
     return parser(verb).parse_args(words)
+
+
+@pytest.mark.parametrize("command", [["/bin/ls", "-l", "--help"], ["-x"], ["--tty", "--", "x"]])
+def test_behind_a_pod_everything_is_the_command(command: list[str]) -> None:
+    for separator in ([], ["--"]):
+        args = parse(["exec", "-i", "--user=app", "1234", *separator, *command])
+        assert (args.pod, args.argv, args.interactive, args.tty, args.help) == ("1234", command, True, False, False)
+    with pytest.raises(UsageError):
+        parse(["exec", "--tty"])
 
 
 @given(command_lines())

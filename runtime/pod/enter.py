@@ -1,0 +1,158 @@
+"""What a caller asks of one more process in a running pod -> the plan of it, looked up in the pod as it now is."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrun.errors import ConfigError, ExecError, StateError, UsageError
+from pyrun.plan import ops
+from pyrun.plan.entering import Request, entering, environment, exposed, user_id
+from pyrun.pod.live import find_live
+from pyrun.pod.names import resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pyrun.images.rootfs import RootFS
+    from pyrun.plan.ops import Plan
+    from pyrun.pod.live import Live
+    from pyrun.pod.state import Pods
+
+__all__ = ["find_enterable", "make_plan", "open_cgroup"]
+
+_NO_SHELLS = ("", "/bin/false", "/usr/bin/false", "/sbin/nologin", "/usr/sbin/nologin")
+
+
+def find_enterable(pods: Pods, word: str) -> Live:
+    """Return the running pod that `word` means (`pyrun.pod.names.resolve`); StateError, which says why, when it cannot be entered."""
+    phase, uuid = resolve(pods, word)
+    if phase != "running":
+        reason = "it has ended" if phase == "exited" else "it does not run yet"
+        raise StateError("enter pod", uuid, reason, hint="only a running pod can be entered")
+    return find_live(pods, uuid)
+
+
+def open_cgroup(live: Live) -> int:
+    """Return a descriptor of the pod's cgroup, -1 where it has none; StateError when it is paused or gone."""
+    from pyrun.engine import cgroup
+
+    if not live.cgroup:
+        return -1
+    try:
+        fd = cgroup.open_existing(live.cgroup)
+    except OSError as error:
+        raise StateError("enter pod", live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
+    try:
+        file = os.open("cgroup.freeze", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+        frozen = os.read(file, 8).strip() == b"1"
+        os.close(file)
+    except OSError:
+        frozen = False
+    if frozen:
+        os.close(fd)
+        raise StateError("enter pod", live.uuid, "it is paused", hint="resume it first")
+    return fd
+
+
+def make_plan(
+    live: Live,
+    argv: Sequence[str],
+    *,
+    interactive: bool = False,
+    tty: bool = False,
+    user: str | None = None,
+    group: str | None = None,
+    set_env: Mapping[str, str] | None = None,
+    working_dir: str | None = None,
+    term: str = "xterm",
+) -> Plan:
+    """Return the plan for `argv`, or for a shell if it is empty, with all that the app has but for what is asked.
+
+    `user` and `group` mean what the pod's own /etc/passwd and /etc/group say.  ConfigError for an unknown one, UsageError
+    for a directory that is not absolute, ExecError when there is no shell.
+    """
+    try:
+        pod = ops.decode(live.plan())
+    except ValueError:
+        hint = "use that version, or start the pod again"
+        raise StateError("enter pod", live.uuid, "another version of pyrun started it", hint=hint) from None
+    if exposed(pod):
+        reason = "it gave up no_new_privs, and its app may trace whoever enters (CAP_SYS_PTRACE)"
+        raise StateError("enter pod", live.uuid, reason, hint="start it without --insecure-options=new-privs, or without that capability")
+    env = environment(pod)
+    request = Request()
+    if user is not None or group is not None:
+        request.ids = _identity(live, pod, user, group, env)
+    if tty:
+        env.setdefault("TERM", term)
+    env.update(set_env or {})
+    if working_dir is not None and not working_dir.startswith("/"):
+        raise UsageError("use working directory", working_dir, "not an absolute path", hint="begin it with /", origin="--working-dir")
+    request.cwd = working_dir
+    request.argv = list(argv) or [_shell(live, user_id(pod) if request.ids is None else request.ids[0])]
+    program = request.argv[0]
+    request.paths = [program] if "/" in program else [f"{one or '.'}/{program}" for one in env.get("PATH", "").split(":")]
+    request.env = [f"{name}={value}" for name, value in env.items()]
+    request.interactive, request.tty = interactive, tty
+    return entering(pod, request)
+
+
+class _Root:
+    """The pod's root as it now is, seen through its process 1."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._fd = -1
+
+    def __enter__(self) -> RootFS:
+        from pyrun.images.rootfs import RootFS
+
+        try:
+            self._fd = os.open(f"/proc/{self._live.init}/root", os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError("look into pod", self._live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
+        return RootFS([f"/proc/self/fd/{self._fd}"])
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _identity(live: Live, pod: Plan, user: str | None, group: str | None, env: dict[str, str]) -> tuple[int, int, tuple[int, ...]]:
+    """The ids; variables that name the user follow."""
+    from pyrun.images.passwd import resolve_user
+
+    own = user_id(pod)
+    with _Root(live) as rootfs:
+        found = resolve_user(rootfs, user or str(own), group, origin="--user", group_origin="--group")
+    if user is not None:
+        for name in ("USER", "LOGNAME"):
+            env.pop(name, None)
+            if found.name:
+                env[name] = found.name
+        env["HOME"] = found.home or "/"
+    return found.uid, found.gid, _groups(pod) if found.uid == own else ()
+
+
+def _groups(plan: Plan) -> tuple[int, ...]:
+    (blob,) = [one[3] for one in plan.ops if one[0] == ops.IDS]
+    assert isinstance(blob, bytes)
+    return tuple(int.from_bytes(blob[at : at + 4], "little") for at in range(0, len(blob), 4))
+
+
+def _shell(live: Live, uid: int) -> str:
+    """The shell of the user in the pod's /etc/passwd if it is there, else /bin/sh."""
+    from pyrun.images.passwd import login_shell
+
+    with _Root(live) as rootfs:
+        try:
+            own = login_shell(rootfs, uid)
+        except ConfigError:
+            own = ""
+        wanted = [shell for shell in dict.fromkeys((own, "/bin/sh")) if shell not in _NO_SHELLS]
+        for shell in wanted:
+            if rootfs.owner(os.fsencode(shell)) is not None:
+                return shell
+    hint = "name a program that is: pyrun enter POD /bin/PROGRAM"
+    raise ExecError("enter pod", live.uuid, f"there is no shell in it: no {' and no '.join(wanted)}", errno=errno.ENOENT, hint=hint)

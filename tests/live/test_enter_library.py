@@ -1,0 +1,76 @@
+"""`Container.exec`: one more process for a program that has started a pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Pyrun
+
+from pyrun import ConfigError, Container, ExecError, Runtime, StateError
+
+
+@pytest.fixture
+def app(shared: Pyrun, probe_image: Path) -> Iterator[Container]:
+    shared("fetch", probe_image, code=0)
+    runtime = Runtime(str(shared.root))
+    with runtime.start("example.com/probe", "sleep", "0", exec="/probe", stdout=os.open(os.devnull, os.O_WRONLY)) as container:
+        yield container
+
+
+def said(app: Container, *argv: str, **more: object) -> str:
+    read, write = os.pipe()
+    process = app.exec(argv, stdout=write, **more)  # type: ignore[arg-type]
+    os.close(write)
+    with open(read, encoding="utf-8") as file:
+        text = file.read()
+    assert process.wait() == 0
+    return text
+
+
+def test_exit_codes_and_signals(app: Container) -> None:
+    for number in (0, 3, 255):
+        assert app.exec(["/probe", "exit", str(number)]).wait() == number
+    process = app.exec(["/probe", "kill", "15"])
+    assert process.wait() == process.wait() == process.returncode == -15
+
+
+def test_it_is_confined_as_the_app(app: Container) -> None:
+    seen = json.loads(said(app, "/probe", "report", set_env={"A": "b"}, user="app", working_dir="/tmp"))
+    assert (seen["uid"][0], seen["cwd"], seen["status"]["NoNewPrivs"], seen["status"]["Seccomp"]) == (1000, "/tmp", "1", "2")
+    assert "A=b" in seen["env"] and seen["hostname"] == f"pyrun-{app.uuid}" and sorted(seen["fds"]) == ["0", "1", "2"]
+
+
+def test_waiting_without_waiting(app: Container) -> None:
+    process = app.exec(["/probe", "trap", "10"], stdout=os.open(os.devnull, os.O_WRONLY))
+    assert process.poll() is None
+    process.kill(signal.SIGKILL)
+    assert select.select([process], [], [], 20)[0] == [process]
+    assert process.poll() == -9 and process.poll() == -9
+
+
+def test_a_block_ends_what_it_began(app: Container) -> None:
+    with app.exec(["/probe", "sleep", "0"], stdout=os.open(os.devnull, os.O_WRONLY)) as process:
+        assert process.poll() is None
+    with pytest.raises(ProcessLookupError):
+        process.kill()
+
+
+def test_errors(app: Container) -> None:
+    with pytest.raises(ExecError) as missing:
+        app.exec(["/bin/missing"]).wait()
+    assert missing.value.exit_code == 127 and missing.value.filename == "/bin/missing"
+    with pytest.raises(ConfigError):
+        app.exec(["/probe"], user="nobody-here")
+    with pytest.raises(ExecError):
+        app.exec([])
+    app.kill(9)
+    app.wait()
+    app.close()
+    with pytest.raises(StateError):
+        app.exec(["/probe", "exit", "0"])
