@@ -90,6 +90,7 @@ KEEPER = program(
     "native/keep_run.c",
     "native/keep_state.c",
     "native/keep_log.c",
+    "native/keep_tty.c",
     "native/handover.c",
     "native/files.c",
     "native/start.c",

@@ -19,10 +19,9 @@
  * may set, the process gets less than the app, never more. */
 static void inherit(struct context *ctx)
 {
-    char path[64] = "/proc/", text[16];
+    char path[64] = "/proc/", text[16] = "";
     uint64_t init = 0, limit[2];
     OWNED_FD fd = -1;
-    long n;
 
     for (const char *c = ctx->argv[1]; c != 0 && *c >= '0' && *c <= '9'; c++)
         init = init * 10 + (uint64_t)(*c - '0');
@@ -31,8 +30,8 @@ static void inherit(struct context *ctx)
             (void)run_process_op(ctx, &(struct plan_op){.code = OP_RLIMIT, .flags = OPF_CLAMP, .n = i, .a = limit[0], .b = limit[1]});
     (void)str_add(str_add_number(path + 6, path + sizeof path, init), path + sizeof path, "/oom_score_adj");
     fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
-    if ((n = sys_read(fd, text, sizeof text)) > 0)
-        (void)write_file(AT_FDCWD, "/proc/self/oom_score_adj", 0, 0, text, (size_t)n);
+    if (sys_read(fd, text, sizeof text - 1) > 0)
+        (void)write_file(AT_FDCWD, "/proc/self/oom_score_adj", 0, 0, text, str_len(text));
 }
 
 /* Until init has pivoted, the root of its mount namespace is the host's: nobody may enter that.  No descriptor of the

@@ -36,7 +36,8 @@ enum keep_restart { RESTART_NO, RESTART_ON_FAILURE, RESTART_ALWAYS };
 enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 
 #define KEEP_REMOVE 1     /* when it has ended nothing is kept */
-#define KEEP_FOREGROUND 2 /* it wants a terminal or the caller's input, which there is none of in the background */
+#define KEEP_FOREGROUND 2 /* it wants the caller's input, which there is none of in the background */
+#define KEEP_TTY 4        /* it wants a terminal; in the background that is keep_tty.c's */
 
 struct keep {
     uint32_t magic;
@@ -90,5 +91,14 @@ int log_source(int stream);                       /* what to poll(2), -1 where n
 long log_take(const struct keeper *keeper, int stream); /* moves some of what is there; minus an errno when there is nothing */
 void log_end(const struct keeper *keeper);        /* the app has ended: the rest, and an end to its last line */
 uint64_t log_dropped(void);                       /* bytes that could not be written */
+
+/* keep_tty.c */
+#define TTY_SLOTS 66 /* of poll(2) */
+struct pollfd;
+int tty_start(const struct keeper *keeper, int app[3]); /* a terminal in place of the app's streams; 0 when there can be none */
+void tty_watch(struct pollfd *slots);
+void tty_move(const struct keeper *keeper, const struct pollfd *slots);
+void tty_rest(const struct keeper *keeper); /* the app has ended: what it wrote last */
+void tty_end(const struct keeper *keeper);  /* the pod has ended: tell whoever is attached */
 
 #endif

@@ -11,7 +11,7 @@
 #define LONGEST_BACKOFF 60000 /* ms */
 #define RAN_WELL 10000000000  /* ns; after that the next restart is as quick as the first */
 
-enum { POLL_SIGNAL, POLL_CONTROL, POLL_FRONT, POLL_OUT, POLL_ERR, POLL_COUNT };
+enum { POLL_SIGNAL, POLL_CONTROL, POLL_FRONT, POLL_OUT, POLL_ERR, POLL_TTY, POLL_COUNT = POLL_TTY + TTY_SLOTS };
 
 static int app_streams[3] = {-1, -1, -1};
 
@@ -127,6 +127,7 @@ static void wait_for_helper(struct keeper *keeper)
         watch(&polls[POLL_FRONT], keeper->front);
         watch(&polls[POLL_OUT], log_source(0));
         watch(&polls[POLL_ERR], log_source(1));
+        tty_watch(polls + POLL_TTY);
         if (sys_call5(__NR_ppoll, polls, POLL_COUNT, 0, 0, 8) < 0)
             continue;
         if (polls[POLL_SIGNAL].revents)
@@ -135,6 +136,7 @@ static void wait_for_helper(struct keeper *keeper)
             (void)log_take(keeper, 0);
         if (polls[POLL_ERR].revents)
             (void)log_take(keeper, 1);
+        tty_move(keeper, polls + POLL_TTY);
         if (polls[POLL_CONTROL].revents)
             on = on_control(keeper);
         if (on && keeper->front >= 0 && polls[POLL_FRONT].revents)
@@ -158,6 +160,7 @@ static void run_once(struct keeper *keeper)
     wait_for_helper(keeper);
     (void)sys_call4(__NR_wait4, keeper->helper_pid, &status, __WALL, 0);
     clear_cgroup(keeper);
+    tty_rest(keeper);
     log_end(keeper);
     if (!keeper->ended || keeper->failed)
         write_exit(keeper);
@@ -200,7 +203,8 @@ int keep(struct keeper *keeper)
     keeper->signals = block_signals();
     write_run(keeper, 0); /* now under this process's own pid */
     app_streams[0] = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
-    if (app_streams[0] < 0 || keeper->signals < 0 || !log_start(keeper, app_streams + 1)) {
+    if (app_streams[0] < 0 || keeper->signals < 0 || !log_start(keeper, app_streams + 1) ||
+        ((keeper->how.flags & KEEP_TTY) && !tty_start(keeper, app_streams))) {
         bury(keeper, 1);
         tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
         return 125;
@@ -224,6 +228,7 @@ int keep(struct keeper *keeper)
         wait = wait * 2 < LONGEST_BACKOFF ? wait * 2 : LONGEST_BACKOFF;
         keeper->restarts++;
     }
+    tty_end(keeper);
     bury(keeper, (keeper->how.flags & KEEP_REMOVE) != 0);
     if (!keeper->ended)
         return 125;

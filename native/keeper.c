@@ -70,7 +70,7 @@ static int take(struct keeper *keeper, const char *root, int front)
     if (!read_keep(keeper) || !read_flags(keeper))
         return fail("start pod ", keeper->uuid, "its plan was made by another version of pyrun", "remove it with `pyrun rm` and prepare it again");
     if (!front && (keeper->how.flags & KEEP_FOREGROUND))
-        return fail("start pod ", keeper->uuid, "it was prepared with a terminal or standard input", "run it without --detach");
+        return fail("start pod ", keeper->uuid, "it was prepared with standard input", "run it without --detach, or prepare it with --tty too");
     if (sys_call4(__NR_renameat, keeper->pods, path, keeper->pods, to) < 0)
         return fail("start pod ", keeper->uuid, "somebody else was quicker", "a prepared pod runs once");
     return 0;

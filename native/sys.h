@@ -123,6 +123,18 @@ int memcmp(const void *a, const void *b, size_t n);
 /* Every program has this: argument vector, environment, auxiliary values come in on the stack. */
 int program(int argc, char **argv, char **envp);
 
+/* cfmakeraw(3) of `mode`, for the terminal `fd` */
+static inline int set_raw(int fd, struct termios mode)
+{
+    mode.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+    mode.c_oflag &= ~(tcflag_t)OPOST;
+    mode.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+    mode.c_cflag = (mode.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
+    mode.c_cc[VMIN] = 1;
+    mode.c_cc[VTIME] = 0;
+    return sys_call3(__NR_ioctl, fd, TCSETS, &mode) == 0;
+}
+
 /* Closes a descriptor when its variable goes out of scope. */
 static inline void close_at_exit(const int *fd)
 {

@@ -59,23 +59,14 @@ static void relay_start(const struct context *ctx)
     screen = own_output();
 }
 
-/* cfmakeraw(3): keys reach the app's terminal unread, which does the line editing and makes the signals. */
+/* Keys reach the app's terminal unread, which does the line editing and makes the signals. */
 void terminal_start(struct context *ctx)
 {
-    struct termios mode;
-
     terminal_copy_size(ctx);
     relay_start(ctx);
     if (!(ctx->plan->flags & PLAN_RELAY_STDIN) || sys_call3(__NR_ioctl, 0, TCGETS, &saved) < 0)
         return;
-    mode = saved;
-    mode.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
-    mode.c_oflag &= ~(tcflag_t)OPOST;
-    mode.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-    mode.c_cflag = (mode.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
-    mode.c_cc[VMIN] = 1;
-    mode.c_cc[VTIME] = 0;
-    raw = sys_call3(__NR_ioctl, 0, TCSETS, &mode) == 0;
+    raw = set_raw(0, saved);
 }
 
 void terminal_stop(void)

@@ -17,6 +17,11 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them.",
         "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options=image` gives that up by name.",
     ),
+    "attach": (
+        "Shows what the app of a pod in the background writes to its terminal from now on, and passes on what is typed, where the pod was"
+        " started with --interactive. Any number may be attached. It exits as the app does, or with 0 at the detach keys.",
+        "POD is a pod's name, its UUID, or the beginning of that; it was started with `run --detach --tty`.",
+    ),
     "enter": (
         "Runs COMMAND in a running pod, or without one the shell that the pod's /etc/passwd names for the user, else /bin/sh. The process"
         " has what the app has: namespaces, cgroup, user, capabilities, system call filter, limits, variables, directory.",
@@ -105,6 +110,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "rename": (("pyrun rename 3f2a web", "name a pod"),),
     "cp": (("pyrun cp web:/etc/nginx.conf .", "out of a pod"), ("pyrun cp index.html web:/srv/", "and into one")),
     "export": (("pyrun export --changes -o layer.tar web", "what the app has changed"),),
+    "attach": (("pyrun attach --detach-keys ctrl-x,x web", "attach, and leave with ctrl-x x"),),
     "enter": (
         ("pyrun enter 1f3c", "a shell in the pod whose UUID begins so"),
         ("pyrun enter --user root 1f3c /bin/ps", "another program, as another user"),

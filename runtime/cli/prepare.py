@@ -43,10 +43,9 @@ def run_detached(args: Args) -> int:
     if not args.detach:
         option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
-    for option in ("tty", "interactive"):
-        if option in args.given:
-            hint = "a pod in the background reads /dev/null and writes to its log: see `pyrun logs`"
-            raise UsageError(f"options --detach and --{option}", "", "exclude each other", hint=hint)
+    if args.interactive and not args.tty:
+        hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
+        raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
     _keep(args.root, _prepare(args, lasting=False), "detach")
 
 

@@ -36,6 +36,8 @@ class PodArgs:
     restart: Text
     log_driver: str
     log_opt: dict[str, str]
+    detach_keys: Text
+    no_stdin: bool
     pod_name: Text
     expire_prepared: Number
     mark_only: bool
@@ -107,6 +109,23 @@ POD_VERBS: dict[str, Verb] = {
         "run a prepared pod",
     ),
     "list": ("pods", "", (_FORMAT_TABLE, _FULL, _NO_LEGEND, _IDS), (), "list the pods"),
+    "attach": (
+        "attach",
+        "POD",
+        (
+            (
+                "--detach-keys",
+                "KEYS",
+                "str",
+                "",
+                "Pods",
+                "the keys that leave the pod to itself, with commas: characters or ctrl-X (default ctrl-p,ctrl-q); or none",
+            ),
+            ("--no-stdin", "", "flag", "", "Pods", "only look: pass no input on"),
+        ),
+        (),
+        "look at and type on the terminal of a pod",
+    ),
     "status": (
         "pods",
         "[POD]...",

@@ -14,7 +14,7 @@ __all__ = ["encode", "restart_policy"]
 
 MAGIC = 0x7065656B
 VERSION = 1
-REMOVE, FOREGROUND = 1, 2
+REMOVE, FOREGROUND, TTY = 1, 2, 4
 _KEEP = Struct("=6IQ2I64s")
 _RESTARTS = ("no", "on-failure", "always")
 _LOGS = ("auto", "k8s-file", "journald", "none", "passthrough")
@@ -29,7 +29,7 @@ def encode(options: Options, identifier: str) -> bytes:
     size, files = _log_options(options.log_opt)
     name = identifier.encode()[:63]
     log = _LOGS.index(options.log_driver)
-    flags = (0 if options.keep else REMOVE) | (FOREGROUND if options.tty or options.interactive else 0)
+    flags = (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
     return _KEEP.pack(MAGIC, VERSION, _RESTARTS.index(policy), most, log, files, size, flags, _BACKOFF, name)
 
 

@@ -98,7 +98,7 @@ def test_it_is_no_child_of_anybody(pyrun: Pyrun, detach: Detach) -> None:
 def test_a_start_that_fails_says_why(pyrun: Pyrun, detach: Detach, busybox: Path) -> None:
     failed = pyrun("run", "--detach", busybox, "--exec", "/missing", code=127)
     assert failed.err.startswith("pyrun: execute /missing: no such file or directory\nhint: ") and failed.out == ""
-    refused = pyrun("run", "--detach", "--tty", busybox, code=2)
+    refused = pyrun("run", "--detach", "--interactive", busybox, code=2)
     assert "exclude each other" in refused.err
     assert "add --detach" in pyrun("run", "--restart", "always", busybox, code=2).err
     for flags in (("--restart", "often"), ("--restart", "on-failure:0"), ("--log-opt", "max-size=x"), ("--log-opt", "colour=red")):

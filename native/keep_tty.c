@@ -1,0 +1,194 @@
+/* The terminal of a pod in the background, and whoever looks at it (`pyrun attach`).
+ *
+ * The helper believes that it runs on a terminal, as in the foreground: a pseudo-terminal whose master is here.  What
+ * the app writes goes to the log and to every client; what clients type goes to the app.  A client is a connection to the
+ * socket `attach` in the pod's directory, a message a packet, its kind in the first byte:
+ *
+ *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
+ *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
+ *
+ * A client that does not read is let go once its socket is full: nobody may hold up the app or the others. */
+#include <linux/poll.h>
+
+#include "keep.h"
+
+#define CHUNK 4096
+#define CLIENTS 64
+#define SEND_FLAGS 0x4040 /* MSG_NOSIGNAL, MSG_DONTWAIT */
+
+enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS };
+_Static_assert(SLOT_CLIENTS + CLIENTS == TTY_SLOTS, "one slot for each client");
+
+static int master = -1, listener = -1, sink = -1, clients[CLIENTS];
+static char shown[1 + CHUNK], typed[CHUNK]; /* `typed` waits for the app to take it */
+static long typed_size;
+
+static int open_terminal(int app[3])
+{
+    struct {
+        unsigned short rows, columns, x, y;
+    } size = {24, 80, 0, 0};
+    struct termios mode;
+    int unlock = 0, slave;
+
+    master = (int)sys_openat(AT_FDCWD, "/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK, 0);
+    if (master < 0 || sys_call3(__NR_ioctl, master, TIOCSPTLCK, &unlock) < 0)
+        return 0;
+    slave = (int)sys_call3(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (slave < 0 || sys_call3(__NR_ioctl, slave, TCGETS, &mode) < 0)
+        return 0;
+    (void)set_raw(slave, mode); /* the app's own terminal does the line editing */
+    (void)sys_call3(__NR_ioctl, master, TIOCSWINSZ, &size);
+    app[0] = app[1] = app[2] = slave; /* kept open here, so that the master never reports an end between two runs */
+    return 1;
+}
+
+/* Bound by way of /proc, since a path of a socket has room for 107 bytes; 0600 by the keeper's umask. */
+static int open_socket(const struct keeper *keeper)
+{
+    struct {
+        unsigned short family;
+        char path[108];
+    } address = {1 /* AF_UNIX */, "/proc/self/fd/"};
+    const char *end = address.path + sizeof address.path;
+
+    (void)str_add(str_add_number(address.path + str_len(address.path), end, (uint64_t)keeper->pod), end, "/attach");
+    (void)sys_call3(__NR_unlinkat, keeper->pod, "attach", 0);
+    listener = (int)sys_call3(__NR_socket, 1, 5 | O_CLOEXEC | O_NONBLOCK /* SOCK_SEQPACKET */, 0);
+    return listener >= 0 && sys_call3(__NR_bind, listener, &address, sizeof address) == 0 && sys_call2(__NR_listen, listener, 16) == 0;
+}
+
+int tty_start(const struct keeper *keeper, int app[3])
+{
+    sink = app[1];
+    for (int i = 0; i < CLIENTS; i++)
+        clients[i] = -1;
+    return open_terminal(app) && open_socket(keeper);
+}
+
+static void watch(struct pollfd *slot, int fd, int events)
+{
+    slot->fd = events != 0 ? fd : -1;
+    slot->events = (short)events;
+    slot->revents = 0;
+}
+
+void tty_watch(struct pollfd *slots)
+{
+    watch(&slots[SLOT_MASTER], master, POLLIN | (typed_size > 0 ? POLLOUT : 0));
+    watch(&slots[SLOT_LISTENER], listener, POLLIN);
+    for (int i = 0; i < CLIENTS; i++)
+        watch(&slots[SLOT_CLIENTS + i], clients[i], master < 0 || typed_size > 0 ? 0 : POLLIN);
+}
+
+static void let_go(int *client)
+{
+    sys_close(*client);
+    *client = -1;
+}
+
+static void tell(const char *message, size_t size)
+{
+    for (int i = 0; i < CLIENTS; i++)
+        if (clients[i] >= 0 && sys_call6(__NR_sendto, clients[i], message, size, SEND_FLAGS, 0, 0) != (long)size)
+            let_go(&clients[i]);
+}
+
+/* Some of the app's output; 0 when there is none. */
+static int show(const struct keeper *keeper)
+{
+    long n = sys_read(master, shown + 1, CHUNK);
+
+    if (n <= 0)
+        return 0;
+    shown[0] = 'd';
+    (void)sys_write(sink, shown + 1, n);
+    while (log_source(0) >= 0 && log_take(keeper, 0) > 0) /* at once: the pipe to ourselves must not fill */
+        ;
+    tell(shown, (size_t)n + 1);
+    return 1;
+}
+
+/* Root alone: the directory is, and a descriptor that was passed on is not enough (unix(7), SO_PEERCRED). */
+static int welcome(void)
+{
+    struct {
+        int32_t pid;
+        uint32_t uid, gid;
+    } peer;
+    uint32_t size = sizeof peer;
+    int fd = (int)sys_call4(__NR_accept4, listener, 0, 0, O_CLOEXEC | O_NONBLOCK), i = 0;
+
+    while (i < CLIENTS && clients[i] >= 0)
+        i++;
+    if (fd >= 0 && i < CLIENTS && sys_call5(__NR_getsockopt, fd, 1 /* SOL_SOCKET */, 17 /* SO_PEERCRED */, &peer, &size) == 0 &&
+        peer.uid == (uint32_t)sys_call0(__NR_geteuid))
+        clients[i] = fd;
+    else if (fd >= 0)
+        sys_close(fd);
+    return fd >= 0;
+}
+
+static void hear(const struct keeper *keeper, int *client)
+{
+    char message[1 + CHUNK];
+    long n = sys_call6(__NR_recvfrom, *client, message, sizeof message, 0x40 /* MSG_DONTWAIT */, 0, 0);
+
+    if (n == -EAGAIN || n == -EINTR)
+        return;
+    if (n <= 0) {
+        let_go(client);
+    } else if (message[0] == 'w' && n == 5) {
+        unsigned short size[4] = {0, 0, 0, 0};
+
+        memcpy(size, message + 1, 4);
+        (void)sys_call3(__NR_ioctl, master, TIOCSWINSZ, size);
+        if (keeper->helper_pid > 0)
+            (void)sys_call2(__NR_kill, keeper->helper_pid, SIGWINCH);
+    } else if (message[0] == 'd' && (keeper->flags & PLAN_RELAY_STDIN)) {
+        typed_size = n - 1;
+        memcpy(typed, message + 1, (size_t)typed_size);
+    }
+}
+
+static void type(void)
+{
+    long n = sys_write(master, typed, typed_size);
+
+    if (n == -EAGAIN || n == -EINTR)
+        return;
+    typed_size = n < 0 ? 0 : typed_size - n;
+    memmove(typed, typed + (n < 0 ? 0 : n), (size_t)typed_size);
+}
+
+void tty_move(const struct keeper *keeper, const struct pollfd *slots)
+{
+    while (slots[SLOT_LISTENER].revents && welcome())
+        ;
+    for (int i = 0; i < CLIENTS; i++)
+        if (slots[SLOT_CLIENTS + i].revents && clients[i] >= 0 && typed_size == 0)
+            hear(keeper, &clients[i]);
+    if (slots[SLOT_MASTER].revents & POLLIN)
+        (void)show(keeper);
+    if (typed_size > 0)
+        type();
+}
+
+void tty_rest(const struct keeper *keeper)
+{
+    while (master >= 0 && show(keeper))
+        ;
+    typed_size = 0;
+}
+
+void tty_end(const struct keeper *keeper)
+{
+    char message[5] = {'x'};
+    int32_t status = keeper->ended ? keeper->status : 125 << 8;
+
+    if (master < 0)
+        return;
+    memcpy(message + 1, &status, sizeof status);
+    tell(message, sizeof message);
+    (void)sys_call3(__NR_unlinkat, keeper->pod, "attach", 0);
+}
