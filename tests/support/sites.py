@@ -41,6 +41,7 @@ class Site:
         self.files: dict[str, bytes | Reply | Callable[[Request], Reply]] = {}
         self.seen: list[str] = []
         self.requests: list[Request] = []
+        self.real_look_up = socket.getaddrinfo
         self._guard = threading.Lock()
 
     def answer(self, request: Request) -> Reply:

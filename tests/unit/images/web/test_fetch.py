@@ -280,6 +280,38 @@ def test_sec_31_a_server_elsewhere_cannot_send_us_to_this_host(bench: Bench, sit
         bench.name("storage.example.com/app")  # whoever names it himself may go there
 
 
+TARGETS = (
+    "https://127.0.0.2/{ext}", "https://127.255.255.254:8443/{ext}", "https://0.0.0.0:22/{ext}", "https://[::1]/{ext}",
+    "https://[::]/{ext}", "https://[::ffff:127.0.0.2]/{ext}", "https://[fe80::1]/{ext}", "https://169.254.169.254/{ext}", "https://169.254.0.1/{ext}",
+    "https://224.0.0.1/{ext}", "https://[ff02::1]/{ext}", "https://2130706434/{ext}", "https://0x7f.2/{ext}", "https://0177.0.0.2/{ext}",
+    "https://127.2/{ext}", "http://example.com/{ext}", "file:///etc/passwd?{ext}", "unix:///run/docker.sock/{ext}", "https://x@127.0.0.2/{ext}",
+    "//127.0.0.2/{ext}", "https:/127.0.0.2/{ext}", "https://127.0.0.2\\@example.com/{ext}", "gopher://127.0.0.2:6379/{ext}",
+)  # fmt: skip
+
+
+def test_sec_31_targets_of_templates(bench: Bench, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server elsewhere names them one after the other; none is connected to."""
+    mapped, real, is_near = socket.getaddrinfo, site.real_look_up, transport._is_near
+    met: list[str] = []
+
+    def look_up(host: str, port: int, **more: Any) -> Any:
+        if host == "example.com":
+            return mapped(host, port, **more)
+        found = real(host, port, **more)
+        met.extend(str(one[4][0]) for one in found)
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(transport, "_is_near", lambda address: address != "127.0.0.1" and is_near(address))
+    for target in TARGETS:
+        site.meta("example.com/app", f"example.com {target}")
+        with pytest.raises(ImageError) as caught:
+            bench.name()
+        assert any(words in str(caught.value) for words in ("sends us to", "no URL", "not https", "answers 404")), (target, caught.value)
+    assert {place.partition("/")[0] for place in site.seen} == {"example.com"} and len(TARGETS) >= 20
+    assert len(met) >= 15 and "127.0.0.1" not in met, "each was refused by its address"
+
+
 @pytest.mark.usefixtures("geography")
 def test_sec_31_a_dependency_leads_no_further_than_what_needs_it(bench: Bench, site: Site) -> None:
     def need(name: str, *, near: bool) -> None:
