@@ -151,7 +151,7 @@ class Fetcher:
                 if known is not None and known[0].asked > began and named is None:
                     return known[1]  # somebody else was quicker
                 note = work.first(places)
-                image = work.unchanged or work.store(title, places[0].image)
+                image = work.unchanged or work.store(title, note.url)
                 note.image_id, note.name = image.id, name
                 note.save(store, staging)
                 return image
