@@ -100,6 +100,7 @@ HELPER = program(
     "native/main.c",
     "native/supervise.c",
     "native/terminal.c",
+    "native/notify.c",
     "native/cleanup.c",
     "native/files.c",
     "native/init.c",

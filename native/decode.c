@@ -61,7 +61,8 @@ static int header_ok(const struct plan_header *h, size_t size)
 
     return h->magic == PLAN_MAGIC && h->version == PLAN_VERSION && h->size == size && h->op_count >= 1 &&
            h->op_count <= PLAN_MAX_OPS && h->pool == ops_end && h->pool_size >= 1 && h->pool <= size &&
-           h->pool_size <= size - h->pool && (h->flags & ~(uint32_t)PLAN_ALL_FLAGS) == 0;
+           h->pool_size <= size - h->pool && (h->flags & 0xffffffU & ~(uint32_t)PLAN_ALL_FLAGS) == 0 &&
+           h->flags >> PLAN_LISTEN_SHIFT <= SLOT_LISTEN_MAX;
 }
 
 /* The app's half must be there, once, in the right place, and end in OP_EXEC: nothing may run

@@ -10,9 +10,6 @@ void run_recipe(int argc, char **argv, char **envp);
 /* Enters a running pod when that takes nothing but a UUID and a command; else returns. */
 void enter_pod(int argc, char **argv, char **envp);
 
-/* The value of a variable, "" without one. */
-const char *from_environment(char **envp, const char *name);
-
 /* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
 const char *root_of(int argc, char **argv, char **envp, int *verb);
 

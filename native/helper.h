@@ -37,6 +37,7 @@ struct context {
     int pidfd;        /* supervisor: of init */
     int32_t init_pid;
     int root;         /* init: O_PATH of the staged root until the pivot */
+    int notify;       /* supervisor: the socket on which the app speaks to the service manager */
     int tty;          /* supervisor: the master; init and app: the slave */
 };
 
@@ -72,6 +73,13 @@ void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended);
 void terminal_move(struct context *ctx, const struct pollfd *slots);
 int terminal_waits(void); /* output is there that the caller has not taken */
 void terminal_stop(void);
+
+/* notify.c */
+int notify_wanted(const struct context *ctx); /* the manager is to hear that the app runs */
+void notify_ready(const struct context *ctx);
+long notify_listen(struct context *ctx);
+void notify_relay(const struct context *ctx);
+char **notify_environment(const struct context *ctx, char **at);
 
 /* cleanup.c */
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished);

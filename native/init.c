@@ -155,7 +155,7 @@ static void start_app(struct context *ctx, uint32_t app_op)
         fail(ctx, app_op, app);
     if (ctx->shared->failed)
         sys_exit(125);
-    if (ctx->plan->flags & PLAN_TELL_RUNNING)
+    if ((ctx->plan->flags & PLAN_TELL_RUNNING) || notify_wanted(ctx))
         (void)sys_write(ctx->link, "R", 1);
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */

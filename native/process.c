@@ -21,6 +21,7 @@ static long op_oom_score(const struct plan_op *op)
 
 static long op_session(const struct context *ctx)
 {
+    const unsigned sockets = ctx->plan->flags >> PLAN_LISTEN_SHIFT;
     long r = sys_call0(__NR_setsid);
 
     if (r >= 0 && ctx->tty >= 0) {
@@ -28,8 +29,10 @@ static long op_session(const struct context *ctx)
         for (int fd = 0; r >= 0 && fd < 3; fd++)
             r = sys_call3(__NR_dup3, ctx->tty, fd, 0);
     }
+    for (unsigned i = 0; r >= 0 && i < sockets; i++) /* upwards: no copy lands on one that is still needed */
+        r = sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
     /* From here on no path can lead out through /proc/self/fd. */
-    return r < 0 ? r : sys_call3(__NR_close_range, 3, ~0U, 0);
+    return r < 0 ? r : sys_call3(__NR_close_range, 3 + sockets, ~0U, 0);
 }
 
 static long op_stdin_null(void)
@@ -152,11 +155,11 @@ static long op_exec(struct context *ctx, const struct plan_op *op)
     const char *path = pool_string(ctx, (uint32_t)op->b);
     long r = -ENOENT, denied = 0;
 
-    if ((op->n + op->a + 2) * sizeof(char *) > ARENA_SIZE)
+    if ((op->n + op->a + 8) * sizeof(char *) > ARENA_SIZE)
         return -E2BIG;
     at = pointers(ctx, op->s1, op->n, argv);
     envp = at;
-    (void)pointers(ctx, op->s2, op->a, at);
+    (void)notify_environment(ctx, pointers(ctx, op->s2, op->a, at) - 1);
     for (uint64_t count = op->b >> 32; count > 0; count--, path += str_len(path) + 1) {
         r = sys_call3(__NR_execve, path, argv, envp);
         if ((r == -ENOENT || r == -ENOTDIR) && sys_call3(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */) == 0)

@@ -32,6 +32,16 @@ __attribute__((noreturn, used, no_stack_protector)) void start_c(long *stack)
         sys_exit(program(argc, argv, envp));
 }
 
+const char *from_environment(char **envp, const char *name)
+{
+    size_t n = str_len(name);
+
+    for (; *envp != 0; envp++)
+        if (memcmp(*envp, name, n) == 0 && (*envp)[n] == '=')
+            return *envp + n + 1;
+    return "";
+}
+
 __asm__(".globl _start\n"
         ".type _start,@function\n"
         "_start:\n"

@@ -12,7 +12,7 @@
 #define BLOCKED (~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1)))
 #define CLONE_TIME 0x80 /* CLONE_NEWTIME; only unshare(2) leaves room to set the offsets first */
 
-enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
+enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_NOTIFY, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
 
 uint64_t now_ns(void)
 {
@@ -121,6 +121,9 @@ static long start(struct context *ctx, uint32_t *step)
         if (r < 0)
             return r;
     }
+    *step = STEP_NOTIFY;
+    if ((r = notify_listen(ctx)) < 0)
+        return r;
     *step = STEP_CLONE;
     if ((r = clone_child(ctx, ctx->plan->clone_flags & ~elsewhere, init_main)) < 0)
         return r;
@@ -183,8 +186,10 @@ static int on_link(struct context *ctx)
         ctx->tty = message.control.fds[0];
         terminal_start(ctx);
     }
-    if (message.kind == 'R')
+    if (message.kind == 'R') {
+        notify_ready(ctx);
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
+    }
     return 1;
 }
 
@@ -218,6 +223,7 @@ static void wait_for_init(struct context *ctx, int signals)
         watch(&polls[POLL_PIDFD], ctx->pidfd, ended ? 0 : POLLIN);
         watch(&polls[POLL_LINK], ctx->link, link ? POLLIN : 0);
         watch(&polls[POLL_CONTROL], SLOT_CONTROL, control ? POLLIN : 0);
+        watch(&polls[POLL_NOTIFY], ctx->notify, ctx->notify >= 0 ? POLLIN : 0);
         terminal_watch(ctx, polls + POLL_TERMINAL, ended);
         n = sys_call5(__NR_ppoll, polls, POLL_COUNT, ended && (hurry || !terminal_waits()) ? &at_once : 0, 0, 8);
         if (n < 0)
@@ -230,6 +236,8 @@ static void wait_for_init(struct context *ctx, int signals)
             hurry |= on_signal(ctx, signals);
         if (polls[POLL_CONTROL].revents)
             hurry |= !(control = on_control(ctx));
+        if (polls[POLL_NOTIFY].revents)
+            notify_relay(ctx);
         terminal_move(ctx, polls + POLL_TERMINAL);
         ended |= polls[POLL_PIDFD].revents != 0;
     }

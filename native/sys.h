@@ -120,6 +120,9 @@ void *memset(void *to, int byte, size_t n);
 void *memmove(void *to, const void *from, size_t n);
 int memcmp(const void *a, const void *b, size_t n);
 
+/* The value of a variable; empty when it is not there. */
+const char *from_environment(char **envp, const char *name);
+
 /* Every program has this: argument vector, environment, auxiliary values come in on the stack. */
 int program(int argc, char **argv, char **envp);
 

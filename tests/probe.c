@@ -10,6 +10,8 @@
  *   probe orphan N               leaves N orphans behind, which exit at once; exits when init has reaped them
  *   probe fork N                 how many of N processes at a time it could start
  *   probe linger SECONDS         leaves one orphan behind, which sleeps, and exits with 0
+ *   probe notify TEXT...         tells NOTIFY_SOCKET each text, then sleeps for ever
+ *   probe serve                  answers one connection to descriptor 3 with its own pid and the LISTEN_ and WATCHDOG_ variables
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
  * CALL is one of: write PATH, open PATH, mkfile PATH, mkdir PATH, mknod PATH TYPE MAJOR MINOR, chown PATH UID GID,
@@ -31,6 +33,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -157,6 +160,34 @@ static int trap(char **signals)
     return got;
 }
 
+static int notify(char **texts)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+    snprintf(to.sun_path, sizeof to.sun_path, "%s", path ? path : "");
+    for (; *texts; texts++)
+        if (sendto(fd, *texts, strlen(*texts), 0, (struct sockaddr *)&to, sizeof to) < 0) {
+            perror(to.sun_path);
+            return 1;
+        }
+    puts("ready");
+    fflush(stdout);
+    return pause();
+}
+
+static int serve(void)
+{
+    int fd = accept(3, NULL, NULL);
+
+    dprintf(fd, "%d\n", getpid());
+    for (char **variable = environ; *variable; variable++)
+        if (!strncmp(*variable, "LISTEN_", 7) || !strncmp(*variable, "WATCHDOG_", 9))
+            dprintf(fd, "%s\n", *variable);
+    return fd < 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "report";
@@ -190,6 +221,10 @@ int main(int argc, char **argv)
         return fork_many(n);
     if (!strcmp(verb, "linger"))
         return orphan(1, (unsigned)n, 0);
+    if (!strcmp(verb, "notify"))
+        return notify(argv + 2);
+    if (!strcmp(verb, "serve"))
+        return serve();
     if (!strcmp(verb, "try") && argc > 2)
         return say_try(argv + 2);
     fprintf(stderr, "probe: what is %s?\n", verb);

@@ -136,9 +136,15 @@ def test_c_functions_stay_short() -> None:
     assert not long
 
 
+def code_lines(path: Path) -> list[str]:
+    """Lines of a C file that hold code: what is explained or set apart does not make a program larger."""
+    text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def test_helper_stays_small() -> None:
     sources = [path for path in (TOP / "native").glob("*.[ch]") if path.name not in NOT_HELPER]
-    assert sum(len(path.read_text().splitlines()) for path in sources) < HELPER_LINES
+    assert sum(len(code_lines(path)) for path in sources) < HELPER_LINES
 
 
 def test_keeper_stays_smaller() -> None:

@@ -130,6 +130,7 @@ PULL_UPDATE: Option = (
     "Image",
     "fetch what a registry's tag or a URL has changed to (update, the default), only what is not stored (new), or never",
 )
+DESTDIR: Option = ("--destdir", "DIR", "path", "", "Output", "write below DIR, as for a package (default: the host itself)")
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
 RUN: tuple[Option, ...] = (
@@ -190,6 +191,14 @@ RUN: tuple[Option, ...] = (
         "none host",
         "Pod",
         "network: none (loopback only, the default) or host (the host's own, not isolated)",
+    ),
+    (
+        "--notify --sdnotify",
+        "WHO",
+        "str",
+        "exec app none",
+        "Pod",
+        "who tells the service manager that the pod is ready: pyrun when the program runs (exec, the default), the app itself, or none",
     ),
     ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
     ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
@@ -294,6 +303,26 @@ VERBS: dict[str, Verb] = {
         (),
         "remove ended pods and what crashed runs left behind",
     ),
+    "generate systemd": (
+        "generate",
+        "IMAGE --",
+        (
+            *RUN,
+            ("--unit", "NAME", "str", "", "Output", "name of the unit (default: --name, else the last part of the image's name)"),
+            ("--into", "DIR", "path", "", "Output", "write DIR/NAME.service instead of printing it"),
+        ),
+        _RUN_PAIRS,
+        "print a systemd unit that does what `run` would",
+    ),
+    "systemd units": (
+        "generate",
+        "[FILE]...",
+        (("--into", "DIR", "path", "", "Output", "write the units below DIR, started at boot, instead of printing them"),),
+        (),
+        "make systemd units of the files that describe pods",
+    ),
+    "systemd install": ("generate", "", (DESTDIR,), (), "let systemd boot pods from files, and collect ended ones once an hour"),
+    "systemd remove": ("generate", "", (DESTDIR,), (), "take back what `systemd install` wrote"),
     "version": ("version", "", (FORMAT_TEXT,), (), "show the versions of pyrun, Python and the kernel"),
     "completion": ("completion", "SHELL", (), (), "print a completion script for bash, zsh or fish"),
     "help": ("help", "[TOPIC]...", (), (), "show help on a verb"),

@@ -41,6 +41,10 @@ class PodArgs:
     pod_name: Text
     expire_prepared: Number
     mark_only: bool
+    notify: str
+    unit: Text
+    into: Text
+    destdir: Text
 
 
 _UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")

@@ -32,6 +32,7 @@ _STEPS = {
     0xFFFFFFF5: "open the pod's log",
     0xFFFFFFF6: "enter the pod's cgroup",
     0xFFFFFFF7: "enter the pod's namespaces",
+    0xFFFFFFF8: "listen for what the app tells the service manager",
 }
 
 ANY = -1

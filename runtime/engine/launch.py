@@ -14,6 +14,7 @@ import sys
 from struct import Struct
 
 from pyrun import native
+from pyrun.errors import HostError
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -80,11 +81,31 @@ def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -
     native.helper(directory)
     if native.helper_note:
         sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
-    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, 0))
+    flags = _take_sockets() << ops.LISTEN_SHIFT
+    plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     environment = {name: value for name, value in posix.environ.items() if name}
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
     native.become([word.encode() for word in (title, *more)], environment, fds, directory)
     raise AssertionError("execveat came back")
+
+
+def _take_sockets() -> int:
+    """Move the sockets that the service manager passed to this very process to where the helper looks for them.
+
+    sd_listen_fds(3): they stand at 3 and above, where the helper has its own.  Returns how many there are.
+    """
+    if os.environ.get("LISTEN_PID", "") != str(os.getpid()):
+        return 0
+    text = os.environ.get("LISTEN_FDS", "")
+    if not text.isdigit() or int(text) > ops.SLOT_LISTEN_MAX:
+        raise HostError("take sockets", f"LISTEN_FDS={text}", f"not a number up to {ops.SLOT_LISTEN_MAX}")
+    for number in range(int(text)):
+        try:
+            os.dup2(3 + number, ops.SLOT_LISTEN + number)
+        except OSError as error:
+            hint = "LISTEN_FDS says how many there are from descriptor 3 on"
+            raise HostError("take socket", f"descriptor {3 + number}", errno=error.errno or 0, hint=hint) from None
+    return int(text)
 
 
 class Supervisor:

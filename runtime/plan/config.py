@@ -81,7 +81,8 @@ class Config:
     program or b""; `rlimits` (resource, soft, hard, origin); `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
     directory; `remove` when it has ended; `again` it may be started more than once;
-    `network` none or host; `idmap` of a user namespace or None for the host's.
+    `network` none or host;
+    `notify` who tells the service manager that the pod is ready, exec, app or none; `idmap` of a user namespace or None for the host's.
     """
 
     __slots__ = (
@@ -103,6 +104,7 @@ class Config:
         "mounts",
         "network",
         "no_new_privs",
+        "notify",
         "oom_score_adj",
         "origins",
         "paths",
@@ -150,6 +152,7 @@ class Config:
         self.mounts: list[Mount] = []
         self.mask_paths = True
         self.network = "none"
+        self.notify = "exec"
         self.idmap: IdMap | None = None
         self.time_offsets = ""
         self.interactive = self.tty = False

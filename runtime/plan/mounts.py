@@ -24,6 +24,8 @@ DEV_MOUNTS = (
     ("mqueue", "/dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, ""),
 )
 
+NOTIFY = "/dev/pyrun/notify"  # the app's NOTIFY_SOCKET, sd_notify(3)
+
 # (name, major, minor) of character devices, all 0666
 DEVICES = (
     ("null", 1, 3),

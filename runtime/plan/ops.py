@@ -47,6 +47,11 @@ HAS_EXPLAIN = 64
 TELL_RUNNING = 128
 ENTER = 256
 ENTERED = "the command line"  # origin of what `enter` and `exec` run
+NOTIFY_APP = 4096
+NOTIFY_NONE = 8192
+LISTEN_SHIFT = 24
+SLOT_LISTEN = 128
+SLOT_LISTEN_MAX = 64
 
 # clone(2), unshare(2)
 CLONE_NEWTIME = 0x80

@@ -58,6 +58,8 @@ def run_plan(config: Config) -> Plan:
     plan.cgroup_name = "pyrun-" + config.uuid
     if config.remove:
         plan.flags |= ops.REMOVE
+    if config.notify != "exec":
+        plan.flags |= ops.NOTIFY_APP if config.notify == "app" else ops.NOTIFY_NONE
     return plan
 
 
@@ -124,6 +126,9 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW, origin="default mounts"))
     for path, to in mounts.DEV_LINKS:
         todo.append(op(ops.SYMLINK, path, to, origin="default devices"))
+    if config.notify == "app":  # the supervisor listens there; in /dev no volume can hide it, and nothing of it stays
+        todo.append(op(ops.MKFILE, mounts.NOTIFY, n=0o600, origin="--notify app"))
+        todo.append(op(ops.BIND, f"{config.pod_dir}/notify", mounts.NOTIFY, origin="--notify app"))
     if config.tty:
         todo.append(op(ops.TTY, a=config.uid, origin="--tty"))
 

@@ -14,6 +14,7 @@ from pyrun.images.passwd import member_groups, resolve_user
 from pyrun.images.rootfs import RootFS
 from pyrun.plan import caps, rlimits, seccomp
 from pyrun.plan.config import Config
+from pyrun.plan.mounts import NOTIFY
 from pyrun.pod.volumes import mounts_of
 
 TYPE_CHECKING = False
@@ -69,6 +70,7 @@ def make_config(
     config.again = options.restart != "no"
     config.mounts = mounts_of(options, app, notes)
     config.network = options.net
+    config.notify = options.notify
     config.interactive = options.interactive
     config.tty = options.tty
     _names(config)
@@ -132,6 +134,8 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
     env["AC_APP_NAME"] = app_name(options, image)
     env["container"] = "pyrun"
+    if options.notify == "app":
+        env["NOTIFY_SOCKET"] = NOTIFY
     config.env = [f"{name}={value}" for name, value in env.items()]
     program = config.argv[0]
     if "/" not in program:  # execvp(3), with the image's PATH, never the host's

@@ -57,6 +57,7 @@ class Options:
         self.hostname: str | None = None
         self.net = "none"
         self.keep = False
+        self.notify = "exec"
         self.restart = "no"
         self.log_driver = "auto"
         self.log_opt: dict[str, str] = {}

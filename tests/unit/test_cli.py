@@ -203,7 +203,7 @@ def test_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> No
         (["run", "x", "--", ""], []),
         (["trust", ""], [":files"]),
         (["completion", "z"], ["zsh"]),
-        (["help", "g"], ["gc"]),
+        (["help", "g"], ["gc", "generate"]),
         (["frob", "x"], []),
         ([], []),
     ],

@@ -1,0 +1,177 @@
+"""The verbs that write for systemd: `generate systemd`, `systemd units`, `systemd install`, `systemd remove`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyrun.cli.options import RUN
+from pyrun.cli.output import emit
+from pyrun.cli.parse import DEFAULT_ROOT, parse
+from pyrun.errors import PyrunError, UsageError
+from pyrun.images import resolve
+from pyrun.service import unit as units
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyrun.cli.parse import Args
+    from pyrun.service.podfile import PodFile
+    from pyrun.service.unit import Unit
+
+__all__ = ["run"]
+
+_OWN = ("--unit", "--into")  # options of `generate systemd` that are none of `run`
+_LIMIT = 1 << 20
+
+
+def run(args: Args) -> int:
+    """Write units, or what a host gets once, as the verb says."""
+    if args.verb == "generate systemd":
+        return _generate(args)
+    if args.verb == "systemd units":
+        return _units(args)
+    from pyrun.service import host
+
+    files = host.files_for_host(_program(), args.root)
+    if args.verb == "systemd install":
+        for path in host.write_files(args.destdir or "", files):
+            emit(path + "\n")
+        if not args.destdir:
+            sys.stderr.write("hint: systemctl daemon-reload && systemctl enable --now pyrun-gc.timer\n")
+        return 0
+    for path in files:
+        _unlink((args.destdir or "") + path)
+    return 0
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    emit(path + "\n")
+
+
+def _generate(args: Args) -> int:
+    """One service that does what `pyrun run` with the same words does."""
+    words = _run_words(sys.argv[1:])
+    image = args.image.rpartition("/")[2].partition("@")[0].partition(":")[0].removesuffix(".aci")
+    name = args.unit or args.name or image
+    if not units.is_name(name):
+        raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
+    made = _service(name, args, words, description=f"{args.image} (pyrun)", directory=os.getcwd() if _relative(args) else "")
+    if not args.into:
+        emit(made.text)
+        return 0
+    from pyrun.service import host
+
+    folder = os.path.abspath(args.into)
+    for path in host.write_units(folder, [units.Unit(made.name, made.text)]):
+        emit(path + "\n")
+    return 0
+
+
+def _run_words(argv: Sequence[str]) -> list[str]:
+    """What follows ``generate systemd`` on this command line, without the options that `run` does not know."""
+    place = argv.index("systemd") + 1
+    words: list[str] = []
+    while place < len(argv):
+        word = argv[place]
+        if word == "--":
+            return [*words, *argv[place:]]
+        if word in _OWN:
+            place += 1
+        elif word.partition("=")[0] not in _OWN:
+            words.append(word)
+        place += 1
+    return words
+
+
+def _relative(args: Args) -> bool:
+    """Whether something on the command line is relative to the current directory."""
+    reference = resolve.parse(args.image)
+    paths = [reference.path, args.signature, args.uuid_file_save, *args.set_env_file]
+    short = [volume.origin.partition(" ")[2] for volume in args.volume if volume.kind == "host" and volume.name is None]
+    paths += [text for text in short if ":" in text.partition(",")[0]]
+    return any(path and path[0] != "/" for path in paths)
+
+
+def _service(name: str, args: Args, words: Sequence[str], **more: object) -> Unit:
+    """The service for parsed words of `pyrun run`."""
+    command = [_program(), *([] if args.root == DEFAULT_ROOT else ["--root", args.root]), "run", *words]
+    sources = [volume.source for volume in args.volume if volume.kind == "host" and volume.source]
+    return units.service(
+        name,
+        command,
+        [*command[: command.index("run")], "gc"],
+        mounts=[args.root, *sources],
+        retain=args.caps_retain or (),
+        new_privs="new-privs" in args.insecure_options,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _units(args: Args) -> int:
+    """Units for files that describe pods; one that is wrong does not keep the others from being written."""
+    from pyrun.service import host
+
+    code = 0
+    for path in args.files or host.pod_files():
+        try:
+            made = _read(path, args.root)
+        except PyrunError as error:
+            from pyrun.cli.main import render
+
+            code = render(error, args.debug)
+            continue
+        if args.into:
+            for written in host.write_units(os.path.abspath(args.into), made):
+                emit(written + "\n")
+            continue
+        for one in made:
+            emit(f"# {one.name}\n{one.text}\n")
+    return code
+
+
+def _read(path: str, root: str) -> list[Unit]:
+    """The units of one file."""
+    from pyrun.service import podfile
+
+    name = os.path.basename(path).removesuffix(".pod")
+    if not units.is_name(name):
+        hint = "name the file NAME.pod, with letters, digits, - and _"
+        raise UsageError("read", path, "its name cannot be that of a unit", hint=hint)
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise UsageError("read", path, errno=error.errno or 0, hint="name a readable file that describes a pod") from None
+    if len(text) > _LIMIT:
+        raise UsageError("read", path, "larger than 1 MiB", hint="a file that describes a pod has some ten lines")
+    flags = {word[2:]: (word, option[2] == "flag") for option in RUN for word in option[0].split() if word.startswith("--")}
+    found = podfile.parse(text, path, flags)
+    try:
+        parsed = parse(["--root", root, "run", *found.words])
+        if _relative(parsed):
+            raise UsageError("read", path, "a path in it is not absolute", hint="write paths of the host from the root: /srv/www")
+    except PyrunError as error:
+        error.origin = error.origin or path
+        raise
+    return _of_file(name, parsed, found)
+
+
+def _of_file(name: str, parsed: Args, found: PodFile) -> list[Unit]:
+    listening = "Socket" in found.sections
+    source = os.path.abspath(found.path)
+    description = f"{found.image} (pyrun)"
+    made = [_service(name, parsed, found.words, description=description, listening=listening, extra=found.sections, source=source)]
+    if listening:
+        made.append(units.socket(name, found.sections["Socket"], description=description, source=source))
+    return made
+
+
+def _program() -> str:
+    """The launcher beside this interpreter, as a unit has to name it."""
+    return os.path.join(os.path.dirname(sys.executable), "pyrun")

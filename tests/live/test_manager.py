@@ -1,0 +1,157 @@
+"""What pyrun and the app say to a service manager, and the sockets that they get from it: sd_notify(3), sd_listen_fds(3).
+
+The manager here is the test itself; systemd as process 1 is the virtual machine's matter (tests/vm).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, Pyrun
+
+LIMIT = 60
+
+
+class Manager:
+    """A socket for notifications, and a pyrun that was started with it."""
+
+    def __init__(self, pyrun: Pyrun, folder: Path) -> None:
+        self.pyrun = pyrun
+        self.path = str(folder / "manager")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.settimeout(LIMIT)
+        self.running: subprocess.Popen[str] | None = None
+
+    def start(self, *command: str, flags: tuple[str, ...] = (), env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        words = ("run", *flags, self.pyrun.probe_image, "--exec", "/probe", "--", *command)
+        self.running = self.pyrun.start(*words, env={"NOTIFY_SOCKET": self.path, **(env or {})})
+        return self.running
+
+    def hear(self) -> tuple[str, int]:
+        """The next datagram, and the pid of who sent it."""
+        text, control, _, _ = self.socket.recvmsg(4096, 256)
+        return text.decode(), int.from_bytes(control[0][2][:4], sys.byteorder)
+
+    def quiet(self) -> bool:
+        self.socket.settimeout(0.3)
+        try:
+            self.socket.recv(4096)
+        except TimeoutError:
+            return True
+        return False
+
+    def stop(self) -> None:
+        self.socket.close()
+        if self.running is not None:
+            with self.running as process:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=LIMIT)
+
+
+@pytest.fixture
+def manager(shared: Pyrun, tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(shared, tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.mark.parametrize("path", ["decided", "repeated"])
+def test_ready_when_the_program_runs(manager: Manager, path: str) -> None:
+    """READY=1 comes from the very process that the manager started; the app hears of no manager."""
+    if path == "repeated":
+        manager.pyrun.probe("exit", "0", code=0)
+    process = manager.start("notify")
+    assert manager.hear() == ("READY=1", process.pid)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+
+
+def test_not_ready_when_it_could_not_start(manager: Manager) -> None:
+    process = manager.start("x", flags=("--working-dir", "/nowhere"))
+    _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, "/nowhere" in err) == (125, True)
+    assert manager.quiet()
+
+
+@pytest.mark.parametrize("user", ["root", "app"])
+def test_the_app_says_when_it_is_ready(manager: Manager, user: str) -> None:
+    """Its words come from the supervisor, without those that would take the manager in."""
+    texts = ("STATUS=warming up", "MAINPID=1\nREADY=1\nFDSTORE=1\nWATCHDOG=1", "MAINPID=1", "NOTIFYACCESS=all\nSTATUS=100 %\nREADYX=1")
+    process = manager.start("notify", *texts, flags=("--notify", "app", "--user", user, "--readonly-rootfs"))
+    said = [manager.hear() for _ in range(3)]
+    assert said == [(text, process.pid) for text in ("STATUS=warming up", "READY=1\nWATCHDOG=1", "STATUS=100 %")]
+
+
+def test_nothing_is_said_where_nobody_shall(manager: Manager) -> None:
+    process = manager.start("notify", flags=("--notify", "none"))
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert manager.quiet()
+
+
+# Becomes pyrun as a service manager starts it: sockets from descriptor 3 on, and the pid that they are meant for.
+ACTIVATE = """
+import os, socket, sys
+path, names, pid, *command = sys.argv[1:]
+for number, name in enumerate(names.split(":")):
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(f"{path}-{name}")
+    made.listen()
+    os.dup2(made.detach(), 100 + number)
+for number in range(len(names.split(":"))):
+    os.dup2(100 + number, 3 + number)
+os.closerange(100, 110)
+os.environ |= {"LISTEN_FDS": str(number + 1), "LISTEN_FDNAMES": names, "LISTEN_PID": pid or str(os.getpid()), "WATCHDOG_USEC": "1000000"}
+os.execv(command[0], command)
+"""
+
+
+def activate(shared: Pyrun, path: Path, names: str, *flags: str, pid: str = "") -> subprocess.Popen[str]:
+    words = [COMMAND, "run", *flags, shared.probe_image, "--exec", "/probe", "--", "serve"]
+    command = [sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, *words]
+    return subprocess.Popen(command, env=shared.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def ask(path: str) -> list[str]:
+    """What the app says to who connects, once its socket is there."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(LIMIT)
+        for _ in range(LIMIT * 100):
+            try:
+                caller.connect(path)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                os.sched_yield()
+                signal.sigtimedwait([], 0.01)
+        with caller.makefile() as file:
+            return file.read().splitlines()
+
+
+@pytest.mark.parametrize("names", ["web", "web:admin:three:four:five:six:seven:eight"])
+def test_sockets_are_handed_on(shared: Pyrun, tmp_path: Path, names: str) -> None:
+    """From 3 on, with their names, and for the pid that the app has in its own namespace."""
+    process = activate(shared, tmp_path / "socket", names)
+    said = ask(f"{tmp_path}/socket-web")
+    assert (process.wait(timeout=LIMIT), process.communicate()[1]) == (0, "")
+    assert said == ["2", f"LISTEN_FDS={len(names.split(':'))}", "LISTEN_PID=2", f"LISTEN_FDNAMES={names}"]
+
+
+def test_the_watchdog_is_the_apps_when_it_speaks_itself(shared: Pyrun, tmp_path: Path) -> None:
+    process = activate(shared, tmp_path / "socket", "web", "--notify", "app")
+    assert ask(f"{tmp_path}/socket-web")[-2:] == ["WATCHDOG_PID=2", "WATCHDOG_USEC=1000000"]
+    assert process.wait(timeout=LIMIT) == 0
+    process.communicate()
+
+
+def test_sockets_for_another_process_stay_away(shared: Pyrun, tmp_path: Path) -> None:
+    """A variable that was merely inherited passes nothing on: the app has three descriptors, so it cannot accept."""
+    process = activate(shared, tmp_path / "socket", "web", pid="1")
+    assert process.wait(timeout=LIMIT) == 1
+    process.communicate()

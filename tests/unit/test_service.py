@@ -1,0 +1,176 @@
+"""Words of unit files, files that describe pods, and the units made of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import COMMAND
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrun.errors import ConfigError
+from pyrun.service import host, podfile, unit, words
+
+OPTIONS = {
+    "volume": ("--volume", False),
+    "set-env": ("--set-env", False),
+    "readonly-rootfs": ("--readonly-rootfs", True),
+    "working-dir": ("--working-dir", False),
+}
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"))))
+def test_what_is_joined_splits_again(given_words: list[str]) -> None:
+    """systemd undoes the doubling after splitting, when it expands."""
+    assert [word.replace("$$", "$").replace("%%", "%") for word in words.split(words.join(given_words))] == given_words
+
+
+@given(st.text(st.characters(exclude_characters="\0", codec="utf-8")))
+def test_a_word_stays_on_its_line(word: str) -> None:
+    assert not set(words.quote(word)) & {"\n", "\r", "\t"}
+    assert words.quote(word)[0] != ";"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        (" a  b\tc ", ["a", "b", "c"]),
+        ('a"b c"d \'e f\' ""', ["ab cd", "e f", ""]),
+        (r'"\x41\n\"" \s\u00e4', ['A\n"', " ä"]),
+    ],
+)
+def test_split(text: str, found: list[str]) -> None:
+    assert words.split(text) == found
+
+
+@pytest.mark.parametrize("text", ['"a', "a'", "a\\", r"\q", r"\x4", r"\x00", r"\Uffffffff"])
+def test_split_refuses(text: str) -> None:
+    with pytest.raises(ValueError):
+        words.split(text)
+
+
+def test_a_whole_file() -> None:
+    text = r"""
+# comment
+[Unit]
+Description=web
+[Pod]
+Image=example.com/web:1.0
+Exec=/bin/httpd -f \
+    -p 8080
+Args="two words"
+Volume=/srv/www:/www:ro
+Environment=A=1 "B=x y"
+ReadOnly=yes
+ReadOnlyRootfs=no
+working-dir=/www
+[Socket]
+ListenStream=8080
+"""
+    made = podfile.parse(text, "web.pod", OPTIONS)
+    assert made.words == [
+        "--volume=/srv/www:/www:ro",
+        "--set-env=A=1",
+        "--set-env=B=x y",
+        "--readonly-rootfs",
+        "--working-dir=/www",
+        "--exec=/bin/httpd",
+        "example.com/web:1.0",
+        "--",
+        "-f",
+        "-p",
+        "8080",
+        "two words",
+    ]
+    assert made.sections == {"Unit": ["Description=web"], "Socket": ["ListenStream=8080"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "reason"),
+    [
+        ("", "x.pod", "no Image="),
+        ("[Pod]\nImage=a\nImage=b", "x.pod:3", "twice"),
+        ("[Pod]\nImage=", "x.pod:2", "empty"),
+        ("Image=a", "x.pod:1", "before any section"),
+        ("[Pod]\nImage", "x.pod:2", "not KEY=VALUE"),
+        ("[Pods]\n", "x.pod:1", "unknown section"),
+        ("[Pod]\nImage=a\nVolum=/a:/b", "x.pod:3", "unknown key Volum="),
+        ("[Pod]\nImage=a\nReadOnly=maybe", "x.pod:3", "not true or false"),
+        ('[Pod]\nImage=a\nExec=/bin/x "y', "x.pod:3", "not closed"),
+        ("[Pod]\nImage=a\nArgs=x\\", "x.pod:3", "ends with a backslash"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, where: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        podfile.parse(text, "x.pod", OPTIONS)
+    assert (caught.value.subject, reason in caught.value.reason, bool(caught.value.hint)) == (where, True, True)
+
+
+def test_a_persons_lines_come_last_and_decide_what_starts_it() -> None:
+    extra = {"Service": ["Restart=always"], "Install": ["WantedBy=a.target b.target", "RequiredBy=c.target"]}
+    made = unit.service("web", ["/bin/pyrun", "run"], description="100 %\nweb", extra=extra, retain=["CAP_NET_RAW"])
+    assert made.wants == ["a.target.wants", "b.target.wants", "c.target.requires"]
+    assert made.text.index("Restart=on-failure") < made.text.index("Restart=always")
+    assert "Description=100 %% web\n" in made.text
+    assert "CAP_NET_RAW" in made.text
+    assert "NoNewPrivileges=yes" in made.text
+
+
+def pyrun(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {"PATH": os.environ["PATH"], "PYRUN_ROOT": "/var/lib/pyrun", **more}
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=env, timeout=60)
+
+
+def test_the_command_of_a_generated_unit_is_the_one_that_was_given(tmp_path: Path) -> None:
+    given_words = ["-v", "/srv:/srv:ro", "-e", "A=$x 50%", "example.com/web:1.0", "--exec", "/bin/a b", "--", "--unit", "x;y", ""]
+    made = pyrun("generate", "systemd", "--unit=web", "--into", tmp_path, *given_words)
+    assert (made.returncode, made.stderr, made.stdout) == (0, "", f"{tmp_path}/web.service\n")
+    lines = (tmp_path / "web.service").read_text().splitlines()
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    found = [word.replace("$$", "$").replace("%%", "%") for word in words.split(start.partition("=")[2])]
+    assert found == [str(COMMAND), "run", *given_words]
+    assert "RequiresMountsFor=/srv" in lines
+    assert not any(line.startswith("WorkingDirectory") for line in lines)
+
+
+def test_relative_paths_keep_their_meaning() -> None:
+    made = pyrun("generate", "systemd", "--unit", "web", "./web.aci")
+    assert f"WorkingDirectory={os.getcwd()}\n" in made.stdout
+
+
+def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> None:
+    """What the generator runs at boot: exit code and one error for the wrong one, units for the others."""
+    (tmp_path / "bad.pod").write_text("[Pod]\nImage=a\nNet=nowhere\n")
+    (tmp_path / "good.pod").write_text("[Pod]\nImage=example.com/web\n[Socket]\nListenStream=80\n")
+    done = pyrun("systemd", "units", "--into", tmp_path / "out", tmp_path / "bad.pod", tmp_path / "good.pod")
+    assert done.returncode == 2
+    assert "bad.pod" in done.stderr and "Traceback" not in done.stderr
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if not path.is_dir())
+    assert found == ["good.service", "good.socket", "sockets.target.wants/good.socket"]
+
+
+def test_earlier_directories_hide_later_ones(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, names in ((first, "ab"), (second, "abc")):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.pod").touch()
+    (first / "b.pod").unlink()
+    (first / "b.pod").symlink_to("/dev/null")
+    (second / "readme").touch()
+    assert host.pod_files([str(first), str(second), str(tmp_path / "none")]) == [f"{first}/a.pod", f"{second}/c.pod"]
+
+
+def test_what_is_installed_is_removed_again(tmp_path: Path) -> None:
+    done = pyrun("systemd", "install", "--destdir", tmp_path)
+    made = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert (done.returncode, sorted(done.stdout.split())) == (0, sorted(map(str, made)))
+    generator = next(path for path in made if "generator" in str(path))
+    assert os.access(generator, os.X_OK)
+    assert subprocess.run(["sh", "-n", generator]).returncode == 0
+    assert pyrun("systemd", "remove", "--destdir", tmp_path).returncode == 0
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,0 +1,97 @@
+"""Pods that systemd boots from files: generator, notification, restart, socket activation, journal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, Pyrun
+
+POD = Path("/etc/pyrun/pods.d/web.pod")
+SOCKET = "/run/web-test.sock"
+
+
+def systemctl(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True, timeout=180)
+
+
+def show(name: str, unit: str = "web.service") -> str:
+    return systemctl("show", unit, f"--property={name}", "--value").stdout.strip()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, systemctl("status", "web.service").stdout
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def boot(shared: Pyrun) -> Iterator[Callable[[str], None]]:
+    """Writes the file of a pod and lets systemd take note of it, with pyrun's generator in place."""
+    shared.report()  # imports the image
+
+    def write(text: str) -> None:
+        POD.parent.mkdir(parents=True, exist_ok=True)
+        POD.write_text(f"[Pod]\nImage={shared.probe_image}\n{text}\n[Service]\nRestartSec=100ms\n")
+        shared("systemd", "install", code=0)
+        assert systemctl("daemon-reload").returncode == 0
+
+    yield write
+    systemctl("stop", "web.socket", "web.service")
+    systemctl("reset-failed", "web.service")
+    POD.unlink()
+    shared("systemd", "remove", code=0)
+    systemctl("daemon-reload")
+
+
+def test_a_pod_from_a_file_is_a_service(boot: Callable[[str], None]) -> None:
+    """Started means that the app runs; its lines are the unit's; a failure starts it again; stop ends it in time."""
+    boot("Exec=/probe sleep 0")
+    assert show("SourcePath") == str(POD)
+    assert "multi-user.target" in show("WantedBy")
+    done = systemctl("start", "web.service")
+    assert done.returncode == 0, done.stderr + systemctl("status", "web.service").stdout
+    assert (show("ActiveState"), show("Type")) == ("active", "notify")
+    main = int(show("MainPID"))
+    wait_for(lambda: "ready" in subprocess.run(["journalctl", "-u", "web.service", "-o", "cat"], capture_output=True, text=True).stdout)
+    os.kill(main, signal.SIGKILL)
+    wait_for(lambda: show("NRestarts") == "1" and show("ActiveState") == "active")
+    assert int(show("MainPID")) != main
+    begin = time.monotonic()
+    assert systemctl("stop", "web.service").returncode == 0
+    assert time.monotonic() - begin < 25, "the app heard of it"
+    assert show("Result") == "success"
+    assert not Path("/sys/fs/cgroup/system.slice/web.service").exists()
+
+
+def test_the_first_connection_starts_it(boot: Callable[[str], None]) -> None:
+    boot(f"Exec=/probe serve\n[Socket]\nListenStream={SOCKET}")
+    assert systemctl("start", "web.socket").returncode == 0
+    assert show("ActiveState") == "inactive"
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(120)
+        caller.connect(SOCKET)
+        with caller.makefile() as file:
+            assert file.read().splitlines() == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=web.socket"]
+
+
+def test_a_readiness_that_the_app_tells_is_awaited(boot: Callable[[str], None]) -> None:
+    boot('Notify=app\nExec=/probe notify "STATUS=warm" "MAINPID=1" "READY=1"')
+    assert systemctl("start", "web.service").returncode == 0
+    assert (show("ActiveState"), show("StatusText")) == ("active", "warm")
+    assert show("MainPID") != "1"
+
+
+def test_systemd_finds_nothing_wrong_with_a_generated_unit(shared: Pyrun, tmp_path: Path) -> None:
+    shared("generate", "systemd", "--unit", "made", "--into", tmp_path, str(shared.probe_image), code=0)
+    done = subprocess.run(["systemd-analyze", "verify", tmp_path / "made.service"], capture_output=True, text=True, timeout=180)
+    complaints = [line for line in done.stderr.splitlines() if "made.service" in line and "man pyrun" not in line]
+    assert complaints == [], done.stderr  # its exit code also tells that the manual pages are not installed
+    assert str(COMMAND) in (tmp_path / "made.service").read_text()
