@@ -18,8 +18,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from pyrun import native
-from pyrun.errors import DigestError, ImageError, PyrunError, SignatureError, UsageError
-from pyrun.images import commit, implied, worker
+from pyrun.errors import DigestError, ImageError, PyrunError
+from pyrun.images import commit, implied, trust, worker
 from pyrun.images.docker_archive import read_docker_archive
 from pyrun.images.importer import explain, open_image, settle
 from pyrun.images.limits import Limits
@@ -29,11 +29,19 @@ from pyrun.images.parents import BENEATH, DIRECTORY
 from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging, open_dir, write_file
 from pyrun.images.store import Image, Store
+from pyrun.images.trust import vouching
+from pyrun.images.trust.collect import from_layout
+from pyrun.images.trust.gate import Gate
+from pyrun.images.trust.identity import parse as parse_identity
+from pyrun.images.trust.policyfile import Subject
 from pyrun.images.unpack import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyrun.images.resolve import Reference
+    from pyrun.images.trust.evidence import Collection
 
 __all__ = ["import_layered", "import_tree", "normal_name", "recognise"]
 
@@ -57,26 +65,20 @@ def recognise(store: Store, path: str) -> str:
             return "aci"  # whose reader says what is wrong
 
 
-def import_layered(
-    store: Store, reference: Reference, *, kind: str = "", signature: str | None = None, allow_unsigned: bool = False
-) -> Image:
+def import_layered(store: Store, reference: Reference, gate: Gate, *, kind: str = "") -> Image:
     """The stored image of an OCI layout, an archive of one, or a Docker archive, imported unless that was done before.
 
-    `kind` says what a plain file was recognised as.  SignatureError unless `allow_unsigned`: such images cannot be
-    signed yet.  ManifestError, DigestError, ArchiveError, another ImageError, or StateError for the store; nothing is
-    left behind.
+    `kind` says what a plain file was recognised as.  SignatureError when `gate` does not accept it, ManifestError,
+    DigestError, ArchiveError, another ImageError, or StateError for the store; nothing is left behind.
     """
-    if signature is not None:
-        raise UsageError(
-            "import", reference.text, "--signature is for .aci files", hint="leave it out; accept it: --insecure-options=image"
-        )
-    if not allow_unsigned:
-        hint = "accept this one: --insecure-options=image"
-        raise SignatureError("import", reference.text, "an OCI or Docker image, whose signature cannot be checked yet", hint=hint)
     known = store.find_import(reference.path, reference.variant)
-    if known is not None:
+    if known is not None and gate.lets(known):
         return known
-    work = _Import(store, reference, kind or (reference.kind if reference.kind != "file" else "oci"))
+    kind = kind or (reference.kind if reference.kind != "file" else "oci")
+    asked = parse_identity(reference.ref) if kind == "docker-archive" and reference.ref else None
+    subject = Subject(kind, trust.place(reference.path), asked, reference.text)
+    gate.begin(subject)
+    work = _Import(store, reference, kind, gate, subject, lambda tree, into: from_layout(tree, subject, into))
     try:
         return work.run()
     except OSError as error:
@@ -87,12 +89,15 @@ def import_layered(
         raise explain(store, reference.path, error) from error
 
 
-def import_tree(store: Store, staging: Staging, tree: Tree, reference: Reference) -> Image:
+def import_tree(
+    store: Store, staging: Staging, tree: Tree, reference: Reference, gate: Gate, subject: Subject, gather: Callable[[Collection], None]
+) -> Image:
     """The stored image of a private layout in `staging`, whose parts may come only when they are opened.
 
-    The caller holds the store's lock.  Raises as `import_layered`, what opening raises, and OSError.
+    The caller holds the store's lock.  `gather` brings its signatures.  Raises as `import_layered`, what opening raises,
+    and OSError.
     """
-    return _Import(store, reference, reference.kind).bring(staging, tree)
+    return _Import(store, reference, reference.kind, gate, subject, lambda _, into: gather(into)).bring(staging, tree)
 
 
 def normal_name(text: str) -> tuple[str, str]:
@@ -107,9 +112,14 @@ def normal_name(text: str) -> tuple[str, str]:
 class _Import:
     """One import."""
 
-    __slots__ = ("kind", "limits", "reference", "store")
+    __slots__ = ("gate", "gather", "kind", "limits", "reference", "store", "subject")
 
-    def __init__(self, store: Store, reference: Reference, kind: str) -> None:
+    def __init__(
+        self, store: Store, reference: Reference, kind: str, gate: Gate, subject: Subject, gather: Callable[[Tree, Collection], None]
+    ) -> None:
+        self.gate = gate
+        self.subject = subject
+        self.gather = gather
         self.store = store
         self.reference = reference
         self.kind = kind
@@ -173,9 +183,12 @@ class _Import:
         """The image of a directory, in the store."""
         found = self.read(tree)
         store = self.store
+        self.subject.documents[:] = [found.manifest_bytes, *(one for one in self.subject.documents if one != found.manifest_bytes)]
+        verdict = self.gate.judge(self.subject, lambda into: self.gather(tree, into))
+        naming = vouching.Naming(store, self.subject, verdict, found.manifest_digest, *normal_name(found.name or self.stem()))
         known = commit.existing(store, found.manifest_digest)
         if known is not None and store.has_layers(known) and all(os.path.exists(store.blob_path(b)) for b in (known.blob, *known.blobs)):
-            return known
+            return vouching.renew(store, staging, known, naming, self.gate)
         made = {pair for image in store.images() for pair in self.pairs(image)}
         todo: dict[tuple[str, str], Layer] = {}
         for layer in found.layers:
@@ -190,7 +203,7 @@ class _Import:
                 tree.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return self.commit(staging, found, list(todo.values()))
+        return self.commit(staging, found, list(todo.values()), naming)
 
     def pairs(self, image: Image) -> list[tuple[str, str]]:
         """Blobs of a stored image with the DiffIDs that were found in them, where both are still there."""
@@ -203,7 +216,7 @@ class _Import:
             if os.path.exists(self.store.blob_path(blob)) and os.path.exists(f"{self.store.layer_path(diff_id)}/complete")
         ]
 
-    def commit(self, staging: Staging, found: Found, unpacked: list[Layer]) -> Image:
+    def commit(self, staging: Staging, found: Found, unpacked: list[Layer], naming: vouching.Naming) -> Image:
         """Moves everything into the store, the record last.  What a failure leaves no record names: `gc` removes it."""
         store = self.store
         write_file(f"{staging.path}/manifest", found.manifest_bytes)
@@ -215,8 +228,7 @@ class _Import:
         for number, layer in enumerate(unpacked):
             with commit.id_lock(store, layer.diff_id):
                 commit.commit_layer(store, staging, None, layer.diff_id, f"layer-{number}")
-        name, version = normal_name(found.name or self.stem())
-        labels = ({"version": version} if version else {}) | platform_labels(found.config)
+        labels = ({"version": naming.version} if naming.version else {}) | platform_labels(found.config)
         diff_ids = [layer.diff_id for layer in found.layers]
         parts = [found.config_digest, *(layer.digest for layer in found.layers)]
         layers = implied.with_parents(store, staging, self.stack(diff_ids))
@@ -224,17 +236,20 @@ class _Import:
             {
                 "id": found.manifest_digest,
                 "kind": "oci",
-                "name": name,
+                "name": naming.name,
                 "labels": labels,
                 "layers": layers,
                 "blob": found.manifest_digest,
                 "blobs": parts,
                 "size": self.size({found.manifest_digest, *parts}, layers),
                 "imported": time.time_ns(),
-                "signature": None,
-                "manifest": {**app_manifest(found.config, name, labels), "diffIDs": diff_ids},
+                "signature": naming.signature,
+                "origin": naming.origin,
+                "judged": naming.verdict.files or None,
+                "manifest": {**app_manifest(found.config, naming.name, labels), "diffIDs": diff_ids},
             }
         )
+        naming.keep_evidence(staging, image.blob)
         with commit.id_lock(store, image.id), commit.Undo(staging) as undo:
             commit.commit_record(store, staging, undo, image)
         return image

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import NotFoundError, SignatureError, UsageError
+from pyrun.errors import NotFoundError, SignatureError, TrustError, UsageError
+from pyrun.images import trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pyrun.images.importer import Bring
     from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image, Store
+    from pyrun.images.trust.gate import Gate
 
     Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive", "registry", "url", "discovery"]
 
@@ -90,27 +92,30 @@ def find(
     signature: str | None = None,
     unsigned: bool = False,
     policy: str = "new",
+    trust_policy: str = "",
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
 ) -> Image:
     """The image that a reference means, fetched first as the `policy` says; SignatureError unless it is trusted today or `unsigned`.
 
-    NotFoundError when there is none or it may not be fetched; else as `fetch`.
+    `trust_policy` is the path of a containers policy to obey in place of the store's own.  NotFoundError when there is none or
+    it may not be fetched; else as `fetch`.
     """
     reference = parse(text)
     image: Image | None = None
     if reference.kind == "name":
         image, reference = _named(store, reference, policy)
     if image is None:
-        image = _known(store, reference) if signature is None and (policy != "update" or reference.kind not in _REMOTE) else None
-        if image is not None and not unsigned and not _trusted(store, image):
+        if signature is None and (policy != "update" or reference.kind not in _REMOTE):
+            image = _known(store, reference, unsigned, trust_policy)
+        if image is not None and not unsigned and not _trusted(store, image, trust_policy):
             image = None  # a signature or a key may have come later
         if image is None and policy == "never":
             raise NotFoundError("find image", text, "not in the store yet", hint=f"fetch it first: pyrun fetch {text}")
         if image is None:
-            image = fetch(store, reference, signature=signature, unsigned=unsigned, http=http, progress=progress)
+            image = fetch(store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, http=http, progress=progress)
     if not unsigned:
-        store.require_trusted(image)
+        store.require_trusted(image, policy=trust_policy)
     return image
 
 
@@ -120,6 +125,7 @@ def fetch(
     *,
     signature: str | None = None,
     unsigned: bool = False,
+    trust_policy: str = "",
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
 ) -> Image:
@@ -136,30 +142,31 @@ def fetch(
     if reference.kind == "registry":
         from pyrun.images.registry.pull import pull
 
-        if signature is not None:
-            hint = "leave it out; accept the image: --insecure-options=image"
-            raise UsageError("fetch", reference.text, "--signature is for .aci files", hint=hint)
+        gate = _gate(store, signature, unsigned, trust_policy)
         if progress is None:
-            return pull(store, reference.text, unsigned=unsigned, http=http)
+            return pull(store, reference.text, gate, http=http)
         with progress() as line:
-            return pull(store, reference.text, unsigned=unsigned, http=http, progress=line)
+            return pull(store, reference.text, gate, http=http, progress=line)
     path = reference.path or reference.text
     if reference.kind in _SCHEMES or os.path.isdir(path):
         from pyrun.images.layered import import_layered
 
-        return import_layered(store, reference, signature=signature, allow_unsigned=unsigned)
-    if unsigned and signature is None and not path.endswith(".aci") and os.path.isfile(path) and not os.path.lexists(path + ".asc"):
-        known = store.find_import(path)
+        return import_layered(store, reference, _gate(store, signature, unsigned, trust_policy))
+    accepted = unsigned or trust.accepts_unsigned(store.root, trust.place(path)) is not None
+    may_look = bool(accepted or trust_policy or signature or os.path.lexists(trust.policy_path(store.root)))
+    detached = _is_detached(signature or path + ".asc")
+    if may_look and not detached and not path.endswith(".aci") and os.path.isfile(path):
+        known = store.find_import(path) if unsigned and signature is None else None
         if known is not None:
             return known
         from pyrun.images import layered
 
         kind = layered.recognise(store, path)
         if kind != "aci":
-            return layered.import_layered(store, reference, kind=kind, allow_unsigned=True)
+            return layered.import_layered(store, reference, _gate(store, signature, unsigned, trust_policy), kind=kind)
     from pyrun.images.importer import import_file
 
-    return import_file(store, path, signature_path=signature, allow_unsigned=unsigned, bring=_bringer(store, unsigned, http, progress))
+    return import_file(store, path, signature_path=signature, allow_unsigned=accepted, bring=_bringer(store, unsigned, http, progress))
 
 
 def _bringer(
@@ -192,6 +199,21 @@ def _ask_web(
     if reference.kind == "url":
         return fetcher.url(reference.text, signature, reference.ref or None)
     return fetcher.name(parse_name(reference.text), signature)
+
+
+def _is_detached(path: str) -> bool:
+    """Whether a file is a detached signature, as App Container Images have them; then nobody looks into the image before."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).lstrip().startswith(b"-----BEGIN PGP SIGNATURE-----")
+    except OSError:
+        return False
+
+
+def _gate(store: Store, signature: str | None, unsigned: bool, policy: str) -> Gate:
+    from pyrun.images.trust.gate import Gate
+
+    return Gate(store, unsigned=unsigned, policy=policy, signature=signature)
 
 
 def elsewhere(text: str) -> Reference | None:
@@ -237,7 +259,7 @@ def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | Non
     return None, other
 
 
-def _known(store: Store, reference: Reference) -> Image | None:
+def _known(store: Store, reference: Reference, unsigned: bool, trust_policy: str) -> Image | None:
     """The stored image of a file that was imported before, of a URL, or of a name or digest in a registry."""
     if reference.kind == "discovery":
         return None  # the store was asked for that name
@@ -251,13 +273,18 @@ def _known(store: Store, reference: Reference) -> Image | None:
     from pyrun.images.pulled import recall
     from pyrun.images.registry.reference import parse as parse_registry
 
-    known = recall(store, parse_registry(reference.text))
-    return known[0] if known is not None else None
+    wanted = parse_registry(reference.text)
+    known = recall(store, wanted)
+    if known is None or unsigned or wanted.meant_by(known[0].origin):
+        return known[0] if known is not None else None
+    from pyrun.images.trust.gate import fits
+
+    return known[0] if fits(store, known[0], wanted, trust_policy) else None
 
 
-def _trusted(store: Store, image: Image) -> bool:
+def _trusted(store: Store, image: Image, policy: str) -> bool:
     try:
-        store.require_trusted(image)
-    except SignatureError:
+        store.require_trusted(image, policy=policy)
+    except (SignatureError, TrustError):
         return False
     return True

@@ -34,9 +34,13 @@ class Image:
 
     `blob` is what was shipped, for an image in several parts its manifest; `blobs` are the other parts: of an OCI image
     the configuration, then the layers, bottom first.  `size` is in bytes, `imported` in nanoseconds since 1970.
+    Of an OCI image, `origin` says where it came from (transport, place, name; see `trust.gate`), and `judged`, if a policy
+    decided about it, what that and its key files were known by then.
     """
 
-    __slots__ = ("blob", "blobs", "id", "imported", "kind", "labels", "layers", "manifest", "name", "needs", "signature", "size")
+    __slots__ = (
+        "blob", "blobs", "id", "imported", "judged", "kind", "labels", "layers", "manifest", "name", "needs", "origin", "signature", "size",
+    )  # fmt: skip
 
     def __init__(self, record: dict[str, object]) -> None:
         """Takes a parsed record; ValueError names the member that is not as it should be."""
@@ -62,6 +66,10 @@ class Image:
         self.signature = None if record.get("signature") is None else _texts(record, "signature")
         if self.signature is not None and not {"fingerprint", "prefix"} <= self.signature.keys():
             raise ValueError("signature")
+        self.origin = None if record.get("origin") is None else _texts(record, "origin")
+        if self.origin is not None and not {"transport", "place", "name"} <= self.origin.keys():
+            raise ValueError("origin")
+        self.judged = None if record.get("judged") is None else _texts(record, "judged")
         manifest = record.get("manifest")
         if not isinstance(manifest, dict):
             raise ValueError("manifest")
@@ -69,7 +77,11 @@ class Image:
 
     def record(self) -> dict[str, object]:
         """The record that describes this image, ready for JSON."""
-        parts = {"blobs": self.blobs} if self.blobs else {}
+        parts: dict[str, object] = {"blobs": self.blobs} if self.blobs else {}
+        if self.origin is not None:
+            parts["origin"] = self.origin
+        if self.judged is not None:
+            parts["judged"] = self.judged
         return {
             "id": self.id,
             "kind": self.kind,
@@ -225,18 +237,44 @@ class Store:
             return None
         return image if self.has_layers(image) else None
 
-    def require_trusted(self, image: Image, system: str = "") -> None:
-        """Raises SignatureError unless the image was imported with a signature whose key is trusted for its name today."""
+    def require_trusted(self, image: Image, system: str = "", policy: str = "") -> None:
+        """Raises SignatureError unless the image is trusted today.
+
+        That is, it was imported with a signature whose key is trusted for its name, or from where unsigned images are
+        accepted.  About an OCI or Docker image the containers policy decides instead, where there is one.
+        """
+        own = trust.policy_path(self.root)
+        if image.kind == "oci" and (policy or os.path.lexists(own)):
+            self._require_by_policy(image, os.path.abspath(policy) if policy else own, system)
+            return
+        place = image.origin["place"] if image.origin is not None else ""
         if image.signature is None:
-            raise SignatureError(
-                "use image",
-                image.name,
-                "it was imported without a signature",
-                hint="sign the file (gpg --armor --detach-sign FILE) and fetch it again, or accept it once with --insecure-options=image",
-            )
-        trust.require(self.root, image.name, image.signature["fingerprint"], image.signature["prefix"], system)
+            if place and trust.accepts_unsigned(self.root, place, system) is not None:
+                return
+            hint = "sign the file (gpg --armor --detach-sign FILE) and fetch it again, or accept it once with --insecure-options=image"
+            if place:
+                hint = f"fetch it again once its signer is trusted, accept unsigned images from there (pyrun trust --unsigned {place})"
+                hint += ", or this one: --insecure-options=image"
+            raise SignatureError("use image", image.name, "it was imported without a signature", hint=hint)
+        name = place if image.origin is not None and image.origin["transport"] == "docker" else image.name
+        trust.require(self.root, name, image.signature["fingerprint"], image.signature["prefix"], system)
         for need in image.needs:
             self.require_trusted(self.load(need), system)
+
+    def _require_by_policy(self, image: Image, policy: str, system: str) -> None:
+        """The verdict of the import, if the policy and its keys are the files that they were then, else a new one."""
+        if image.judged is not None and policy in image.judged:
+            for path, then in image.judged.items():
+                try:
+                    if file_key(os.stat(path)) != then:
+                        break
+                except OSError:
+                    break
+            else:
+                return
+        from pyrun.images.trust.gate import rejudge
+
+        rejudge(self, image, policy, system)
 
     def _by_prefix(self, ref: str) -> list[str]:
         algorithm, dash, digits = ref.partition("-")
@@ -279,7 +317,9 @@ class Store:
                 image = self.load(image_id)
             except (NotFoundError, StateError):
                 continue  # a reference outlived its record: `gc` removes it
-            if image.name != name or any(image.labels.get(label) != value for label, value in wanted.items()):
+            if image.name != name or (image.origin is not None and image.origin.get("named") == "no"):
+                continue  # an archive may not take a name that another image has
+            if any(image.labels.get(label) != value for label, value in wanted.items()):
                 continue
             if best is None or (image.imported, image.id) > (best.imported, best.id):
                 best = image

@@ -8,6 +8,7 @@ import os
 from pyrun.errors import PyrunError, StateError
 from pyrun.images import fastjson, tree
 from pyrun.images.store import Image, Store
+from pyrun.images.trust.gate import rejudge
 from pyrun.images.trust.keyring import Keyring
 
 __all__ = ["verify_image"]
@@ -61,16 +62,19 @@ def _blob(store: Store, image: Image, digest: str, keyring: Keyring) -> list[str
                 hasher.update(piece)
             if hasher.hexdigest() != expected:
                 return [f"blob {path}: its digest is {algorithm}-{hasher.hexdigest()}"]
-            return _signature(image, f"{path}.asc", blob.fileno(), keyring) if digest == image.blob else []
+            return _signature(store, image, f"{path}.asc", blob.fileno(), keyring) if digest == image.blob else []
     except OSError as error:
         return [f"blob {path}: {os.strerror(error.errno or 0).lower()}"]
 
 
-def _signature(image: Image, path: str, data_fd: int, keyring: Keyring) -> list[str]:
+def _signature(store: Store, image: Image, path: str, data_fd: int, keyring: Keyring) -> list[str]:
     if image.signature is None:
         return []
     try:
-        keyring.verify(image.name, path, data_fd)
+        if image.kind == "oci":
+            rejudge(store, image, system=keyring.system)
+        else:
+            keyring.verify(image.name, path, data_fd)
     except PyrunError as error:
         return [f"signature: {error.reason or error}"]
     return []

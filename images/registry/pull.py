@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection
 from typing import Any, Protocol
 
-from pyrun.errors import ImageError, ManifestError, PyrunError, SignatureError
+from pyrun.errors import ImageError, ManifestError, PyrunError
 from pyrun.images import commit, strictjson
 from pyrun.images.importer import explain
 from pyrun.images.layered import import_tree, normal_name
@@ -33,6 +33,8 @@ from pyrun.images.registry.transport import UnreachableError
 from pyrun.images.resolve import Reference
 from pyrun.images.staging import Staging, write_file
 from pyrun.images.store import Image, Store, is_digest
+from pyrun.images.trust.collect import Gathering
+from pyrun.images.trust.gate import Gate, registry_subject
 
 __all__ = ["Progress", "RemoteTree", "pull"]
 
@@ -53,32 +55,31 @@ class Progress(Protocol):
         """The blob is complete."""
 
 
-def pull(
-    store: Store, text: str, *, unsigned: bool = False, http: Collection[str] = (), progress: Progress | None = None, **client: Any
-) -> Image:
+def pull(store: Store, text: str, gate: Gate, *, http: Collection[str] = (), progress: Progress | None = None, **client: Any) -> Image:
     """The image that a reference means in its registry now, stored; what the store has of it is not downloaded.
 
-    `http` names registries that may be asked over plain http, see `Endpoints`.  SignatureError unless `unsigned`, before
-    anything is asked: what comes from registries cannot be signed yet.  UsageError for the reference, ImageError and its
-    kin for everything that the registry does, StateError for the store; nothing is left behind.  `client` goes to `Endpoints`.
+    `http` names registries that may be asked over plain http, see `Endpoints`.  SignatureError when `gate` does not accept
+    the image, before anything is asked where that is clear before.  UsageError for the reference, ImageError and its kin for
+    everything that the registry does, StateError for the store; nothing is left behind.  `client` goes to `Endpoints`.
     """
     reference = parse(text)
-    if not unsigned:
-        hint = "accept this one: --insecure-options=image"
-        raise SignatureError("fetch", str(reference), "an image from a registry, whose signature cannot be checked yet", hint=hint)
+    subject = registry_subject(reference)
+    gate.begin(subject)
     store.ensure()
     began = time.time_ns()
     try:
         with store.lock(exclusive=False), Endpoints(reference, http=http, **client) as asked:
             known = recall(store, reference)
-            if known is not None and asked.first(lambda one: _digest_now(one) == known[1]):
+            if known is not None and asked.first(lambda one: _digest_now(one) == known[1]) and gate.lets(known[0], reference):
                 return known[0]
             with Staging(store.root, "pull") as staging:
                 tree = RemoteTree(asked, store, staging, progress)
                 try:
                     digest = tree.resolve()
+                    subject.documents.append(tree.document(digest))
                     with commit.fetch_lock(store, digest):
-                        image = import_tree(store, staging, tree, Reference(text, "registry"))
+                        gather = Gathering(asked, subject, gate)
+                        image = import_tree(store, staging, tree, Reference(text, "registry"), gate, subject, gather)
                 finally:
                     tree.close()
                 if image.imported < began and (image.name, image.labels.get("version", "")) == normal_name(reference.full_name):
@@ -174,6 +175,10 @@ class RemoteTree(Tree):
         write_file(f"{self.path}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         write_file(f"{self.path}/index.json", json.dumps(index).encode())
         return digest
+
+    def document(self, digest: str) -> bytes:
+        """The manifest or index of a digest."""
+        return self.read(f"blobs/{digest.replace('-', '/', 1)}", MAX_MANIFEST)
 
     def open(self, path: str) -> int:
         """A descriptor of a file of the layout, brought first where it is a blob that is not here."""

@@ -63,6 +63,12 @@ class RegistryReference:
         """The name in the store with the tag, where there is one."""
         return f"{self.name}:{self.tag}" if self.tag else self.name
 
+    def meant_by(self, origin: dict[str, str] | None) -> bool:
+        """Whether the origin of a stored image is this reference, so that the verdict then is the one on it."""
+        if origin is None or origin["transport"] != "docker" or origin["place"] != self.name:
+            return False
+        return not self.tag or origin["name"] == self.full_name
+
     def __str__(self) -> str:
         return self.full_name + (f"@{self.digest.replace('-', ':', 1)}" if self.digest else "")
 

@@ -229,7 +229,7 @@ class Transport:
     def __init__(self, home: Url, patience: Patience, certs_dirs: tuple[str, ...] = CERTS_DIRS, near: bool | None = None) -> None:
         self.home = home
         self.patience = patience
-        self._certs_dirs = certs_dirs
+        self.certs_dirs = certs_dirs
         self._pools: dict[tuple[str, str, int], urllib3.HTTPConnectionPool] = {}
         self._lock = threading.Lock()
         self._named = near is None
@@ -283,7 +283,7 @@ class Transport:
                 if url.scheme == "http":
                     pool = _Pool(host, url.port, maxsize=4)
                 else:
-                    pool = _SecurePool(host, url.port, maxsize=4, ssl_context=context(url, self._certs_dirs))
+                    pool = _SecurePool(host, url.port, maxsize=4, ssl_context=context(url, self.certs_dirs))
                 self._pools[url.origin] = pool
             return pool
 

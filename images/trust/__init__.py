@@ -19,9 +19,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.images.trust.keyring import KeyInfo, Keyring, TrustedKey, Verdict
 
-__all__ = ["KeyInfo", "Keyring", "TrustedKey", "Verdict", "find_key", "quote", "require", "scope_dir", "scopes_of", "unquote"]
+__all__ = [
+    "KeyInfo",
+    "Keyring",
+    "TrustedKey",
+    "Verdict",
+    "accepts_unsigned",
+    "find_key",
+    "place",
+    "policy_path",
+    "quote",
+    "require",
+    "scope_dir",
+    "scopes_of",
+    "unquote",
+]
 
 SYSTEM_DIR = "/usr/lib/pyrun/trust"
+UNSIGNED = "unsigned"  # in place of a fingerprint: images of this scope need no signature
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _LONGEST = 200  # leaves room below NAME_MAX for a suffix
@@ -69,12 +84,17 @@ def unquote(quoted: str) -> str:
 def scopes_of(image_name: str) -> list[str]:
     """The scopes that apply to an image: "" (all images), then each prefix of its name that ends where a path segment ends."""
     scopes = [""]
-    end = image_name.find("/")
+    end = image_name.find("/", 1)  # an absolute path, from where unsigned images may come, begins with one
     while end >= 0:
         scopes.append(image_name[:end])
         end = image_name.find("/", end + 1)
     scopes.append(image_name)
     return scopes
+
+
+def is_shortened(name: str) -> bool:
+    """Whether `quote` cannot be reversed for a name."""
+    return "%~" in quote(name)
 
 
 def scope_dir(base: str, prefix: str) -> str:
@@ -96,6 +116,35 @@ def find_key(root: str, prefix: str, fingerprint: str, system: str = "") -> str 
         check_owner(path, info)
         return path if info.st_size else None
     return None
+
+
+def accepts_unsigned(root: str, origin: str, system: str = "") -> str | None:
+    """Path of the mark that accepts unsigned images of an origin, a name in a registry or an absolute path; None without.
+
+    A key of a narrower scope than the mark's takes it back: there, images are signed.  Raises `TrustError` as `find_key`.
+    """
+    for prefix in reversed(scopes_of(origin)[1:]):
+        mark = find_key(root, prefix, UNSIGNED, system)
+        if mark is not None:
+            return mark
+        for base in (f"{root}/trust", system or SYSTEM_DIR):
+            try:
+                names = os.listdir(scope_dir(base, prefix))
+            except OSError:
+                continue
+            if any(name != UNSIGNED and find_key(root, prefix, name, system) for name in names):
+                return None
+    return None
+
+
+def place(path: str) -> str:
+    """What a file or directory is known as where images come from: its absolute path without links."""
+    return os.path.realpath(path)
+
+
+def policy_path(root: str) -> str:
+    """Where the containers policy lies that decides about OCI and Docker images in place of the keys, if there is one."""
+    return f"{root}/trust/policy.json"
 
 
 def check_owner(path: str, info: os.stat_result) -> None:

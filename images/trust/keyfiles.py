@@ -7,6 +7,7 @@ import stat
 
 from pyrun.errors import SignatureError, TrustError
 from pyrun.images import trust
+from pyrun.images.store import is_digest
 from pyrun.images.trust import armour
 from pyrun.images.types import is_identifier
 
@@ -24,21 +25,45 @@ def check_prefix(prefix: str | None) -> str:
     if prefix is None:
         return ""
     plain = prefix[:-1] if prefix.endswith("/") else prefix
-    if not is_identifier(plain) or len(plain) > _MAX_PREFIX:
+    if not (is_identifier(plain) or _is_registry(plain)) or len(plain) > _MAX_PREFIX:
         raise TrustError(
             "trust key for", prefix, "no image's name begins like that", hint="as in example.com/team: lower case, no scheme, no version"
         )
     return plain
 
 
+def _is_registry(text: str) -> bool:
+    """Whether it is a registry, with a port if need be, or a repository there."""
+    from pyrun.images.trust.identity import parse
+
+    found = parse(text if "/" in text else f"{text}/x")
+    return found is not None and found.is_bare and found.name == (text if "/" in text else f"{text}/x")
+
+
+def check_origin(origin: str) -> str:
+    """Where images may come from unsigned: a name in a registry, or an absolute path; TrustError for anything else."""
+    if origin.startswith("/"):
+        plain = os.path.realpath(origin)
+        if plain == "/" or trust.is_shortened(plain):
+            hint = "name the directory or file that the images are in"
+            raise TrustError("accept", origin, "that is everything" if plain == "/" else "too long a path", hint=hint)
+        return plain
+    return check_prefix(origin.removeprefix("docker://"))
+
+
+def is_entry(name: str) -> bool:
+    """Whether a file of a trust tree is named as it should be: by a fingerprint of either kind, or as the mark of an origin."""
+    return is_fingerprint(name) or name == trust.UNSIGNED or (name.startswith("sha256-") and is_digest(name))
+
+
 def is_fingerprint(text: str) -> bool:
-    """Whether `text` is a full fingerprint as file names and records spell it."""
+    """Whether `text` is a full fingerprint of OpenPGP as file names and records spell it."""
     return len(text) in (40, 64) and frozenset("0123456789ABCDEF").issuperset(text)
 
 
 def normal_fingerprint(text: str) -> str:
     """A fingerprint or long key id typed by a person: no blanks, no 0x, upper case; TrustError when it is too short or not hex."""
-    plain = "".join(text.split()).upper().removeprefix("0X")
+    plain = "".join(text.split()).upper().removeprefix("0X").removeprefix("SHA256").lstrip("-:")
     if len(plain) < 16 or not frozenset("0123456789ABCDEF").issuperset(plain):
         raise TrustError("read fingerprint", text, "not 16 hex digits or more", hint=SEE_KEYS)
     return plain

@@ -14,19 +14,22 @@ from pyrun.errors import SignatureError, TrustError
 from pyrun.images import trust
 from pyrun.images.locks import MAKE_ROOM, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, write_file
-from pyrun.images.trust import armour, gpg, keyfiles
+from pyrun.images.trust import armour, gpg, keyfiles, openpgp, pem
 from pyrun.images.trust.gpg import KeyInfo
-from pyrun.images.trust.policy import complaint
+from pyrun.images.trust.openpgp import PublicKey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["KeyInfo", "Keyring", "TrustedKey", "Verdict"]
+__all__ = ["KeyInfo", "Keyring", "PublicKey", "TrustedKey", "Verdict"]
 
 
 class TrustedKey:
-    """One key file: `prefix` is its scope ("" for all images), `origin` "local" or "system"; a masked one counts for nothing."""
+    """One key file: `prefix` is its scope ("" for all images), `origin` "local" or "system"; a masked one counts for nothing.
+
+    Its `kind` is openpgp, pem, or unsigned: no key at all, but the place from where unsigned images are accepted.
+    """
 
     __slots__ = ("fingerprint", "masked", "origin", "path", "prefix")
 
@@ -36,6 +39,12 @@ class TrustedKey:
         self.origin = origin
         self.path = path
         self.masked = masked
+
+    @property
+    def kind(self) -> str:
+        if self.fingerprint == trust.UNSIGNED:
+            return "unsigned"
+        return "pem" if self.fingerprint.startswith("sha256-") else "openpgp"
 
 
 class Verdict:
@@ -57,11 +66,11 @@ class Keyring:
         self.root = os.path.abspath(root)
         self.system = system or trust.SYSTEM_DIR
 
-    def inspect(self, keyfile: str) -> KeyInfo:
+    def inspect(self, keyfile: str) -> PublicKey:
         """The one public key in a file; TrustError when it holds a secret key, several keys, none, or one that is no good."""
         return self._inspect(keyfiles.read_key(keyfile), keyfile)
 
-    def add(self, keyfile: str, prefix: str | None, *, expect: str = "") -> Sequence[KeyInfo]:
+    def add(self, keyfile: str, prefix: str | None, *, expect: str = "") -> Sequence[PublicKey]:
         """Trusts the key in a file for image names below `prefix`, None for all images; TrustError as `inspect`.
 
         With `expect`, only if the file still holds the key of that fingerprint, which somebody has looked at before.
@@ -86,20 +95,26 @@ class Keyring:
             key.masked = key.masked or (key.prefix, key.fingerprint) in known
         return [*local, *vendor]
 
-    def describe(self, key: TrustedKey) -> KeyInfo:
+    def describe(self, key: TrustedKey) -> PublicKey:
         """What a trusted key file holds; TrustError when it holds no key of its name."""
-        for info in gpg.show_keys(self.root, keyfiles.read_key(key.path, owned=True), key.path):
-            if info.fingerprint == key.fingerprint:
+        return self._describe(key.path, key.fingerprint)
+
+    def _describe(self, path: str, fingerprint: str) -> PublicKey:
+        data = keyfiles.read_key(path, owned=True)
+        found: Sequence[PublicKey] = [pem.load(data, path)] if pem.is_pem(data) else gpg.show_keys(self.root, data, path)
+        for info in found:
+            if info.fingerprint == fingerprint:
                 return info
-        raise TrustError("use key", key.path, "it holds no key of that fingerprint", hint="remove the file, then trust the key again")
+        raise TrustError("use key", path, "it holds no key of that fingerprint", hint="remove the file, then trust the key again")
 
     def remove(self, fingerprint: str, prefix: str | None = None) -> Sequence[TrustedKey]:
         """Stops trusting a key in one scope ("" for that of all images) or, with None, in every one; the entries that went.
 
         `fingerprint` may be its last 16 digits or more.  A vendor's key is masked by an empty file, since its tree is not ours.
         """
-        wanted = keyfiles.normal_fingerprint(fingerprint)
-        found = [key for key in self._active() if key.fingerprint.endswith(wanted) and prefix in (None, key.prefix)]
+        wanted = fingerprint if fingerprint == trust.UNSIGNED else keyfiles.normal_fingerprint(fingerprint)
+        active = [key for key in self._active() if prefix in (None, key.prefix)]
+        found = [key for key in active if key.fingerprint == wanted or key.fingerprint.upper().endswith(wanted)]
         if not found:
             scope = f" for {prefix}" if prefix else ""
             raise TrustError("remove key", fingerprint, f"not trusted{scope}", hint=keyfiles.SEE_KEYS)
@@ -121,24 +136,31 @@ class Keyring:
 
         Never empty: SignatureError says why no signature counts.  `what` names the signed file in errors.
         """
-        packets = keyfiles.read_signature(signature, what)
-        keys = self._active()
-        paths = {key.fingerprint: key.path for key in keys}
-        blocks = [keyfiles.dearmour(keyfiles.read_key(path, owned=True), path) for path in sorted({key.path for key in keys})]
-        reports = gpg.check(self.root, b"".join(blocks), packets, data_fd)
-        good: list[str] = []
-        problems: list[SignatureError] = []
-        for report in reports:
-            problem = self._problem(report, paths, what)
-            if problem is None:
-                good.append(report.fingerprint)
-            elif report.kind == "bad":
-                raise problem  # one that contradicts the data spoils the file, whatever stands beside it
-            else:
-                problems.append(problem)
-        if good:
-            return list(dict.fromkeys(good))
-        raise problems[0] if problems else SignatureError("verify signature of", what, "gpgv found no signature", hint=keyfiles.HOW_TO_SIGN)
+        return self.checker().signers(keyfiles.read_signature(signature, what), data_fd, what)
+
+    def checker(self) -> openpgp.Checker:
+        """What checks OpenPGP signatures with all keys that are trusted for anything."""
+        paths = {key.fingerprint: key.path for key in self._active() if key.kind == "openpgp"}
+        blocks = [keyfiles.dearmour(keyfiles.read_key(path, owned=True), path) for path in sorted(paths.values())]
+
+        def describe(fingerprint: str) -> PublicKey | None:
+            return self._describe(paths[fingerprint], fingerprint) if fingerprint in paths else None
+
+        return openpgp.Checker(self.root, b"".join(blocks), describe)
+
+    def pem_keys(self) -> Sequence[pem.PemKey]:
+        """The keys in PEM form that are trusted for anything; TrustError for damaged ones."""
+        paths = {key.fingerprint: key.path for key in self._active() if key.kind == "pem"}
+        found = [pem.load(keyfiles.read_key(path, owned=True), path) for path in paths.values()]
+        return [key for key in found if key.fingerprint in paths and not key.weakness()]
+
+    def accept_unsigned(self, origin: str) -> None:
+        """Accepts images of an origin without a signature: names in registries, or files below an absolute path; TrustError."""
+        directory = trust.scope_dir(f"{self.root}/trust", keyfiles.check_origin(origin))
+        try:
+            self._install(directory, trust.UNSIGNED, b"images from here need no signature\n")
+        except OSError as error:
+            raise TrustError("accept", origin, errno=error.errno or 0, hint=MAKE_ROOM) from None
 
     def judge(self, fingerprints: Sequence[str], image_name: str) -> Verdict:
         """The first of these keys that is trusted for a name; SignatureError says for what names they are trusted instead."""
@@ -155,7 +177,12 @@ class Keyring:
             hint=f"if that key may sign this image too: pyrun trust --prefix {image_name} KEYFILE",
         )
 
-    def _inspect(self, data: bytes, what: str) -> KeyInfo:
+    def _inspect(self, data: bytes, what: str) -> PublicKey:
+        if pem.is_pem(data):
+            key = pem.load(data, what)
+            if key.weakness():
+                raise TrustError("trust key", key.fingerprint, f"it is {key.weakness()}", hint="ask its owner for another one", origin=what)
+            return key
         if armour.is_armoured(data):
             data = keyfiles.dearmour(data, what)
         keys = gpg.show_keys(self.root, data, what)
@@ -200,7 +227,7 @@ class Keyring:
         found: list[TrustedKey] = []
         for prefix, directory in [("", f"{base}/root.d"), *_prefixes(f"{base}/prefix.d")]:
             for name in _listdir(directory):
-                if not keyfiles.is_fingerprint(name):
+                if not keyfiles.is_entry(name):
                     continue  # fail closed: what is not named by its fingerprint is not trusted
                 path = f"{directory}/{name}"
                 try:
@@ -210,20 +237,6 @@ class Keyring:
                 trust.check_owner(path, info)
                 found.append(TrustedKey(name, prefix, origin, path, not info.st_size))
         return found
-
-    def _problem(self, report: gpg.Report, paths: dict[str, str], what: str) -> SignatureError | None:
-        """Why a signature does not count; None when it does."""
-        text, hint = complaint(report)
-        if not text and report.fingerprint not in paths:
-            text = f"made by key {report.fingerprint}, which is not trusted"
-            hint = "if you trust its owner: pyrun trust --prefix NAME KEYFILE"
-        if not text:
-            key = TrustedKey(report.fingerprint, "", "", paths[report.fingerprint], False)
-            weakness = self.describe(key).weakness(report.signer)
-            if not weakness:
-                return None
-            text, hint = f"its key {report.fingerprint} is {weakness}", "ask for a signature by a current key"
-        return SignatureError("verify signature of", what, text, hint=hint)
 
 
 def _prefixes(directory: str) -> Sequence[tuple[str, str]]:

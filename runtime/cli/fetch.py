@@ -36,20 +36,24 @@ def run(args: Args) -> int:
             code = code or error.exit_code
             render(error, args.debug)
             continue
-        if image.signature is None and not args.quiet:
-            say(f"pyrun: note: {path} has no trusted signature; it will not run without --insecure-options=image", error=True)
+        if not args.quiet:
+            _tell(store, path, image, args.policy or "")
         say(image.id)
     return code
 
 
 def _fetch(args: Args, store: Store, text: str) -> Image:
     """The image that one argument means, fetched as --pull-policy says."""
-    unsigned, http, progress = "image" in args.insecure_options, plain_http(args), progress_of(args)
+    unsigned, http, progress, trust = "image" in args.insecure_options, plain_http(args), progress_of(args), args.policy or ""
     reference = resolve.parse(text)
     if args.pull_policy == "update" and reference.kind != "name":
-        return resolve.fetch(store, reference, signature=args.signature, unsigned=unsigned, http=http, progress=progress)
+        return resolve.fetch(
+            store, reference, signature=args.signature, unsigned=unsigned, trust_policy=trust, http=http, progress=progress
+        )
     policy = args.pull_policy
-    return resolve.find(store, text, signature=args.signature, unsigned=unsigned, policy=policy, http=http, progress=progress)
+    return resolve.find(
+        store, text, signature=args.signature, unsigned=unsigned, policy=policy, trust_policy=trust, http=http, progress=progress
+    )
 
 
 def _server(text: str) -> str:
@@ -64,3 +68,13 @@ def _server(text: str) -> str:
     from pyrun.images.web.names import is_discoverable
 
     return text.partition("/")[0] if reference.kind == "name" and is_discoverable(text) else ""
+
+
+def _tell(store: Store, path: str, image: Image, policy: str) -> None:
+    """What somebody should know who is going to run the image."""
+    try:
+        store.require_trusted(image, policy=policy)
+    except PyrunError:
+        say(f"pyrun: note: {path} has no trusted signature; it will not run without --insecure-options=image", error=True)
+    if image.origin is not None and image.origin.get("named") == "no":
+        say(f"pyrun: note: the name {image.name} stays with the image that has it; this one is {image.id[:19]}", error=True)

@@ -78,7 +78,8 @@ SIGNATURE: Option = (
     "path",
     "",
     "app Image",
-    "detached OpenPGP signature of the image, a file or URL (default: the image's own name or URL with .asc added)",
+    "signature of the image: of an .aci file or URL a detached one of OpenPGP (default: its own name with .asc added),"
+    " of OCI and Docker images a signed message as skopeo makes them, or a sigstore bundle",
 )
 ALLOW: Option = (
     "--insecure-options",
@@ -131,6 +132,14 @@ PULL_UPDATE: Option = (
     "fetch what a registry's tag or a URL has changed to (update, the default), only what is not stored (new), or never",
 )
 DESTDIR: Option = ("--destdir", "DIR", "path", "", "Output", "write below DIR, as for a package (default: the host itself)")
+POLICY: Option = (
+    "--policy",
+    "FILE",
+    "path",
+    "",
+    "Security",
+    "let the containers policy in FILE (as /etc/containers/policy.json) decide who may sign OCI and Docker images",
+)
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
 RUN: tuple[Option, ...] = (
@@ -215,6 +224,7 @@ RUN: tuple[Option, ...] = (
     ),
     *BACKGROUND,
     ALLOW,
+    POLICY,
     QUIET,
 )
 
@@ -268,17 +278,40 @@ VERBS: dict[str, Verb] = {
             ),
             ALLOW_HTTP,
             ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
-            ("--list", "", "flag", "", "Keys", "list the trusted keys"),
-            ("--remove", "FINGERPRINT", "str", "", "Keys", "stop trusting a key, everywhere or, with --prefix, for that name"),
+            (
+                "--unsigned",
+                "ORIGIN",
+                "str",
+                "",
+                "Keys",
+                "accept unsigned images of ORIGIN: a registry, a name there and those below it, or an absolute path",
+            ),
+            ("--policy", "FILE", "path", "", "Keys", "let a copy of the containers policy in FILE decide about OCI and Docker images"),
+            ("--list", "", "flag", "", "Keys", "list the trusted keys, and where unsigned images are accepted"),
+            (
+                "--remove",
+                "FINGERPRINT",
+                "str",
+                "",
+                "Keys",
+                "stop trusting a key, everywhere or, with --prefix, for that name; also `unsigned` and `policy`",
+            ),
             FORMAT_TABLE,
         ),
-        (("list", "remove"),),
+        (
+            ("list", "remove"),
+            ("list", "unsigned"),
+            ("list", "policy"),
+            ("remove", "unsigned"),
+            ("remove", "policy"),
+            ("unsigned", "policy"),
+        ),
         "show a public key and trust it to sign images",
     ),
     "fetch": (
         "fetch",
         "FILE...",
-        (PULL_UPDATE, SIGNATURE, ALLOW_FETCH, QUIET),
+        (PULL_UPDATE, SIGNATURE, ALLOW_FETCH, POLICY, QUIET),
         (),
         "verify images, local or on servers, and store them",
     ),

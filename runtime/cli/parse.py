@@ -95,6 +95,8 @@ class Args(PodArgs):
     yes: bool
     list: bool
     remove: Text
+    unsigned: Text
+    policy: Text
     format: str
     full: bool
     no_legend: bool

@@ -68,7 +68,9 @@ def run(args: Args) -> int:
 
 def _remember(args: Args, recipe: Recipe) -> None:
     """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part."""
-    if recipe.checks is None or args.pull_policy == "update" or args.set_env_file or args.uuid_file_save or args.signature or args.debug:
+    if recipe.checks is None or args.pull_policy == "update" or args.set_env_file or args.uuid_file_save or args.debug:
+        return
+    if args.signature or args.policy:
         return
     from pyrun import native
     from pyrun.pod.cache import save
@@ -115,6 +117,7 @@ def find_image(args: Args, store: Store) -> Image:
         signature=args.signature,
         unsigned="image" in args.insecure_options,
         policy=args.pull_policy,
+        trust_policy=args.policy or "",
         http=plain_http(args),
         progress=progress_of(args),
     )

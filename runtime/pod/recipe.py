@@ -149,16 +149,31 @@ def _repeatable(options: Options) -> bool:
     return not (options.inherit_env or options.insecure_options or options.tty or options.no_overlay)
 
 
+def _deciding(store: Store, image: Image) -> list[str] | None:
+    """The files by which an image is trusted; None where one that is not there yet could change that."""
+    tree = [store.root + "/trust"] if image.kind == "oci" else []  # where a policy would appear
+    if image.judged is not None:
+        return [*image.judged, *tree]
+    if image.signature is not None:
+        key = trust.find_key(store.root, image.signature["prefix"], image.signature["fingerprint"])
+    elif image.origin is not None:
+        key = trust.accepts_unsigned(store.root, image.origin["place"])
+        tree.append(store.root + "/trust/prefix.d")  # a key of a narrower scope would take the mark back
+    else:
+        key = None
+    if key is None or not key.startswith(store.root + "/"):
+        return None  # a key of the system's, which a file that is not there yet could mask
+    return [key, *tree]
+
+
 def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> list[Check] | None:
     """The files that decided, as they are now; None when one cannot be pinned down that way."""
     paths = [*[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
     for one in [image, *[store.load(need) for need in image.needs]]:
-        if one.signature is None:
+        deciding = _deciding(store, one)
+        if deciding is None:
             return None
-        key = trust.find_key(store.root, one.signature["prefix"], one.signature["fingerprint"])
-        if key is None or not key.startswith(store.root + "/"):
-            return None  # a key of the system's, which a file that is not there yet could mask
-        paths += [store.image_path(one.id), key]
+        paths += [store.image_path(one.id), *deciding]
     if config.network == "host":
         paths += ["/etc/hosts", "/etc/resolv.conf"]
     found: list[Check] = []

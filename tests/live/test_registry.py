@@ -52,7 +52,7 @@ def test_without_or_with_a_wrong_login(pyrun: Pyrun, world: World, kind: str) ->
 def test_run_fetches_what_is_missing_and_asks_nobody_else(pyrun: Pyrun, world: World) -> None:
     registry = world.registries["none"]
     name = f"docker://{registry.place}/team/test:1"
-    assert "cannot be checked yet" in pyrun("run", name, env=world.environment(), code=125).err
+    assert "no key is trusted for images of" in pyrun("run", name, env=world.environment(), code=125).err
     assert "not in the store yet" in pyrun("plan", name, ALLOW, env=world.environment(), code=125).err
     assert pyrun("run", name, ALLOW, env=world.environment(), code=0).out == f"{GREETING}\n"
     stored = json.loads(pyrun("image", "list", "--format", "json", code=0).out)[0]["id"]
@@ -61,7 +61,7 @@ def test_run_fetches_what_is_missing_and_asks_nobody_else(pyrun: Pyrun, world: W
     assert pyrun("run", name, ALLOW, code=0).out == f"{GREETING}\n"
     assert pyrun("run", f"{registry.place}/team/test:1", ALLOW, code=0).out == f"{GREETING}\n"
     assert pyrun("run", by_digest, ALLOW, code=0).out == f"{GREETING}\n"
-    assert "cannot be checked yet" in pyrun("run", by_digest, code=125).err
+    assert "no key is trusted for images of" in pyrun("run", by_digest, code=125).err
 
 
 def test_authority_in_certs_d(pyrun: Pyrun, world: World, tmp_path: Path) -> None:

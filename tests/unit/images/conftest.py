@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from mkaci import Image as AciImage
+from signing import CosignKey
+from vouchers import Bench
 
 from pyrun.images.importer import import_file
 from pyrun.images.store import Image, Store
@@ -152,3 +155,26 @@ def private_mounts() -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cosign_keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, CosignKey]:
+    folder = tmp_path_factory.mktemp("cosign")
+    return {kind: CosignKey(folder, kind, kind) for kind in ("p256", "p384", "p521", "rsa", "weak", "ed25519", "k256")} | {
+        "other": CosignKey(folder, "other")
+    }
+
+
+@pytest.fixture(scope="session")
+def trusting(gpg: Gpg, cosign_keys: dict[str, CosignKey], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trusting")
+    Bench(Store(str(folder / "root")), gpg, cosign_keys, folder).trust_all()
+    return folder / "root" / "trust"
+
+
+@pytest.fixture
+def bench(store: Store, trusting: Path, gpg: Gpg, cosign_keys: dict[str, CosignKey], tmp_path: Path) -> Bench:
+    """A store in which keys of all sorts are trusted for reg.example.com/team."""
+    store.ensure()
+    shutil.copytree(trusting, Path(store.root, "trust"))
+    return Bench(store, gpg, cosign_keys, tmp_path)

@@ -21,6 +21,7 @@ from pyrun.images.registry.reference import parse
 from pyrun.images.registry.transport import Patience
 from pyrun.images.staging import Staging
 from pyrun.images.store import Store
+from pyrun.images.trust.gate import Gate
 
 Answer = Callable[[Request], Reply]
 PARTS = ImageParts({"hello": b"world" * 1000})
@@ -209,7 +210,7 @@ def test_blobs_of_the_store_are_not_asked_for(read: Callable[..., Found], store:
 def test_unsigned_images_are_refused_before_anything_is_asked(store: Store, serve: Callable[[Answer], Scripted]) -> None:
     server = serve(PARTS.answer)
     with pytest.raises(SignatureError) as caught:
-        pull(store, f"docker://{server.place}/app:1")
+        pull(store, f"docker://{server.place}/app:1", Gate(store))
     assert "--insecure-options=image" in caught.value.hint and server.connections == 0
 
 
