@@ -30,7 +30,7 @@ from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging, open_dir, write_file
 from pyrun.images.store import Image, Store
 from pyrun.images.trust import vouching
-from pyrun.images.trust.collect import from_layout
+from pyrun.images.trust.attached import from_layout
 from pyrun.images.trust.gate import Gate
 from pyrun.images.trust.identity import parse as parse_identity
 from pyrun.images.trust.policyfile import Subject
@@ -71,12 +71,12 @@ def import_layered(store: Store, reference: Reference, gate: Gate, *, kind: str 
     `kind` says what a plain file was recognised as.  SignatureError when `gate` does not accept it, ManifestError,
     DigestError, ArchiveError, another ImageError, or StateError for the store; nothing is left behind.
     """
-    known = store.find_import(reference.path, reference.variant)
-    if known is not None and gate.lets(known):
-        return known
     kind = kind or (reference.kind if reference.kind != "file" else "oci")
     asked = parse_identity(reference.ref) if kind == "docker-archive" and reference.ref else None
     subject = Subject(kind, trust.place(reference.path), asked, reference.text)
+    known = store.find_import(reference.path, reference.variant)
+    if known is not None and gate.lets(known) and (not gate.strict or subject.is_origin(known.origin)):
+        return known
     gate.begin(subject)
     work = _Import(store, reference, kind, gate, subject, lambda tree, into: from_layout(tree, subject, into))
     try:

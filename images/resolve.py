@@ -153,7 +153,7 @@ def fetch(
 
         return import_layered(store, reference, _gate(store, signature, unsigned, trust_policy))
     accepted = unsigned or trust.accepts_unsigned(store.root, trust.place(path)) is not None
-    may_look = bool(accepted or trust_policy or signature or os.path.lexists(trust.policy_path(store.root)))
+    may_look = bool(accepted or trust_policy or signature or trust.has_policy(store.root))
     detached = _is_detached(signature or path + ".asc")
     if may_look and not detached and not path.endswith(".aci") and os.path.isfile(path):
         known = store.find_import(path) if unsigned and signature is None else None
@@ -269,7 +269,10 @@ def _known(store: Store, reference: Reference, unsigned: bool, trust_policy: str
         found = notes.recall(store, reference.text.partition("#")[0])
         return found[1] if found is not None else None
     if reference.kind != "registry":
-        return store.find_import(reference.path, reference.variant)
+        image = store.find_import(reference.path, reference.variant)
+        if image is None or unsigned or image.origin is None or image.origin["place"] == trust.place(reference.path):
+            return image
+        return None  # it was vouched for as an image from elsewhere
     from pyrun.images.pulled import recall
     from pyrun.images.registry.reference import parse as parse_registry
 

@@ -243,9 +243,8 @@ class Store:
         That is, it was imported with a signature whose key is trusted for its name, or from where unsigned images are
         accepted.  About an OCI or Docker image the containers policy decides instead, where there is one.
         """
-        own = trust.policy_path(self.root)
-        if image.kind == "oci" and (policy or os.path.lexists(own)):
-            self._require_by_policy(image, os.path.abspath(policy) if policy else own, system)
+        if image.kind == "oci" and (policy or trust.has_policy(self.root)):
+            self._require_by_policy(image, os.path.abspath(policy) if policy else trust.policy_path(self.root), system)
             return
         place = image.origin["place"] if image.origin is not None else ""
         if image.signature is None:

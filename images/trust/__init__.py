@@ -26,6 +26,7 @@ __all__ = [
     "Verdict",
     "accepts_unsigned",
     "find_key",
+    "has_policy",
     "place",
     "policy_path",
     "quote",
@@ -145,6 +146,15 @@ def place(path: str) -> str:
 def policy_path(root: str) -> str:
     """Where the containers policy lies that decides about OCI and Docker images in place of the keys, if there is one."""
     return f"{root}/trust/policy.json"
+
+
+def has_policy(root: str) -> bool:
+    """Whether there is something in that place."""
+    try:
+        os.lstat(policy_path(root))
+    except OSError:
+        return False
+    return True
 
 
 def check_owner(path: str, info: os.stat_result) -> None:

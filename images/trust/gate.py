@@ -30,7 +30,6 @@ from pyrun.images.trust.policyfile import Requirement, Subject
 
 __all__ = ["Gate", "Verdict", "rejudge"]
 
-MAX_SIGNATURE = 4 << 20
 INDEX = "index"  # kind of what is kept beside the signatures: the index that led to the image
 Gather = Callable[[Collection], None]
 
@@ -61,8 +60,7 @@ class Gate:
         self.signature = _named_file(signature) if signature is not None else None
         self._keyring = Keyring(store.root, system)
         self._unsigned = unsigned and signature is None
-        own = trust.policy_path(store.root)
-        path = policy or (own if os.path.lexists(own) else "")
+        path = policy or (trust.policy_path(store.root) if trust.has_policy(store.root) else "")
         self._policy = policyfile.read(os.path.abspath(path)) if path and not self._unsigned else None
 
     @property
@@ -279,7 +277,7 @@ def origin_of(subject: Subject) -> dict[str, str]:
 
 def _named_file(path: str) -> Attached:
     try:
-        return evidence.of_file(read_bounded(path, MAX_SIGNATURE, "signature"), path)
+        return evidence.of_file(read_bounded(path, evidence.MAX_BYTES, "signature"), path)
     except TrustError as error:
         raise SignatureError(error.step, error.subject, error.reason, errno=error.errno, hint=error.hint) from None
 

@@ -59,6 +59,11 @@ class Subject:
         self.title = title
         self.documents: list[bytes] = []
 
+    def is_origin(self, origin: dict[str, str] | None) -> bool:
+        """Whether the origin that a record has is this one."""
+        name = str(self.asked) if self.asked else ""
+        return origin is not None and (origin["transport"], origin["place"], origin["name"]) == (self.transport, self.place, name)
+
     def scopes(self) -> list[str]:
         """Scopes of a policy that may be meant for it, the closest first."""
         if self.transport in _UNSCOPED:

@@ -19,6 +19,7 @@ An option is a row of six strings:
 from __future__ import annotations
 
 from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
+from pyrun.cli.verbs_trust import ADOPT, POLICY, TRUST_VERBS, UNSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,14 +133,6 @@ PULL_UPDATE: Option = (
     "fetch what a registry's tag or a URL has changed to (update, the default), only what is not stored (new), or never",
 )
 DESTDIR: Option = ("--destdir", "DIR", "path", "", "Output", "write below DIR, as for a package (default: the host itself)")
-POLICY: Option = (
-    "--policy",
-    "FILE",
-    "path",
-    "",
-    "Security",
-    "let the containers policy in FILE (as /etc/containers/policy.json) decide who may sign OCI and Docker images",
-)
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
 RUN: tuple[Option, ...] = (
@@ -253,6 +246,7 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 VERBS: dict[str, Verb] = {
     "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH), _RUN_PAIRS, "run an image, in the foreground or detached"),
     "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
+    **TRUST_VERBS,
     **POD_VERBS,
     "enter": ("enter", "POD +", INTO, (), "run a shell or a program in a running pod"),
     "exec": ("enter", "POD +", INTO, (), "run a program in a running pod, for scripts"),
@@ -278,15 +272,8 @@ VERBS: dict[str, Verb] = {
             ),
             ALLOW_HTTP,
             ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
-            (
-                "--unsigned",
-                "ORIGIN",
-                "str",
-                "",
-                "Keys",
-                "accept unsigned images of ORIGIN: a registry, a name there and those below it, or an absolute path",
-            ),
-            ("--policy", "FILE", "path", "", "Keys", "let a copy of the containers policy in FILE decide about OCI and Docker images"),
+            UNSIGNED,
+            ADOPT,
             ("--list", "", "flag", "", "Keys", "list the trusted keys, and where unsigned images are accepted"),
             (
                 "--remove",

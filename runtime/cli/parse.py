@@ -13,6 +13,7 @@ import sys
 
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.verbs_pods import PodArgs
+from pyrun.cli.verbs_trust import TrustArgs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/pyrun"
 
 
-class Args(PodArgs):
+class Args(PodArgs, TrustArgs):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute
@@ -95,8 +96,6 @@ class Args(PodArgs):
     yes: bool
     list: bool
     remove: Text
-    unsigned: Text
-    policy: Text
     format: str
     full: bool
     no_legend: bool

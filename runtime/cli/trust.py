@@ -7,13 +7,12 @@ trust list, trust rm FINGERPRINT         as --list and --remove; a file of that 
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
 from pyrun.cli.output import emit, emit_json, escape, say, table
 from pyrun.errors import TrustError, UsageError
-from pyrun.images.trust import UNSIGNED, policy_path
+from pyrun.images.trust import UNSIGNED, has_policy, policy_path
 from pyrun.images.trust.keyfiles import check_origin, check_prefix
 from pyrun.images.trust.keyring import Keyring
 
@@ -130,9 +129,8 @@ def _confirm(subject: str, step: str, question: str, otherwise: str) -> None:
 
 
 def _list(keyring: Keyring, form: str) -> int:
-    policy = policy_path(keyring.root)
-    if os.path.lexists(policy):
-        say(f"pyrun: note: about OCI and Docker images the policy {policy} decides, not these keys", error=True)
+    if has_policy(keyring.root):
+        say(f"pyrun: note: about OCI and Docker images the policy {policy_path(keyring.root)} decides, not these keys", error=True)
     keys = []
     for key in keyring.list():
         info, problem = None, "masked" if key.masked else ""

@@ -18,7 +18,7 @@ PAGES = [
     *sorted((TOP / "docs" / "sources").glob("*.md")),
 ]
 DESIGN = sorted((TOP / "docs" / "design").glob("*.md"))
-OTHERS = {"--no-install-recommends", "--now", "--strict"}  # of apt-get, systemctl and mypy
+OTHERS = {"--no-install-recommends", "--now", "--strict", "--armor", "--detach-sign"}  # of apt-get, systemctl, mypy and gpg
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,6 +16,7 @@ from pyrun.errors import DigestError, ImageError
 from pyrun.images.registry.pull import pull
 from pyrun.images.registry.transport import Patience
 from pyrun.images.store import Image, Store
+from pyrun.images.trust.gate import Gate
 
 PARTS = ImageParts({"hello": b"world" * 1000})
 OTHER = ImageParts({"hello": b"something else"})
@@ -75,7 +76,7 @@ class Net:
             "certs_dirs": (str(self.authority.folder / "certs.d"),),
             "sleep": lambda _: None,
         }
-        return pull(self.store, f"docker://{name}", unsigned=True, http=http, **options)
+        return pull(self.store, f"docker://{name}", Gate(self.store, unsigned=True), http=http, **options)
 
     def known(self, *servers: Scripted) -> None:
         self.authority.certs_dirs(*(server.place for server in servers))

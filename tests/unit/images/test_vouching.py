@@ -152,6 +152,18 @@ def test_sec_38_keys_for_other_names(bench: Bench, gpg: Any, prefix: str) -> Non
     bench.refused(bench.cosigned(), "which is trusted for", prefix)
 
 
+def test_what_sigstores_own_library_made(bench: Bench) -> None:
+    """By @sigstore/sign 3.1, over `MANIFEST`; its @sigstore/verify 2.1 accepted what tests/support/signing.py makes."""
+    made = json.loads(Path(__file__).with_name("sigstore-js.json").read_text())
+    key = bench.folder / "js.pub"
+    key.write_text(made["pub"])
+    bench.keyring.add(str(key), NAME)
+    for name in ("dsse", "message"):
+        assert bench.judge(bench.bundled(made[name])).signature
+        with pytest.raises(SignatureError):
+            bench.judge(bench.bundled(made[name]), documents=(OTHER,))
+
+
 def test_one_good_signature_is_enough(bench: Bench) -> None:
     found = bench.judge(bench.signed(None, "other"), bench.cosigned("other"), bench.signed()).signature
     assert found is not None and found["fingerprint"] == bench.gpg.fingerprint("good")
