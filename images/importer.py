@@ -18,7 +18,7 @@ import time
 from io import FileIO
 
 from pyrun.errors import ArchiveError, DigestError, ImageError, PyrunError, SignatureError, TrustError
-from pyrun.images import aci, commit, dependencies
+from pyrun.images import aci, commit, dependencies, trust
 from pyrun.images.flatten import alone
 from pyrun.images.locks import MAKE_ROOM
 from pyrun.images.prune import collect_tmp
@@ -208,7 +208,8 @@ class Import:
             "import",
             self.path,
             f"no signature: {self.path}.asc does not exist",
-            hint="sign it (gpg --armor --detach-sign FILE), name its signature (--signature), or accept it: --insecure-options=image",
+            hint="sign it (gpg --armor --detach-sign FILE), name its signature (--signature), accept unsigned images from there:"
+            f" pyrun trust --unsigned {trust.place(self.path)}, or this one: --insecure-options=image",
         )
 
     def judge(self, signers: Sequence[str], name: str) -> Verdict | None:
@@ -277,6 +278,7 @@ class Import:
                 "size": size,
                 "imported": earlier.imported if earlier else time.time_ns(),
                 "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
+                "origin": None if verdict or "://" in self.path else {"transport": "aci", "place": trust.place(self.path), "name": ""},
                 "manifest": info.manifest,
             }
         )

@@ -250,10 +250,11 @@ class Store:
         if image.signature is None:
             if place and trust.accepts_unsigned(self.root, place, system) is not None:
                 return
-            hint = "sign the file (gpg --armor --detach-sign FILE) and fetch it again, or accept it once with --insecure-options=image"
-            if place:
-                hint = f"fetch it again once its signer is trusted, accept unsigned images from there (pyrun trust --unsigned {place})"
-                hint += ", or this one: --insecure-options=image"
+            first = "sign the file (gpg --armor --detach-sign FILE)" if image.kind == "aci" else "have it signed"
+            more = (
+                f"accept unsigned images from there: pyrun trust --unsigned {place}, " if place and not place.startswith(self.root) else ""
+            )
+            hint = f"{first} and fetch it again, {more}or accept it once with --insecure-options=image"
             raise SignatureError("use image", image.name, "it was imported without a signature", hint=hint)
         name = place if image.origin is not None and image.origin["transport"] == "docker" else image.name
         trust.require(self.root, name, image.signature["fingerprint"], image.signature["prefix"], system)

@@ -259,12 +259,14 @@ class _Arrival:
         if self.signature is None and not url.partition("?")[0].endswith(".aci"):
             from pyrun.images import layered
             from pyrun.images.resolve import Reference
+            from pyrun.images.trust.gate import Gate
 
             kind = layered.recognise(fetcher.store, self.path)
             if kind != "aci":
                 named = f"{self.staging.path}/{trust.quote(os.path.basename(url.partition('?')[0]) or 'image')}"
                 os.rename(self.path, named)  # it gives a name to what has none
-                image = layered.import_layered(fetcher.store, Reference(title, "file", named), kind=kind, allow_unsigned=True)
+                gate = Gate(fetcher.store, unsigned=True)
+                image = layered.import_layered(fetcher.store, Reference(title, "file", named), gate, kind=kind)
                 self.wanted.check(image.name, image.labels, image.id, title)
                 return image
         return _Arrived(self, title).run()

@@ -65,7 +65,9 @@ def add(keyring: Keyring, keyfile: str, prefix: str | None, sure: bool, shown: s
     info = keyring.inspect(keyfile)
     _show(info, shown or keyfile, scope)
     if not sure:
-        _confirm(shown or keyfile, "trust key", f"Trust this key for {scope}?", "compare the fingerprint with one from its owner, then add --yes")
+        _confirm(
+            shown or keyfile, "trust key", f"Trust this key for {scope}?", "compare the fingerprint with one from its owner, then add --yes"
+        )
     keyring.add(keyfile, prefix, expect=info.fingerprint)
     say(info.fingerprint)
 

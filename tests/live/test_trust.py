@@ -85,7 +85,7 @@ def short() -> Iterator[Path]:
 
 
 def test_signed_by_podman(ours: Callable[..., str], stage: Stage, tmp_path: Path, short: Path) -> None:
-    storage = ["--root", short / "storage", "--runroot", short / "run", "--storage-driver", "vfs"]
+    storage = ["--root", str(short / "storage"), "--runroot", str(short / "run"), "--storage-driver", "vfs"]
     env = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(stage.home), "GNUPGHOME": str(stage.a.home), **stage.world.environment()}
 
     def podman(*words: str | Path) -> None:
@@ -183,7 +183,7 @@ def test_sec_44_archives_take_no_name_that_is_taken(ours: Callable[..., str], py
     assert ours("run", name, root=other).endswith(f"{GREETING}\n")
 
 
-def test_one_origin_is_accepted_unsigned(ours: Callable[..., str], stage: Stage, tmp_path: Path) -> None:
+def test_one_origin_is_accepted_unsigned(ours: Callable[..., str], stage: Stage, image: Callable[..., Path], tmp_path: Path) -> None:
     here, there = stage.copy("plain/app:1"), stage.copy("plainer/app:1")
     assert "there is no terminal" in ours("trust", "--unsigned", f"{stage.place}/plain", code=125)
     ours("trust", "--yes", "--unsigned", f"{stage.place}/plain")
@@ -195,14 +195,18 @@ def test_one_origin_is_accepted_unsigned(ours: Callable[..., str], stage: Stage,
     ours("trust", "--remove", "unsigned", "--prefix", f"{stage.place}/plain")
     assert "pyrun trust --unsigned" in ours("run", here, code=125)
     # files
+    aci = tmp_path / "app.aci"
+    shutil.copy(image(signed=False, command=["/probe", "exit", "0"]), aci)
     layout = tmp_path / "layout"
     shutil.copytree(stage.world.layout, layout)
     assert f"pyrun trust --unsigned {layout}" in ours("run", f"oci:{layout}", code=125)
+    assert f"pyrun trust --unsigned {aci}" in ours("run", aci, code=125)
     ours("trust", "--yes", "--unsigned", str(tmp_path))
     for name in (f"oci:{layout}", str(layout), "layout"):
         assert ours("run", name).endswith(f"{GREETING}\n")
+    assert ours("run", aci) == ours("run", aci) == ""
     ours("trust", "--remove", "unsigned")
-    for name in (f"oci:{layout}", str(layout), "layout"):
+    for name in (f"oci:{layout}", str(layout), "layout", str(aci)):
         assert "hint:" in ours("run", name, code=125)
 
 

@@ -1,6 +1,6 @@
 """Signatures for tests: keys in the form of cosign's, what cosign and sigstore make with them, and skopeo as a signer.
 
-key = CosignKey(folder, "a")      key.public is cosign.pub, key.private what `cosign generate-key-pair` writes
+key = CosignKey(folder, "a")      key.public is cosign.pub, key.plain the private key
 key.sign(payload)                 over exactly these bytes
 """
 
@@ -9,12 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import nacl.secret
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
@@ -22,7 +20,6 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 STATEMENT = "application/vnd.in-toto+json"
 ATOMIC, COSIGN = "atomic container signature", "cosign container image signature"
-PASSWORD = "correct horse"
 KINDS: dict[str, Any] = {
     "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
     "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
@@ -35,21 +32,17 @@ KINDS: dict[str, Any] = {
 
 
 class CosignKey:
-    """A key pair; `private` is encrypted with `PASSWORD`, which stands in the file `password`."""
+    """A key pair of a kind in `KINDS`."""
 
     def __init__(self, folder: Path, name: str, kind: str = "p256") -> None:
         self.key = KINDS[kind]()
-        self.plain, self.private, self.public = (folder / f"{name}.{end}" for end in ("pem", "key", "pub"))
-        self.password = folder / "password"
-        self.password.write_text(PASSWORD)
-        encodings = serialization.Encoding, serialization.PrivateFormat, serialization.NoEncryption()
-        der = self.key.private_bytes(encodings[0].DER, encodings[1].PKCS8, encodings[2])
-        self.plain.write_bytes(self.key.private_bytes(encodings[0].PEM, encodings[1].PKCS8, encodings[2]))
+        self.plain, self.public = folder / f"{name}.pem", folder / f"{name}.pub"
+        form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        self.plain.write_bytes(self.key.private_bytes(*form))
         public = self.key.public_key()
         self.public.write_bytes(public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
         spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         self.fingerprint = f"sha256-{hashlib.sha256(spki).hexdigest()}"
-        self.private.write_bytes(encrypted(der))
 
     def sign(self, data: bytes, digest: Any = None) -> bytes:
         """A signature over `data`, with SHA-256 unless another digest is given."""
@@ -60,20 +53,6 @@ class CosignKey:
             return self.key.sign(data, padding.PKCS1v15(), digest)
         made: bytes = self.key.sign(data, ec.ECDSA(digest))
         return made
-
-
-def encrypted(der: bytes) -> bytes:
-    """A private key as cosign keeps it: scrypt and NaCl's secretbox, in JSON, in PEM."""
-    salt, nonce = os.urandom(32), os.urandom(24)
-    key = hashlib.scrypt(PASSWORD.encode(), salt=salt, n=32768, r=8, p=1, maxmem=1 << 27, dklen=32)
-    box = nacl.secret.SecretBox(key).encrypt(der, nonce).ciphertext
-    document = {
-        "kdf": {"name": "scrypt", "params": {"N": 32768, "r": 8, "p": 1}, "salt": text(salt)},
-        "cipher": {"name": "nacl/secretbox", "nonce": text(nonce)},
-        "ciphertext": text(box),
-    }
-    lines = base64.encodebytes(json.dumps(document).encode()).decode()
-    return f"-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----\n{lines}-----END ENCRYPTED COSIGN PRIVATE KEY-----\n".encode()
 
 
 def text(data: bytes) -> str:
