@@ -40,6 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyrun.images.flow import Flow
     from pyrun.images.resolve import Reference
     from pyrun.images.trust.evidence import Collection
 
@@ -293,11 +294,42 @@ class _Layers:
     def unpack(self, number: int, layer: Layer) -> None:
         """Leaves `blob-N` and `layer-N` in staging; DigestError when the content is not what the documents say."""
         staging = self.staging
-        self.copy(layer, f"{staging.path}/blob-{number}")
-        os.mkdir(f"layer-{number}", 0o700, dir_fd=staging.fd)
-        with open_dir(f"{staging.path}/layer-{number}") as target, open(f"{staging.path}/blob-{number}", "rb", buffering=0) as blob:
+        blob = f"{staging.path}/blob-{number}"
+        flow = self.tree.flow(layer.path, layer.size)
+        if flow is None or not self.follow(flow, number, layer, blob):
+            if flow is None:
+                self.copy(layer, blob)
+            with open(blob, "rb", buffering=0) as file:
+                self.work(file.fileno(), number, layer)
+        commit.measure_layer(staging, f"layer-{number}")
+
+    def follow(self, flow: Flow, number: int, layer: Layer, blob: str) -> bool:
+        """Unpacks a layer while it is copied to `blob`; false, and nothing is unpacked, where what came first was not what is there now.
+
+        What is wrong with the copy is the reason for what is wrong with its content, so it is raised first.
+        """
+        failure: PyrunError | None = None
+        with flow, ThreadPoolExecutor(1, "copy") as side:
+            copied = side.submit(self.copy, layer, blob)
+            copied.add_done_callback(lambda _: flow.end())
             try:
-                found = worker.run("layer", blob.fileno(), target, self.limits, Policy(conflicts="replace"), formats=layer.formats)
+                self.work(flow.fd, number, layer)
+            except PyrunError as error:
+                failure = error
+            copied.result()
+        if not flow.whole:
+            os.rename(f"layer-{number}", f"broken-{number}", src_dir_fd=self.staging.fd, dst_dir_fd=self.staging.fd)
+            return False
+        if failure is not None:
+            raise failure
+        return True
+
+    def work(self, source: int, number: int, layer: Layer) -> None:
+        """Unpacks what can be read from `source` into `layer-N`."""
+        os.mkdir(f"layer-{number}", 0o700, dir_fd=self.staging.fd)
+        with open_dir(f"{self.staging.path}/layer-{number}") as target:
+            try:
+                found = worker.run("layer", source, target, self.limits, Policy(conflicts="replace"), formats=layer.formats)
             except PyrunError as error:
                 error.origin = f"{self.title}: layer {layer.digest[:19]}"
                 raise
@@ -305,7 +337,6 @@ class _Layers:
                 reason = f"its content is {found['diff_id'][:19]}, the configuration says {layer.diff_id[:19]}"
                 raise DigestError("unpack layer", layer.digest[:19], reason, hint=_COPY, origin=self.title)
             _make_opaque(target)
-        commit.measure_layer(staging, f"layer-{number}")
 
     def copy(self, layer: Layer, target: str) -> None:
         """The blob as a private file, synced, with its size and digest checked while it is read."""

@@ -24,6 +24,10 @@ from pyrun.images.printable import printable
 from pyrun.images.schema import Object, fields, quoted
 from pyrun.images.store import is_digest
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.images.flow import Flow
+
 __all__ = ["FORMATS", "Found", "Layer", "Tree", "check_digest", "read_layout"]
 
 MAX_MANIFEST = 4 << 20
@@ -106,6 +110,10 @@ class Tree:
             os.close(fd)
             raise ImageError("read", f"{self.title}: {printable(path)}", "not a regular file", hint=_FETCH)
         return fd
+
+    def flow(self, path: str, size: int) -> Flow | None:
+        """Where to read a file from while it comes; None when all of it is here."""
+        return None
 
     def stop(self) -> None:
         """Told that nothing more will be opened; for trees that are filled meanwhile."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pyrun.errors import ImageError, ManifestError, PyrunError
 from pyrun.images import commit, strictjson
+from pyrun.images.flow import Flow
 from pyrun.images.importer import explain
 from pyrun.images.layered import import_tree, normal_name
 from pyrun.images.oci import INDEXES, MANIFESTS, MAX_MANIFEST, Tree
@@ -135,7 +136,7 @@ class RemoteTree(Tree):
     Opening raises ImageError, DigestError or ManifestError of the download.
     """
 
-    __slots__ = ("_asked", "_guard", "_known", "_locks", "_progress", "_store", "path")
+    __slots__ = ("_asked", "_flows", "_guard", "_known", "_locks", "_progress", "_store", "path")
 
     def __init__(self, asked: Endpoints, store: Store, staging: Staging, progress: Progress | None = None) -> None:
         self.path = f"{staging.path}/{_FOLDER}"
@@ -146,8 +147,18 @@ class RemoteTree(Tree):
         self._store = store
         self._progress = progress or _Silent()
         self._known: dict[str, tuple[int, str]] = {}  # size, and the media type of what is a manifest
+        self._flows: dict[str, Flow] = {}
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
+
+    def flow(self, path: str, size: int) -> Flow | None:
+        """What hands on the bytes of a blob that `open` will download; None where it is here or in the store."""
+        digest = path.removeprefix("blobs/").replace("/", "-", 1)
+        with self._guard:
+            if digest in self._flows or os.path.exists(f"{self.path}/{path}") or os.path.exists(self._store.blob_path(digest)):
+                return None
+            self._flows[digest] = Flow(size)
+            return self._flows[digest]
 
     def stop(self) -> None:
         """Ends the downloads that go on in other threads."""
@@ -209,11 +220,21 @@ class RemoteTree(Tree):
             self._keep(digest, answer.data)
         else:
             self._progress.begin(digest, size)
-            self._asked.first(
-                lambda client: download(client, f"{target}.part", digest, size, lambda count: self._progress.moved(digest, count))
-            )
+            self._asked.first(lambda client: self._download(client, f"{target}.part", digest, size))
             os.rename(f"{target}.part", target)
             self._progress.end(digest, size)
+
+    def _download(self, client: Client, target: str, digest: str, size: int) -> None:
+        flow = self._flows.get(digest)
+        if flow is not None:
+            flow.begin()
+
+        def moved(count: int) -> None:
+            self._progress.moved(digest, count)
+            if flow is not None:
+                flow.advance(target, count)
+
+        download(client, target, digest, size, moved)
 
     def _manifest(self, digest: str, tag: str, limit: int = MAX_MANIFEST) -> tuple[str, Answer]:
         """A manifest or index by digest or else by tag, checked; with its digest."""

@@ -78,7 +78,10 @@ class Request:
 
 
 class Reply:
-    """What to answer: `cut` sends so many bytes of the body and hangs up, `pause` waits before each byte, `length` lies."""
+    """What to answer: `cut` sends so many bytes of the body and hangs up, `pause` waits before each byte, `length` lies.
+
+    `hold`, (bytes, function), calls the function when so many bytes of the body have been sent.
+    """
 
     def __init__(
         self,
@@ -95,6 +98,7 @@ class Reply:
         self.headers = headers or {}
         self.cut = cut
         self.pause = pause
+        self.hold: tuple[int, Callable[[], object]] | None = None
         self.length = len(body) if length is None else length
 
 
@@ -119,6 +123,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             for byte in body:
                 time.sleep(reply.pause)
                 self.wfile.write(bytes([byte]))
+        elif reply.hold:
+            self.wfile.write(body[: reply.hold[0]])
+            reply.hold[1]()
+            self.wfile.write(body[reply.hold[0] :])
         else:
             self.wfile.write(body)
         if reply.cut is not None or reply.length != len(body):
