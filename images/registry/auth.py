@@ -61,11 +61,16 @@ class Login:
         self._environ = environ
         self._lock = threading.Lock()
         self._header = ""
+        self._secrets: set[str] = set()
 
     @property
     def header(self) -> str:
         """The Authorization header that worked last; "" before the first challenge."""
         return self._header
+
+    def is_told(self, text: str) -> bool:
+        """Whether a text holds a secret of ours: what a server repeats to us is not for others to read."""
+        return any(secret in text for secret in self._secrets)
 
     def answer(self, challenges: list[str], sent: str) -> str:
         """The header to try after a 401 that came although `sent` was sent; ImageError when there is nothing to try."""
@@ -84,6 +89,7 @@ class Login:
             else:
                 names = printable(", ".join(offered) or "nothing", 80)
                 self._denied(f"it wants a login of a kind that is not known ({names})", "pyrun knows Basic and Bearer")
+            self._secrets.add(self._header.partition(" ")[2])
             return self._header
 
     def _credential(self) -> Credential:
@@ -91,7 +97,7 @@ class Login:
         if found is None:
             secure = self._home.scheme == "https"
             self._denied("it wants a login", _LOGIN if secure else "passwords are not sent over plain http")
-        return found
+        return self._noted(found)
 
     def _token(self, challenge: dict[str, str]) -> str:
         realm = self._realm(challenge.get("realm", ""))
@@ -127,9 +133,15 @@ class Login:
             return None
         reference = self._reference
         if realm.host == self._home.host or (reference.host == HUB and realm.origin == _HUB_REALM):
-            return find(reference.registry, reference.repository, environ=self._environ)
-        place = realm.host if realm.port == 443 else f"{realm.host}:{realm.port}"
-        return find(place, environ=self._environ)
+            found = find(reference.registry, reference.repository, environ=self._environ)
+        else:
+            found = find(realm.host if realm.port == 443 else f"{realm.host}:{realm.port}", environ=self._environ)
+        return self._noted(found) if found is not None else None
+
+    def _noted(self, credential: Credential) -> Credential:
+        """A credential that will be sent."""
+        self._secrets |= {credential.secret, credential.basic().partition(" ")[2]}
+        return credential
 
     def _denied(self, reason: str, hint: str = _LOGIN) -> NoReturn:
         raise ImageError("log in to", self._reference.registry, reason, hint=hint)

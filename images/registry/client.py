@@ -53,6 +53,10 @@ class Client(Asker):
         user = "the account that you logged in with may not read it" if self.login.header.startswith("Basic ") else "log in, or check"
         return f"{user}: podman login {self.reference.registry} writes what is read here; the name may be wrong as well"
 
+    def _words(self, url: Url, response: urllib3.BaseHTTPResponse, watch: Watch) -> str:
+        words = super()._words(url, response, watch)
+        return "" if self.login.is_told(words) else words
+
     def _token(self, url: Url, headers: dict[str, str]) -> bytes:
         """The answer of a token server, which may not send us elsewhere."""
 

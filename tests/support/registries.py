@@ -37,14 +37,16 @@ class Authority:
         make = ["req", "-x509", *self._new(self._key), "-subj", "/CN=authority of tests", "-days", "2", "-out", str(self.certificate)]
         self._openssl(*make)
 
-    def issue(self, name: str, san: str = "IP:127.0.0.1,DNS:localhost", days: int = 2) -> tuple[Path, Path]:
-        """A server's certificate and key."""
+    def issue(
+        self, name: str, san: str = "IP:127.0.0.1,DNS:localhost", days: int = 2, *, extensions: str = "", new: list[str] | None = None
+    ) -> tuple[Path, Path]:
+        """A server's certificate and key; `extensions` in place of the names, `new` makes another kind of key."""
         key, request, certificate = (self.folder / f"{name}.{kind}" for kind in ("key", "csr", "crt"))
-        extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={san}\n")
-        self._openssl("req", *self._new(key), "-subj", f"/CN={name}", "-out", str(request))
+        file = self.folder / f"{name}.ext"
+        file.write_text(f"{extensions or f'subjectAltName={san}'}\n")
+        self._openssl("req", *([*new, "-keyout", str(key)] if new else self._new(key)), "-subj", f"/CN={name}", "-out", str(request))
         sign = ["-CA", str(self.certificate), "-CAkey", str(self._key), "-set_serial", str(time.time_ns()), "-days", str(days)]
-        self._openssl("x509", "-req", "-in", str(request), *sign, "-extfile", str(extensions), "-out", str(certificate))
+        self._openssl("x509", "-req", "-in", str(request), *sign, "-extfile", str(file), "-out", str(certificate))
         return certificate, key
 
     def certs_dirs(self, *registries: str) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Scripted(http.server.ThreadingHTTPServer):
-    """A server on 127.0.0.1; without a certificate it speaks plain http.  Use it in a `with`."""
+    """A server, on 127.0.0.1 unless told otherwise; without a certificate it speaks plain http.  Use it in a `with`."""
 
     daemon_threads = True
 
@@ -150,6 +152,7 @@ class Scripted(http.server.ThreadingHTTPServer):
         maximum: ssl.TLSVersion | None = None,
         client_authority: Path | None = None,
         address: tuple[str, int] = ("127.0.0.1", 0),
+        weak: bool = False,
     ) -> None:
         super().__init__(address, _Handler)
         self.answer = answer
@@ -158,6 +161,8 @@ class Scripted(http.server.ThreadingHTTPServer):
         self._context = None
         if certificate:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            if weak:
+                self._context.set_ciphers("DEFAULT@SECLEVEL=0")
             self._context.load_cert_chain(*certificate)
             if client_authority:
                 self._context.verify_mode = ssl.CERT_REQUIRED
@@ -170,7 +175,7 @@ class Scripted(http.server.ThreadingHTTPServer):
 
     @property
     def place(self) -> str:
-        return f"127.0.0.1:{self.server_address[1]}"
+        return f"{self.server_address[0]!s}:{self.server_address[1]}"
 
     def url(self, path: str = "") -> str:
         return f"{'https' if self._context else 'http'}://{self.place}{path}"

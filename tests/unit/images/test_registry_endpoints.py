@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
+from net import Answer, Net, basic, guarded
 from registries import Authority, ImageParts, Reply, Request, Scripted, digest_of
 
 from pyrun.errors import DigestError, ImageError
-from pyrun.images.registry.pull import pull
-from pyrun.images.registry.transport import Patience
-from pyrun.images.store import Image, Store
-from pyrun.images.trust.gate import Gate
+from pyrun.images.store import Store
 
 PARTS = ImageParts({"hello": b"world" * 1000})
 OTHER = ImageParts({"hello": b"something else"})
 ID = digest_of(PARTS.manifest).replace(":", "-")
-BASIC = {name: "Basic " + base64.b64encode(f"{name}:secret-of-{name}".encode()).decode() for name in ("mirror", "main")}
-Answer = Callable[[Request], Reply]
 
 
 def nothing(_: Request) -> Reply:
@@ -33,53 +26,9 @@ def broken(_: Request) -> Reply:
     return Reply(b"", 500)
 
 
-def guarded(name: str) -> Answer:
-    return lambda request: (
-        PARTS.answer(request) if request.authorization == BASIC[name] else Reply(b"", 401, {"WWW-Authenticate": 'Basic realm="x"'})
-    )
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    made = Authority(tmp_path_factory.mktemp("ca"))
-    made.issue("server")
-    return made
-
-
-class Net:
-    """Servers, and pulls that find them through a registries.conf."""
-
-    def __init__(self, authority: Authority, store: Store, folder: Path, stack: ExitStack) -> None:
-        self.authority = authority
-        self.store = store
-        self.folder = folder
-        self.stack = stack
-
-    def serve(self, answer: Answer, *, tls: bool = True) -> Scripted:
-        pair = (self.authority.folder / "server.crt", self.authority.folder / "server.key")
-        return self.stack.enter_context(Scripted(pair if tls else None, answer))
-
-    def pull(self, name: str, text: str = "", *, logins: dict[str, str] | None = None, http: tuple[str, ...] = ()) -> Image:
-        (self.folder / "etc").mkdir(exist_ok=True)
-        (self.folder / "etc" / "registries.conf").write_text(text)
-        environ = {}
-        if logins:
-            path = self.folder / "auth.json"
-            entries = {place: {"auth": BASIC[who].partition(" ")[2]} for place, who in logins.items()}
-            path.write_text(json.dumps({"auths": entries}))
-            path.chmod(0o600)
-            environ["REGISTRY_AUTH_FILE"] = str(path)
-        options: dict[str, Any] = {
-            "environ": environ,
-            "system": str(self.folder / "etc"),
-            "patience": Patience(back_off=0.001),
-            "certs_dirs": (str(self.authority.folder / "certs.d"),),
-            "sleep": lambda _: None,
-        }
-        return pull(self.store, f"docker://{name}", Gate(self.store, unsigned=True), http=http, **options)
-
-    def known(self, *servers: Scripted) -> None:
-        self.authority.certs_dirs(*(server.place for server in servers))
+    return Authority(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture
@@ -139,11 +88,11 @@ def test_mirror_that_lies_ends_it(net: Net, leftovers: Callable[[], list[str]]) 
 
 
 def test_secrets_are_of_one_place(net: Net) -> None:
-    main, mirror = net.serve(guarded("main")), net.serve(guarded("mirror"))
+    main, mirror = net.serve(guarded("main", PARTS.answer)), net.serve(guarded("mirror", PARTS.answer))
     net.known(main, mirror)
     assert net.pull(f"{main.place}/app:1", mirrored(main, mirror), logins={main.place: "main", mirror.place: "mirror"}).id == ID
-    assert {request.authorization for request in mirror.seen} == {"", BASIC["mirror"]} and main.seen == []
-    stranger = net.serve(guarded("mirror"))
+    assert {request.authorization for request in mirror.seen} == {"", basic("mirror")} and main.seen == []
+    stranger = net.serve(guarded("mirror", PARTS.answer))
     net.known(stranger)
     assert net.pull(f"{main.place}/app@{ID.replace('-', ':')}", mirrored(main, stranger), logins={main.place: "main"}).id == ID
     assert {request.authorization for request in stranger.seen} <= {""}
@@ -157,7 +106,7 @@ def test_blocked_is_not_asked(net: Net) -> None:
 
 
 def test_insecure_allows_http_where_https_is_not_spoken(net: Net) -> None:
-    main = net.serve(guarded("main"), tls=False)
+    main = net.serve(guarded("main", PARTS.answer), tls=False)
     with pytest.raises(ImageError, match="does not speak TLS"):
         net.pull(f"{main.place}/app:1")
     text = f'[[registry]]\nlocation = "{main.place}"\ninsecure = true\n'
