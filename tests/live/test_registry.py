@@ -94,6 +94,53 @@ def test_formats_of_skopeo(pyrun: Pyrun, world: World, flags: tuple[str, ...]) -
     assert pyrun("run", name, ALLOW, env=world.environment(), code=0).out == f"{GREETING}\n"
 
 
+def test_pushed_by_podman(pyrun: Pyrun, world: World) -> None:
+    """Built and pushed by podman, with its own media types and gzip."""
+    registry = world.registries["htpasswd"]
+    home = Path("/tmp") / f"p{world.folder.stat().st_ino}"  # podman wants short paths
+    base = ["podman", "--root", f"{home}/root", "--runroot", f"{home}/run", "--storage-driver", "vfs"]
+    name = f"{registry.place}/team/podman:1"
+    certificates = world.folder / "for-podman"
+    certificates.mkdir()
+    (certificates / "ca.crt").write_bytes(world.authority.certificate.read_bytes())
+    try:
+        for words in (
+            ["load", "-q", "-i", archive_of(world)],
+            ["tag", "localhost/pushed:1", name],
+            ["push", "-q", "--creds", f"me:{SECRET}", "--cert-dir", certificates, name],
+        ):
+            done = subprocess.run([*base, *words], capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["rm", "-rf", home], check=True)
+    env = world.environment(registry)
+    assert pyrun("run", "-q", f"docker://{name}", ALLOW, env=env, code=0).out == f"{GREETING}\n"
+
+
+def archive_of(world: World) -> Path:
+    path = world.folder / "for-podman.tar"
+    command = ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{world.layout}:1", f"docker-archive:{path}:localhost/pushed:1"]
+    subprocess.run(command, check=True, timeout=60)
+    return path
+
+
+def test_made_by_umoci(pyrun: Pyrun, world: World, tmp_path: Path) -> None:
+    """A layer more, made and configured by umoci, and pushed."""
+    registry = world.registries["token"]
+    layout = tmp_path / "layout"
+    subprocess.run(["cp", "-r", world.layout, layout], check=True)
+    (tmp_path / "note").write_text("from umoci")
+    for words in (
+        ["insert", "--image", f"{layout}:1", tmp_path / "note", "/note"],
+        ["config", "--image", f"{layout}:1", "--config.cmd", "/bin/busybox", "--config.cmd", "cat", "--config.cmd", "/note"],
+    ):
+        done = subprocess.run(["umoci", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    world.push(registry, source=layout, name="team/umoci:1")
+    env = world.environment(registry)
+    assert pyrun("run", "-q", f"docker://{registry.place}/team/umoci:1", ALLOW, env=env, code=0).out == "from umoci"
+
+
 def test_many_at_once(pyrun: Pyrun, world: World) -> None:
     registry = world.registries["none"]
     name = f"docker://{registry.place}/team/test:1"

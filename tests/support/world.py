@@ -109,9 +109,20 @@ class World:
             env["REGISTRY_AUTH_FILE"] = str(path)
         return env
 
-    def push(self, registry: Registry, *flags: str) -> None:
-        to = f"docker://{registry.place}/team/test:1"
-        command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-creds", f"me:{SECRET}", *flags, f"oci:{self.layout}:1", to]
+    def push(self, registry: Registry, *flags: str, source: Path | None = None, name: str = "team/test:1") -> None:
+        """Pushes the image 1 of a layout, by skopeo."""
+        to = f"docker://{registry.place}/{name}"
+        command = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-creds",
+            f"me:{SECRET}",
+            *flags,
+            f"oci:{source or self.layout}:1",
+            to,
+        ]
         env = {"PATH": "/usr/bin:/bin", "HOME": str(self.folder), **self.environment()}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr + registry.log.read_text()
