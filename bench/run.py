@@ -21,7 +21,7 @@ from cases import PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 
-CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "list")
+CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "pull", "list")
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
 UNCACHED = "pyrun run, cache/run emptied"
@@ -45,6 +45,7 @@ NOTES = (
 CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
 ENTER_LIMIT = 0.6  # of `runc exec`
 EXEC_LIMIT = 1.3  # of a program without libc
+PULL_LIMIT = 0.45  # of podman pull, the quickest of each
 MEMORY_LIMIT = 150.0  # KiB, supervisor and init together
 
 
@@ -108,6 +109,12 @@ def judge(results: Results, wanted: set[str]) -> None:
         results.notes.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
+    if "pull" in wanted:
+        for name in ("gzip", "zstd"):
+            value = results.ratio("pull", f"pyrun fetch, {name}", f"podman pull, {name}", "min")
+            results.gates.append((f"pull-{name}-vs-podman", value, PULL_LIMIT))
+            cpu = results.ratio("pull", f"pyrun fetch, {name}", f"podman pull, {name}", "cpu_min")
+            results.notes += [(f"pull-{name}-vs-podman-cpu", cpu)] if cpu is not None else []
     if "exec" in wanted:
         results.gates.append(("helper-exec-vs-no-libc", results.ratio("exec", "helper without a plan", "static, no libc"), EXEC_LIMIT))
     if "memory" in wanted:
@@ -177,6 +184,11 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
     if "import" in wanted:
         tell("bench: import of 200 MB")
         results.series["import"] = bench.unpack()
+    if "pull" in wanted:
+        from pull import pull
+
+        tell("bench: pull of 500 MB")
+        results.series["pull"] = pull(bench.stage)
     if "list" in wanted:
         results.series["list"] = bench.listing(rounds)
     return results
@@ -188,6 +200,7 @@ def show(results: Results) -> None:
         "enter": ("/bin/true in a running container, ms", {"crun exec": "of crun", "runc exec": "of runc"}),
         "exec": ("exec and reap, ms", {"static, no libc": "of no libc"}),
         "import": ("image of 200 MB, gzip, ms", {"gzip -dc | tar -x": "of tar", "gzip -dc | tar -x && sync -f": "of synced"}),
+        "pull": ("pull of 500 MB, ms", {f"podman pull, {name}": f"of podman, {name}" for name in ("gzip", "zstd")}),
         "list": ("list, ms", {PYTHON: "of python"}),
     }
     for case, series in results.series.items():

@@ -11,7 +11,7 @@ PACKAGES_run="
 PACKAGES_test="
     apache2-utils binutils bzip2 clang docker-registry e2fsprogs libclang-rt-14-dev mandoc mmdebstrap
     openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace umoci util-linux xz-utils"
-PACKAGES_bench="bubblewrap crun podman runc umoci zstd"
+PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
