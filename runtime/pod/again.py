@@ -43,7 +43,8 @@ def start_prepared(pods: Pods, uuid: str) -> int:
         data = os.read(read, _REPORT.size)
     finally:
         os.close(read)
-        os.waitpid(pid, 0)
+        with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD has none left to wait for
+            os.waitpid(pid, 0)
     if len(data) != _REPORT.size:
         hint = "somebody else may be starting or removing it: see `pyrun list`"
         raise StateError("start pod", uuid, "its keeper could not take it", errno=errno.EBUSY, hint=hint)

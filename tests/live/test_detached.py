@@ -305,30 +305,6 @@ def test_who_asked_is_killed_before_the_app_runs(pyrun: Pyrun, busybox: Path) ->
     assert [name for name in ("preparing", "prepared", "running", "exited", "garbage") if phase(pyrun, name)] == []
 
 
-def test_two_hundred_pods(pyrun: Pyrun) -> None:
-    """F22 at CI size: all of them start, are listed in a fifth of a second, and leave nothing."""
-    count = 200
-    pyrun("run", pyrun.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
-    for _ in range(count // 8):
-        starts = [pyrun.start("run", "--detach", "example.com/probe", "--exec", "/probe", "--", "sleep", "0") for _ in range(8)]
-        assert {one.wait(60) for one in starts} == {0}, [one.communicate() for one in starts]
-        for one in starts:
-            one.communicate()
-    times = []
-    for _ in range(5):
-        begun = time.monotonic()
-        listed = json.loads(pyrun("list", "--format", "json", code=0).out)
-        times.append(time.monotonic() - begun)
-        assert len(listed) == count and {one["state"] for one in listed} == {"running"}
-    print(f"list of {count}: {min(times) * 1000:.0f} ms")
-    assert min(times) < 1
-    uuids = phase(pyrun, "running")
-    stopped = pyrun("stop", "--force", *uuids, code=0)
-    assert stopped.out.split() == uuids
-    pyrun("gc", code=0)
-    assert phase(pyrun, "running") == phase(pyrun, "exited") == phase(pyrun, "garbage") == []
-
-
 @pytest.mark.parametrize("file", ["pod", "run", "exit", "plan", "keep"])
 def test_damaged_state(pyrun: Pyrun, detach: Detach, file: str) -> None:
     """SEC-61: cut at every length, the other pod is listed, this one is named and can be removed; nothing else is."""

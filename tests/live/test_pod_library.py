@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import signal
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from scale import scaled
 
 import pyrun as library
 from pyrun.errors import ExecError, StateError, UsageError
+
+# Without those that stop, continue or do nothing (signal(7)).
+SIGNALS = sorted({*range(1, 32)} - {signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, 23, 28})
 
 
 @pytest.fixture
@@ -67,6 +74,43 @@ def test_errors_are_those_of_start(runtime: library.Runtime) -> None:
         shell(runtime, "true", restart="often")
     with pytest.raises(StateError, match="not prepared"):
         shell(runtime, "sleep 100").start()
+
+
+def test_a_caller_that_ignores_its_children(runtime: library.Runtime) -> None:
+    """F30: SIGCHLD ignored, which a child inherits; the exit code is still the app's."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        pod = shell(runtime, "true & exit 9")
+        assert pod.wait() == 9
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.stress
+def test_every_exit_code_and_signal(runtime: library.Runtime) -> None:
+    """SEC-60: 256 codes and 31 signals, a sample of them in CI; by the record, and through `wait`."""
+    cases = [*(("exit", code, code) for code in range(256)), *(("kill", number, 128 + number) for number in SIGNALS)]
+    step = max(1, len(cases) // scaled(40))
+    for kind, number, code in cases[::step]:
+        pod = runtime.detach("example.com/busybox", kind, str(number), exec="/probe")
+        assert pod.wait() == code, (kind, number)
+        pod.remove()
+
+
+def test_two_hundred_pods(runtime: library.Runtime, pyrun: Pyrun) -> None:
+    """F22 at CI size: all of them start, are listed in a fifth of a second (on a quiet machine), and leave nothing."""
+    pods = [runtime.detach("example.com/busybox", "1000", exec="/bin/sleep") for _ in range(200)]
+    times = []
+    for _ in range(5):
+        begun = time.monotonic()
+        listed = json.loads(pyrun("list", "--format", "json", code=0).out)
+        times.append(time.monotonic() - begun)
+        assert len(listed) == 200 and {one["state"] for one in listed} == {"running"}
+    print(f"list of 200: {min(times) * 1000:.0f} ms")
+    assert min(times) < 1
+    assert sorted(pyrun("stop", "--force", *[pod.uuid for pod in pods], code=0).out.split()) == sorted(pod.uuid for pod in pods)
+    pyrun("gc", code=0)
+    assert runtime.list_pods() == []
 
 
 def test_descriptors_do_not_grow(runtime: library.Runtime) -> None:
