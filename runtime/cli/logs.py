@@ -69,24 +69,17 @@ def _since(text: str | None) -> str:
 def _elsewhere(args: Args, pod: int, uuid: str) -> None:
     """A journal has it, or nobody has."""
     record = read_json(pod, "pod")
-    cgroup = str(read_json(pod, "run").get("cgroup") or "")
-    if record.get("log") not in ("auto", "journald") or not cgroup:
+    identifier, created = record.get("journal"), record.get("created")
+    if record.get("log") not in ("auto", "journald") or not isinstance(identifier, str) or not isinstance(created, int):
         hint = "its output went elsewhere (--log-driver), or it ran in the foreground"
         raise StateError("read the log of pod", uuid, "it has none", hint=hint)
-    command = ["journalctl", "--output=cat" if not args.timestamps else "--output=short-iso-precise", f"_SYSTEMD_CGROUP={_below(cgroup)}"]
-    command += ["--output=json"] if args.format == "json" else []
+    since = f"{_since(args.since).replace('T', ' ')} UTC" if args.since else f"@{created // 10**9}"
+    command = ["journalctl", "--quiet", f"--since={since}", f"SYSLOG_IDENTIFIER={identifier}"]
+    command += ["--output=json" if args.format == "json" else "--output=short-iso-precise" if args.timestamps else "--output=cat"]
     command += ["--follow"] if args.follow else ["--no-pager"]
-    command += [f"--lines={args.tail}"] if args.tail is not None else []
-    command += [f"--since={_since(args.since).replace('T', ' ')} UTC"] if args.since else []
+    command += [f"--lines={args.tail}"] if args.tail is not None and args.tail >= 0 else []
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)
     except OSError as error:
         raise StateError("read the journal of pod", uuid, errno=error.errno or 0, hint="journalctl is part of systemd") from None
-
-
-def _below(cgroup: str) -> str:
-    from pyrun.host import CGROUP_ROOTS
-
-    pure, hybrid = CGROUP_ROOTS
-    return cgroup.removeprefix(hybrid if cgroup.startswith(hybrid + "/") else pure)

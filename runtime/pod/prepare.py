@@ -35,9 +35,9 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
     if options.pod_name:
         check_name(options.pod_name, "--pod-name")
     uuid = uuid or new_uuid()
-    app = options.name or options.pod_name or fastjson.loads(recipe.record + "}")["app"]  # type: ignore[index]
-    keep = encode(options, str(app))
-    more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in _more(options) if value)
+    identifier = options.pod_name or f"{fastjson.loads(recipe.record + '}')['app']}-{uuid[:8]}"  # type: ignore[index]
+    keep = encode(options, identifier)
+    more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in _more(options, identifier) if value)
     directory = pods.begin(uuid, recipe.record_for(uuid, time.time_ns(), "", more))
     try:
         _write(directory, "plan", recipe.block_for(uuid))
@@ -60,8 +60,10 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
     return uuid
 
 
-def _more(options: Options) -> list[tuple[str, str]]:
-    return [("pod_name", options.pod_name or ""), ("restart", options.restart or "no"), ("log", options.log_driver)]
+def _more(options: Options, identifier: str) -> list[tuple[str, str]]:
+    """Further members of the record; a journal knows the pod's lines by `journal`, whatever its name becomes."""
+    restart = options.restart or "no"
+    return [("pod_name", options.pod_name or ""), ("restart", restart), ("log", options.log_driver), ("journal", identifier[:63])]
 
 
 def _copies(recipe: Recipe, directory: int) -> None:
