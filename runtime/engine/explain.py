@@ -51,6 +51,7 @@ _HINTS = {
     (0xFFFFFFF7, errno.ENOMEM): "the pod has ended meanwhile",
     (0xFFFFFFF7, errno.EAGAIN): "the pod is still being prepared: try again in a moment",
     (0xFFFFFFF7, errno.EPERM): "pyrun needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
+    (0xFFFFFFF5, errno.EIO): "is journald there for --log-driver journald, and room for a file otherwise?",
     (0xFFFFFFF2, errno.EPERM): "the ranges must belong to the caller: see /etc/subuid and /etc/subgid",
     (ops.PROPAGATION, errno.EINVAL): "/ is not a mount point here, as in a plain chroot: bind it on itself first (mount --bind / /)",
     (ops.OVERLAY, errno.ENODEV): "this kernel has no overlay file system: use --no-overlay",

@@ -97,17 +97,19 @@ def test_every_exit_code_and_signal(runtime: library.Runtime) -> None:
         pod.remove()
 
 
+@pytest.mark.stress
 def test_two_hundred_pods(runtime: library.Runtime, pyrun: Pyrun) -> None:
-    """F22 at CI size: all of them start, are listed in a fifth of a second (on a quiet machine), and leave nothing."""
-    pods = [runtime.detach("example.com/busybox", "1000", exec="/bin/sleep") for _ in range(200)]
+    """F22, SEC-55: all of them start, are listed in a fifth of a second (200, on a quiet machine), and leave nothing."""
+    count = min(1000, scaled(200))
+    pods = [runtime.detach("example.com/busybox", "1000", exec="/bin/sleep") for _ in range(count)]
     times = []
     for _ in range(5):
         begun = time.monotonic()
         listed = json.loads(pyrun("list", "--format", "json", code=0).out)
         times.append(time.monotonic() - begun)
-        assert len(listed) == 200 and {one["state"] for one in listed} == {"running"}
-    print(f"list of 200: {min(times) * 1000:.0f} ms")
-    assert min(times) < 1
+        assert len(listed) == count and {one["state"] for one in listed} == {"running"}
+    print(f"list of {count}: {min(times) * 1000:.0f} ms")
+    assert min(times) < count / 200
     assert sorted(pyrun("stop", "--force", *[pod.uuid for pod in pods], code=0).out.split()) == sorted(pod.uuid for pod in pods)
     pyrun("gc", code=0)
     assert runtime.list_pods() == []
