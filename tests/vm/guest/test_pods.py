@@ -1,0 +1,43 @@
+"""Pods in the background beside a real systemd: the journal gets their lines, a unit's end is theirs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+
+from harness import COMMAND, Pyrun
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_the_journal_is_the_log(shared: Pyrun) -> None:
+    uuid = shared("run", "--detach", "--pod-name", "j", shared.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
+    wait_for(lambda: shared("logs", "j", code=0).out == "ready\n")
+    assert not (shared.root / "pods" / "running" / uuid / "log").exists()
+    run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
+    found = subprocess.run(["journalctl", "-o", "json", "SYSLOG_IDENTIFIER=j"], capture_output=True, text=True, check=True).stdout
+    assert json.loads(found.splitlines()[-1])["_SYSTEMD_CGROUP"].endswith(run["cgroup"].removeprefix("/sys/fs/cgroup"))
+    shared("stop", "j", code=0)
+    assert shared("wait", "j").out == "143\n"
+    shared("rm", "j", code=0)
+
+
+def test_a_prepared_pod_is_a_unit_s_main_process(shared: Pyrun) -> None:
+    """The pid that systemd started stays, from the launcher to the end; stop ends it within the unit's time."""
+    uuid = shared("prepare", "--rm", shared.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
+    unit = "pyrun-prepared.service"
+    words = [COMMAND, "--root", shared.root, "run-prepared", uuid]
+    subprocess.run(["systemd-run", "--quiet", f"--unit={unit}", *map(str, words)], check=True, timeout=120)
+    wait_for(lambda: json.loads(shared("list", "--format", "json", code=0).out)[0]["state"] == "running")
+    main = subprocess.run(["systemctl", "show", "--value", "--property=MainPID", unit], capture_output=True, text=True, check=True).stdout
+    run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
+    assert int(main) == run["keeper"] and f"/{unit}/pyrun-{uuid}" in run["cgroup"]
+    subprocess.run(["systemctl", "stop", unit], check=True, timeout=120)
+    assert json.loads(shared("list", "--format", "json", code=0).out) == []
