@@ -56,7 +56,7 @@ def test_no_policies(text: str) -> None:
 def test_keep_is_what_the_keeper_reads() -> None:
     """Field by field as native/keep.h declares them."""
     options = Options("/x")
-    options.restart, options.log_driver, options.log_opt, options.tty = (
+    options.restart, options.log_driver, options.log_opt, options.interactive = (
         "on-failure:3",
         "k8s-file",
         {"max-size": "2k", "max-file": "7"},
