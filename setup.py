@@ -119,7 +119,7 @@ setup(
     package_dir=ROOMS,
     package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h"]},
     ext_modules=[HELPER, KEEPER],
-    cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder"],
+    cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder", "native/unpack_build.py:ffibuilder"],
     scripts=["native/launcher.c"],
     cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},
     # strict: a farm of links instead of an import hook, which would cost every start 12 ms and hide the types

@@ -138,7 +138,7 @@ def read_aci(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) ->
     root = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_dirfd)
     stream = Ahead(reader)
     try:
-        with Unpacker(root, limits, policy, prefix=(b"rootfs",)) as unpacker:
+        with Unpacker(root, limits, policy, prefix=b"rootfs") as unpacker:
             manifest = _members(tar.Members(stream, limits), unpacker)
             unpacker.finish()
     finally:
@@ -156,17 +156,16 @@ def _members(members: tar.Members, unpacker: Unpacker) -> bytes:
     """Sorts the members of the two top-level names; returns the bytes of the manifest."""
     manifest: bytes | None = None
     seen_dot = seen_rootfs = False
-    for member in members:
+    for member in unpacker.others(members):
         parts = tar.clean(member.path)
         if not parts:
             if member.kind != tar.DIRECTORY or seen_dot:
                 _layout(member, "occurs twice" if seen_dot else f"the top of the archive is a {member.kind}")
             seen_dot = True
-        elif parts[0] == b"rootfs":
-            if len(parts) == 1:
-                if member.kind != tar.DIRECTORY:
-                    _layout(member, f"is a {member.kind} and should be a directory")
-                seen_rootfs = True
+        elif parts == (b"rootfs",):  # what is below is written already
+            if member.kind != tar.DIRECTORY:
+                _layout(member, f"is a {member.kind} and should be a directory")
+            seen_rootfs = True
             unpacker.add(member)
         elif parts == (b"manifest",):
             if manifest is not None or member.kind != tar.FILE:
@@ -181,6 +180,8 @@ def _members(members: tar.Members, unpacker: Unpacker) -> bytes:
 
 
 def _manifest(member: tar.Member) -> bytes:
+    if member.sparse:
+        _layout(member, "is sparse")
     if member.size > MAX_BYTES:
         _layout(member, f"has {member.size} bytes, {MAX_BYTES} are allowed")
     data = b""

@@ -25,6 +25,7 @@ from pyrun.images.limits import Limits
 from pyrun.images.parents import Parts
 from pyrun.images.tar import Member
 from pyrun.images.unpack import Policy, Unpacker, failed
+from pyrun.native._unpack import lib
 
 __all__ = ["read_box", "read_layer", "recognise"]
 
@@ -39,32 +40,25 @@ _HINT = "build the layer again with a tool that writes whiteouts as image-spec s
 class LayerUnpacker(Unpacker):
     """An `Unpacker` that knows whiteouts.  Absolute names mean the root of the image, as for every other reader of layers."""
 
+    flags = lib.TREE_LAYER
+
     def __init__(self, rootfd: int, limits: Limits, policy: Policy) -> None:
         super().__init__(rootfd, limits, policy)
+        self._limits = limits
         self._whiteouts: set[Parts] = set()
         self._opaque: set[Parts] = set()
 
-    def add(self, member: Member) -> None:
-        """Creates one member, or remembers a whiteout."""
-        member.path = member.path.lstrip(b"/") or b"."
-        if member.kind == tar.HARDLINK:
-            member.linkname = member.linkname.lstrip(b"/") or b"."
-        parts = tar.clean(member.path)
-        hidden = [part for part in parts if part.startswith(WHITEOUT)]
-        if hidden:
-            self._whiteout(member, parts, len(hidden))
-        else:
-            super().add(member)
-
-    def _whiteout(self, member: Member, parts: Parts, count: int) -> None:
+    def whiteout(self, member: Member) -> None:
+        """Remembers a member whose path has the name of a whiteout in it."""
+        parts = tar.clean(member.path.lstrip(b"/"))
         name = parts[-1][len(WHITEOUT) :]
-        if count > 1 or not parts[-1].startswith(WHITEOUT):
+        if not parts[-1].startswith(WHITEOUT) or any(part.startswith(WHITEOUT) for part in parts[:-1]):
             tar.refuse(member.path, "a path through a whiteout", _HINT)
         if member.kind not in (tar.FILE, tar.HARDLINK) or member.size:
             tar.refuse(member.path, f"a whiteout that is a {member.kind} of {member.size} bytes", _HINT)
         if len(parts) > self._limits.depth:
             tar.refuse(member.path, f"{len(parts)} directories deep, {self._limits.depth} are allowed")
-        self._count(member.path)
+        self.count(member.path)
         if parts[-1] == OPAQUE:
             self._opaque.add(parts[:-1])
         elif name in (b"", b".", b"..") or name.startswith(WHITEOUT):
@@ -74,7 +68,6 @@ class LayerUnpacker(Unpacker):
 
     def finish(self) -> None:
         """Makes the whiteouts, then everything else that comes last."""
-        self._parents.forget()
         for parts in sorted(self._opaque) + sorted(self._whiteouts):
             try:
                 self._hide(parts)
@@ -84,23 +77,23 @@ class LayerUnpacker(Unpacker):
 
     def _hide(self, parts: Parts) -> None:
         if parts in self._opaque:
-            self._parents.get(parts)  # made where only the whiteout implies it
+            os.close(self.directory(parts))  # made where only the whiteout implies it
             return
-        parent = self._parents.get(parts[:-1])
+        parent = self.directory(parts[:-1])
         try:
             existing = os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(existing.st_mode):
+                self._opaque.add(parts)
         except FileNotFoundError:
             os.mknod(parts[-1], stat.S_IFCHR, 0, dir_fd=parent)
-            return
-        if stat.S_ISDIR(existing.st_mode):
-            self._opaque.add(parts)
+        finally:
+            os.close(parent)
 
     def lists(self) -> dict[str, bytes]:
         """The content of the files `opaque` and `implied`: paths that end in NUL, the root being empty."""
-        implied = sorted(self._parents.implied - {b""})
         found = {
             "opaque": b"".join(b"/".join(parts) + b"\0" for parts in sorted(self._opaque)),
-            "implied": b"".join(path + b"\0" for path in implied),
+            "implied": b"".join(path + b"\0" for path in self.implied()),
         }
         if max(map(len, found.values())) > MAX_LIST:
             raise ArchiveError("unpack", "layer", "too many opaque or unnamed directories", hint="no real layer has that many")
@@ -114,8 +107,8 @@ def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, 
     stream = Ahead(reader, "sha256")
     try:
         with LayerUnpacker(root, limits, policy) as unpacker:
-            for member in tar.Members(stream, limits, unclosed="accept"):
-                unpacker.add(member)
+            for member in unpacker.others(tar.Members(stream, limits, unclosed="accept")):
+                unpacker.whiteout(member)
             unpacker.finish()
             for name, data in unpacker.lists().items():
                 _write(name, data, staging_dirfd)
@@ -130,16 +123,10 @@ def read_box(src_fd: int, staging_dirfd: int, limits: Limits) -> dict[str, Any]:
     reader = codec.reader(Hashed(src_fd), limits=limits)
     root = _make("box", staging_dirfd, 0o700)
     stream = Ahead(reader, "sha256")
-    me = (os.geteuid(), os.getegid())
     try:
-        with Unpacker(root, limits, Policy(conflicts="replace", nodes="refuse", capabilities="strip")) as unpacker:
-            for member in tar.Members(stream, limits):
-                if member.kind not in (tar.FILE, tar.DIRECTORY, tar.SYMLINK, tar.HARDLINK):
-                    tar.refuse(member.path, f"a {member.kind} in an archive of images", "get the archive again")
-                member.uid, member.gid = me
-                member.mode = 0o700 if member.kind == tar.DIRECTORY else 0o600
-                member.xattrs = {}
-                unpacker.add(member)
+        with Unpacker(root, limits, Policy(conflicts="replace"), private=True) as unpacker:
+            for _ in unpacker.others(tar.Members(stream, limits)):
+                pass  # without a prefix there are none
             unpacker.finish()
     finally:
         stream.close()

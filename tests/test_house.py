@@ -57,7 +57,7 @@ def python_files() -> list[Path]:
 
 
 def c_files() -> list[Path]:
-    return [*sorted((TOP / "native").glob("*.[ch]")), *sorted((TOP / "tests").rglob("*.c"))]
+    return [*sorted((TOP / "native").rglob("*.[ch]")), *sorted((TOP / "tests").rglob("*.c"))]
 
 
 def row(name: str) -> int:
@@ -108,7 +108,7 @@ def test_imports_have_no_cycle() -> None:
 
 def test_every_import_names_a_module() -> None:
     missing = {f"{name}: {other}" for name, tree in modules().items() for other in imports(tree) if other not in modules()}
-    assert missing <= {f"{name}: pyrun.native.{extension}" for name in modules() for extension in ("_native", "_seccomp")}
+    assert missing <= {f"{name}: pyrun.native.{extension}" for name in modules() for extension in ("_native", "_seccomp", "_unpack")}
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(TOP))) for path in [*python_files(), *c_files()]])

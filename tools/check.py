@@ -66,6 +66,12 @@ def compile_only(compiler: str, *flags: str) -> list[str]:
     return ["sh", "-c", script, "sh", " ".join([compiler, *house, *flags]), *native_sources()]
 
 
+def compile_untar() -> list[str]:
+    """The sources of the extension that only the confined process loads."""
+    script = 'for file in native/untar/*.c; do gcc "$@" -Wshadow -Wconversion -c -o /dev/null "$file" || exit 1; done'
+    return ["sh", "-c", script, "sh", *BINDING]
+
+
 def scripts() -> list[str]:
     return [".ci/run", "examples/demo/report", *sorted(str(path.relative_to(TOP)) for path in TOP.glob("tools/*.sh"))]
 
@@ -90,6 +96,7 @@ def checks() -> list[Check]:
         Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),
         Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
         Check("lint", "binding", "gcc -fanalyzer -Werror: the extension", ["gcc", *BINDING, "-c", "-o", "/dev/null", "native/binding.c"]),
+        Check("lint", "untar", "gcc -fanalyzer -Werror: the reader of archives", compile_untar()),
         Check("lint", "clang", "clang -Werror: the native programs", compile_only("clang")),
         Check("unit", "unit", "unit tests and house rules", pytest("tests/unit", "tests/test_house.py"), tests=True),
         Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),

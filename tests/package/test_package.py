@@ -76,7 +76,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "pyrun/native/plan.h",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
     }
-    extensions = {f"pyrun/native/{name}.abi3.so" for name in ("_native", "_seccomp")}
+    extensions = {f"pyrun/native/{name}.abi3.so" for name in ("_native", "_seccomp", "_unpack")}
     stubs = {f"pyrun/native/{path.name}" for path in (TOP / "native").glob("*.pyi")}
     assert inside == python_files() | data | extensions | stubs
     assert {f"pyrun_runtime-{VERSION}.dist-info/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= names
@@ -111,5 +111,5 @@ def test_installed_helper_is_executable(installed: Path) -> None:
 
 def test_in_place_build(sources: Path) -> None:
     run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", cwd=sources)
-    assert {path.name for path in (sources / "native").glob("*.so")} == {"_native.abi3.so", "_seccomp.abi3.so"}
+    assert {path.name for path in (sources / "native").glob("*.so")} == {"_native.abi3.so", "_seccomp.abi3.so", "_unpack.abi3.so"}
     assert (sources / "native" / "helper").stat().st_mode & 0o111

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,15 +304,31 @@ def test_quotas(unpack: Unpack) -> None:
     assert caught.value.hint
 
 
-def test_kernel_errors_name_the_member(unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(fd: int, data: Any) -> int:
-        raise OSError(28, "No space left on device")
+FULL_DISK = """
+import io, os, sys
+from pyrun.errors import ImageError
+from pyrun.images import codec
+from pyrun.images.limits import Limits
+from pyrun.images.tar import Members
+from pyrun.images.unpack import Unpacker
 
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(ImageError, match="unpack a: no space left") as caught:
-        unpack(file(b"a", b"x"))
-    assert (caught.value.errno, type(caught.value)) == (28, ImageError)
-    assert "free space" in caught.value.hint
+limits = Limits(free=0)
+with Unpacker(os.open(sys.argv[1], os.O_RDONLY), limits) as unpacker:
+    try:
+        for _ in unpacker.others(Members(codec.reader(sys.stdin.buffer, limits=limits), limits)):
+            pass
+    except ImageError as error:
+        print(type(error).__name__, error.errno, error, error.hint, sep="|")
+"""
+
+
+@pytest.mark.needs_root
+def test_kernel_errors_name_the_member(tmp_path: Path) -> None:
+    """On a file system that is really full."""
+    mount = 'mount -t tmpfs -o size=64k full "$1" && exec "$2" -c "$3" "$1"'
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, FULL_DISK]
+    done = subprocess.run(words, input=file(b"a", bytes(100_000)) + END, capture_output=True, timeout=60)
+    assert done.stdout.decode().startswith("ImageError|28|unpack a: no space left on device|free space"), done.stderr
 
 
 def test_ids_are_the_callers_own_here(unpack: Unpack) -> None:
