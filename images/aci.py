@@ -60,14 +60,13 @@ def unpack_aci(src_fd: int, staging_dirfd: int, *, limits: Limits | None = None,
     return AciInfo(parse_image_manifest(data), data, found["image_id"], found["blob_digest"], found["size"])
 
 
-class Hashed:
-    """A file read through a hash; a seekable one from the start, without moving the offset that others share."""
+class Plain:
+    """A file; a seekable one is read from the start, without moving the offset that others share."""
 
-    __slots__ = ("_fd", "_seekable", "digest", "size")
+    __slots__ = ("_fd", "_seekable", "size")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.digest = hashlib.sha256()
         self.size = 0
         try:
             os.lseek(fd, 0, os.SEEK_CUR)
@@ -79,8 +78,23 @@ class Hashed:
     def read(self, n: int) -> bytes:
         """Up to `n` bytes."""
         data = os.pread(self._fd, n, self.size) if self._seekable else os.read(self._fd, n)
-        self.digest.update(data)
         self.size += len(data)
+        return data
+
+
+class Hashed(Plain):
+    """A file read through a hash."""
+
+    __slots__ = ("digest",)
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self.digest = hashlib.sha256()
+
+    def read(self, n: int) -> bytes:
+        """Up to `n` bytes."""
+        data = super().read(n)
+        self.digest.update(data)
         return data
 
 

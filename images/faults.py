@@ -21,7 +21,10 @@ _TWICE = "readers disagree on which one counts: keep one"
 # of the archive as a whole: what, hint
 _WHOLE = {
     lib.FAULT_CUT: ("ends in the middle, {where}", "the file was cut short: fetch it again"),
-    lib.FAULT_GARBAGE: ("holds something that is no POSIX tar header{after}", "the file is damaged, or not one tar archive: fetch it again"),
+    lib.FAULT_GARBAGE: (
+        "holds something that is no POSIX tar header{after}",
+        "the file is damaged, or not one tar archive: fetch it again",
+    ),
     lib.FAULT_LONE_ZERO: ("holds a lone zero block{after}", "the file is damaged, or not one tar archive: fetch it again"),
     lib.FAULT_AFTER_END: ("goes on after its end", "readers disagree on such files: write one archive only"),
     lib.FAULT_NAMED_TWICE: ("an extended header names the next member twice", _TOOL),

@@ -196,9 +196,10 @@ class _Import:
             if (layer.digest, layer.diff_id) not in made:
                 todo.setdefault((layer.digest, layer.diff_id), layer)
         work = _Layers(self, staging, tree)
+        largest = sorted(enumerate(todo.values()), key=lambda entry: -entry[1].size)  # so that none is left alone at the end
         with ThreadPoolExecutor(_AT_ONCE_REMOTE if self.kind == "registry" else _AT_ONCE, "layer") as pool:
             try:
-                for future in [pool.submit(work.unpack, number, layer) for number, layer in enumerate(todo.values())]:
+                for future in [pool.submit(work.unpack, number, layer) for number, layer in largest]:
                     future.result()
             except BaseException:
                 tree.stop()

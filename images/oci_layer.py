@@ -20,7 +20,7 @@ from typing import Any
 
 from pyrun.errors import ArchiveError
 from pyrun.images import codec, tar
-from pyrun.images.aci import Ahead, Hashed
+from pyrun.images.aci import Ahead, Plain
 from pyrun.images.limits import Limits
 from pyrun.images.parents import Parts
 from pyrun.images.tar import Member
@@ -102,7 +102,7 @@ class LayerUnpacker(Unpacker):
 
 def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, formats: tuple[str, ...]) -> dict[str, Any]:
     """Unpacks a layer into a new `rootfs/` below staging; returns its DiffID, the sha256 of the whole decompressed stream."""
-    reader = codec.reader(Hashed(src_fd), limits=limits, allow=formats)
+    reader = codec.reader(Plain(src_fd), limits=limits, allow=formats)  # the caller knows the blob's own digest
     root = _make("rootfs", staging_dirfd, 0o755)
     stream = Ahead(reader, "sha256")
     try:
@@ -120,7 +120,7 @@ def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, 
 
 def read_box(src_fd: int, staging_dirfd: int, limits: Limits) -> dict[str, Any]:
     """Unpacks an archive that holds an image into a new `box/` below staging: private files, whatever the archive says of them."""
-    reader = codec.reader(Hashed(src_fd), limits=limits)
+    reader = codec.reader(Plain(src_fd), limits=limits)
     root = _make("box", staging_dirfd, 0o700)
     stream = Ahead(reader, "sha256")
     try:
@@ -136,7 +136,7 @@ def read_box(src_fd: int, staging_dirfd: int, limits: Limits) -> dict[str, Any]:
 
 def recognise(src_fd: int, limits: Limits) -> dict[str, Any]:
     """What kind of image an archive is, by its first telling name: aci, oci-archive or docker-archive; aci when none tells."""
-    reader = codec.reader(Hashed(src_fd), limits=limits)
+    reader = codec.reader(Plain(src_fd), limits=limits)
     kind = "aci"
     for member in tar.Members(reader, limits):
         parts = tar.clean(member.path)

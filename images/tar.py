@@ -34,7 +34,21 @@ class Member:
     `read` gives the data of a file as they stand in the archive and may be left unread or half read.
     """
 
-    __slots__ = ("devmajor", "devminor", "gid", "kind", "linkname", "members", "mode", "mtime_ns", "path", "size", "sparse", "uid", "xattrs")
+    __slots__ = (
+        "devmajor",
+        "devminor",
+        "gid",
+        "kind",
+        "linkname",
+        "members",
+        "mode",
+        "mtime_ns",
+        "path",
+        "size",
+        "sparse",
+        "uid",
+        "xattrs",
+    )
 
     def __init__(self, members: Members, found: Any) -> None:
         self.members = members

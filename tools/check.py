@@ -101,7 +101,7 @@ def checks() -> list[Check]:
         Check("unit", "unit", "unit tests and house rules", pytest("tests/unit", "tests/test_house.py"), tests=True),
         Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),
         Check("hostile", "hostile", "hostile input", pytest("tests/hostile"), tests=True),
-        Check("fuzz", "fuzz", "plan decoder: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
+        Check("fuzz", "fuzz", "plan decoder, archives: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
         Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live")], tests=True),
     ]
     if VMTEST.exists() or os.environ.get("CI") == "true":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fuzzes the plan decoder for a while (20 s, or the seconds given), and replays seeds, corpus and former crashes under
-# gcc's sanitizers.  The corpus grows in build/fuzz/corpus; what crashed once belongs in tests/fuzz/crashes.
+# Fuzzes the plan decoder and the reader of archives for a while (20 s each, or the seconds given), and replays the
+# decoder's seeds, corpus and former crashes under gcc's sanitizers.  The corpora grow in build/fuzz; what crashed once
+# belongs in tests/fuzz/crashes.
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -18,5 +19,12 @@ gcc "${WARN[@]}" -fsanitize=$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_
 "$OUT/replay" --seeds "$OUT"/seeds/*
 shopt -s nullglob
 "$OUT/replay" tests/fuzz/crashes/* "$OUT"/corpus/*
-exec "$OUT/fuzz_plan" -max_total_time="$SECONDS_" -max_len=65536 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
+"$OUT/fuzz_plan" -max_total_time="$SECONDS_" -max_len=65536 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
     -print_final_stats=1 -artifact_prefix="$OUT/" "$OUT/corpus" "$OUT/seeds"
+
+mkdir -p "$OUT/untar-corpus"
+.venv/bin/python tests/fuzz/untar_seeds.py "$OUT/untar-seeds"
+clang "${WARN[@]}" -Inative/untar -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_untar.c native/untar/*.c \
+    -o "$OUT/fuzz_untar"
+exec "$OUT/fuzz_untar" -max_total_time="$SECONDS_" -max_len=16384 -timeout=5 -rss_limit_mb=1024 -verbosity=0 -use_value_profile=1 \
+    -print_final_stats=1 -artifact_prefix="$OUT/untar-" "$OUT/untar-corpus" "$OUT/untar-seeds"

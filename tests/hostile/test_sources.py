@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 FORBIDDEN_MODULES = {"tarfile", "zipfile"}
 FORBIDDEN_NAMES = {"rmtree", "unpack_archive", "extractall", "removedirs", "realpath"}
-UNPACKING = ("aci", "callfilter", "codec", "confine", "input", "parents", "pax", "remove", "tar", "unpack", "zstd")
+UNPACKING = ("aci", "callfilter", "codec", "confine", "faults", "input", "oci_layer", "parents", "remove", "tar", "unpack", "zstd")
 
 
 def sources(top: Path) -> list[Path]:
     return [path for room in ("images", "runtime", "native") for path in sorted((top / room).rglob("*.py"))]
 
 
-def test_no_module_unpacks_or_deletes_by_path(top: Path) -> None:
+def test_sec_05_no_module_unpacks_or_deletes_by_path(top: Path) -> None:
     found = []
     for path in sources(top):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -29,10 +30,22 @@ def test_no_module_unpacks_or_deletes_by_path(top: Path) -> None:
 
 
 @pytest.mark.parametrize("name", UNPACKING)
-def test_unpacking_joins_no_paths(top: Path, name: str) -> None:
+def test_sec_05_unpacking_joins_no_paths(top: Path, name: str) -> None:
     """os.path and open() follow links and take strings; here there are descriptors and components."""
     for node in ast.walk(ast.parse((top / "images" / f"{name}.py").read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             assert (node.value.id, node.attr) != ("os", "path"), node.lineno
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id != "open", node.lineno
+
+
+BY_PATH = r"\b(open|creat|mkdir|mknod|link|symlink|unlink|rename|chmod|chown|lchown|utimes|setxattr|lsetxattr|stat|lstat|remove|system)\("
+
+
+def test_sec_05_native_code_creates_by_descriptor_only(top: Path) -> None:
+    """What takes a path is not called, but for a descriptor's own in /proc/self/fd, where the kernel has no other way."""
+    found = []
+    for path in sorted((top / "native" / "untar").glob("*.c")):
+        code = re.sub(r"/\*.*?\*/|\"[^\"\n]*\"", "", path.read_text(), flags=re.S)
+        found += [f"{path.name}: {match[1]}" for match in re.finditer(BY_PATH, code)]
+    assert found == ["tree.c: chown", "tree.c: chmod"]
