@@ -22,7 +22,7 @@ from pyrun.images.schema import Object, fields
 __all__ = ["read_docker_archive"]
 
 _ENTRY = fields("Config", "RepoTags", "Layers", "Parent", "LayerSources")
-_MEDIA = {FORMATS[media]: media for media in FORMATS if media.startswith("application/vnd.oci.")}
+_MEDIA = {FORMATS[media]: media for media in FORMATS if media.startswith("application/vnd.oci.image.layer.v1.")}
 _CHUNK = 1 << 20
 _HUB = ("docker.io/library/", "docker.io/")
 

@@ -14,14 +14,20 @@ __all__ = ["OPAQUE", "providers"]
 OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
-def providers(layer_dirs: list[str], path: bytes) -> list[int]:
-    """Positions in `layer_dirs` (top first) of the layers whose directory `path` shows; empty when it is no directory.  OSError."""
+def providers(layer_dirs: list[str], path: bytes, known: dict[bytes, list[int]] | None = None) -> list[int]:
+    """Positions in `layer_dirs` (top first) of the layers whose directory `path` shows; empty when it is no directory.  OSError.
+
+    `known` remembers the answers for the same layers, and those for the directories above.
+    """
+    known = {} if known is None else known
     found = list(range(len(layer_dirs)))
     place = b""
     for part in path.split(b"/"):
         if part:
             place += b"/" + part
-            found = _level([(number, os.fsencode(layer_dirs[number]) + place) for number in found])
+            if place not in known:
+                known[place] = _level([(number, os.fsencode(layer_dirs[number]) + place) for number in found])
+            found = known[place]
     return found
 
 

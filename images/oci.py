@@ -9,6 +9,7 @@ descriptor's, and nothing can be an index and a manifest at once (CVE-2021-41190
 
 from __future__ import annotations
 
+import binascii
 import errno
 import hashlib
 import os
@@ -45,9 +46,14 @@ FORMATS = {
     "application/vnd.oci.image.layer.v1.tar": "tar",
     "application/vnd.oci.image.layer.v1.tar+gzip": "gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd": "zstd",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": "tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": "zstd",
     "application/vnd.docker.image.rootfs.diff.tar": "tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
 }
 _EMPTY = "application/vnd.oci.empty.v1+json"
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")  # the first is a whole name
@@ -143,7 +149,7 @@ class Tree:
 class Descriptor:
     """A checked descriptor; `digest` is ``sha256-<hex>`` or ``sha512-<hex>``, `at` its place in the document."""
 
-    __slots__ = ("at", "digest", "media_type", "name", "platform", "size")
+    __slots__ = ("artifact", "at", "digest", "media_type", "name", "platform", "size")
 
     def __init__(self, value: object, at: str, limit: int) -> None:
         item = Object(value, at, _DESCRIPTOR)
@@ -153,9 +159,23 @@ class Descriptor:
         self.size = item.integer("size", 0, (1 << 63) - 1)
         if self.size > limit:
             schema.fail(item.at("size"), f"{self.size} bytes, {limit} are allowed", "no real image needs that")
+        self.artifact = item.string("artifactType") if item.members.get("artifactType") is not None else ""
+        self._check_data(item)
         notes = item.strings("annotations")
         self.name = next((notes[key] for key in _NAMES if notes.get(key)), "")
         self.platform = _platform(item)
+
+    def _check_data(self, item: Object) -> None:
+        """Embedded content must be what the descriptor says (descriptor.md, "Embedded Content"); it is not used otherwise."""
+        if item.members.get("data") is None:
+            return
+        try:
+            data = binascii.a2b_base64(item.string("data"), strict_mode=True)
+        except ValueError:
+            schema.fail(item.at("data"), "not base64", "leave data out, or embed the content as RFC 4648 says")
+        algorithm, _, digits = self.digest.partition("-")
+        if len(data) != self.size or hashlib.new(algorithm, data).hexdigest() != digits:
+            schema.fail(item.at("data"), "not the content that the digest names", "readers would disagree about what it is")
 
     @property
     def path(self) -> str:
@@ -249,21 +269,25 @@ class _Choice:
         """The best entry; ManifestError that names what is there when none fits."""
         leaves = {leaf.digest: leaf for leaf in self._leaves(entries, 0)}
         host = wanted()
-        fitting = sorted((rank(leaf.platform, host), leaf.digest) for leaf in leaves.values() if rank(leaf.platform, host) >= 0)
+        # of several that suit alike the first counts (image-index.md, "manifests"), unless nothing says whom they suit
+        fitting = [(rank(leaf.platform, host), number) for number, leaf in enumerate(leaves.values()) if rank(leaf.platform, host) >= 0]
+        fitting.sort()
         if not fitting:
             there = sorted({str(leaf.platform) for leaf in leaves.values() if leaf.platform} | set(self.refused))
             reason = f"holds nothing for {host[0]}"
             hint = f"it has {printable(', '.join(there), 300)}" if there else "it is empty"
             raise ManifestError("choose image from", self.tree.title, reason, hint=hint)
-        if len(fitting) > 1 and fitting[0][0] == fitting[1][0]:
+        if len(fitting) > 1 and fitting[0][0] == fitting[1][0] == len(host):
             what = f"{len(fitting)} images that nothing tells apart"
             raise ManifestError("choose image from", self.tree.title, what, hint="give them names or platforms in its index")
-        return leaves[fitting[0][1]]
+        return list(leaves.values())[fitting[0][1]]
 
     def _leaves(self, entries: list[Descriptor], depth: int) -> list[Descriptor]:
         found = []
         for entry in entries:
-            if entry.media_type in MANIFESTS:
+            if entry.artifact:
+                self.refused.append(entry.artifact)
+            elif entry.media_type in MANIFESTS:
                 found.append(entry)
             elif entry.media_type in INDEXES:
                 found += self._nested(entry, depth + 1)
@@ -323,8 +347,7 @@ def read_image(tree: Tree, descriptor: Descriptor) -> Found:
 
 
 def _check_layer(layer: Descriptor) -> None:
-    if ".nondistributable." in layer.media_type or ".foreign." in layer.media_type:
-        schema.fail(layer.at, "a layer that may not be distributed with the image", "pyrun runs images that are complete only")
+    """Non-distributable layers are layers where they are there; their `urls` are never followed (C11)."""
     if layer.media_type not in FORMATS:
         hint = f"known are {', '.join(sorted({media.rpartition('.')[2] for media in FORMATS}))} layers of OCI and Docker"
         schema.fail(layer.at, f"a layer of type {quoted(layer.media_type)}", hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from mkoci import Layout, layer
 
 from pyrun.errors import ArchiveError, DigestError, ImageError, ManifestError, PyrunError, SignatureError
 from pyrun.images import prune, resolve
+from pyrun.images.platform import amd64_level
 from pyrun.images.store import Image, Store
 from pyrun.images.trust import Keyring
 from pyrun.images.verify import verify_image
@@ -180,9 +182,37 @@ def test_platform_choice(load: Load, layout: Layout) -> None:
 
 
 def test_variants_that_may_not_run(load: Load, layout: Layout) -> None:
-    layout.image(descriptor=amd64(variant="v3"), variant="v3")
+    layout.image(descriptor=amd64(variant="v9"), variant="v9")
     with pytest.raises(ManifestError, match="holds nothing for"):
         load()
+
+
+def test_the_best_variant_and_of_equals_the_first(load: Load, layout: Layout) -> None:
+    level = amd64_level(next(set(line.split()) for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")))
+    variants = ["", "v1", *(f"v{number}" for number in range(2, 10))]
+    made = {
+        variant: layout.image(layer(archives.file(b"f", variant.encode())), descriptor=amd64(variant=variant), variant=variant)
+        for variant in variants
+    }
+    again = layout.image(layer(archives.file(b"again")), descriptor=amd64())
+    assert load().id[7:] == made[f"v{level}" if level > 1 else ""]["digest"][7:]
+    layout.index({"schemaVersion": 2, "manifests": [made["v9"], again, made[""]]})
+    assert load().id[7:] == again["digest"][7:]
+
+
+def test_levels_of_amd64() -> None:
+    two = "fpu sse2 cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
+    three = f"{two} abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"
+    four = f"{three} avx512f avx512bw avx512cd avx512dq avx512vl"
+    without = three.replace("popcnt ", "")
+    assert [amd64_level(set(flags.split())) for flags in ("fpu", two, three, four, without)] == [1, 2, 3, 4, 1]
+
+
+@pytest.mark.parametrize("kind", ["oci.image.layer.nondistributable.v1.tar+gzip", "docker.image.rootfs.foreign.diff.tar.gzip"])
+def test_layers_that_may_not_be_distributed_are_layers_where_they_are_there(load: Load, layout: Layout, kind: str) -> None:
+    """image-spec, manifest.md: implementations must support them; their urls are asked for nothing (C11)."""
+    entry = layout.image(layer_type=f"application/vnd.{kind}")
+    assert load().id[7:] == entry["digest"][7:]
 
 
 def test_foreign_without_platform_is_refused_by_run(load: Load, layout: Layout) -> None:
@@ -227,16 +257,16 @@ def raw_index(data: bytes) -> Prepare:
     return lambda layout: layout.index(data)
 
 
-def damage(layout: Layout, number: int, edit: Callable[[Path], object]) -> None:
+def damage(layout: Layout, number: int, edit: Callable[[Path], object], **options: Any) -> None:
     """Changes the blob of the layer (0), the configuration (1) or the manifest (2)."""
-    entry = layout.image()
+    entry = layout.image(**options)
     manifest = json.loads((layout.path / "blobs" / "sha256" / entry["digest"][7:]).read_bytes())
     digest = [manifest["layers"][0], manifest["config"], entry][number]["digest"]
     edit(layout.path / "blobs" / "sha256" / digest[7:])
 
 
-def damaged(number: int, edit: Callable[[Path], object]) -> Prepare:
-    return lambda layout: damage(layout, number, edit)
+def damaged(number: int, edit: Callable[[Path], object], **options: Any) -> Prepare:
+    return lambda layout: damage(layout, number, edit, **options)
 
 
 def flip(path: Path) -> None:
@@ -311,7 +341,10 @@ WRONG = {
     "artifact type": (image(manifest={"artifactType": "application/x"}), ManifestError, 'artifact of type "application/x"'),
     "artifact config": (image(config_type="application/vnd.example+json"), ManifestError, "artifact of type application/vnd.example"),
     "empty config": (image(manifest={"config": EMPTY}), ManifestError, "artifact of type application/vnd.oci.empty"),
-    "nondistributable": (image(layer_type=FOREIGN), ManifestError, "may not be distributed"),
+    "artifact in the index": (change("manifests.0.artifactType", "application/x"), ManifestError, "holds nothing"),
+    "nondistributable and not there": (damaged(0, Path.unlink, layer_type=FOREIGN), ImageError, "missing"),
+    "embedded other content": (change("manifests.0.data", "e30="), ManifestError, "not the content that the digest names"),
+    "embedded no base64": (change("manifests.0.data", "?"), ManifestError, "not base64"),
     "layer type": (image(layer_type="application/vnd.in-toto+json"), ManifestError, "a layer of type"),
     "gzip said to be zstd": (image(layer_type=mkoci.LAYER + "+zstd"), ArchiveError, "compressed with gzip"),
     "gzip said to be plain": (image(layer_type=mkoci.LAYER), ArchiveError, "compressed with gzip"),
@@ -349,9 +382,10 @@ def test_trailing_data_in_a_layer(load: Load, layout: Layout, leftovers: Leftove
     assert leftovers() == []
 
 
-def test_inline_data_and_urls_mean_nothing(load: Load, layout: Layout) -> None:
+def test_right_inline_data_and_urls_mean_nothing(load: Load, layout: Layout) -> None:
     entry = layout.image()
-    entry |= {"data": "e30=", "urls": ["http://127.0.0.1:1/"]}
+    content = (layout.path / "blobs" / "sha256" / entry["digest"][7:]).read_bytes()
+    entry |= {"data": base64.b64encode(content).decode(), "urls": ["http://127.0.0.1:1/"]}
     layout.index({"schemaVersion": 2, "manifests": [entry]})
     assert load().id[7:] == entry["digest"][7:]
 
