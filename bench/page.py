@@ -39,6 +39,18 @@ IMPORT = """
 200 MB of files in one gzip layer, with a signature. `pyrun fetch` verifies signature and digests, unpacks in a confined process and
 writes everything to the disk before it says so; `gzip -dc | tar -x` does none of that, `sync -f` writes to the disk.
 """
+UNPACK = """
+## Unpacking of an image of 500 MB
+
+Five layers of Debian packages, the last one of whiteouts and 2,000 small files, from an OCI layout. pyrun and podman check every digest
+and every DiffID and write to a store, umoci checks them and makes a bundle, tar checks nothing. Debian's umoci cannot read zstd.
+"""
+AFTERWARDS = """
+## Once the image is there
+
+A second image of the same layers, in a live process and as a command; the same layout again (`unchanged`), beside a command that
+does nothing much (`python`); and until a live process has found the stored image by its layout (`resolve`, the best of a hundred).
+"""
 
 
 def table(series: Mapping[str, Mapping[str, float]], peers: Mapping[str, str]) -> Iterator[str]:
@@ -89,6 +101,8 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
         ("enter", "\n## Entering a running container\n", {"crun exec": "of crun", "runc exec": "of runc"}),
         ("exec", EXEC, {"static, no libc": "of no libc"}),
         ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
+        ("unpack", UNPACK, {"podman pull, gzip": "of podman", "umoci unpack, gzip": "of umoci", "gzip -dc | tar -x": "of tar"}),
+        ("afterwards", AFTERWARDS, {}),
         ("list", "\n## Listing\n", {"python -I -S -E -c pass": "of python"}),
     )
     for name, text, peers in parts:

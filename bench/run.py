@@ -20,8 +20,10 @@ from pathlib import Path
 from cases import PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
+from unpacking import Unpacking
+from unpacking import gates as unpacking_gates
 
-CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "pull", "list")
+CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "pull", "list", "unpack")
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
 UNCACHED = "pyrun run, cache/run emptied"
@@ -189,9 +191,21 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
 
         tell("bench: pull of 500 MB")
         results.series["pull"] = pull(bench.stage)
+    if "unpack" in wanted:
+        tell("bench: unpacking 500 MB")
+        measure_unpacking(results, bench, max(1, rounds // 33))
     if "list" in wanted:
         results.series["list"] = bench.listing(rounds)
     return results
+
+
+def measure_unpacking(results: Results, bench: Bench, rounds: int) -> None:
+    case = Unpacking(bench.stage)
+    results.series["unpack"] = case.measure(rounds)
+    results.series["afterwards"] = case.afterwards(rounds + 1)
+    memory = case.memory()
+    results.numbers["memory of an import of 500 MB, MiB"] = {"all processes together, at most": memory}
+    results.gates += unpacking_gates(results.series["unpack"], results.series["afterwards"], memory)
 
 
 def show(results: Results) -> None:
@@ -202,6 +216,16 @@ def show(results: Results) -> None:
         "import": ("image of 200 MB, gzip, ms", {"gzip -dc | tar -x": "of tar", "gzip -dc | tar -x && sync -f": "of synced"}),
         "pull": ("pull of 500 MB, ms", {f"podman pull, {name}": f"of podman, {name}" for name in ("gzip", "zstd")}),
         "list": ("list, ms", {PYTHON: "of python"}),
+        "unpack": (
+            "image of 500 MB, ms",
+            {
+                "podman pull, gzip": "of podman",
+                "podman pull, zstd": "of zstd",
+                "umoci unpack, gzip": "of umoci",
+                "gzip -dc | tar -x": "of tar",
+            },
+        ),
+        "afterwards": ("once the image is there, ms", {}),
     }
     for case, series in results.series.items():
         table(titles[case][0], series, titles[case][1])

@@ -26,7 +26,7 @@ SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", 
 MADE = shutil.ignore_patterns("__pycache__", "*.so", "*.o", "helper")
 IMAGE = "example.com/bench"
 LARGE = 200 << 20  # bytes of files in the large image
-DISK = 4 << 30  # bytes, sparse, of the file system for all state
+DISK = 12 << 30  # bytes, sparse, of the file system for all state
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
 
 

@@ -149,6 +149,8 @@ def fetch(
             return pull(store, reference.text, gate, http=http, progress=line)
     path = reference.path or reference.text
     if reference.kind in _SCHEMES or os.path.isdir(path):
+        if unsigned and signature is None and not trust_policy and (known := store.find_import(path, reference.variant)):
+            return known
         from pyrun.images.layered import import_layered
 
         return import_layered(store, reference, _gate(store, signature, unsigned, trust_policy))
@@ -156,8 +158,7 @@ def fetch(
     may_look = bool(accepted or trust_policy or signature or trust.has_policy(store.root))
     detached = _is_detached(signature or path + ".asc")
     if may_look and not detached and not path.endswith(".aci") and os.path.isfile(path):
-        known = store.find_import(path) if unsigned and signature is None else None
-        if known is not None:
+        if unsigned and signature is None and (known := store.find_import(path)):
             return known
         from pyrun.images import layered
 

@@ -107,7 +107,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], dict[str, int], str]] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_stop_at_the_quota(name: str, tmp_path: Path) -> None:
+def test_sec_04_bombs_stop_at_the_quota(name: str, tmp_path: Path) -> None:
     make, limits, reason = BOMBS[name]
     image, staging = tmp_path / "image", tmp_path / "staging"
     image.write_bytes(make())
@@ -130,7 +130,7 @@ def test_bombs_stop_at_the_quota(name: str, tmp_path: Path) -> None:
     assert not staging.exists()
 
 
-def test_what_a_worker_may_use_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sec_04_what_a_worker_may_use_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last line of defence: with the address space used up, the image is refused and the caller lives on."""
     monkeypatch.setattr(
         worker,

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from archives import COMPRESS, END, aci, directory, file, gnu_long, hardlink, manifest, node, pax, symlink
+from archives import COMPRESS, END, aci, correct_checksums, directory, file, gnu_long, hardlink, manifest, node, pax, symlink
 from canary import Canary
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scale import scaled
 
 from pyrun.errors import ImageError
 from pyrun.images import codec
@@ -35,7 +36,7 @@ SEEDS = [
 FORMATS = ("tar", "gzip", "bzip2", "xz", "zstd")
 LIMITS = Limits(total=8 * MIB, ratio_floor=8 * MIB, window=8 * MIB, entries=200)
 SLOW = 2  # seconds
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
+EXAMPLES = scaled(400)
 
 
 def mutate(data: bytes, choose: random.Random) -> bytes:
@@ -69,17 +70,10 @@ def mutate(data: bytes, choose: random.Random) -> bytes:
     return bytes(buffer)
 
 
-def correct_checksums(buffer: bytearray) -> None:
-    """Makes headers valid again, so that mutations reach what lies behind the checksum."""
-    for at in range(0, len(buffer) - 511, 512):
-        if buffer[at + 257 : at + 262] == b"ustar":
-            buffer[at + 148 : at + 156] = b" " * 8
-            buffer[at + 148 : at + 156] = b"%06o\0 " % sum(buffer[at : at + 512])
-
-
+@pytest.mark.stress
 @settings(max_examples=EXAMPLES)
 @given(st.integers(0, 1 << 64), st.sampled_from(range(len(SEEDS))), st.sampled_from(FORMATS), st.booleans())
-def test_the_parser_survives_mutated_archives(seed: int, which: int, format: str, inside: bool) -> None:
+def test_sec_03_the_parser_survives_mutated_archives(seed: int, which: int, format: str, inside: bool) -> None:
     choose = random.Random(seed)
     data = COMPRESS[format](mutate(SEEDS[which], choose)) if inside else mutate(COMPRESS[format](SEEDS[which]), choose)
     started = time.monotonic()
@@ -105,9 +99,10 @@ def canary(place: Path) -> Canary:
     return Canary(place / "canary")
 
 
+@pytest.mark.stress
 @settings(max_examples=EXAMPLES // 4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 1 << 64), st.sampled_from(range(len(SEEDS))))
-def test_the_unpacker_survives_mutated_archives(place: Path, canary: Canary, seed: int, which: int) -> None:
+def test_sec_03_the_unpacker_survives_mutated_archives(place: Path, canary: Canary, seed: int, which: int) -> None:
     image, staging = place / "image", place / "staging"
     image.write_bytes(mutate(SEEDS[which], random.Random(seed)))
     staging.mkdir()

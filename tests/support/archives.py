@@ -71,6 +71,14 @@ def header(
     return bytes(block)
 
 
+def correct_checksums(buffer: bytearray) -> None:
+    """Makes headers valid again, so that mutations reach what lies behind the checksum."""
+    for at in range(0, len(buffer) - 511, 512):
+        if buffer[at + 257 : at + 262] == b"ustar":
+            buffer[at + 148 : at + 156] = b" " * 8
+            buffer[at + 148 : at + 156] = b"%06o\0 " % sum(buffer[at : at + 512])
+
+
 def padded(data: bytes) -> bytes:
     """Data filled up with zeros to whole blocks."""
     return data + bytes(-len(data) % 512)

@@ -315,7 +315,7 @@ def report(unpack: Unpack, monkeypatch: pytest.MonkeyPatch, target: Path) -> dic
     return found
 
 
-def test_sec_68_a_taken_over_worker_is_harmless(unpack: Unpack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sec_68_sec_68_a_taken_over_worker_is_harmless(unpack: Unpack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(worker, "_MAX_TEXT", 5000)
     (tmp_path / "target").mkdir()
     found = report(unpack, monkeypatch, tmp_path / "target")

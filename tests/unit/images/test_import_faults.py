@@ -120,7 +120,7 @@ print(count)
 """
 
 
-def test_killed_at_every_step(store: Store, trusted: Keyring, build: Build, leftovers: Leftovers) -> None:
+def test_sec_48_killed_at_every_step(store: Store, trusted: Keyring, build: Build, leftovers: Leftovers) -> None:
     path = build(hello=b"hello")
 
     def child(limit: int) -> subprocess.CompletedProcess[str]:

@@ -68,7 +68,7 @@ def test_what_lands_in_the_store(load: Importer, build: Build, store: Store, key
             assert os.stat(directory).st_mode & 0o777 == 0o700, directory
 
 
-def test_store_is_private_under_any_umask(load: Importer, build: Build, store: Store) -> None:
+def test_sec_06_store_is_private_under_any_umask(load: Importer, build: Build, store: Store) -> None:
     path = build()
     before = os.umask(0)
     try:
@@ -246,7 +246,7 @@ def test_garbage(load: Importer, tmp_path: Path, leftovers: Leftovers, data: byt
     assert leftovers() == []
 
 
-def test_file_that_is_exchanged_after_the_check(load: Importer, build: Build, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def test_sec_40_file_that_is_exchanged_after_the_check(load: Importer, build: Build, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     path, evil = build(good=b"good"), build(signer="", evil=b"evil")
     unpack = aci.unpack_aci
 

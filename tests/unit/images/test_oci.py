@@ -200,14 +200,6 @@ def test_the_best_variant_and_of_equals_the_first(load: Load, layout: Layout) ->
     assert load().id[7:] == again["digest"][7:]
 
 
-def test_levels_of_amd64() -> None:
-    two = "fpu sse2 cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"
-    three = f"{two} abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"
-    four = f"{three} avx512f avx512bw avx512cd avx512dq avx512vl"
-    without = three.replace("popcnt ", "")
-    assert [amd64_level(set(flags.split())) for flags in ("fpu", two, three, four, without)] == [1, 2, 3, 4, 1]
-
-
 @pytest.mark.parametrize("kind", ["oci.image.layer.nondistributable.v1.tar+gzip", "docker.image.rootfs.foreign.diff.tar.gzip"])
 def test_layers_that_may_not_be_distributed_are_layers_where_they_are_there(load: Load, layout: Layout, kind: str) -> None:
     """image-spec, manifest.md: implementations must support them; their urls are asked for nothing (C11)."""

@@ -121,7 +121,7 @@ print(count)
 """
 
 
-def test_killed_at_many_steps(store: Store, layout: Layout, leftovers: Leftovers) -> None:
+def test_sec_48_killed_at_many_steps(store: Store, layout: Layout, leftovers: Leftovers) -> None:
     def child(limit: int) -> subprocess.CompletedProcess[str]:
         arguments = [store.root, f"oci:{layout.path}:one", str(limit)]
         return subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False)

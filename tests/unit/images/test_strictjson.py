@@ -57,17 +57,17 @@ BAD = {
 
 
 @pytest.mark.parametrize(("data", "value"), GOOD.values(), ids=GOOD)
-def test_accepts(data: bytes, value: object) -> None:
+def test_sec_35_accepts(data: bytes, value: object) -> None:
     parsed = strictjson.loads(data, what="test")
     assert value is None or parsed == value
 
 
 @pytest.mark.parametrize(("data", "reason"), BAD.values(), ids=BAD)
-def test_refuses(data: bytes, reason: str) -> None:
-    started = time.monotonic()
+def test_sec_35_refuses(data: bytes, reason: str) -> None:
+    started = time.process_time()
     with pytest.raises(ManifestError) as caught:
         strictjson.loads(data, what="test")
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert str(caught.value).startswith("read test: ")
     assert reason.lower() in str(caught.value).lower()
     assert str(caught.value).isprintable()
@@ -76,3 +76,18 @@ def test_refuses(data: bytes, reason: str) -> None:
 
 def test_free_keys_may_differ_in_case_only() -> None:
     assert strictjson.loads(b'{"a": 1, "A": 2}', what="test", case_twins="allow") == {"a": 1, "A": 2}
+
+
+def test_sec_35_a_hundred_more_that_are_ambiguous_or_deep() -> None:
+    """Every place where a member can occur twice, spelled in every way, and every depth and digit beyond the bounds."""
+    twice = ['"a"', r'"\u0061"', r'"\u0041"', '"A"']
+    inside = ["%s", "[%s]", '{"x":%s}', '{"x":[0,%s]}', "[[[%s]]]", '{"":{"":%s}}']
+    documents = [shape % f"{{{one}:1,{other}:2}}" for shape in inside for one in twice for other in twice]
+    documents += ["[" * depth + "]" * depth for depth in range(65, 75)] + ["9" * digits for digits in range(5000, 5010)]
+    documents += [f"[1e{power}]" for power in (309, 400, 5000)]
+    assert len(documents) >= 100
+    for document in documents:
+        started = time.process_time()
+        with pytest.raises(ManifestError) as caught:
+            strictjson.loads(document.encode(), what="document")
+        assert caught.value.hint and time.process_time() - started < 1

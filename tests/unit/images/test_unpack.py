@@ -188,7 +188,7 @@ XATTRS = [
 
 
 @pytest.mark.parametrize("name", XATTRS)
-def test_b08_b09_attributes_that_are_stripped(unpack: Unpack, name: bytes) -> None:
+def test_sec_07_attributes_that_are_stripped(unpack: Unpack, name: bytes) -> None:
     record = pax((b"SCHILY.xattr." + name, b"/../../etc"), (b"SCHILY.xattr.user.kept", b"1"))
     top = unpack(record + directory(b"d"), record + file(b"f"))
     assert os.listxattr(top / "d") == os.listxattr(top / "f") == ["user.kept"]
