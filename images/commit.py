@@ -25,9 +25,12 @@ from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
 from pyrun.images.store import Image, Store, file_key, import_key
 
 __all__ = [
-    "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "fetch_lock", "id_lock", "layer_size",
-    "measure_layer", "place_blob", "remember_import", "replace_file",
+    "LISTS", "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "fetch_lock",
+    "id_lock", "layer_size", "marker", "measure_layer", "place_blob", "remember_import", "replace_file",
 ]  # fmt: skip
+
+
+LISTS = ("tree", "implied")  # what a layer holds beside its files and its marker
 
 
 def blob_lock(store: Store, digest: str) -> Lock:
@@ -119,13 +122,22 @@ def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str,
         listing = measure_layer(staging, name)
     with open_dir(staged) as fd:
         native.syncfs(fd)
-        write_file(f"{staged}/complete", hashlib.sha256(listing).hexdigest().encode() + b"\n")
+        write_file(f"{staged}/complete", marker(staged, listing))
         os.fsync(fd)
     os.rename(staged, target)
     if undo is not None:
         undo.paths.append(target)
     fsync_dir(f"{store.root}/layers")
     return tree.total(listing)
+
+
+def marker(layer: str, listing: bytes) -> bytes:
+    """What the marker of the layer in the directory `layer` says: the digest of its listing, and of the list of implied
+    directories where there is one.  OSError."""
+    digests = [hashlib.sha256(listing).hexdigest()]
+    with contextlib.suppress(FileNotFoundError), open(f"{layer}/implied", "rb") as file:
+        digests.append(hashlib.sha256(file.read()).hexdigest())
+    return "\n".join((*digests, "")).encode()
 
 
 def encode_record(image: Image) -> bytes:

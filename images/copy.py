@@ -8,6 +8,7 @@ descriptors of directories that nobody else can reach, so no name in an image le
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
@@ -16,10 +17,11 @@ from pyrun.images.merged import providers
 from pyrun.images.printable import printable
 from pyrun.images.remove import remove_tree
 
-__all__ = ["copy_layers", "copy_up"]
+__all__ = ["copy_entry", "copy_layers", "copy_up"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 30
+_BY_HAND = 1 << 20
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
@@ -52,6 +54,20 @@ def copy_up(layer_dirs: list[str], path: str, parent_fd: int, name: str) -> None
     copy_layers(found, parent_fd, os.fsencode(name))
 
 
+def copy_entry(source: int, name: bytes, target: int, new: bytes) -> None:
+    """Copy what is no directory from one directory to the new name in another; StateError."""
+    try:
+        _leaf(source, name, target, new, os.stat(name, dir_fd=source, follow_symlinks=False))
+    except OSError as error:
+        raise _failed(error, name) from error
+
+
+def _failed(error: OSError, name: bytes) -> StateError:
+    where = os.fsencode(error.filename) if isinstance(error.filename, str | bytes) else name
+    hint = "free some space there, or choose another directory"
+    return StateError("copy the image's files", printable(where), errno=error.errno or 0, hint=hint)
+
+
 class _Copy:
     """One layer on its way over the target; `links` are the files with several names, by inode."""
 
@@ -80,16 +96,7 @@ class _Copy:
         if info.st_nlink > 1 and info.st_ino in self.links:
             os.link(self.links[info.st_ino], name, src_dir_fd=self.root, dst_dir_fd=target, follow_symlinks=False)
             return
-        if kind == stat.S_IFREG:
-            _file(source, target, name, info)
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
-        else:
-            os.mknod(name, info.st_mode, info.st_rdev, dir_fd=target)
-            os.chown(name, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
-            os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=target)
-        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+        _leaf(source, name, target, name, info)
         if info.st_nlink > 1:
             self.links[info.st_ino] = path
 
@@ -120,10 +127,25 @@ def _clear(target: int, name: bytes, *, directories: bool = True) -> None:
         remove_tree(target, name)
 
 
-def _file(source: int, target: int, name: bytes, info: os.stat_result) -> None:
+def _leaf(source: int, name: bytes, target: int, new: bytes, info: os.stat_result) -> None:
+    """Copy what is no directory."""
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFREG:
+        _file(source, name, target, new, info)
+    elif kind == stat.S_IFLNK:
+        os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
+        os.chown(new, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+    else:
+        os.mknod(new, info.st_mode, info.st_rdev, dir_fd=target)
+        os.chown(new, info.st_uid, info.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chmod(new, stat.S_IMODE(info.st_mode), dir_fd=target)
+    os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _file(source: int, name: bytes, target: int, new: bytes, info: os.stat_result) -> None:
     reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
     try:
-        writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+        writer = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
             _data(reader, writer, info.st_size)
             _attributes(reader, writer)
@@ -144,10 +166,20 @@ def _data(reader: int, writer: int, size: int) -> None:
             return  # ENXIO: only a hole is left
         end = os.lseek(reader, place, os.SEEK_HOLE)
         while place < end:
-            done = os.copy_file_range(reader, writer, min(end - place, _CHUNK), place, place)
+            done = _piece(reader, writer, place, end)
             if done == 0:
                 return
             place += done
+
+
+def _piece(reader: int, writer: int, place: int, end: int) -> int:
+    """Copy some bytes, by hand where the two file systems differ in kind; how many, 0 where the file ends."""
+    try:
+        return os.copy_file_range(reader, writer, min(end - place, _CHUNK), place, place)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    return os.pwrite(writer, os.pread(reader, min(end - place, _BY_HAND), place), place)
 
 
 def _attributes(source: int, target: int) -> None:

@@ -277,7 +277,7 @@ class Import:
                 "blob": info.blob_digest,
                 "size": size,
                 "imported": earlier.imported if earlier else time.time_ns(),
-                "signature": {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix} if verdict else None,
+                "signature": _signed(verdict, signature),
                 "origin": None if verdict or "://" in self.path else {"transport": "aci", "place": trust.place(self.path), "name": ""},
                 "manifest": info.manifest,
             }
@@ -313,7 +313,7 @@ class Import:
         verdict = self.judge(signers, image.name)
         if verdict is None or signature is None:
             return image
-        new = {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix}
+        new = _signed(verdict, signature)
         if image.signature != new:
             with commit.id_lock(self.store, image.id), commit.Undo(staging) as undo:
                 commit.commit_blob(self.store, staging, undo, image.blob, signature)
@@ -344,6 +344,13 @@ class Wanted:
                 )
         if self.id and image_id != self.id:
             raise DigestError("import", path, f"it is {image_id[:19]}, not {self.id[:19]}", hint="its owner has to offer what is asked for")
+
+
+def _signed(verdict: Verdict | None, signature: bytes | None) -> dict[str, str] | None:
+    """What a record says of a signature; its digest, since not every bit of an armoured text is part of what it signs."""
+    if verdict is None:
+        return None
+    return {"fingerprint": verdict.fingerprint, "prefix": verdict.prefix, "sha256": hashlib.sha256(signature or b"").hexdigest()}
 
 
 def open_image(path: str) -> FileIO:

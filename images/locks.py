@@ -4,8 +4,9 @@
     locks/fetch-XX       one at a time brings an image of which the digest begins with XX from a registry
     locks/blob-XX        one import at a time of a file whose digest begins with XX
     locks/id-XX          one commit at a time of an image whose id begins with XX
+    locks/tags           one change of a tag at a time
 
-Order: store, then fetch or blob, then id.  The last three are 256 files each that are never removed, because
+Order: store, then fetch or blob, then id, or tags.  Fetch, blob and id are 256 files each that are never removed, because
 removing a lock file while somebody waits for it needs a second protocol.
 """
 
@@ -71,7 +72,7 @@ class Lock:
 
 
 def private_dirs(path: str) -> None:
-    """Makes a directory and its missing parents, 0700 each whatever the umask lets through; OSError as mkdir(2)."""
+    """Makes a directory and its missing parents, 0700 each whatever the umask lets through, and their names durable; OSError."""
     missing: list[str] = []
     while not os.path.isdir(path):
         missing.append(path)
@@ -85,6 +86,12 @@ def private_dirs(path: str) -> None:
         except FileExistsError:
             if not os.path.isdir(entry):
                 raise
+            continue
+        fd = os.open(os.path.dirname(entry) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _cannot_open(path: str, error: OSError) -> StateError:

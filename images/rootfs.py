@@ -51,6 +51,14 @@ class RootFS:
                 raise ImageError("read", f"{printable(path)} of the image", f"larger than {limit} bytes", hint="the image has to be mended")
             return _content(walk.roots[layer], place, limit, path)
 
+    def find(self, path: bytes) -> tuple[int, bytes, os.stat_result] | None:
+        """The layer (its position) whose file or directory `path` shows, its path there without links, and its stat; None for nothing.
+
+        Links are followed inside the root; ImageError when they turn in circles.
+        """
+        with _Walk(self._layers) as walk:
+            return walk.find(path, follow=True)
+
     def owner(self, path: bytes) -> tuple[int, int] | None:
         """Owner and group of what is at `path`, of the link itself if it is one; None when there is nothing."""
         with _Walk(self._layers) as walk:

@@ -7,6 +7,7 @@
     imports/<stat key>     id of the image that this very file holds
     imports/pulled+<name>  what a name meant in its registry, see `pulled`
     imports/url+<URL>      what a URL held, see `web.notes`
+    tags/<name>            further names, see `tags`
     locks/ tmp/ trust/     see `locks`, `staging` and `trust`
 
 Nothing here changes the store.  Writing is `importer`, deleting is `prune`.
@@ -26,7 +27,7 @@ _HEX = frozenset("0123456789abcdef")
 _LENGTHS = {"sha512": 128, "sha256": 64}
 _SHORTEST_PREFIX = 6
 _NAME_MAX = 255
-_DIRECTORIES = ("blobs/sha256", "blobs/sha512", "layers", "images", "refs", "imports", "locks", "tmp")
+_DIRECTORIES = ("blobs/sha256", "blobs/sha512", "layers", "images", "refs", "imports", "tags", "locks", "tmp")
 
 
 class Image:
@@ -189,12 +190,12 @@ class Store:
         """The image that a reference means; NotFoundError or, for an ambiguous one, ImageError.
 
         A reference is an id or a prefix of one (``sha512-`` may be left out, six hex digits at least), or
-        ``name[:version][,label=value...]``, of which the newest import is taken.
+        ``name[:version][,label=value...]``, of which the newest import is taken, or else a tag.
         """
         return self.load(self.find_id(ref))
 
-    def find_id(self, ref: str) -> str:
-        """The full id that a reference means, even if the record is damaged; raises as `find` does."""
+    def find_id(self, ref: str, *, tags: bool = True) -> str:
+        """The full id that a reference means, even if the record is damaged; raises as `find` does.  Without `tags` no tag counts."""
         by_name = self._by_name(ref)
         by_id = self._by_prefix(ref)
         if by_name and by_id:
@@ -205,6 +206,12 @@ class Store:
             raise _ambiguous(ref, by_id, f"is the beginning of {len(by_id)} ids")
         if by_id:
             return by_id[0]
+        if tags:
+            from pyrun.images.tags import find
+
+            tag = find(self, ref)
+            if tag is not None:
+                return tag.id
         hint = f"see what is there with `pyrun --root {self.root} image list`, or import a file with `pyrun fetch FILE`"
         if "://" in ref:
             hint = "of URLs https://HOST/PATH and docker://HOST/REPOSITORY:TAG are understood"

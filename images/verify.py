@@ -6,12 +6,13 @@ import hashlib
 import os
 
 from pyrun.errors import PyrunError, StateError
-from pyrun.images import fastjson, tree
+from pyrun.images import commit, fastjson, tags, tree
+from pyrun.images.printable import printable
 from pyrun.images.store import Image, Store
 from pyrun.images.trust.gate import rejudge
 from pyrun.images.trust.keyring import Keyring
 
-__all__ = ["verify_image"]
+__all__ = ["verify_image", "verify_store"]
 
 _CHUNK = 1 << 20
 
@@ -70,6 +71,10 @@ def _blob(store: Store, image: Image, digest: str, keyring: Keyring) -> list[str
 def _signature(store: Store, image: Image, path: str, data_fd: int, keyring: Keyring) -> list[str]:
     if image.signature is None:
         return []
+    if "sha256" in image.signature:
+        with open(path, "rb") as file:
+            if hashlib.sha256(file.read()).hexdigest() != image.signature["sha256"]:
+                return [f"signature {path}: not what was written at import"]
     try:
         if image.kind == "oci":
             rejudge(store, image, system=keyring.system)
@@ -86,13 +91,49 @@ def _layer(store: Store, layer: str) -> list[str]:
         with open(f"{path}/tree", "rb") as file:
             recorded = file.read()
         with open(f"{path}/complete", "rb") as file:
-            marker = file.read().decode("ascii", "replace").strip()
+            marker = file.read()
+        if commit.marker(path, recorded) != marker:
+            return [f"layer {path}: the list of its digests is damaged"]
+        strange = sorted(set(os.listdir(path)) - {"rootfs", "complete", *commit.LISTS})
     except OSError as error:
         return [f"layer {path}: {os.strerror(error.errno or 0).lower()} ({os.path.basename(os.fsdecode(error.filename))})"]
-    if hashlib.sha256(recorded).hexdigest() != marker:
-        return [f"layer {path}: the list of its digests is damaged"]
+    if strange:
+        return [f"layer {path}: {printable(strange[0])} is not part of it"]
     try:
         changed = tree.difference(f"{path}/rootfs", recorded)
     except PyrunError as error:
         return [f"layer {path}: {error}"]
     return [f"layer {path}: {changed}"] if changed else []
+
+
+def verify_store(store: Store) -> list[str]:
+    """What is wrong beside the images: names, tags and notes that lead to no stored image.  StateError when it cannot be read."""
+    ids = set(store.ids())
+    damaged: list[str] = []
+    problems = [f"tag {tag.text}: its image is not in the store" for tag in tags.stored(store, damaged) if tag.id not in ids]
+    problems += [f"tag {path}: damaged" for path in damaged]
+    for name in _names(f"{store.root}/refs"):
+        problems += [
+            f"reference {store.root}/refs/{name}/{image_id}: its image is not in the store"
+            for image_id in _names(f"{store.root}/refs/{name}")
+            if image_id not in ids
+        ]
+    for name in _names(f"{store.root}/imports"):
+        path = f"{store.root}/imports/{name}"
+        try:
+            with open(path, "rb") as file:
+                image_id = file.read(256).decode("ascii", "replace")
+        except OSError as error:
+            problems.append(f"note {path}: {os.strerror(error.errno or 0).lower()}")
+        else:
+            problems += [f"note {path}: its image is not in the store"] if image_id not in ids else []
+    return [f"{problem}; `pyrun image gc` removes it" for problem in problems]
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StateError("read", directory, errno=error.errno or 0) from None

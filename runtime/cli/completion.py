@@ -116,7 +116,16 @@ def complete(words: list[str], root: str) -> list[str]:
         return [c if c[0] == ":" else f"{name}={c}" for c in _values(found, value, root)] if found else []
     if current.startswith("-"):
         return _options(options, current)
-    return _positional(positional, current, root)
+    return _positional(_word(positional, options, rest), current, root)
+
+
+def _word(positional: str, options: tuple[Option, ...], rest: list[str]) -> str:
+    """The positional word that is being written: the last one, unless `rest` has fewer bare words before it."""
+    bare = 0
+    for place, word in enumerate(rest):
+        bare += word[:1] != "-" and _pending(options, rest[:place]) is None
+    words = positional.split()
+    return words[min(bare, len(words) - 1)] if words else ""
 
 
 def _verb(words: list[str]) -> tuple[str, list[str]]:
@@ -175,7 +184,7 @@ def _values(option: Option, current: str, root: str) -> list[str]:
 
 
 def _positional(positional: str, current: str, root: str) -> list[str]:
-    word = positional.partition(" ")[0].strip("[].")
+    word = positional.strip("[].")
     if word == "SHELL":
         return [f"{shell}\tcompletion for {shell}" for shell in SCRIPTS if shell.startswith(current)]
     if word == "TOPIC":
@@ -183,18 +192,23 @@ def _positional(positional: str, current: str, root: str) -> list[str]:
     if word in ("IMAGE", "REF"):
         found = [] if "/" in current[:2] else _images(root, current)
         return found or ([FILES] if word == "IMAGE" else [])
+    if word == "DIR":
+        return [DIRS]
     return [FILES] if word in ("FILE", "KEYFILE") else []
 
 
 def _images(root: str, current: str) -> list[str]:
     """Names and ids of stored images; nothing where the store cannot be read."""
     try:
+        from pyrun.images import catalog
         from pyrun.images.store import Store
+        from pyrun.images.tags import stored
 
-        images = Store(root).images()
+        rows = catalog.load(root).rows
+        names = {tag.name: tag.id[:19] for tag in stored(Store(root))}
     except (ImportError, OSError, PyrunError):
         return []
-    names = {image.name: image.id[:19] for image in images}
-    names.update({image.id[:19]: image.name for image in images if current.startswith("sha")})
+    names.update({row[1]: row[0][:19] for row in rows})
+    names.update({row[0][:19]: row[1] for row in rows if current.startswith("sha")})
     # The shell pastes what it is given into the command line, so nothing that it could take for a command.
     return [f"{name}\t{escape(text)}" for name, text in sorted(names.items()) if name.startswith(current) and not name.strip(_PLAIN)]

@@ -88,9 +88,9 @@ def parser(verb: str) -> argparse.ArgumentParser:
         sections.setdefault(section(option), []).append(option)
     for title, rows in sections.items():
         _add(result.add_argument_group(title), rows)
-    name = positional.partition(" ")[0]
-    if name:
-        nargs = None if not name.endswith("...") else "*" if name[0] == "[" else "+"
+    for name in positional.removesuffix(" --").removesuffix(" +").split():
+        optional = name[0] == "["
+        nargs = ("*" if optional else "+") if name.endswith("...") else "?" if optional else None
         result.add_argument(name.strip("[].").lower(), nargs=nargs, help=argparse.SUPPRESS)
     return result
 

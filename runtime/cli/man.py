@@ -58,7 +58,7 @@ def _main_page() -> str:
 def _verb_page(name: str) -> str:
     verbs = [verb for verb in visible() if verb.split()[0] == name]
     group = verbs != [name]
-    summary = "list, show, verify and remove stored images" if group else VERBS[name][4]
+    summary = "look at, check, name, export and remove stored images" if group else VERBS[name][4]
     lines = [*_head(f"pyrun-{name}", summary), ".SH SYNOPSIS"]
     for verb in verbs:
         if verb != verbs[0]:

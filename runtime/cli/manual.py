@@ -44,16 +44,58 @@ ABOUT: dict[str, tuple[str, ...]] = {
     "fetch": (
         "Verifies each file's signature, unpacks the image and prints its id. A file that was fetched before is not unpacked again.",
     ),
-    "image": ("Lists, shows, verifies and removes stored images. REF is an id, the beginning of one, or a name.",),
+    "image": (
+        "Works on stored images. REF is an id, the beginning of one, NAME[:VERSION][,LABEL=VALUE], of which the newest import is"
+        " taken, or a tag.",
+    ),
+    "image list": (
+        "Lists the stored images, newest import first, each under its own name and under its tags. With --format json it prints"
+        " one object for each image, without the manifest.",
+    ),
     "image show": (
-        "Prints what the store knows about an image, and its manifest, as JSON.",
-        "REF is an image's id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",
+        "Prints what the store knows about an image, and its manifest, as JSON; with --format text a summary.",
+        "REF is an image's id, the beginning of one, NAME[:VERSION][,LABEL=VALUE], or a tag.",
+    ),
+    "image history": (
+        "Of an OCI or Docker image, the steps that its configuration tells, with the layers that they made; of an App Container"
+        " Image, the images that it is made of. The last one, or the topmost, comes first.",
     ),
     "image verify": (
-        "Reads the stored bytes again and compares them with the digests and the signature that vouch for them. It prints one line"
-        " for each image, and one for each thing that is wrong; then it exits with 125.",
+        "Reads the stored bytes again and compares them with the digests and the signature that vouch for them: the record, the"
+        " shipped files, and of each unpacked file the name, content, owner, mode, attributes and links. It prints one line"
+        " for each image, and one for each thing that is wrong; then it exits with 125. Times are not compared.",
     ),
-    "image rm": ("Removes images, and the layers and files that no other image needs. It prints the full ids.",),
+    "image tag": (
+        "Lets NAME, or NAME:VERSION, mean a stored image as well. A tag that is there already moves, and a note says what it meant before.",
+        "Names that images bring always come first: a tag cannot take one, and an image that brings a tag's name later hides the"
+        " tag. Below a prefix for which keys are trusted, only images that one of these keys signed can be tagged. An image is"
+        " always checked as what it calls itself, whatever tag it is run by.",
+    ),
+    "image rm": (
+        "Removes images, their tags, and the layers and files that no other image needs. It prints the full ids. Where REF is a"
+        " tag, only the tag is removed. An image that a pod uses or that another image depends on stays.",
+    ),
+    "image gc": (
+        "Removes layers, files, names and notes that no image needs, and what crashed imports left. With --all it also removes"
+        " every image that no pod uses and that no image which stays depends on.",
+    ),
+    "image du": (
+        "Shows the bytes of each image: in all, shared with others, and those that `pyrun image rm` would free; then those of the"
+        " whole store, where what is shared counts once.",
+    ),
+    "image export": (
+        "Writes an App Container Image to FILE, byte for byte as it was imported, and its signature to FILE.asc where it has one.",
+        "With --oci it writes an OCI image layout, which skopeo, podman, umoci and others read. Documents and layers of an OCI or"
+        " Docker image are the very ones that were imported, digests included; an App Container Image is converted, layer by layer.",
+    ),
+    "image render": (
+        "Writes the files that an app of the image would see, those of all layers and dependencies, into the new directory DIR, with"
+        " owners, modes, extended attributes, times, links and holes.",
+    ),
+    "image extract": (
+        "Unpacks an App Container Image as it was shipped, `manifest` and `rootfs`, into the new directory DIR. With --path it writes"
+        " one file or directory of what an app would see, as DIR, or a file's content to standard output where DIR is -.",
+    ),
     "gc": (
         "Removes ended pods, what a killed run left behind, and temporary files of processes that are gone. It prints what it removed.",
     ),
@@ -129,9 +171,20 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("pyrun trust --list", "what is trusted"),
     ),
     "fetch": (("pyrun fetch app.aci", "store an image; app.aci.asc is its signature"),),
-    "image list": (("pyrun image list --format json", "all stored images"),),
+    "image list": (
+        ("pyrun image list --sort size --columns name,version,size", "what takes most of the disk"),
+        ("pyrun image list -q --filter used=no --filter older-than=30d", "ids of images that no pod uses, a month old"),
+    ),
     "image verify": (("pyrun image verify --all", "look for damage"),),
+    "image tag": (("pyrun image tag example.com/app:1.1 app:stable", "a short name"),),
     "image rm": (("pyrun image rm example.com/app:1.1", "remove one version"),),
+    "image gc": (("pyrun image gc --all --older-than 7d --dry-run", "what a week's grace would leave"),),
+    "image export": (
+        ("pyrun image export example.com/app app.aci", "the file that was imported"),
+        ("pyrun image export example.com/app --oci app && skopeo copy oci:app docker://host/app", "push it to a registry"),
+    ),
+    "image render": (("pyrun image render example.com/app /srv/app", "the whole file system"),),
+    "image extract": (("pyrun image extract example.com/app - --path /etc/os-release", "look into one file"),),
     "gc": (("pyrun gc --grace-period 30m", "spare what ended in the last half hour"),),
     "completion": (
         ("source <(pyrun completion bash)", "load it into bash"),

@@ -18,6 +18,7 @@ An option is a row of six strings:
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
 from pyrun.cli.verbs_trust import ADOPT, POLICY, TRUST_VERBS, UNSIGNED
 
@@ -302,16 +303,7 @@ VERBS: dict[str, Verb] = {
         (),
         "verify images, local or on servers, and store them",
     ),
-    "image list": ("image", "", (FORMAT_TABLE, FULL, NO_LEGEND), (), "list the stored images"),
-    "image show": ("image", "REF", (), (), "print the record and the manifest of a stored image as JSON"),
-    "image verify": (
-        "image",
-        "[REF]...",
-        (("--all", "", "flag", "", "Images", "verify every stored image"),),
-        (),
-        "check stored images against their digests",
-    ),
-    "image rm": ("image", "REF...", (), (), "remove images from the store"),
+    **IMAGES,
     "gc": (
         "gc",
         "",

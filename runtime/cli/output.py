@@ -71,13 +71,22 @@ def emit_json(value: object) -> None:
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, legend: bool = True) -> None:
     """Prints columns two blanks apart under UPPER CASE headers; never cut, since scripts read it too."""
-    lines = [[escape(cell) for cell in row] for row in rows]
-    if legend:
-        lines.insert(0, [header.upper() for header in headers])
-    widths = [max((_width(line[i]) for line in lines), default=0) for i in range(len(headers))]
-    for line in lines:
-        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
-        emit("  ".join(padded).rstrip() + "\n")
+    columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)] or [[] for _ in headers]
+    form = []
+    for number, header in enumerate(headers):
+        text = "".join(columns[number])
+        plain = text.isascii() and text.isprintable()
+        cells = columns[number] if plain else [escape(cell) for cell in columns[number]]
+        cells = [header.upper(), *cells] if legend else cells
+        if plain:
+            form.append(f"%-{max(map(len, cells), default=0)}s")
+        else:
+            widths = [_width(cell) for cell in cells]
+            cells = [cell + " " * (max(widths) - width) for cell, width in zip(cells, widths, strict=True)]
+            form.append("%s")
+        columns[number] = cells
+    line = "  ".join([*form[:-1], "%s"])
+    emit("".join([(line % cells).rstrip() + "\n" for cells in zip(*columns, strict=True)]))
 
 
 def _width(text: str) -> int:

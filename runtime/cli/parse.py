@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
+from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/pyrun"
 
 
-class Args(PodArgs, TrustArgs):
+class Args(PodArgs, TrustArgs, ImageArgs):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute
@@ -210,18 +211,18 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
 
 
 def _bind(args: Args, positional: str, words: list[str]) -> None:
-    """Stores the bare words under the name of the verb's positional; UsageError for too few or too many."""
-    name = positional.partition(" ")[0]
-    label = name.strip("[].")
-    if name.endswith("..."):
-        if not words and name[0] != "[":
-            _fail(args.verb, f"needs at least one {label}", f"`pyrun {args.verb} --help` shows how")
-        setattr(args, label.lower() + "s", words)
-        return
-    if label:
-        if not words:
-            _fail(args.verb, f"needs {label}", f"`pyrun {args.verb} --help` shows how")
-        setattr(args, label.lower(), words.pop(0))
+    """Stores the bare words under the names of the verb's positionals; UsageError for too few or too many."""
+    for name in positional.split():
+        label = name.strip("[].")
+        if name.endswith("..."):
+            if not words and name[0] != "[":
+                _fail(args.verb, f"needs at least one {label}", f"`pyrun {args.verb} --help` shows how")
+            setattr(args, label.lower() + "s", words)
+            return
+        if label not in ("--", "+"):
+            if not words and name[0] != "[":
+                _fail(args.verb, f"needs {label}", f"`pyrun {args.verb} --help` shows how")
+            setattr(args, label.lower(), words.pop(0) if words else "")
     if words:
         _fail(args.verb, f"unexpected argument '{words[0]}'", f"`pyrun {args.verb} --help` shows how")
 

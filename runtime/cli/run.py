@@ -148,12 +148,10 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     reference = resolve.parse(args.image)
     if reference.path:
         return [os.path.abspath(reference.path), *own]
-    return [
-        store.ref_dir(image.name),
-        store.root + "/images",
-        *([store.root + "/imports"] if reference.kind in ("registry", "url") else []),
-        *own,
-    ]
+    more = [f"{store.root}/imports"] if reference.kind in ("registry", "url") else []
+    if os.path.isdir(f"{store.root}/tags"):  # where there are none, no tag was meant
+        more.append(f"{store.root}/tags")
+    return [store.ref_dir(image.name), store.root + "/images", *more, *own]
 
 
 def save_uuid(path: str, uuid: str) -> None:

@@ -8,12 +8,13 @@ from pyrun.cli import manual
 from pyrun.cli.help import dest, visible
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.parse import Args
+from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
 ROWS = [(verb, option) for verb in VERBS for option in VERBS[verb][2]] + [("", option) for option in GLOBAL]
 
-ANNOTATIONS = {**PodArgs.__annotations__, **TrustArgs.__annotations__, **Args.__annotations__}
+ANNOTATIONS = {**PodArgs.__annotations__, **TrustArgs.__annotations__, **ImageArgs.__annotations__, **Args.__annotations__}
 
 TYPES = {
     "flag": "bool",
@@ -76,9 +77,9 @@ def test_verb(verb: str) -> None:
 def test_every_attribute_comes_from_the_table() -> None:
     known = {dest(option[0]) for _, option in ROWS} | {"verb", "given", "argv"}
     for _, positional, *_ in VERBS.values():
-        word = positional.partition(" ")[0]
-        known.add(word.strip("[].").lower() + ("s" if word.endswith("...") else ""))
-    assert set(ANNOTATIONS) == known - {""}
+        words = positional.removesuffix(" --").removesuffix(" +").split()
+        known |= {word.strip("[].").lower() + ("s" if word.endswith("...") else "") for word in words}
+    assert set(ANNOTATIONS) == known
 
 
 def test_insecure_groups() -> None:

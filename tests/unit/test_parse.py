@@ -336,8 +336,7 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
             words.append(f"{name}={value}")
         else:
             words += [name + value]
-    positional = VERBS[verb][1].partition(" ")[0]
-    bare = ["some.aci"] if positional else []
+    bare = ["some.aci"] * len(VERBS[verb][1].removesuffix(" --").removesuffix(" +").split())
     # behind a pod everything belongs to the command
     place = len(words) if VERBS[verb][1].endswith(" +") else draw(st.integers(0, len(words)))
     return verb, [*words[:place], *bare, *words[place:]]

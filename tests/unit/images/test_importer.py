@@ -190,7 +190,8 @@ def test_removed_key_then_another_signature(load: Importer, build: Build, gpg: A
     load.keyring.add(keyfile("other"), "example.com/app")
     Path(f"{path}.asc").write_bytes(gpg.sign(path.read_bytes(), "other"))
     image = load(path)
-    assert image.signature == {"fingerprint": gpg.fingerprint("other"), "prefix": "example.com/app"}
+    digest = hashlib.sha256(Path(f"{path}.asc").read_bytes()).hexdigest()
+    assert image.signature == {"fingerprint": gpg.fingerprint("other"), "prefix": "example.com/app", "sha256": digest}
     store.require_trusted(image, load.keyring.system)
     assert load.unpacked == 1
 

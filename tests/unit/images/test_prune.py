@@ -194,17 +194,17 @@ def test_lock_file_that_is_a_link(tmp_path: Path) -> None:
 
 
 def test_crash_between_the_steps_of_removal(store: Store, stored: Stored, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers) -> None:
-    for step in ("_drop_refs", "_drop_imports", "_bury_layer", "_bury_blob"):
+    for place, step in ((prune, "_drop_refs"), (prune, "_drop_imports"), (prune._Work, "_layer"), (prune._Work, "_blob")):
         image = stored()
-        original = getattr(prune, step)
+        original = getattr(place, step)
 
         def crash(*_arguments: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(prune, step, crash)
+        monkeypatch.setattr(place, step, crash)
         with pytest.raises(KeyboardInterrupt):
             remove_image(store, image.id)
-        monkeypatch.setattr(prune, step, original)
+        monkeypatch.setattr(place, step, original)
         with pytest.raises(NotFoundError):
             store.find("example.com/app")
         collect_tmp(store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable
@@ -29,10 +30,13 @@ class Case:
     def sign(self, user: str, *options: str) -> None:
         self.asc.write_bytes(self.gpg.sign(self.path.read_bytes(), user, *options))
 
+    def digest(self) -> str:
+        return hashlib.sha256(self.asc.read_bytes()).hexdigest()
+
     def accepted(self, signer: str = "good") -> None:
         # Named explicitly it is verified each time, whatever is known of the file.
         image = import_file(self.store, str(self.path), keyring=self.keyring, signature_path=str(self.asc))
-        assert image.signature == {"fingerprint": self.gpg.fingerprint(signer), "prefix": "example.com"}
+        assert image.signature == {"fingerprint": self.gpg.fingerprint(signer), "prefix": "example.com", "sha256": self.digest()}
         self.store.require_trusted(image, self.keyring.system)
 
     def refused(self, *words: str) -> SignatureError:
@@ -59,7 +63,7 @@ def trust_by_hand(case: Case, user: str, prefix: str = "example.com") -> None:
 
 def test_good(case: Case) -> None:
     image = import_file(case.store, str(case.path), keyring=case.keyring)
-    assert image.signature == {"fingerprint": case.gpg.fingerprint("good"), "prefix": "example.com"}
+    assert image.signature == {"fingerprint": case.gpg.fingerprint("good"), "prefix": "example.com", "sha256": case.digest()}
     case.accepted()
 
 
