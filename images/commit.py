@@ -65,6 +65,8 @@ class Undo:
             for number, path in enumerate(reversed(self.paths)):
                 with contextlib.suppress(OSError):  # `gc` will find it
                     self._staging.take(path, f"undone{number}")
+                    if "/refs/" in path:
+                        os.rmdir(os.path.dirname(path))
 
 
 def commit_blob(store: Store, staging: Staging, undo: Undo, digest: str, signature: bytes | None) -> None:
@@ -162,17 +164,20 @@ def commit_record(store: Store, staging: Staging, undo: Undo, image: Image) -> N
 
 
 def remember_import(store: Store, staging: Staging, info: os.stat_result, image_id: str, variant: str = "") -> None:
-    """Notes that the file with this stat, read as `variant`, holds an image, and forgets what the inode held before; OSError."""
+    """Notes that the file with this stat, read as `variant`, holds an image, and forgets what the inode held before.
+
+    The image is in the store by now, and a note only saves time: whatever prevents it, a full disk for one, is no error.
+    """
     key = file_key(info)
     name = import_key(info, variant)
     directory = f"{store.root}/imports"
-    if name:
-        replace_file(staging, "import", image_id.encode(), f"{directory}/{name}")
     same_inode = f"{info.st_dev:x}-{info.st_ino:x}-"
-    for other in os.listdir(directory):
-        if other.startswith(same_inode) and other.partition("+")[0] != key:
-            with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError, StateError):
+        for other in os.listdir(directory):
+            if other.startswith(same_inode) and other.partition("+")[0] != key:
                 os.unlink(f"{directory}/{other}")
+        if name:
+            replace_file(staging, "import", image_id.encode(), f"{directory}/{name}")
 
 
 def existing(store: Store, image_id: str) -> Image | None:
