@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clock import NULL, Command, Failed, Sample, Series, Subject, interleave
-from stage import ENVIRONMENT, HERE, IMAGE, PYTHON, Stage, large_image
+from stage import ENVIRONMENT, HERE, IMAGE, PYTHON, Stage, large_image, podman_images
 
 BIG = (2048, 8)  # megabytes and threads of the large parent
 TRUE = ("run", IMAGE, "--exec", "/bin/true")
 PREPARED = "pyrun run-prepared"
 SEQUENTIAL, BLOCKS, WIDTH = 50, 4, 4  # throughput: starts in a row, times, and at the same time
-IMAGES = 200  # in the list
+IMAGES = 1000  # in the list
+LIST, PODMAN_LIST = f"pyrun image list, {IMAGES} images", f"podman images, {IMAGES} names of one"
 
 
 class Driver:
@@ -239,7 +240,7 @@ class Bench:
         return series
 
     def listing(self, rounds: int) -> dict[str, Series]:
-        """`pyrun image list` over 200 images."""
+        """`pyrun image list` over 1,000 images, and podman's over one image that has as many names."""
         root = self.stage.directory / "many"
         files = []
         for number in range(IMAGES):
@@ -250,8 +251,19 @@ class Bench:
         driver = Driver(self.stage, root)
         driver.order("fetch", *files)
         driver.close()
-        command = self.command(f"pyrun image list, {IMAGES} images", self.stage.pyrun, "--root", str(root), "image", "list")
-        return interleave([command, self.interpreter()], max(10, rounds // 4), 2)
+        for file in files:
+            file.unlink()
+        time.sleep(2.1)  # a list that is younger than that is made anew each time, see images/catalog.py
+        words = [self.stage.pyrun, "--root", str(root), "image", "list"]
+        subjects: list[Subject] = [
+            self.command(LIST, *words),
+            self.command(f"{LIST}, JSON", *words, "--format", "json"),
+            self.interpreter(),
+        ]
+        podman = shutil.which("podman")
+        if podman:
+            subjects.append(self.command(PODMAN_LIST, podman, *podman_images(IMAGES), "images"))
+        return interleave(subjects, max(10, rounds // 4), 2)
 
 
 def resident(pid: int) -> dict[str, float]:

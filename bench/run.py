@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cases import PREPARED, Bench
+from cases import LIST, PODMAN_LIST, PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 from unpacking import Unpacking
@@ -48,6 +48,7 @@ CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
 ENTER_LIMIT = 0.6  # of `runc exec`
 EXEC_LIMIT = 1.3  # of a program without libc
 PULL_LIMIT = 0.45  # of podman pull, the quickest of each
+LIST_LIMIT = 0.5  # of podman images, for 1,000 of them
 MEMORY_LIMIT = 150.0  # KiB, supervisor and init together
 
 
@@ -119,6 +120,8 @@ def judge(results: Results, wanted: set[str]) -> None:
             results.notes += [(f"pull-{name}-vs-podman-cpu", cpu)] if cpu is not None else []
     if "exec" in wanted:
         results.gates.append(("helper-exec-vs-no-libc", results.ratio("exec", "helper without a plan", "static, no libc"), EXEC_LIMIT))
+    if "list" in wanted:
+        results.gates.append(("list-vs-podman", results.ratio("list", LIST, PODMAN_LIST), LIST_LIMIT))
     if "memory" in wanted:
         size = results.numbers["memory beside a sleeping container, KiB"]["PSS"]
         results.gates.append(("resident-pss-kib", float(str(size)), MEMORY_LIMIT))
@@ -215,7 +218,7 @@ def show(results: Results) -> None:
         "exec": ("exec and reap, ms", {"static, no libc": "of no libc"}),
         "import": ("image of 200 MB, gzip, ms", {"gzip -dc | tar -x": "of tar", "gzip -dc | tar -x && sync -f": "of synced"}),
         "pull": ("pull of 500 MB, ms", {f"podman pull, {name}": f"of podman, {name}" for name in ("gzip", "zstd")}),
-        "list": ("list, ms", {PYTHON: "of python"}),
+        "list": ("list, ms", {PYTHON: "of python", PODMAN_LIST: "of podman"}),
         "unpack": (
             "image of 500 MB, ms",
             {

@@ -133,6 +133,28 @@ def large_image() -> Path:
     return path
 
 
+def podman_images(count: int) -> list[str]:
+    """Returns the options of podman for a storage with `count` names to list, all of one image.
+
+    Different images would take podman minutes to load and, each with a layer of its own, minutes to list: this is its best case.
+    """
+    storage = KEPT / "podman"
+    options = ["--root", str(storage), "--runroot", f"/run/pyrun-bench-{os.getuid()}"]
+
+    def make() -> None:
+        from archives import file
+        from mkoci import docker_archive, layer
+
+        image = {"layers": [layer(file(b"hello", b"hello"))], "tags": ["localhost/number:1.0"]}
+        archive = docker_archive(KEPT / "podman.tar", image)
+        call("podman", *options, "load", "-q", "-i", archive)
+        archive.unlink()
+        call("podman", *options, "tag", "localhost/number:1.0", *(f"localhost/number-{number}:1.0" for number in range(1, count)))
+
+    once("podman", key_of([HERE / "stage.py"]), make)
+    return options
+
+
 def disk() -> Path:
     """Returns where a new, empty ext4 file system with a journal is mounted: one in a file, seen by this lane only.
 
@@ -153,7 +175,7 @@ class Stage:
     """The temporary directory of one run: a state root with the image in it, a bundle of the same files, a signing key."""
 
     def __init__(self) -> None:
-        sys.path.append(str(TOP / "tools"))
+        sys.path += [str(TOP / "tools"), str(TOP / "tests" / "support")]
         KEPT.mkdir(parents=True, exist_ok=True)
         self.venv = install()
         self.floor = floor_programs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 from pyrun.cli.output import age, emit, say, size, table
@@ -35,6 +36,7 @@ def run(args: Args) -> int:
     for column in columns:
         if column not in _USUAL and column not in _MORE:
             raise UsageError("image list", f"--columns {column}", "no such column", hint=f"choose from {', '.join((*_USUAL, *_MORE))}")
+    gc.disable()  # everything stays until the end anyway
     found = catalog.load(args.root)
     tags = _tags(args.root)
     rows = found.rows

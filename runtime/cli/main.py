@@ -8,6 +8,7 @@ Nothing else in pyrun renders an error.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
+import posix
 import sys
 
 from pyrun.cli.options import VERBS
@@ -25,8 +26,16 @@ EXIT_PIPE = 141
 
 
 def entry() -> NoReturn:
-    """Runs the command line of this process and exits with its code."""
-    sys.exit(main(sys.argv[1:]))
+    """Runs the command line of this process and exits with its code.
+
+    At once: taking the interpreter apart takes milliseconds, and everything is written out by now.
+    """
+    code = main(sys.argv[1:])
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    finally:
+        posix._exit(code)
 
 
 def main(argv: list[str]) -> int:
