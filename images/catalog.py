@@ -100,7 +100,10 @@ def _read(root: str, stamp: str) -> Catalogue | None:
     words = _slice(path, 0, _HEAD).split()
     if len(words) != 5 or (words[0], words[4]) != (_FORMAT.encode(), stamp.encode()):
         return None
-    rows_sum, length, facts_sum = (int(word, 16) for word in words[1:4])
+    try:
+        rows_sum, length, facts_sum = (int(word, 16) for word in words[1:4])
+    except ValueError:
+        return None
     data = _slice(path, _HEAD, length)
     if crc32(data) != rows_sum:
         return None

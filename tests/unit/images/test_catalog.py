@@ -65,7 +65,7 @@ def test_a_damaged_file_is_as_good_as_none(store: Store, stored: Stored) -> None
     stored(version="2")
     rows, facts = catalog.load(store.root).rows, catalog.load(store.root).facts
     whole = kept(store).read_bytes()
-    for place in [*range(0, 170, 7), *range(170, len(whole), 61)]:
+    for place in [*range(170), *range(170, len(whole), 61)]:
         kept(store).write_bytes(whole[:place] + bytes((whole[place] ^ 4,)) + whole[place + 1 :])
         found = catalog.load(store.root)
         assert [tuple(row) for row in found.rows] == rows and found.facts == facts, place
