@@ -85,3 +85,27 @@ def dumps(value: object) -> str:
     if _encode is None:
         return _slow_dumps(value)
     return "".join(_encode(value, 0))
+
+
+def text(record: dict[str, object], member: str) -> str:
+    """The member of an object, a string that is not empty; ValueError names it otherwise."""
+    value = record.get(member)
+    if not isinstance(value, str) or not value:
+        raise ValueError(member)
+    return value
+
+
+def number(record: dict[str, object], member: str) -> int:
+    """The member of an object, a whole number from 0 on; ValueError names it otherwise."""
+    value = record.get(member)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(member)
+    return value
+
+
+def texts(record: dict[str, object], member: str) -> dict[str, str]:
+    """The member of an object, an object of strings; ValueError names it otherwise."""
+    value = record.get(member)
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(member)
+    return value

@@ -46,9 +46,9 @@ class Image:
     def __init__(self, record: dict[str, object]) -> None:
         """Takes a parsed record; ValueError names the member that is not as it should be."""
         self.id = _digest(record, "id")
-        self.kind = _text(record, "kind")
-        self.name = _text(record, "name")
-        self.labels = _texts(record, "labels")
+        self.kind = fastjson.text(record, "kind")
+        self.name = fastjson.text(record, "name")
+        self.labels = fastjson.texts(record, "labels")
         layers = record.get("layers")
         if not isinstance(layers, list) or not layers or not all(isinstance(layer, str) and is_digest(layer) for layer in layers):
             raise ValueError("layers")
@@ -62,15 +62,15 @@ class Image:
         if not isinstance(blobs, list) or not all(isinstance(blob, str) and is_digest(blob) for blob in blobs):
             raise ValueError("blobs")
         self.blobs: list[str] = blobs
-        self.size = _number(record, "size")
-        self.imported = _number(record, "imported")
-        self.signature = None if record.get("signature") is None else _texts(record, "signature")
+        self.size = fastjson.number(record, "size")
+        self.imported = fastjson.number(record, "imported")
+        self.signature = None if record.get("signature") is None else fastjson.texts(record, "signature")
         if self.signature is not None and not {"fingerprint", "prefix"} <= self.signature.keys():
             raise ValueError("signature")
-        self.origin = None if record.get("origin") is None else _texts(record, "origin")
+        self.origin = None if record.get("origin") is None else fastjson.texts(record, "origin")
         if self.origin is not None and not {"transport", "place", "name"} <= self.origin.keys():
             raise ValueError("origin")
-        self.judged = None if record.get("judged") is None else _texts(record, "judged")
+        self.judged = None if record.get("judged") is None else fastjson.texts(record, "judged")
         manifest = record.get("manifest")
         if not isinstance(manifest, dict):
             raise ValueError("manifest")
@@ -379,29 +379,8 @@ def _ambiguous(ref: str, ids: list[str], reason: str) -> ImageError:
     return ImageError("find image", ref, reason, hint=f"it could be {shown}; write more of it")
 
 
-def _text(record: dict[str, object], member: str) -> str:
-    value = record.get(member)
-    if not isinstance(value, str) or not value:
-        raise ValueError(member)
-    return value
-
-
 def _digest(record: dict[str, object], member: str) -> str:
-    value = _text(record, member)
+    value = fastjson.text(record, member)
     if not is_digest(value):
-        raise ValueError(member)
-    return value
-
-
-def _number(record: dict[str, object], member: str) -> int:
-    value = record.get(member)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(member)
-    return value
-
-
-def _texts(record: dict[str, object], member: str) -> dict[str, str]:
-    value = record.get(member)
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(member)
     return value

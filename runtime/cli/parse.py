@@ -214,15 +214,14 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
     """Stores the bare words under the names of the verb's positionals; UsageError for too few or too many."""
     for name in positional.split():
         label = name.strip("[].")
+        if label in ("--", "+"):
+            break
+        if not words and name[0] != "[":
+            _fail(args.verb, f"needs {'at least one ' if name[-1] == '.' else ''}{label}", f"`pyrun {args.verb} --help` shows how")
         if name.endswith("..."):
-            if not words and name[0] != "[":
-                _fail(args.verb, f"needs at least one {label}", f"`pyrun {args.verb} --help` shows how")
             setattr(args, label.lower() + "s", words)
             return
-        if label not in ("--", "+"):
-            if not words and name[0] != "[":
-                _fail(args.verb, f"needs {label}", f"`pyrun {args.verb} --help` shows how")
-            setattr(args, label.lower(), words.pop(0) if words else "")
+        setattr(args, label.lower(), words.pop(0) if words else "")
     if words:
         _fail(args.verb, f"unexpected argument '{words[0]}'", f"`pyrun {args.verb} --help` shows how")
 
