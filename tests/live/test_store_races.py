@@ -49,7 +49,7 @@ def test_runs_against_removals(pyrun: Pyrun, image: Callable[..., Path]) -> None
 
     def by_name() -> None:
         for _ in rounds:
-            fine(pyrun("run", "--quiet", "example.com/contended"), 7)
+            fine(pyrun("run", "--quiet", "--pull-policy", "never", "example.com/contended"), 7)
 
     def by_file() -> None:
         for _ in rounds:

@@ -21,6 +21,7 @@ from pyrun.images.prune import collect
 from pyrun.images.resolve import parse
 from pyrun.images.store import Store
 from pyrun.images.trust import Keyring
+from pyrun.images.trust.gate import Gate
 from pyrun.images.verify import verify_image, verify_store
 
 UNSIGNED = "--insecure-options=image"
@@ -58,7 +59,7 @@ class Template:
         store = Store(str(self.root))
         for path in (base.write(folder / "base.aci"), app.write(folder / "app.aci")):
             import_file(store, str(path), allow_unsigned=True, keyring=Keyring(store.root))
-        import_layered(store, parse(f"oci:{layout.path}"), allow_unsigned=True)
+        import_layered(store, parse(f"oci:{layout.path}"), Gate(store, unsigned=True))
         tags.make(store, store.find_id("shop"), "web:1")
 
     def copy(self, root: Path) -> Store:
