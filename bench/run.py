@@ -34,6 +34,8 @@ RATIOS = (
     ("large-parent-vs-small", "parent", "library, 2 GB and 8 threads", LIBRARY, 1.2),
     ("cli-vs-runc", "cli", COMMAND, "runc run", 0.55),
     ("cli-vs-crun", "cli", COMMAND, "crun run", 1.8),
+    ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run", 0.55),
+    ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run", 1.8),
 )
 NOTES = (
     ("library-vs-crun", "lib", LIBRARY, "crun run"),
@@ -109,7 +111,7 @@ def judge(results: Results, wanted: set[str]) -> None:
     if "cli" in wanted:
         bare = results.cpu(PYTHON)
         results.gates.append(("cli-cpu-above-python-ms", results.cpu(COMMAND) - bare, CPU_LIMIT))
-        results.notes.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare))
+        results.gates.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare, CPU_LIMIT))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
     if "pull" in wanted:
