@@ -147,9 +147,15 @@ def fetch(
             return pull(store, reference.text, gate, http=http)
         with progress() as line:
             return pull(store, reference.text, gate, http=http, progress=line)
+    return _local(store, reference, signature, unsigned, trust_policy, _bringer(store, unsigned, http, progress))
+
+
+def _local(store: Store, reference: Reference, signature: str | None, unsigned: bool, trust_policy: str, bring: Bring) -> Image:
+    """The image of a file or directory of this host."""
     path = reference.path or reference.text
     if reference.kind in _SCHEMES or os.path.isdir(path):
-        if unsigned and signature is None and not trust_policy and (known := store.find_import(path, reference.variant)):
+        known = store.find_import(path, reference.variant) if unsigned and signature is None and not trust_policy else None
+        if known is not None:
             return known
         from pyrun.images.layered import import_layered
 
@@ -158,7 +164,8 @@ def fetch(
     may_look = bool(accepted or trust_policy or signature or trust.has_policy(store.root))
     detached = _is_detached(signature or path + ".asc")
     if may_look and not detached and not path.endswith(".aci") and os.path.isfile(path):
-        if unsigned and signature is None and (known := store.find_import(path)):
+        known = store.find_import(path) if unsigned and signature is None else None
+        if known is not None:
             return known
         from pyrun.images import layered
 
@@ -167,7 +174,7 @@ def fetch(
             return layered.import_layered(store, reference, _gate(store, signature, unsigned, trust_policy), kind=kind)
     from pyrun.images.importer import import_file
 
-    return import_file(store, path, signature_path=signature, allow_unsigned=accepted, bring=_bringer(store, unsigned, http, progress))
+    return import_file(store, path, signature_path=signature, allow_unsigned=accepted, bring=bring)
 
 
 def _bringer(

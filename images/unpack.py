@@ -39,6 +39,12 @@ class Policy:
         self.nodes = nodes
         self.capabilities = capabilities
 
+    def keeps(self, xattr: bytes) -> bool:
+        """Whether an extended attribute is one that the native writer applies, for who reads a tree again."""
+        if xattr.startswith(b"user."):
+            return not xattr.startswith(b"user.overlay.")
+        return xattr == b"security.capability" and self.capabilities == "keep"
+
     def flags(self) -> int:
         """As the native writer wants it."""
         return int(
