@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import NotFoundError, SignatureError, TrustError, UsageError
+from pyrun.errors import ImageError, NotFoundError, SignatureError, TrustError, UsageError
 from pyrun.images import trust
 
 TYPE_CHECKING = False
@@ -113,7 +113,14 @@ def find(
         if image is None and policy == "never":
             raise NotFoundError("find image", text, "not in the store yet", hint=f"fetch it first: pyrun fetch {text}")
         if image is None:
-            image = fetch(store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, http=http, progress=progress)
+            try:
+                image = fetch(
+                    store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, http=http, progress=progress
+                )
+            except ImageError as error:
+                if reference.kind == "discovery" and policy == "new" and error.origin:
+                    error.origin += ", as there is nothing in the store of that name"
+                raise
     if not unsigned:
         store.require_trusted(image, policy=trust_policy)
     return image

@@ -370,7 +370,7 @@ def failures(url: Url, watch: Watch) -> Iterator[None]:
         if isinstance(what, socket.gaierror) and what.errno != socket.EAI_AGAIN:
             raise _error(url, "no such host", "check how it is spelled", UnreachableError) from None
         kind = UnreachableError if isinstance(what, ConnectionRefusedError) else ImageError
-        raise Again(_error(url, _words(what), "is the registry running, and the port right?", kind)) from None
+        raise Again(_error(url, _words(what), "is the server running, and the port right?", kind)) from None
 
 
 def _root(error: BaseException) -> BaseException:
