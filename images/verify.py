@@ -71,17 +71,19 @@ def _blob(store: Store, image: Image, digest: str, keyring: Keyring) -> list[str
 def _signature(store: Store, image: Image, path: str, data_fd: int, keyring: Keyring) -> list[str]:
     if image.signature is None:
         return []
-    if "sha256" in image.signature:
-        with open(path, "rb") as file:
-            if hashlib.sha256(file.read()).hexdigest() != image.signature["sha256"]:
-                return [f"signature {path}: not what was written at import"]
     try:
+        if "sha256" in image.signature:
+            with open(path, "rb") as file:
+                if hashlib.sha256(file.read()).hexdigest() != image.signature["sha256"]:
+                    return [f"signature {path}: not what was written at import"]
         if image.kind == "oci":
             rejudge(store, image, system=keyring.system)
         else:
             keyring.verify(image.name, path, data_fd)
     except PyrunError as error:
         return [f"signature: {error.reason or error}"]
+    except OSError as error:
+        return [f"signature {path}: {os.strerror(error.errno or 0).lower()}"]
     return []
 
 
