@@ -124,7 +124,7 @@ def verify_store(store: Store) -> list[str]:
         path = f"{store.root}/imports/{name}"
         try:
             with open(path, "rb") as file:
-                image_id = file.read(256).decode("ascii", "replace")
+                image_id = file.read(512).decode("ascii", "replace").partition(" ")[0]
         except OSError as error:
             problems.append(f"note {path}: {os.strerror(error.errno or 0).lower()}")
         else:
