@@ -6,6 +6,7 @@ codes and signals), SEC-61 (damaged state).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -267,7 +268,8 @@ def test_whoever_is_killed_the_exit_never_looks_like_success(pyrun: Pyrun, detac
     pids = {**run, "app": app}
     names = ["keeper", "supervisor", "pid", "app"] if victim == "all" else victim.split(" and ")
     for name in names:
-        os.kill(pids[name], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # gone with the one before
+            os.kill(pids[name], signal.SIGKILL)
     for pid in (run["keeper"], run["supervisor"], run["pid"], app):
         wait_until(lambda pid=pid: gone(pid))  # type: ignore[misc]
     found = status(pyrun, uuid)
