@@ -40,6 +40,7 @@ def run(args: Args) -> int:
 
 def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
+    _refuse_sockets("run --detach")
     if not args.detach:
         option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
@@ -84,7 +85,15 @@ def references(args: Args) -> list[str]:
     return words
 
 
+def _refuse_sockets(verb: str) -> None:
+    """The keeper passes no sockets on: better to say so than to let the app miss them."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        hint = "sockets of the service manager go to pods that `pyrun run` starts in the foreground"
+        raise UsageError(verb, "", "takes no sockets", hint=hint)
+
+
 def _run_prepared(args: Args) -> int:
+    _refuse_sockets(args.verb)
     words = references(args)
     if len(words) != 1:
         raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")

@@ -113,7 +113,7 @@ os.execv(command[0], command)
 """
 
 
-def activate(shared: Pyrun, path: Path, names: str, *flags: str, pid: str = "") -> subprocess.Popen[str]:
+def activate(shared: Pyrun, path: Path, names: str, *flags: str | Path, pid: str = "") -> subprocess.Popen[str]:
     words = [COMMAND, "run", *flags, shared.probe_image, "--exec", "/probe", "--", "serve"]
     command = [sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, *words]
     return subprocess.Popen(command, env=shared.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -155,3 +155,11 @@ def test_sockets_for_another_process_stay_away(shared: Pyrun, tmp_path: Path) ->
     process = activate(shared, tmp_path / "socket", "web", pid="1")
     assert process.wait(timeout=LIMIT) == 1
     process.communicate()
+
+
+def test_pods_in_the_background_take_no_sockets(shared: Pyrun, tmp_path: Path) -> None:
+    before = shared("list", "--format", "json", code=0).out
+    process = activate(shared, tmp_path / "socket", "web", "--detach")
+    assert "takes no sockets" in process.communicate(timeout=LIMIT)[1]
+    assert process.returncode == 2
+    assert shared("list", "--format", "json", code=0).out == before
