@@ -99,6 +99,7 @@ static int on_control(struct keeper *keeper)
         keeper->running = 1;
         write_run(keeper, report.pid);
         tell_front(keeper, &report);
+        give_back_stack();
     } else if (report.kind == PLAN_EXITED) {
         keeper->ended = 1;
         keeper->status = report.status;

@@ -189,6 +189,8 @@ static int on_link(struct context *ctx)
     if (message.kind == 'R') {
         notify_ready(ctx);
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
+        (void)sys_call3(__NR_madvise, ctx->plan, ctx->plan->size, MADV_DONTNEED); /* comes back from its file when needed */
+        give_back_stack();
     }
     return 1;
 }
