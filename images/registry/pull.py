@@ -46,14 +46,14 @@ _FOLDER = "pulled"
 class Progress(Protocol):
     """Told how far a download is, from several threads; `pyrun.cli.progress` shows it."""
 
-    def begin(self, digest: str, size: int) -> None:
-        """The download of a blob of `size` bytes begins."""
+    def begin(self, key: str, size: int) -> None:
+        """The download of `key`, a blob's digest or a URL, begins: `size` bytes, 0 where nobody knows."""
 
-    def moved(self, digest: str, count: int) -> None:
+    def moved(self, key: str, count: int) -> None:
         """So many more bytes are here; negative when some have to come again."""
 
-    def end(self, digest: str, size: int) -> None:
-        """The blob is complete."""
+    def end(self, key: str, size: int, digest: str) -> None:
+        """It is complete, `size` bytes with that digest."""
 
 
 def pull(store: Store, text: str, gate: Gate, *, http: Collection[str] = (), progress: Progress | None = None, **client: Any) -> Image:
@@ -120,13 +120,13 @@ def _renew(store: Store, staging: Staging, image: Image) -> None:
 class _Silent:
     """Nobody looks."""
 
-    def begin(self, digest: str, size: int) -> None:
+    def begin(self, key: str, size: int) -> None:
         pass
 
-    def moved(self, digest: str, count: int) -> None:
+    def moved(self, key: str, count: int) -> None:
         pass
 
-    def end(self, digest: str, size: int) -> None:
+    def end(self, key: str, size: int, digest: str) -> None:
         pass
 
 
@@ -222,7 +222,7 @@ class RemoteTree(Tree):
             self._progress.begin(digest, size)
             self._asked.first(lambda client: self._download(client, f"{target}.part", digest, size))
             os.rename(f"{target}.part", target)
-            self._progress.end(digest, size)
+            self._progress.end(digest, size, digest)
 
     def _download(self, client: Client, target: str, digest: str, size: int) -> None:
         flow = self._flows.get(digest)

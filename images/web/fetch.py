@@ -232,7 +232,7 @@ class _Arrival:
                 os.fsync(work.fd)
             self.digest = f"sha256-{work.hasher.hexdigest()}"
             if line is not None:
-                line.end(self.digest, work.have)
+                line.end(work.path, work.have, self.digest)
         if conditions:
             self.signature = self._signature(endpoint.signature)
         return Note(endpoint.image, "", "", endpoint.signature if self.signature is not None else "", work.headers)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
-from registries import Reply, Request, Scripted
+from registries import CONFIG, LAYER, ImageParts, Reply, Request, Scripted, descriptor, digest_of
 from world import GREETING, SECRET, World, worlds
 
 KINDS = ("none", "htpasswd", "token")
@@ -169,22 +170,43 @@ def test_killed_download_leaves_nothing(pyrun: Pyrun, world: World) -> None:
     assert list((pyrun.root / "blobs" / "sha256").iterdir()) == []
 
 
-def test_progress_on_a_terminal(pyrun: Pyrun, world: World, shown_on_terminal: Callable[[list[str], dict[str, str]], str]) -> None:
-    name = f"docker://{world.registries['none'].place}/team/test:1"
-    seen = shown_on_terminal(["fetch", name, ALLOW], pyrun.environment(world.environment()))
-    assert "fetched sha256:" in seen and "[" in seen and "MiB" in seen
-
-
-@pytest.fixture
-def shown_on_terminal() -> Callable[[list[str], dict[str, str]], str]:
-    """What pyrun shows on a terminal."""
+def test_progress_on_a_terminal(pyrun: Pyrun, world: World) -> None:
+    """Both layers stop half way, until both bars were seen to say how far they are."""
     import pexpect
 
-    def run(words: list[str], env: dict[str, str]) -> str:
-        child = pexpect.spawn(str(COMMAND), words, env={**env, "TERM": "xterm"}, encoding="utf-8", timeout=30)  # type: ignore[arg-type]
-        seen = child.read()
-        child.close()
-        assert child.exitstatus == 0, seen
-        return str(seen)
+    seen = threading.Event()
+    layered = TwoLayers()
 
-    return run
+    def answer(request: Request) -> Reply:
+        reply = layered.answer(request)
+        if len(reply.body) > 1 << 20:
+            reply.hold = (1 << 20, lambda: seen.wait(30))
+        return reply
+
+    with Scripted(world.authority.issue("bars"), answer) as server:
+        words = ["--root", str(pyrun.root), "fetch", f"docker://{server.place}/app:1", ALLOW]
+        env = {**pyrun.environment(world.environment()), "TERM": "xterm", "NO_COLOR": "1"}
+        child = pexpect.spawn(str(COMMAND), words, env=env, encoding="utf-8", timeout=30, dimensions=(24, 100))  # type: ignore[arg-type]
+        for digest in layered.digests:
+            child.expect(rf"{digest[:19]} \[#{{9}}-{{11}}\]  1\.0 MiB of 2\.0 MiB  [0-9.]+ [KM]?i?B/s  (\d+:\d\d|-:--)")
+        seen.set()
+        rest = child.read()
+        child.close()
+    assert child.exitstatus == 0, rest
+    for digest in layered.digests:
+        assert f"fetched {digest[:19]} 2.0 MiB" in rest
+    assert rest.rstrip().splitlines()[-1].startswith("sha256-")
+
+
+class TwoLayers:
+    """An image of two layers of 2 MiB."""
+
+    def __init__(self) -> None:
+        one, other = (ImageParts({}, pad=bytes([number]) * (2 << 20)) for number in (1, 2))
+        config = json.loads(one.config)
+        config["rootfs"]["diff_ids"] = self.digests = [digest_of(parts.layer) for parts in (one, other)]
+        one.config = json.dumps(config).encode()
+        layers = [descriptor(LAYER, parts.layer) for parts in (one, other)]
+        one.manifest = json.dumps({**json.loads(one.manifest), "config": descriptor(CONFIG, one.config), "layers": layers}).encode()
+        one.blobs = {digest_of(data): data for data in (one.config, one.layer, other.layer)}
+        self.answer = one.answer
