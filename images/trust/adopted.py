@@ -51,7 +51,7 @@ def drop(root: str) -> str:
         os.unlink(target)
         fsync_dir(os.path.dirname(target))
     except FileNotFoundError:
-        raise TrustError("remove policy", target, "there is none", hint="the trusted keys decide: pyrun trust --list") from None
+        raise TrustError("remove policy", target, "there is none", hint="the trusted keys decide: pyrun trust list") from None
     except OSError as error:
         raise TrustError("remove policy", target, errno=error.errno or 0, hint="run as root") from None
     return target

@@ -13,7 +13,7 @@ from pyrun.images.types import is_identifier
 
 HOW_TO_SIGN = "make one with: gpg --armor --detach-sign IMAGE"
 HOW_TO_EXPORT = "export it with: gpg --armor --export FINGERPRINT > FILE"
-SEE_KEYS = "see the keys with: pyrun trust --list"
+SEE_KEYS = "see the keys with: pyrun trust list"
 
 MAX_KEY = 1 << 20
 MAX_SIGNATURE = 64 << 10

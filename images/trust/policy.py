@@ -33,7 +33,7 @@ def complaint(report: Report) -> tuple[str, str]:
     if report.kind == "key-expired":
         return f"key {by} has expired", "if its owner extended it, trust the new copy of the key: pyrun trust --prefix NAME KEYFILE"
     if report.kind == "key-revoked":
-        return f"key {by} has been revoked by its owner", f"{again}, with another key, and stop trusting it: pyrun trust --remove {by}"
+        return f"key {by} has been revoked by its owner", f"{again}, with another key, and stop trusting it: pyrun trust rm {by}"
     if report.kind != "good" or not report.fingerprint:
         return f"gpgv cannot check the signature by key {by or 'of no known id'}", again
     if report.digest not in _STRONG_DIGESTS:

@@ -2,8 +2,8 @@
 
     pyrun __complete -- WORD...      the words after `pyrun`, the last one being completed (may be "")
 
-answers with one candidate a line, "WORD<tab>DESCRIPTION", or the single line ":files" or ":dirs" where
-the shell should complete names of files or directories itself.
+answers with one candidate a line, "WORD<tab>DESCRIPTION", or the line ":files" or ":dirs" where the shell
+should complete names of files or directories itself.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _pyrun() {
     COMPREPLY=()
     while IFS= read -r line; do
         case $line in
-            :files) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "$cur")); return ;;
-            :dirs) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "$cur")); return ;;
+            :files) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -f -- "$cur")) ;;
+            :dirs) compopt -o filenames 2>/dev/null; COMPREPLY+=($(compgen -d -- "$cur")) ;;
             *) COMPREPLY+=("${line%%$'\\t'*}") ;;
         esac
     done < <(pyrun __complete -- "${words[@]}" 2>/dev/null)
@@ -47,12 +47,12 @@ _pyrun() {
     local -a found
     while IFS= read -r line; do
         case $line in
-            :files) _files; return ;;
-            :dirs) _files -/; return ;;
+            :files) _files ;;
+            :dirs) _files -/ ;;
             *) found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}") ;;
         esac
     done < <(pyrun __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)
-    _describe pyrun found
+    (( $#found )) && _describe pyrun found
 }
 compdef _pyrun pyrun
 """
@@ -116,7 +116,8 @@ def complete(words: list[str], root: str) -> list[str]:
         return [c if c[0] == ":" else f"{name}={c}" for c in _values(found, value, root)] if found else []
     if current.startswith("-"):
         return _options(options, current)
-    return _positional(_word(positional, options, rest), current, root)
+    below = _global(verb, [], current) if not rest and any(other.startswith(verb + " ") for other in VERBS) else []
+    return below + _positional(_word(positional, options, rest), current, root)
 
 
 def _word(positional: str, options: tuple[Option, ...], rest: list[str]) -> str:
@@ -194,6 +195,8 @@ def _positional(positional: str, current: str, root: str) -> list[str]:
         return found or ([FILES] if word == "IMAGE" else [])
     if word == "DIR":
         return [DIRS]
+    if word == "FINGERPRINT":
+        return _keys(root, current)
     return [FILES] if word in ("FILE", "KEYFILE") else []
 
 
@@ -212,3 +215,14 @@ def _images(root: str, current: str) -> list[str]:
     names.update({row[0][:19]: row[1] for row in rows if current.startswith("sha")})
     # The shell pastes what it is given into the command line, so nothing that it could take for a command.
     return [f"{name}\t{escape(text)}" for name, text in sorted(names.items()) if name.startswith(current) and not name.strip(_PLAIN)]
+
+
+def _keys(root: str, current: str) -> list[str]:
+    """Fingerprints of trusted keys; nothing where they cannot be read."""
+    try:
+        from pyrun.images.trust.keyring import Keyring
+
+        found = {key.fingerprint: key.prefix or "all images" for key in Keyring(root).list() if not key.masked}
+    except (ImportError, OSError, PyrunError):
+        return []
+    return [f"{name}\ttrusted for {escape(text)}" for name, text in sorted(found.items()) if name.startswith(current)]

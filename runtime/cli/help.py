@@ -32,16 +32,16 @@ def visible() -> list[str]:
 
 
 def is_group(word: str) -> bool:
-    """Whether `word` is the first half of verbs of two words, as `image` is."""
-    return any(verb.startswith(word + " ") for verb in visible())
+    """Whether `word` is the first half of verbs of two words, as `image` is, and no verb itself, as `trust` is."""
+    return word not in VERBS and any(verb.startswith(word + " ") for verb in visible())
 
 
 def show_help(topic: str, *, to_stderr: bool = False) -> None:
     """Prints the help of a verb, a group of verbs, or of pyrun itself (""); UsageError for anything else."""
-    if topic == "" or is_group(topic):
-        text = overview(topic)
-    elif topic in visible():
+    if topic in visible():
         text = parser(topic).format_help()
+    elif topic == "" or is_group(topic):
+        text = overview(topic)
     else:
         raise unknown_verb(*topic.partition(" ")[::2])
     emit(text, error=to_stderr)
@@ -73,7 +73,7 @@ def _format_section(title: str, options: tuple[Option, ...]) -> list[str]:
 def parser(verb: str) -> argparse.ArgumentParser:
     """An argparse parser of one verb, from the same table as the hot one: for help, and to test the hot one against."""
     positional, options = VERBS[verb][1:3]
-    epilog = [*_examples(verb), *([""] if verb in manual.EXAMPLES else []), *_exit_codes(verb)]
+    epilog = [*_below(verb), *_examples(verb), *([""] if verb in manual.EXAMPLES else []), *_exit_codes(verb)]
     result = argparse.ArgumentParser(
         prog=f"pyrun {verb}",
         usage=f"pyrun {verb} [OPTIONS] {usage_words(positional)}".rstrip(),
@@ -129,6 +129,12 @@ class _Formatter(argparse.HelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         text = ", ".join(action.option_strings)
         return f"{text} {action.metavar}" if action.metavar else text
+
+
+def _below(verb: str) -> list[str]:
+    """The verbs of two words of which `verb` is the first."""
+    found = [other for other in visible() if other.startswith(verb + " ")]
+    return ["See also:", *(f"  pyrun {other:14}{VERBS[other][4]}" for other in found), ""] if found else []
 
 
 def _examples(verb: str) -> list[str]:

@@ -57,7 +57,7 @@ def _main_page() -> str:
 
 def _verb_page(name: str) -> str:
     verbs = [verb for verb in visible() if verb.split()[0] == name]
-    group = verbs != [name]
+    group = verbs[0] != name
     summary = "look at, check, name, export and remove stored images" if group else VERBS[name][4]
     lines = [*_head(f"pyrun-{name}", summary), ".SH SYNOPSIS"]
     for verb in verbs:
@@ -65,7 +65,7 @@ def _verb_page(name: str) -> str:
             lines.append(".br")
         lines += [f".B pyrun {_plain(verb)}", *_text(" ".join(["[OPTIONS]", *_synopsis(VERBS[verb][1])]))]
     lines += [".SH DESCRIPTION", *_paragraphs(manual.ABOUT.get(name, (sentence(summary),)))]
-    for verb in verbs if group else ():
+    for verb in verbs if group else verbs[1:]:
         lines += [f".SS {_plain(verb)}", *_paragraphs(manual.ABOUT.get(verb, (sentence(VERBS[verb][4]),))), *_options(VERBS[verb][2])]
     lines.append(".SH OPTIONS")
     sections: dict[str, list[Option]] = {}

@@ -41,6 +41,11 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "Shows the fingerprint and the owner of each OpenPGP public key and, once confirmed, trusts it to sign images: all of them,"
         " or with --prefix the image of that name and those below it. --yes confirms beforehand; without a terminal it is needed.",
     ),
+    "trust list": ("Lists every key with what it is trusted for, and the origins whose unsigned images are accepted.",),
+    "trust rm": (
+        "FINGERPRINT has 16 digits or more. The word `unsigned` takes back the acceptance of unsigned images, of all origins or of the one"
+        " that --prefix names; `policy` lets the keys decide again instead of the containers policy that was taken over.",
+    ),
     "fetch": (
         "Verifies each file's signature, unpacks the image and prints its id. A file that was fetched before is not unpacked again.",
     ),
@@ -168,7 +173,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "trust": (
         ("pyrun trust key.asc", "trust a key for all images, after a question"),
         ("pyrun trust --yes --prefix example.com key.asc", "for the images of one domain, without one"),
-        ("pyrun trust --list", "what is trusted"),
+        ("pyrun trust list", "what is trusted"),
     ),
     "fetch": (("pyrun fetch app.aci", "store an image; app.aci.asc is its signature"),),
     "image list": (

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
-from pyrun.cli.verbs_trust import ADOPT, POLICY, TRUST_VERBS, UNSIGNED
+from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,14 +100,6 @@ ALLOW_FETCH: Option = (
     "Security",
     "give up protections: image accepts images without a good signature, http asks the server that is named over plain http,"
     " http:HOST[:PORT] another one",
-)
-ALLOW_HTTP: Option = (
-    "--insecure-options",
-    "LIST",
-    "insecure",
-    "none http",
-    "Security",
-    "give up protections: http asks the server that is named over plain http, http:HOST[:PORT] another one",
 )
 PULL_NEW: Option = (
     "--pull-policy",
@@ -257,44 +249,6 @@ VERBS: dict[str, Verb] = {
         (PULL_NEVER, *RUN, FORMAT_TEXT),
         _RUN_PAIRS,
         "print what `run` would ask of the kernel",
-    ),
-    "trust": (
-        "trust",
-        "[KEYFILE]...",
-        (
-            (
-                "--prefix",
-                "NAME",
-                "str",
-                "",
-                "Keys",
-                "trust the key for the image NAME and those below it, NAME/... (default: for all images);"
-                " without KEYFILE, the keys that the server of NAME offers",
-            ),
-            ALLOW_HTTP,
-            ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
-            UNSIGNED,
-            ADOPT,
-            ("--list", "", "flag", "", "Keys", "list the trusted keys, and where unsigned images are accepted"),
-            (
-                "--remove",
-                "FINGERPRINT",
-                "str",
-                "",
-                "Keys",
-                "stop trusting a key, everywhere or, with --prefix, for that name; also `unsigned` and `policy`",
-            ),
-            FORMAT_TABLE,
-        ),
-        (
-            ("list", "remove"),
-            ("list", "unsigned"),
-            ("list", "policy"),
-            ("remove", "unsigned"),
-            ("remove", "policy"),
-            ("unsigned", "policy"),
-        ),
-        "show a public key and trust it to sign images",
     ),
     "fetch": (
         "fetch",

@@ -160,17 +160,16 @@ def _verb(args: Args, argv: list[str], place: int) -> int:
     """Reads the verb, one word or two; returns the place after it."""
     word = argv[place]
     place += 1
-    if word not in VERBS:
-        action = argv[place] if place < len(argv) else ""
-        if f"{word} {action}" in VERBS:
-            word = f"{word} {action}"
-            place += 1
-        else:
-            from pyrun.cli.help import is_group, unknown_verb
+    action = argv[place] if place < len(argv) else ""
+    if f"{word} {action}" in VERBS:
+        word = f"{word} {action}"
+        place += 1
+    elif word not in VERBS:
+        from pyrun.cli.help import is_group, unknown_verb
 
-            if action not in ("-h", "--help") or not is_group(word):
-                raise unknown_verb(word, action)
-            args.help = True
+        if action not in ("-h", "--help") or not is_group(word):
+            raise unknown_verb(word, action)
+        args.help = True
     args.verb = word
     return place
 

@@ -2,7 +2,7 @@
 
 trust [--prefix NAME] KEYFILE|URL...     keys in files, or at https URLs
 trust --prefix NAME                      the keys that the server of NAME offers (App Container discovery)
-trust list, trust rm FINGERPRINT         as --list and --remove; a file of that name is ./list
+trust list, trust rm FINGERPRINT         also --list and --remove; a file of that name is ./list
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["add", "run"]
 def run(args: Args) -> int:
     """Adds the keys in files or on servers after a look at them, or lists or removes keys."""
     keyring = Keyring(args.root)
-    if args.keyfiles == ["list"]:
-        args.list, args.keyfiles = True, []
-    elif args.keyfiles[:1] == ["rm"] and len(args.keyfiles) == 2:
-        args.remove, args.keyfiles = args.keyfiles[1], []
+    if args.verb == "trust list":
+        return _list(keyring, args.format)
+    if args.verb == "trust rm":
+        return _drop_policy(args.root) if args.fingerprint == "policy" else _remove(keyring, args.fingerprint, args.prefix)
     if args.list or args.remove or args.unsigned or args.policy:
         if args.keyfiles:
             option = "--list" if args.list else "--remove" if args.remove else "--unsigned" if args.unsigned else "--policy"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class TrustArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
+    fingerprint: str
     identity: Text
     key: Text
     output: Text
@@ -34,8 +35,25 @@ POLICY: Option = (
     "let the containers policy in FILE (as /etc/containers/policy.json) decide who may sign OCI and Docker images",
 )
 
-# of `pyrun trust`
-UNSIGNED: Option = (
+ALLOW_HTTP: Option = (
+    "--insecure-options",
+    "LIST",
+    "insecure",
+    "none http",
+    "Security",
+    "give up protections: http asks the server that is named over plain http, http:HOST[:PORT] another one",
+)
+
+_PREFIX: Option = (
+    "--prefix",
+    "NAME",
+    "str",
+    "",
+    "Keys",
+    "trust the key for the image NAME and those below it, NAME/... (default: for all images);"
+    " without KEYFILE, the keys that the server of NAME offers",
+)
+_UNSIGNED: Option = (
     "--unsigned",
     "ORIGIN",
     "str",
@@ -43,9 +61,49 @@ UNSIGNED: Option = (
     "Keys",
     "accept unsigned images of ORIGIN: a registry, a name there and those below it, or an absolute path",
 )
-ADOPT: Option = ("--policy", "FILE", "path", "", "Keys", "let a copy of the containers policy in FILE decide about OCI and Docker images")
+_ADOPT: Option = ("--policy", "FILE", "path", "", "Keys", "let a copy of the containers policy in FILE decide about OCI and Docker images")
+_REMOVE: Option = (
+    "--remove",
+    "FINGERPRINT",
+    "str",
+    "",
+    "Keys",
+    "stop trusting a key, everywhere or, with --prefix, for that name; also `unsigned` and `policy`",
+)
+_FORMAT: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
 
 TRUST_VERBS: dict[str, Verb] = {
+    "trust": (
+        "trust",
+        "[KEYFILE]...",
+        (
+            _PREFIX,
+            ALLOW_HTTP,
+            ("--yes -y", "", "flag", "", "Keys", "do not ask for confirmation"),
+            _UNSIGNED,
+            _ADOPT,
+            ("--list", "", "flag", "", "Keys", "list the trusted keys, and where unsigned images are accepted"),
+            _REMOVE,
+            _FORMAT,
+        ),
+        (
+            ("list", "remove"),
+            ("list", "unsigned"),
+            ("list", "policy"),
+            ("remove", "unsigned"),
+            ("remove", "policy"),
+            ("unsigned", "policy"),
+        ),
+        "show a public key and trust it to sign images",
+    ),
+    "trust list": ("trust", "", (_FORMAT,), (), "list the trusted keys, and where unsigned images are accepted"),
+    "trust rm": (
+        "trust",
+        "FINGERPRINT",
+        (("--prefix", "NAME", "str", "", "Keys", "only for this name or origin (default: wherever it is trusted)"),),
+        (),
+        "stop trusting a key; also `unsigned` with --prefix ORIGIN, and `policy`",
+    ),
     "image sign": (
         "sign",
         "REF",

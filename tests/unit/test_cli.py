@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -201,7 +202,11 @@ def test_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> No
         (["run", "--insecure-options", "image,cap"], ["image,capabilities"]),
         (["run", "./x"], [":files"]),
         (["run", "x", "--", ""], []),
-        (["trust", ""], [":files"]),
+        (["trust", ""], ["list", "rm", ":files"]),
+        (["trust", "l"], ["list", ":files"]),
+        (["trust", "--yes", ""], [":files"]),
+        (["trust", "list", "--f"], ["--format"]),
+        (["trust", "rm", ""], []),
         (["completion", "z"], ["zsh"]),
         (["help", "g"], ["gc", "generate"]),
         (["frob", "x"], []),
@@ -214,10 +219,12 @@ def test_complete(words: list[str], found: list[str], capsys: pytest.CaptureFixt
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == found
 
 
-def test_bash_completion() -> None:
-    script = completion.SCRIPTS["bash"] + 'COMP_WORDS=(pyrun run --caps-ret) COMP_CWORD=2; _pyrun; echo "${COMPREPLY[@]}"\n'
+@pytest.mark.parametrize(("words", "found"), [("run --caps-ret", "--caps-retain"), ("trust l", "list lies.asc"), ("trust list", "list")])
+def test_bash_completion(words: str, found: str, tmp_path: Path) -> None:
+    (tmp_path / "lies.asc").touch()
+    count = len(words.split())
+    script = completion.SCRIPTS["bash"] + f'COMP_WORDS=(pyrun {words}) COMP_CWORD={count}; _pyrun; echo "${{COMPREPLY[@]}}"\n'
     shim = f'pyrun() {{ {" ".join(map(repr, BOOT[:-1]))} "$BOOT" "$@"; }}\n'
-    done = subprocess.run(
-        ["bash", "-c", shim + script], capture_output=True, text=True, check=False, env={"BOOT": BOOT[-1], "PATH": os.defpath}
-    )
-    assert (done.stdout.strip(), done.stderr) == ("--caps-retain", "")
+    env = {"BOOT": BOOT[-1], "PATH": os.defpath}
+    done = subprocess.run(["bash", "-c", shim + script], capture_output=True, text=True, check=False, env=env, cwd=tmp_path)
+    assert (done.stdout.strip(), done.stderr) == (found, "")

@@ -132,10 +132,24 @@ def test_trust_list_and_remove(cli: Cli, key: Key) -> None:
     assert "not trusted" in cli.err
 
 
+def test_trust_has_verbs_of_its_own(cli: Cli, key: Key) -> None:
+    cli.trust("--prefix", "example.com")
+    cli.trust()
+    assert cli("trust", "list") == cli("trust", "--list")
+    assert [fact["prefix"] for fact in json.loads(cli("trust", "list", "--format", "json"))] == ["", "example.com"]
+    assert cli("__complete", "--", "trust", "rm", key.fingerprint[:5]).startswith(f"{key.fingerprint}\ttrusted for ")
+    assert cli("trust", "rm", "--prefix", "example.com", key.fingerprint) == f"removed {key.fingerprint} for example.com\n"
+    assert cli("trust", "rm", key.fingerprint) == f"removed {key.fingerprint} for all images\n"
+    assert cli("trust", "rm", "policy", code=125) == "" and "there is none" in cli.err
+    assert "pyrun trust list" in cli("trust", "--help") and "usage: pyrun trust rm" in cli("trust", "rm", "--help")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         ([], 2),
+        (["rm"], 2),
+        (["list", "x.key"], 2),
         (["--list", "x.key"], 2),
         (["--remove", "A" * 40, "x.key"], 2),
         (["--list", "--remove", "A" * 40], 2),
