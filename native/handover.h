@@ -10,6 +10,7 @@
 #define LOCK_SH 1
 #define LOCK_EX 2
 #define LOCK_NB 4
+#define LOCK_UN 8
 
 /* The cgroup2 directory of this process, as pyrun.host finds it; 0 where there is none that can be written. */
 int find_cgroup(char path[PATH_SIZE]);

@@ -36,7 +36,7 @@ struct context {
     int link;         /* this side's end of the socket between supervisor and init */
     int pidfd;        /* supervisor: of init */
     int32_t init_pid;
-    int root;         /* init: O_PATH of the staged root until the pivot */
+    int root;         /* init: O_PATH of the staged root until the pivot; supervisor: of the pod's, to let go of last */
     int notify;       /* supervisor: the socket on which the app speaks to the service manager */
     int tty;          /* supervisor: the master; init and app: the slave */
 };

@@ -40,6 +40,9 @@ static long start_helper(struct keeper *keeper)
     char *no_environment[1] = {0};
     long r;
 
+    if (keeper->helper_pid > 0) /* of the last run: it may still hold its root, and that must not be mounted twice */
+        (void)sys_call4(__NR_wait4, keeper->helper_pid, 0, __WALL, 0);
+    keeper->helper_pid = 0;
     make_cgroup(keeper);
     r = set_plan_flags(keeper, flags | (keeper->own >= 0 ? PLAN_HAS_CGROUP : 0));
     if (r < 0 || (r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links)) < 0)
@@ -150,7 +153,6 @@ static void wait_for_helper(struct keeper *keeper)
 static void run_once(struct keeper *keeper)
 {
     long r;
-    int32_t status = 0;
 
     keeper->running = keeper->ended = keeper->failed = 0;
     r = start_helper(keeper);
@@ -159,7 +161,6 @@ static void run_once(struct keeper *keeper)
         return;
     }
     wait_for_helper(keeper);
-    (void)sys_call4(__NR_wait4, keeper->helper_pid, &status, __WALL, 0);
     clear_cgroup(keeper);
     tty_rest(keeper);
     log_end(keeper);

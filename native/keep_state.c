@@ -84,6 +84,7 @@ void write_run(const struct keeper *keeper, int32_t init)
         add_number(&text, ",\"pid\":", (uint64_t)init);
         add_number(&text, ",\"start\":", start_time(init));
         add_number(&text, ",\"supervisor\":", (uint64_t)keeper->helper_pid);
+        add_number(&text, ",\"supervisor_start\":", start_time(keeper->helper_pid));
         add_number(&text, ",\"started\":", keeper->started);
     }
     add_number(&text, ",\"restarts\":", keeper->restarts);
@@ -111,7 +112,21 @@ void write_exit(const struct keeper *keeper)
         add_number(&text, ",\"log_dropped\":", log_dropped());
     add(&text, keeper->ended ? "}\n" : ",\"lost\":true}\n");
     if (text.at != 0)
-        (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 1);
+        (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0);
+}
+
+/* Nobody waits for the disk: a child does.  A power cut before that leaves no record, or an empty one: `lost`, never a success. */
+static void sync_exit(const struct keeper *keeper)
+{
+    OWNED_FD fd = (int)sys_openat(keeper->pod, "exit", O_RDONLY | O_NOFOLLOW, 0);
+    long child = fd < 0 ? fd : sys_call5(__NR_clone, 0, 0, 0, 0, 0);
+
+    if (child > 0 || fd < 0)
+        return;
+    if (sys_call1(__NR_fsync, fd) == 0)
+        (void)sys_call1(__NR_fsync, keeper->pod);
+    if (child == 0)
+        sys_exit(0);
 }
 
 int told_to_stop(const struct keeper *keeper)
@@ -119,14 +134,20 @@ int told_to_stop(const struct keeper *keeper)
     return keeper->stopping || sys_call3(__NR_faccessat, keeper->pod, "stop", 0 /* F_OK */) == 0;
 }
 
-/* One rename is the transition; what is not removed here `pyrun gc` removes. */
+/* One rename is the transition; what is not removed here `pyrun gc` removes.  Whoever sees a pod in exited/ may lock it. */
 void bury(const struct keeper *keeper, int remove)
 {
     char from[64], to[64];
 
     (void)str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, keeper->uuid);
     (void)str_add(str_add(to, to + sizeof to, remove ? "garbage/" : "exited/"), to + sizeof to, keeper->uuid);
-    if (sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to) < 0 || !remove)
+    if (!remove) {
+        (void)sys_call2(__NR_flock, keeper->pod, LOCK_UN);
+        (void)sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to);
+        sync_exit(keeper);
+        return;
+    }
+    if (sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to) < 0)
         return;
     if (remove_below(keeper->pod))
         (void)sys_call3(__NR_unlinkat, keeper->pods, to, AT_REMOVEDIR);

@@ -168,6 +168,19 @@ static void app_ended(struct context *ctx)
     report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
 }
 
+/* A pod that a keeper looks after may be gone before its root is unmounted: an overlay syncs all of the file system that it
+ * writes to (overlayfs.rst, "Volatile mount"), which takes as long as others have written.  Whoever holds it last waits. */
+static void hold_root(struct context *ctx)
+{
+    char path[32] = "/proc/";
+    const char *end = path + sizeof path;
+
+    if ((ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_ENTER)) != PLAN_HAS_CONTROL)
+        return;
+    (void)str_add(str_add_number(path + str_len(path), end, (uint64_t)ctx->init_pid), end, "/root");
+    ctx->root = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
+}
+
 /* 'R' the app runs; 'T' with the master of its terminal. */
 static int on_link(struct context *ctx)
 {
@@ -189,6 +202,7 @@ static int on_link(struct context *ctx)
     if (message.kind == 'R') {
         notify_ready(ctx);
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
+        hold_root(ctx);
         (void)sys_call3(__NR_madvise, ctx->plan, ctx->plan->size, MADV_DONTNEED); /* comes back from its file when needed */
         give_back_stack();
     }
@@ -310,5 +324,7 @@ int supervise(struct context *ctx)
         write_exit_record(ctx, end.status, end.time);
     if (!entering)
         remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
+    if (ctx->root >= 0) /* the pod is gone: tell the keeper, then let go of the root */
+        sys_close(SLOT_CONTROL);
     return end.kind == PLAN_EXITED ? exit_code(end.status) : explain(ctx, &end);
 }

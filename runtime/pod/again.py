@@ -11,6 +11,7 @@ from pyrun import native
 from pyrun.errors import StateError
 from pyrun.plan import ops
 from pyrun.pod.control import stop
+from pyrun.pod.live import start_time
 from pyrun.pod.names import phase_of
 from pyrun.pod.state import lock, read_json
 
@@ -22,6 +23,7 @@ __all__ = ["start_again", "start_prepared"]
 
 _REPORT = Struct("=IIiIiiQ")
 _RUNNING, _FAILED = 2, 1
+_PATIENCE = 60  # seconds for the files of the last run to reach the disk
 
 
 def start_prepared(pods: Pods, uuid: str) -> int:
@@ -69,11 +71,34 @@ def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10) 
             raise StateError("restart pod", uuid, "it runs only once", hint=hint)
         if phase == "running":
             stop(pods, uuid, signal=signal, seconds=seconds)
+        _unmounted(fd, uuid)
         if phase != "prepared":
             _back(pods, fd, uuid)
     finally:
         os.close(fd)
     return start_prepared(pods, uuid)
+
+
+def _unmounted(fd: int, uuid: str) -> None:
+    """Wait for whoever still holds the root of the last run: two mounts of the same files would not know of each other."""
+    import select
+
+    run = read_json(fd, "run")
+    pid = run.get("supervisor")
+    if not isinstance(pid, int):
+        return
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if start_time(pid) == run.get("supervisor_start") and not poll.poll(_PATIENCE * 1000):
+            hint = "the disk is slow, or a file system does not answer: try again"
+            raise StateError("restart pod", uuid, "its files are still being written", errno=errno.EBUSY, hint=hint)
+    finally:
+        os.close(pidfd)
 
 
 def _back(pods: Pods, fd: int, uuid: str) -> None:

@@ -355,3 +355,20 @@ def test_top_and_manifest(pyrun: Pyrun, detach: Detach) -> None:
     assert {"name": "A", "value": "B"} in app["app"]["environment"]
     whole = json.loads(pyrun("inspect", uuid, code=0).out)[0]
     assert whole["run"]["pid"] == whole["pid"] and whole["pod"]["uuid"] == uuid
+
+
+def test_a_pod_starts_again_on_its_own_files_at_once(pyrun: Pyrun, detach: Detach) -> None:
+    """The root of the last run is unmounted after the pod is gone: never two mounts of one upper directory."""
+    uuid = detach("echo x >>/tmp/times; exec sleep 600", "--pod-name", "again")
+    for _ in range(3):
+        pyrun("restart", "again", code=0)
+    pyrun("stop", "again", code=0)
+    assert (pyrun.root / "pods" / "exited" / uuid / "upper" / "tmp" / "times").read_text() == "x\n" * 4
+    pyrun("rm", "again", code=0)
+    wait_until(lambda: not any(f"pod {uuid}" in line for line in command_lines()))
+
+
+def command_lines() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_text()
