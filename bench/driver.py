@@ -6,6 +6,7 @@ Run by the interpreter of the environment under test: driver.py ROOT IMAGE MEGAB
     first UPPER    the same with a new Runtime, which has to decide
     many COUNT THREADS    that many runs, shared by threads of this process; answers the nanoseconds of all
     fetch FILE...  imports images without signatures
+    prepare COUNT  makes that many prepared pods
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class Driver:
             return self.many(int(rest[0]), int(rest[1]))
         if word == "fetch":
             return self.fetch(list(rest))
+        if word == "prepare":
+            for _ in range(int(rest[0])):
+                self.runtime._prepare(self.image, [], {}, lasting=False)  # nobody needs them after a power cut
+            return "0"
         return self.timed(word == "first", rest[0])
 
 

@@ -33,6 +33,12 @@ EXEC = """
 
 Started without a plan it ends at once: what is left is exec and reaping.
 """
+STOP = """
+## Stopping
+
+A program that ends at the first SIGTERM, from the signal until its last process is gone (`p50`) and nothing is left (`gone`). crun and
+runc have to be asked to remove what is left, and again until they know that it has ended.
+"""
 IMPORT = """
 ## Import of an image
 
@@ -99,11 +105,14 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
     parts = (
         ("start", START, {"crun run": "of crun", "runc run": "of runc"}),
         ("enter", "\n## Entering a running container\n", {"crun exec": "of crun", "runc exec": "of runc"}),
+        ("stop", STOP, {"crun kill TERM, gone, delete": "of crun", "runc kill TERM, gone, delete": "of runc"}),
+        ("background", "\n## Starting in the background, and what podman takes\n", {"podman run --rm": "of podman"}),
         ("exec", EXEC, {"static, no libc": "of no libc"}),
         ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
         ("unpack", UNPACK, {"podman pull, gzip": "of podman", "umoci unpack, gzip": "of umoci", "gzip -dc | tar -x": "of tar"}),
         ("afterwards", AFTERWARDS, {}),
-        ("list", "\n## Listing\n", {"python -I -S -E -c pass": "of python"}),
+        ("pods", "\n## Listing pods\n", {"crun list, 1000 containers": "of crun"}),
+        ("list", "\n## Listing images\n", {"python -I -S -E -c pass": "of python"}),
     )
     for name, text, peers in parts:
         if name in series:

@@ -17,13 +17,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pods
 from cases import LIST, PODMAN_LIST, PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 from unpacking import Unpacking
 from unpacking import gates as unpacking_gates
 
-CASES = ("lib", "parent", "cli", "enter", "exec", "memory", "throughput", "import", "pull", "list", "unpack")
+CASES = ("lib", "parent", "cli", "enter", "stop", "background", "exec", "memory", "throughput", "import", "pull", "list", "pods", "unpack")
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
 UNCACHED = "pyrun run, cache/run emptied"
@@ -114,6 +115,7 @@ def judge(results: Results, wanted: set[str]) -> None:
         results.gates.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare, CPU_LIMIT))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
+    results.gates += pods.gates(results.series)
     if "pull" in wanted:
         for name in ("gzip", "zstd"):
             value = results.ratio("pull", f"pyrun fetch, {name}", f"podman pull, {name}", "min")
@@ -181,6 +183,9 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
         results.series["start"] = bench.start(wanted, rounds)
     if "enter" in wanted:
         results.series["enter"] = bench.enter(rounds)
+    if wanted & set(pods.TITLES):
+        tell("bench: pods in the background")
+        results.series.update(pods.measure(bench, wanted, rounds))
     if "exec" in wanted:
         results.series["exec"] = bench.exec(rounds)
     if "memory" in wanted:
@@ -231,6 +236,7 @@ def show(results: Results) -> None:
             },
         ),
         "afterwards": ("once the image is there, ms", {}),
+        **pods.TITLES,
     }
     for case, series in results.series.items():
         table(titles[case][0], series, titles[case][1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 
 from pyrun.cli.output import say
-from pyrun.cli.prepare import references
+from pyrun.cli.references import of_files, references
 from pyrun.errors import PyrunError, UsageError
 from pyrun.pod import control
 from pyrun.pod.names import resolve
@@ -27,9 +27,10 @@ def run(args: Args) -> int:
     """Carry out the verb on each pod that is meant."""
     pods = Pods(args.root)
     if args.verb == "rename":
-        if len(args.pods) != 2:
+        words = [*of_files(args.uuid_file), *args.pods]
+        if len(words) != 2:
             raise UsageError("rename", "", "takes a pod and its new name", hint="pyrun rename POD NAME")
-        control.rename(pods, resolve(pods, args.pods[0])[1], args.pods[1])
+        control.rename(pods, resolve(pods, words[0])[1], words[1])
         return 0
     code = 0
     for word in references(args):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_FROM_FILE = ":"
+
 
 def run(args: Args) -> int:
     """Carry out the verb."""
@@ -32,25 +34,35 @@ def _copy(args: Args, pods: Pods) -> int:
             "cp", "", "takes a source and a target, one of them in a pod", hint="pyrun cp POD:/PATH PATH, or pyrun cp PATH POD:/PATH"
         )
     (pod, path), (other, target) = sides
-    uuid = resolve(pods, pod or other)[1]
+    uuid = resolve(pods, _meant(args, pod or other))[1]
     left = copy_out(pods, uuid, path, target) if pod else copy_in(pods, uuid, path, target)
     for one in left:
         tell(f"{one} is neither a file nor a directory nor a link: not copied")
     return 0
 
 
+def _meant(args: Args, word: str) -> str:
+    """The pod before the colon, where a lone colon stands for that of --uuid-file."""
+    from pyrun.cli.references import of_files
+
+    if (word == _FROM_FILE) != (len(args.uuid_file) == 1):
+        reason = "takes either a pod before the colon, or one --uuid-file and nothing before it"
+        raise UsageError("cp", "", reason, hint="pyrun cp --uuid-file FILE :/PATH PATH")
+    return of_files(args.uuid_file)[0] if args.uuid_file else word
+
+
 def _side(word: str) -> tuple[str, str]:
     """POD:/PATH; a path of the host that has a colon is written with a slash before it, as in ./a:b."""
     pod, colon, path = word.partition(":")
-    if not colon or "/" in pod or not pod:
+    if not colon or "/" in pod:
         return "", word
     if not path.startswith("/"):
         raise UsageError("cp", word, "the path in the pod is not absolute", hint=f"write {pod}:/{path}")
-    return pod, path
+    return pod or _FROM_FILE, path
 
 
 def _export(args: Args, pods: Pods) -> int:
-    from pyrun.cli.prepare import references
+    from pyrun.cli.references import references
     from pyrun.images.store import Store
     from pyrun.pod.export import export
 

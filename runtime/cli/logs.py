@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from pyrun.cli.prepare import references
+from pyrun.cli.references import references
 from pyrun.errors import StateError, UsageError
 from pyrun.pod.logs import open_pod, read_log
 from pyrun.pod.names import resolve

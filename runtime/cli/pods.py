@@ -6,7 +6,7 @@ import os
 import time
 
 from pyrun.cli.output import age, emit_json, say, table
-from pyrun.cli.prepare import references
+from pyrun.cli.references import references
 from pyrun.pod.names import resolve
 from pyrun.pod.state import Pods
 from pyrun.pod.status import exit_code, listing, status

@@ -11,6 +11,7 @@ import sys
 
 from pyrun import native
 from pyrun.cli.explain import explainer
+from pyrun.cli.references import references
 from pyrun.cli.run import find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from pyrun.cli.parse import Args
 
-__all__ = ["references", "run", "run_detached"]
+__all__ = ["run", "run_detached"]
 
 
 def run(args: Args) -> int:
@@ -68,21 +69,6 @@ def _prepare(args: Args, *, lasting: bool) -> str:
         for note in recipe.notes:
             tell(note)
     return uuid
-
-
-def references(args: Args) -> list[str]:
-    """Return the pods that a command line means, by words and by --uuid-file; UsageError for none."""
-    words = list(args.pods)
-    for path in args.uuid_file:
-        try:
-            with open(path, encoding="ascii") as file:
-                words.append(file.read(256).strip())
-        except (OSError, UnicodeDecodeError) as error:
-            reason = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not a UUID"
-            raise UsageError("option --uuid-file", path, reason, hint="name a file that --uuid-file-save wrote") from None
-    if not words:
-        raise UsageError(args.verb, "", "needs a POD", hint="name it by UUID, the beginning of one, its name, or --uuid-file")
-    return words
 
 
 def _refuse_sockets(verb: str) -> None:

@@ -188,10 +188,10 @@ POD_VERBS: dict[str, Verb] = {
         (),
         "remove pods that do not run",
     ),
-    "rename": ("control", "[POD]...", (), (), "give a pod another name"),
+    "rename": ("control", "[POD]...", (_UUID_FILE,), (), "give a pod another name"),
     "inspect": ("pods", "[POD]...", (_UUID_FILE,), (), "print all that is known of a pod as JSON"),
     "cat-manifest": ("pods", "[POD]...", (_UUID_FILE,), (), "print the pod manifest as it is run"),
-    "cp": ("files", "PATH...", (), (), "copy files out of a running pod, or into it"),
+    "cp": ("files", "PATH...", (_UUID_FILE,), (), "copy files out of a running pod, or into it"),
     "export": (
         "files",
         "[POD]...",

@@ -193,3 +193,18 @@ def test_events(pyrun: Pyrun, busybox: Path) -> None:
     kinds = [one["event"] for one in seen]
     assert [kind for kind in kinds if kind != "running"] == ["prepared", "started", "died", "died", "exited", "removed"]
     assert [one["code"] for one in seen if one["event"] == "died"][-1] == 0
+
+
+def test_the_pod_of_a_file_with_its_uuid(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    """`cp` and `rename` know pods as the other verbs do; with the file a colon alone marks the side in the pod."""
+    file = tmp_path / "uuid"
+    uuid = detach("echo one >/a", "--uuid-file-save", str(file))
+    pyrun("cp", "--uuid-file", file, ":/a", tmp_path / "out", code=0)
+    assert (tmp_path / "out").read_text() == "one\n"
+    pyrun("cp", "--uuid-file", file, tmp_path / "out", ":/b", code=0)
+    pyrun("rename", "--uuid-file", file, "other", code=0)
+    assert pyrun("exec", "other", "/bin/cat", "/b", code=0).out == "one\n"
+    for words in (["cp", ":/a", "x"], ["cp", "--uuid-file", file, f"{uuid}:/a", "x"], ["cp", "--uuid-file", tmp_path / "none", ":/a", "x"]):
+        refused = pyrun(*words, code=2).err
+        assert "hint:" in refused and "Traceback" not in refused
+    assert not Path("x").exists()
