@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyrun.errors import ImageError, PyrunError
 from pyrun.images import strictjson
 from pyrun.images.commit import layer_size
+from pyrun.images.lower import chain_ids
 from pyrun.images.store import Image, Store
 
 TYPE_CHECKING = False
@@ -41,6 +42,7 @@ def history(store: Store, image: Image) -> list[Step]:
 def _of_config(store: Store, image: Image) -> list[Step]:
     diff_ids = image.manifest.get("diffIDs")
     todo = [str(diff_id) for diff_id in diff_ids] if isinstance(diff_ids, list) else []
+    todo = [chain if chain in image.layers else diff_id for diff_id, chain in zip(todo, chain_ids(todo), strict=True)]
     steps: list[Step] = []
     for entry in _entries(store, image):
         text = {key: str(entry.get(key) or "") for key in ("created_by", "created", "comment", "author")}

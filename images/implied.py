@@ -13,6 +13,7 @@ import os
 import stat
 
 from pyrun.images import commit
+from pyrun.images.lower import chain_ids
 from pyrun.images.merged import OPAQUE, providers
 from pyrun.images.staging import Staging
 from pyrun.images.store import Store
@@ -26,7 +27,7 @@ def with_parents(store: Store, staging: Staging, layers: list[str]) -> list[str]
     """The complete layers of an image (DiffIDs, top first), with one more on top where they need it; OSError."""
     for image in store.images():  # the answer depends on nothing but the layers
         found = image.manifest.get("diffIDs")
-        made = isinstance(found, list) and image.layers[0] not in found  # none of its own layers
+        made = isinstance(found, list) and image.layers[0] not in (*found, *chain_ids(found))  # none of its own layers
         if made and image.layers[1:] == layers and store.has_layers(image):
             return image.layers
     implied = [_implied(store, layer) for layer in layers]
@@ -43,11 +44,11 @@ def with_parents(store: Store, staging: Staging, layers: list[str]) -> list[str]
         return layers
     target = f"{staging.path}/{_NAME}/rootfs"
     os.makedirs(target, 0o700)
-    _attributes(os.fsencode(roots[-1]), os.fsencode(target))
     for path in sorted(wanted):
         os.mkdir(os.fsencode(target) + b"/" + path, 0o700)
     for path in sorted(wanted, reverse=True):
         _attributes(os.fsencode(wanted[path]) + b"/" + path, os.fsencode(target) + b"/" + path)
+    _attributes(os.fsencode(roots[-1]), os.fsencode(target))
     listing = commit.measure_layer(staging, _NAME)
     layer = f"sha256-{hashlib.sha256(b'parents' + listing).hexdigest()}"
     with commit.id_lock(store, layer):

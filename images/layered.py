@@ -12,22 +12,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from pyrun import native
-from pyrun.errors import DigestError, ImageError, PyrunError
+from pyrun.errors import ArchiveError, ImageError, PyrunError
 from pyrun.images import commit, implied, trust, worker
 from pyrun.images.docker_archive import read_docker_archive
 from pyrun.images.importer import explain, open_image, settle
+from pyrun.images.layers import OPAQUE, Layers
 from pyrun.images.limits import Limits
+from pyrun.images.lower import LIST, chain_ids, link_lower
 from pyrun.images.oci import Found, Layer, Tree, read_layout, whole_name
 from pyrun.images.oci_config import app_manifest, platform_labels
-from pyrun.images.parents import BENEATH, DIRECTORY
+from pyrun.images.parents import DIRECTORY
 from pyrun.images.prune import collect_tmp
-from pyrun.images.staging import Staging, open_dir, write_file
+from pyrun.images.staging import Staging, write_file
 from pyrun.images.store import Image, Store
 from pyrun.images.trust import vouching
 from pyrun.images.trust.attached import from_layout
@@ -40,20 +40,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyrun.images.flow import Flow
     from pyrun.images.resolve import Reference
     from pyrun.images.trust.evidence import Collection
 
 __all__ = ["import_layered", "import_tree", "normal_name", "recognise"]
 
-_CHUNK = 1 << 20
 _AT_ONCE = 2  # layers
 _AT_ONCE_REMOTE = 3  # some of them wait for the network
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-._~/:")
 _ANY_CASE = _PLAIN | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # tags differ in it
 _SUFFIXES = (".gz", ".tgz", ".zst", ".xz", ".bz2", ".tar", ".oci", ".docker")
-_COPY = "copy the image again from where it came"
-_OPAQUE = "trusted.overlay.opaque"  # overlayfs(5)
 
 
 def recognise(store: Store, path: str) -> str:
@@ -195,7 +191,7 @@ class _Import:
         for layer in found.layers:
             if (layer.digest, layer.diff_id) not in made:
                 todo.setdefault((layer.digest, layer.diff_id), layer)
-        work = _Layers(self, staging, tree)
+        work = Layers(staging, tree, self.limits, self.reference.path or self.reference.text, private=self.kind != "oci")
         largest = sorted(enumerate(todo.values()), key=lambda entry: -entry[1].size)  # so that none is left alone at the end
         with ThreadPoolExecutor(_AT_ONCE_REMOTE if self.kind == "registry" else _AT_ONCE, "layer") as pool:
             try:
@@ -205,7 +201,27 @@ class _Import:
                 tree.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return self.commit(staging, found, list(todo.values()), naming)
+        unpacked = list(todo.values())
+        return self.commit(staging, found, unpacked, self.complete(staging, found, unpacked, work.title), naming)
+
+    def complete(self, staging: Staging, found: Found, unpacked: list[Layer], title: str) -> list[str]:
+        """Gives layers what they link to in those below; the names under which the store keeps the layers, bottom first."""
+        names = [layer.diff_id for layer in found.layers]
+        chain = chain_ids(names)
+        staged = {layer.diff_id: f"{staging.path}/layer-{number}" for number, layer in enumerate(unpacked)}
+        roots: list[str] = []
+        limits = Limits(total=self.limits.total)
+        for place, diff_id in enumerate(list(names)):
+            folder = staged.get(diff_id, "")
+            if folder and os.path.exists(f"{folder}/{LIST}"):
+                if names.count(diff_id) > 1:
+                    reason = "it links to files of layers below, and occurs twice"
+                    raise ArchiveError("unpack layer", diff_id[:19], reason, hint="build the image again without it", origin=title)
+                limits.total -= link_lower(folder, self.stack(roots), limits, f"{title}: layer {diff_id[:19]}")
+                commit.measure_layer(staging, os.path.basename(folder))
+                names[place] = chain[place]
+            roots.append(f"{folder}/rootfs" if folder else self.store.layer_dir(diff_id))
+        return names
 
     def pairs(self, image: Image) -> list[tuple[str, str]]:
         """Blobs of a stored image with the DiffIDs that were found in them, where both are still there."""
@@ -218,7 +234,7 @@ class _Import:
             if os.path.exists(self.store.blob_path(blob)) and os.path.exists(f"{self.store.layer_path(diff_id)}/complete")
         ]
 
-    def commit(self, staging: Staging, found: Found, unpacked: list[Layer], naming: vouching.Naming) -> Image:
+    def commit(self, staging: Staging, found: Found, unpacked: list[Layer], names: list[str], naming: vouching.Naming) -> Image:
         """Moves everything into the store, the record last.  What a failure leaves no record names: `gc` removes it."""
         store = self.store
         write_file(f"{staging.path}/manifest", found.manifest_bytes)
@@ -227,13 +243,15 @@ class _Import:
         blobs |= {layer.digest: f"blob-{number}" for number, layer in enumerate(unpacked)}
         for digest, name in blobs.items():
             commit.place_blob(store, staging, digest, name)
+        kept = {layer.diff_id: name for layer, name in zip(found.layers, names, strict=True)}
         for number, layer in enumerate(unpacked):
-            with commit.id_lock(store, layer.diff_id):
-                commit.commit_layer(store, staging, None, layer.diff_id, f"layer-{number}")
+            with commit.id_lock(store, kept[layer.diff_id]):
+                commit.commit_layer(store, staging, None, kept[layer.diff_id], f"layer-{number}")
         labels = ({"version": naming.version} if naming.version else {}) | platform_labels(found.config)
         diff_ids = [layer.diff_id for layer in found.layers]
         parts = [found.config_digest, *(layer.digest for layer in found.layers)]
-        layers = implied.with_parents(store, staging, self.stack(diff_ids))
+        named = {store.layer_dir(name): name for name in names}
+        layers = implied.with_parents(store, staging, [named[root] for root in self.stack([store.layer_dir(name) for name in names])])
         image = Image(
             {
                 "id": found.manifest_digest,
@@ -256,18 +274,18 @@ class _Import:
             commit.commit_record(store, staging, undo, image)
         return image
 
-    def stack(self, diff_ids: list[str]) -> list[str]:
-        """The layers to lay over each other, top first.
+    def stack(self, roots: list[str]) -> list[str]:
+        """The trees to lay over each other, top first, given those of all layers, bottom first.
 
         A layer that occurs twice counts where it is higher, since overlayfs takes none twice; and it does not ask
         whether the root of a layer is opaque, so what that would hide is left out.
         """
         layers: list[str] = []
-        for diff_id in reversed(diff_ids):
-            if diff_id not in layers:
-                layers.append(diff_id)
+        for root in reversed(roots):
+            if root not in layers:
+                layers.append(root)
             try:
-                if os.getxattr(self.store.layer_dir(diff_id), _OPAQUE) == b"y":
+                if os.getxattr(root, OPAQUE) == b"y":
                     break
             except OSError as error:
                 if error.errno not in (errno.ENODATA, errno.ENOTSUP):
@@ -278,105 +296,3 @@ class _Import:
         """Bytes of the image in the store, whoever else uses them too."""
         shipped = sum(os.stat(self.store.blob_path(blob)).st_size for blob in blobs)
         return shipped + sum(commit.layer_size(self.store, layer) for layer in layers)
-
-
-class _Layers:
-    """Copies and unpacks layers into staging; `unpack` is called in several threads."""
-
-    __slots__ = ("limits", "private", "staging", "title", "tree")
-
-    def __init__(self, work: _Import, staging: Staging, tree: Tree) -> None:
-        self.staging = staging
-        self.tree = tree
-        self.limits = work.limits
-        self.private = work.kind != "oci"  # an archive's box: nobody else writes there
-        self.title = work.reference.path or work.reference.text
-
-    def unpack(self, number: int, layer: Layer) -> None:
-        """Leaves `blob-N` and `layer-N` in staging; DigestError when the content is not what the documents say."""
-        staging = self.staging
-        blob = f"{staging.path}/blob-{number}"
-        flow = self.tree.flow(layer.path, layer.size)
-        if flow is None or not self.follow(flow, number, layer, blob):
-            if flow is None:
-                self.copy(layer, blob)
-            with open(blob, "rb", buffering=0) as file:
-                self.work(file.fileno(), number, layer)
-        commit.measure_layer(staging, f"layer-{number}")
-
-    def follow(self, flow: Flow, number: int, layer: Layer, blob: str) -> bool:
-        """Unpacks a layer while it is copied to `blob`; false, and nothing is unpacked, where what came first was not what is there now.
-
-        What is wrong with the copy is the reason for what is wrong with its content, so it is raised first.
-        """
-        failure: PyrunError | None = None
-        with flow, ThreadPoolExecutor(1, "copy") as side:
-            copied = side.submit(self.copy, layer, blob)
-            copied.add_done_callback(lambda _: flow.end())
-            try:
-                self.work(flow.fd, number, layer)
-            except PyrunError as error:
-                failure = error
-            copied.result()
-        if not flow.whole:
-            os.rename(f"layer-{number}", f"broken-{number}", src_dir_fd=self.staging.fd, dst_dir_fd=self.staging.fd)
-            return False
-        if failure is not None:
-            raise failure
-        return True
-
-    def work(self, source: int, number: int, layer: Layer) -> None:
-        """Unpacks what can be read from `source` into `layer-N`."""
-        os.mkdir(f"layer-{number}", 0o700, dir_fd=self.staging.fd)
-        with open_dir(f"{self.staging.path}/layer-{number}") as target:
-            try:
-                found = worker.run("layer", source, target, self.limits, Policy(conflicts="replace"), formats=layer.formats)
-            except PyrunError as error:
-                error.origin = f"{self.title}: layer {layer.digest[:19]}"
-                raise
-            if found["diff_id"] != layer.diff_id:
-                reason = f"its content is {found['diff_id'][:19]}, the configuration says {layer.diff_id[:19]}"
-                raise DigestError("unpack layer", layer.digest[:19], reason, hint=_COPY, origin=self.title)
-            _make_opaque(target)
-
-    def copy(self, layer: Layer, target: str) -> None:
-        """The blob as a private file, synced, with its size and digest checked while it is read."""
-        fd = self.tree.open(layer.path)
-        try:
-            algorithm, _, digits = layer.digest.partition("-")
-            hasher, size = hashlib.new(algorithm), 0
-            if self.private:  # linkat(2) follows the link in /proc to what is open
-                os.link(f"/proc/self/fd/{fd}", target, dst_dir_fd=self.staging.fd, follow_symlinks=True)
-            out = os.open(target, os.O_WRONLY | os.O_CLOEXEC | (0 if self.private else os.O_CREAT | os.O_EXCL), 0o600)
-            try:
-                while size <= layer.size and (piece := os.read(fd, _CHUNK)):
-                    hasher.update(piece)
-                    size += len(piece)
-                    view = memoryview(piece)
-                    while view and not self.private:
-                        view = view[os.write(out, view) :]
-                os.fsync(out)
-            finally:
-                os.close(out)
-        finally:
-            os.close(fd)
-        if size != layer.size or hasher.hexdigest() != digits:
-            reason = f"its size is not {layer.size}" if size != layer.size else "its content has another digest"
-            raise DigestError("read", f"{self.title}: {layer.path}", reason, hint=_COPY)
-
-
-def _make_opaque(layer_fd: int) -> None:
-    """Does what the worker may not: marks the directories that it listed."""
-    with open("opaque", "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=layer_fd)) as file:
-        paths = file.read().split(b"\0")[:-1]
-    root = os.open("rootfs", DIRECTORY, dir_fd=layer_fd)
-    try:
-        for path in paths:
-            fd = native.openat2(root, path or b".", DIRECTORY, 0, BENEATH)
-            try:
-                os.setxattr(fd, _OPAQUE, b"y")
-            finally:
-                os.close(fd)
-    finally:
-        os.close(root)
-    os.unlink("opaque", dir_fd=layer_fd)

@@ -9,7 +9,8 @@ everything else is there, because they mean the layers below only, wherever in t
 
 Making a directory opaque takes a privilege that this process does not have (xattr(7), trusted): it lists them
 in the file `opaque`, for the caller.  `implied` lists directories that only their children imply: layers below
-know better what these look like.
+know better what these look like.  `lower`, which most layers do not have, lists hard links to files of layers below,
+see `pyrun.images.lower`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,37 @@ class LayerUnpacker(Unpacker):
         self._limits = limits
         self._whiteouts: set[Parts] = set()
         self._opaque: set[Parts] = set()
+        self._lower: dict[Parts, Parts] = {}  # hard link -> target
+        self._shown: set[Parts] = set()  # targets
+
+    def special(self, member: Member) -> None:
+        """Remembers what the writer leaves to us: whiteouts, and hard links to what is not in this layer."""
+        if member.kind == tar.HARDLINK and not any(part.startswith(WHITEOUT) for part in tar.clean(member.path.lstrip(b"/"))):
+            self._link(tar.clean(member.path.lstrip(b"/")), tar.clean(member.linkname.lstrip(b"/")))
+        else:
+            self.whiteout(member)
+
+    def _link(self, parts: Parts, target: Parts) -> None:
+        target = self._lower.get(target, target)  # a link to such a link is one to the same file
+        if target == parts:
+            tar.refuse(b"/".join(parts), "a hard link to itself", _HINT)
+        earlier = self._stat(parts)
+        if earlier is not None:
+            if stat.S_ISDIR(earlier.st_mode):
+                tar.refuse(b"/".join(parts), "a hard link in the place of a directory of the same layer", _HINT)
+            self.vacate()
+        self._lower.pop(parts, None)
+        self._lower[parts] = target
+
+    def _stat(self, parts: Parts) -> os.stat_result | None:
+        """What is there in this layer; its parent is made where it is missing."""
+        parent = self.directory(parts[:-1])
+        try:
+            return os.stat(parts[-1], dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        finally:
+            os.close(parent)
 
     def whiteout(self, member: Member) -> None:
         """Remembers a member whose path has the name of a whiteout in it."""
@@ -68,12 +100,26 @@ class LayerUnpacker(Unpacker):
 
     def finish(self) -> None:
         """Makes the whiteouts, then everything else that comes last."""
+        self._lower = {parts: target for parts, target in self._lower.items() if self._stat(parts) is None}  # else a later member won
+        self._shown = {target for target in self._lower.values() if self._is_shown(target)}
+        self._whiteouts.difference_update(self._lower)  # as beside any other file of that name
         for parts in sorted(self._opaque) + sorted(self._whiteouts):
             try:
                 self._hide(parts)
             except OSError as exc:
                 failed(b"/".join(parts), exc)
         super().finish()
+
+    def _is_shown(self, target: Parts) -> bool:
+        """Whether the target of a link keeps its name, unlike in a layer that renames it; its parent is made where it is missing."""
+        above = [target[:size] for size in range(len(target) + 1)]
+        if any(parts in self._whiteouts or (parts in self._opaque and parts != target) for parts in above):
+            return False
+        try:
+            os.close(self.directory(target[:-1]))
+        except ArchiveError:
+            return False  # something else is there by now
+        return True
 
     def _hide(self, parts: Parts) -> None:
         if parts in self._opaque:
@@ -95,6 +141,11 @@ class LayerUnpacker(Unpacker):
             "opaque": b"".join(b"/".join(parts) + b"\0" for parts in sorted(self._opaque)),
             "implied": b"".join(path + b"\0" for path in self.implied()),
         }
+        if self._lower:
+            found["lower"] = b"".join(
+                b"/".join(parts) + b"\0" + b"/" * (target in self._shown) + b"/".join(target) + b"\0"
+                for parts, target in self._lower.items()
+            )
         if max(map(len, found.values())) > MAX_LIST:
             raise ArchiveError("unpack", "layer", "too many opaque or unnamed directories", hint="no real layer has that many")
         return found
@@ -108,7 +159,7 @@ def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, 
     try:
         with LayerUnpacker(root, limits, policy) as unpacker:
             for member in unpacker.others(tar.Members(stream, limits, unclosed="accept")):
-                unpacker.whiteout(member)
+                unpacker.special(member)
             unpacker.finish()
             for name, data in unpacker.lists().items():
                 _write(name, data, staging_dirfd)

@@ -97,7 +97,7 @@ class Unpacker:
             self._go_on(result, members)
 
     def others(self, members: Members) -> Iterator[Member]:
-        """Creates all members, but yields those that are not below the prefix, and of a layer the whiteouts."""
+        """Creates all members, but yields those not below the prefix, and of a layer whiteouts and hard links to what is not there."""
         while (result := lib.tree_pump(self.tree, members.parser, self.fault)) != lib.UNTAR_END:
             if result == lib.UNTAR_MEMBER:
                 yield members.member()
@@ -108,11 +108,11 @@ class Unpacker:
         if result == lib.UNTAR_MORE:
             members.feed()
         elif result == lib.UNTAR_OCCUPIED:
-            self._vacate()
+            self.vacate()
         else:
             raise_fault(self.fault)
 
-    def _vacate(self) -> None:
+    def vacate(self) -> None:
         """Makes room where a second member of one path wants to be."""
         size = ffi.new("size_t *")
         path = bytes(ffi.buffer(lib.tree_path(self.tree, size), size[0]))

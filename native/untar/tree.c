@@ -166,13 +166,19 @@ static int link_fault(struct tree *tree, struct tar *t, struct untar_fault_info 
     return tree_fault(tree, t, f, code, 0);
 }
 
+/* Of a layer the target may be a file of a layer below, which only the caller can know. */
+static int link_missing(struct tree *tree, struct tar *t, struct untar_fault_info *f)
+{
+    return tree->flags & TREE_LAYER ? UNTAR_MEMBER : link_fault(tree, t, f, FAULT_LINK_MISSING);
+}
+
 static int make_link(struct tree *tree, struct tar *t, int source, const char *target, struct untar_fault_info *f)
 {
     const struct parent *parent;
     struct stat info;
 
     if (fstatat(source, target, &info, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT ? link_fault(tree, t, f, FAULT_LINK_MISSING) : tree_system_fault(tree, t, f);
+        return errno == ENOENT ? link_missing(tree, t, f) : tree_system_fault(tree, t, f);
     if (!S_ISREG(info.st_mode) && !S_ISLNK(info.st_mode))
         return link_fault(tree, t, f, FAULT_LINK_KIND);
     parent = tree_parent(tree, tree->at.path, parent_size(tree->at.path), f);
@@ -180,7 +186,7 @@ static int make_link(struct tree *tree, struct tar *t, int source, const char *t
         return f->code == FAULT_SYSTEM ? tree_fault(tree, t, f, FAULT_SYSTEM, 0) : UNTAR_BAD;
     if (linkat(source, target, parent->fd, last_component(tree->at.path), 0) == 0)
         return UNTAR_DONE;
-    return errno == EEXIST ? occupied(tree, t, f) : errno == ENOENT ? link_fault(tree, t, f, FAULT_LINK_MISSING) : tree_system_fault(tree, t, f);
+    return errno == EEXIST ? occupied(tree, t, f) : errno == ENOENT ? link_missing(tree, t, f) : tree_system_fault(tree, t, f);
 }
 
 static int hard_link(struct tree *tree, struct tar *t, struct untar_fault_info *f)
@@ -197,7 +203,7 @@ static int hard_link(struct tree *tree, struct tar *t, struct untar_fault_info *
         return tree_fault(tree, t, f, FAULT_LINK_ITSELF, 0);
     source = tree_existing(tree, target->path, parent_size(target->path));
     if (source < 0)
-        return errno == ENOENT ? link_fault(tree, t, f, FAULT_LINK_MISSING) : tree_system_fault(tree, t, f);
+        return errno == ENOENT ? link_missing(tree, t, f) : tree_system_fault(tree, t, f);
     r = make_link(tree, t, source, last_component(target->path), f);
     close(source);
     return r;
@@ -303,7 +309,7 @@ static int go_on(struct tree *tree, struct tar *t, struct untar_fault_info *f)
 
     if (tree->file < 0) {
         r = create(tree, t, f);
-        if (r == UNTAR_DONE || r == UNTAR_BAD)
+        if (r == UNTAR_DONE || r == UNTAR_BAD || r == UNTAR_MEMBER)
             tree->begun = 0;
         if (r != UNTAR_MORE)
             return r;

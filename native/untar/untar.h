@@ -19,7 +19,7 @@ enum untar_flag {
     TREE_REPLACE = 1,      /* the last member of a path counts; else a second one is refused */
     TREE_NO_NODES = 2,     /* refuse devices */
     TREE_NO_CAPS = 4,      /* leave security.capability out */
-    TREE_LAYER = 8,        /* absolute names mean the root; names of whiteouts are for the caller */
+    TREE_LAYER = 8,        /* absolute names mean the root; whiteouts, and links to what is not there, are for the caller */
     TREE_PRIVATE = 16,     /* files and directories that are the caller's own, whatever the archive says */
 };
 
@@ -85,7 +85,8 @@ void tree_free(struct tree *tree);
 /* Writes the member that the parser stands at: DONE, MORE (feed and call again), OCCUPIED (remove `tree_path`, call
  * again), BAD. */
 int tree_add(struct tree *tree, struct tar *t, struct untar_fault_info *fault);
-/* Writes one member after another until one is not for the tree: MEMBER; or MORE, OCCUPIED, END, BAD. */
+/* Writes one member after another until one is not for the tree: MEMBER, `tree_path` being where a link would be; or MORE,
+ * OCCUPIED, END, BAD. */
 int tree_pump(struct tree *tree, struct tar *t, struct untar_fault_info *fault);
 const char *tree_path(const struct tree *tree, size_t *size);
 /* Counts something that is made elsewhere. */

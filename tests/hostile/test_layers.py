@@ -26,6 +26,7 @@ from treewriter import Writer
 from pyrun.errors import ArchiveError, ImageError
 from pyrun.images import oci_layer, resolve
 from pyrun.images.limits import MIB, Limits
+from pyrun.images.lower import LIST, link_lower
 from pyrun.images.remove import remove_tree
 from pyrun.images.store import Store
 from pyrun.images.unpack import Policy
@@ -100,7 +101,10 @@ def test_sec_01_the_corpus_in_layers_and_boxes(
         except ImageError as error:
             assert str(error).isprintable() and error.hint, name
         assert time.process_time() - started < SECONDS, name
-        assert set(os.listdir(tmp_path / "staging")) <= {"rootfs", "box", "opaque", "implied"}, name
+        assert set(os.listdir(tmp_path / "staging")) <= {"rootfs", "box", "opaque", "implied", LIST}, name
+        if (tmp_path / "staging" / LIST).exists():  # links that only layers below could make good
+            with pytest.raises(ArchiveError, match="nor in the layers below"):
+                link_lower(str(tmp_path / "staging"), [], LIMITS, name)
         clear(tmp_path)
     canary.assert_untouched()
     assert os.listdir(tmp_path) == ["image"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from pyrun.cli.progress import Bars, Blob, picture
 
 MIB = 1 << 20

@@ -136,11 +136,6 @@ def test_hostile_whiteouts(load: Run, leftovers: Callable[[], list[str]], member
     assert leftovers() == []
 
 
-def test_hard_link_to_a_lower_layer_is_refused(load: Run) -> None:
-    with pytest.raises(ArchiveError, match="which is not there"):
-        load(BASE, layer(hardlink(b"link", b"x")))
-
-
 def test_duplicates_last_one_wins(merged: Callable[..., Path]) -> None:
     top = merged(layer(file(b"f", b"1"), file(b"./f", b"22", mode=0o600), directory(b"g"), file(b"g/x"), file(b"g", b"3")))
     assert (top / "f").read_bytes() == b"22" and (top / "g").read_bytes() == b"3"
