@@ -21,6 +21,7 @@ struct shared {
     volatile uint32_t detail;
     volatile uint32_t exited;
     volatile int32_t status;
+    volatile uint32_t reported; /* init told the app's end itself */
     volatile uint32_t entered; /* enter.c: the process, as the client sees it */
 };
 
@@ -62,6 +63,7 @@ int supervise(struct context *ctx);
 void block_signals(void);
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
+void send_report(const struct plan_report *what);
 
 /* terminal.c */
 void terminal_start(struct context *ctx);
@@ -106,7 +108,11 @@ long join_network(const struct context *ctx);
 /* path.c: resolution beneath the new root */
 long open_in_root(const struct context *ctx, const char *path, uint64_t flags, int nofollow);
 long make_in_root(const struct context *ctx, const char *path, int nofollow);
-long parent_in_root(const struct context *ctx, const char *path, const char **name);
+long make_beneath(int dir, const char *name);
+enum { PARENT_MAKE = 1, PARENT_NOFOLLOW = 2 };
+long parent_in_root(const struct context *ctx, const char *path, unsigned how, const char **name);
+int is_beneath_last(const char *path);
+void forget_parent(void);
 void fd_path(char path[32], int fd);
 
 #endif

@@ -1,7 +1,7 @@
 /* init: pid 1 of the pod.  Runs the operations, starts the app, then only reaps and forwards.
  *
- * What remains for the life of the pod is as little as the kernel allows: no descriptor but the
- * link, no plan in memory, CAP_KILL, a system call filter of a dozen entries. */
+ * What remains for the life of the pod is as little as the kernel allows: no descriptor but the link and
+ * the control socket, no plan in memory, CAP_KILL, a system call filter of a dozen entries. */
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
@@ -22,8 +22,10 @@ void fail(const struct context *ctx, uint32_t op, long error)
 
 static long run_op(struct context *ctx, const struct plan_op *op)
 {
-    if (op->code <= OP_UNMOUNT || op->code == OP_ROOT_READONLY || op->code == OP_PIVOT)
+    if (op->code <= OP_UNMOUNT || op->code == OP_ROOT_READONLY || op->code == OP_PIVOT) {
+        forget_parent();
         return run_root_op(ctx, op);
+    }
     if (op->code <= OP_READONLY || op->code == OP_TTY)
         return run_mount_op(ctx, op);
     return run_process_op(ctx, op);
@@ -48,7 +50,8 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
 /* Only what the loop below needs; everything else is a reason to die. */
 static long confine(void)
 {
-    static const uint16_t allowed[] = {__NR_wait4, __NR_rt_sigtimedwait, __NR_kill, __NR_close, __NR_exit_group};
+    static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,         __NR_close,
+                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group};
     struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
     struct sock_fprog program = {0, code};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -72,8 +75,9 @@ static long confine(void)
 }
 
 /* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
- * without a handler there).  Those that are not about children go to the app. */
-__attribute__((noreturn)) static void reap(struct shared *shared, int link, long app)
+ * without a handler there).  Those that are not about children go to the app.  With `told` whoever has the other
+ * end of the control socket is told of the app's end at once. */
+__attribute__((noreturn)) static void reap(struct shared *shared, int link, long app, int told)
 {
     const uint64_t all = ALL_SIGNALS;
     int status;
@@ -89,6 +93,10 @@ __attribute__((noreturn)) static void reap(struct shared *shared, int link, long
                 continue;
             shared->status = status;
             shared->exited = 1;
+            if (told) { /* without the detour by the supervisor, which would have to wake up first */
+                send_report(&(struct plan_report){.kind = PLAN_EXITED, .status = status, .time = now_ns()});
+                shared->reported = 1;
+            }
             sys_close(link); /* tells the supervisor; by exit alone the kernel would do it after leaving the namespaces */
             sys_exit(0); /* the kernel ends what is left of the pod (pid_namespaces(7)) */
         }
@@ -144,6 +152,13 @@ int alone(const struct context *ctx)
     return sys_call6(__NR_recvfrom, ctx->link, &byte, 1, 0x40 /* MSG_DONTWAIT */, 0, 0) != -EAGAIN;
 }
 
+/* Closes the descriptors from `first` up to the one before `end`. */
+static void close_between(int first, int end)
+{
+    if (first < end)
+        (void)sys_call3(__NR_close_range, first, end - 1, 0);
+}
+
 static void start_app(struct context *ctx, uint32_t app_op)
 {
     long app, r;
@@ -159,16 +174,17 @@ static void start_app(struct context *ctx, uint32_t app_op)
         (void)sys_write(ctx->link, "R", 1);
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
-    if (ctx->link > 0)
-        (void)sys_call3(__NR_close_range, 0, ctx->link - 1, 0);
-    (void)sys_call3(__NR_close_range, ctx->link + 1, ~0U, 0);
     struct shared *shared = ctx->shared;
-    int link = ctx->link;
+    int link = ctx->link, told = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0 && ctx->tty < 0; /* a terminal's last words come first */
+    int low = told && SLOT_CONTROL < link ? SLOT_CONTROL : link, high = told && SLOT_CONTROL > link ? SLOT_CONTROL : link;
+    close_between(0, low);
+    close_between(low + 1, high);
+    close_between(high + 1, INT32_MAX);
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
     r = confine();
     if (r < 0)
         sys_exit(125);
-    reap(shared, link, app);
+    reap(shared, link, app, told);
 }
 
 int init_main(struct context *ctx)

@@ -11,14 +11,15 @@
 
 static long op_mkdir(const struct context *ctx, const struct plan_op *op)
 {
-    const char *path = pool_string(ctx, op->s1);
+    const char *name, *path = pool_string(ctx, op->s1);
     OWNED_FD dir = (int)open_in_root(ctx, path, O_PATH | O_DIRECTORY, op->flags & OPF_NOFOLLOW);
     char self[32];
     long r;
 
     if (dir != -ENOENT) /* what the image has keeps its mode and owner */
         return dir < 0 ? dir : 0;
-    dir = (int)make_in_root(ctx, path, op->flags & OPF_NOFOLLOW);
+    r = parent_in_root(ctx, path, PARENT_MAKE | (op->flags & OPF_NOFOLLOW ? PARENT_NOFOLLOW : 0U), &name);
+    dir = r < 0 ? (int)r : (int)make_beneath((int)r, name);
     if (dir < 0)
         return dir;
     fd_path(self, dir);
@@ -30,19 +31,19 @@ static long op_mkfile(const struct context *ctx, const struct plan_op *op)
 {
     const char *name, *path = pool_string(ctx, op->s1);
     OWNED_FD found = (int)open_in_root(ctx, path, O_PATH, 0);
-    OWNED_FD dir = -1;
+    long dir;
 
     if (found != -ENOENT)
         return found < 0 ? found : 0;
-    dir = (int)parent_in_root(ctx, path, &name);
-    return dir < 0 ? dir : write_file(dir, name, O_CREAT | O_EXCL, op->n, "", 0);
+    dir = parent_in_root(ctx, path, PARENT_MAKE, &name);
+    return dir < 0 ? dir : write_file((int)dir, name, O_CREAT | O_EXCL, op->n, "", 0);
 }
 
 /* Generated files never replace what the image ships as a link or a special file, nor (OPF_KEEP) its content. */
 static long op_write(const struct context *ctx, const struct plan_op *op)
 {
     const char *name, *text = pool_string(ctx, op->s2);
-    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+    const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
     struct stat st;
     long r;
 
@@ -59,7 +60,7 @@ static long op_write(const struct context *ctx, const struct plan_op *op)
 static long op_symlink(const struct context *ctx, const struct plan_op *op)
 {
     const char *name;
-    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+    const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
     long r = dir < 0 ? dir : sys_call3(__NR_symlinkat, pool_string(ctx, op->s2), dir, name);
 
     return r == -EEXIST ? 0 : r;
@@ -68,7 +69,7 @@ static long op_symlink(const struct context *ctx, const struct plan_op *op)
 static long op_mknod(const struct context *ctx, const struct plan_op *op)
 {
     const char *name;
-    OWNED_FD dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), &name);
+    const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
 
     return dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
 }
@@ -85,21 +86,36 @@ static long op_mount(struct context *ctx, const struct plan_op *op)
     return with_detail(ctx, DETAIL_SOURCE, sys_mount(type, path, type, op->a, pool_string(ctx, op->n)));
 }
 
+/* A name in a directory; with "" the descriptor itself. */
+struct place {
+    int dir;
+    const char *name;
+};
+
+static long clone_tree(struct place source, unsigned deep)
+{
+    return sys_call3(__NR_open_tree, source.dir, source.name,
+                     AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep);
+}
+
+static long put_tree(int tree, struct place target)
+{
+    return sys_call5(__NR_move_mount, tree, "", target.dir, target.name, MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
 /* Moves a copy of the tree at `source` onto `target`, with more attributes.  The attributes are set while the
  * copy is still detached, on every mount of it: there is no moment and no submount where it is writable. */
-static long attach(int source, int target, int recursive, uint64_t attrs)
+static long attach(struct place source, struct place target, int recursive, uint64_t attrs)
 {
     struct mount_attr attr = {.attr_set = attrs};
     unsigned deep = recursive ? AT_RECURSIVE : 0;
-    OWNED_FD tree = (int)sys_call3(__NR_open_tree, source, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep);
+    OWNED_FD tree = (int)clone_tree(source, deep);
     long r;
 
     if (tree < 0)
         return tree;
     r = attrs == 0 ? 0 : sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, &attr, sizeof attr);
-    if (r < 0)
-        return r;
-    return sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+    return r < 0 ? r : put_tree(tree, target);
 }
 
 static long op_bind(struct context *ctx, const struct plan_op *op)
@@ -114,7 +130,7 @@ static long op_bind(struct context *ctx, const struct plan_op *op)
     target = (int)open_in_root(ctx, pool_string(ctx, op->s2), O_PATH, 0);
     if (target < 0)
         return with_detail(ctx, DETAIL_TARGET, target);
-    return attach(source, target, op->flags & OPF_RECURSIVE, op->a);
+    return attach((struct place){source, ""}, (struct place){target, ""}, op->flags & OPF_RECURSIVE, op->a);
 }
 
 /* The /dev/null that hides files must be the one that we made, whatever the image put in its place. */
@@ -134,52 +150,62 @@ static long null_device(const struct context *ctx)
     return null;
 }
 
-/* One empty read-only tmpfs hides every directory: the first mask mounts it, the others bind it again. */
-static long mask_directory(const struct context *ctx, const char *name, const char *path)
+/* One empty read-only tmpfs hides every directory: the first mask mounts it, the others show it again. */
+static long mask_directory(struct place target)
 {
     static int empty = -1;
-    char source[32];
+    OWNED_FD dir = -1;
+    char path[32];
     long r;
 
-    if (empty >= 0) {
-        fd_path(source, empty);
-        return sys_mount(source, path, "", MS_BIND, 0);
-    }
+    if (empty >= 0)
+        return attach((struct place){empty, ""}, target, 0, 0);
+    dir = (int)sys_openat(target.dir, target.name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    if (dir < 0)
+        return dir;
+    fd_path(path, dir);
     r = sys_mount("tmpfs", path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555");
     if (r == 0)
-        empty = (int)open_in_root(ctx, name, O_PATH, 1);
+        empty = (int)sys_openat(target.dir, target.name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     return r;
 }
 
+/* A mount of /dev/null waits until there is a file to hide: what is not there, or a directory, leaves it for the next. */
 static long op_mask(struct context *ctx, const struct plan_op *op)
 {
-    const char *name = pool_string(ctx, op->s1);
-    OWNED_FD target = (int)open_in_root(ctx, name, O_PATH, 1);
-    char path[32], source[32];
-    struct stat st;
-    long null;
+    static int cover = -1;
+    struct place target;
+    long r;
 
-    if (target < 0)
-        return target == -ENOENT || target == -ENOTDIR ? 0 : target;
-    if (sys_fstat(target, &st) < 0)
-        return -EIO;
-    fd_path(path, target);
-    if (KIND(st) == S_IFDIR)
-        return mask_directory(ctx, name, path);
-    null = null_device(ctx);
-    if (null < 0)
-        return with_detail(ctx, DETAIL_SOURCE, null);
-    fd_path(source, (int)null);
-    return sys_mount(source, path, "", MS_BIND, 0);
+    target.dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_NOFOLLOW, &target.name);
+    if (target.dir < 0)
+        return target.dir == -ENOENT || target.dir == -ENOTDIR ? 0 : target.dir;
+    if (cover < 0) {
+        r = null_device(ctx);
+        if (r >= 0)
+            r = cover = (int)clone_tree((struct place){(int)r, ""}, 0);
+        if (r < 0)
+            return with_detail(ctx, DETAIL_SOURCE, r);
+    }
+    r = put_tree(cover, target);
+    if (r == 0) {
+        sys_close(cover);
+        cover = -1;
+        return 0;
+    }
+    if (r == -EINVAL) /* a file cannot cover a directory */
+        r = mask_directory(target);
+    return r == -ENOENT ? 0 : r;
 }
 
 static long op_readonly(struct context *ctx, const struct plan_op *op)
 {
-    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 1);
+    struct place target;
+    long r;
 
-    if (target < 0)
-        return target == -ENOENT ? 0 : target;
-    return attach(target, target, 1, MOUNT_ATTR_RDONLY);
+    target.dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_NOFOLLOW, &target.name);
+    r = target.dir < 0 ? target.dir : attach(target, target, 1, MOUNT_ATTR_RDONLY);
+    return r == -ENOENT ? 0 : r;
 }
 
 static long send_master(const struct context *ctx, int master)
@@ -217,14 +243,24 @@ static long op_tty(struct context *ctx, const struct plan_op *op)
     if (r == 0)
         r = sys_call2(__NR_fchmod, ctx->tty, 0620);
     if (r == 0 && !entering)
-        r = attach(ctx->tty, console, 0, 0);
+        r = attach((struct place){ctx->tty, ""}, (struct place){console, ""}, 0, 0);
     if (r == 0)
         r = send_master(ctx, master);
     return r < 0 ? r : 0;
 }
 
+/* Whether the directory that was used last may be another one afterwards: not by a mount in it, its path without links. */
+static int covers(const struct context *ctx, const struct plan_op *op)
+{
+    if (op->code == OP_MASK || op->code == OP_READONLY)
+        return !is_beneath_last(pool_string(ctx, op->s1));
+    return op->code > OP_MKNOD && !(op->code == OP_MOUNT && (op->flags & OPF_NOFOLLOW) && is_beneath_last(pool_string(ctx, op->s2)));
+}
+
 long run_mount_op(struct context *ctx, const struct plan_op *op)
 {
+    if (covers(ctx, op))
+        forget_parent();
     switch (op->code) {
     case OP_MKDIR:
         return op_mkdir(ctx, op);

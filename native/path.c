@@ -27,6 +27,14 @@ void fd_path(char path[32], int fd)
     (void)str_add_number(at, path + 32, (uint64_t)fd);
 }
 
+/* O_PATH descriptor of a directory that is made there (0755 root). */
+long make_beneath(int dir, const char *name)
+{
+    long r = sys_call3(__NR_mkdirat, dir, name, 0755);
+
+    return r < 0 ? r : open_how(dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_BENEATH);
+}
+
 /* O_PATH descriptor of an in-root directory, made with its parents (0755 root) where missing. */
 long make_in_root(const struct context *ctx, const char *path, int nofollow)
 {
@@ -47,11 +55,8 @@ long make_in_root(const struct context *ctx, const char *path, int nofollow)
         if (i > start) { /* one more component: prefix is rooted, prefix + start is its last name */
             long next = open_in_root(ctx, prefix, O_PATH | O_DIRECTORY, nofollow);
 
-            if (next == -ENOENT) {
-                next = sys_call3(__NR_mkdirat, dir, prefix + start, 0755);
-                if (next == 0)
-                    next = open_how((int)dir, prefix + start, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_BENEATH);
-            }
+            if (next == -ENOENT)
+                next = make_beneath((int)dir, prefix + start);
             sys_close(dir);
             dir = next;
         }
@@ -61,10 +66,38 @@ long make_in_root(const struct context *ctx, const char *path, int nofollow)
     return dir;
 }
 
-/* Descriptor of the directory that holds an in-root path, made where missing; *name is the last component. */
-long parent_in_root(const struct context *ctx, const char *path, const char **name)
+/* The directory of the path before: what fills /dev names it a dozen times. */
+static struct {
+    char path[256];
+    int fd, nofollow;
+} last = {"", -1, 0};
+
+void forget_parent(void)
 {
-    char parent[4096];
+    last.path[0] = '\0';
+    if (last.fd >= 0)
+        sys_close(last.fd);
+    last.fd = -1;
+}
+
+/* Whether an in-root path without links leads beneath the directory that was used last. */
+int is_beneath_last(const char *path)
+{
+    const char *prefix = last.path;
+
+    while (*prefix != '\0' && *prefix == *path) {
+        prefix++;
+        path++;
+    }
+    return prefix > last.path && *prefix == '\0' && *path != '\0';
+}
+
+/* Descriptor of the directory that holds an in-root path, with PARENT_MAKE made where missing; *name is the last component.
+ * It stays this file's own, until the next call. */
+long parent_in_root(const struct context *ctx, const char *path, unsigned how, const char **name)
+{
+    const int nofollow = (how & PARENT_NOFOLLOW) != 0;
+    char parent[PATH_SIZE];
     size_t length = str_len(path), slash = length;
 
     while (slash > 0 && path[slash - 1] != '/')
@@ -76,5 +109,14 @@ long parent_in_root(const struct context *ctx, const char *path, const char **na
         return -EINVAL;
     memcpy(parent, path, slash);
     parent[slash] = '\0';
-    return make_in_root(ctx, slash == 0 ? "/" : parent, 0);
+    if (slash == 0)
+        (void)str_add(parent, parent + 2, "/");
+    if (last.fd >= 0 && last.nofollow == nofollow && str_eq(last.path, parent))
+        return last.fd;
+    forget_parent();
+    last.fd = (int)(how & PARENT_MAKE ? make_in_root(ctx, parent, nofollow) : open_in_root(ctx, parent, O_PATH | O_DIRECTORY, nofollow));
+    last.nofollow = nofollow;
+    if (last.fd >= 0 && slash < sizeof last.path)
+        memcpy(last.path, parent, slash + 1);
+    return last.fd;
 }

@@ -22,11 +22,15 @@ uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
+void send_report(const struct plan_report *what)
+{
+    (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
+}
+
 static void report(const struct context *ctx, const struct plan_report *what)
 {
-    if (!(ctx->plan->flags & PLAN_HAS_CONTROL))
-        return;
-    (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
+    if (ctx->plan->flags & PLAN_HAS_CONTROL)
+        send_report(what);
 }
 
 /* A caller may have left SIGCHLD or SIGPIPE ignored, which execve keeps: the app starts from defaults. */
@@ -165,7 +169,8 @@ static void app_ended(struct context *ctx)
     if (ctx->reported || !ctx->shared->exited || ctx->tty >= 0) /* with a terminal its last words come first */
         return;
     ctx->reported = 1;
-    report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
+    if (!ctx->shared->reported)
+        report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
 }
 
 /* A pod that a keeper looks after may be gone before its root is unmounted: an overlay syncs all of the file system that it

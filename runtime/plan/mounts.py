@@ -65,16 +65,19 @@ PROC_MASKED = (
 SYS_MASKED = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
-    "/sys/fs/bpf",
-    "/sys/fs/selinux",
     "/sys/hypervisor",
-    "/sys/kernel/debug",
-    "/sys/kernel/security",
-    "/sys/kernel/tracing",
     "/sys/module",
     "/sys/power",
 )
-MASKED = PROC_MASKED + SYS_MASKED
+# Mount points for other file systems: those of the host are not mounted in a pod's own sysfs, so nothing has to hide them.
+SYS_EMPTY = (
+    "/sys/fs/bpf",
+    "/sys/fs/selinux",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/kernel/tracing",
+)
+MASKED = PROC_MASKED + SYS_MASKED + SYS_EMPTY
 
 READONLY = (
     "/proc/bus",
