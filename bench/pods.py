@@ -10,7 +10,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from cases import IMAGE, Bench, Driver
 from clock import NULL, Command, Failed, Sample, Series, Subject, interleave
@@ -187,5 +186,3 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> dict[str, dict[str, 
     pods = Pods(bench)
     cases = {"stop": pods.stop, "pods": pods.listing, "background": pods.background}
     return {name: case(rounds) for name, case in cases.items() if name in wanted}
-
-

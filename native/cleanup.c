@@ -4,7 +4,44 @@
  * or a busy file leaves behind, the next command finds by its free lock and removes. */
 #include "helper.h"
 
-void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished)
+/* How many processes the kernel has killed there for want of memory (cgroup-v2.rst, memory.events), -1 where it does not count. */
+static int64_t oom_kills(int cgroup)
+{
+    static const char name[] = "\noom_kill ";
+    OWNED_FD fd = (int)sys_openat(cgroup, "memory.events", O_RDONLY, 0);
+    char text[512];
+    long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+    int64_t value = 0;
+
+    for (char *at = text; n > (long)sizeof name; at++, n--) {
+        if (memcmp(at, name, sizeof name - 1) != 0)
+            continue;
+        for (at += sizeof name - 1; *at >= '0' && *at <= '9'; at++)
+            value = value * 10 + (*at - '0');
+        return value;
+    }
+    return -1;
+}
+
+/* Memory is counted in the pod's own cgroup, or, where that has no memory controller, in the one above: a unit's. */
+void count_oom_kills(struct context *ctx)
+{
+    ctx->oom_kills = -1;
+    if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) == PLAN_HAS_CGROUP && oom_kills(SLOT_CGROUP) < 0)
+        ctx->oom_kills = oom_kills(SLOT_CGROUP_PARENT);
+}
+
+/* Others may live in the one above: there the app itself has to have been killed. */
+int out_of_memory(const struct context *ctx, int32_t status)
+{
+    if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) != PLAN_HAS_CGROUP)
+        return 0;
+    if (ctx->oom_kills < 0)
+        return oom_kills(SLOT_CGROUP) > 0;
+    return (status & 0x7f) == SIGKILL && oom_kills(SLOT_CGROUP_PARENT) > ctx->oom_kills;
+}
+
+void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom)
 {
     char text[160];
     const char *end = text + sizeof text;
@@ -21,7 +58,7 @@ void write_exit_record(const struct context *ctx, int32_t status, uint64_t finis
     at = str_add_number(at, end, ctx->started);
     at = str_add(at, end, ",\"finished\":");
     at = str_add_number(at, end, finished);
-    at = str_add(at, end, "}\n");
+    at = str_add(at, end, oom ? ",\"oom\":true}\n" : "}\n");
     if (at != 0)
         (void)replace_file(SLOT_POD, "exit", text, (size_t)(at - text), 1);
 }

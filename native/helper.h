@@ -33,6 +33,7 @@ struct context {
     char **argv;
     char **envp;
     int reported;     /* supervisor: the app's end was told */
+    int64_t oom_kills; /* supervisor: in the cgroup above the pod's, before the start; -1 where the pod's own counts */
     uint64_t started; /* CLOCK_REALTIME, ns: when init was cloned */
     int link;         /* this side's end of the socket between supervisor and init */
     int pidfd;        /* supervisor: of init */
@@ -84,7 +85,9 @@ void notify_relay(const struct context *ctx);
 char **notify_environment(const struct context *ctx, char **at);
 
 /* cleanup.c */
-void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished);
+void count_oom_kills(struct context *ctx); /* before the app runs */
+int out_of_memory(const struct context *ctx, int32_t status);
+void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
 
 /* init.c */

@@ -175,7 +175,9 @@ static void start_app(struct context *ctx, uint32_t app_op)
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
-    int link = ctx->link, told = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0 && ctx->tty < 0; /* a terminal's last words come first */
+    int link = ctx->link;
+    /* A keeper also wants to know whether memory ran out, which the supervisor can see; a terminal's last words come first. */
+    int told = (ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD)) == (PLAN_HAS_CONTROL | PLAN_HAS_POD) && ctx->tty < 0;
     int low = told && SLOT_CONTROL < link ? SLOT_CONTROL : link, high = told && SLOT_CONTROL > link ? SLOT_CONTROL : link;
     close_between(0, low);
     close_between(low + 1, high);

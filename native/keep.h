@@ -65,6 +65,7 @@ struct keeper {
     /* of this run */
     int running, ended, stopping, failed;
     int32_t status;
+    uint32_t oom; /* the kernel killed some of it for want of memory */
     uint64_t started, finished;
     struct plan_report failure;
 };

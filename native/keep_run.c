@@ -106,6 +106,7 @@ static int on_control(struct keeper *keeper)
     } else if (report.kind == PLAN_EXITED) {
         keeper->ended = 1;
         keeper->status = report.status;
+        keeper->oom = report.detail;
         keeper->finished = report.time;
         write_exit(keeper);
     } else {
@@ -155,6 +156,7 @@ static void run_once(struct keeper *keeper)
     long r;
 
     keeper->running = keeper->ended = keeper->failed = 0;
+    keeper->oom = 0;
     r = start_helper(keeper);
     if (r < 0) {
         fail(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});

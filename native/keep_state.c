@@ -110,6 +110,8 @@ void write_exit(const struct keeper *keeper)
     add_number(&text, ",\"restarts\":", keeper->restarts);
     if (log_dropped() > 0)
         add_number(&text, ",\"log_dropped\":", log_dropped());
+    if (keeper->oom)
+        add(&text, ",\"oom\":true");
     add(&text, keeper->ended ? "}\n" : ",\"lost\":true}\n");
     if (text.at != 0)
         (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0);

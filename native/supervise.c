@@ -169,8 +169,12 @@ static void app_ended(struct context *ctx)
     if (ctx->reported || !ctx->shared->exited || ctx->tty >= 0) /* with a terminal its last words come first */
         return;
     ctx->reported = 1;
-    if (!ctx->shared->reported)
-        report(ctx, &(struct plan_report){.kind = PLAN_EXITED, .status = ctx->shared->status, .time = now_ns()});
+    if (ctx->shared->reported)
+        return;
+    report(ctx, &(struct plan_report){.kind = PLAN_EXITED,
+                                      .detail = (uint32_t)out_of_memory(ctx, ctx->shared->status),
+                                      .status = ctx->shared->status,
+                                      .time = now_ns()});
 }
 
 /* A pod that a keeper looks after may be gone before its root is unmounted: an overlay syncs all of the file system that it
@@ -237,6 +241,7 @@ static void wait_for_init(struct context *ctx, int signals)
     struct pollfd polls[POLL_COUNT];
     int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, ended = 0, hurry = 0;
 
+    count_oom_kills(ctx);
     for (;;) {
         long n;
 
@@ -321,12 +326,13 @@ int supervise(struct context *ctx)
         end.kind = PLAN_EXITED;
         end.op = 0;
         end.status = ctx->shared->exited ? ctx->shared->status : status != 0 || entering ? status : 125 << 8;
+        end.detail = (uint32_t)out_of_memory(ctx, end.status);
     }
     end.time = now_ns();
     if (!ctx->reported)
         report(ctx, &end);
     if (end.kind == PLAN_EXITED)
-        write_exit_record(ctx, end.status, end.time);
+        write_exit_record(ctx, end.status, end.time, (int)end.detail);
     if (!entering)
         remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
     if (ctx->root >= 0) /* the pod is gone: tell the keeper, then let go of the root */

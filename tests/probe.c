@@ -12,6 +12,7 @@
  *   probe linger SECONDS         leaves one orphan behind, which sleeps, and exits with 0
  *   probe notify TEXT...         tells NOTIFY_SOCKET each text, then sleeps for ever
  *   probe serve                  answers one connection to descriptor 3 with its own pid and the LISTEN_ and WATCHDOG_ variables
+ *   probe eat                    says "ready", waits for USR1, and takes memory until it is killed
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
  * CALL is one of: write PATH, open PATH, mkfile PATH, mkdir PATH, mknod PATH TYPE MAJOR MINOR, chown PATH UID GID,
@@ -188,6 +189,27 @@ static int serve(void)
     return fd < 0;
 }
 
+static int eat(void)
+{
+    const size_t bite = 1 << 20;
+    sigset_t wanted;
+    int got;
+
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &wanted, NULL);
+    puts("ready");
+    fflush(stdout);
+    sigwait(&wanted, &got);
+    for (;;) {
+        char *more = malloc(bite);
+
+        if (!more)
+            return 1;
+        memset(more, 1, bite);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "report";
@@ -225,6 +247,8 @@ int main(int argc, char **argv)
         return notify(argv + 2);
     if (!strcmp(verb, "serve"))
         return serve();
+    if (!strcmp(verb, "eat"))
+        return eat();
     if (!strcmp(verb, "try") && argc > 2)
         return say_try(argv + 2);
     fprintf(stderr, "probe: what is %s?\n", verb);

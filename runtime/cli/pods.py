@@ -70,7 +70,7 @@ def _state(one: dict[str, object]) -> str:
         return f"{one['state']} (damaged)"
     if one["state"] != "exited":
         return str(one["state"])
-    return "exited (unknown)" if one.get("lost") else f"exited ({exit_code(one)})"
+    return "exited (unknown)" if one.get("lost") else f"exited ({exit_code(one)}{', oom' if one.get('oom') else ''})"
 
 
 def _times(one: dict[str, object]) -> list[str]:
@@ -113,7 +113,7 @@ def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:
     if args.verb == "status":
         _show(args, found)
     elif args.format == "json":
-        emit_json([{"uuid": one["uuid"], "exit_code": exit_code(one)} for one in found])
+        emit_json([{"uuid": one["uuid"], "exit_code": exit_code(one), "oom": bool(one.get("oom"))} for one in found])
     else:
         for one in found:
             say(exit_code(one))

@@ -105,7 +105,7 @@ class _Watcher:
         if name == "run" and "pid" in found:
             yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
         elif name == "exit":
-            known: Event = {key: found[key] for key in ("code", "signal", "lost", "restarts") if key in found}
+            known: Event = {key: found[key] for key in ("code", "signal", "oom", "lost", "restarts") if key in found}
             yield {**self._told("died", "running", uuid), **known}
 
     def _told(self, event: str, phase: str, uuid: str) -> Event:

@@ -37,8 +37,8 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
 
     `uuid`; `state`: preparing, prepared, running, paused, restarting or exited; `pod_name`, `app`, `name` and `image` (the
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
-    while it runs; `code`, `signal` and `restarts` once it ended; `lost` when nobody can say how; `damaged` when its record
-    cannot be read.  What is not known is not there.
+    while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory;
+    `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
     """
     for _ in range(3):  # it moved while it was read
         phase = phase_of(pods, uuid)
@@ -111,7 +111,7 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
 
 def _ended(fd: int, found: dict[str, object]) -> None:
     end = read_json(fd, "exit")
-    for name in ("code", "signal", "started", "finished", "restarts", "lost", "log_dropped"):
+    for name in ("code", "signal", "started", "finished", "restarts", "oom", "lost", "log_dropped"):
         if name in end:
             found[name] = end[name]
     if "code" not in end:

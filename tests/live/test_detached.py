@@ -285,6 +285,7 @@ def test_whoever_is_killed_the_exit_never_looks_like_success(pyrun: Pyrun, detac
 
 def test_a_killed_supervisor_is_a_failure_to_start_again_after(pyrun: Pyrun, detach: Detach) -> None:
     uuid = detach("echo run; sleep 100", "--restart", "on-failure")
+    wait_until(lambda: pyrun("logs", uuid, code=0).out == "run\n")
     os.kill(run_file(pyrun, uuid)["supervisor"], signal.SIGKILL)
     wait_until(lambda: pyrun("logs", uuid, code=0).out == "run\nrun\n")
     assert status(pyrun, uuid)["restarts"] == 1
