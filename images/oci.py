@@ -19,7 +19,7 @@ from typing import Any
 from pyrun import native
 from pyrun.errors import DigestError, ImageError, ManifestError
 from pyrun.images import schema, strictjson
-from pyrun.images.oci_config import ImageConfig, parse_config
+from pyrun.images.oci_config import ImageConfig, parse_config, platform_of
 from pyrun.images.platform import Platform, rank, wanted
 from pyrun.images.printable import printable
 from pyrun.images.schema import Object, fields, quoted
@@ -196,8 +196,7 @@ def _platform(item: Object) -> Platform | None:
     value = item.members.get("platform")
     if value is None:
         return None
-    platform = Object(value, item.at("platform"), _PLATFORM)
-    return Platform(platform.string("os"), platform.string("architecture"), str(platform.members.get("variant") or ""))
+    return platform_of(Object(value, item.at("platform"), _PLATFORM))
 
 
 def read_layout(tree: Tree, ref: str, stem: str) -> Found:
@@ -336,6 +335,8 @@ def read_image(tree: Tree, descriptor: Descriptor) -> Found:
     parsed = parse_config(config_bytes)
     if descriptor.platform is not None and not descriptor.platform.agrees(parsed.platform):
         _refuse(what, f"the index says it is for {descriptor.platform}, its configuration for {parsed.platform}")
+    if lacking := parsed.platform.lacks(wanted()):
+        _refuse(what, f"it needs {lacking}", "get the image for another platform, or run it elsewhere")
     if not 0 < len(layers) <= MAX_LAYERS:
         _refuse(what, f"it has {len(layers) or 'no'} layers", f"an image that can run has from 1 to {MAX_LAYERS}")
     if len(layers) != len(parsed.diff_ids):

@@ -42,10 +42,7 @@ class ImageConfig:
 def parse_config(data: bytes) -> ImageConfig:
     """Parses and checks a configuration; ManifestError names the member at fault."""
     top = Object(strictjson.loads(data, what="image configuration", case_twins="allow", limit=_MAX), "", _TOP)
-    variant = top.members.get("variant") or ""
-    if not isinstance(variant, str):
-        fail("variant", f"must be a string, not {quoted(variant)}", "write it as a JSON string")
-    platform = Platform(top.string("os"), top.string("architecture"), variant)
+    platform = platform_of(top)
     rootfs = Object(top.require("rootfs"), "rootfs", _ROOTFS)
     rootfs.string("type", check=lambda kind: kind == "layers", rule='"layers"')
     diff_ids = rootfs.array("diff_ids", _diff_id)
@@ -53,6 +50,17 @@ def parse_config(data: bytes) -> ImageConfig:
     config = Object(raw, "config", _CONFIG)
     labels = config.strings("Labels")
     return ImageConfig(diff_ids, platform, _app(config), labels, raw)
+
+
+def platform_of(owner: Object) -> Platform:
+    """The platform in an entry of an index, or in a configuration."""
+    variant = owner.members.get("variant") or ""
+    if not isinstance(variant, str):
+        fail(owner.at("variant"), f"must be a string, not {quoted(variant)}", "write it as a JSON string")
+    features = owner.members.get("os.features") or []
+    if not isinstance(features, list) or not all(isinstance(one, str) for one in features):
+        fail(owner.at("os.features"), "must be a list of strings", "leave it out, or write the names of features")
+    return Platform(owner.string("os"), owner.string("architecture"), variant, tuple(features))
 
 
 def app_manifest(config: ImageConfig, name: str, labels: dict[str, str]) -> dict[str, Any]:

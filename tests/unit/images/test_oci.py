@@ -187,6 +187,30 @@ def test_variants_that_may_not_run(load: Load, layout: Layout) -> None:
         load()
 
 
+def test_features_that_are_not_known(load: Load, layout: Layout) -> None:
+    """image-index.md, "os.features": mandatory ones, so an image that asks for one is not chosen, nor taken where it is alone."""
+    asking = {"platform": {"os": "linux", "architecture": "amd64", "os.features": ["teleport"]}}
+    first = layout.image(layer(archives.file(b"f")), descriptor=asking)
+    second = layout.image(layer(archives.file(b"g")), descriptor=amd64())
+    assert load().id[7:] == second["digest"][7:]
+    layout.index({"schemaVersion": 2, "manifests": [first]})
+    with pytest.raises(ManifestError, match="holds nothing for") as caught:
+        load()
+    assert "linux/amd64+teleport" in caught.value.hint
+    layout.entries.clear()
+    layout.image(**{"os.features": ["teleport"]})
+    with pytest.raises(ManifestError, match="it needs the OS feature teleport"):
+        load()
+    layout.entries.clear()
+    layout.image(variant="v9")
+    with pytest.raises(ManifestError, match="it needs a processor of linux/amd64/v9"):
+        load()
+    layout.entries.clear()
+    layout.image(**{"os.features": "teleport"})
+    with pytest.raises(ManifestError, match=r"os\.features.* must be a list of strings"):
+        load()
+
+
 def test_the_best_variant_and_of_equals_the_first(load: Load, layout: Layout) -> None:
     level = amd64_level(next(set(line.split()) for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")))
     variants = ["", "v1", *(f"v{number}" for number in range(2, 10))]

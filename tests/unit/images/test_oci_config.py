@@ -37,8 +37,8 @@ def test_everything() -> None:
         "StopSignal": "SIGINT",
         "Healthcheck": {"Test": ["CMD", "true"], "Interval": 30000000000},
     }
-    parsed = parse_config(encode(raw, history=[{"created_by": "x"}], variant="v1"))
-    assert parsed.diff_ids == [DIFF.replace(":", "-")] and str(parsed.platform) == "linux/amd64/v1"
+    parsed = parse_config(encode(raw, history=[{"created_by": "x"}], variant="v2"))
+    assert parsed.diff_ids == [DIFF.replace(":", "-")] and str(parsed.platform) == "linux/amd64/v2"
     made = app_manifest(parsed, "x", platform_labels(parsed))
     assert made["labels"] == [{"name": "os", "value": "linux"}, {"name": "arch", "value": "amd64"}]
     assert made["annotations"] == [{"name": "A", "value": "2"}, {"name": "a", "value": "1"}]
