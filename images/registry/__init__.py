@@ -9,6 +9,7 @@
     asking        one request: follow redirects, try again
     client        the same to a registry, logged in
     artifacts     what hangs on an image: referrers, signature tags, lookaside files
+    listing       the tags of a repository
     blob          one download: resumed where it was cut, stopped where it lies
     pull          a registry seen as the directory of an image, and its import
 

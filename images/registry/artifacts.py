@@ -26,7 +26,7 @@ from pyrun.images.registry.reference import RegistryReference
 from pyrun.images.registry.transport import Url
 from pyrun.images.store import is_digest
 
-__all__ = ["Document", "Referrer", "attached", "blob", "document", "lookaside", "referrers"]
+__all__ = ["Document", "Referrer", "attached", "blob", "document", "lookaside", "next_page", "referrers"]
 
 MAX_PAGES = 32
 MAX_REFERRERS = 64
@@ -111,7 +111,7 @@ def referrers(client: Client, digest: str, artifact_type: str = "") -> list[Refe
             return _only(_listed(client, fallback.data), artifact_type) if fallback else []
         total += len(answer.data)
         found += _listed(client, answer.data)
-        path = _next(client, path, answer.following)
+        path = next_page(client, path, answer.following, "list of referrers")
         if not path:
             return _only(found, artifact_type)
         if total > _MAX_BYTES:
@@ -181,15 +181,15 @@ def _only(found: list[Referrer], artifact_type: str) -> list[Referrer]:
     return [one for one in found if not artifact_type or one.artifact_type == artifact_type][:MAX_REFERRERS]
 
 
-def _next(client: Client, path: str, link: str) -> str:
-    """The URL of the next page (RFC 8288), which must be the registry's own (C10); "" on the last one."""
+def next_page(client: Client, path: str, link: str, what: str) -> str:
+    """The URL of the next page (RFC 8288), which must be the registry's own (C10); "" on the last one.  ManifestError names `what`."""
     match = _NEXT.match(link[:8192])
     if not match:
         return ""
     here = client.url(path)
     following = Url(urljoin(here.text, match[1]), "link of the registry")
     if following.origin != here.origin:
-        _nonsense(client, f"its list of referrers goes on at {following}")
+        _nonsense(client, f"its {what} goes on at {following}")
     return following.text
 
 

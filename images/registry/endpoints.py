@@ -9,7 +9,7 @@ One that answers with something else than what its digest says is not passed ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pyrun.errors import DigestError, ImageError, ManifestError
@@ -42,6 +42,7 @@ class Endpoints:
         self.reference = reference
         self._clients: list[tuple[Client, bool]] = []  # and whether it is only for where https is not spoken
         self._current = 0
+        self._silent: dict[int, ImageError] = {}  # places that could not say what hangs on the image
         for place in config.read(environ, system).places(reference):
             own = place.reference
             named = own.registry in http or ("" in http and own.registry == reference.registry)
@@ -64,23 +65,57 @@ class Endpoints:
     def first(self, action: Callable[[Client], T]) -> T:
         """What `action` returns for the first place that can do it; the last one's error, which names the others, else."""
         failures: list[ImageError] = []
-        for number in range(self._current, len(self._clients)):
+        for number, answer in self._answers(action, failures):
+            self._current = max(self._current, number)
+            return answer
+        raise _together(failures)
+
+    def found(self, action: Callable[[Client], T], notes: list[str]) -> T | None:
+        """What `action` returns for the first place that has some of it, None where no place has; the error where none answers.
+
+        For what hangs on an image, which a mirror need not have copied.  `notes` tells of places that might have had it.
+        """
+        failures: list[ImageError] = []
+        answered = False
+        for _, answer in self._answers(action, failures, self._silent):
+            if answer:
+                return answer
+            answered = True
+        if failures and not answered:
+            raise _together(failures)
+        notes += [str(failure) for failure in failures]
+        return None
+
+    def _answers(
+        self, action: Callable[[Client], T], failures: list[ImageError], silent: dict[int, ImageError] | None = None
+    ) -> Iterator[tuple[int, T]]:
+        """What the places answer, in their order, each asked when the next answer is wanted; the `silent` ones are not asked."""
+        silent = {} if silent is None else silent
+        start, before = self._current, None
+        for number in range(start, len(self._clients)):
             client, fallback = self._clients[number]
-            if fallback and failures and not isinstance(failures[-1], UnreachableError):
+            if fallback and number != start and not isinstance(before, UnreachableError):
                 continue  # https was spoken, and what it said counts
+            before = silent.get(number)
+            if before is not None:
+                continue
             try:
                 answer = action(client)
             except (DigestError, ManifestError):
                 raise
             except ImageError as error:
+                before = silent[number] = error
                 failures.append(error)
                 if client.stopped:
-                    break
+                    return
                 continue
-            self._current = max(self._current, number)
-            return answer
-        last = failures.pop()
-        others = [str(failure) for failure in failures if str(failure) != str(last)]
-        if others:
-            last.origin = f"asked before: {'; '.join(others)}"
-        raise last
+            yield number, answer
+
+
+def _together(failures: list[ImageError]) -> ImageError:
+    """The last of several errors, which tells of the others."""
+    last = failures.pop()
+    others = [str(failure) for failure in failures if str(failure) != str(last)]
+    if others:
+        last.origin = f"asked before: {'; '.join(others)}"
+    return last

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["RegistryReference", "parse"]
+__all__ = ["RegistryReference", "is_tag", "parse"]
 
 _SCHEME = "docker://"
 HUB = "docker.io"
@@ -84,13 +84,18 @@ def parse(text: str) -> RegistryReference:
     tag = ""
     if colon >= 0:
         rest, tag = rest[:colon], rest[colon + 1 :]
-        if not tag or len(tag) > _MAX_TAG or tag[0] in ".-" or not _TAG.issuperset(tag):
+        if not is_tag(tag):
             _refuse(text, "the tag is none", "a tag is up to 128 letters, digits, _, . and -")
     place, path = _split(text, rest)
     host, port = _host(text, place)
     if len(path) > _MAX_NAME or not all(map(_is_component, path.split("/"))):
         _refuse(text, "the repository is none", "a repository is lower-case words with / between them, in which . _ __ and - may stand")
     return RegistryReference(text, host, port, path, tag or ("" if digest else "latest"), digest)
+
+
+def is_tag(text: str) -> bool:
+    """Whether `text` can be a tag (distribution-spec, "Pulling manifests")."""
+    return 0 < len(text) <= _MAX_TAG and text[0] not in ".-" and _TAG.issuperset(text)
 
 
 def _split(text: str, rest: str) -> tuple[str, str]:

@@ -4,7 +4,8 @@
                 the tag sha256-HEX.sig                          cosign
                 referrers of the digest                         sigstore bundles, cosign's experimental form
 
-Whoever can push to a registry can attach anything, so what cannot be read is noted and passed over.
+Whoever can push to a registry can attach anything, so what cannot be read is noted and passed over.  A mirror that has the
+image need not have what hangs on it: then the next place is asked, the registry itself last.
 """
 
 from __future__ import annotations
@@ -49,15 +50,17 @@ class Gathering:
             if OPENPGP in wanted:
                 _from_lookaside(self._asked, places.lookaside, digest, into)
             if COSIGN in wanted and (places.attachments or BUNDLE in wanted):
-                self._asked.first(partial(_from_tag, digest=digest, into=into))
+                self._asked.found(partial(_from_tag, digest=digest, into=into), into.notes)
             if BUNDLE in wanted:
-                self._asked.first(partial(_from_referrers, digest=digest, into=into))
+                self._asked.found(partial(_from_referrers, digest=digest, into=into), into.notes)
 
 
-def _from_tag(client: Client, digest: str, into: Collection) -> None:
+def _from_tag(client: Client, digest: str, into: Collection) -> bool:
     found = artifacts.document(client, f"{digest}.sig")
-    if found is not None:
-        from_manifest(lambda one, size: artifacts.blob(client, one, size, MAX_PAYLOAD), found.data, into)
+    if found is None:
+        return False
+    from_manifest(lambda one, size: artifacts.blob(client, one, size, MAX_PAYLOAD), found.data, into)
+    return True
 
 
 def _from_lookaside(asked: Endpoints, base: str, digest: str, into: Collection) -> None:
@@ -79,15 +82,15 @@ def _lookaside(base: str, asked: Endpoints, digest: str, number: int, client: Cl
     return artifacts.lookaside(base, asked.reference, digest, number, MAX_SIGNATURE, **asker)
 
 
-def _from_referrers(client: Client, digest: str, into: Collection) -> None:
-    for referrer in artifacts.referrers(client, digest):
-        if not is_signature(referrer.artifact_type):
-            continue
+def _from_referrers(client: Client, digest: str, into: Collection) -> bool:
+    referrers = [one for one in artifacts.referrers(client, digest) if is_signature(one.artifact_type)]
+    for referrer in referrers:
         try:
             found = artifacts.attached(client, referrer, digest)
             from_manifest(lambda one, size: artifacts.blob(client, one, size, bundle.MAX_BUNDLE), found.data, into)
         except ImageError as error:
             into.notes.append(f"an artifact that hangs on it cannot be read: {error.reason or error}")
+    return bool(referrers)
 
 
 def _small_file(path: str) -> bytes | None:

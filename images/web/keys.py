@@ -10,7 +10,7 @@ from typing import Any
 
 from pyrun.errors import TrustError
 from pyrun.images.registry.transport import Url
-from pyrun.images.trust import armour
+from pyrun.images.trust import armour, pem
 from pyrun.images.trust.keyfiles import HOW_TO_EXPORT, MAX_KEY, dearmour
 from pyrun.images.web.ask import Web, address, place, walk
 from pyrun.images.web.meta import key_urls
@@ -26,7 +26,10 @@ _MAX_URLS = 8
 
 
 class Offer:
-    """One OpenPGP public key, as it was offered at `url` for the images `name` ("" where nobody said so)."""
+    """One public key as it was offered at `url` for the images `name` ("" where nobody said so).
+
+    Of OpenPGP, or in PEM form where the user named the URL.
+    """
 
     __slots__ = ("data", "name", "url")
 
@@ -54,7 +57,10 @@ def download(url: str, *, http: Collection[str] = (), **more: Any) -> list[Offer
 
 def _keys(web: Web, text: str, name: str) -> list[Offer]:
     url = address(text, web.http, "address of the key")
-    data = dearmour(web.at(url).document(text, MAX_KEY).data, str(url))
+    shipped = web.at(url).document(text, MAX_KEY).data
+    if pem.is_pem(shipped) and not name:
+        return [Offer(shipped, str(url), "")]
+    data = dearmour(shipped, str(url))
     try:
         return [Offer(key, str(url), name) for key in armour.public_keys(data)]
     except armour.ArmourError as error:

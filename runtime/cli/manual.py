@@ -76,6 +76,10 @@ ABOUT: dict[str, tuple[str, ...]] = {
         " tag. Below a prefix for which keys are trusted, only images that one of these keys signed can be tagged. An image is"
         " always checked as what it calls itself, whatever tag it is run by.",
     ),
+    "image tags": (
+        "Asks the registry, and fetches nothing. NAME is docker://HOST/REPOSITORY or HOST/REPOSITORY. Credentials, certificates, mirrors"
+        " and aliases of short names are as for `fetch`.",
+    ),
     "image rm": (
         "Removes images, their tags, and the layers and files that no other image needs. It prints the full ids. Where REF is a"
         " tag, only the tag is removed. An image that a pod uses or that another image depends on stays.",
@@ -182,6 +186,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "image verify": (("pyrun image verify --all", "look for damage"),),
     "image tag": (("pyrun image tag example.com/app:1.1 app:stable", "a short name"),),
+    "image tags": (("pyrun image tags docker://registry.example.com/team/app", "which versions there are"),),
     "image rm": (("pyrun image rm example.com/app:1.1", "remove one version"),),
     "image gc": (("pyrun image gc --all --older-than 7d --dry-run", "what a week's grace would leave"),),
     "image export": (

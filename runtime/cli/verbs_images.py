@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_trust import ALLOW_HTTP
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -97,6 +99,7 @@ IMAGES: dict[str, Verb] = {
     "image gc": ("image", "", (*_PRUNE, _FORMAT_TEXT), (), "remove what no image needs; with --all also images that no pod uses"),
     "image prune": ("image", "", (*_PRUNE, _FORMAT_TEXT), (), "the same as `image gc`"),
     "image du": ("image", "", (_FORMAT_TABLE, _FULL, _NO_LEGEND), (), "show what images take on disk, shared and alone"),
+    "image tags": ("image_tags", "NAME", (_FORMAT_TEXT, ALLOW_HTTP), (), "list the tags that a registry has of a repository"),
     "image export": (
         "image_out",
         "REF [FILE]",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from harness import COMMAND, TOP, Pyrun, Signer
 from registries import Authority, Reply, Request, Scripted
+from signing import CosignKey
 from sites import HOSTS, TEMPLATE, Site, certificate
 
 SAMPLES = TOP.parent / "shared" / "samples"
@@ -223,6 +224,13 @@ def test_a_key_at_a_url(tmp_path: Path, internet: Internet, signer: Signer) -> N
     damaged = fresh("trust", "--yes", "https://example.com/bad", env=internet.env, code=125)
     assert "https://example.com/bad" in damaged.err and "/tmp/" not in damaged.err
     assert "no server is asked" in fresh("trust", code=2).err or "no key file" in fresh("trust", code=2).err
+    cosign = CosignKey(tmp_path, "cosign")
+    internet.site.files["example.com/cosign.pub"] = cosign.public.read_bytes()
+    pem = fresh("trust", "--yes", "--prefix", "example.com", "https://example.com/cosign.pub", env=internet.env, code=0)
+    assert pem.out == f"{cosign.fingerprint}\n" and "key in https://example.com/cosign.pub" in pem.err
+    internet.site.files["example.com/cosign.pub"] = cosign.public.read_bytes()[:80]
+    damaged = fresh("trust", "--yes", "https://example.com/cosign.pub", env=internet.env, code=125)
+    assert "https://example.com/cosign.pub" in damaged.err and "/tmp/" not in damaged.err and "hint:" in damaged.err
 
 
 # What the App Container project's own tool made

@@ -210,3 +210,17 @@ class TwoLayers:
         one.manifest = json.dumps({**json.loads(one.manifest), "config": descriptor(CONFIG, one.config), "layers": layers}).encode()
         one.blobs = {digest_of(data): data for data in (one.config, one.layer, other.layer)}
         self.answer = one.answer
+
+
+def test_tags_of_a_repository(pyrun: Pyrun, world: World) -> None:
+    """As skopeo pushed them, in the registry's order; to those only who log in."""
+    registry = world.registries["htpasswd"]
+    for tag in ("z2", "1.0"):
+        world.push(registry, name=f"team/tagged:{tag}")
+    env = world.environment(registry)
+    listed = pyrun("image", "tags", f"docker://{registry.place}/team/tagged", env=env, code=0).out.split()
+    assert sorted(listed) == ["1.0", "z2"]
+    assert json.loads(pyrun("image", "tags", f"{registry.place}/team/tagged", "--format", "json", env=env, code=0).out) == listed
+    assert "log in" in pyrun("image", "tags", f"{registry.place}/team/tagged", env=world.environment(), code=125).err
+    assert "hint:" in pyrun("image", "tags", f"{registry.place}/team/nothing", env=env, code=125).err
+    assert "names one version already" in pyrun("image", "tags", f"{registry.place}/team/tagged:z2", code=2).err

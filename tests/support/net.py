@@ -83,5 +83,7 @@ class Net:
             "sleep": lambda _: None,
         }
 
-    def pull(self, name: str, conf: str = "", *, logins: dict[str, str] | None = None, http: tuple[str, ...] = ()) -> Image:
-        return pull(self.store, f"docker://{name}", Gate(self.store, unsigned=True), http=http, **self.options(conf, logins))
+    def pull(
+        self, name: str, conf: str = "", *, logins: dict[str, str] | None = None, http: tuple[str, ...] = (), unsigned: bool = True
+    ) -> Image:
+        return pull(self.store, f"docker://{name}", Gate(self.store, unsigned=unsigned), http=http, **self.options(conf, logins))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from registries import Reply
+from signing import CosignKey
 from sites import Bench, Site
 
 from pyrun.errors import ImageError, NotFoundError, TrustError
@@ -53,6 +54,17 @@ def test_a_key_at_a_url(bench: Bench, site: Site, gpg: Any, options: dict[str, A
     assert fingerprints(bench, keys.download(f"https://{KEYS}", **options)) == [gpg.fingerprint("good")]
     with pytest.raises(ImageError, match="it is not https"):
         keys.download(f"http://{KEYS}", **options)
+
+
+def test_a_key_in_pem_form_at_a_url(site: Site, options: dict[str, Any], cosign_keys: dict[str, CosignKey]) -> None:
+    """As cosign publishes it; where discovery names the place, keys are OpenPGP's."""
+    shipped = cosign_keys["p256"].public.read_bytes()
+    site.files[KEYS] = shipped
+    (offer,) = keys.download(f"https://{KEYS}", **options)
+    assert (offer.data, offer.url, offer.name) == (shipped, f"https://{KEYS}", "")
+    site.meta("example.com/app", TAG, name="ac-discovery-pubkeys")
+    with pytest.raises(TrustError):
+        keys.discover("example.com/app", **options)
 
 
 def test_nobody_offers_keys(site: Site, options: dict[str, Any]) -> None:
