@@ -26,6 +26,7 @@ from pyrun.images.staging import Staging
 from pyrun.images.store import Image, Store
 from pyrun.images.trust.keyfiles import MAX_SIGNATURE, read_bounded
 from pyrun.images.trust.keyring import Keyring, Verdict
+from pyrun.images.wanted import Wanted
 from pyrun.images.whitelist import write_mask
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     # dependency, then name, labels and id of what needs it
     Bring: TypeAlias = Callable[[dict[str, Any], str, dict[str, str], str], object]
 
-__all__ = ["Import", "Wanted", "collect_tmp", "explain", "import_file", "open_image", "settle"]
+__all__ = ["Import", "collect_tmp", "explain", "import_file", "open_image", "settle"]
 
 _CHUNK = 1 << 20
 _TICK = 20_000_000  # ns; ctime moves in steps of a kernel tick, 10 ms at most
@@ -78,7 +79,7 @@ def import_file(
 class Import:
     """One import; the steps in the order in which they happen.  `path` is the file, or what errors call it."""
 
-    __slots__ = ("allow_unsigned", "bring", "keyring", "path", "signature_path", "store", "wanted")
+    __slots__ = ("allow_unsigned", "bring", "keyring", "path", "place", "signature_path", "store", "wanted")
 
     def __init__(
         self,
@@ -89,9 +90,12 @@ class Import:
         keyring: Keyring,
         wanted: Wanted,
         bring: Bring | None,
+        place: str = "",
     ) -> None:
+        """`place` is where it came from, as `trust.accepts_unsigned` takes it, for what is no file of this host."""
         self.store = store
         self.path = path
+        self.place = place
         self.signature_path = signature_path
         self.allow_unsigned = allow_unsigned
         self.keyring = keyring
@@ -102,7 +106,7 @@ class Import:
         """Whether an earlier import of this very file will do: its key is still trusted, or need not be."""
         if self.signature_path is not None:
             return False
-        return self.allow_unsigned or self.still_trusted(image)
+        return self.allow_unsigned or (self.still_trusted(image) and (image.signature is not None or image.origin == self.origin()))
 
     def still_trusted(self, image: Image) -> bool:
         """Whether the key of a stored image is trusted for its name today."""
@@ -278,12 +282,17 @@ class Import:
                 "size": size,
                 "imported": earlier.imported if earlier else time.time_ns(),
                 "signature": _signed(verdict, signature),
-                "origin": None if verdict or "://" in self.path else {"transport": "aci", "place": trust.place(self.path), "name": ""},
+                "origin": None if verdict else self.origin(),
                 "manifest": info.manifest,
             }
         )
         commit.commit_record(self.store, staging, undo, image)
         return image
+
+    def origin(self) -> dict[str, str] | None:
+        """Where it came from, as a record has it; None where nobody could accept it."""
+        place = self.place or ("" if "://" in self.path else trust.place(self.path))
+        return {"transport": "aci", "place": place, "name": ""} if place else None
 
     def accept(self, dependency: Image) -> None:
         """Raises SignatureError for a dependency whose own signature is not trusted, unless unsigned images are allowed."""
@@ -311,6 +320,8 @@ class Import:
     def renew(self, staging: Staging, image: Image, signers: Sequence[str], signature: bytes | None) -> Image:
         """Records the signature under which a stored image was offered again, when that says more than its record."""
         verdict = self.judge(signers, image.name)
+        if verdict is None and image.signature is None and image.origin != self.origin() and not self.still_trusted(image):
+            return self.move(staging, image)
         if verdict is None or signature is None:
             return image
         new = _signed(verdict, signature)
@@ -321,29 +332,12 @@ class Import:
                 commit.commit_record(self.store, staging, undo, image)
         return image
 
-
-class Wanted:
-    """What an image has to be for the one who asked for it: its name, labels that it must have, its id; empty ones are free."""
-
-    __slots__ = ("id", "labels", "name")
-
-    def __init__(self, name: str | None = None, labels: dict[str, str] | None = None, image_id: str = "") -> None:
-        self.name = name
-        self.labels = labels or {}
-        self.id = image_id
-
-    def check(self, name: str, labels: dict[str, str], image_id: str, path: str) -> None:
-        """Raises ImageError for one that it is not (DISC-11), DigestError for another id (IM-33)."""
-        if self.name is not None and name != self.name:
-            raise ImageError("import", path, f"it holds {name} instead of {self.name}", hint="check where the file came from")
-        for label, value in self.labels.items():
-            if labels.get(label) != value:
-                held = f"{label} {labels[label]}" if label in labels else f"no label {label}"
-                raise ImageError(
-                    "import", path, f"it has {held}, {value} was asked for", hint="ask who runs the server for the right image"
-                )
-        if self.id and image_id != self.id:
-            raise DigestError("import", path, f"it is {image_id[:19]}, not {self.id[:19]}", hint="its owner has to offer what is asked for")
+    def move(self, staging: Staging, image: Image) -> Image:
+        """Records that an unsigned image came from here, which may be accepted where the other place is not."""
+        with commit.id_lock(self.store, image.id), commit.Undo(staging) as undo:
+            image.origin = self.origin()
+            commit.commit_record(self.store, staging, undo, image)
+        return image
 
 
 def _signed(verdict: Verdict | None, signature: bytes | None) -> dict[str, str] | None:

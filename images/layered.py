@@ -62,15 +62,16 @@ def recognise(store: Store, path: str) -> str:
             return "aci"  # whose reader says what is wrong
 
 
-def import_layered(store: Store, reference: Reference, gate: Gate, *, kind: str = "") -> Image:
+def import_layered(store: Store, reference: Reference, gate: Gate, *, kind: str = "", place: str = "") -> Image:
     """The stored image of an OCI layout, an archive of one, or a Docker archive, imported unless that was done before.
 
-    `kind` says what a plain file was recognised as.  SignatureError when `gate` does not accept it, ManifestError,
+    `kind` says what a plain file was recognised as, `place` where it came from if that is not its path.
+    SignatureError when `gate` does not accept it, ManifestError,
     DigestError, ArchiveError, another ImageError, or StateError for the store; nothing is left behind.
     """
     kind = kind or (reference.kind if reference.kind != "file" else "oci")
     asked = parse_identity(reference.ref) if kind == "docker-archive" and reference.ref else None
-    subject = Subject(kind, trust.place(reference.path), asked, reference.text)
+    subject = Subject(kind, place or trust.place(reference.path), asked, reference.text)
     known = store.find_import(reference.path, reference.variant)
     if known is not None and gate.lets(known) and (not gate.strict or subject.is_origin(known.origin)):
         return known

@@ -95,6 +95,7 @@ def find(
     trust_policy: str = "",
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
+    no_cache: bool = False,
 ) -> Image:
     """The image that a reference means, fetched first as the `policy` says; SignatureError unless it is trusted today or `unsigned`.
 
@@ -114,9 +115,8 @@ def find(
             raise NotFoundError("find image", text, "not in the store yet", hint=f"fetch it first: pyrun fetch {text}")
         if image is None:
             try:
-                image = fetch(
-                    store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, http=http, progress=progress
-                )
+                more: dict[str, Any] = {"http": http, "progress": progress, "no_cache": no_cache}
+                image = fetch(store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, **more)
             except ImageError as error:
                 if reference.kind == "discovery" and policy == "new" and error.origin:
                     error.origin += ", as there is nothing in the store of that name"
@@ -135,17 +135,19 @@ def fetch(
     trust_policy: str = "",
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
+    no_cache: bool = False,
 ) -> Image:
     """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's or an alias.
 
     A registry is always asked; `http` names those (HOST[:PORT]) that may be asked over plain http, "" the one of the
-    reference itself; `progress` opens what is told of a download.  Raises what `importer.import_file`,
+    reference itself; `progress` opens what is told of a download; with `no_cache` a web server is asked even where it has said
+    for how long its answer is good.  Raises what `importer.import_file`,
     `layered.import_layered` and `registry.pull.pull` raise.
     """
     if reference.kind == "name" and not os.path.lexists(reference.text):
         reference = elsewhere(reference.text) or reference
     if reference.kind in ("url", "discovery"):
-        return _ask_web(store, reference, signature, unsigned, http, progress)
+        return _ask_web(store, reference, signature, unsigned=unsigned, http=http, progress=progress, no_cache=no_cache)
     if reference.kind == "registry":
         from pyrun.images.registry.pull import pull
 
@@ -198,19 +200,12 @@ def _bringer(
     return bring
 
 
-def _ask_web(
-    store: Store,
-    reference: Reference,
-    signature: str | None,
-    unsigned: bool,
-    http: Collection[str],
-    progress: Callable[[], AbstractContextManager[Progress | None]] | None,
-) -> Image:
-    """The image that a URL holds, or discovery finds, now."""
+def _ask_web(store: Store, reference: Reference, signature: str | None, **more: Any) -> Image:
+    """The image that a URL holds, or discovery finds, now; `more` is for the fetcher."""
     from pyrun.images.web.fetch import Fetcher
     from pyrun.images.web.names import parse as parse_name
 
-    fetcher = Fetcher(store, unsigned=unsigned, http=http, progress=progress)
+    fetcher = Fetcher(store, **more)
     if reference.kind == "url":
         return fetcher.url(reference.text, signature, reference.ref or None)
     return fetcher.name(parse_name(reference.text), signature)
@@ -282,7 +277,9 @@ def _known(store: Store, reference: Reference, unsigned: bool, trust_policy: str
         from pyrun.images.web import notes
 
         found = notes.recall(store, reference.text.partition("#")[0])
-        return found[1] if found is not None else None
+        if found is None or unsigned or found[1].signature is not None or found[1].origin is None:
+            return found[1] if found is not None else None
+        return found[1] if found[1].origin["place"] == trust.web_place(reference.text) else None  # else accepted as one from elsewhere
     if reference.kind != "registry":
         image = store.find_import(reference.path, reference.variant)
         if image is None or unsigned or image.origin is None or image.origin["place"] == trust.place(reference.path):

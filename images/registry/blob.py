@@ -133,6 +133,7 @@ class Download:
         with self.asker.exchange(self.path, headers) as (url, response, watch):
             if response.status == 304 and conditions and not self.have:
                 self.unchanged = True
+                self.headers = response.headers
                 return
             self._begin(url, response, watch)
             watch.again(self._time_left())

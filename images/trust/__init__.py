@@ -34,6 +34,7 @@ __all__ = [
     "scope_dir",
     "scopes_of",
     "unquote",
+    "web_place",
 ]
 
 SYSTEM_DIR = "/usr/lib/pyrun/trust"
@@ -120,7 +121,7 @@ def find_key(root: str, prefix: str, fingerprint: str, system: str = "") -> str 
 
 
 def accepts_unsigned(root: str, origin: str, system: str = "") -> str | None:
-    """Path of the mark that accepts unsigned images of an origin, a name in a registry or an absolute path; None without.
+    """Path of the mark that accepts unsigned images of an origin, a name in a registry, an absolute path or a `web_place`; None without.
 
     A key of a narrower scope than the mark's takes it back: there, images are signed.  Raises `TrustError` as `find_key`.
     """
@@ -141,6 +142,22 @@ def accepts_unsigned(root: str, origin: str, system: str = "") -> str | None:
 def place(path: str) -> str:
     """What a file or directory is known as where images come from: its absolute path without links."""
     return os.path.realpath(path)
+
+
+def web_place(url: str) -> str:
+    """What a file on a web server is known as where images come from: ``https://HOST[:PORT]/PATH``, without the query.
+
+    "" for what is no https URL, or has a path that a server may understand as another one.
+    """
+    scheme, mark, rest = url.partition("#")[0].partition("?")[0].partition("://")
+    host, _, path = rest.partition("/")
+    lowered = path.lower()
+    if scheme.lower() != "https" or not mark or not host or "@" in host or any(code in lowered for code in ("%2e", "%2f", "%5c", "\\")):
+        return ""
+    parts = [part for part in path.split("/") if part]
+    if "." in parts or ".." in parts:
+        return ""
+    return "/".join(("https:/", host.lower().removesuffix(":443"), *parts))
 
 
 def policy_path(root: str) -> str:

@@ -41,7 +41,13 @@ def _is_registry(text: str) -> bool:
 
 
 def check_origin(origin: str) -> str:
-    """Where images may come from unsigned: a name in a registry, or an absolute path; TrustError for anything else."""
+    """Where images may come from unsigned: a name in a registry, an absolute path, an https URL; TrustError for anything else."""
+    if "://" in origin and not origin.startswith("docker://"):
+        place = trust.web_place(origin)
+        if not place or trust.is_shortened(place) or "?" in origin:
+            reason = "too long" if place and trust.is_shortened(place) else "not https, or no plain path"
+            raise TrustError("accept", origin, reason, hint="write https://HOST, or https://HOST/PATH of a file or of those below it")
+        return place
     if origin.startswith("/"):
         plain = os.path.realpath(origin)
         if plain == "/" or trust.is_shortened(plain):

@@ -20,7 +20,7 @@ from typing import Any
 
 from pyrun.errors import ImageError, NotFoundError, PyrunError, SignatureError, StateError, TrustError
 from pyrun.images import trust
-from pyrun.images.importer import Import, Wanted, explain
+from pyrun.images.importer import Import, explain
 from pyrun.images.limits import Limits
 from pyrun.images.locks import Lock
 from pyrun.images.registry.blob import Download
@@ -29,6 +29,7 @@ from pyrun.images.staging import Staging
 from pyrun.images.store import Image, Store
 from pyrun.images.trust.keyfiles import MAX_SIGNATURE, read_bounded
 from pyrun.images.trust.keyring import Keyring
+from pyrun.images.wanted import Wanted
 from pyrun.images.web.ask import Web, address, place, walk
 from pyrun.images.web.meta import Endpoint, endpoints
 from pyrun.images.web.names import AppName, is_discoverable
@@ -50,7 +51,8 @@ _MAX_IMAGE = Limits().total  # bytes; nothing larger could be unpacked
 class Fetcher:
     """Brings images into a store.  `http` holds places (HOST[:PORT]) that may be asked over plain http, "" is the one that is named.
 
-    `progress` opens what is told of a download.  The rest goes to `ask.Web`.  Raises UsageError for what is no name,
+    `progress` opens what is told of a download; with `no_cache` a server is asked even where its last answer is good for longer.
+    The rest goes to `ask.Web`.  Raises UsageError for what is no name,
     ImageError and its kin for everything that servers and images do, SignatureError for keys, StateError for the store;
     whatever it raises, nothing is left behind.
     """
@@ -63,10 +65,12 @@ class Fetcher:
         http: Collection[str] = (),
         progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
         keyring: Keyring | None = None,
+        no_cache: bool = False,
         **more: Any,
     ) -> None:
         self.store = store
         self.unsigned = unsigned
+        self.no_cache = no_cache
         self.http = http
         self.progress = progress
         self.keyring = keyring or Keyring(store.root)
@@ -148,8 +152,8 @@ class Fetcher:
             with self._turn(places[0].image), Staging(store.root, "fetch") as staging:
                 work = _Arrival(self, web, staging, wanted, named, limit)
                 known = work.known(places[0].image)
-                if known is not None and known[0].asked > began and named is None:
-                    return known[1]  # somebody else was quicker
+                if known is not None and named is None and (known[0].asked > began or (known[0].is_fresh() and not self.no_cache)):
+                    return known[1]  # somebody else was quicker, or the server said how long its answer is good
                 note = work.first(places)
                 image = work.unchanged or work.store(title, note.url)
                 note.image_id, note.name = image.id, name
@@ -208,6 +212,8 @@ class _Arrival:
             self.wanted.check(image.name, image.labels, image.id, url)
             if not self.fetcher.unsigned:
                 self.fetcher.store.require_trusted(image, self.fetcher.keyring.system)
+                if image.signature is None and (image.origin is None or image.origin["place"] != trust.web_place(url)):
+                    return None  # accepted as one from elsewhere
         except (ImageError, TrustError):
             return None
         return found
@@ -218,7 +224,9 @@ class _Arrival:
         known = self.known(endpoint.image) if self.named is None else None
         conditions = known[0].conditions() if known is not None else {}
         if not conditions:
-            self.signature = self._signature(endpoint.signature)
+            self.signature = self._signature(endpoint)
+        elif self.fetcher.no_cache:
+            conditions["Cache-Control"] = "no-cache"
         work = Download(self.web.at(url), endpoint.image, self.path, self.web.title, limit=self.limit)
         with self.fetcher.progress() if self.fetcher.progress else contextlib.nullcontext() as line:
             if line is not None:
@@ -226,7 +234,7 @@ class _Arrival:
             with work:
                 work.run(conditions)
                 if known is not None and work.unchanged:
-                    known[0].asked = time.time_ns()
+                    known[0].confirm(work.headers)
                     self.unchanged = known[1]
                     return known[0]
                 os.fsync(work.fd)
@@ -234,11 +242,19 @@ class _Arrival:
             if line is not None:
                 line.end(work.path, work.have, self.digest)
         if conditions:
-            self.signature = self._signature(endpoint.signature)
+            self.signature = self._signature(endpoint)
         return Note(endpoint.image, "", "", endpoint.signature if self.signature is not None else "", work.headers)
 
-    def _signature(self, source: str) -> bytes | None:
-        """The signature's text; None where nobody asks for one."""
+    def accepts(self, url: str) -> bool:
+        """Whether an image of a URL needs no signature."""
+        if self.fetcher.unsigned or self.named is not None:
+            return self.fetcher.unsigned
+        place = trust.web_place(url)
+        return bool(place) and trust.accepts_unsigned(self.fetcher.store.root, place, self.fetcher.keyring.system) is not None
+
+    def _signature(self, endpoint: Endpoint) -> bytes | None:
+        """The signature's text; None where nobody asks for one, or there is none and none is needed."""
+        source = endpoint.signature
         if self.named is None and self.fetcher.unsigned:
             return None
         if "://" not in source:
@@ -250,7 +266,11 @@ class _Arrival:
         try:
             return self.web.at(url, named=self.named is not None).document(source, MAX_SIGNATURE).data
         except NotFoundError as error:
-            hint = "its owner has to offer one; name it (--signature URL), or accept the image: --insecure-options=image"
+            if self.accepts(endpoint.image):
+                return None
+            place = trust.web_place(endpoint.image)
+            more = f", accept unsigned images from there: pyrun trust --unsigned {place}," if place else ","
+            hint = f"its owner has to offer one; name it (--signature URL){more} or accept the image: --insecure-options=image"
             raise SignatureError("fetch", self.web.title, f"no signature: {url} is not there", hint=hint) from error
 
     def store(self, title: str, url: str) -> Image:
@@ -265,11 +285,11 @@ class _Arrival:
             if kind != "aci":
                 named = f"{self.staging.path}/{trust.quote(os.path.basename(url.partition('?')[0]) or 'image')}"
                 os.rename(self.path, named)  # it gives a name to what has none
-                gate = Gate(fetcher.store, unsigned=True)
-                image = layered.import_layered(fetcher.store, Reference(title, "file", named), gate, kind=kind)
+                gate = Gate(fetcher.store, unsigned=fetcher.unsigned, system=fetcher.keyring.system)
+                image = layered.import_layered(fetcher.store, Reference(title, "file", named), gate, kind=kind, place=trust.web_place(url))
                 self.wanted.check(image.name, image.labels, image.id, title)
                 return image
-        return _Arrived(self, title).run()
+        return _Arrived(self, title, url).run()
 
 
 class _Arrived(Import):
@@ -277,10 +297,11 @@ class _Arrived(Import):
 
     __slots__ = ("arrival",)
 
-    def __init__(self, arrival: _Arrival, title: str) -> None:
+    def __init__(self, arrival: _Arrival, title: str, url: str) -> None:
         fetcher = arrival.fetcher
         bring = fetcher.bringer(arrival.web.transport.near)
-        super().__init__(fetcher.store, title, arrival.named, fetcher.unsigned, fetcher.keyring, arrival.wanted, bring)
+        place = trust.web_place(url)
+        super().__init__(fetcher.store, title, arrival.named, arrival.accepts(url), fetcher.keyring, arrival.wanted, bring, place)
         self.arrival = arrival
 
     def copy(self, staging: Staging) -> tuple[os.stat_result, str]:

@@ -22,14 +22,15 @@ __all__ = ["Note", "recall", "sources"]
 
 _MAX_NOTE = 64 << 10
 _MAX_VALIDATOR = 256
+_LONGEST = 1 << 31  # seconds, what RFC 9111 section 1.2.2 has for more
 _PREFIX = "url+"
 _MEMBERS = ("url", "name", "signature", "etag", "modified", "cacheControl")
 
 
 class Note:
-    """What one URL held: `etag` and `modified` as the server sent them, `fetched` and `asked` in nanoseconds since 1970."""
+    """What one URL held: `etag` and `modified` as the server sent them, `fetched`, `asked` and `fresh_until` in nanoseconds since 1970."""
 
-    __slots__ = ("asked", "cache_control", "etag", "fetched", "image_id", "modified", "name", "signature", "url")
+    __slots__ = ("asked", "cache_control", "etag", "fetched", "fresh_until", "image_id", "modified", "name", "signature", "url")
 
     def __init__(self, url: str, image_id: str, name: str = "", signature: str = "", headers: Mapping[str, str] | None = None) -> None:
         self.url = url
@@ -39,6 +40,17 @@ class Note:
         headers = headers or {}
         self.etag, self.modified, self.cache_control = (_plain(headers.get(key, "")) for key in ("ETag", "Last-Modified", "Cache-Control"))
         self.fetched = self.asked = time.time_ns()
+        self.fresh_until = self.asked + _lifetime(self.cache_control, headers.get("Age", "")) * 10**9
+
+    def confirm(self, headers: Mapping[str, str]) -> None:
+        """Notes that the server found it unchanged, and for how long that is good now (RFC 9111 section 4.3.4)."""
+        self.cache_control = _plain(headers.get("Cache-Control", "")) or self.cache_control
+        self.asked = time.time_ns()
+        self.fresh_until = self.asked + _lifetime(self.cache_control, headers.get("Age", "")) * 10**9
+
+    def is_fresh(self) -> bool:
+        """Whether the server need not be asked yet: `max-age` is not over, and the clock did not go back (RFC 9111 section 4.2)."""
+        return self.asked <= time.time_ns() < self.fresh_until
 
     def conditions(self) -> dict[str, str]:
         """Headers for "only if it has changed" (RFC 9110 section 13); none where the server forbids to keep its answer."""
@@ -58,6 +70,7 @@ class Note:
             "cacheControl": self.cache_control,
             "fetched": self.fetched,
             "asked": self.asked,
+            "freshUntil": self.fresh_until,
         }
 
     def save(self, store: Store, staging: Staging) -> None:
@@ -65,7 +78,7 @@ class Note:
         from pyrun.images.commit import replace_file
 
         texts = dict(zip(_MEMBERS, (self.url, self.name, self.signature, self.etag, self.modified, self.cache_control), strict=True))
-        document = fastjson.dumps({**texts, "fetched": self.fetched, "asked": self.asked})
+        document = fastjson.dumps({**texts, "fetched": self.fetched, "asked": self.asked, "freshUntil": self.fresh_until})
         replace_file(staging, "note", f"{self.image_id} {document}".encode(), _path(store, self.url))
 
 
@@ -107,8 +120,23 @@ def _read(path: str) -> Note | None:
         return None
     note = Note(document["url"], image_id.decode("ascii", "replace"), document["name"], document["signature"])
     note.etag, note.modified, note.cache_control = document["etag"], document["modified"], document["cacheControl"]
-    note.fetched, note.asked = (value if isinstance(value := document.get(member), int) else 0 for member in ("fetched", "asked"))
+    note.fetched, note.asked, note.fresh_until = (
+        value if isinstance(value := document.get(member), int) else 0 for member in ("fetched", "asked", "freshUntil")
+    )
     return note
+
+
+def _lifetime(cache_control: str, age: str) -> int:
+    """Seconds for which an answer is good (RFC 9111 sections 4.2.1 and 5.2.2); 0 where it does not say, or wants to be asked."""
+    found = {}
+    for part in cache_control.lower().split(","):
+        name, _, value = part.strip().partition("=")
+        found[name] = value.strip('"')
+    seconds = found.get("max-age", "")
+    if "no-cache" in found or "no-store" in found or not (seconds.isascii() and seconds.isdigit()):
+        return 0
+    passed = int(age) if age.isascii() and age.isdigit() and len(age) < 10 else 0
+    return max(0, min(int(seconds[:10]), _LONGEST) - passed)
 
 
 def _plain(value: str) -> str:

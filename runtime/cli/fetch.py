@@ -10,6 +10,8 @@ from pyrun.images.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
 
@@ -44,16 +46,12 @@ def run(args: Args) -> int:
 
 def _fetch(args: Args, store: Store, text: str) -> Image:
     """The image that one argument means, fetched as --pull-policy says."""
-    unsigned, http, progress, trust = "image" in args.insecure_options, plain_http(args), progress_of(args), args.policy or ""
+    unsigned, trust = "image" in args.insecure_options, args.policy or ""
+    more: dict[str, Any] = {"http": plain_http(args), "progress": progress_of(args), "no_cache": args.no_cache}
     reference = resolve.parse(text)
     if args.pull_policy == "update" and reference.kind != "name":
-        return resolve.fetch(
-            store, reference, signature=args.signature, unsigned=unsigned, trust_policy=trust, http=http, progress=progress
-        )
-    policy = args.pull_policy
-    return resolve.find(
-        store, text, signature=args.signature, unsigned=unsigned, policy=policy, trust_policy=trust, http=http, progress=progress
-    )
+        return resolve.fetch(store, reference, signature=args.signature, unsigned=unsigned, trust_policy=trust, **more)
+    return resolve.find(store, text, signature=args.signature, unsigned=unsigned, policy=args.pull_policy, trust_policy=trust, **more)
 
 
 def _server(text: str) -> str:

@@ -125,11 +125,20 @@ PULL_UPDATE: Option = (
     "Image",
     "fetch what a registry's tag or a URL has changed to (update, the default), only what is not stored (new), or never",
 )
+NO_CACHE: Option = (
+    "--no-cache",
+    "",
+    "flag",
+    "",
+    "app Image",
+    "when a URL is fetched or updated, ask its server even where it has said that its last answer is good for longer",
+)
 DESTDIR: Option = ("--destdir", "DIR", "path", "", "Output", "write below DIR, as for a package (default: the host itself)")
 QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 
 RUN: tuple[Option, ...] = (
     SIGNATURE,
+    NO_CACHE,
     ("--name", "NAME", "str", "", "app Process", "name of the app (default: last part of the image's name)"),
     ("--exec", "PATH", "str", "", "app Process", "run PATH instead of the image's program"),
     ("--set-env --env -e", "NAME=VALUE", "env", "", "app Process", "set a variable; it beats the image's and those of --set-env-file"),
@@ -253,7 +262,7 @@ VERBS: dict[str, Verb] = {
     "fetch": (
         "fetch",
         "FILE...",
-        (PULL_UPDATE, SIGNATURE, ALLOW_FETCH, POLICY, QUIET),
+        (PULL_UPDATE, NO_CACHE, SIGNATURE, ALLOW_FETCH, POLICY, QUIET),
         (),
         "verify images, local or on servers, and store them",
     ),

@@ -120,6 +120,7 @@ def find_image(args: Args, store: Store) -> Image:
         trust_policy=args.policy or "",
         http=plain_http(args),
         progress=progress_of(args),
+        no_cache=args.no_cache,
     )
 
 

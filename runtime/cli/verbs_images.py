@@ -29,6 +29,7 @@ class ImageArgs:
     reverse: bool
     older_than: Number
     dry_run: bool
+    no_cache: bool
     oci: Text
     path: Text
     rootfs_only: bool

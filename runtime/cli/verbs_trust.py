@@ -59,7 +59,7 @@ _UNSIGNED: Option = (
     "str",
     "",
     "Keys",
-    "accept unsigned images of ORIGIN: a registry, a name there and those below it, or an absolute path",
+    "accept unsigned images of ORIGIN: a registry, a name there and those below it, an absolute path, or an https URL",
 )
 _ADOPT: Option = ("--policy", "FILE", "path", "", "Keys", "let a copy of the containers policy in FILE decide about OCI and Docker images")
 _REMOVE: Option = (

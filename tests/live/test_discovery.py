@@ -86,6 +86,32 @@ def test_what_changed_is_fetched_and_run(pyrun: Pyrun, internet: Internet, image
     pyrun("run", "--pull-policy=update", "example.com/app", env=internet.env, code=3)  # it came from there
 
 
+def test_answers_that_are_good_for_a_while(pyrun: Pyrun, internet: Internet, image: Make) -> None:
+    internet.site.cache = "max-age=3600"
+    url = "https://example.com/app.aci"
+    internet.site.offer("example.com/app.aci", image("example.com/app", ["/probe", "exit", "1"], version="1"))
+    pyrun("run", url, env=internet.env, code=1)
+    internet.site.offer("example.com/app.aci", image("example.com/app", ["/probe", "exit", "2"], version="2"))
+    asked = len(internet.site.seen)
+    pyrun("fetch", url, code=0)
+    pyrun("run", "--pull-policy=update", url, code=1)
+    assert len(internet.site.seen) == asked
+    pyrun("run", "--pull-policy=update", "--no-cache", url, env=internet.env, code=2)
+
+
+def test_an_origin_on_the_web_is_accepted(pyrun: Pyrun, internet: Internet, image: Make) -> None:
+    internet.site.offer("example.com/nightly/app.aci", image("example.com/app", ["/probe", "exit", "3"], signed=False), signed=False)
+    url = "https://example.com/nightly/app.aci"
+    assert f"pyrun trust --unsigned {url}" in pyrun("run", url, env=internet.env, code=125).err
+    assert pyrun("trust", "--yes", "--unsigned", "https://example.com/nightly/", code=0).out == "https://example.com/nightly\n"
+    pyrun("run", url, env=internet.env, code=3)
+    pyrun("run", "example.com/app", code=3)
+    assert "unsigned" in pyrun("trust", "list", code=0).out
+    pyrun("trust", "rm", "unsigned", "--prefix", "https://example.com/nightly", code=0)
+    assert "without a signature" in pyrun("run", "example.com/app", code=125).err
+    pyrun("run", url, env=internet.env, code=125)
+
+
 def test_where_an_image_came_from(pyrun: Pyrun, internet: Internet, image: Make) -> None:
     internet.site.offer("example.com/app.aci?token=secret", image("example.com/app"))
     internet.site.files["keys.example.com/sig"] = internet.site.files["example.com/app.aci.asc?token=secret"] = b"x"

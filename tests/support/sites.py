@@ -39,6 +39,7 @@ class Site:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes | Reply | Callable[[Request], Reply]] = {}
+        self.cache = "max-age=0"  # what it says of how long its answers are good
         self.seen: list[str] = []
         self.requests: list[Request] = []
         self.real_look_up = socket.getaddrinfo
@@ -56,12 +57,11 @@ class Site:
             return found
         return Reply(b"nothing here", 404) if found is None else self.conditional(request, found)
 
-    @staticmethod
-    def conditional(request: Request, data: bytes) -> Reply:
+    def conditional(self, request: Request, data: bytes) -> Reply:
         tag = f'"{hash(data) & 0xFFFFFFFF:x}"'
         if request.headers.get("if-none-match") == tag:
-            return Reply(b"", 304, {"ETag": tag})
-        return Reply(data, headers={"ETag": tag, "Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT", "Cache-Control": "max-age=60"})
+            return Reply(b"", 304, {"ETag": tag, "Cache-Control": self.cache})
+        return Reply(data, headers={"ETag": tag, "Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT", "Cache-Control": self.cache})
 
     def meta(self, place: str, *contents: str, **more: str) -> None:
         """Puts a page for discovery."""

@@ -33,7 +33,7 @@ def test_url_with_its_signature(bench: Bench, site: Site, build: Build) -> None:
     assert image.name == NAME and image.signature is not None
     assert site.seen == ["example.com/images/app.aci.asc", "example.com/images/app.aci"]
     (note,) = sources(bench.store, image.id)
-    assert (note.url, note.signature, note.cache_control) == (URL, URL + ".asc", "max-age=60") and note.fetched == note.asked
+    assert (note.url, note.signature, note.cache_control) == (URL, URL + ".asc", "max-age=0") and note.fetched == note.asked
 
 
 def test_unchanged_url_is_not_downloaded_again(bench: Bench, site: Site, build: Build) -> None:
