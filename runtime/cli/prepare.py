@@ -12,7 +12,7 @@ import sys
 from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.references import references
-from pyrun.cli.run import find_image, options_of, save_uuid, tell
+from pyrun.cli.run import BACKGROUND, find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -43,7 +43,7 @@ def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
     _refuse_sockets("run --detach")
     if not args.detach:
-        option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
+        option = "--" + min(args.given & BACKGROUND).replace("_", "-")
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"

@@ -30,14 +30,19 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["find_image", "options_of", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "find_image", "options_of", "run", "save_uuid", "tell"]
 
-_BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
+BACKGROUND = frozenset(
+    (
+        "pod_name restart log_driver log_opt no_healthcheck"
+        " health_cmd health_interval health_timeout health_retries health_start_period health_on_failure"
+    ).split()
+)
 
 
 def run(args: Args) -> int:
     """Run an image in the foreground, or detached; returns only by an exception."""
-    if args.detach or args.given & _BACKGROUND:
+    if args.detach or args.given & BACKGROUND:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)

@@ -59,6 +59,13 @@ class Options:
         self.keep = False
         self.notify = "exec"
         self.restart = "no"
+        self.health_cmd: str | None = None
+        self.health_interval: str | None = None
+        self.health_timeout: str | None = None
+        self.health_retries: int | None = None
+        self.health_start_period: str | None = None
+        self.health_on_failure: str | None = None
+        self.no_healthcheck = False
         self.log_driver = "auto"
         self.log_opt: dict[str, str] = {}
         self.pod_name: str | None = None
