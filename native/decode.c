@@ -30,6 +30,13 @@ static int list_ok(const struct plan_header *h, const char *pool, uint32_t offse
     return 1;
 }
 
+static int has_slash(const char *name)
+{
+    while (*name != '\0' && *name != '/')
+        name++;
+    return *name == '/';
+}
+
 static int op_ok(const struct plan_header *h, const char *pool, const struct plan_op *op)
 {
     switch (op->code) {
@@ -50,6 +57,8 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_EXEC:
         return op->n >= 1 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, op->a) && op->b >> 32 >= 1 &&
                list_ok(h, pool, (uint32_t)op->b, op->b >> 32);
+    case OP_LIMIT: /* a name, not a path: it may not lead out of the cgroup */
+        return string_ok(h, op->s1) && string_ok(h, op->s2) && pool[op->s1] != '\0' && !has_slash(pool + op->s1);
     default:
         return op->code > OP_NONE && op->code <= OP_LAST && string_ok(h, op->s1) && string_ok(h, op->s2);
     }
@@ -76,7 +85,10 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0;
         if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
-        if (ops[i].code == OP_PIVOT) {
+        if (ops[i].code == OP_LIMIT) {
+            if (i > 0 && ops[i - 1].code != OP_LIMIT)
+                return 0;
+        } else if (ops[i].code == OP_PIVOT) {
             if (pivot || app)
                 return 0;
             pivot = i + 1;

@@ -8,6 +8,14 @@
 #define ALL_SEALS 15
 #define ABOVE_SLOTS 16
 
+static void cut_end(char *text, const char *end)
+{
+    const size_t length = str_len(text), size = str_len(end);
+
+    if (length >= size && str_eq(text + length - size, end))
+        text[length - size] = '\0';
+}
+
 int find_cgroup(char path[PATH_SIZE])
 {
     OWNED_FD fd = (int)sys_openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY, 0);
@@ -21,6 +29,7 @@ int find_cgroup(char path[PATH_SIZE])
             *next++ = '\0';
         if (memcmp(line, "0::/", 4) != 0)
             continue;
+        cut_end(line, "/" CGROUP_LEAF);
         for (int hybrid = 0; hybrid < 2; hybrid++) {
             char procs[PATH_SIZE];
 

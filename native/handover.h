@@ -12,7 +12,10 @@
 #define LOCK_NB 4
 #define LOCK_UN 8
 
-/* The cgroup2 directory of this process, as pyrun.host finds it; 0 where there is none that can be written. */
+#define CGROUP_LEAF "pyrun-supervisor" /* for processes of pyrun's own, beside the pods' cgroups */
+
+/* The cgroup2 directory of this process, of one in CGROUP_LEAF the one above, as pyrun.host finds it; 0 where there is none
+ * that can be written. */
 int find_cgroup(char path[PATH_SIZE]);
 
 /* memfd_create(2), written and sealed; minus an errno where that is not to be had. */

@@ -64,6 +64,7 @@ int supervise(struct context *ctx);
 void block_signals(void);
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
+long set_limit(struct context *ctx, const struct plan_op *op);
 void send_report(const struct plan_report *what);
 
 /* terminal.c */

@@ -11,7 +11,7 @@
 #define LONGEST_BACKOFF 60000 /* ms */
 #define RAN_WELL 10000000000  /* ns; after that the next restart is as quick as the first */
 
-enum { POLL_SIGNAL, POLL_CONTROL, POLL_FRONT, POLL_OUT, POLL_ERR, POLL_HEALTH, POLL_TTY = POLL_HEALTH + HEALTH_SLOTS, POLL_COUNT = POLL_TTY + TTY_SLOTS };
+enum { POLL_SIGNAL, POLL_CONTROL, POLL_FRONT, POLL_OUT, POLL_ERR, POLL_TTY, POLL_COUNT = POLL_TTY + TTY_SLOTS };
 
 static int app_streams[3] = {-1, -1, -1};
 
@@ -102,7 +102,6 @@ static int on_control(struct keeper *keeper)
         keeper->running = 1;
         write_run(keeper, report.pid);
         tell_front(keeper, &report);
-        health_begin(keeper, report.pid);
         give_back_stack();
     } else if (report.kind == PLAN_EXITED) {
         keeper->ended = 1;
@@ -126,7 +125,6 @@ static void watch(struct pollfd *slot, int fd)
 static void wait_for_helper(struct keeper *keeper)
 {
     struct pollfd polls[POLL_COUNT];
-    struct __kernel_timespec time;
 
     for (int on = 1; on;) {
         watch(&polls[POLL_SIGNAL], keeper->signals);
@@ -134,9 +132,8 @@ static void wait_for_helper(struct keeper *keeper)
         watch(&polls[POLL_FRONT], keeper->front);
         watch(&polls[POLL_OUT], log_source(0));
         watch(&polls[POLL_ERR], log_source(1));
-        health_watch(polls + POLL_HEALTH);
         tty_watch(polls + POLL_TTY);
-        if (sys_call5(__NR_ppoll, polls, POLL_COUNT, health_timer(&time), 0, 8) < 0)
+        if (sys_call5(__NR_ppoll, polls, POLL_COUNT, 0, 0, 8) < 0)
             continue;
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
@@ -144,14 +141,12 @@ static void wait_for_helper(struct keeper *keeper)
             (void)log_take(keeper, 0);
         if (polls[POLL_ERR].revents)
             (void)log_take(keeper, 1);
-        health_move(keeper, polls + POLL_HEALTH);
         tty_move(keeper, polls + POLL_TTY);
         if (polls[POLL_CONTROL].revents)
             on = on_control(keeper);
         if (on && keeper->front >= 0 && polls[POLL_FRONT].revents)
             on = 0; /* nobody waits for the start any more: give it up */
     }
-    health_end();
     sys_close(keeper->control); /* the life-line of what may still run */
     keeper->control = -1;
 }
@@ -162,7 +157,6 @@ static void run_once(struct keeper *keeper)
 
     keeper->running = keeper->ended = keeper->failed = 0;
     keeper->oom = 0;
-    keeper->revive = 0;
     r = start_helper(keeper);
     if (r < 0) {
         fail(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});
@@ -181,8 +175,6 @@ static int wanted_again(const struct keeper *keeper)
     uint32_t how = keeper->how.restart;
     int good = keeper->ended && keeper->status == 0;
 
-    if (keeper->revive && !told_to_stop(keeper))
-        return 1;
     if (how == RESTART_NO || (how == RESTART_ON_FAILURE && good) || told_to_stop(keeper))
         return 0;
     return keeper->how.restart_max == 0 || keeper->restarts < keeper->how.restart_max;

@@ -149,7 +149,9 @@ enum plan_code {
     OP_NO_NEW_PRIVS = 32,
     OP_SECCOMP = 33,       /* n bytes of struct sock_filter at s1 */
     OP_EXEC = 34,          /* argv list s1 (n), env list s2 (a), paths to try: list b low half, count b high half */
-    OP_LAST = 34
+    /* the supervisor, before it clones; they come first */
+    OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, see limits.c */
+    OP_LAST = 35
 };
 
 struct plan_caps {
@@ -184,6 +186,9 @@ enum plan_report_kind {
 #define DETAIL_INTERPRETER 3 /* OP_EXEC: the file is there, its interpreter is not */
 #define DETAIL_OUTSIDE 4     /* OP_CHDIR: the directory is not below the root */
 #define DETAIL_OVERLAY 5
+#define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
+#define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
+#define DETAIL_NO_CGROUP 8  /* OP_LIMIT: the pod has none */
 
 struct plan_report {
     uint32_t kind;

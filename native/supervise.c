@@ -125,6 +125,9 @@ static long start(struct context *ctx, uint32_t *step)
         if (r < 0)
             return r;
     }
+    for (*step = 0; ctx->ops[*step].code == OP_LIMIT; (*step)++)
+        if ((r = set_limit(ctx, &ctx->ops[*step])) < 0)
+            return r;
     *step = STEP_NOTIFY;
     if ((r = notify_listen(ctx)) < 0)
         return r;
@@ -308,6 +311,7 @@ int supervise(struct context *ctx)
 
     if (r < 0) {
         end.error = (int32_t)-r;
+        end.detail = ctx->shared->detail;
         if (ctx->init_pid > 0)
             kill_pod(ctx);
     }

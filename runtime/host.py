@@ -7,6 +7,7 @@ import os
 __all__ = ["Host", "own_cgroup", "probe", "read_small"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
+LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
 _MAX_FILE = 1 << 20
 _CHUNK = 8192  # a buffer of the largest size would cost every start a mapping and its page faults
 
@@ -50,7 +51,7 @@ def read_small(path: str) -> bytes:
 
 
 def own_cgroup() -> str:
-    """Return the directory of this process's own cgroup if children can be made there, else "".
+    """Return the directory of this process's own cgroup if children can be made there, else ""; of a leaf of pyrun's own, the one above.
 
     A pure cgroup2 host mounts the hierarchy on /sys/fs/cgroup, a hybrid one below that, beside the v1 controllers.
     """
@@ -58,7 +59,7 @@ def own_cgroup() -> str:
         if not line.startswith("0::/"):
             continue
         for base in CGROUP_ROOTS:
-            path = (base + line[3:]).rstrip("/")
+            path = (base + line[3:]).rstrip("/").removesuffix("/" + LEAF)
             if os.access(path + "/cgroup.procs", os.W_OK):
                 return path
     return ""

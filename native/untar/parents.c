@@ -47,10 +47,7 @@ struct tree *tree_new(int root, int flags, int64_t entries, int64_t depth, int64
     tree->gid = getegid();
     tree->root_implied = 1;
     tree->file = -1;
-    if (!(flags & TREE_DIGESTS) || (tree->inodes = inodes_new()) != NULL)
-        return tree;
-    free(tree);
-    return NULL;
+    return tree;
 }
 
 void tree_free(struct tree *tree)
@@ -64,7 +61,6 @@ void tree_free(struct tree *tree)
         free(tree->implied.slots[i]);
     free(tree->implied.slots);
     free(tree->directories);
-    inodes_free(tree->inodes);
     free(tree);
 }
 

@@ -65,6 +65,6 @@ def _one(args: Args, pods: Pods, uuid: str) -> None:
         from pyrun.pod.again import start_again
 
         seconds = _TIMEOUT if args.timeout is None else args.timeout
-        start_again(pods, uuid, signal=_signal(args), seconds=seconds)
+        start_again(pods, uuid, signal=_signal(args), seconds=seconds, movable=True)
     else:
         control.remove(pods, uuid, force=args.force)

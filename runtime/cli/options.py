@@ -19,6 +19,7 @@ An option is a row of six strings:
 from __future__ import annotations
 
 from pyrun.cli.verbs_images import IMAGES
+from pyrun.cli.verbs_limits import LIMITS
 from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
@@ -204,6 +205,7 @@ RUN: tuple[Option, ...] = (
         "Pod",
         "who tells the service manager that the pod is ready: pyrun when the program runs (exec, the default), the app itself, or none",
     ),
+    *LIMITS,
     ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
     ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
     ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),

@@ -13,6 +13,7 @@ import sys
 
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.verbs_images import ImageArgs
+from pyrun.cli.verbs_limits import LimitArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/pyrun"
 
 
-class Args(PodArgs, TrustArgs, ImageArgs):
+class Args(PodArgs, LimitArgs, TrustArgs, ImageArgs):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute

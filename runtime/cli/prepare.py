@@ -12,12 +12,14 @@ import sys
 from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.references import references
-from pyrun.cli.run import BACKGROUND, find_image, options_of, save_uuid, tell
+from pyrun.cli.run import find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
+from pyrun.pod.control import remove
 from pyrun.pod.keep import restart_policy
 from pyrun.pod.names import resolve
+from pyrun.pod.place import take_place
 from pyrun.pod.prepare import prepare
 from pyrun.pod.recipe import make_recipe
 from pyrun.pod.state import Pods, new_uuid
@@ -43,12 +45,18 @@ def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
     _refuse_sockets("run --detach")
     if not args.detach:
-        option = "--" + min(args.given & BACKGROUND).replace("_", "-")
+        option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
-    _keep(args.root, _prepare(args, lasting=False), "detach")
+    pods, uuid = Pods(args.root), _prepare(args, lasting=False)
+    try:
+        take_place(pods, uuid)
+    except BaseException:
+        remove(pods, uuid)
+        raise
+    _keep(pods, uuid, "detach")
 
 
 def _prepare(args: Args, *, lasting: bool) -> str:
@@ -83,15 +91,17 @@ def _run_prepared(args: Args) -> int:
     words = references(args)
     if len(words) != 1:
         raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")
-    phase, uuid = resolve(Pods(args.root), words[0])
+    pods = Pods(args.root)
+    phase, uuid = resolve(pods, words[0])
     if phase != "prepared":
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
-    _keep(args.root, uuid, "detach" if args.detach else "front")
+    take_place(pods, uuid)
+    _keep(pods, uuid, "detach" if args.detach else "front")
 
 
-def _keep(root: str, uuid: str, how: str) -> NoReturn:
+def _keep(pods: Pods, uuid: str, how: str) -> NoReturn:
     sys.stdout.flush()
     try:
-        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)
+        os.execve(native.KEEPER, ["pyrun: keeper", pods.root, uuid, how], os.environ)
     except OSError as error:
         raise PyrunError("start the native keeper", errno=error.errno or 0, hint="is the installation complete?") from error

@@ -30,19 +30,14 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "find_image", "options_of", "run", "save_uuid", "tell"]
+__all__ = ["find_image", "options_of", "run", "save_uuid", "tell"]
 
-BACKGROUND = frozenset(
-    (
-        "pod_name restart log_driver log_opt no_healthcheck"
-        " health_cmd health_interval health_timeout health_retries health_start_period health_on_failure"
-    ).split()
-)
+_BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
 
 def run(args: Args) -> int:
     """Run an image in the foreground, or detached; returns only by an exception."""
-    if args.detach or args.given & BACKGROUND:
+    if args.detach or args.given & _BACKGROUND:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)
@@ -56,6 +51,10 @@ def run(args: Args) -> int:
     image = find_image(args, store)
     with store.lock(exclusive=False):
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=_sources(args, store, image))
+        if recipe.controllers:
+            from pyrun.engine.placement import take
+
+            take(uuid, recipe.controllers)
         pod = create(recipe, pods, uuid)
     if not args.quiet:
         for note in recipe.notes:
@@ -72,8 +71,18 @@ def run(args: Args) -> int:
 
 
 def _remember(args: Args, recipe: Recipe) -> None:
-    """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part."""
-    if recipe.checks is None or args.pull_policy == "update" or args.set_env_file or args.uuid_file_save or args.debug:
+    """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
+
+    nor with limits, for which a place in the cgroup tree has to be found.
+    """
+    if (
+        recipe.checks is None
+        or recipe.controllers
+        or args.pull_policy == "update"
+        or args.set_env_file
+        or args.uuid_file_save
+        or args.debug
+    ):
         return
     if args.signature or args.policy:
         return

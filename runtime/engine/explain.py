@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["failure"]
 
 DETAIL_SOURCE, DETAIL_TARGET, DETAIL_INTERPRETER, DETAIL_OUTSIDE = 1, 2, 3, 4
+DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP = 6, 7, 8
 
 _STEPS = {
     0xFFFFFFF0: "check the plan",
@@ -76,6 +77,11 @@ _HINTS = {
     (ops.RLIMIT, errno.EPERM): "the hard limit is above pyrun's own and it lacks CAP_SYS_RESOURCE",
     (ops.OOM_SCORE, errno.EACCES): "lowering it needs CAP_SYS_RESOURCE",
     (ops.SECCOMP, errno.EINVAL): "the system call filter is not valid for this kernel",
+    (ops.LIMIT, errno.EINVAL): "the kernel does not take this value: see cgroups(7)",
+    (ops.LIMIT, errno.ERANGE): "the kernel does not take this value: see cgroups(7)",
+    (ops.LIMIT, errno.ENODEV): "the disk cannot be limited: name a whole disk, as in /dev/vda",
+    (ops.LIMIT, errno.ENOENT): "this kernel does not have that file in a cgroup: see its controllers",
+    (ops.LIMIT, errno.EOPNOTSUPP): "this kernel cannot do that",
     (ops.EXEC, errno.ENOENT): "the image has no such file, nor its PATH where the name has no slash: see `pyrun image show`, or use --exec",
     (ops.EXEC, errno.ENOTDIR): "a part of the path is not a directory in the image",
     (ops.EXEC, errno.EACCES): "the file is not executable for the app's user, or it is a directory",
@@ -109,9 +115,21 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     elif code == ops.CHDIR and detail == DETAIL_OUTSIDE:
         reason = "the directory is not inside the pod"
         hint = "a working directory may not lead out of the root file system"
+    elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
+        reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
     elif code == ops.BIND and detail == DETAIL_TARGET:
         hint = "the place for it could not be made in the image"
     kind = ExecError if code == ops.EXEC else SetupError
     if not reason:
         reason = os.strerror(error).lower()
     return kind(words, subject, reason, errno=error, hint=hint, origin=origin, op=index)
+
+
+def _no_controller(name: str) -> tuple[str, str]:
+    from pyrun.engine.placement import advice
+    from pyrun.host import own_cgroup
+
+    above = own_cgroup()
+    if not above:
+        return "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
+    return f"the controller {name} cannot be enabled in {above}", advice(above, name)

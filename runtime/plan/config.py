@@ -78,7 +78,8 @@ class Config:
 
     Attributes are plain values: `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
-    program or b""; `rlimits` (resource, soft, hard, origin); `lowers` the layer directories, top first;
+    program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin);
+    `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
     directory; `remove` when it has ended; `again` it may be started more than once;
     `network` none or host;
@@ -98,6 +99,7 @@ class Config:
         "hosts",
         "idmap",
         "interactive",
+        "limits",
         "lowers",
         "make_cwd",
         "mask_paths",
@@ -138,6 +140,7 @@ class Config:
         self.no_new_privs = True
         self.seccomp = b""
         self.rlimits: list[tuple[int, int, int, str]] = []
+        self.limits: list[tuple[str, str, str]] = []
         self.oom_score_adj: int | None = None
         self.hostname = "pyrun-" + uuid
         self.hosts = self.resolv = ""

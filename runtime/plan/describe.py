@@ -21,7 +21,7 @@ NAMES = {
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
-        " SECCOMP EXEC"
+        " SECCOMP EXEC LIMIT"
     ).split()
 }
 
@@ -144,6 +144,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.NO_NEW_PRIVS: lambda one: "give up gaining privileges (no_new_privs)",
     ops.SECCOMP: lambda one: f"install a system call filter of {len(one[3]) // 8 if isinstance(one[3], bytes) else 0} instructions",
     ops.EXEC: _exec,
+    ops.LIMIT: lambda one: f"limit {_text(one[3])} of the pod's cgroup to {_text(one[4])}",
 }
 
 
@@ -160,6 +161,8 @@ def step(one: Op) -> tuple[str, str]:
     if code == ops.EXEC:
         assert isinstance(s1, list)
         return "execute", s1[0]
+    if code == ops.LIMIT:
+        return "set limit", f"{_text(s1)} {_text(s2)}"
     if code == ops.OVERLAY:
         return "mount overlay on", _text(s1)
     if code == ops.IDS:

@@ -37,7 +37,8 @@ def run_plan(config: Config) -> Plan:
         flags |= ops.CLONE_NEWUSER
     if config.time_offsets:
         flags |= ops.CLONE_NEWTIME
-    todo: list[Op] = [op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts")]
+    todo: list[Op] = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
+    todo.append(op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts"))
     _stage_root(config, todo)
     _volumes(config, todo)
     _kernel_mounts(config, todo)

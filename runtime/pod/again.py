@@ -13,6 +13,7 @@ from pyrun.plan import ops
 from pyrun.pod.control import stop
 from pyrun.pod.live import start_time
 from pyrun.pod.names import phase_of
+from pyrun.pod.place import take_place
 from pyrun.pod.state import lock, read_json
 
 TYPE_CHECKING = False
@@ -26,12 +27,15 @@ _RUNNING, _FAILED = 2, 1
 _PATIENCE = 60  # seconds for the files of the last run to reach the disk
 
 
-def start_prepared(pods: Pods, uuid: str) -> int:
+def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     """Run a prepared pod in the background, return the pid of its process 1 as soon as its app runs.
 
+    With `movable` this process may be moved in the cgroup tree to where the pod's limits can be set.
     SetupError or ExecError for a step that failed, StateError when the pod is not prepared or somebody else started it.
     """
     block = _plan(pods, uuid)
+    if movable:
+        take_place(pods, uuid)
     read, write = os.pipe2(os.O_CLOEXEC)
     try:
         actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
@@ -58,7 +62,7 @@ def start_prepared(pods: Pods, uuid: str) -> int:
     return int(init)
 
 
-def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10) -> int:
+def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, movable: bool = False) -> int:
     """End a pod that runs in the background, as `stop` does, and run it once more with the files it has; its new init's pid.
 
     StateError for a pod that cannot run again: one in the foreground, or one that is removed at its end.
@@ -76,7 +80,7 @@ def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10) 
             _back(pods, fd, uuid)
     finally:
         os.close(fd)
-    return start_prepared(pods, uuid)
+    return start_prepared(pods, uuid, movable=movable)
 
 
 def _unmounted(fd: int, uuid: str) -> None:
@@ -109,7 +113,7 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
         raise StateError("restart pod", uuid, "somebody else is using it", hint="try again")
     if phase_of(pods, uuid) == "running":
         pods.bury(fd, uuid)
-    for name in ("exit", "run", "stop", "health"):
+    for name in ("exit", "run", "stop"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=fd)
     os.rename("exited/" + uuid, "prepared/" + uuid, src_dir_fd=pods.fd, dst_dir_fd=pods.fd)

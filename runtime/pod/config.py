@@ -67,7 +67,7 @@ def make_config(
     config.origins["readonly"] = "--readonly-rootfs"
     config.upper = "tmpfs" if options.upper == "tmpfs" else "disk"
     config.remove = not options.keep
-    config.again = (options.restart or "no") != "no" or options.health_on_failure == "restart"
+    config.again = (options.restart or "no") != "no"
     config.mounts = mounts_of(options, app, notes)
     config.network = options.net
     config.notify = options.notify
@@ -153,6 +153,10 @@ def _security(options: Options, app: dict[str, Any], host: Host, config: Config)
         if item["name"] == "os/linux/oom-score-adj" and options.oom_score_adj is None:
             config.oom_score_adj = item["value"]
             config.origins["oom_score_adj"] = "isolator os/linux/oom-score-adj"
+    if any(item["name"] in _LIMITS for item in isolators) or options.limited:
+        from pyrun.pod import limits
+
+        config.limits = limits.of(options, isolators)
     if "seccomp" in options.insecure_options:
         return
     if options.seccomp:
@@ -186,6 +190,7 @@ def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host,
     config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
 
 
+_LIMITS = ("resource/memory", "resource/cpu", "os/linux/cpu-shares")  # see pyrun.pod.limits
 _ENFORCED = (
     "os/linux/capabilities-retain-set",
     "os/linux/capabilities-remove-set",
@@ -193,6 +198,7 @@ _ENFORCED = (
     "os/linux/seccomp-remove-set",
     "os/linux/no-new-privileges",
     "os/linux/oom-score-adj",
+    *_LIMITS,
 )
 
 

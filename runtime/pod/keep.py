@@ -14,7 +14,7 @@ __all__ = ["encode", "restart_policy"]
 
 MAGIC = 0x7065656B
 VERSION = 1
-REMOVE, FOREGROUND, TTY, HEALTH, CHECKED = 1, 2, 4, 8, 16
+REMOVE, FOREGROUND, TTY = 1, 2, 4
 _KEEP = Struct("=6IQ2I64s")
 _RESTARTS = ("no", "on-failure", "always")
 _LOGS = ("auto", "k8s-file", "journald", "none", "passthrough")
@@ -23,15 +23,13 @@ _BACKOFF = 100  # milliseconds before the first restart
 _UNITS = {"k": 10, "m": 20, "g": 30}
 
 
-def encode(options: Options, identifier: str, flags: int = 0) -> bytes:
-    """Return `struct keep` for these options; UsageError for a value that has no meaning.  `identifier` names it in a journal,
-    `flags` are KEEP_ flags besides those that the options say.
-    """
+def encode(options: Options, identifier: str) -> bytes:
+    """Return `struct keep` for these options; UsageError for a value that has no meaning.  `identifier` names it in a journal."""
     policy, most = restart_policy(options.restart or "no")
     size, files = _log_options(options.log_opt)
     name = identifier.encode()[:63]
     log = _LOGS.index(options.log_driver)
-    flags |= (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
+    flags = (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
     return _KEEP.pack(MAGIC, VERSION, _RESTARTS.index(policy), most, log, files, size, flags, _BACKOFF, name)
 
 

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
         volume: str
 
 
+LIMITS = (
+    *("memory", "memory_high", "memory_low", "memory_min", "swap", "oom_group", "cpus", "cpu_weight", "cpu_idle", "cpu_burst"),
+    *("cpuset_cpus", "cpuset_mems", "pids_limit", "io_weight", "io_max", "cgroup_set"),
+)
+
+
 class Options:
     """Everything about one app and its pod, each with the value that means "not asked for"."""
 
@@ -47,6 +53,23 @@ class Options:
         self.umask: int | None = None
         self.rlimit: list[str] = []
         self.oom_score_adj: int | None = None
+        # sizes and numbers of these are text, or numbers of bytes, processors and so on
+        self.memory: str | int | None = None
+        self.memory_high: str | int | None = None
+        self.memory_low: str | int | None = None
+        self.memory_min: str | int | None = None
+        self.swap: str | int | None = None
+        self.oom_group = False
+        self.cpus: str | float | None = None
+        self.cpu_weight: str | int | None = None
+        self.cpu_idle = False
+        self.cpu_burst: str | None = None
+        self.cpuset_cpus: str | None = None
+        self.cpuset_mems: str | None = None
+        self.pids_limit: str | int | None = None
+        self.io_weight: str | int | None = None
+        self.io_max: list[str] = []
+        self.cgroup_set: list[str] = []
         self.interactive = False
         self.tty = False
         self.volume: list[Volume] = []
@@ -59,13 +82,6 @@ class Options:
         self.keep = False
         self.notify = "exec"
         self.restart = "no"
-        self.health_cmd: str | None = None
-        self.health_interval: str | None = None
-        self.health_timeout: str | None = None
-        self.health_retries: int | None = None
-        self.health_start_period: str | None = None
-        self.health_on_failure: str | None = None
-        self.no_healthcheck = False
         self.log_driver = "auto"
         self.log_opt: dict[str, str] = {}
         self.pod_name: str | None = None
@@ -73,3 +89,8 @@ class Options:
         self.caps_remove: list[str] | None = None
         self.seccomp: str | None = None
         self.insecure_options: list[str] = []
+
+    @property
+    def limited(self) -> bool:
+        """Whether the pod's cgroup is to have limits."""
+        return any(value is not None and value is not False and value != [] for value in (getattr(self, name) for name in LIMITS))

@@ -1,6 +1,7 @@
 """A pod that is ready to run and stands on disk: everything is decided, `run-prepared` needs no Python any more.
 
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
+    controllers                 with limits, instead of `keeper`: a place for them has to be found first, see pyrun.engine.placement
 
 The plan names the pod's directory below running/, where it will stand when it runs.
 """
@@ -13,13 +14,12 @@ import time
 from pyrun import native
 from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
-from pyrun.pod.keep import CHECKED, HEALTH, encode
+from pyrun.pod.keep import encode
 from pyrun.pod.names import check_name, claim, release
 from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyrun.pod.health import Health
     from pyrun.pod.options import Options
     from pyrun.pod.recipe import Recipe
     from pyrun.pod.state import Pods
@@ -37,16 +37,16 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         check_name(options.pod_name, "--pod-name")
     uuid = uuid or new_uuid()
     identifier = options.pod_name or f"{fastjson.loads(recipe.record + '}')['app']}-{uuid[:8]}"  # type: ignore[index]
-    health = _health(options, recipe)
-    keep = encode(options, identifier, 0 if health is None else HEALTH | (CHECKED if _asked(options) else 0))
+    keep = encode(options, identifier)
     more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in _more(options, identifier) if value)
     directory = pods.begin(uuid, recipe.record_for(uuid, time.time_ns(), "", more))
     try:
         _write(directory, "plan", recipe.block_for(uuid))
-        if health is not None:
-            _write_health(directory, health, recipe, uuid)
         _write(directory, "keep", keep)
-        os.symlink(native.KEEPER, "keeper", dir_fd=directory)
+        if recipe.controllers:
+            _write(directory, "controllers", " ".join(recipe.controllers).encode())
+        else:
+            os.symlink(native.KEEPER, "keeper", dir_fd=directory)
         _copies(recipe, directory)
         if lasting:
             native.syncfs(directory)
@@ -68,28 +68,6 @@ def _more(options: Options, identifier: str) -> list[tuple[str, str]]:
     """Further members of the record; a journal knows the pod's lines by `journal`, whatever its name becomes."""
     restart = options.restart or "no"
     return [("pod_name", options.pod_name or ""), ("restart", restart), ("log", options.log_driver), ("journal", identifier[:63])]
-
-
-def _asked(options: Options) -> bool:
-    from pyrun.pod.health import asked
-
-    return asked(options)
-
-
-def _health(options: Options, recipe: Recipe) -> Health | None:
-    config = recipe.image.manifest.get("config") if recipe.image is not None else None
-    if recipe.image is None or (not (isinstance(config, dict) and config.get("Healthcheck")) and not _asked(options)):
-        return None
-    from pyrun.pod.health import wanted
-
-    return wanted(options, recipe.image)
-
-
-def _write_health(directory: int, health: Health, recipe: Recipe, uuid: str) -> None:
-    from pyrun.pod.control import stop_signal
-    from pyrun.pod.health import write_files
-
-    write_files(directory, health, recipe.block_for(uuid), stop_signal(directory))
 
 
 def _copies(recipe: Recipe, directory: int) -> None:

@@ -42,20 +42,20 @@ class Recipe:
     `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
     the UUID; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
     directory of the pod); `notes` is what the user should be told.
-    `checks` is None for a decision that may not be used again.
+    `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits.
     """
 
-    __slots__ = ("block", "checks", "copy", "image", "lowers", "notes", "record", "volumes")
+    __slots__ = ("block", "checks", "controllers", "copy", "lowers", "notes", "record", "volumes")
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
         self.block = block
         self.record = record
         self.copy = copy
-        self.image: Image | None = None
         self.lowers: list[str] = []
         self.volumes: list[tuple[str, str]] = []
         self.notes = notes
         self.checks = checks
+        self.controllers: list[str] = []
 
     @property
     def copies(self) -> bool:
@@ -131,8 +131,8 @@ def make_recipe(
     copy = config.lowers if config.copy_root else []
     checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
     recipe = Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
-    recipe.image = image
     recipe.lowers = config.lowers
+    recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
     if recipe.volumes:
         recipe.checks = None  # each pod needs copies of its own

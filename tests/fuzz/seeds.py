@@ -50,6 +50,7 @@ def plans() -> dict[str, Config]:
     keep = found["keep"]
     keep.remove, keep.upper, keep.oom_score_adj = False, "tmpfs", 500
     keep.rlimits = [(7, 1024, 4096, "--rlimit nofile=1024:4096")]
+    keep.limits = [("memory.max", "67108864", "--memory"), ("cpu.max", "50000 100000", "--cpus")]
     bare = found["bare"]
     bare.seccomp, bare.no_new_privs, bare.mask_paths, bare.cwd = b"", False, False, "/a/b"
     return found

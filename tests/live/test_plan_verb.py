@@ -18,7 +18,7 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 GOLDEN = """
     propagation 1, host_dir 2, overlay 1, mkdir 4, write 1,
     mount 2, mknod 7, mkdir 1, mount 1, mkdir 1, mount 1, mkdir 1, mount 1, symlink 5,
-    readonly 5, mask 16, network 1, mount 2, mask 10, hostname 1, pivot 1, keyring 1,
+    readonly 5, mask 16, network 1, mount 2, mask 5, hostname 1, pivot 1, keyring 1,
     app 1, session 1, stdin_null 1, umask 1, rlimit 4, caps 1, ids 1, caps 1, chdir 1, no_new_privs 1, seccomp 1, exec 1
 """
 

@@ -9,12 +9,19 @@ from pyrun.cli.help import dest, visible
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.parse import Args
 from pyrun.cli.verbs_images import ImageArgs
+from pyrun.cli.verbs_limits import LimitArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
 ROWS = [(verb, option) for verb in VERBS for option in VERBS[verb][2]] + [("", option) for option in GLOBAL]
 
-ANNOTATIONS = {**PodArgs.__annotations__, **TrustArgs.__annotations__, **ImageArgs.__annotations__, **Args.__annotations__}
+ANNOTATIONS = {
+    **PodArgs.__annotations__,
+    **LimitArgs.__annotations__,
+    **TrustArgs.__annotations__,
+    **ImageArgs.__annotations__,
+    **Args.__annotations__,
+}
 
 TYPES = {
     "flag": "bool",

@@ -72,6 +72,7 @@ def make_checkout(folder: Path) -> None:
         shutil.copy2(path, folder / "tests" / "live")  # beside the fixtures
     shutil.copytree(PREFIX, folder / ".venv", symlinks=True)
     compile_probe(folder / "build" / "probe")
+    shutil.copy2("/bin/busybox", folder / "build" / "busybox")
 
 
 @pytest.fixture(scope="module")

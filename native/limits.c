@@ -1,0 +1,67 @@
+/* Limits of the pod: files of its own cgroup, written before there is a process in it (cgroups(7), version 2).
+ *
+ * A controller's files are there when the cgroup above has the controller enabled for its children.  Where it has not,
+ * it is enabled now.  The kernel allows that only while no process is in the cgroup above itself, the root excepted
+ * ("no internal processes"), so the supervisor moves out of the way first, into a leaf beside the pod's; whoever else is
+ * in there is not ours to move. */
+#include "handover.h"
+#include "helper.h"
+
+/* "+memory" for the file memory.max; 0 for a file of the core, or a name that cannot be one. */
+static char *controller_of(char text[64], const char *file)
+{
+    char *at = text;
+
+    *at++ = '+';
+    while (*file != '\0' && *file != '.' && at < text + 63)
+        *at++ = *file++;
+    *at = '\0';
+    return *file == '.' && !str_eq(text, "+cgroup") ? text : 0;
+}
+
+/* Whether the cgroup above can have children with controllers: the root always, any other once no process is in it.  The
+ * kernel would let threaded controllers (cpu, cpuset, pids) pass and make the pod's cgroup one that no process can enter. */
+static long make_room(void)
+{
+    char byte;
+    OWNED_FD procs = -1;
+    long r;
+
+    if (sys_call3(__NR_faccessat, SLOT_CGROUP_PARENT, "cgroup.type", 0) == -ENOENT)
+        return 0;
+    r = sys_call3(__NR_mkdirat, SLOT_CGROUP_PARENT, CGROUP_LEAF, 0755);
+    if (r == 0 || r == -EEXIST)
+        r = write_file(SLOT_CGROUP_PARENT, CGROUP_LEAF "/cgroup.procs", 0, 0, "0", 1);
+    if (r < 0)
+        return r;
+    procs = (int)sys_openat(SLOT_CGROUP_PARENT, "cgroup.procs", O_RDONLY, 0);
+    r = procs < 0 ? procs : sys_read(procs, &byte, 1);
+    return r > 0 ? -EBUSY : r;
+}
+
+static long enable(struct context *ctx, const char *file)
+{
+    char text[64];
+    long r;
+
+    if (controller_of(text, file) == 0)
+        return -ENOENT;
+    r = make_room();
+    if (r == 0)
+        r = write_file(SLOT_CGROUP_PARENT, "cgroup.subtree_control", 0, 0, text, str_len(text));
+    return r < 0 ? with_detail(ctx, r == -EBUSY ? DETAIL_INHABITED : DETAIL_CONTROLLER, r) : 0;
+}
+
+long set_limit(struct context *ctx, const struct plan_op *op)
+{
+    const char *file = pool_string(ctx, op->s1), *text = pool_string(ctx, op->s2);
+    long r;
+
+    if (!(ctx->plan->flags & PLAN_HAS_CGROUP))
+        return with_detail(ctx, DETAIL_NO_CGROUP, -ENOENT);
+    r = write_file(SLOT_CGROUP, file, 0, 0, text, str_len(text));
+    if (r != -ENOENT)
+        return r;
+    r = enable(ctx, file);
+    return r < 0 ? r : write_file(SLOT_CGROUP, file, 0, 0, text, str_len(text));
+}

@@ -1,0 +1,63 @@
+"""Options that limit a pod, for `pyrun.cli.options`; the same kind of table, and nothing but constants either.
+
+`LimitArgs` are the attributes of `Args` that they bring along.  What they mean is `pyrun.pod.limits`' to say.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from pyrun.cli.options import Option
+
+    Text: TypeAlias = str | None
+    Words: TypeAlias = list[str]
+
+
+class LimitArgs:
+    """Attributes of `pyrun.cli.parse.Args`."""
+
+    memory: Text
+    memory_high: Text
+    memory_low: Text
+    memory_min: Text
+    swap: Text
+    oom_group: bool
+    cpus: Text
+    cpu_weight: Text
+    cpu_idle: bool
+    cpu_burst: Text
+    cpuset_cpus: Text
+    cpuset_mems: Text
+    pids_limit: Text
+    io_weight: Text
+    io_max: Words
+    cgroup_set: Words
+
+
+LIMITS: tuple[Option, ...] = (
+    ("--memory -m", "SIZE", "str", "", "Limits", "no more memory than SIZE, as in 64Mi or 1.5G; beyond it the kernel kills (memory.max)"),
+    ("--memory-high", "SIZE", "str", "", "Limits", "slow the pod down above SIZE (memory.high)"),
+    ("--memory-low", "SIZE", "str", "", "Limits", "leave the pod SIZE as long as others have something to give (memory.low)"),
+    ("--memory-min", "SIZE", "str", "", "Limits", "leave the pod SIZE whatever happens (memory.min)"),
+    ("--swap", "SIZE", "str", "", "Limits", "no more swap space than SIZE, beside the memory; 0 for none (memory.swap.max)"),
+    ("--oom-group", "", "flag", "", "Limits", "when memory runs out kill the whole pod, not one process of it (memory.oom.group)"),
+    ("--cpus", "N", "str", "", "Limits", "no more time than N processors have, as in 0.5, 500m or 2 (cpu.max)"),
+    ("--cpu-weight", "N", "str", "", "Limits", "share of the processors beside others', 1 to 10000, 100 being usual (cpu.weight)"),
+    ("--cpu-idle", "", "flag", "", "Limits", "run only when nobody else wants to (cpu.idle)"),
+    ("--cpu-burst", "TIME", "str", "", "Limits", "save up to TIME of what --cpus gives, as in 20ms, and use it at once (cpu.max.burst)"),
+    ("--cpuset-cpus", "LIST", "str", "", "Limits", "run on these processors only, as in 0-2,5 (cpuset.cpus)"),
+    ("--cpuset-mems", "LIST", "str", "", "Limits", "use memory of these nodes only (cpuset.mems)"),
+    ("--pids-limit", "N", "str", "", "Limits", "no more processes and threads than N, the pod's process 1 being one (pids.max)"),
+    ("--io-weight", "N", "str", "", "Limits", "share of the disks beside others', 1 to 10000, 100 being usual (io.weight)"),
+    (
+        "--io-max",
+        "PATH:RATE=N,...",
+        "list",
+        "",
+        "Limits",
+        "limit a disk, named by itself or by a path on it: rbps, wbps (bytes), riops, wiops a second, as in /dev/vda:wbps=10M (io.max)",
+    ),
+    ("--cgroup-set", "FILE=VALUE", "list", "", "Limits", "write VALUE to any other file of the pod's cgroup, as in hugetlb.2MB.max=0"),
+)

@@ -1,0 +1,139 @@
+"""A place in the cgroup tree where a pod can be limited (cgroups(7), "no internal processes"; systemd, CONTROL_GROUP_INTERFACE).
+
+A controller limits a pod only when the cgroup above the pod's enables it for its children, and the kernel allows that
+only while no process is in that cgroup itself, the root excepted.  So whoever starts pods with limits sits in a leaf
+beside them, `pyrun-supervisor`.  Below a service with Delegate=yes that is all.  A login session is not delegated: there
+systemd is asked for a scope of the pod's own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun.errors import HostError
+from pyrun.host import CGROUP_ROOTS, LEAF, own_cgroup, read_small
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["advice", "take"]
+
+_SYSTEMD = "/run/systemd/system"  # sd_booted(3)
+_PATIENCE = 10.0  # seconds for systemd to make a scope
+
+
+def take(uuid: str, controllers: Sequence[str]) -> None:
+    """Bring this process to where the pod `uuid` can be limited with `controllers`; HostError when there is no such place.
+
+    The process may be moved to a leaf of its cgroup or, by systemd, into the scope `pyrun-UUID.scope`.
+    """
+    above = own_cgroup()
+    if not above:
+        raise HostError("limit the pod", "", "there is no cgroup2 tree that pyrun may write to", hint="mount one on /sys/fs/cgroup")
+    missing = [name for name in controllers if name not in _words(above, "cgroup.subtree_control")]
+    if not missing:
+        return
+    if os.path.isdir(_SYSTEMD) and above not in CGROUP_ROOTS and not _delegated(above):
+        if above.endswith(".service"):
+            hint = f"put Delegate=yes into {os.path.basename(above)}"
+            raise HostError("limit the pod", missing[0], f"the controller is not delegated to {above}", hint=hint)
+        above = _scope(uuid)
+    if _settle(above, missing):
+        return
+    missing = [name for name in controllers if name not in _words(above, "cgroup.controllers")] or missing
+    raise HostError("limit the pod", missing[0], f"the controller cannot be enabled in {above}", hint=advice(above, missing[0]))
+
+
+def advice(above: str, controller: str) -> str:
+    """Return what to do about a controller that cannot be enabled for the children of the cgroup directory `above`."""
+    if controller in _words(above, "cgroup.controllers"):
+        return "other processes are in that cgroup: start pyrun in one of its own, below a unit with Delegate=yes"
+    for line in read_small("/proc/cgroups").decode().splitlines():
+        fields = line.split()
+        if fields[:1] == [controller] and fields[1] != "0":
+            return "this host uses it with cgroup version 1: boot with systemd.unified_cgroup_hierarchy=1"
+    if above in CGROUP_ROOTS:
+        return "this kernel does not have it: see cgroup.controllers there"
+    return "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above"
+
+
+def _settle(above: str, missing: Sequence[str]) -> bool:
+    """Enable the controllers `missing` for the children of `above`; a process that is alone there goes to the leaf first."""
+    if any(name not in _words(above, "cgroup.controllers") for name in missing):
+        return False
+    if not _make_room(above):
+        return False
+    return _write(above + "/cgroup.subtree_control", " ".join("+" + name for name in missing))
+
+
+def _make_room(above: str) -> bool:
+    """Move this process out of `above`; whether nobody is in there then.  The root (it has no cgroup.type) takes no notice of processes."""
+    if not os.path.exists(above + "/cgroup.type"):
+        return True
+    if _words(above, "cgroup.procs") == [str(os.getpid())]:
+        try:
+            os.mkdir(f"{above}/{LEAF}", 0o755)
+        except FileExistsError:
+            pass
+        except OSError:
+            return False
+        if not _write(f"{above}/{LEAF}/cgroup.procs", "0"):
+            return False
+    return not _words(above, "cgroup.procs")
+
+
+def _delegated(above: str) -> bool:
+    """Whether systemd left this cgroup, or one above it, to its unit (systemd.resource-control(5), Delegate=)."""
+    while above not in ("/", *CGROUP_ROOTS):
+        for name in ("trusted.delegate", "user.delegate"):
+            try:
+                if os.getxattr(above, name) == b"1":
+                    return True
+            except OSError:
+                pass
+        above = os.path.dirname(above)
+    return False
+
+
+def _scope(uuid: str) -> str:
+    """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
+    import subprocess
+
+    name = f"pyrun-{uuid}.scope"
+    properties = ["Description", "s", f"pyrun pod {uuid}", "Delegate", "b", "true", "Slice", "s", "machine.slice"]
+    properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
+    manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
+    command = ["busctl", "--system", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "5", *properties, "0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError("make scope", name, str(error), hint="is systemd's busctl there?") from error
+    if done.returncode != 0:
+        raise HostError("make scope", name, done.stderr.strip() or "systemd refused it", hint="see `journalctl -b`")
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        above = own_cgroup()
+        if above.endswith("/" + name):
+            return above
+        time.sleep(0.002)
+    raise HostError("make scope", name, "systemd did not make it in time", hint="see `systemctl list-jobs`")
+
+
+def _words(cgroup: str, file: str) -> list[str]:
+    return read_small(f"{cgroup}/{file}").decode().split()
+
+
+def _write(path: str, text: str) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, text.encode())
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)

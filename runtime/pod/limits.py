@@ -1,0 +1,266 @@
+"""Flags and appc isolators -> the files of the pod's cgroup (cgroups(7); Linux, Documentation/admin-guide/cgroup-v2.rst).
+
+A limit is (file, text, origin), written before the pod has a process.  A flag beats the isolator that sets the same file.
+What would silently not hold is refused: quantities without a unit, a limit below another one that it has to be above, a
+processor or a disk that is not there.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError, UsageError
+from pyrun.host import read_small
+from pyrun.images.types import parse_quantity
+from pyrun.pod.options import LIMITS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from pyrun.pod.options import Options
+
+    Limit = tuple[str, str, str]
+    Problem = type[ConfigError] | type[UsageError]
+
+__all__ = ["of", "weight_of_shares"]
+
+PERIOD = 100_000  # of cpu.max, microseconds; the kernel's own default
+SMALLEST_QUOTA = 1_000  # microseconds
+SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
+_HIGHEST = (1 << 63) - 1
+_MEMORY = {"memory": "max", "memory_high": "high", "memory_low": "low", "memory_min": "min", "swap": "swap.max"}
+# What a new cgroup has anyway: asked for, to undo what an image wants, it takes no controller.
+_UNLIMITED = {
+    *(("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0"), ("memory.swap.max", "max")),
+    *(("cpu.max", f"max {PERIOD}"), ("pids.max", "max")),
+}
+_RATES = ("rbps", "wbps", "riops", "wiops")
+_MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
+
+
+def of(options: Options, isolators: Iterable[dict[str, Any]]) -> list[Limit]:
+    """Return what is to be written, in order; UsageError for a flag and ConfigError for an isolator that make no sense."""
+    found: dict[tuple[str, str], Limit] = {}
+    for isolator in isolators:
+        for limit in _of_isolator(isolator["name"], isolator["value"]):
+            found[limit[0], ""] = limit
+    for name in LIMITS:
+        value = getattr(options, name)
+        if value is None or value is False or value == []:
+            continue
+        flag = "--" + name.replace("_", "-")
+        for part in value if isinstance(value, list) else [value]:
+            for limit in _OF[name](part, flag):
+                # io.max takes one device at a time
+                key = (limit[0], limit[1].partition(" ")[0] if limit[0] == "io.max" else "")
+                if key in found and found[key][2].startswith("--"):
+                    hint = f"keep one of {found[key][2]} and {flag}" if found[key][2] != flag else f"write {flag} once for it"
+                    raise UsageError("set limit", limit[0], "is set twice", hint=hint, origin=flag)
+                found[key] = limit
+    limits = list(found.values())
+    _contradictions({file: (text, origin) for file, text, origin in limits})
+    return [limit for limit in limits if limit[:2] not in _UNLIMITED]
+
+
+def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:
+    kind: Problem = UsageError if origin.startswith("--") else ConfigError
+    return kind("set limit", str(subject), reason, hint=hint, origin=origin)
+
+
+def _size(value: object, origin: str) -> int:
+    """Bytes: 64Mi, 1.5G, 4096B; a number of the library's or of a manifest's is one of bytes already."""
+    text = value.removesuffix("B") if isinstance(value, str) else value
+    number = parse_quantity(text)
+    if number is None or (isinstance(value, str) and value.endswith("iB")):
+        raise _bad(value, "not a size", "write a number and a unit: Ki, Mi, Gi (1024), k, M, G (1000) or B, as in 64Mi", origin)
+    if isinstance(value, str) and value.endswith("m"):
+        hint = f"m means thousandths: write {value[:-1]}M, or {value[:-1]}Mi"
+        raise _bad(value, "would be thousandths of a byte", hint, origin)
+    if isinstance(value, str) and origin.startswith("--") and value[-1:].isdigit() and number:
+        raise _bad(value, "has no unit", f"write {value}Mi for mebibytes or {value}B for bytes", origin)
+    if number > _HIGHEST:
+        raise _bad(value, "is more than there can be", "write max for no limit", origin)
+    return number
+
+
+def _memory(file: str) -> Callable[[Any, str], list[Limit]]:
+    def read(value: object, origin: str) -> list[Limit]:
+        if value == "max":
+            return [(file, "max", origin)]
+        number = _size(value, origin)
+        if file in ("memory.max", "memory.high") and number < SMALLEST_MEMORY:
+            raise _bad(value, "is too little for any program", "write at least 1Mi", origin)
+        return [(file, str(number), origin)]
+
+    return read
+
+
+def _cpus(value: object, origin: str) -> list[Limit]:
+    if value == "max":
+        return [("cpu.max", f"max {PERIOD}", origin)]
+    text = repr(value) if isinstance(value, float) else value
+    thousandths = parse_quantity(text, 1000)
+    if thousandths is None or (isinstance(value, str) and value[-1:] not in "0123456789m"):
+        raise _bad(value, "not a number of processors", "write for example 0.5, 500m or 2", origin)
+    quota = thousandths * PERIOD // 1000
+    if quota < SMALLEST_QUOTA:
+        raise _bad(value, "is too little: the kernel gives no less than a hundredth", "write at least 0.01 or 10m", origin)
+    if quota > 1 << 42:
+        raise _bad(value, "is more than there can be", "write max for no limit", origin)
+    return [("cpu.max", f"{quota} {PERIOD}", origin)]
+
+
+def _burst(value: object, origin: str) -> list[Limit]:
+    text = str(value)
+    number = text.rstrip("usm")
+    unit = _MICROSECONDS.get(text[len(number) :])
+    if unit is None or not number.isascii() or not number.isdigit() or len(number) > 9:
+        raise _bad(value, "not a time", "write for example 20ms or 5000us", origin)
+    return [("cpu.max.burst", str(int(number) * unit), origin)]
+
+
+def _whole(file: str, low: int, high: int, *, words: tuple[str, ...] = (), form: str = "{}") -> Callable[[Any, str], list[Limit]]:
+    def read(value: object, origin: str) -> list[Limit]:
+        text = str(value)
+        if text not in words:
+            if not text.isascii() or not text.isdigit() or len(text) > 19 or not low <= int(text) <= high:
+                also = "".join(f" or {word}" for word in words)
+                raise _bad(value, f"not a whole number from {low} to {high}{also}", "see cgroups(7)", origin)
+            text = str(int(text))
+        return [(file, form.format(text), origin)]
+
+    return read
+
+
+def _switch(file: str) -> Callable[[Any, str], list[Limit]]:
+    return lambda value, origin: [(file, "1", origin)]
+
+
+def _set_of(file: str, what: str, there: str) -> Callable[[Any, str], list[Limit]]:
+    def read(value: object, origin: str) -> list[Limit]:
+        wanted = _members(str(value))
+        if wanted is None:
+            raise _bad(value, f"not a list of {what}", "write numbers and ranges, as in 0-2,5", origin)
+        missing = wanted - (_members(read_small(there).decode().strip()) or set())
+        if missing:
+            raise _bad(value, f"{what} {min(missing)} is not there", f"see {there}", origin)
+        return [(file, str(value), origin)]
+
+    return read
+
+
+def _members(text: str) -> set[int] | None:
+    members: set[int] = set()
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        if not low.isascii() or not low.isdigit() or len(low) > 5 or (dash and (not high.isascii() or not high.isdigit() or len(high) > 5)):
+            return None
+        members |= set(range(int(low), int(high if dash else low) + 1))
+    return members or None
+
+
+def _io_max(value: object, origin: str) -> list[Limit]:
+    path, colon, rest = str(value).rpartition(":")
+    parts: list[str] = []
+    for word in rest.split(","):
+        key, equals, amount = word.partition("=")
+        if not colon or key not in _RATES or not equals or key in [part.partition("=")[0] for part in parts]:
+            raise _bad(value, "not PATH:RATE=AMOUNT,...", "rates are rbps, wbps, riops, wiops: /dev/vda:rbps=10M,wiops=500", origin)
+        number = 0
+        if amount != "max":
+            number = _size(amount, origin) if key.endswith("bps") else parse_quantity(amount) or 0
+            if number <= 0 or number > _HIGHEST:
+                raise _bad(value, f"{key} is not above nothing", "write a number, or max for no limit", origin)
+        parts.append(f"{key}={number or 'max'}")
+    return [("io.max", f"{_disk(path, origin)} {' '.join(parts)}", origin)]
+
+
+def _disk(path: str, origin: str) -> str:
+    """MAJOR:MINOR of the whole disk that `path` is, or lies on: the kernel limits no partitions."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        raise _bad(
+            path, (error.strerror or "cannot be read").lower(), "name a block device, or a file or directory on one", origin
+        ) from None
+    number = info.st_rdev if info.st_mode & 0o170000 == 0o060000 else info.st_dev
+    entry = os.path.realpath(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if os.path.exists(entry + "/partition"):
+        entry = os.path.dirname(entry)
+    disk = read_small(entry + "/dev").decode().strip()
+    if not disk:
+        raise _bad(path, "is not on a block device that the kernel could limit", "name the block device itself, as in /dev/vda", origin)
+    return disk
+
+
+def _raw(value: object, origin: str) -> list[Limit]:
+    file, equals, text = str(value).partition("=")
+    name = file.replace("_", "").replace(".", "")
+    if not equals or not text or "\n" in text or not name.isascii() or not name.isalnum() or "." not in file.strip(".") or file[0] == ".":
+        raise _bad(value, "not FILE=VALUE", "FILE is a controller's file of the cgroup, as in memory.high=64M or hugetlb.2MB.max=0", origin)
+    if file.startswith("cgroup."):
+        raise _bad(file, "is not a limit", "pyrun itself looks after the cgroup.* files", origin)
+    return [(file, text, origin)]
+
+
+_OF: dict[str, Callable[[Any, str], list[Limit]]] = {
+    **{name: _memory("memory." + file) for name, file in _MEMORY.items()},
+    "oom_group": _switch("memory.oom.group"),
+    "cpus": _cpus,
+    "cpu_weight": _whole("cpu.weight", 1, 10000),
+    "cpu_idle": _switch("cpu.idle"),
+    "cpu_burst": _burst,
+    "cpuset_cpus": _set_of("cpuset.cpus", "processor", "/sys/devices/system/cpu/online"),
+    "cpuset_mems": _set_of("cpuset.mems", "memory node", "/sys/devices/system/node/online"),
+    "pids_limit": _whole("pids.max", 2, 4194304, words=("max",)),
+    "io_weight": _whole("io.weight", 1, 10000, form="default {}"),
+    "io_max": _io_max,
+    "cgroup_set": _raw,
+}
+
+
+def _of_isolator(name: str, value: Any) -> list[Limit]:
+    """Of the App Container spec (ACE "Isolators"): the limit is hard, the request is what the app keeps when others want it."""
+    origin = f"isolator {name}"
+    limits: list[Limit] = []
+    if name == "os/linux/cpu-shares":
+        return [("cpu.weight", str(weight_of_shares(value)), origin)]
+    if name == "resource/memory":
+        for part, file in (("limit", "memory.max"), ("request", "memory.low")):
+            if value.get(part) is not None:
+                limits += _memory(file)(value[part], origin)
+    if name == "resource/cpu":
+        if value.get("limit") is not None:
+            limits += _cpus(value["limit"], origin)
+        if value.get("request") is not None:
+            thousandths = parse_quantity(value["request"], 1000) or 0
+            limits.append(("cpu.weight", str(weight_of_shares(thousandths * 1024 // 1000)), origin))
+    return limits
+
+
+def weight_of_shares(shares: int) -> int:
+    """Return cpu.weight (1 to 10000) for the cpu.shares (2 to 262144) of cgroup version 1, by the line through both ends."""
+    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+
+
+def _contradictions(limits: dict[str, tuple[str, str]]) -> None:
+    def number(file: str) -> int | None:
+        text = limits.get(file, ("", ""))[0].partition(" ")[0]
+        return int(text) if text.isdigit() else None
+
+    for lower, upper in (
+        ("memory.high", "memory.max"),
+        ("memory.low", "memory.max"),
+        ("memory.min", "memory.max"),
+        ("memory.min", "memory.high"),
+        ("cpu.max.burst", "cpu.max"),
+    ):
+        low, high = number(lower), number(upper)
+        if low is not None and high is not None and low > high:
+            raise _bad(f"{lower} {low}", f"is above {upper} {high}", f"{limits[upper][1]} must not be below it", limits[lower][1])
+    if "cpu.idle" in limits and "cpu.weight" in limits:
+        raise _bad("cpu.idle", "has no weight", "keep one of the two", limits["cpu.idle"][1])
+    if "cpu.max.burst" in limits and number("cpu.max") is None:
+        raise _bad("cpu.max.burst", "needs a limit to burst above", "add --cpus", limits["cpu.max.burst"][1])

@@ -1,0 +1,128 @@
+"""Flags and isolators become files of a cgroup, or one clear error."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from pyrun.errors import ConfigError, PyrunError, UsageError
+from pyrun.pod import limits
+from pyrun.pod.options import LIMITS, Options
+
+
+def made(*isolators: dict[str, Any], **wanted: object) -> dict[str, str]:
+    options = Options("/root")
+    for name, value in wanted.items():
+        assert name in LIMITS
+        setattr(options, name, value)
+    assert options.limited or not wanted or isolators
+    return {file: text for file, text, _ in limits.of(options, isolators)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "file", "text"),
+    [
+        ("memory", "64Mi", "memory.max", "67108864"),
+        ("memory", "1.5G", "memory.max", "1500000000"),
+        ("memory", "4194304B", "memory.max", "4194304"),
+        ("memory", 4 << 20, "memory.max", "4194304"),
+        ("memory_high", "2000k", "memory.high", "2000000"),
+        ("memory_low", "1Mi", "memory.low", "1048576"),
+        ("swap", "0", "memory.swap.max", "0"),
+        ("swap", 0, "memory.swap.max", "0"),
+        ("oom_group", True, "memory.oom.group", "1"),
+        ("cpus", "0.5", "cpu.max", "50000 100000"),
+        ("cpus", 0.5, "cpu.max", "50000 100000"),
+        ("cpus", "250m", "cpu.max", "25000 100000"),
+        ("cpus", 2, "cpu.max", "200000 100000"),
+        ("cpu_weight", "10000", "cpu.weight", "10000"),
+        ("cpu_idle", True, "cpu.idle", "1"),
+        ("cpuset_cpus", "0", "cpuset.cpus", "0"),
+        ("pids_limit", "20", "pids.max", "20"),
+        ("io_weight", "7", "io.weight", "default 7"),
+        ("cgroup_set", ["hugetlb.2MB.max=0"], "hugetlb.2MB.max", "0"),
+    ],
+)
+def test_a_value_and_its_file(name: str, value: object, file: str, text: str) -> None:
+    assert made(**{name: value}) == {file: text}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"memory": "16m"}, "16M"),
+        ({"memory": "1048576"}, "1048576B"),
+        ({"memory": "64MiB"}, "64Mi"),
+        ({"memory": "-1"}, "not a size"),
+        ({"memory": ""}, "not a size"),
+        ({"memory": "1e9"}, "not a size"),
+        ({"memory": "0"}, "too little"),
+        ({"memory": "9" * 18 + "G"}, "more than there can be"),
+        ({"cpus": "0"}, "too little"),
+        ({"cpus": "-1"}, "not a number of processors"),
+        ({"cpus": "2k"}, "not a number of processors"),
+        ({"cpus": "nan"}, "not a number of processors"),
+        ({"cpu_weight": "0"}, "1 to 10000"),
+        ({"cpu_weight": "10001"}, "1 to 10000"),
+        ({"cpu_burst": "20"}, "not a time"),
+        ({"cpu_burst": "20ms"}, "--cpus"),
+        ({"cpu_burst": "200ms", "cpus": "1"}, "above"),
+        ({"cpu_idle": True, "cpu_weight": "5"}, "weight"),
+        ({"cpuset_cpus": "99999"}, "not there"),
+        ({"cpuset_cpus": "1-"}, "not a list"),
+        ({"cpuset_cpus": "a"}, "not a list"),
+        ({"pids_limit": "1"}, "2 to"),
+        ({"pids_limit": "-1"}, "2 to"),
+        ({"pids_limit": "\u0662\u0660"}, "2 to"),
+        ({"memory": "64Mi", "memory_high": "65Mi"}, "above memory.max"),
+        ({"memory": "64Mi", "memory_low": "65Mi"}, "above memory.max"),
+        ({"memory_high": "64Mi", "memory_min": "65Mi"}, "above memory.high"),
+        ({"cgroup_set": ["../x=1"]}, "FILE=VALUE"),
+        ({"cgroup_set": ["memory=1"]}, "FILE=VALUE"),
+        ({"cgroup_set": ["memory.max="]}, "FILE=VALUE"),
+        ({"cgroup_set": ["memory.max=1\n2"]}, "FILE=VALUE"),
+        ({"cgroup_set": ["cgroup.procs=1"]}, "cgroup."),
+        ({"cgroup_set": ["memory.max=9"], "memory": "64Mi"}, "twice"),
+        ({"io_max": ["/dev/null:rbps=1M"]}, "block device"),
+        ({"io_max": ["/missing:rbps=1M"]}, "no such file"),
+        ({"io_max": ["/dev/vda"]}, "RATE=AMOUNT"),
+        ({"io_max": ["/dev/vda:speed=1"]}, "RATE=AMOUNT"),
+        ({"io_max": ["/dev/vda:rbps=1M,rbps=2M"]}, "RATE=AMOUNT"),
+        ({"io_max": ["/dev/vda:rbps=0"]}, "rbps"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wanted: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        made(**wanted)
+    assert says in f"{caught.value} {caught.value.hint}" and caught.value.origin.startswith("--")
+
+
+def test_isolators() -> None:
+    memory = {"name": "resource/memory", "value": {"limit": "64Mi", "request": "8Mi"}}
+    cpu = {"name": "resource/cpu", "value": {"limit": "500m", "request": "1"}}
+    assert made(memory, cpu) == {"memory.max": "67108864", "memory.low": "8388608", "cpu.max": "50000 100000", "cpu.weight": "39"}
+    assert made(memory, memory="100Mi")["memory.max"] == str(100 << 20), "a flag beats it"
+    assert made(memory, memory="max", memory_low="0") == made(memory="max") == made(cpus="max", pids_limit="max") == {}, "nothing to write"
+    assert made({"name": "os/linux/cpu-shares", "value": 1024}) == {"cpu.weight": "39"}
+    assert made({"name": "resource/memory", "value": {"limit": 67108864}}) == {"memory.max": "67108864"}, "a number is one of bytes"
+    with pytest.raises(ConfigError) as caught:
+        made({"name": "resource/memory", "value": {"limit": "16m"}})
+    assert "16M" in caught.value.hint and caught.value.origin == "isolator resource/memory"
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (1024, 39), (262144, 10000), (1 << 40, 10000)])
+def test_shares_of_version_1(shares: int, weight: int) -> None:
+    assert limits.weight_of_shares(shares) == weight
+
+
+def test_a_disk_is_a_whole_one() -> None:
+    disks = [entry for entry in os.listdir("/sys/block") if os.path.exists(f"/dev/{entry}")]
+    if not disks:
+        pytest.fail("there is no disk in /sys/block that has a node in /dev")
+    with open(f"/sys/block/{disks[0]}/dev") as file:
+        number = file.read().strip()
+    assert made(io_max=[f"/dev/{disks[0]}:rbps=1M,wiops=5"]) == {"io.max": f"{number} rbps=1000000 wiops=5"}
+    with pytest.raises(PyrunError):
+        made(io_max=[f"/dev/{disks[0]}:rbps=1M", f"/dev/{disks[0]}:wbps=1M"])
