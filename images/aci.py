@@ -47,7 +47,7 @@ class AciInfo:
 
 
 def unpack_aci(src_fd: int, staging_dirfd: int, *, limits: Limits | None = None, policy: Policy | None = None) -> AciInfo:
-    """Unpacks the image file `src_fd` (from its first byte) into a new `rootfs/` below `staging_dirfd`.
+    """Unpacks the image file `src_fd` (from its first byte) into a new `rootfs/` below `staging_dirfd`, its listing beside it as `tree`.
 
     Everything that touches the file's bytes happens in a confined child.  ArchiveError, ManifestError or
     ImageError as the child met them; staging then holds what was written so far and is the caller's to remove.
@@ -152,9 +152,10 @@ def read_aci(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy) ->
     root = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging_dirfd)
     stream = Ahead(reader)
     try:
-        with Unpacker(root, limits, policy, prefix=b"rootfs") as unpacker:
+        with Unpacker(root, limits, policy, prefix=b"rootfs", listed=True) as unpacker:
             manifest = _members(tar.Members(stream, limits), unpacker)
             unpacker.finish()
+            unpacker.list(staging_dirfd)
     finally:
         stream.close()
         os.close(root)

@@ -18,10 +18,11 @@ import hashlib
 import os
 
 from pyrun import native
-from pyrun.errors import NotFoundError, StateError
+from pyrun.errors import ArchiveError, NotFoundError, StateError
 from pyrun.images import fastjson, tree
+from pyrun.images.limits import MAX_LISTING
 from pyrun.images.locks import Lock, private_dirs
-from pyrun.images.staging import Staging, fsync_dir, open_dir, write_file
+from pyrun.images.staging import Staging, fsync_dir, open_dir, read_file, write_file
 from pyrun.images.store import Image, Store, file_key, import_key
 
 __all__ = [
@@ -98,11 +99,26 @@ def layer_size(store: Store, diffid: str) -> int:
         return tree.total(file.read())
 
 
-def measure_layer(staging: Staging, name: str) -> bytes:
-    """Writes the listing of a staged layer, `tree`, and returns it; OSError."""
-    staged = f"{staging.path}/{name}"
-    listing = b"".join(tree.lines(f"{staged}/rootfs"))
-    write_file(f"{staged}/tree", listing)
+def measure_layer(staging: Staging, name: str, changed: dict[bytes, bytes] | None = None) -> bytes:
+    """Writes the listing of a staged layer, `tree`, and returns it; OSError.
+
+    Where the confined worker has written one, it is looked at instead, and takes the lines that have `changed` since.
+    ArchiveError when it is none.
+    """
+    path = f"{staging.path}/{name}/tree"
+    try:
+        listing = read_file(path, MAX_LISTING)
+        tree.total(listing)
+        if not changed:
+            return listing
+        listing = tree.replace(listing, changed)
+        os.unlink(path)
+    except FileNotFoundError:
+        listing = b"".join(tree.lines(f"{staging.path}/{name}/rootfs"))
+    except ValueError:
+        hint = "the image may be made to crash its reader: do not use it, and report it"
+        raise ArchiveError("unpack", "layer", "the process that reads it left a listing that is none", hint=hint) from None
+    write_file(path, listing)
     return listing
 
 
@@ -117,11 +133,7 @@ def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str,
         return layer_size(store, diffid)
     with contextlib.suppress(FileNotFoundError):
         staging.take(target, f"incomplete-{name}")
-    if os.path.exists(f"{staged}/tree"):
-        with open(f"{staged}/tree", "rb") as file:
-            listing = file.read()
-    else:
-        listing = measure_layer(staging, name)
+    listing = measure_layer(staging, name)
     with open_dir(staged) as fd:
         native.syncfs(fd)
         write_file(f"{staged}/complete", marker(staged, listing))

@@ -67,6 +67,7 @@ _MEMBER = {
     lib.FAULT_NODE_NUMBER: ("a device {a}:{b}, which cannot exist", "numbers go to 4095:1048575"),
     lib.FAULT_NODE_WHITEOUT: ("a character device 0:0, which overlayfs takes for a deletion", "build the image without it"),
     lib.FAULT_PRIVATE_KIND: ("a {kind_a} in an archive of images", "get the archive again"),
+    lib.FAULT_LISTING: ("the list of all files, which would have more than {a} MiB", _SMALLER),
     lib.FAULT_XATTR_NAME: ("an extended attribute with a name that no kernel takes", _TOOL),
 }
 _HINTS = {

@@ -1,6 +1,6 @@
 """Bringing and unpacking the layers of one import, several at a time.
 
-blob --copy, hash--> staging/blob-N --worker, confined--> staging/layer-N: rootfs, implied; its DiffID is checked
+blob --copy, hash--> staging/blob-N --worker, confined--> staging/layer-N: rootfs, tree, implied; its DiffID is checked
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pyrun.images.lower import LIST
 from pyrun.images.oci import Layer, Tree
 from pyrun.images.parents import BENEATH, DIRECTORY
 from pyrun.images.staging import Staging, open_dir
+from pyrun.images.tree import line
 from pyrun.images.unpack import Policy
 
 TYPE_CHECKING = False
@@ -53,8 +54,12 @@ class Layers:
                 self.copy(layer, blob)
             with open(blob, "rb", buffering=0) as file:
                 self.work(file.fileno(), number, layer)
-        if not os.path.exists(f"{staging.path}/layer-{number}/{LIST}"):  # else it is not complete yet
-            commit.measure_layer(staging, f"layer-{number}")
+        with open_dir(f"{staging.path}/layer-{number}") as made:
+            changed = _make_opaque(made)
+        if os.path.exists(f"{staging.path}/layer-{number}/{LIST}"):
+            os.unlink(f"{staging.path}/layer-{number}/tree")  # it is not complete yet
+        else:
+            commit.measure_layer(staging, f"layer-{number}", changed)
 
     def follow(self, flow: Flow, number: int, layer: Layer, blob: str) -> bool:
         """Unpacks a layer while it is copied to `blob`; false, and nothing is unpacked, where what came first was not what is there now.
@@ -89,7 +94,6 @@ class Layers:
             if found["diff_id"] != layer.diff_id:
                 reason = f"its content is {found['diff_id'][:19]}, the configuration says {layer.diff_id[:19]}"
                 raise DigestError("unpack layer", layer.digest[:19], reason, hint=_COPY, origin=self.title)
-            _make_opaque(target)
 
     def copy(self, layer: Layer, target: str) -> None:
         """The blob as a private file, synced, with its size and digest checked while it is read."""
@@ -117,8 +121,9 @@ class Layers:
             raise DigestError("read", f"{self.title}: {layer.path}", reason, hint=_COPY)
 
 
-def _make_opaque(layer_fd: int) -> None:
-    """Does what the worker may not: marks the directories that it listed."""
+def _make_opaque(layer_fd: int) -> dict[bytes, bytes]:
+    """Does what the worker may not: marks the directories that it listed; what changes by that in the layer's listing."""
+    changed = {}
     with open("opaque", "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=layer_fd)) as file:
         paths = file.read().split(b"\0")[:-1]
     root = os.open("rootfs", DIRECTORY, dir_fd=layer_fd)
@@ -127,8 +132,11 @@ def _make_opaque(layer_fd: int) -> None:
             fd = native.openat2(root, path or b".", DIRECTORY, 0, BENEATH)
             try:
                 os.setxattr(fd, OPAQUE, b"y")
+                begin, whole = line(path, fd)
+                changed[begin] = whole
             finally:
                 os.close(fd)
     finally:
         os.close(root)
     os.unlink("opaque", dir_fd=layer_fd)
+    return changed

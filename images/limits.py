@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MIB = 1 << 20
 GIB = 1 << 30
+MAX_LISTING = 512 * MIB  # bytes of the listing of one layer: a million files with paths of 400 bytes
 
 
 class Limits:

@@ -10,7 +10,7 @@ everything else is there, because they mean the layers below only, wherever in t
 Making a directory opaque takes a privilege that this process does not have (xattr(7), trusted): it lists them
 in the file `opaque`, for the caller.  `implied` lists directories that only their children imply: layers below
 know better what these look like.  `lower`, which most layers do not have, lists hard links to files of layers below,
-see `pyrun.images.lower`.
+see `pyrun.images.lower`.  `tree` lists everything (see `pyrun.images.tree`), as it is before the caller has done its part.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LayerUnpacker(Unpacker):
     flags = lib.TREE_LAYER
 
     def __init__(self, rootfd: int, limits: Limits, policy: Policy) -> None:
-        super().__init__(rootfd, limits, policy)
+        super().__init__(rootfd, limits, policy, listed=True)
         self._limits = limits
         self._whiteouts: set[Parts] = set()
         self._opaque: set[Parts] = set()
@@ -152,7 +152,10 @@ class LayerUnpacker(Unpacker):
 
 
 def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, formats: tuple[str, ...]) -> dict[str, Any]:
-    """Unpacks a layer into a new `rootfs/` below staging; returns its DiffID, the sha256 of the whole decompressed stream."""
+    """Unpacks a layer into a new `rootfs/` below staging, with its lists beside it.
+
+    Returns its DiffID, the sha256 of the whole decompressed stream.
+    """
     reader = codec.reader(Plain(src_fd), limits=limits, allow=formats)  # the caller knows the blob's own digest
     root = _make("rootfs", staging_dirfd, 0o755)
     stream = Ahead(reader, "sha256")
@@ -161,6 +164,7 @@ def read_layer(src_fd: int, staging_dirfd: int, limits: Limits, policy: Policy, 
             for member in unpacker.others(tar.Members(stream, limits, unclosed="accept")):
                 unpacker.special(member)
             unpacker.finish()
+            unpacker.list(staging_dirfd)
             for name, data in unpacker.lists().items():
                 _write(name, data, staging_dirfd)
     finally:

@@ -49,6 +49,7 @@ def extract(store: Store, image: Image, target: str, *, rootfs_only: bool = Fals
         os.mkdir(new.path, 0o755)
         with open_dir(new.path) as fd, open(store.blob_path(image.blob), "rb", buffering=0) as blob:
             info = unpack_aci(blob.fileno(), fd)
+            os.unlink("tree", dir_fd=fd)
         if (info.blob_digest, info.image_id) != (image.blob, image.id):
             hint = f"see what else is damaged: pyrun image verify {image.id[:19]}"
             raise DigestError("extract", image.name, "the stored archive has another digest", hint=hint)

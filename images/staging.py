@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 
 from pyrun.errors import StateError
 from pyrun.images.locks import MAKE_ROOM, private_dirs
@@ -21,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Staging", "fsync_dir", "open_dir", "sweep", "write_file"]
+__all__ = ["Staging", "fsync_dir", "open_dir", "read_file", "sweep", "write_file"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -117,6 +118,15 @@ def fsync_dir(path: str) -> None:
     """Makes renames and links in a directory durable; OSError as fsync(2)."""
     with open_dir(path) as fd:
         os.fsync(fd)
+
+
+def read_file(path: str, most: int) -> bytes:
+    """What a confined process has left; OSError, ValueError for anything but a regular file of at most `most` bytes."""
+    info = os.lstat(path)
+    if not stat.S_ISREG(info.st_mode) or info.st_size > most:
+        raise ValueError(path)
+    with open(path, "rb") as file:  # who wrote it has ended
+        return file.read(most)
 
 
 def write_file(path: str, data: bytes, mode: int = 0o600) -> None:

@@ -4,7 +4,7 @@ A line is eleven fields between blanks: path, type, mode, uid, gid, size or devi
 the content, target of a symlink, first path of the same inode, extended attributes.  Bytes outside of
 the plain set are written ``%XX``; an empty field is ``-``.  Times are left out: overlayfs and backups
 may touch them, and nothing runs differently because of one.  Lines are in the order of a depth-first
-walk by byte-wise sorted names.
+walk by byte-wise sorted names.  native/untar/listing.c writes the same of what it has unpacked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import stat
-from urllib.parse import unquote_to_bytes
 
 from pyrun.errors import DigestError, StateError
 from pyrun.images.printable import printable
@@ -22,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["difference", "lines", "measure", "total"]
+__all__ = ["difference", "line", "lines", "measure", "replace", "total"]
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._/+@:,=")
 _PLAIN_BYTES = bytes(_PLAIN)
@@ -38,6 +37,7 @@ _TYPES = {
     stat.S_IFSOCK: b"s",
 }
 _CHUNK = 1 << 20
+_LINE = rb"/\S* ([bcdflps?]) [0-7]{4} \d+ \d+ (\S+) \S+ \S+ \S+ (\S+) \S+\n"
 _FIELDS = ("path", "type", "mode", "owner", "group", "size", "link count", "content", "link target", "hard link", "xattrs")
 
 
@@ -48,13 +48,35 @@ def measure(rootfs: str) -> tuple[bytes, int]:
 
 
 def total(listing: bytes) -> int:
-    """Bytes in the regular files of a listing, each inode counted once."""
-    size = 0
-    for line in listing.splitlines():
-        fields = line.split(b" ")
-        if fields[1] == b"f" and fields[9] == b"-":
-            size += int(fields[5])
+    """Bytes in the regular files of a listing, each inode counted once; ValueError for what is no listing."""
+    import re
+
+    size = position = 0
+    for found in re.finditer(_LINE, listing):
+        if found.start() != position:
+            break
+        position = found.end()
+        if found[1] == b"f" and found[3] == b"-":
+            size += int(found[2])
+    if position != len(listing):
+        raise ValueError(listing[position : position + 80])
     return size
+
+
+def line(path: bytes, fd: int) -> tuple[bytes, bytes]:
+    """What the line of the directory `fd` at `path` begins with, and the line; OSError."""
+    path = b"/" + path
+    return _quote(path) + b" ", _line(path, os.fstat(fd), b"", b"", b"", _xattrs(fd))
+
+
+def replace(listing: bytes, changed: dict[bytes, bytes]) -> bytes:
+    """The listing with other lines, as from `line`, for some of its paths; ValueError when one is not in it."""
+    new = []
+    for old in listing.splitlines(keepends=True):
+        new.append(changed.pop(old[: old.find(b" ") + 1], old))
+    if changed:
+        raise ValueError(min(changed))
+    return b"".join(new)
 
 
 def difference(rootfs: str, recorded: bytes) -> str:
@@ -85,6 +107,8 @@ def _explain(old: bytes, new: bytes) -> str:
 
 
 def _order(quoted: bytes) -> list[bytes]:
+    from urllib.parse import unquote_to_bytes
+
     return unquote_to_bytes(quoted).split(b"/")
 
 
@@ -156,7 +180,7 @@ def _xattrs(target: int | bytes) -> bytes:
         if not names:
             return b""
         pairs = []
-        for name in sorted(names):
+        for name in sorted(names, key=os.fsencode):
             if name not in _HOST_XATTRS:
                 value = os.getxattr(target, name) if by_fd else os.getxattr(target, name, follow_symlinks=False)
                 pairs.append(os.fsencode(name) + b"=" + value.hex().encode())

@@ -14,7 +14,7 @@ from typing import Self
 
 from pyrun import native
 from pyrun.images.faults import failed, raise_fault
-from pyrun.images.limits import Limits
+from pyrun.images.limits import MAX_LISTING, Limits
 from pyrun.images.parents import BENEATH, DIRECTORY, Parts
 from pyrun.images.remove import remove_tree
 from pyrun.images.tar import Member, Members
@@ -58,18 +58,26 @@ class Unpacker:
     """Adds members beneath `rootfd`, a directory that nobody else writes to; `close` or use as context manager.
 
     `prefix` is taken off every path and off the targets of hard links; `private` makes everything the caller's own,
-    for nobody else.  ArchiveError for what the archive may not do, ImageError with an errno when the kernel refuses
-    (full disk, ids that are not mapped, file system without extended attributes).
+    for nobody else; `listed` hashes what is written, for `list`.  ArchiveError for what the archive may not do,
+    ImageError with an errno when the kernel refuses (full disk, ids that are not mapped, file system without extended
+    attributes).
     """
 
     flags = 0  # of a subclass
 
     def __init__(
-        self, rootfd: int, limits: Limits | None = None, policy: Policy | None = None, *, prefix: bytes = b"", private: bool = False
+        self,
+        rootfd: int,
+        limits: Limits | None = None,
+        policy: Policy | None = None,
+        *,
+        prefix: bytes = b"",
+        private: bool = False,
+        listed: bool = False,
     ) -> None:
         limits = limits or Limits()
         self.root = os.open(".", DIRECTORY, dir_fd=rootfd)
-        flags = (policy or Policy()).flags() | self.flags | lib.TREE_PRIVATE * private
+        flags = (policy or Policy()).flags() | self.flags | lib.TREE_PRIVATE * private | lib.TREE_DIGESTS * listed
         tree = lib.tree_new(self.root, flags, limits.entries, limits.depth, limits.free, prefix)
         if tree == ffi.NULL:
             os.close(self.root)
@@ -154,3 +162,12 @@ class Unpacker:
         """Applies the times and the locked modes of directories; call once, after the last member (ACI-07)."""
         if lib.tree_finish(self.tree, self.fault) < 0:
             raise_fault(self.fault)
+
+    def list(self, dirfd: int) -> None:
+        """Writes the listing of the finished tree to the new file `tree` below `dirfd`, see `images.tree`; only sparse files are read."""
+        fd = os.open("tree", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dirfd)
+        try:
+            if lib.tree_list(self.tree, fd, MAX_LISTING, self.fault) < 0:
+                raise_fault(self.fault)
+        finally:
+            os.close(fd)

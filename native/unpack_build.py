@@ -12,7 +12,7 @@ from cffi import FFI
 
 MODULE = "pyrun.native._unpack"
 HERE = os.path.dirname(os.path.abspath(__file__))
-SOURCES = ("tar", "header", "pax", "sparse", "tree", "names", "metadata", "parents")
+SOURCES = ("tar", "header", "pax", "sparse", "tree", "names", "metadata", "parents", "inodes", "fields", "listing")
 
 
 def declarations() -> str:
@@ -28,6 +28,7 @@ ffibuilder.set_source(
     MODULE,
     '#include <stdlib.h>\n#include "untar.h"',
     include_dirs=["native/untar"],
+    libraries=["crypto"],  # OpenSSL's, which hashlib loads anyway
     sources=[f"native/untar/{name}.c" for name in SOURCES],
     py_limited_api=True,
 )

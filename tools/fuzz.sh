@@ -24,7 +24,7 @@ shopt -s nullglob
 
 mkdir -p "$OUT/untar-corpus"
 .venv/bin/python tests/fuzz/untar_seeds.py "$OUT/untar-seeds"
-clang "${WARN[@]}" -Inative/untar -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_untar.c native/untar/*.c \
+clang "${WARN[@]}" -Inative/untar -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_untar.c native/untar/*.c -lcrypto \
     -o "$OUT/fuzz_untar"
 exec "$OUT/fuzz_untar" -max_total_time="$SECONDS_" -max_len=16384 -timeout=5 -rss_limit_mb=1024 -verbosity=0 -use_value_profile=1 \
     -print_final_stats=1 -artifact_prefix="$OUT/untar-" "$OUT/untar-corpus" "$OUT/untar-seeds"

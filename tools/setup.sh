@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 PACKAGES_run="
-    busybox-static gcc gpg gpg-agent gpgv libc6-dev libcap-dev libseccomp-dev
+    busybox-static gcc gpg gpg-agent gpgv libc6-dev libcap-dev libseccomp-dev libssl-dev
     python3 python3-dev python3-venv"
 PACKAGES_test="
     apache2-utils binutils bzip2 clang docker-registry e2fsprogs libclang-rt-14-dev mandoc mmdebstrap

@@ -47,7 +47,10 @@ struct tree *tree_new(int root, int flags, int64_t entries, int64_t depth, int64
     tree->gid = getegid();
     tree->root_implied = 1;
     tree->file = -1;
-    return tree;
+    if (!(flags & TREE_DIGESTS) || (tree->inodes = inodes_new()) != NULL)
+        return tree;
+    free(tree);
+    return NULL;
 }
 
 void tree_free(struct tree *tree)
@@ -61,6 +64,7 @@ void tree_free(struct tree *tree)
         free(tree->implied.slots[i]);
     free(tree->implied.slots);
     free(tree->directories);
+    inodes_free(tree->inodes);
     free(tree);
 }
 

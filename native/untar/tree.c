@@ -33,12 +33,36 @@ static int occupied(struct tree *tree, struct tar *t, struct untar_fault_info *f
     return UNTAR_OCCUPIED;
 }
 
+/* Whether a file is hashed as it is written: not one with holes, which are written as nothing. */
+static int digests(const struct tree *tree, const struct tar *t)
+{
+    return tree->inodes != NULL && !tar_member(t)->sparse;
+}
+
+/* Notes what is known of the file that was just written. */
+static int note_file(struct tree *tree, struct tar *t, struct untar_fault_info *f)
+{
+    struct inode *inode;
+    struct stat info;
+
+    if (tree->inodes == NULL)
+        return UNTAR_DONE;
+    if (fstat(tree->file, &info) < 0)
+        return tree_system_fault(tree, t, f);
+    inode = inodes_at(tree->inodes, info.st_ino);
+    if (inode == NULL || (digests(tree, t) && inodes_end(tree->inodes, inode->digest) < 0))
+        return tree_fault(tree, t, f, FAULT_MEMORY, 0);
+    /* of a file that was there before nothing stays known */
+    inode->knows = (digests(tree, t) ? INODE_DIGEST : 0) | (flistxattr(tree->file, NULL, 0) == 0 ? INODE_NO_XATTRS : 0);
+    return UNTAR_DONE;
+}
+
 static int file(struct tree *tree, struct tar *t, const struct parent *parent, struct untar_fault_info *f)
 {
     tree->setgid = parent->setgid;
     tree->file = openat(parent->fd, last_component(tree->at.path), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (tree->file >= 0)
-        return UNTAR_MORE;
+        return digests(tree, t) && inodes_begin(tree->inodes) < 0 ? tree_fault(tree, t, f, FAULT_MEMORY, 0) : UNTAR_MORE;
     return errno == EEXIST ? occupied(tree, t, f) : tree_system_fault(tree, t, f);
 }
 
@@ -66,6 +90,8 @@ static int write_data(struct tree *tree, struct tar *t, struct untar_fault_info 
     while ((n = tar_data(t, SIZE_MAX, &data, &offset)) > 0) {
         if (check_free(tree, t, n, f) != UNTAR_DONE)
             return UNTAR_BAD;
+        if (digests(tree, t) && inodes_add(tree->inodes, data, n) < 0)
+            return tree_fault(tree, t, f, FAULT_MEMORY, 0);
         while (n > 0) {
             ssize_t done = pwrite(tree->file, data, n, offset);
 
@@ -80,7 +106,7 @@ static int write_data(struct tree *tree, struct tar *t, struct untar_fault_info 
         return UNTAR_MORE;
     if (tar_member(t)->sparse && ftruncate(tree->file, tar_member(t)->size) < 0)
         return tree_system_fault(tree, t, f);
-    return stamp(tree, t, tree->file, tree->setgid, f);
+    return stamp(tree, t, tree->file, tree->setgid, f) == UNTAR_DONE ? note_file(tree, t, f) : UNTAR_BAD;
 }
 
 static int dress(struct tree *tree, struct tar *t, int fd, struct untar_fault_info *f)

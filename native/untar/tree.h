@@ -5,6 +5,7 @@
 #include <sys/types.h>
 #include <time.h>
 
+#include "listing.h"
 #include "tar.h"
 
 #define TREE_KEPT 32 /* directories that stay open */
@@ -49,6 +50,7 @@ struct tree {
     int root_implied;
     char *directories; /* of members: struct late, path and NUL, one after another */
     size_t directories_size, directories_room, locked; /* `locked`: one behind the last whose mode would lock us out */
+    struct inodes *inodes; /* NULL unless there will be a listing */
     struct place at, target;
     int begun, file, setgid; /* a member is half written; its descriptor; it inherits the group of its directory */
 };

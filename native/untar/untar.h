@@ -21,6 +21,7 @@ enum untar_flag {
     TREE_NO_CAPS = 4,      /* leave security.capability out */
     TREE_LAYER = 8,        /* absolute names mean the root; whiteouts, and links to what is not there, are for the caller */
     TREE_PRIVATE = 16,     /* files and directories that are the caller's own, whatever the archive says */
+    TREE_DIGESTS = 32,     /* hash files while they are written, for tree_list */
 };
 
 enum untar_fault {
@@ -31,7 +32,8 @@ enum untar_fault {
     FAULT_TYPE, FAULT_SLASH, FAULT_NAME, FAULT_LONG_NAME, FAULT_LINK, FAULT_DATA, FAULT_SIZE, FAULT_SPARSE,
     FAULT_ABSOLUTE, FAULT_DOTDOT, FAULT_COMPONENT, FAULT_DEPTH, FAULT_OWNER, FAULT_ENTRIES, FAULT_TWICE,
     FAULT_ROOT, FAULT_LINK_OUTSIDE, FAULT_LINK_ITSELF, FAULT_LINK_KIND, FAULT_LINK_MISSING, FAULT_NODE_POLICY,
-    FAULT_NODE_NUMBER, FAULT_NODE_WHITEOUT, FAULT_PRIVATE_KIND, FAULT_XATTR_NAME, FAULT_FREE, FAULT_SYSTEM, FAULT_MEMORY,
+    FAULT_NODE_NUMBER, FAULT_NODE_WHITEOUT, FAULT_PRIVATE_KIND, FAULT_XATTR_NAME, FAULT_LISTING, FAULT_FREE, FAULT_SYSTEM,
+    FAULT_MEMORY,
 };
 
 /* What is wrong: `subject` names the member, `detail` another name; `a` and `b` are numbers that the words mention. */
@@ -95,6 +97,8 @@ int tree_count(struct tree *tree, const char *path, size_t size, struct untar_fa
 int tree_open(struct tree *tree, const char *path, size_t size, struct untar_fault_info *fault);
 /* Times and modes of directories; once, at the end. */
 int tree_finish(struct tree *tree, struct untar_fault_info *fault);
+/* Writes the listing of a finished tree to `out`, `most` bytes of it; of a tree with TREE_DIGESTS, once. */
+int tree_list(struct tree *tree, int out, int64_t most, struct untar_fault_info *fault);
 /* The paths that were made for their children only, each followed by NUL. */
 char *tree_implied(const struct tree *tree, size_t *size);
 

@@ -21,7 +21,7 @@ size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t most) __attribute__((
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t most, unsigned seed);
 
 static char home[] = "/tmp/pyrun-fuzz-XXXXXX";
-static int outer = -1;
+static int outer = -1, nowhere = -1;
 
 static int discard(const char *path, const struct stat *info, int kind, struct FTW *walk)
 {
@@ -67,10 +67,11 @@ static void enter(void)
         abort();
     atexit(leave);
     outer = open(home, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
 }
 
 /* Runs the archive through the writer; `step` bytes at a time. */
-static void pump(struct tree *tree, struct tar *t, const uint8_t *data, size_t size, size_t step)
+static void pump(struct tree *tree, struct tar *t, int listed, const uint8_t *data, size_t size, size_t step)
 {
     struct untar_fault_info fault = {0};
     char *piece = NULL;
@@ -90,7 +91,7 @@ static void pump(struct tree *tree, struct tar *t, const uint8_t *data, size_t s
         tar_feed(t, piece, n);
         at += n;
     }
-    if (r == UNTAR_END && tree_finish(tree, &fault) < 0)
+    if (r == UNTAR_END && (tree_finish(tree, &fault) < 0 || (listed && tree_list(tree, nowhere, MOST, &fault) < 0)))
         r = UNTAR_BAD;
     if (r == UNTAR_BAD && fault.code == FAULT_NONE)
         abort();
@@ -112,10 +113,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     root = openat(outer, "root", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     t = tar_new(MOST, 500, data[0] & 1);
-    tree = tree_new(root, data[0] >> 1 & 15, 1000, 12, 0, data[0] & 64 ? "rootfs" : "");
+    tree = tree_new(root, (data[0] >> 1 & 15) | (data[0] & 128 ? TREE_DIGESTS : 0), 1000, 12, 0, data[0] & 64 ? "rootfs" : "");
     if (root < 0 || t == NULL || tree == NULL)
         abort();
-    pump(tree, t, data + 1, size - 1, steps[data[0] >> 5 & 3]);
+    pump(tree, t, data[0] & 128, data + 1, size - 1, steps[data[0] >> 5 & 3]);
     free(tree_implied(tree, &implied));
     tree_free(tree);
     tar_free(t);

@@ -101,7 +101,7 @@ def test_sec_01_the_corpus_in_layers_and_boxes(
         except ImageError as error:
             assert str(error).isprintable() and error.hint, name
         assert time.process_time() - started < SECONDS, name
-        assert set(os.listdir(tmp_path / "staging")) <= {"rootfs", "box", "opaque", "implied", LIST}, name
+        assert set(os.listdir(tmp_path / "staging")) <= {"rootfs", "box", "tree", "opaque", "implied", LIST}, name
         if (tmp_path / "staging" / LIST).exists():  # links that only layers below could make good
             with pytest.raises(ArchiveError, match="nor in the layers below"):
                 link_lower(str(tmp_path / "staging"), [], LIMITS, name)

@@ -12,7 +12,7 @@ import pytest
 from archives import END, base256, file, header, pax, snapshot
 
 from pyrun.errors import ArchiveError
-from pyrun.images import codec
+from pyrun.images import codec, tree
 from pyrun.images.limits import MIB, Limits
 from pyrun.images.tar import Members
 from pyrun.images.unpack import Unpacker
@@ -43,13 +43,18 @@ class Trickle:
 def unpack(data: bytes, top: Path, step: int = 1 << 18, limits: Limits | None = None) -> None:
     limits = limits or Limits()
     top.mkdir(exist_ok=True)
-    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    fd, beside = os.open(top, os.O_RDONLY | os.O_DIRECTORY), os.open(top.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with Unpacker(fd, limits) as unpacker:
+        with Unpacker(fd, limits, listed=True) as unpacker:
             assert not list(unpacker.others(Members(Trickle(data, step), limits)))
             unpacker.finish()
+            unpacker.list(beside)
+        listing = (top.parent / "tree").read_bytes()
+        (top.parent / "tree").unlink()
+        assert tree.difference(str(top), listing) == ""
     finally:
         os.close(fd)
+        os.close(beside)
 
 
 def plant(top: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from archives import END, GID, UID, base256, directory, file, hardlink, node, pax, snapshot, symlink
 
 from pyrun.errors import ArchiveError, ImageError
-from pyrun.images import codec
+from pyrun.images import codec, tree
 from pyrun.images.limits import Limits
 from pyrun.images.tar import Members
 from pyrun.images.unpack import Policy, Unpacker
@@ -25,20 +25,25 @@ Unpack = Callable[..., Path]
 
 @pytest.fixture
 def unpack(tmp_path: Path) -> Unpack:
-    """Unpacks members into a directory and returns it."""
+    """Unpacks members into a directory, whose listing by the native writer must be that by walking it, and returns it."""
 
     def run(*members: bytes, limits: Limits | None = None, **policy: str) -> Path:
         limits = limits or Limits()
         top = tmp_path / "root"
         top.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+        fd, beside = os.open(top, os.O_RDONLY | os.O_DIRECTORY), os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with Unpacker(fd, limits, Policy(**policy)) as unpacker:
+            with Unpacker(fd, limits, Policy(**policy), listed=True) as unpacker:
                 for member in Members(codec.reader(io.BytesIO(b"".join(members) + END), limits=limits), limits):
                     unpacker.add(member)
                 unpacker.finish()
+                unpacker.list(beside)
         finally:
             os.close(fd)
+            os.close(beside)
+        listing = (tmp_path / "tree").read_bytes()
+        (tmp_path / "tree").unlink()
+        assert tree.difference(str(top), listing) == ""
         return top
 
     return run
