@@ -27,7 +27,7 @@ from pyrun.images.store import Image, Store, file_key, import_key
 
 __all__ = [
     "LISTS", "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "fetch_lock",
-    "id_lock", "layer_size", "marker", "measure_layer", "place_blob", "remember_import", "replace_file",
+    "id_lock", "layer_size", "marker", "measure_layer", "part_lock", "place_blob", "remember_import", "replace_file",
 ]  # fmt: skip
 
 
@@ -42,6 +42,11 @@ def blob_lock(store: Store, digest: str) -> Lock:
 def fetch_lock(store: Store, digest: str) -> Lock:
     """The lock under which images of (nearly) this digest are brought from registries; taken before all others but the store's."""
     return Lock(f"{store.root}/locks/fetch-{digest.partition('-')[2][:2]}", exclusive=True)
+
+
+def part_lock(store: Store, digest: str) -> Lock:
+    """The lock under which blobs of (nearly) this digest come from registries; not waited for, and nothing is locked under it."""
+    return Lock(f"{store.root}/locks/part-{digest.partition('-')[2][:2]}", exclusive=True, wait=False)
 
 
 def id_lock(store: Store, image_id: str) -> Lock:

@@ -2,12 +2,13 @@
 
     locks/store          shared: whoever reads layers or imports; exclusive: whoever deletes
     locks/fetch-XX       one at a time brings an image of which the digest begins with XX from a registry
+    locks/part-XX        one download at a time of a blob of which the digest begins with XX
     locks/blob-XX        one import at a time of a file whose digest begins with XX
     locks/id-XX          one commit at a time of an image whose id begins with XX
     locks/tags           one change of a tag at a time
 
-Order: store, then fetch or blob, then id, or tags.  Fetch, blob and id are 256 files each that are never removed, because
-removing a lock file while somebody waits for it needs a second protocol.
+Order: store, then fetch or blob, then id, or tags; part is the last, whatever is held.  Those with XX are 256 files each, that are
+never removed, because removing a lock file while somebody waits for it needs a second protocol.
 """
 
 from __future__ import annotations

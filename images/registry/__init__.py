@@ -11,6 +11,7 @@
     artifacts     what hangs on an image: referrers, signature tags, lookaside files
     listing       the tags of a repository
     blob          one download: resumed where it was cut, stopped where it lies
+    parts         blobs that several fetches want
     pull          a registry seen as the directory of an image, and its import
 
 Nothing here is loaded unless a registry is named.

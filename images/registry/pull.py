@@ -29,6 +29,7 @@ from pyrun.images.registry.asking import Answer
 from pyrun.images.registry.blob import download
 from pyrun.images.registry.client import Client
 from pyrun.images.registry.endpoints import Endpoints
+from pyrun.images.registry.parts import Parts
 from pyrun.images.registry.reference import parse
 from pyrun.images.registry.transport import UnreachableError
 from pyrun.images.resolve import Reference
@@ -136,7 +137,7 @@ class RemoteTree(Tree):
     Opening raises ImageError, DigestError or ManifestError of the download.
     """
 
-    __slots__ = ("_asked", "_flows", "_guard", "_known", "_locks", "_progress", "_store", "path")
+    __slots__ = ("_asked", "_flows", "_guard", "_known", "_locks", "_parts", "_progress", "_store", "path")
 
     def __init__(self, asked: Endpoints, store: Store, staging: Staging, progress: Progress | None = None) -> None:
         self.path = f"{staging.path}/{_FOLDER}"
@@ -148,6 +149,7 @@ class RemoteTree(Tree):
         self._progress = progress or _Silent()
         self._known: dict[str, tuple[int, str]] = {}  # size, and the media type of what is a manifest
         self._flows: dict[str, Flow] = {}
+        self._parts = Parts(store)
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -163,9 +165,11 @@ class RemoteTree(Tree):
     def stop(self) -> None:
         """Ends the downloads that go on in other threads."""
         self._asked.stop()
+        self._parts.stop()
 
     def close(self) -> None:
-        """Closes the directory."""
+        """Closes the directory, and offers nothing to others any more."""
+        self._parts.close()
         os.close(self.fd)
 
     def resolve(self) -> str:
@@ -219,10 +223,16 @@ class RemoteTree(Tree):
                 )
             self._keep(digest, answer.data)
         else:
-            self._progress.begin(digest, size)
-            self._asked.first(lambda client: self._download(client, f"{target}.part", digest, size))
-            os.rename(f"{target}.part", target)
-            self._progress.end(digest, size, digest)
+            with self._parts.turn(digest):
+                if not self._parts.take(digest, size, target):
+                    self._progress.begin(digest, size)
+                    self._asked.first(lambda client: self._download(client, f"{target}.part", digest, size))
+                    os.rename(f"{target}.part", target)
+                    self._parts.offer(digest, target)
+                    self._progress.end(digest, size, digest)
+                elif digest in self._flows:
+                    self._flows[digest].begin()
+                    self._flows[digest].advance(target, size)
 
     def _download(self, client: Client, target: str, digest: str, size: int) -> None:
         flow = self._flows.get(digest)
