@@ -1,7 +1,7 @@
 """Writing into the store, in the one order that survives a crash at any instruction.
 
-    blob     staged -> fsync -> rename -> fsync of the directory
-    layer    staged -> listing of its digests -> syncfs -> `complete` -> rename -> fsync of the directory
+    blob     staged -> fsync, or the same syncfs -> rename -> fsync of the directory
+    layer    staged -> listing of its digests -> syncfs, once for an image -> `complete` -> rename -> fsync of the directory
     ref      the same way; a reference by name without a record counts for nothing
     record   the same way: from here on the image exists
     imports  last: the file's stat key, which lets the next run skip all of this
@@ -24,6 +24,10 @@ from pyrun.images.limits import MAX_LISTING
 from pyrun.images.locks import Lock, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, open_dir, read_file, write_file
 from pyrun.images.store import Image, Store, file_key, import_key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 __all__ = [
     "LISTS", "Undo", "blob_lock", "commit_blob", "commit_layer", "commit_record", "encode_record", "existing", "fetch_lock",
@@ -99,21 +103,19 @@ def place_blob(store: Store, staging: Staging, digest: str, name: str) -> None:
 
 
 def layer_size(store: Store, diffid: str) -> int:
-    """The bytes in the files of a committed layer; OSError."""
-    with open(f"{store.layer_path(diffid)}/tree", "rb") as file:
-        return tree.total(file.read())
+    """The bytes in the files of a committed layer, as its marker says; OSError, ValueError when that is damaged."""
+    with open(f"{store.layer_path(diffid)}/complete", "rb") as file:
+        return int(file.read().rpartition(b" ")[2])
 
 
 def measure_layer(staging: Staging, name: str, changed: dict[bytes, bytes] | None = None) -> bytes:
     """Writes the listing of a staged layer, `tree`, and returns it; OSError.
 
-    Where the confined worker has written one, it is looked at instead, and takes the lines that have `changed` since.
-    ArchiveError when it is none.
+    Where the confined worker has written one, it takes the lines that have `changed` since.  ArchiveError when it is none.
     """
     path = f"{staging.path}/{name}/tree"
     try:
         listing = read_file(path, MAX_LISTING)
-        tree.total(listing)
         if not changed:
             return listing
         listing = tree.replace(listing, changed)
@@ -121,16 +123,21 @@ def measure_layer(staging: Staging, name: str, changed: dict[bytes, bytes] | Non
     except FileNotFoundError:
         listing = b"".join(tree.lines(f"{staging.path}/{name}/rootfs"))
     except ValueError:
-        hint = "the image may be made to crash its reader: do not use it, and report it"
-        raise ArchiveError("unpack", "layer", "the process that reads it left a listing that is none", hint=hint) from None
+        _no_listing()
     write_file(path, listing)
     return listing
 
 
-def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str, name: str = "layer") -> int:
-    """Moves the staged directory `name` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError.
+def _no_listing() -> NoReturn:
+    hint = "the image may be made to crash its reader: do not use it, and report it"
+    raise ArchiveError("unpack", "layer", "the process that reads it left a listing that is none", hint=hint) from None
 
-    The caller holds `id_lock`.  A complete layer of the same DiffID stays; an incomplete one is replaced.
+
+def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str, name: str = "layer", *, synced: bool = False) -> int:
+    """Moves the staged directory `name` (with its ``rootfs``) under its DiffID; the bytes in its files; OSError, ArchiveError.
+
+    The caller holds `id_lock`, and may have `synced` all staged files.  A complete layer of the same DiffID stays; an
+    incomplete one is replaced.
     """
     target = store.layer_path(diffid)
     staged = f"{staging.path}/{name}"
@@ -139,24 +146,29 @@ def commit_layer(store: Store, staging: Staging, undo: Undo | None, diffid: str,
     with contextlib.suppress(FileNotFoundError):
         staging.take(target, f"incomplete-{name}")
     listing = measure_layer(staging, name)
+    try:
+        mark = marker(staged, listing)
+    except ValueError:
+        _no_listing()
     with open_dir(staged) as fd:
-        native.syncfs(fd)
-        write_file(f"{staged}/complete", marker(staged, listing))
+        if not synced:
+            native.syncfs(fd)
+        write_file(f"{staged}/complete", mark)
         os.fsync(fd)
     os.rename(staged, target)
     if undo is not None:
         undo.paths.append(target)
     fsync_dir(f"{store.root}/layers")
-    return tree.total(listing)
+    return int(mark.rpartition(b" ")[2])
 
 
 def marker(layer: str, listing: bytes) -> bytes:
-    """What the marker of the layer in the directory `layer` says: the digest of its listing, and of the list of implied
-    directories where there is one.  OSError."""
+    """What the marker of the layer in the directory `layer` says: the digest of its listing, that of the list of implied
+    directories where there is one, and the bytes in its files.  OSError, ValueError for what is no listing."""
     digests = [hashlib.sha256(listing).hexdigest()]
     with contextlib.suppress(FileNotFoundError), open(f"{layer}/implied", "rb") as file:
         digests.append(hashlib.sha256(file.read()).hexdigest())
-    return "\n".join((*digests, "")).encode()
+    return "\n".join((*digests, f"bytes {tree.total(listing)}\n")).encode()
 
 
 def encode_record(image: Image) -> bytes:

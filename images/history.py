@@ -87,5 +87,5 @@ def _of_layers(store: Store, image: Image) -> list[Step]:
 def _size(store: Store, layer: str) -> int:
     try:
         return layer_size(store, layer) if layer else 0
-    except OSError:
+    except (OSError, ValueError):
         return 0

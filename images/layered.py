@@ -14,8 +14,9 @@ import contextlib
 import errno
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from pyrun import native
 from pyrun.errors import ArchiveError, ImageError, PyrunError
 from pyrun.images import commit, implied, trust, worker
 from pyrun.images.docker_archive import read_docker_archive
@@ -194,9 +195,15 @@ class _Import:
                 todo.setdefault((layer.digest, layer.diff_id), layer)
         work = Layers(staging, tree, self.limits, self.reference.path or self.reference.text, private=self.kind != "oci")
         largest = sorted(enumerate(todo.values()), key=lambda entry: -entry[1].size)  # so that none is left alone at the end
-        with ThreadPoolExecutor(_AT_ONCE_REMOTE if self.kind == "registry" else _AT_ONCE, "layer") as pool:
+        at_once = _AT_ONCE_REMOTE if self.kind == "registry" else _AT_ONCE
+        with ThreadPoolExecutor(1, "sync") as disk, ThreadPoolExecutor(at_once, "layer") as pool:
             try:
-                for future in [pool.submit(work.unpack, number, layer) for number, layer in largest]:
+                unpacking = [pool.submit(work.unpack, number, layer) for number, layer in largest]
+                writing = []
+                for future in as_completed(unpacking):
+                    future.result()
+                    writing.append(disk.submit(native.syncfs, staging.fd))  # while others are unpacked: the commit then waits for little
+                for future in writing:
                     future.result()
             except BaseException:
                 tree.stop()
@@ -242,12 +249,13 @@ class _Import:
         write_file(f"{staging.path}/config", found.config_bytes)
         blobs = {found.manifest_digest: "manifest", found.config_digest: "config"}
         blobs |= {layer.digest: f"blob-{number}" for number, layer in enumerate(unpacked)}
+        native.syncfs(staging.fd)  # everything that is staged, at once
         for digest, name in blobs.items():
             commit.place_blob(store, staging, digest, name)
         kept = {layer.diff_id: name for layer, name in zip(found.layers, names, strict=True)}
         for number, layer in enumerate(unpacked):
             with commit.id_lock(store, kept[layer.diff_id]):
-                commit.commit_layer(store, staging, None, kept[layer.diff_id], f"layer-{number}")
+                commit.commit_layer(store, staging, None, kept[layer.diff_id], f"layer-{number}", synced=True)
         labels = ({"version": naming.version} if naming.version else {}) | platform_labels(found.config)
         diff_ids = [layer.diff_id for layer in found.layers]
         parts = [found.config_digest, *(layer.digest for layer in found.layers)]

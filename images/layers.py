@@ -96,7 +96,7 @@ class Layers:
                 raise DigestError("unpack layer", layer.digest[:19], reason, hint=_COPY, origin=self.title)
 
     def copy(self, layer: Layer, target: str) -> None:
-        """The blob as a private file, synced, with its size and digest checked while it is read."""
+        """The blob as a private file, with its size and digest checked while it is read; not synced."""
         fd = self.tree.open(layer.path)
         try:
             algorithm, _, digits = layer.digest.partition("-")
@@ -111,7 +111,6 @@ class Layers:
                     view = memoryview(piece)
                     while view and not self.private:
                         view = view[os.write(out, view) :]
-                os.fsync(out)
             finally:
                 os.close(out)
         finally:

@@ -94,7 +94,7 @@ def _layer(store: Store, layer: str) -> list[str]:
             recorded = file.read()
         with open(f"{path}/complete", "rb") as file:
             marker = file.read()
-        if commit.marker(path, recorded) != marker:
+        if not _is_recorded(path, recorded, marker):
             return [f"layer {path}: the list of its digests is damaged"]
         strange = sorted(set(os.listdir(path)) - {"rootfs", "complete", *commit.LISTS})
     except OSError as error:
@@ -106,6 +106,13 @@ def _layer(store: Store, layer: str) -> list[str]:
     except PyrunError as error:
         return [f"layer {path}: {error}"]
     return [f"layer {path}: {changed}"] if changed else []
+
+
+def _is_recorded(path: str, listing: bytes, marker: bytes) -> bool:
+    try:
+        return commit.marker(path, listing) == marker
+    except ValueError:
+        return False
 
 
 def verify_store(store: Store) -> list[str]:

@@ -101,7 +101,7 @@ def test_what_a_worker_leaves_is_no_listing(store: Store, plant: Callable[[Path]
         (layer_path / "rootfs").mkdir(parents=True)
         plant(layer_path / "tree")
         with pytest.raises(ArchiveError, match="left a listing that is none"):
-            commit.measure_layer(staging, "layer")
+            commit.commit_layer(store, staging, None, "sha256-" + "0" * 64)
 
 
 def test_opaque_directories_are_listed_as_they_are(store: Store, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def layout(tmp_path: Path) -> Layout:
 def test_kernel_errors_are_explained(
     store: Store, layout: Layout, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers, number: int, step: str
 ) -> None:
-    def fail(*_arguments: object) -> None:
+    def fail(*_arguments: object, **_named: object) -> None:
         raise OSError(number, os.strerror(number), "/some/where")
 
     with monkeypatch.context() as patch:
