@@ -91,8 +91,10 @@ KEEPER = program(
     "native/keep_state.c",
     "native/keep_log.c",
     "native/keep_tty.c",
+    "native/keep_pod.c",
     "native/handover.c",
     "native/files.c",
+    "native/shared.c",
     "native/start.c",
 )
 HELPER = program(
@@ -103,6 +105,7 @@ HELPER = program(
     "native/notify.c",
     "native/cleanup.c",
     "native/files.c",
+    "native/shared.c",
     "native/init.c",
     "native/enter.c",
     "native/root.c",

@@ -79,23 +79,10 @@ static void remove_pod(const struct context *ctx, int keep)
         (void)sys_call3(__NR_unlinkat, SLOT_PODS, to, AT_REMOVEDIR);
 }
 
-static void remove_cgroup(const struct context *ctx)
-{
-    const char *name = pool_string(ctx, ctx->plan->cgroup_name);
-    struct __kernel_timespec pause = {0, 1000000};
-
-    for (int tries = 0; tries < 100; tries++) {
-        if (sys_call3(__NR_unlinkat, SLOT_CGROUP_PARENT, name, AT_REMOVEDIR) != -EBUSY)
-            return;
-        (void)write_file(SLOT_CGROUP, "cgroup.kill", 0, 0, "1", 1); /* somebody entered it from outside */
-        (void)sys_call2(__NR_nanosleep, &pause, 0);
-    }
-}
-
 void remove_leftovers(const struct context *ctx, int keep)
 {
     if (ctx->plan->flags & PLAN_HAS_CGROUP)
-        remove_cgroup(ctx);
+        remove_group(SLOT_CGROUP_PARENT, pool_string(ctx, ctx->plan->cgroup_name));
     if (ctx->plan->flags & PLAN_HAS_POD)
         remove_pod(ctx, keep);
 }

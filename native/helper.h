@@ -8,8 +8,8 @@
 #define PYRUN_HELPER_H
 
 #include "decode.h"
-#include "files.h"
 #include "link.h"
+#include "shared.h"
 #include "sys.h"
 
 /* One page that supervisor and init share.  Init belongs to the container's side of the wall, so
@@ -93,6 +93,7 @@ void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran
 
 /* init.c */
 int init_main(struct context *ctx);
+int hold_main(struct context *ctx);
 void fail(const struct context *ctx, uint32_t op, long error);
 uint32_t run_ops(struct context *ctx, uint32_t i, int stop);
 int alone(const struct context *ctx);
@@ -106,6 +107,7 @@ long run_mount_op(struct context *ctx, const struct plan_op *op);
 long run_process_op(struct context *ctx, const struct plan_op *op);
 
 /* network.c */
+long loopback_up(void);
 long make_network(const struct context *ctx);
 long join_network(const struct context *ctx);
 

@@ -189,6 +189,45 @@ static void start_app(struct context *ctx, uint32_t app_op)
     reap(shared, link, app, told);
 }
 
+/* An empty root, so that nobody finds the host's in /proc/PID/root of this process. */
+static long leave_host(void)
+{
+    long r = sys_mount("", "/", "", MS_PRIVATE | MS_REC, 0);
+
+    if (r == 0)
+        r = sys_mount("tmpfs", "/dev", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2");
+    if (r == 0)
+        r = sys_call1(__NR_chdir, "/dev");
+    if (r == 0)
+        r = sys_call2(__NR_pivot_root, ".", ".");
+    if (r == 0)
+        r = sys_call2(__NR_umount2, ".", MNT_DETACH);
+    return r < 0 ? r : sys_call1(__NR_chdir, "/");
+}
+
+/* The holder of what the apps of a pod share, see keep_pod.c: it has been cloned into the namespaces, says one byte on
+ * SLOT_CONTROL once they can be joined, and then only reaps, for it may be their pid 1. */
+int hold_main(struct context *ctx)
+{
+    const uint64_t all = ALL_SIGNALS;
+    long r;
+
+    (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
+    ctx->link = SLOT_CONTROL;
+    r = ctx->argv[2] != 0 ? loopback_up() : 0;
+    if (r < 0 || leave_host() < 0 || alone(ctx) || sys_write(SLOT_CONTROL, "R", 1) != 1)
+        return 125;
+    (void)sys_call0(__NR_setsid);
+    (void)sys_call3(__NR_close_range, 0, ~0U, 0);
+    if (confine() < 0)
+        return 125;
+    for (;;) {
+        (void)sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+        while (sys_call4(__NR_wait4, -1, 0, WNOHANG | __WALL, 0) > 0)
+            ;
+    }
+}
+
 int init_main(struct context *ctx)
 {
     char byte;
@@ -207,6 +246,9 @@ int init_main(struct context *ctx)
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* a change of ids clears it, prctl(2) */
     }
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    r = ctx->plan->flags & PLAN_SHARED ? sys_call2(__NR_setns, SLOT_INIT, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) : 0;
+    if (r < 0)
+        fail(ctx, STEP_JOIN, r);
     (void)sys_call1(__NR_umask, 0);
     start_app(ctx, run_ops(ctx, 0, OP_APP));
     return 125;

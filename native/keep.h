@@ -22,12 +22,15 @@
  * A front that is killed before it heard of the app's start takes the pod with it.  A helper that is killed takes its pod
  * with it (init's PR_SET_PDEATHSIG) and leaves an exit record that says `lost`.  A keeper that is killed closes the helper's
  * control socket, so the pod is killed; there is no exit record then, and no lock.
+ *
+ * A pod of several apps (KEEP_SEVERAL) has a plan, a helper and a log for each, below apps/NAME, and one process more: the
+ * holder, whose namespaces the others join (keep_pod.c).  In the foreground the front itself is the keeper then.
  */
 #ifndef PYRUN_KEEP_H
 #define PYRUN_KEEP_H
 
-#include "files.h"
 #include "handover.h"
+#include "shared.h"
 
 #define KEEP_MAGIC 0x7065656b
 #define KEEP_VERSION 1
@@ -38,6 +41,26 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 #define KEEP_REMOVE 1     /* when it has ended nothing is kept */
 #define KEEP_FOREGROUND 2 /* it wants the caller's input, which there is none of in the background */
 #define KEEP_TTY 4        /* it wants a terminal; in the background that is keep_tty.c's */
+#define KEEP_SEVERAL 32   /* the file `apps.keep` says which */
+#define KEEP_SHARE_PID 64 /* one pid namespace for all of them */
+#define KEEP_SHARE_NET 128 /* a network namespace of their own; without it the host's */
+#define KEEP_APPS 32
+
+/* When a pod of several apps ends, and with which app's status. */
+enum keep_exit { EXIT_FIRST_FAILURE, EXIT_LAST, EXIT_MAIN };
+
+/* The file `apps.keep`: this, and `count` of the next. */
+struct keep_apps {
+    uint32_t count;
+    uint32_t exit; /* enum keep_exit */
+};
+
+struct keep_app {
+    char name[64];       /* NUL-terminated, as the next */
+    char identifier[64]; /* for journald */
+    uint32_t stop;       /* the signal that asks it to end */
+    uint32_t reserved;
+};
 
 struct keep {
     uint32_t magic;
@@ -52,45 +75,69 @@ struct keep {
     char identifier[64];  /* for journald, NUL-terminated */
 };
 
-struct keeper {
-    struct keep how;
-    const char *uuid;
-    char cgroup[PATH_SIZE]; /* the pod's, "" without one */
-    int pods, pod, plan, helper, parent, own;
-    int front;              /* socket to the front until the app runs first, then -1 */
-    int control, signals;
-    int32_t helper_pid;
-    uint32_t restarts;
-    uint32_t flags;         /* of the plan, as it was prepared */
-    /* of this run */
-    int running, ended, stopping, failed;
+struct log {
+    int pipes[2][2], file;
+    int middle[2]; /* the last that a stream wrote was no whole line */
+    uint64_t size;
+};
+
+struct app {
+    struct keep_app how;
+    int dir, plan, own; /* `own`: its cgroup, between its making and the start */
+    int control;        /* to its helper, -1 when that is gone */
+    int streams[3];
+    struct log log;
+    uint32_t flags; /* of the plan, as it was prepared */
+    int32_t helper_pid, init_pid;
+    /* of this run; `ended`: its helper told how */
+    int running, ended, failed;
     int32_t status;
     uint32_t oom; /* the kernel killed some of it for want of memory */
     uint64_t started, finished;
     struct plan_report failure;
 };
 
+struct keeper {
+    struct keep how;
+    const char *uuid;
+    char cgroup[PATH_SIZE]; /* the pod's, "" without one */
+    char memory[PATH_SIZE]; /* what the apps of a pod have as /dev/shm, "" when it is not there */
+    int pods, pod, helper, parent;
+    int group;              /* the cgroup of a pod of several apps, above theirs */
+    int holder;             /* pidfd of the process that holds the namespaces of several apps, -1 without one */
+    int front;              /* socket to the front until the app runs first, then -1 */
+    int signals;
+    uint32_t restarts, exit;
+    unsigned count;
+    struct app apps[KEEP_APPS];
+    /* of this run */
+    const struct app *decided; /* whose end is the pod's */
+    uint64_t deadline;         /* when what still runs is killed, CLOCK_BOOTTIME */
+    int running, stopping, killing;
+    char **environment; /* in the foreground, of several apps */
+};
+
 /* keeper.c */
-long set_plan_flags(const struct keeper *keeper, uint32_t flags);
-void make_cgroup(struct keeper *keeper);
-void clear_cgroup(const struct keeper *keeper);
+long set_plan_flags(const struct app *app, uint32_t flags);
+void make_cgroup(struct keeper *keeper, struct app *app);
+void clear_cgroup(const struct keeper *keeper, const struct app *app);
+const char *cgroup_name(const struct keeper *keeper);
 
 /* keep_run.c */
 int keep(struct keeper *keeper);
 
 /* keep_state.c */
-uint64_t clock_ns(int clock);
 int32_t own_pid(void);
-void write_run(const struct keeper *keeper, int32_t init);
+void write_run(const struct keeper *keeper);
 void write_exit(const struct keeper *keeper);
 int told_to_stop(const struct keeper *keeper);
 void bury(const struct keeper *keeper, int remove);
 
 /* keep_log.c */
-int log_start(struct keeper *keeper, int app[2]); /* gives the app's standard output and error; 0 when there can be none */
-int log_source(int stream);                       /* what to poll(2), -1 where nothing passes through the keeper */
-long log_take(const struct keeper *keeper, int stream); /* moves some of what is there; minus an errno when there is nothing */
-void log_end(const struct keeper *keeper);        /* the app has ended: the rest, and an end to its last line */
+int log_start(const struct keeper *keeper, struct app *app); /* gives the app's standard output and error; 0 when there can be none */
+int log_source(const struct app *app, int stream); /* what to poll(2), -1 where nothing passes through the keeper */
+long log_take(const struct keeper *keeper, struct app *app, int stream); /* moves some of what is there; minus an errno when there is nothing */
+void log_end(const struct keeper *keeper, struct app *app); /* the app has ended: the rest, and an end to its last line */
 uint64_t log_dropped(void);                       /* bytes that could not be written */
 
 /* keep_tty.c */
@@ -98,8 +145,15 @@ uint64_t log_dropped(void);                       /* bytes that could not be wri
 struct pollfd;
 int tty_start(const struct keeper *keeper, int app[3]); /* a terminal in place of the app's streams; 0 when there can be none */
 void tty_watch(struct pollfd *slots);
-void tty_move(const struct keeper *keeper, const struct pollfd *slots);
-void tty_rest(const struct keeper *keeper); /* the app has ended: what it wrote last */
+void tty_move(struct keeper *keeper, const struct pollfd *slots);
+void tty_rest(struct keeper *keeper); /* the app has ended: what it wrote last */
 void tty_end(const struct keeper *keeper);  /* the pod has ended: tell whoever is attached */
+
+/* keep_pod.c: what only pods of several apps need */
+int read_apps(struct keeper *keeper);
+int share_memory(struct keeper *keeper, const char *root);
+long share_begin(struct keeper *keeper);
+void share_end(struct keeper *keeper);
+void notify_ready(const struct keeper *keeper);
 
 #endif

@@ -11,10 +11,8 @@
 #define PREFIX 48
 #define PIPE_FLAGS (O_CLOEXEC | O_NONBLOCK)
 
-static int pipes[2][2] = {{-1, -1}, {-1, -1}};
-static int file = -1, middle[2]; /* `middle`: the last that a stream wrote was no whole line */
-static uint64_t size, dropped;
-static size_t used; /* of `out` */
+static uint64_t dropped;
+static size_t used; /* of `out`, which is written before another app's turn */
 static char in[CHUNK], out[2 * CHUNK];
 
 uint64_t log_dropped(void)
@@ -22,18 +20,18 @@ uint64_t log_dropped(void)
     return dropped;
 }
 
-int log_source(int stream)
+int log_source(const struct app *app, int stream)
 {
-    return pipes[stream][0];
+    return app->log.pipes[stream][0];
 }
 
-static int open_log(const struct keeper *keeper)
+static int open_log(struct app *app)
 {
     struct stat st;
 
-    file = (int)sys_openat(keeper->pod, "log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
-    size = file >= 0 && sys_fstat(file, &st) == 0 ? (uint64_t)st.st_size : 0;
-    return file >= 0;
+    app->log.file = (int)sys_openat(app->dir, "log", O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+    app->log.size = app->log.file >= 0 && sys_fstat(app->log.file, &st) == 0 ? (uint64_t)st.st_size : 0;
+    return app->log.file >= 0;
 }
 
 static void log_name(char name[32], uint32_t number)
@@ -45,7 +43,7 @@ static void log_name(char name[32], uint32_t number)
 }
 
 /* log.1 becomes log.2 and so on; the last one goes.  A reader keeps what it has open. */
-static void rotate(const struct keeper *keeper)
+static void rotate(const struct keeper *keeper, struct app *app)
 {
     char from[32], to[32];
 
@@ -53,12 +51,12 @@ static void rotate(const struct keeper *keeper)
         log_name(from, i);
         log_name(to, i + 1);
         if (i + 1 >= keeper->how.log_files)
-            (void)sys_call3(__NR_unlinkat, keeper->pod, from, 0);
+            (void)sys_call3(__NR_unlinkat, app->dir, from, 0);
         else
-            (void)sys_call4(__NR_renameat, keeper->pod, from, keeper->pod, to);
+            (void)sys_call4(__NR_renameat, app->dir, from, app->dir, to);
     }
-    sys_close(file);
-    (void)open_log(keeper);
+    sys_close(app->log.file);
+    (void)open_log(app);
 }
 
 static char *digits(char *at, uint64_t value, int count)
@@ -93,70 +91,71 @@ static char *add_time(char *at, uint64_t ns)
 }
 
 /* A part that did not fit is cut off again: a reader finds whole lines only. */
-static void write_out(const struct keeper *keeper)
+static void write_out(const struct keeper *keeper, struct app *app)
 {
+    struct log *log = &app->log;
     uint64_t most = keeper->how.log_size;
     long n;
 
-    if (most > 0 && size > 0 && size + used > most && ((!middle[0] && !middle[1]) || size > 2 * most))
-        rotate(keeper);
-    n = file < 0 || used == 0 ? 0 : sys_write(file, out, used);
+    if (most > 0 && log->size > 0 && log->size + used > most && ((!log->middle[0] && !log->middle[1]) || log->size > 2 * most))
+        rotate(keeper, app);
+    n = log->file < 0 || used == 0 ? 0 : sys_write(log->file, out, used);
     if (n == (long)used) {
-        size += used;
+        log->size += used;
     } else {
         if (n > 0)
-            (void)sys_call2(__NR_ftruncate, file, size);
+            (void)sys_call2(__NR_ftruncate, log->file, log->size);
         dropped += used;
     }
     used = 0;
 }
 
-static void add_line(const struct keeper *keeper, int stream, uint64_t now, const char *text, size_t length, int whole)
+static void add_line(const struct keeper *keeper, struct app *app, int stream, uint64_t now, const char *text, size_t length, int whole)
 {
     const char *end = out + sizeof out;
     char *at;
 
     if (used + PREFIX + length > sizeof out)
-        write_out(keeper);
+        write_out(keeper, app);
     at = add_time(out + used, now);
     at = str_add(at, end, stream == 0 ? " stdout " : " stderr ");
     at = str_add(at, end, whole ? "F " : "P ");
     memcpy(at, text, length);
     at[length] = '\n';
     used = (size_t)(at - out) + length + 1;
-    middle[stream] = !whole;
+    app->log.middle[stream] = !whole;
 }
 
-long log_take(const struct keeper *keeper, int stream)
+long log_take(const struct keeper *keeper, struct app *app, int stream)
 {
-    long n = sys_read(pipes[stream][0], in, sizeof in);
+    long n = sys_read(app->log.pipes[stream][0], in, sizeof in);
     uint64_t now = clock_ns(0);
     long from = 0;
 
     for (long i = 0; i < n; i++)
         if (in[i] == '\n') {
-            add_line(keeper, stream, now, in + from, (size_t)(i - from), 1);
+            add_line(keeper, app, stream, now, in + from, (size_t)(i - from), 1);
             from = i + 1;
         }
     if (from < n)
-        add_line(keeper, stream, now, in + from, (size_t)(n - from), 0);
-    write_out(keeper);
+        add_line(keeper, app, stream, now, in + from, (size_t)(n - from), 0);
+    write_out(keeper, app);
     return n;
 }
 
-void log_end(const struct keeper *keeper)
+void log_end(const struct keeper *keeper, struct app *app)
 {
     for (int stream = 0; stream < 2; stream++) {
-        while (pipes[stream][0] >= 0 && log_take(keeper, stream) > 0)
+        while (log_source(app, stream) >= 0 && log_take(keeper, app, stream) > 0)
             ;
-        if (middle[stream])
-            add_line(keeper, stream, clock_ns(0), "", 0, 1);
+        if (app->log.middle[stream])
+            add_line(keeper, app, stream, clock_ns(0), "", 0, 1);
     }
-    write_out(keeper);
+    write_out(keeper, app);
 }
 
 /* sd_journal_stream_fd(3): a stream that begins with who it is from; lines follow, and journald needs nobody in between. */
-static int journal(const struct keeper *keeper, int level)
+static int journal(const struct app *app, int level)
 {
     struct {
         unsigned short family;
@@ -166,7 +165,7 @@ static int journal(const struct keeper *keeper, int level)
     const char *end = header + sizeof header;
     OWNED_FD guard = -1;
     int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
-    char *at = str_add(str_add(header, end, keeper->how.identifier), end, "\n\n");
+    char *at = str_add(str_add(header, end, app->how.identifier), end, "\n\n");
 
     at = str_add(str_add_number(at, end, (uint64_t)level), end, "\n0\n0\n0\n0\n"); /* no prefix parsing, no forwarding */
     guard = fd;
@@ -177,34 +176,36 @@ static int journal(const struct keeper *keeper, int level)
     return fd;
 }
 
-static int nowhere(int app[2])
+static int nowhere(int streams[2])
 {
-    app[0] = app[1] = (int)sys_openat(AT_FDCWD, "/dev/null", O_WRONLY, 0);
-    return app[0] >= 0;
+    streams[0] = streams[1] = (int)sys_openat(AT_FDCWD, "/dev/null", O_WRONLY, 0);
+    return streams[0] >= 0;
 }
 
-int log_start(struct keeper *keeper, int app[2])
+int log_start(const struct keeper *keeper, struct app *app)
 {
     uint32_t kind = keeper->how.log;
+    int *streams = app->streams + 1, (*pipes)[2] = app->log.pipes;
 
+    app->log.file = pipes[0][0] = pipes[1][0] = -1;
     if (kind == LOG_PASSTHROUGH) {
-        app[0] = 1;
-        app[1] = 2;
+        streams[0] = 1;
+        streams[1] = 2;
         return 1;
     }
     if (kind == LOG_NONE)
-        return nowhere(app);
+        return nowhere(streams);
     if (kind == LOG_AUTO || kind == LOG_JOURNALD) {
-        app[0] = journal(keeper, 6);
-        app[1] = app[0] < 0 ? -1 : journal(keeper, 3);
-        if (app[1] >= 0 || kind == LOG_JOURNALD)
-            return app[1] >= 0;
+        streams[0] = journal(app, 6);
+        streams[1] = streams[0] < 0 ? -1 : journal(app, 3);
+        if (streams[1] >= 0 || kind == LOG_JOURNALD)
+            return streams[1] >= 0;
     }
-    if (!open_log(keeper) || sys_call2(__NR_pipe2, pipes[0], PIPE_FLAGS) < 0 || sys_call2(__NR_pipe2, pipes[1], PIPE_FLAGS) < 0)
+    if (!open_log(app) || sys_call2(__NR_pipe2, pipes[0], PIPE_FLAGS) < 0 || sys_call2(__NR_pipe2, pipes[1], PIPE_FLAGS) < 0)
         return 0;
     for (int i = 0; i < 2; i++) { /* the app's end may block, as any program expects of its output */
-        app[i] = pipes[i][1];
-        (void)sys_call3(__NR_fcntl, app[i], F_SETFL, O_WRONLY);
+        streams[i] = pipes[i][1];
+        (void)sys_call3(__NR_fcntl, streams[i], F_SETFL, O_WRONLY);
     }
     return 1;
 }

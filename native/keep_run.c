@@ -11,9 +11,11 @@
 #define LONGEST_BACKOFF 60000 /* ms */
 #define RAN_WELL 10000000000  /* ns; after that the next restart is as quick as the first */
 
-enum { POLL_SIGNAL, POLL_CONTROL, POLL_FRONT, POLL_OUT, POLL_ERR, POLL_TTY, POLL_COUNT = POLL_TTY + TTY_SLOTS };
+#define GRACE 10000000000     /* ns between the signal that asks the apps of a pod to end and the kill */
 
-static int app_streams[3] = {-1, -1, -1};
+enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS, POLL_EACH = 3 };
+
+#define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
 
 static int block_signals(void)
 {
@@ -23,7 +25,7 @@ static int block_signals(void)
     return (int)sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* The front learns what became of the first start, of one that failed when nothing of it is left. */
+/* The front learns what became of the first start, of one that failed when nothing of it is left; `status` is which app's. */
 static void tell_front(struct keeper *keeper, const struct plan_report *report)
 {
     if (keeper->front < 0)
@@ -33,86 +35,149 @@ static void tell_front(struct keeper *keeper, const struct plan_report *report)
     keeper->front = -1;
 }
 
-static long start_helper(struct keeper *keeper)
+static long start_helper(struct keeper *keeper, struct app *app)
 {
-    uint32_t flags = (keeper->flags & ~(uint32_t)(PLAN_HAS_EXPLAIN | PLAN_REMOVE)) | PLAN_HAS_CONTROL | PLAN_TELL_RUNNING;
+    const int several = (keeper->how.flags & KEEP_SEVERAL) != 0;
+    uint32_t flags = (app->flags & ~(uint32_t)(PLAN_HAS_EXPLAIN | PLAN_REMOVE)) | PLAN_HAS_CONTROL | PLAN_TELL_RUNNING;
     int links[2], slots[SLOT_COUNT];
     char *no_environment[1] = {0};
     long r;
 
-    if (keeper->helper_pid > 0) /* of the last run: it may still hold its root, and that must not be mounted twice */
-        (void)sys_call4(__NR_wait4, keeper->helper_pid, 0, __WALL, 0);
-    keeper->helper_pid = 0;
-    make_cgroup(keeper);
-    r = set_plan_flags(keeper, flags | (keeper->own >= 0 ? PLAN_HAS_CGROUP : 0));
+    if (app->helper_pid > 0) /* of the last run: it may still hold its root, and that must not be mounted twice */
+        (void)sys_call4(__NR_wait4, app->helper_pid, 0, __WALL, 0);
+    app->helper_pid = 0;
+    make_cgroup(keeper, app);
+    r = set_plan_flags(app, flags | (app->own >= 0 ? PLAN_HAS_CGROUP : 0));
     if (r < 0 || (r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links)) < 0)
         return r;
-    keeper->started = clock_ns(0);
+    app->started = clock_ns(0);
     r = sys_call5(__NR_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
     if (r == 0) {
-        int wanted[SLOT_COUNT] = {app_streams[0], app_streams[1], app_streams[2], keeper->plan, links[1], keeper->pod, -1,
-                                  keeper->own,    keeper->own < 0 ? -1 : keeper->parent};
+        int wanted[SLOT_COUNT] = {app->streams[0], app->streams[1], app->streams[2], app->plan, links[1], keeper->pod, keeper->holder,
+                                  app->own,        app->own < 0 ? -1 : several ? keeper->group : keeper->parent};
 
+        if (several) /* a key of the terminal that means all of its processes comes to the apps through this one alone */
+            (void)sys_call0(__NR_setsid);
         memcpy(slots, wanted, sizeof slots);
         (void)become_helper(keeper->helper, slots, 0, keeper->uuid, no_environment);
         sys_exit(125);
     }
     sys_close(links[1]);
-    keeper->control = links[0];
-    keeper->helper_pid = (int32_t)r;
-    if (keeper->own >= 0)
-        sys_close(keeper->own);
-    keeper->own = -1;
+    app->control = links[0];
+    app->helper_pid = (int32_t)r;
+    if (app->own >= 0)
+        sys_close(app->own);
+    app->own = -1;
     return r < 0 ? r : 0;
 }
 
-/* Any signal goes on to the app; one that asks a service to end also says that it is not to come back. */
+static void send_signal(const struct app *app, uint32_t number)
+{
+    unsigned char signal = (unsigned char)number;
+
+    if (app->control >= 0)
+        (void)sys_call6(__NR_sendto, app->control, &signal, 1, NOSIGNAL | DONTWAIT, 0, 0);
+}
+
+/* Any signal goes on to the apps; one that asks a service to end also says that it is not to come back. */
 static void on_signals(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
 
     while (sys_read(keeper->signals, &info, sizeof info) == sizeof info) {
-        unsigned char signal = (unsigned char)info.ssi_signo;
-
-        keeper->stopping |= signal == SIGTERM || signal == SIGINT || signal == SIGQUIT;
-        if (signal != SIGCHLD && signal != SIGPIPE && keeper->control >= 0)
-            (void)sys_call6(__NR_sendto, keeper->control, &signal, 1, NOSIGNAL | DONTWAIT, 0, 0);
+        keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT;
+        if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGPIPE)
+            for EACH_APP (app, keeper)
+                send_signal(app, info.ssi_signo == SIGTERM && app->how.stop != 0 ? app->how.stop : info.ssi_signo);
     }
 }
 
-static void fail(struct keeper *keeper, const struct plan_report *report)
+/* The pod ends: what else runs is asked to end too. */
+static void decide(struct keeper *keeper, const struct app *because)
 {
-    keeper->failure = *report;
-    keeper->failed = keeper->ended = 1;
-    keeper->status = 125 << 8;
-    keeper->finished = clock_ns(0);
+    keeper->decided = because;
+    keeper->deadline = keeper->count == 1 ? ~0ULL : clock_ns(CLOCK_BOOTTIME) + GRACE;
+    for EACH_APP (app, keeper)
+        if (!app->ended)
+            send_signal(app, app->how.stop);
+}
+
+/* One app's end is known; whether it is the pod's as well its policy says. */
+static void app_ended(struct keeper *keeper, struct app *app)
+{
+    int left = 0, bad = !app->ended || app->status != 0;
+
+    app->init_pid = 0;
+    for EACH_APP (other, keeper)
+        left += other != app && !other->ended && other->control >= 0;
+    if (keeper->decided == 0 && (left == 0 || (keeper->exit == EXIT_MAIN ? app == keeper->apps : keeper->exit == EXIT_FIRST_FAILURE && bad)))
+        decide(keeper, keeper->exit == EXIT_MAIN ? keeper->apps : app);
+    if (keeper->how.flags & KEEP_SEVERAL)
+        write_run(keeper);
+    else if (app->ended && !app->failed)
+        write_exit(keeper);
+}
+
+static void fail(struct keeper *keeper, struct app *app, const struct plan_report *report)
+{
+    app->failure = *report;
+    app->failure.status = (int32_t)(app - keeper->apps);
+    app->failed = app->ended = 1;
+    app->status = 125 << 8;
+    app->finished = clock_ns(0);
+    app_ended(keeper, app);
+    if (keeper->decided == 0)
+        decide(keeper, app);
+    keeper->deadline = 0; /* a pod that lacks an app is none: the others need no time to say goodbye */
+}
+
+static void app_runs(struct keeper *keeper, struct app *app, const struct plan_report *report)
+{
+    app->running = 1;
+    app->init_pid = report->pid;
+    write_run(keeper);
+    for EACH_APP (other, keeper)
+        if (!other->running)
+            return;
+    keeper->running = 1;
+    tell_front(keeper, report);
+    notify_ready(keeper);
+    give_back_stack();
 }
 
 /* Returns 0 at the end of the helper. */
-static int on_control(struct keeper *keeper)
+static int on_control(struct keeper *keeper, struct app *app)
 {
     struct plan_report report;
-    long n = sys_call6(__NR_recvfrom, keeper->control, &report, sizeof report, DONTWAIT, 0, 0);
+    long n = sys_call6(__NR_recvfrom, app->control, &report, sizeof report, DONTWAIT, 0, 0);
 
     if (n == -EAGAIN || n == -EINTR)
         return 1;
     if (n != sizeof report)
         return 0;
     if (report.kind == PLAN_RUNNING) {
-        keeper->running = 1;
-        write_run(keeper, report.pid);
-        tell_front(keeper, &report);
-        give_back_stack();
+        app_runs(keeper, app, &report);
     } else if (report.kind == PLAN_EXITED) {
-        keeper->ended = 1;
-        keeper->status = report.status;
-        keeper->oom = report.detail;
-        keeper->finished = report.time;
-        write_exit(keeper);
+        app->ended = 1;
+        app->status = report.status;
+        app->oom = report.detail;
+        app->finished = report.time;
+        app_ended(keeper, app);
     } else {
-        fail(keeper, &report);
+        fail(keeper, app, &report);
     }
     return 1;
+}
+
+/* The helper has gone, or goes once its life-line is cut. */
+static void app_gone(struct keeper *keeper, struct app *app)
+{
+    sys_close(app->control);
+    app->control = -1;
+    clear_cgroup(keeper, app);
+    log_end(keeper, app);
+    if (!app->ended)
+        app_ended(keeper, app);
 }
 
 static void watch(struct pollfd *slot, int fd)
@@ -122,58 +187,112 @@ static void watch(struct pollfd *slot, int fd)
     slot->revents = 0;
 }
 
-static void wait_for_helper(struct keeper *keeper)
+static void watch_all(struct keeper *keeper, struct pollfd *polls)
 {
-    struct pollfd polls[POLL_COUNT];
+    struct pollfd *slots = polls + POLL_APPS;
 
-    for (int on = 1; on;) {
-        watch(&polls[POLL_SIGNAL], keeper->signals);
-        watch(&polls[POLL_CONTROL], keeper->control);
-        watch(&polls[POLL_FRONT], keeper->front);
-        watch(&polls[POLL_OUT], log_source(0));
-        watch(&polls[POLL_ERR], log_source(1));
-        tty_watch(polls + POLL_TTY);
-        if (sys_call5(__NR_ppoll, polls, POLL_COUNT, 0, 0, 8) < 0)
+    watch(&polls[POLL_SIGNAL], keeper->signals);
+    watch(&polls[POLL_FRONT], keeper->front);
+    tty_watch(polls + POLL_TTY);
+    for EACH_APP (app, keeper) {
+        watch(slots++, app->control);
+        watch(slots++, log_source(app, 0));
+        watch(slots++, log_source(app, 1));
+    }
+}
+
+/* What was asked to end in vain is killed; 0 when even that takes too long. */
+static int time_is_up(struct keeper *keeper)
+{
+    if (keeper->killing)
+        return 0;
+    keeper->killing = 1;
+    keeper->deadline = clock_ns(CLOCK_BOOTTIME) + GRACE;
+    for EACH_APP (app, keeper)
+        send_signal(app, SIGKILL);
+    return 1;
+}
+
+/* 0 when the time is up for a pod that is to end. */
+static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
+{
+    const uint64_t now = keeper->decided != 0 ? clock_ns(CLOCK_BOOTTIME) : 0, left = now < keeper->deadline ? keeper->deadline - now : 0;
+    struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
+
+    return sys_call5(__NR_ppoll, polls, POLL_APPS + POLL_EACH * keeper->count, keeper->decided != 0 ? &rest : 0, 0, 8) != 0;
+}
+
+static int any_helper(struct keeper *keeper)
+{
+    for EACH_APP (app, keeper)
+        if (app->control >= 0)
+            return 1;
+    return 0;
+}
+
+static void wait_for_helpers(struct keeper *keeper)
+{
+    struct pollfd polls[POLL_APPS + POLL_EACH * KEEP_APPS];
+
+    while (any_helper(keeper)) {
+        const struct pollfd *slots = polls + POLL_APPS;
+
+        watch_all(keeper, polls);
+        if (!wait_for_change(keeper, polls)) {
+            if (!time_is_up(keeper))
+                break;
             continue;
+        }
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
-        if (polls[POLL_OUT].revents)
-            (void)log_take(keeper, 0);
-        if (polls[POLL_ERR].revents)
-            (void)log_take(keeper, 1);
+        for EACH_APP (app, keeper) {
+            if (slots[1].revents)
+                (void)log_take(keeper, app, 0);
+            if (slots[2].revents)
+                (void)log_take(keeper, app, 1);
+            if (slots[0].revents && !on_control(keeper, app))
+                app_gone(keeper, app);
+            slots += POLL_EACH;
+        }
         tty_move(keeper, polls + POLL_TTY);
-        if (polls[POLL_CONTROL].revents)
-            on = on_control(keeper);
-        if (on && keeper->front >= 0 && polls[POLL_FRONT].revents)
-            on = 0; /* nobody waits for the start any more: give it up */
+        if (keeper->front >= 0 && polls[POLL_FRONT].revents)
+            break; /* nobody waits for the start any more: give it up */
     }
-    sys_close(keeper->control); /* the life-line of what may still run */
-    keeper->control = -1;
+    for EACH_APP (app, keeper) /* all at once, then one after the other: they clean up at the same time */
+        send_signal(app, SIGKILL);
+    for EACH_APP (app, keeper)
+        if (app->control >= 0)
+            app_gone(keeper, app);
 }
 
 static void run_once(struct keeper *keeper)
 {
     long r;
 
-    keeper->running = keeper->ended = keeper->failed = 0;
-    keeper->oom = 0;
-    r = start_helper(keeper);
-    if (r < 0) {
-        fail(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});
-        return;
+    keeper->running = keeper->killing = 0;
+    keeper->decided = 0;
+    for EACH_APP (app, keeper) {
+        app->running = app->ended = app->failed = 0;
+        app->oom = 0;
+        app->started = 0;
     }
-    wait_for_helper(keeper);
-    clear_cgroup(keeper);
+    r = share_begin(keeper);
+    if (r < 0)
+        fail(keeper, keeper->apps, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_HOLDER, .error = (int32_t)-r});
+    for EACH_APP (app, keeper)
+        if (keeper->decided == 0 && (r = start_helper(keeper, app)) < 0)
+            fail(keeper, app, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_CLONE, .error = (int32_t)-r});
+    wait_for_helpers(keeper);
+    share_end(keeper);
     tty_rest(keeper);
-    log_end(keeper);
-    if (!keeper->ended || keeper->failed)
+    if ((keeper->how.flags & KEEP_SEVERAL) || !keeper->apps[0].ended || keeper->apps[0].failed)
         write_exit(keeper);
 }
 
 static int wanted_again(const struct keeper *keeper)
 {
     uint32_t how = keeper->how.restart;
-    int good = keeper->ended && keeper->status == 0;
+    int good = keeper->decided->ended && keeper->decided->status == 0;
 
     if (how == RESTART_NO || (how == RESTART_ON_FAILURE && good) || told_to_stop(keeper))
         return 0;
@@ -186,7 +305,7 @@ static int back_off(struct keeper *keeper, uint64_t ms)
     const uint64_t end = clock_ns(CLOCK_BOOTTIME) + ms * 1000000;
     struct pollfd polls[1];
 
-    write_run(keeper, 0);
+    write_run(keeper);
     while (!told_to_stop(keeper)) {
         uint64_t now = clock_ns(CLOCK_BOOTTIME), left = now < end ? end - now : 0;
         struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
@@ -199,16 +318,33 @@ static int back_off(struct keeper *keeper, uint64_t ms)
     return 0;
 }
 
+static int open_streams(struct keeper *keeper)
+{
+    int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
+
+    for EACH_APP (app, keeper) {
+        app->streams[0] = null;
+        if (null < 0 || !log_start(keeper, app))
+            return 0;
+    }
+    return !(keeper->how.flags & KEEP_TTY) || tty_start(keeper, keeper->apps[0].streams);
+}
+
+static void tell_failure(struct keeper *keeper)
+{
+    for EACH_APP (app, keeper)
+        if (app->failed) /* else it hears of an end without a word */
+            tell_front(keeper, &app->failure);
+}
+
 int keep(struct keeper *keeper)
 {
     uint64_t wait = keeper->how.backoff;
+    int32_t status;
 
-    keeper->control = -1;
     keeper->signals = block_signals();
-    write_run(keeper, 0); /* now under this process's own pid */
-    app_streams[0] = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
-    if (app_streams[0] < 0 || keeper->signals < 0 || !log_start(keeper, app_streams + 1) ||
-        ((keeper->how.flags & KEEP_TTY) && !tty_start(keeper, app_streams))) {
+    write_run(keeper); /* now under this process's own pid */
+    if (keeper->signals < 0 || !open_streams(keeper)) {
         bury(keeper, 1);
         tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
         return 125;
@@ -219,8 +355,7 @@ int keep(struct keeper *keeper)
         run_once(keeper);
         if (keeper->restarts == 0 && !keeper->running) {
             bury(keeper, 1);
-            if (keeper->failed) /* else it hears of an end without a word */
-                tell_front(keeper, &keeper->failure);
+            tell_failure(keeper);
             return 125;
         }
         if (!wanted_again(keeper))
@@ -234,7 +369,8 @@ int keep(struct keeper *keeper)
     }
     tty_end(keeper);
     bury(keeper, (keeper->how.flags & KEEP_REMOVE) != 0);
-    if (!keeper->ended)
+    if (!keeper->decided->ended)
         return 125;
-    return (keeper->status & 0x7f) != 0 ? 128 + (keeper->status & 0x7f) : keeper->status >> 8 & 0xff;
+    status = keeper->decided->status;
+    return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
 }

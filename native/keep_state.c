@@ -3,42 +3,9 @@
 
 #define CLOCK_REALTIME 0
 
-uint64_t clock_ns(int clock)
-{
-    struct __kernel_timespec t = {0, 0};
-
-    (void)sys_call2(__NR_clock_gettime, clock, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 int32_t own_pid(void)
 {
     return (int32_t)sys_call0(__NR_getpid);
-}
-
-/* proc(5), field 22 of stat: clock ticks between the boot and the start of the process; 0 when it is gone. */
-static uint64_t start_time(int32_t pid)
-{
-    char path[32], text[512];
-    uint64_t value = 0;
-    int blanks = 0;
-    long n;
-
-    (void)str_add(str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)pid), path + sizeof path,
-                  "/stat");
-    OWNED_FD fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
-    n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
-    if (n <= 0)
-        return 0;
-    text[n] = '\0';
-    char *at = text + n;
-    while (at > text && *at != ')') /* the name may hold anything */
-        at--;
-    for (; *at != '\0' && blanks < 20; at++)
-        blanks += *at == ' ';
-    for (; *at >= '0' && *at <= '9'; at++)
-        value = value * 10 + (uint64_t)(*at - '0');
-    return value;
 }
 
 struct text {
@@ -72,20 +39,65 @@ static void add_path(struct text *text, const char *path)
     }
 }
 
-/* Without `init` the app does not run at the moment. */
-void write_run(const struct keeper *keeper, int32_t init)
+/* The supervisor of an app that has ended may still hold its root. */
+static void add_app(struct text *text, const struct app *app)
 {
-    char buffer[PATH_SIZE + 512];
+    if (app->init_pid > 0) {
+        add_number(text, ",\"pid\":", (uint64_t)app->init_pid);
+        add_number(text, ",\"start\":", start_time(app->init_pid));
+    }
+    if (app->helper_pid > 0) {
+        add_number(text, ",\"supervisor\":", (uint64_t)app->helper_pid);
+        add_number(text, ",\"supervisor_start\":", start_time(app->helper_pid));
+    }
+}
+
+static void add_end(struct text *text, const struct app *app)
+{
+    int32_t signal = app->status & 0x7f;
+    uint64_t code = !app->ended ? 125 : signal ? 0 : (uint64_t)(app->status >> 8 & 0xff);
+
+    add_number(text, ",\"code\":", code);
+    add_number(text, ",\"signal\":", app->ended ? (uint64_t)signal : 0);
+    add_number(text, ",\"started\":", app->started);
+    add_number(text, ",\"finished\":", app->ended ? app->finished : clock_ns(CLOCK_REALTIME));
+    if (app->oom)
+        add(text, ",\"oom\":true");
+    if (!app->ended)
+        add(text, ",\"lost\":true");
+}
+
+/* Of a pod of several: what is known of each, in the order of the command line. */
+static void add_apps(struct text *text, const struct keeper *keeper)
+{
+    add(text, ",\"apps\":[");
+    for (const struct app *app = keeper->apps; app < keeper->apps + keeper->count; app++) {
+        add(text, app == keeper->apps ? "{\"name\":\"" : ",{\"name\":\"");
+        add(text, app->how.name);
+        add(text, "\"");
+        add_app(text, app);
+        if (app->init_pid > 0)
+            add_number(text, ",\"started\":", app->started);
+        else if (app->ended || (app->started > 0 && app->control < 0))
+            add_end(text, app);
+        add(text, "}");
+    }
+    add(text, "]");
+}
+
+/* What runs at the moment. */
+void write_run(const struct keeper *keeper)
+{
+    char buffer[PATH_SIZE + 512 + KEEP_APPS * 384];
     struct text text = {buffer, buffer + sizeof buffer};
 
     add_number(&text, "{\"keeper\":", (uint64_t)own_pid());
     add_number(&text, ",\"keeper_start\":", start_time(own_pid()));
-    if (init > 0) {
-        add_number(&text, ",\"pid\":", (uint64_t)init);
-        add_number(&text, ",\"start\":", start_time(init));
-        add_number(&text, ",\"supervisor\":", (uint64_t)keeper->helper_pid);
-        add_number(&text, ",\"supervisor_start\":", start_time(keeper->helper_pid));
-        add_number(&text, ",\"started\":", keeper->started);
+    if (keeper->how.flags & KEEP_SEVERAL) {
+        add_apps(&text, keeper);
+    } else if (keeper->apps[0].init_pid > 0) {
+        add_app(&text, keeper->apps);
+        add_number(&text, ",\"started\":", keeper->apps[0].started);
     }
     add_number(&text, ",\"restarts\":", keeper->restarts);
     add(&text, ",\"cgroup\":\"");
@@ -98,21 +110,16 @@ void write_run(const struct keeper *keeper, int32_t init)
 /* `lost`: the supervisor was killed, and how the app ended is not known; that is never a success. */
 void write_exit(const struct keeper *keeper)
 {
-    char buffer[320];
+    char buffer[512 + KEEP_APPS * 384];
     struct text text = {buffer, buffer + sizeof buffer};
-    int32_t signal = keeper->status & 0x7f;
-    uint64_t code = !keeper->ended ? 125 : signal ? 0 : (uint64_t)(keeper->status >> 8 & 0xff);
 
-    add_number(&text, "{\"code\":", code);
-    add_number(&text, ",\"signal\":", keeper->ended ? (uint64_t)signal : 0);
-    add_number(&text, ",\"started\":", keeper->started);
-    add_number(&text, ",\"finished\":", keeper->ended ? keeper->finished : clock_ns(CLOCK_REALTIME));
-    add_number(&text, ",\"restarts\":", keeper->restarts);
+    add_number(&text, "{\"restarts\":", keeper->restarts);
+    add_end(&text, keeper->decided != 0 ? keeper->decided : keeper->apps);
     if (log_dropped() > 0)
         add_number(&text, ",\"log_dropped\":", log_dropped());
-    if (keeper->oom)
-        add(&text, ",\"oom\":true");
-    add(&text, keeper->ended ? "}\n" : ",\"lost\":true}\n");
+    if (keeper->how.flags & KEEP_SEVERAL)
+        add_apps(&text, keeper);
+    add(&text, "}\n");
     if (text.at != 0)
         (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0);
 }

@@ -7,7 +7,8 @@
  *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
  *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
  *
- * A client that does not read is let go once its socket is full: nobody may hold up the app or the others. */
+ * A client that does not read is let go once its socket is full: nobody may hold up the app or the others.  Only a pod of
+ * one app has a terminal. */
 #include <linux/poll.h>
 
 #include "keep.h"
@@ -95,7 +96,7 @@ static void tell(const char *message, size_t size)
 }
 
 /* Some of the app's output; 0 when there is none. */
-static int show(const struct keeper *keeper)
+static int show(struct keeper *keeper)
 {
     long n = sys_read(master, shown + 1, CHUNK);
 
@@ -103,7 +104,7 @@ static int show(const struct keeper *keeper)
         return 0;
     shown[0] = 'd';
     (void)sys_write(sink, shown + 1, n);
-    while (log_source(0) >= 0 && log_take(keeper, 0) > 0) /* at once: the pipe to ourselves must not fill */
+    while (log_source(keeper->apps, 0) >= 0 && log_take(keeper, keeper->apps, 0) > 0) /* at once: the pipe to ourselves must not fill */
         ;
     tell(shown, (size_t)n + 1);
     return 1;
@@ -143,9 +144,9 @@ static void hear(const struct keeper *keeper, int *client)
 
         memcpy(size, message + 1, 4);
         (void)sys_call3(__NR_ioctl, master, TIOCSWINSZ, size);
-        if (keeper->helper_pid > 0)
-            (void)sys_call2(__NR_kill, keeper->helper_pid, SIGWINCH);
-    } else if (message[0] == 'd' && (keeper->flags & PLAN_RELAY_STDIN)) {
+        if (keeper->apps[0].helper_pid > 0)
+            (void)sys_call2(__NR_kill, keeper->apps[0].helper_pid, SIGWINCH);
+    } else if (message[0] == 'd' && (keeper->apps[0].flags & PLAN_RELAY_STDIN)) {
         typed_size = n - 1;
         memcpy(typed, message + 1, (size_t)typed_size);
     }
@@ -161,7 +162,7 @@ static void type(void)
     memmove(typed, typed + (n < 0 ? 0 : n), (size_t)typed_size);
 }
 
-void tty_move(const struct keeper *keeper, const struct pollfd *slots)
+void tty_move(struct keeper *keeper, const struct pollfd *slots)
 {
     while (slots[SLOT_LISTENER].revents && welcome())
         ;
@@ -174,7 +175,7 @@ void tty_move(const struct keeper *keeper, const struct pollfd *slots)
         type();
 }
 
-void tty_rest(const struct keeper *keeper)
+void tty_rest(struct keeper *keeper)
 {
     while (master >= 0 && show(keeper))
         ;
@@ -184,7 +185,7 @@ void tty_rest(const struct keeper *keeper)
 void tty_end(const struct keeper *keeper)
 {
     char message[5] = {'x'};
-    int32_t status = keeper->ended ? keeper->status : 125 << 8;
+    int32_t status = keeper->apps[0].ended ? keeper->apps[0].status : 125 << 8;
 
     if (master < 0)
         return;

@@ -1,12 +1,10 @@
 /* The program `keeper`: runs a pod that stands prepared on disk, in the foreground or in the background; see keep.h.
  *
- *     keeper ROOT UUID front          become the pod's supervisor
+ *     keeper ROOT UUID front          become the pod's supervisor, or of a pod of several apps their keeper
  *     keeper ROOT UUID detach         return when the app runs, and print the UUID
  *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
  *
  * Exit codes are those of pyrun: 125 when the pod could not be started. */
-#include <linux/poll.h>
-
 #include "keep.h"
 
 #define EXIT_FAILED 125
@@ -32,21 +30,37 @@ static int read_keep(struct keeper *keeper)
            keeper->how.version == KEEP_VERSION && keeper->how.identifier[sizeof keeper->how.identifier - 1] == '\0';
 }
 
-static int read_flags(struct keeper *keeper)
+static int read_flags(struct app *app)
 {
     struct plan_header head;
 
-    keeper->plan = (int)sys_openat(keeper->pod, "plan", O_RDWR | O_NOFOLLOW, 0);
-    if (keeper->plan < 0 || sys_call4(__NR_pread64, keeper->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC)
+    app->own = app->control = -1;
+    app->plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0);
+    if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC)
         return 0;
-    keeper->flags = head.flags & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
+    app->flags = head.flags & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
+    return 1;
+}
+
+static int read_all(struct keeper *keeper)
+{
+    if (!read_keep(keeper))
+        return 0;
+    keeper->count = 1;
+    keeper->apps[0].dir = keeper->pod;
+    memcpy(keeper->apps[0].how.identifier, keeper->how.identifier, sizeof keeper->how.identifier);
+    if ((keeper->how.flags & KEEP_SEVERAL) && !read_apps(keeper))
+        return 0;
+    for (unsigned i = 0; i < keeper->count; i++)
+        if (!read_flags(&keeper->apps[i]))
+            return 0;
     return 1;
 }
 
 /* The plan stays the same for each start; which descriptors come with it does not. */
-long set_plan_flags(const struct keeper *keeper, uint32_t flags)
+long set_plan_flags(const struct app *app, uint32_t flags)
 {
-    long n = sys_call4(__NR_pwrite64, keeper->plan, &flags, sizeof flags, offsetof(struct plan_header, flags));
+    long n = sys_call4(__NR_pwrite64, app->plan, &flags, sizeof flags, offsetof(struct plan_header, flags));
 
     return n == sizeof flags ? 0 : n < 0 ? n : -EIO;
 }
@@ -67,7 +81,7 @@ static int take(struct keeper *keeper, const char *root, int front)
         return fail("start pod ", keeper->uuid, gone, "see `pyrun list`: was it started already?");
     if (sys_call2(__NR_flock, keeper->pod, LOCK_EX | LOCK_NB) < 0)
         return fail("start pod ", keeper->uuid, "somebody else is starting or removing it", "a prepared pod runs once");
-    if (!read_keep(keeper) || !read_flags(keeper))
+    if (!read_all(keeper))
         return fail("start pod ", keeper->uuid, "its plan was made by another version of pyrun", "remove it with `pyrun rm` and prepare it again");
     if (!front && (keeper->how.flags & KEEP_FOREGROUND))
         return fail("start pod ", keeper->uuid, "it was prepared with standard input", "run it without --detach, or prepare it with --tty too");
@@ -86,10 +100,10 @@ static void name_cgroup(struct keeper *keeper)
         keeper->parent = (int)sys_openat(AT_FDCWD, above, O_RDONLY | O_DIRECTORY, 0);
     if (keeper->parent < 0)
         keeper->cgroup[0] = '\0';
-    write_run(keeper, 0);
+    write_run(keeper);
 }
 
-static const char *cgroup_name(const struct keeper *keeper)
+const char *cgroup_name(const struct keeper *keeper)
 {
     const char *name = keeper->cgroup + str_len(keeper->cgroup);
 
@@ -98,31 +112,25 @@ static const char *cgroup_name(const struct keeper *keeper)
     return name;
 }
 
-void make_cgroup(struct keeper *keeper)
+/* Of the only app it is the pod's; those of several lie below it. */
+void make_cgroup(struct keeper *keeper, struct app *app)
 {
-    if (keeper->parent < 0)
+    const int several = (keeper->how.flags & KEEP_SEVERAL) != 0, above = several ? keeper->group : keeper->parent;
+    const char *name = several ? app->how.name : cgroup_name(keeper);
+
+    if (above < 0)
         return;
-    (void)sys_call3(__NR_mkdirat, keeper->parent, cgroup_name(keeper), 0755);
-    keeper->own = (int)sys_openat(keeper->parent, cgroup_name(keeper), O_RDONLY | O_DIRECTORY, 0);
+    (void)sys_call3(__NR_mkdirat, above, name, 0755);
+    app->own = (int)sys_openat(above, name, O_RDONLY | O_DIRECTORY, 0);
 }
 
 /* The helper has done it, unless it was killed: then what is in there dies at this moment. */
-void clear_cgroup(const struct keeper *keeper)
+void clear_cgroup(const struct keeper *keeper, const struct app *app)
 {
-    static const struct __kernel_timespec longest = {0, 100000000};
-    OWNED_FD own = keeper->parent < 0 ? -1 : (int)sys_openat(keeper->parent, cgroup_name(keeper), O_RDONLY | O_DIRECTORY, 0);
-    OWNED_FD events = own < 0 ? -1 : (int)sys_openat(own, "cgroup.events", O_RDONLY, 0);
-    char text[256];
-
-    for (int tries = 0; own >= 0 && tries < 50; tries++) {
-        struct pollfd change = {events, POLLPRI, 0};
-
-        (void)sys_call4(__NR_pread64, events, text, sizeof text, 0);
-        if (sys_call3(__NR_unlinkat, keeper->parent, cgroup_name(keeper), AT_REMOVEDIR) != -EBUSY)
-            return;
-        (void)write_file(own, "cgroup.kill", 0, 0, "1", 1);
-        (void)sys_call5(__NR_ppoll, &change, 1, &longest, 0, 8);
-    }
+    if (keeper->how.flags & KEEP_SEVERAL)
+        remove_group(keeper->group, app->how.name);
+    else
+        remove_group(keeper->parent, cgroup_name(keeper));
 }
 
 /* Where memfds must not be executed (vm.memfd_noexec): a copy without a name, which nobody can open for writing any more. */
@@ -158,45 +166,33 @@ static int load_helper(struct keeper *keeper)
 
 static int become_supervisor(struct keeper *keeper, char **envp)
 {
-    int slots[SLOT_COUNT] = {0, 1, 2, keeper->plan, -1, keeper->pod, keeper->pods, -1, -1};
+    struct app *app = keeper->apps;
+    int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1};
 
-    make_cgroup(keeper);
-    slots[SLOT_CGROUP] = keeper->own;
-    slots[SLOT_CGROUP_PARENT] = keeper->own < 0 ? -1 : keeper->parent;
-    if (set_plan_flags(keeper, keeper->flags | PLAN_HAS_POD | (keeper->own >= 0 ? PLAN_HAS_CGROUP : 0)) == 0)
+    make_cgroup(keeper, app);
+    slots[SLOT_CGROUP] = app->own;
+    slots[SLOT_CGROUP_PARENT] = app->own < 0 ? -1 : keeper->parent;
+    if (set_plan_flags(app, app->flags | PLAN_HAS_POD | (app->own >= 0 ? PLAN_HAS_CGROUP : 0)) == 0)
         (void)become_helper(keeper->helper, slots, 3, keeper->uuid, envp);
     bury(keeper, 1);
     return fail("start pod ", keeper->uuid, "the native helper cannot be executed", "is the installation complete?");
 }
 
-/* With the plan on SLOT_PLAN and three numbers behind its arguments Python knows what to say (supervise.c does the same). */
 static int explain(const struct keeper *keeper, const struct plan_report *failure, char **envp)
 {
-    static char numbers[3][24], *argv[32];
-    const uint64_t values[3] = {failure->op, (uint64_t)failure->error, failure->detail};
-    const struct plan_header *head;
-    uint32_t count = 0;
+    static char *argv[32];
+    const int plan = keeper->apps[failure->status].plan; /* see tell_front */
     struct stat st;
-    char *word;
     long map;
 
-    if (sys_fstat(keeper->plan, &st) < 0 || st.st_size < (long)sizeof *head)
+    if (sys_fstat(plan, &st) < 0 || st.st_size < (long)sizeof(struct plan_header))
         return EXIT_FAILED;
-    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, keeper->plan, 0);
-    head = (const struct plan_header *)map;
+    map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, plan, 0);
     /* the helper has checked this very plan before it could fail */
-    if ((unsigned long)map > -4096UL || failure->op == STEP_DECODE || head->explain_count == 0 || head->explain_count > 28)
+    if ((unsigned long)map > -4096UL || failure->op == STEP_DECODE)
         return EXIT_FAILED;
-    word = (char *)map + head->pool + head->explain;
-    for (; count < head->explain_count; word += str_len(word) + 1)
-        argv[count++] = word;
-    for (int i = 0; i < 3; i++) {
-        (void)str_add_number(numbers[i], numbers[i] + sizeof numbers[i], values[i]);
-        argv[count++] = numbers[i];
-    }
-    argv[count] = 0;
-    if (sys_call3(__NR_dup3, keeper->plan, SLOT_PLAN, 0) >= 0 || keeper->plan == SLOT_PLAN)
-        (void)sys_call3(__NR_execve, argv[0], argv, envp);
+    if (sys_call3(__NR_dup3, plan, SLOT_PLAN, 0) >= 0 || plan == SLOT_PLAN)
+        become_explainer((const struct plan_header *)map, failure, argv, sizeof argv / sizeof *argv, envp);
     return EXIT_FAILED;
 }
 
@@ -248,6 +244,21 @@ static int detach(struct keeper *keeper, int talk, char **envp)
     return keep(keeper);
 }
 
+/* Of several apps: as a service is run, in the very process that was asked. */
+static int stay(struct keeper *keeper, char **envp)
+{
+    int r;
+
+    keeper->how.restart = RESTART_NO;
+    keeper->how.log = LOG_PASSTHROUGH;
+    keeper->environment = envp;
+    r = keep(keeper);
+    for (const struct app *app = keeper->apps; app < keeper->apps + keeper->count; app++)
+        if (app->failed)
+            return explain(keeper, &app->failure, envp);
+    return r;
+}
+
 int program(int argc, char **argv, char **envp)
 {
     static struct keeper keeper;
@@ -255,7 +266,7 @@ int program(int argc, char **argv, char **envp)
 
     if (argc != 4)
         return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
-    keeper.front = keeper.own = keeper.control = -1;
+    keeper.front = keeper.group = keeper.holder = -1;
     keeper.uuid = argv[2];
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     r = take(&keeper, argv[1], front);
@@ -266,6 +277,12 @@ int program(int argc, char **argv, char **envp)
         bury(&keeper, 1);
         return fail("start pod ", keeper.uuid, "the native helper cannot be loaded", "is the installation complete?");
     }
+    if ((keeper.how.flags & KEEP_SEVERAL) && !share_memory(&keeper, argv[1])) {
+        bury(&keeper, 1);
+        return fail("start pod ", keeper.uuid, "its shared memory cannot be mounted", "pyrun needs root (CAP_SYS_ADMIN)");
+    }
+    if (front && (keeper.how.flags & KEEP_SEVERAL))
+        return stay(&keeper, envp);
     if (front)
         return become_supervisor(&keeper, envp);
     return detach(&keeper, str_eq(argv[3], "detach"), envp);

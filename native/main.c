@@ -36,9 +36,10 @@ int program(int argc, char **argv, char **envp)
     struct stat st;
     long map, shared;
 
-    (void)argc;
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     block_signals();
+    if (argc > 1 && str_eq(argv[1], "hold"))
+        return hold_main(&ctx);
     if (sys_fstat(SLOT_PLAN, &st) == -EBADF && receive_slots() == 0)
         return 125; /* whoever started this has given up */
     if (sys_fstat(SLOT_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > PLAN_MAX_SIZE)

@@ -5,7 +5,7 @@
  * that.  In a user namespace the network must belong to the pod: there init is cloned into one. */
 #include "helper.h"
 
-static long loopback_up(void)
+long loopback_up(void)
 {
     struct { /* struct ifreq of netdevice(7), whose header wants a libc */
         char name[16];

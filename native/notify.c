@@ -8,7 +8,6 @@
 
 #define AF_UNIX 1
 #define DATAGRAM (2 | 02000000 | 04000) /* SOCK_DGRAM, SOCK_CLOEXEC, SOCK_NONBLOCK */
-#define SEND_FLAGS (0x4000 | 0x40)      /* MSG_NOSIGNAL, MSG_DONTWAIT */
 
 struct address { /* struct sockaddr_un of unix(7) */
     unsigned short family;
@@ -26,29 +25,12 @@ int notify_wanted(const struct context *ctx)
     return (path[0] == '/' || path[0] == '@') && !(ctx->plan->flags & (PLAN_NOTIFY_APP | PLAN_NOTIFY_NONE | PLAN_ENTER));
 }
 
-static void send(const struct context *ctx, const char *text, size_t size)
-{
-    const char *path = from_environment(ctx->envp, "NOTIFY_SOCKET");
-    struct address to = {AF_UNIX, ""};
-    OWNED_FD fd = -1;
-    size_t length;
-
-    if ((path[0] != '/' && path[0] != '@') || (length = str_len(path)) >= sizeof to.path || size == 0)
-        return;
-    memcpy(to.path, path, length);
-    if (path[0] == '@') /* an abstract name, which is not terminated */
-        to.path[0] = '\0';
-    fd = (int)sys_call3(__NR_socket, AF_UNIX, DATAGRAM, 0);
-    if (fd >= 0)
-        (void)sys_call6(__NR_sendto, fd, text, size, SEND_FLAGS, &to, 2 + length);
-}
-
 void notify_ready(const struct context *ctx)
 {
     static const char ready[] = "READY=1";
 
     if (notify_wanted(ctx))
-        send(ctx, ready, sizeof ready - 1);
+        tell_manager(ctx->envp, ready, sizeof ready - 1);
 }
 
 /* The app's end of it is bound into the pod by an operation of the plan. */
@@ -101,7 +83,7 @@ void notify_relay(const struct context *ctx)
             }
             start = i + 1;
         }
-        send(ctx, out, used);
+        tell_manager(ctx->envp, out, used);
     }
 }
 

@@ -52,7 +52,7 @@
 #define SLOT_CGROUP 7
 #define SLOT_CGROUP_PARENT 8
 #define SLOT_COUNT 9
-#define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid */
+#define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
 #define SLOT_LISTEN_MAX 64
 
@@ -66,10 +66,12 @@
 #define PLAN_HAS_EXPLAIN 64
 #define PLAN_TELL_RUNNING 128 /* somebody waits for PLAN_RUNNING */
 #define PLAN_ENTER 256        /* no new pod, one more process in a running one: see enter.c */
+#define PLAN_SHARED 512       /* one app of several: joins the net, ipc and uts namespaces of the process at SLOT_INIT */
+#define PLAN_SHARED_PID 1024  /* and its pid namespace */
 #define PLAN_NOTIFY_APP 4096   /* the app itself tells the service manager, see notify.c */
 #define PLAN_NOTIFY_NONE 8192
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 12799
+#define PLAN_ALL_FLAGS 14335
 
 struct plan_header {
     uint32_t magic;
@@ -178,6 +180,7 @@ enum plan_report_kind {
 #define STEP_ENTER 0xfffffff6 /* into the cgroup */
 #define STEP_JOIN 0xfffffff7  /* into the namespaces */
 #define STEP_NOTIFY 0xfffffff8
+#define STEP_HOLDER 0xfffffff9 /* the process that holds what several apps share */
 
 /* detail of a failure: which half of the operation */
 #define DETAIL_NONE 0

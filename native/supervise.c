@@ -131,6 +131,9 @@ static long start(struct context *ctx, uint32_t *step)
     *step = STEP_NOTIFY;
     if ((r = notify_listen(ctx)) < 0)
         return r;
+    *step = STEP_JOIN;
+    if ((ctx->plan->flags & PLAN_SHARED_PID) && (r = sys_call2(__NR_setns, SLOT_INIT, CLONE_NEWPID)) < 0) /* of the next child */
+        return r;
     *step = STEP_CLONE;
     if ((r = clone_child(ctx, ctx->plan->clone_flags & ~elsewhere, init_main)) < 0)
         return r;
@@ -277,27 +280,13 @@ static int exit_code(int32_t status)
     return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
 }
 
-/* The process becomes Python again, with the plan on SLOT_PLAN and three numbers behind its arguments. */
+/* The process becomes Python again, where a person reads what it says. */
 static int explain(const struct context *ctx, const struct plan_report *failure)
 {
-    static char numbers[3][24];
-    char **argv = (char **)(void *)arena, **at = argv;
-    const char *word = pool_string(ctx, ctx->plan->explain);
-    const uint64_t none = 0;
-    const uint64_t values[3] = {failure->op, (uint64_t)failure->error, failure->detail};
-
-    if (!(ctx->plan->flags & PLAN_HAS_EXPLAIN) || (ctx->plan->explain_count + 4) * sizeof(char *) > ARENA_SIZE)
-        return 125;
-    for (uint32_t i = 0; i < ctx->plan->explain_count; i++, word += str_len(word) + 1)
-        *at++ = (char *)(uintptr_t)word;
-    for (int i = 0; i < 3; i++) {
-        (void)str_add_number(numbers[i], numbers[i] + sizeof numbers[i], values[i]);
-        *at++ = numbers[i];
+    if (ctx->plan->flags & PLAN_HAS_EXPLAIN) {
+        (void)sys_call3(__NR_close_range, SLOT_PLAN + 1, ~0U, 0);
+        become_explainer(ctx->plan, failure, (char **)(void *)arena, ARENA_SIZE / sizeof(char *), ctx->envp);
     }
-    *at = 0;
-    (void)sys_call3(__NR_close_range, SLOT_PLAN + 1, ~0U, 0);
-    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
-    (void)sys_call3(__NR_execve, argv[0], argv, ctx->envp);
     return 125;
 }
 

@@ -33,7 +33,7 @@ def run(args: Args) -> int:
         from pyrun.cli.specs import merge_env_files
 
         env = {**merge_env_files(args.set_env_file), **env}
-    with find_enterable(Pods(args.root), args.pod) as live:
+    with find_enterable(Pods(args.root), args.pod, args.app) as live:
         plan = make_plan(
             live,
             args.argv,

@@ -35,7 +35,7 @@ def _copy(args: Args, pods: Pods) -> int:
         )
     (pod, path), (other, target) = sides
     uuid = resolve(pods, _meant(args, pod or other))[1]
-    left = copy_out(pods, uuid, path, target) if pod else copy_in(pods, uuid, path, target)
+    left = copy_out(pods, uuid, path, target, args.app) if pod else copy_in(pods, uuid, path, target, args.app)
     for one in left:
         tell(f"{one} is neither a file nor a directory nor a link: not copied")
     return 0
@@ -73,7 +73,7 @@ def _export(args: Args, pods: Pods) -> int:
     if not args.output:
         if os.isatty(1):
             raise UsageError("export", "", "an archive is nothing for a terminal", hint="write it to a file: --output FILE")
-        export(pods, Store(args.root), uuid, sys.stdout.buffer, changes=args.changes)
+        export(pods, Store(args.root), uuid, sys.stdout.buffer, changes=args.changes, app=args.app)
         return 0
     temporary = f"{args.output}.{os.getpid()}.tmp"
     try:
@@ -82,7 +82,7 @@ def _export(args: Args, pods: Pods) -> int:
         raise StateError("write", args.output, errno=error.errno or 0, hint="name a file in a directory that can be written") from None
     try:
         with open(fd, "wb") as out:
-            export(pods, Store(args.root), uuid, out, changes=args.changes)
+            export(pods, Store(args.root), uuid, out, changes=args.changes, app=args.app)
         os.rename(temporary, args.output)
     except BaseException:
         os.unlink(temporary)

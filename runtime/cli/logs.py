@@ -8,7 +8,8 @@ import time
 
 from pyrun.cli.references import references
 from pyrun.errors import StateError, UsageError
-from pyrun.pod.logs import open_pod, read_log
+from pyrun.pod.live import apps_of
+from pyrun.pod.logs import open_app, open_pod, read_log
 from pyrun.pod.names import resolve
 from pyrun.pod.state import Pods, read_json
 
@@ -28,10 +29,11 @@ def run(args: Args) -> int:
     pods = Pods(args.root)
     uuid = resolve(pods, words[0])[1]
     pod = open_pod(pods, uuid)
-    if not os.access("log", os.F_OK, dir_fd=pod):
+    own = open_app(pod, uuid, args.app)
+    if not os.access("log", os.F_OK, dir_fd=own):
         _elsewhere(args, pod, uuid)
     tail = -1 if args.tail is None else args.tail
-    for line in read_log(pod, follow=args.follow, tail=tail, since=_since(args.since)):
+    for line in read_log(pod, follow=args.follow, tail=tail, since=_since(args.since), own=own):
         _write(args, line)
     return 0
 
@@ -70,6 +72,8 @@ def _elsewhere(args: Args, pod: int, uuid: str) -> None:
     """A journal has it, or nobody has."""
     record = read_json(pod, "pod")
     identifier, created = record.get("journal"), record.get("created")
+    for app in apps_of(record):
+        identifier = app.get("journal") if app["name"] == args.app else identifier
     if record.get("log") not in ("auto", "journald") or not isinstance(identifier, str) or not isinstance(created, int):
         hint = "its output went elsewhere (--log-driver), or it ran in the foreground"
         raise StateError("read the log of pod", uuid, "it has none", hint=hint)

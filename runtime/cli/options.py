@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import LIMITS
-from pyrun.cli.verbs_pods import BACKGROUND, DETACH, GC, POD_VERBS
+from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
 TYPE_CHECKING = False
@@ -219,6 +219,7 @@ RUN: tuple[Option, ...] = (
         "app Security",
         "system call filter: mode=retain or mode=remove, then errno=NAME if wanted, then calls and @groups, all with commas",
     ),
+    *SEVERAL,
     *BACKGROUND,
     ALLOW,
     POLICY,
@@ -226,6 +227,7 @@ RUN: tuple[Option, ...] = (
 )
 
 INTO: tuple[Option, ...] = (
+    APP,
     ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected"),
     ("--tty -t", "", "flag", "", "Process", "give it a terminal of the pod's"),
     (

@@ -1,9 +1,9 @@
 """The hot parser: an argument vector and the option table in, `Args` out.
 
-    pyrun [global options] VERB [options] IMAGE [options] [-- app arguments [---]]
+    pyrun [global options] VERB [options] IMAGE [options] [-- app arguments] [--- IMAGE [options] [-- app arguments]]...
 
 Options may stand before or after the image, as --name VALUE, --name=VALUE, -n VALUE, -nVALUE or joined
-flags (-it).  `--` begins the app's arguments and `---` ends them.  Everything wrong is a `UsageError`
+flags (-it).  `--` begins the app's arguments and `---` ends them; a further image may follow.  Everything wrong is a `UsageError`
 that says what, where, and what to write instead; what only errors need is imported when one happens.
 """
 
@@ -55,9 +55,6 @@ class Args(PodArgs, LimitArgs, TrustArgs, ImageArgs):
     image: str
     pod: str
     files: Words
-    keyfiles: Words
-    ref: str
-    refs: Words
     shell: str
     topics: Words
     words: Words
@@ -94,15 +91,10 @@ class Args(PodArgs, LimitArgs, TrustArgs, ImageArgs):
     pull_policy: str
     quiet: bool
 
-    prefix: Text
-    yes: bool
-    list: bool
-    remove: Text
     format: str
     full: bool
     no_legend: bool
     all: bool
-    grace_period: Number
 
 
 def parse(argv: list[str]) -> Args:
@@ -114,6 +106,7 @@ def parse(argv: list[str]) -> Args:
     args.verb = ""
     args.given = set()
     args.argv = []
+    args.apps = []
     names = _prepare(args, GLOBAL)
     place = 0
     while place < len(argv) and argv[place][:1] == "-":
@@ -178,6 +171,7 @@ def _verb(args: Args, argv: list[str], place: int) -> int:
 def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, positional: str) -> list[str]:
     """Takes the options out of the rest of the command line; returns the bare words."""
     words: list[str] = []
+    start, ended = place, False
     takes_app, takes_command = positional.endswith(" --"), positional.endswith(" +")
     if args.verb == "__complete":
         return argv[place + 1 :] if argv[place : place + 1] == ["--"] else argv[place:]
@@ -187,6 +181,10 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
             args.argv = argv[place + 1 :] if word == "--" else argv[place:]
             break
         if word[:1] != "-" or word == "-":
+            if words and ended:
+                from pyrun.cli.several import split
+
+                return split(args, names, argv, start)
             if words and takes_app:
                 import shlex
 
@@ -201,8 +199,10 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
             end = rest.index("---") if "---" in rest else len(rest)
             args.argv += rest[:end]
             place += end + 2
+            ended = True
         elif word == "---" and takes_app:
-            place += 1  # rkt ignores a stray one
+            place += 1  # without another image it says nothing, as in rkt
+            ended = True
         else:
             place = _option(args, names, argv, place)
             if args.help:
@@ -216,7 +216,7 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
         label = name.strip("[].")
         if label in ("--", "+"):
             break
-        if not words and name[0] != "[":
+        if not words and name[0] != "[" and not args.__dict__.get("pod_manifest"):
             _fail(args.verb, f"needs {'at least one ' if name[-1] == '.' else ''}{label}", f"`pyrun {args.verb} --help` shows how")
         if name.endswith("..."):
             setattr(args, label.lower() + "s", words)

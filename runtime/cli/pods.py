@@ -53,12 +53,20 @@ def _list(args: Args, pods: Pods) -> int:
     if args.format == "json":
         emit_json([{**one, "exit_code": exit_code(one)} if one["state"] == "exited" else one for one in found])
         return 0
-    rows = [
-        [_short(one, args.full), one["pod_name"] or "-", one.get("app", "-"), one.get("name", "-"), _state(one), *_times(one)]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        names = one.get("app", "-"), one.get("name", "-")
+        rows.append([_short(one, args.full), one["pod_name"] or "-", *names, _state(one), *_times(one)])
+        rows += _rows_of_apps(one)
     table(["uuid", "name", "app", "image", "state", "created", "started"], rows, legend=not args.no_legend)
     return 0
+
+
+def _rows_of_apps(pod: dict[str, object]) -> list[list[object]]:
+    """Of several apps: below the pod's own row one for each further, as rkt has it; the first row tells how the pod does."""
+    apps = pod.get("apps")
+    further = apps[1:] if isinstance(apps, list) else []
+    return [["", "", one["name"], one["image_name"], _state(one), "", _ago(one.get("started"))] for one in further]
 
 
 def _short(one: dict[str, object], full: bool) -> str:
@@ -85,13 +93,24 @@ def _show(args: Args, found: list[dict[str, object]]) -> None:
     for one in found:
         if one["state"] in ("exited", "removed"):
             one["exit_code"] = exit_code(one)
+        apps = one.get("apps")
+        for app in apps if isinstance(apps, list) else []:
+            if app["state"] == "exited":
+                app["exit_code"] = exit_code(app)
     if args.format == "json":
         emit_json(found if len(found) != 1 else found[0])
         return
     for one in found:
-        for name, value in one.items():
-            if value not in ("", None):
-                say(f"{name}={_value(name, value)}")
+        apps = one.pop("apps", [])
+        _say_all(one, "")
+        for app in apps if isinstance(apps, list) else []:
+            _say_all(app, f"app.{app.pop('name')}.")
+
+
+def _say_all(facts: dict[str, object], before: str) -> None:
+    for name, value in facts.items():
+        if value not in ("", None):
+            say(f"{before}{name}={_value(name, value)}")
 
 
 def _value(name: str, value: object) -> object:
@@ -123,7 +142,7 @@ def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:
 def _top(args: Args, pods: Pods, uuids: list[str]) -> None:
     from pyrun.pod.inspect import processes
 
-    found = {uuid: processes(pods, uuid) for uuid in uuids}
+    found = {uuid: processes(pods, uuid, args.app) for uuid in uuids}
     if args.format == "json":
         emit_json(found)
         return
@@ -132,7 +151,9 @@ def _top(args: Args, pods: Pods, uuids: list[str]) -> None:
         if len(found) > 1:
             say(f"pod {uuid}")
         rows = [[one["pid"], one["inside"], one["uid"], one["state"], _cpu(one, ticks), one["rss_kib"], one["command"]] for one in some]
-        table(["host pid", "pid", "uid", "s", "cpu", "rss kib", "command"], rows)
+        if any("app" in one for one in some):
+            rows = [[one["app"], *row] for one, row in zip(some, rows, strict=True)]
+        table([*(["app"] if rows and len(rows[0]) > 7 else []), "host pid", "pid", "uid", "s", "cpu", "rss kib", "command"], rows)
 
 
 def _cpu(one: dict[str, object], ticks: int) -> str:

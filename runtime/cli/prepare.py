@@ -30,23 +30,26 @@ if TYPE_CHECKING:
 
     from pyrun.cli.parse import Args
 
-__all__ = ["run", "run_detached"]
+__all__ = ["become_keeper", "refuse_foreground", "refuse_sockets", "run", "run_detached"]
 
 
 def run(args: Args) -> int:
     """Carry out the verb."""
     if args.verb == "run-prepared":
         return _run_prepared(args)
+    if args.apps or args.pod_manifest:
+        from pyrun.cli.several import prepare_pod
+
+        print(prepare_pod(args, lasting=True))
+        return 0
     print(_prepare(args, lasting=True))
     return 0
 
 
 def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
-    _refuse_sockets("run --detach")
-    if not args.detach:
-        option = "--" + min(args.given & {"pod_name", "restart", "log_driver", "log_opt"}).replace("_", "-")
-        raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
+    refuse_sockets("run --detach")
+    refuse_foreground(args)
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
@@ -56,7 +59,15 @@ def run_detached(args: Args) -> int:
     except BaseException:
         remove(pods, uuid)
         raise
-    _keep(pods, uuid, "detach")
+    become_keeper(args.root, uuid, "detach")
+
+
+def refuse_foreground(args: Args) -> None:
+    """UsageError where something is asked for that only a pod in the background has."""
+    given = args.given & {"pod_name", "restart", "log_driver", "log_opt"}
+    if given and not args.detach:
+        option = "--" + min(given).replace("_", "-")
+        raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
 
 
 def _prepare(args: Args, *, lasting: bool) -> str:
@@ -79,7 +90,7 @@ def _prepare(args: Args, *, lasting: bool) -> str:
     return uuid
 
 
-def _refuse_sockets(verb: str) -> None:
+def refuse_sockets(verb: str) -> None:
     """The keeper passes no sockets on: better to say so than to let the app miss them."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         hint = "sockets of the service manager go to pods that `pyrun run` starts in the foreground"
@@ -87,7 +98,7 @@ def _refuse_sockets(verb: str) -> None:
 
 
 def _run_prepared(args: Args) -> int:
-    _refuse_sockets(args.verb)
+    refuse_sockets(args.verb)
     words = references(args)
     if len(words) != 1:
         raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")
@@ -96,12 +107,13 @@ def _run_prepared(args: Args) -> int:
     if phase != "prepared":
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
     take_place(pods, uuid)
-    _keep(pods, uuid, "detach" if args.detach else "front")
+    become_keeper(args.root, uuid, "detach" if args.detach else "front")
 
 
-def _keep(pods: Pods, uuid: str, how: str) -> NoReturn:
+def become_keeper(root: str, uuid: str, how: str) -> NoReturn:
+    """Turn this process into the keeper of a prepared pod; `how` as native/keeper.c has it."""
     sys.stdout.flush()
     try:
-        os.execve(native.KEEPER, ["pyrun: keeper", pods.root, uuid, how], os.environ)
+        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)
     except OSError as error:
         raise PyrunError("start the native keeper", errno=error.errno or 0, hint="is the installation complete?") from error

@@ -37,6 +37,10 @@ _BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
 def run(args: Args) -> int:
     """Run an image in the foreground, or detached; returns only by an exception."""
+    if args.apps or args.pod_manifest:
+        from pyrun.cli.several import run_several
+
+        return run_several(args)
     if args.detach or args.given & _BACKGROUND:
         from pyrun.cli.prepare import run_detached
 

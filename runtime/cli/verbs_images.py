@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class ImageArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
+    ref: str
+    refs: Words
     dir: str
     file: str
     columns: Words | None

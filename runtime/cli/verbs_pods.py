@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from pyrun.cli.options import Option, Verb
+    from pyrun.cli.parse import Args
 
     Text: TypeAlias = str | None
     Number: TypeAlias = int | None
@@ -39,6 +40,12 @@ class PodArgs:
     detach_keys: Text
     no_stdin: bool
     pod_name: Text
+    pod_manifest: Text
+    pid: str
+    exit_policy: str
+    apps: list[Args]  # of several images, each as if it stood alone; empty for one
+    app: Text
+    grace_period: Number
     expire_prepared: Number
     mark_only: bool
     notify: str
@@ -97,6 +104,35 @@ BACKGROUND: tuple[Option, ...] = (
     ("--log-opt", "NAME=VALUE", "env", "", "Pod", "of k8s-file: max-size=10m bytes of a file, max-files=3 that are kept"),
 )
 
+# Of pods of several apps.
+SEVERAL: tuple[Option, ...] = (
+    (
+        "--pod-manifest",
+        "FILE",
+        "path",
+        "",
+        "Pod",
+        "run the apps that a pod manifest (App Container spec, JSON) lists, instead of images on the command line",
+    ),
+    (
+        "--exit-policy",
+        "POLICY",
+        "str",
+        "first-failure last-exit main-app",
+        "Pod",
+        "when a pod of several apps ends, and with whose exit code: when the first one fails, or all have ended well (first-failure, the"
+        " default); when the last one ends (last-exit); or when the first of the command line ends (main-app)",
+    ),
+    (
+        "--pid",
+        "WHICH",
+        "str",
+        "app pod",
+        "Pod",
+        "process numbers of several apps: each its own (app, the default), or one set for all, who then see each other (pod)",
+    ),
+)
+APP: Option = ("--app", "NAME", "str", "", "Pods", "which app of a pod of several")
 
 GC: tuple[Option, ...] = (
     ("--expire-prepared", "DURATION", "seconds", "", "Pods", "remove prepared pods that nobody ran for DURATION (default 1d)"),
@@ -153,6 +189,7 @@ POD_VERBS: dict[str, Verb] = {
         "logs",
         "[POD]...",
         (
+            APP,
             ("--follow -f", "", "flag", "", "Logs", "go on until the pod has ended"),
             ("--tail -n", "LINES", "int", "-1000000000..1000000000", "Logs", "of what is there, the last LINES only; all when below 0"),
             (
@@ -191,11 +228,12 @@ POD_VERBS: dict[str, Verb] = {
     "rename": ("control", "[POD]...", (_UUID_FILE,), (), "give a pod another name"),
     "inspect": ("pods", "[POD]...", (_UUID_FILE,), (), "print all that is known of a pod as JSON"),
     "cat-manifest": ("pods", "[POD]...", (_UUID_FILE,), (), "print the pod manifest as it is run"),
-    "cp": ("files", "PATH...", (_UUID_FILE,), (), "copy files out of a running pod, or into it"),
+    "cp": ("files", "PATH...", (APP, _UUID_FILE), (), "copy files out of a running pod, or into it"),
     "export": (
         "files",
         "[POD]...",
         (
+            APP,
             ("--output -o", "FILE", "path", "", "Files", "write to FILE instead of standard output"),
             ("--changes", "", "flag", "", "Files", "only what the app changed, as a layer of an OCI image"),
             _UUID_FILE,
@@ -204,5 +242,5 @@ POD_VERBS: dict[str, Verb] = {
         "write the files of a pod as a tar archive",
     ),
     "events": ("watch", "", (_FORMAT_TEXT,), (), "print what happens to pods, as it happens"),
-    "top": ("pods", "[POD]...", (_FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
+    "top": ("pods", "[POD]...", (APP, _FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
 }

@@ -12,12 +12,18 @@ if TYPE_CHECKING:
     from pyrun.cli.options import Option, Verb
 
     Text: TypeAlias = str | None
+    Words: TypeAlias = list[str]
 
 
 class TrustArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
     fingerprint: str
+    keyfiles: Words
+    prefix: Text
+    yes: bool
+    list: bool
+    remove: Text
     identity: Text
     key: Text
     output: Text

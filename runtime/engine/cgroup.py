@@ -59,8 +59,19 @@ def remove(path: str) -> bool:
             return True
         except OSError:
             _kill(path)
+            _remove_below(path)
             time.sleep(0.01)
     return False
+
+
+def _remove_below(path: str) -> None:
+    """The groups of a pod's apps; those that are still busy stay."""
+    import contextlib
+
+    for top, names, _ in os.walk(path, topdown=False):
+        for name in names:
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{top}/{name}")
 
 
 def _elsewhere(path: str) -> str:

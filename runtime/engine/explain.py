@@ -34,6 +34,7 @@ _STEPS = {
     0xFFFFFFF6: "enter the pod's cgroup",
     0xFFFFFFF7: "enter the pod's namespaces",
     0xFFFFFFF8: "listen for what the app tells the service manager",
+    0xFFFFFFF9: "make the namespaces that the apps share",
 }
 
 ANY = -1
@@ -52,6 +53,8 @@ _HINTS = {
     (0xFFFFFFF7, errno.ENOMEM): "the pod has ended meanwhile",
     (0xFFFFFFF7, errno.EAGAIN): "the pod is still being prepared: try again in a moment",
     (0xFFFFFFF7, errno.EPERM): "pyrun needs root, with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
+    (0xFFFFFFF9, errno.EPERM): "pyrun needs root (CAP_SYS_ADMIN) to make namespaces",
+    (0xFFFFFFF9, errno.ENOSPC): "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
     (0xFFFFFFF5, errno.EIO): "is journald there for --log-driver journald, and room for a file otherwise?",
     (0xFFFFFFF2, errno.EPERM): "the ranges must belong to the caller: see /etc/subuid and /etc/subgid",
     (ops.PROPAGATION, errno.EINVAL): "/ is not a mount point here, as in a plain chroot: bind it on itself first (mount --bind / /)",

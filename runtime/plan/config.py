@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     MountKind = Literal["host", "empty", "tmpfs"]
+    ShareKind = Literal["", "app", "pod"]
     UpperKind = Literal["disk", "tmpfs"]
 
 __all__ = ["Config", "IdMap", "Mount"]
@@ -22,9 +23,12 @@ class Mount:
     `kind` host binds `source`, empty makes a directory that lives as long as the pod, tmpfs keeps it
     in memory (`size` bytes, 0 for the kernel's default of half the memory).  `is_dir` tells what kind
     of mount point a host source needs; `copy_up` that an empty one is made beforehand, of what the image holds there.
+    `volume` is the name by which all apps of a pod know it, "" for one of this app alone.
     """
 
-    __slots__ = ("copy_up", "gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid")
+    __slots__ = (
+        "copy_up", "gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid", "volume",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Mount:
         self.size = size
         self.is_dir = is_dir
         self.copy_up = False
+        self.volume = ""
         self.origin = origin
 
 
@@ -81,19 +86,23 @@ class Config:
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin);
     `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
-    directory; `remove` when it has ended; `again` it may be started more than once;
+    directory, `app_dir` the app's, the same unless it is one of several; `share` of several apps: "" for the only one,
+    else whether each has a pid namespace (app) or all have one together (pod); `group` the name of its cgroup;
+    `remove` when it has ended; `again` it may be started more than once;
     `network` none or host;
     `notify` who tells the service manager that the pod is ready, exec, app or none; `idmap` of a user namespace or None for the host's.
     """
 
     __slots__ = (
         "again",
+        "app_dir",
         "argv",
         "bounding",
         "copy_root",
         "cwd",
         "env",
         "gid",
+        "group",
         "groups",
         "hostname",
         "hosts",
@@ -117,6 +126,7 @@ class Config:
         "resolv",
         "rlimits",
         "seccomp",
+        "share",
         "stage",
         "time_offsets",
         "tty",
@@ -149,7 +159,9 @@ class Config:
         self.copy_root = ""
         self.readonly = False
         self.stage = stage
-        self.pod_dir = pod_dir
+        self.pod_dir = self.app_dir = pod_dir
+        self.share: ShareKind = ""
+        self.group = "pyrun-" + uuid
         self.remove = True
         self.again = False
         self.mounts: list[Mount] = []

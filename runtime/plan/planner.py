@@ -26,6 +26,8 @@ _CHARACTER = 0o020000
 _CAP_MKNOD = 1 << 27
 # The namespaces that every pod has; the network's and the user's are its own when asked for.
 _NAMESPACES = ops.CLONE_NEWPID | ops.CLONE_NEWNS | ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWCGROUP
+# Those that apps of one pod have together; the keeper makes them (native/keep_pod.c).
+_SHARED = ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWNET
 
 
 def run_plan(config: Config) -> Plan:
@@ -37,6 +39,8 @@ def run_plan(config: Config) -> Plan:
         flags |= ops.CLONE_NEWUSER
     if config.time_offsets:
         flags |= ops.CLONE_NEWTIME
+    if config.share:
+        flags &= ~(_SHARED | ops.CLONE_NEWPID if config.share == "pod" else _SHARED)
     todo: list[Op] = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
     todo.append(op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts"))
     _stage_root(config, todo)
@@ -56,7 +60,9 @@ def run_plan(config: Config) -> Plan:
             plan.flags |= ops.SETGROUPS_DENY
     plan.timens = config.time_offsets
     plan.pod_name = config.uuid
-    plan.cgroup_name = "pyrun-" + config.uuid
+    plan.cgroup_name = config.group
+    if config.share:
+        plan.flags |= ops.SHARED | (ops.SHARED_PID if config.share == "pod" else 0)
     if config.remove:
         plan.flags |= ops.REMOVE
     if config.notify != "exec":
@@ -74,7 +80,7 @@ def _stage_root(config: Config, todo: list[Op]) -> None:
         if config.readonly:
             todo.append(op(ops.ROOT_READONLY, flags=flags, origin=config.origin("readonly")))
         return
-    base = config.pod_dir
+    base = config.app_dir
     volatile = ops.VOLATILE if config.remove and not config.again else 0
     if config.upper == "tmpfs" or config.readonly:
         todo.append(op(ops.SCRATCH, stage, "mode=0700", origin="root file system"))
@@ -124,6 +130,10 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         if kind == "devpts":
             data += ",gid=5" if not config.idmap else ""
         todo.append(op(ops.MKDIR, target, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
+        if config.share and target == "/dev/shm":
+            attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | ops.ATTR_NOEXEC
+            todo.append(op(ops.BIND, f"{config.pod_dir}/shm", target, a=attrs, flags=ops.NOFOLLOW, origin="shared memory"))
+            continue
         todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW, origin="default mounts"))
     for path, to in mounts.DEV_LINKS:
         todo.append(op(ops.SYMLINK, path, to, origin="default devices"))
@@ -155,7 +165,8 @@ def _volumes(config: Config, todo: list[Op]) -> None:
         attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | (ops.ATTR_RDONLY if mount.readonly else 0)
         source, flags = mount.source, ops.NOFOLLOW | (ops.RECURSIVE if mount.recursive else 0)
         if mount.kind == "empty":
-            source = f"{config.pod_dir}/volume-{mount.name}"
+            shared = config.share and mount.volume
+            source = f"{config.pod_dir}/volume-{mount.volume}" if shared else f"{config.app_dir}/volume-{mount.name}"
             if not mount.copy_up:
                 todo.append(op(ops.HOST_DIR, source, n=mount.mode, a=mount.uid, b=mount.gid, origin=mount.origin))
         todo.append(op(ops.BIND, source, mount.target, a=attrs, flags=flags, origin=mount.origin))
@@ -169,7 +180,7 @@ def _tmpfs(mount: Mount) -> Op:
 
 def _network(config: Config, todo: list[Op]) -> None:
     """The network, which the supervisor makes meanwhile, and last what has to wait for it."""
-    if config.network == "none":
+    if config.network == "none" and not config.share:
         todo.append(op(ops.NETWORK, origin="--net none"))
     for kind, target, flags, data in mounts.SYS_MOUNTS:
         # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none

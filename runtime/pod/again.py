@@ -11,7 +11,7 @@ from pyrun import native
 from pyrun.errors import StateError
 from pyrun.plan import ops
 from pyrun.pod.control import stop
-from pyrun.pod.live import start_time
+from pyrun.pod.live import apps_of, start_time
 from pyrun.pod.names import phase_of
 from pyrun.pod.place import take_place
 from pyrun.pod.state import lock, read_json
@@ -33,7 +33,7 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     With `movable` this process may be moved in the cgroup tree to where the pod's limits can be set.
     SetupError or ExecError for a step that failed, StateError when the pod is not prepared or somebody else started it.
     """
-    block = _plan(pods, uuid)
+    blocks = _plans(pods, uuid)
     if movable:
         take_place(pods, uuid)
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -54,11 +54,11 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     if len(data) != _REPORT.size:
         hint = "somebody else may be starting or removing it: see `pyrun list`"
         raise StateError("start pod", uuid, "its keeper could not take it", errno=errno.EBUSY, hint=hint)
-    kind, op, error_number, detail, _, init, _ = _REPORT.unpack(data)
+    kind, op, error_number, detail, app, init, _ = _REPORT.unpack(data)
     if kind == _FAILED:
         from pyrun.engine.explain import failure
 
-        raise failure(ops.notes(block), op, error_number, detail)
+        raise failure(ops.notes(blocks[app]), op, error_number, detail)
     return int(init)
 
 
@@ -85,12 +85,16 @@ def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, 
 
 def _unmounted(fd: int, uuid: str) -> None:
     """Wait for whoever still holds the root of the last run: two mounts of the same files would not know of each other."""
+    run = read_json(fd, "run")
+    for one in (run, *apps_of(run)):
+        pid = one.get("supervisor")
+        if isinstance(pid, int):
+            _ended(pid, one.get("supervisor_start"), uuid)
+
+
+def _ended(pid: int, start: object, uuid: str) -> None:
     import select
 
-    run = read_json(fd, "run")
-    pid = run.get("supervisor")
-    if not isinstance(pid, int):
-        return
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -98,7 +102,7 @@ def _unmounted(fd: int, uuid: str) -> None:
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if start_time(pid) == run.get("supervisor_start") and not poll.poll(_PATIENCE * 1000):
+        if start_time(pid) == start and not poll.poll(_PATIENCE * 1000):
             hint = "the disk is slow, or a file system does not answer: try again"
             raise StateError("restart pod", uuid, "its files are still being written", errno=errno.EBUSY, hint=hint)
     finally:
@@ -120,11 +124,24 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
     fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def _plan(pods: Pods, uuid: str) -> bytes:
+def _plans(pods: Pods, uuid: str) -> list[bytes]:
+    """The plans of a prepared pod's apps, in the order in which the keeper numbers them."""
     try:
-        file = os.open(f"prepared/{uuid}/plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+        fd = os.open("prepared/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except OSError:
         raise StateError("start pod", uuid, "it is not prepared", hint="see `pyrun list`") from None
+    try:
+        names = [f"apps/{one['name']}/plan" for one in apps_of(read_json(fd, "pod"))] or ["plan"]
+        return [_plan(fd, uuid, name) for name in names]
+    finally:
+        os.close(fd)
+
+
+def _plan(fd: int, uuid: str, name: str) -> bytes:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        raise StateError("start pod", uuid, "its plan is gone", hint="remove it with `pyrun rm` and prepare it again") from None
     try:
         return os.read(file, 4 << 20)
     finally:

@@ -12,7 +12,7 @@ import os
 import signal as signals
 
 from pyrun.errors import StateError, UsageError
-from pyrun.pod.live import find_live, start_time
+from pyrun.pod.live import apps_of, find_live, start_time
 from pyrun.pod.names import phase_of, release
 from pyrun.pod.state import lock, read_json
 from pyrun.pod.status import frozen, is_locked, status
@@ -57,6 +57,8 @@ class Held:
                 return
             os.close(self.pidfd)
             self.pidfd = -1
+        if apps_of(read_json(self.fd, "pod")):  # they always have a keeper: it was killed, or has not come to it yet
+            raise StateError("find the processes of pod", self.uuid, "its keeper does not run", hint="see `pyrun list`")
         with find_live(pods, self.uuid) as live:
             self.pidfd = os.pidfd_open(live.supervisor)
             signals.pidfd_send_signal(live.init_fd, 0)  # init lives, so that was its supervisor
@@ -226,24 +228,29 @@ def _kill_all(pods: Pods, held: Held) -> None:
     if held.cgroup and _write(held.cgroup + "/cgroup.kill", b"1"):
         held.send(signals.SIGURG)  # wakes a keeper that waits before a restart
         return
-    try:
-        with find_live(pods, held.uuid) as live:
-            signals.pidfd_send_signal(live.init_fd, signals.SIGKILL)
-    except (StateError, ProcessLookupError):
-        held.send(signals.SIGTERM)  # a keeper whose app does not run ends by that
+    names = [one["name"] for one in apps_of(read_json(held.fd, "pod"))]
+    for name in names or [""]:
+        try:
+            with find_live(pods, held.uuid, name) as live:
+                signals.pidfd_send_signal(live.init_fd, signals.SIGKILL)
+        except (StateError, ProcessLookupError):
+            held.send(signals.SIGTERM)  # a keeper whose app does not run ends by that
 
 
 def kill(pods: Pods, uuid: str, number: int) -> None:
     """Send a signal to a pod's app, SIGKILL to all of the pod; StateError when it does not run."""
-    if number == signals.SIGKILL:
-        with find_live(pods, uuid) as live:
-            signals.pidfd_send_signal(live.init_fd, number)
-        return
     held = hold(pods, uuid)
     if held is None:
         raise StateError("signal pod", uuid, "it does not run", hint="see `pyrun list`")
     with held:
-        held.send(number)
+        several = bool(apps_of(read_json(held.fd, "pod")))
+        if number != signals.SIGKILL:
+            held.send(number)
+        elif several:
+            _kill_all(pods, held)
+        else:
+            with find_live(pods, uuid) as live:
+                signals.pidfd_send_signal(live.init_fd, number)
 
 
 def pause(pods: Pods, uuid: str) -> None:

@@ -25,13 +25,16 @@ __all__ = ["find_enterable", "make_plan", "open_cgroup"]
 _NO_SHELLS = ("", "/bin/false", "/usr/bin/false", "/sbin/nologin", "/usr/sbin/nologin")
 
 
-def find_enterable(pods: Pods, word: str) -> Live:
-    """Return the running pod that `word` means (`pyrun.pod.names.resolve`); StateError, which says why, when it cannot be entered."""
+def find_enterable(pods: Pods, word: str, app: str | None = None) -> Live:
+    """Return the running pod that `word` means (`pyrun.pod.names.resolve`); StateError, which says why, when it cannot be entered.
+
+    `app` says which app of several.
+    """
     phase, uuid = resolve(pods, word)
     if phase != "running":
         reason = "it has ended" if phase == "exited" else "it does not run yet"
         raise StateError("enter pod", uuid, reason, hint="only a running pod can be entered")
-    return find_live(pods, uuid)
+    return find_live(pods, uuid, app)
 
 
 def open_cgroup(live: Live) -> int:
@@ -44,16 +47,21 @@ def open_cgroup(live: Live) -> int:
         fd = cgroup.open_existing(live.cgroup)
     except OSError as error:
         raise StateError("enter pod", live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
-    try:
-        file = os.open("cgroup.freeze", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
-        frozen = os.read(file, 8).strip() == b"1"
-        os.close(file)
-    except OSError:
-        frozen = False
-    if frozen:
+    if _is_frozen(fd, "cgroup.freeze") or (live.app and _is_frozen(fd, "../cgroup.freeze")):
         os.close(fd)
         raise StateError("enter pod", live.uuid, "it is paused", hint="resume it first")
     return fd
+
+
+def _is_frozen(cgroup: int, name: str) -> bool:
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=cgroup)
+    except OSError:
+        return False
+    try:
+        return os.read(file, 8).strip() == b"1"
+    finally:
+        os.close(file)
 
 
 def make_plan(

@@ -6,12 +6,14 @@ what was opened is read, nothing is followed: the app may be changing its files 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
 from pyrun.errors import StateError
 from pyrun.images.merged import OPAQUE
-from pyrun.pod.logs import open_pod
+from pyrun.pod.live import apps_of
+from pyrun.pod.logs import open_app, open_pod
 from pyrun.pod.state import read_json
 from pyrun.pod.tarout import TarWriter
 
@@ -29,30 +31,32 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 
-def export(pods: Pods, store: Store, uuid: str, out: BinaryIO, *, changes: bool = False) -> int:
+def export(pods: Pods, store: Store, uuid: str, out: BinaryIO, *, changes: bool = False, app: str | None = None) -> int:
     """Write the archive to `out` and return how many entries it has.
 
     With `changes` removed files are entries `.wh.NAME`, and `.wh..wh..opq` stands in a directory that was replaced (OCI image
-    specification, "Layer").  StateError when the pod keeps no files of its own on disk, or has none left.
+    specification, "Layer").  `app` says which app of several.  StateError when the pod keeps no files of its own on disk, or has none left.
     """
     pod = open_pod(pods, uuid)
     try:
         record = read_json(pod, "pod")
-        tops = []
-        for name in ("upper", "rootfs"):
-            try:
-                tops.append(os.open(name, _DIRECTORY, dir_fd=pod))
-            except OSError:
-                continue
+        own = open_app(pod, uuid, app)
     finally:
         os.close(pod)
+    tops = []
+    try:
+        for name in ("upper", "rootfs"):
+            with contextlib.suppress(OSError):
+                tops.append(os.open(name, _DIRECTORY, dir_fd=own))
+    finally:
+        os.close(own)
     try:
         if not tops:
             hint = "one with --upper tmpfs or --readonly-rootfs has no changes; one that is removed at its end has none for long"
             raise StateError("export pod", uuid, "it keeps no files on disk", hint=hint)
         layers = list(tops[:1])
         if not changes and not _is_copy(tops[0]):
-            image = store.load(str(record.get("image", "")))
+            image = store.load(next((one["image"] for one in apps_of(record) if one["name"] == app), str(record.get("image", ""))))
             layers += [os.open(store.layer_dir(layer), _DIRECTORY) for layer in image.layers]
         tops += layers[1:]
         walk = _Walk(TarWriter(out), changes=changes)

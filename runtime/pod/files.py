@@ -31,9 +31,12 @@ _CHUNK = 1 << 20
 _HINT = "look with `pyrun enter`; of a pod that has ended use `pyrun export`"
 
 
-def root_of(pods: Pods, uuid: str) -> int:
-    """Return a descriptor of a running pod's root directory, as its process 1 sees it; StateError when it does not run."""
-    with find_live(pods, uuid) as live:
+def root_of(pods: Pods, uuid: str, app: str | None = None) -> int:
+    """Return a descriptor of a running pod's root directory, as its process 1 sees it; StateError when it does not run.
+
+    `app` says which app of several.
+    """
+    with find_live(pods, uuid, app) as live:
         fd = os.open(f"/proc/{live.init}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             import signal
@@ -45,12 +48,12 @@ def root_of(pods: Pods, uuid: str) -> int:
     return fd
 
 
-def copy_out(pods: Pods, uuid: str, path: str, target: str) -> list[str]:
+def copy_out(pods: Pods, uuid: str, path: str, target: str, app: str | None = None) -> list[str]:
     """Copy a file or directory of the pod to the host, as cp(1) does; what could not be copied, as paths.
 
     Into `target` if that is a directory, else as `target`.  StateError for what goes wrong.
     """
-    root = root_of(pods, uuid)
+    root = root_of(pods, uuid, app)
     try:
         source = _open_in(root, path)
         try:
@@ -65,9 +68,9 @@ def copy_out(pods: Pods, uuid: str, path: str, target: str) -> list[str]:
         os.close(root)
 
 
-def copy_in(pods: Pods, uuid: str, source: str, path: str) -> list[str]:
+def copy_in(pods: Pods, uuid: str, source: str, path: str, app: str | None = None) -> list[str]:
     """Copy a file or directory of the host into the pod, as `copy_out` the other way."""
-    root = root_of(pods, uuid)
+    root = root_of(pods, uuid, app)
     try:
         opened = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:

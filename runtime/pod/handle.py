@@ -81,30 +81,37 @@ class Pod:
         """Give the pod another name; UsageError for one that is no name."""
         control.rename(self._pods, self.uuid, name)
 
-    def logs(self, *, follow: bool = False, tail: int = -1, since: str = "") -> Iterator[Line]:
-        """Yield (time, stream, text) of each line in its log, all bytes; see `pyrun.pod.logs.read_log`."""
-        from pyrun.pod.logs import open_pod, read_log
+    def logs(self, *, follow: bool = False, tail: int = -1, since: str = "", app: str | None = None) -> Iterator[Line]:
+        """Yield (time, stream, text) of each line in its log, all bytes; see `pyrun.pod.logs.read_log`.
+
+        `app`, here and below, says which app of a pod of several; UsageError where it has to be said.
+        """
+        from pyrun.pod.logs import open_app, open_pod, read_log
 
         fd = open_pod(self._pods, self.uuid)
         try:
-            yield from read_log(fd, follow=follow, tail=tail, since=since)
+            own = open_app(fd, self.uuid, app)
+            try:
+                yield from read_log(fd, follow=follow, tail=tail, since=since, own=own)
+            finally:
+                os.close(own)
         finally:
             os.close(fd)
 
-    def copy_out(self, path: str, target: str) -> list[str]:
+    def copy_out(self, path: str, target: str, *, app: str | None = None) -> list[str]:
         """Copy a file or directory of the running pod to the host; the paths that were not copied."""
         from pyrun.pod.files import copy_out
 
-        return copy_out(self._pods, self.uuid, path, target)
+        return copy_out(self._pods, self.uuid, path, target, app)
 
-    def copy_in(self, source: str, path: str) -> list[str]:
+    def copy_in(self, source: str, path: str, *, app: str | None = None) -> list[str]:
         """Copy a file or directory of the host into the running pod; the paths that were not copied."""
         from pyrun.pod.files import copy_in
 
-        return copy_in(self._pods, self.uuid, source, path)
+        return copy_in(self._pods, self.uuid, source, path, app)
 
-    def export(self, out: BinaryIO, *, changes: bool = False) -> int:
+    def export(self, out: BinaryIO, *, changes: bool = False, app: str | None = None) -> int:
         """Write the pod's root, or only its changes, as a tar archive; the number of entries."""
         from pyrun.pod.export import export
 
-        return export(self._pods, self._store, self.uuid, out, changes=changes)
+        return export(self._pods, self._store, self.uuid, out, changes=changes, app=app)

@@ -6,7 +6,7 @@ import os
 
 from pyrun.errors import StateError
 from pyrun.plan import ops
-from pyrun.pod.live import find_live
+from pyrun.pod.live import apps_of, find_live
 from pyrun.pod.logs import open_pod
 from pyrun.pod.state import read_json
 from pyrun.pod.status import exit_code, status
@@ -37,11 +37,11 @@ def inspect(pods: Pods, uuid: str) -> dict[str, object]:
     return found
 
 
-def plan_of(pods: Pods, uuid: str) -> list[ops.Op]:
-    """Return the operations that a pod runs by; StateError when they are not known any more."""
+def plan_of(pods: Pods, uuid: str, app: str = "") -> list[ops.Op]:
+    """Return the operations that a pod, or one app of several, runs by; StateError when they are not known any more."""
     fd = open_pod(pods, uuid)
     try:
-        file = os.open("plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        file = os.open(f"apps/{app}/plan" if app else "plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     except OSError:
         with find_live(pods, uuid) as live:
             return ops.notes(live.plan())
@@ -63,14 +63,25 @@ def manifest(pods: Pods, uuid: str) -> dict[str, object]:
     fd = open_pod(pods, uuid)
     record = read_json(fd, "pod")
     os.close(fd)
-    app: dict[str, object] = {}
     volumes: list[dict[str, object]] = []
-    for code, _, n, s1, s2, a, b, _ in plan_of(pods, uuid):
+    image = {"id": record.get("image", ""), "name": record.get("name", "")}
+    apps = [_runtime_app(plan_of(pods, uuid), record.get("app", ""), image, volumes)] if not apps_of(record) else []
+    for one in apps_of(record):
+        image = {"id": one.get("image", ""), "name": one.get("image_name", "")}
+        apps.append(_runtime_app(plan_of(pods, uuid, one["name"]), one["name"], image, volumes))
+    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": apps, "volumes": volumes}
+
+
+def _runtime_app(plan: list[ops.Op], name: object, image: dict[str, object], volumes: list[dict[str, object]]) -> dict[str, object]:
+    """One app as its plan has it; its volumes are added, each under a name of its own."""
+    app: dict[str, object] = {}
+    mounts: list[dict[str, object]] = []
+    for code, _, n, s1, s2, a, b, _ in plan:
         if code == ops.EXEC:
             app["exec"] = s1
             assert isinstance(s2, list)
             pairs = [word.partition("=") for word in s2]
-            app["environment"] = [{"name": name, "value": value} for name, _, value in pairs]
+            app["environment"] = [{"name": variable, "value": value} for variable, _, value in pairs]
         elif code == ops.IDS:
             app.update(user=str(a), group=str(b))
             if isinstance(s1, bytes) and n:
@@ -79,25 +90,38 @@ def manifest(pods: Pods, uuid: str) -> dict[str, object]:
             app["workingDirectory"] = s1
         elif code == ops.BIND and not str(s1).startswith("/dev/"):
             readonly = bool(int(a) & ops.ATTR_RDONLY) if isinstance(a, int) else False
-            volumes.append({"name": f"volume-{len(volumes)}", "kind": "host", "source": s1, "readOnly": readonly, "path": s2})
-    mounts = [{"volume": one["name"], "path": one.pop("path")} for one in volumes]
-    image = {"id": record.get("image", ""), "name": record.get("name", "")}
-    runtime_app = {"name": record.get("app", ""), "image": image, "app": app, "mounts": mounts}
-    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": [runtime_app], "volumes": volumes}
+            mounts.append({"volume": f"volume-{len(volumes)}", "path": s2})
+            volumes.append({"name": f"volume-{len(volumes)}", "kind": "host", "source": s1, "readOnly": readonly})
+    return {"name": name, "image": image, "app": app, "mounts": mounts}
 
 
-def processes(pods: Pods, uuid: str) -> list[dict[str, object]]:
+def processes(pods: Pods, uuid: str, app: str | None = None) -> list[dict[str, object]]:
     """Return the processes in a running pod's cgroup, as the kernel tells them to the host (proc(5)).
 
-    `pid` on the host and `inside`, `uid` on the host, `state`, `cpu_ticks` (_SC_CLK_TCK), `rss_kib`, `command`.
+    Of several apps those of `app`, or of all, each with the name of its `app`.  `pid` on the host and `inside`, `uid` on the
+    host, `state`, `cpu_ticks` (_SC_CLK_TCK), `rss_kib`, `command`.
     """
-    with find_live(pods, uuid) as live:
+    fd = open_pod(pods, uuid)
+    apps = [one["name"] for one in apps_of(read_json(fd, "pod"))]
+    os.close(fd)
+    if apps and not app:
+        return [found for name in apps for found in _of_app(pods, uuid, name)]
+    with find_live(pods, uuid, app) as live:
         if not live.cgroup:
             raise StateError(
                 "list the processes of pod", uuid, "it has no cgroup", hint="look at the children of process " + str(live.init)
             )
         pids = _pids(live.cgroup)
     return [found for pid in pids if (found := _process(pid))]
+
+
+def _of_app(pods: Pods, uuid: str, app: str) -> list[dict[str, object]]:
+    """None when this one of several has ended."""
+    try:
+        found = processes(pods, uuid, app)
+    except StateError:
+        return []
+    return [{"app": app, **one} for one in found]
 
 
 def _pids(cgroup: str) -> list[int]:

@@ -10,11 +10,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.options import Options
 
-__all__ = ["encode", "restart_policy"]
+__all__ = ["encode", "encode_apps", "restart_policy"]
 
 MAGIC = 0x7065656B
 VERSION = 1
-REMOVE, FOREGROUND, TTY = 1, 2, 4
+REMOVE, FOREGROUND, TTY, SEVERAL, SHARE_PID, SHARE_NET = 1, 2, 4, 32, 64, 128
+MOST_APPS = 32
+EXITS = ("first-failure", "last-exit", "main-app")
+_APPS, _APP = Struct("=2I"), Struct("=64s64s2I")
 _KEEP = Struct("=6IQ2I64s")
 _RESTARTS = ("no", "on-failure", "always")
 _LOGS = ("auto", "k8s-file", "journald", "none", "passthrough")
@@ -23,14 +26,23 @@ _BACKOFF = 100  # milliseconds before the first restart
 _UNITS = {"k": 10, "m": 20, "g": 30}
 
 
-def encode(options: Options, identifier: str) -> bytes:
-    """Return `struct keep` for these options; UsageError for a value that has no meaning.  `identifier` names it in a journal."""
+def encode(options: Options, identifier: str, more: int = 0) -> bytes:
+    """Return `struct keep` for these options; UsageError for a value that has no meaning.  `identifier` names it in a journal.
+
+    `more` are further flags.
+    """
     policy, most = restart_policy(options.restart or "no")
     size, files = _log_options(options.log_opt)
     name = identifier.encode()[:63]
     log = _LOGS.index(options.log_driver)
-    flags = (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
+    flags = more | (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
     return _KEEP.pack(MAGIC, VERSION, _RESTARTS.index(policy), most, log, files, size, flags, _BACKOFF, name)
+
+
+def encode_apps(exit_policy: str, apps: list[tuple[str, str, int]]) -> bytes:
+    """Return `struct keep_apps` and a `struct keep_app` for each (name, name in a journal, stop signal)."""
+    head = _APPS.pack(len(apps), EXITS.index(exit_policy))
+    return head + b"".join(_APP.pack(name.encode(), identifier.encode()[:63], signal, 0) for name, identifier, signal in apps)
 
 
 def restart_policy(text: str) -> tuple[str, int]:

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import StateError
+from pyrun.errors import StateError, UsageError
 from pyrun.native._native import lib
 from pyrun.pod.state import read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.pod.state import Pods
 
-__all__ = ["Live", "find_live", "start_time"]
+__all__ = ["Live", "apps_of", "choose_app", "find_live", "start_time"]
 
 _MAX_PLAN = 4 << 20  # PLAN_MAX_SIZE
 
 
 class Live:
     """A running pod: `fd` its directory, `init` the pid of its pid 1 and `init_fd` a pidfd of it, `supervisor` the pid
-    above it, `keeper` that of a detached pod's keeper (else 0), `cgroup` its directory or "".
+    above it, `keeper` that of a detached pod's keeper (else 0), `cgroup` its directory or "".  Of a pod of several apps
+    all but `fd` and `keeper` are those of one of them, `app`, which is "" for the only one.
 
     `close`, or a `with` block, gives the descriptors back.
     """
 
-    __slots__ = ("cgroup", "fd", "init", "init_fd", "keeper", "supervisor", "uuid")
+    __slots__ = ("app", "cgroup", "fd", "init", "init_fd", "keeper", "supervisor", "uuid")
 
     def __init__(self, uuid: str, fd: int) -> None:
         self.uuid = uuid
+        self.app = ""
         self.fd = fd
         self.init = self.supervisor = self.keeper = 0
         self.init_fd = -1
@@ -42,7 +46,8 @@ class Live:
         path = f"/proc/{self.supervisor}/fd/{lib.SLOT_PLAN}"
         try:
             try:
-                file = os.open("plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+                name = f"apps/{self.app}/plan" if self.app else "plan"
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
             except FileNotFoundError:
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -66,20 +71,66 @@ class Live:
         self.close()
 
 
-def find_live(pods: Pods, uuid: str) -> Live:
-    """Return the running pod `uuid` (in full); StateError when it does not run, or its app is between two runs."""
+def find_live(pods: Pods, uuid: str, app: str | None = None) -> Live:
+    """Return the running pod `uuid` (in full), seen as its app `app`, which only one of several needs.
+
+    StateError when it does not run, or that app does not; UsageError when it has no such app or none is named of several.
+    """
     try:
         fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except OSError:
         raise StateError("find the processes of pod", uuid, "it does not run", hint="see `pyrun list`") from None
     live = Live(uuid, fd)
     try:
+        live.app = choose_app(fd, uuid, app)
+        if live.app:
+            _one_of_several(live)
+            return live
         if not _by_record(live) and not _by_cgroup(live) and not _by_title(live):
             raise StateError("find the processes of pod", uuid, "its app does not run", hint="it starts or ends just now: try again")
     except BaseException:
         live.close()
         raise
     return live
+
+
+def choose_app(fd: int, uuid: str, app: str | None) -> str:
+    """Return the app that is meant in the pod whose directory is `fd`: "" for the only one.
+
+    UsageError for a name that none has, or no name where there are several; it lists them.
+    """
+    record = read_json(fd, "pod")
+    names = [one["name"] for one in apps_of(record)]
+    if names:
+        known = ", ".join(names)
+        if not app:
+            raise UsageError("choose an app of pod", uuid, f"it has several: {known}", hint=f"name one: --app {names[0]}")
+        if app not in names:
+            raise UsageError("choose an app of pod", uuid, f"it has no '{app}'", hint=f"its apps are {known}", origin="--app")
+        return app
+    if app and app != record.get("app"):
+        raise UsageError("choose an app of pod", uuid, f"it has no '{app}'", hint=f"its only app is {record.get('app')}", origin="--app")
+    return ""
+
+
+def apps_of(record: dict[str, object]) -> list[dict[str, Any]]:
+    """Return what a pod's record, or one of its files `run` and `exit`, says of each of several apps, [] for a pod of one."""
+    apps = record.get("apps")
+    return [one for one in apps if isinstance(one, dict) and isinstance(one.get("name"), str)] if isinstance(apps, list) else []
+
+
+def _one_of_several(live: Live) -> None:
+    """By the keeper's own word; whoever is asked for may have ended before the others."""
+    run = read_json(live.fd, "run")
+    keeper, where = run.get("keeper"), run.get("cgroup")
+    live.keeper = keeper if isinstance(keeper, int) else 0
+    live.cgroup = f"{where}/{live.app}" if isinstance(where, str) and where else ""
+    for one in apps_of(run):
+        init = one.get("pid")
+        if one["name"] == live.app and isinstance(init, int) and start_time(init) == one.get("start") and _take(live, init, _parent(init)):
+            return
+    reason = f"its app {live.app} does not run"
+    raise StateError("find the processes of pod", live.uuid, reason, hint="see `pyrun status`: it starts just now, or has ended")
 
 
 def start_time(pid: int) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Line = tuple[bytes, bytes, bytes]  # time as written, b"stdout" or b"stderr", text with the end of its line
 
-__all__ = ["open_pod", "read_log"]
+__all__ = ["open_app", "open_pod", "read_log"]
 
 _CHUNK = 65536
 _LONGEST = 1 << 20
@@ -46,11 +46,11 @@ class _Follower:
 
     __slots__ = ("fd", "keeper")
 
-    def __init__(self, pod: int) -> None:
+    def __init__(self, pod: int, own: int) -> None:
         from pyrun import native
         from pyrun.pod.live import start_time
 
-        path = f"/proc/self/fd/{pod}".encode()
+        path = f"/proc/self/fd/{own}".encode()
         self.fd, _ = native.inotify(path, _IN_MODIFY | _IN_MOVED_TO | _IN_CREATE)
         self.keeper = -1
         run = read_json(pod, "run")
@@ -82,13 +82,27 @@ class _Follower:
                 os.close(fd)
 
 
-def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "") -> Iterator[Line]:
+def open_app(pod: int, uuid: str, app: str | None) -> int:
+    """Return a descriptor of the directory with the files of one app; of the only one that is the pod's.
+
+    UsageError when it has no such app, or none is named of several.
+    """
+    from pyrun.pod.live import choose_app
+
+    name = choose_app(pod, uuid, app)
+    return os.open(f"apps/{name}" if name else ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=pod)
+
+
+def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "", own: int = -1) -> Iterator[Line]:
     """Yield the lines of the log in the pod's directory `pod`, oldest first; with `follow` until the pod has ended.
+
+    The log of one app of several lies in a directory of its own, `own` (`open_app`).
 
     `tail` is how many of the lines that are there now, -1 for all; `since` a time in RFC 3339, UTC, before which lines are
     left out.  StateError when the pod has no log.
     """
-    follower = _Follower(pod) if follow else None
+    follower = _Follower(pod, own if own >= 0 else pod) if follow else None
+    pod = own if own >= 0 else pod
     files: list[int] = []
     try:
         files += _files(pod)

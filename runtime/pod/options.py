@@ -70,8 +70,7 @@ class Options:
         self.io_weight: str | int | None = None
         self.io_max: list[str] = []
         self.cgroup_set: list[str] = []
-        self.interactive = False
-        self.tty = False
+        self.interactive = self.tty = False
         self.volume: list[Volume] = []
         self.mount: list[Placement] = []
         self.readonly_rootfs = False
@@ -81,6 +80,7 @@ class Options:
         self.net = "none"
         self.keep = False
         self.notify = "exec"
+        self.pid, self.exit_policy = "app", "first-failure"
         self.restart = "no"
         self.log_driver = "auto"
         self.log_opt: dict[str, str] = {}

@@ -20,11 +20,13 @@ from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyrun.pod.options import Options
     from pyrun.pod.recipe import Recipe
     from pyrun.pod.state import Pods
 
-__all__ = ["prepare"]
+__all__ = ["copies", "more_of", "prepare", "stand", "write"]
 
 
 def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True) -> str:
@@ -38,39 +40,53 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
     uuid = uuid or new_uuid()
     identifier = options.pod_name or f"{fastjson.loads(recipe.record + '}')['app']}-{uuid[:8]}"  # type: ignore[index]
     keep = encode(options, identifier)
-    more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in _more(options, identifier) if value)
-    directory = pods.begin(uuid, recipe.record_for(uuid, time.time_ns(), "", more))
-    try:
-        _write(directory, "plan", recipe.block_for(uuid))
-        _write(directory, "keep", keep)
+    more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in more_of(options, identifier) if value)
+
+    def fill(directory: int) -> None:
+        write(directory, "plan", recipe.block_for(uuid))
+        write(directory, "keep", keep)
         if recipe.controllers:
-            _write(directory, "controllers", " ".join(recipe.controllers).encode())
-        else:
+            write(directory, "controllers", " ".join(recipe.controllers).encode())
+        copies(recipe, directory)
+
+    record, placed = recipe.record_for(uuid, time.time_ns(), "", more), bool(recipe.controllers)
+    stand(pods, uuid, record, options.pod_name or "", fill, lasting=lasting, controllers=placed)
+    return uuid
+
+
+def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool, controllers: bool = False) -> None:
+    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it.
+
+    With `controllers` a place for its limits has to be found before it is run.
+    """
+    directory = pods.begin(uuid, record)
+    try:
+        if not controllers:
             os.symlink(native.KEEPER, "keeper", dir_fd=directory)
-        _copies(recipe, directory)
+        fill(directory)
         if lasting:
             native.syncfs(directory)
-        if options.pod_name:
-            claim(pods, options.pod_name, uuid)
+        if name:
+            claim(pods, name, uuid)
         private_dirs(pods.path + "/prepared")
         pods.commit(uuid, "prepared")
     except BaseException:
         pods.delete("preparing", uuid)
-        if options.pod_name:
-            release(pods, options.pod_name, uuid)
+        if name:
+            release(pods, name, uuid)
         raise
     finally:
         os.close(directory)
-    return uuid
 
 
-def _more(options: Options, identifier: str) -> list[tuple[str, str]]:
+def more_of(options: Options, identifier: str) -> list[tuple[str, str]]:
     """Further members of the record; a journal knows the pod's lines by `journal`, whatever its name becomes."""
     restart = options.restart or "no"
     return [("pod_name", options.pod_name or ""), ("restart", restart), ("log", options.log_driver), ("journal", identifier[:63])]
 
 
-def _copies(recipe: Recipe, directory: int) -> None:
+def copies(recipe: Recipe, directory: int) -> None:
+    """Copy what each pod has for itself, into its directory."""
     if not recipe.copy and not recipe.volumes:
         return
     from pyrun.images.copy import copy_layers, copy_up
@@ -81,7 +97,8 @@ def _copies(recipe: Recipe, directory: int) -> None:
         copy_up(recipe.lowers, path, directory, name)
 
 
-def _write(directory: int, name: str, data: bytes) -> None:
+def write(directory: int, name: str, data: bytes) -> None:
+    """Make a file that only its owner may read."""
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
         os.write(file, data)

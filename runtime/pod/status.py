@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import StateError
+from pyrun.pod.live import apps_of
 from pyrun.pod.names import phase_of
 from pyrun.pod.state import read_json
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["PHASES", "exit_code", "listing", "status"]
 
 PHASES = ("preparing", "prepared", "running", "exited")
-_COPIED = ("app", "name", "image", "created", "restart", "log")
+_COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace")
+_OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "lost")
 
 
 def listing(pods: Pods) -> list[dict[str, object]]:
@@ -39,12 +41,16 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
     while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
+
+    Of a pod of several apps `apps` tells each: `name`, `image`, `image_name`, its own `state` and times, `pid`, or `code` and
+    `signal`; `app`, `name`, `image` and `pid` are the first one's, `code` and `signal` those that its `exit_policy` makes the
+    pod's.
     """
     for _ in range(3):  # it moved while it was read
         phase = phase_of(pods, uuid)
         found = _status(pods, phase, uuid) if phase else None
         if found:
-            if found["state"] == "running" and "pid" not in found:
+            if found["state"] == "running" and "pid" not in found and "apps" not in found:
                 _find_pid(pods, uuid, found)
             return found
     raise StateError("find pod", uuid, "there is none of that name", hint="see `pyrun list`")
@@ -82,6 +88,8 @@ def _status(pods: Pods, phase: str, uuid: str) -> dict[str, object] | None:
         found.update((name, record[name]) for name in _COPIED if name in record)
         if not record:
             found["damaged"] = True
+        if apps_of(record):
+            found["apps"] = [{name: value for name, value in one.items() if name != "journal"} for one in apps_of(record)]
         if phase == "running":
             _running(fd, record, found)
         elif phase == "exited":
@@ -101,9 +109,10 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
     for name in ("started", "restarts", "pid"):
         if name in run:
             found[name] = run[name]
+    _apps(found, run)
     if "keeper" not in run:
         found.setdefault("started", record.get("created"))
-    elif "pid" not in run and read_json(fd, "exit"):
+    elif "pid" not in found and read_json(fd, "exit"):
         found["state"] = "restarting"
     if frozen(str(found["cgroup"])):
         found["state"] = "paused"
@@ -111,11 +120,30 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
 
 def _ended(fd: int, found: dict[str, object]) -> None:
     end = read_json(fd, "exit")
+    _apps(found, end)
     for name in ("code", "signal", "started", "finished", "restarts", "oom", "lost", "log_dropped"):
         if name in end:
             found[name] = end[name]
     if "code" not in end:
         found["lost"] = True
+
+
+def _apps(found: dict[str, object], known: dict[str, object]) -> None:
+    """How each of several apps does, as the keeper wrote it."""
+    apps = found.get("apps")
+    if not isinstance(apps, list):
+        return
+    told = {one["name"]: one for one in apps_of(known)}
+    for app in apps:
+        more = told.get(app["name"], {})
+        app.update((name, more[name]) for name in _OF_APP if name in more)
+        app["state"] = "exited" if "code" in more else "running" if "pid" in more else found["state"]
+        if found["state"] == "exited" and "code" not in more:
+            app.pop("pid", None)
+            app.update(state="exited", lost=True)
+        if "pid" in app:
+            found.setdefault("pid", app["pid"])
+            found.setdefault("started", app["started"])
 
 
 def is_locked(fd: int) -> bool:

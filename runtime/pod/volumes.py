@@ -71,6 +71,7 @@ def _mount(volume: Any, target: str, readonly: bool) -> Mount:
         size=volume.size or 0,
         origin=volume.origin,
     )
+    mount.volume = mount.name
     if volume.kind == "host":
         mount.is_dir = _look_at(mount.source, volume.origin)
     return mount

@@ -1,0 +1,101 @@
+/* What the helper and the keeper both do: remove a cgroup, explain a failure, tell a manager, look at clock and processes. */
+#include <linux/poll.h>
+
+#include "shared.h"
+
+#define AF_UNIX 1
+#define SEND_FLAGS 0x4040 /* MSG_NOSIGNAL, MSG_DONTWAIT */
+
+/* cgroup.events is read before the last look, so that no change is missed (cgroups(7)). */
+void remove_group(int parent, const char *name)
+{
+    static const struct __kernel_timespec longest = {0, 100000000};
+    OWNED_FD own = -1, events = -1;
+    char text[256];
+
+    if (parent < 0 || sys_call3(__NR_unlinkat, parent, name, AT_REMOVEDIR) != -EBUSY)
+        return;
+    own = (int)sys_openat(parent, name, O_RDONLY | O_DIRECTORY, 0);
+    events = (int)sys_openat(own, "cgroup.events", O_RDONLY, 0);
+    for (int tries = 0; events >= 0 && tries < 50; tries++) {
+        struct pollfd change = {events, POLLPRI, 0};
+
+        (void)sys_call4(__NR_pread64, events, text, sizeof text, 0);
+        if (sys_call3(__NR_unlinkat, parent, name, AT_REMOVEDIR) != -EBUSY)
+            return;
+        (void)write_file(own, "cgroup.kill", 0, 0, "1", 1); /* somebody entered it from outside, or nobody else kills it */
+        (void)sys_call5(__NR_ppoll, &change, 1, &longest, 0, 8);
+    }
+}
+
+void become_explainer(const struct plan_header *plan, const struct plan_report *failure, char **argv, size_t room, char **envp)
+{
+    static char numbers[3][24];
+    const char *word = (const char *)plan + plan->pool + plan->explain;
+    const uint64_t none = 0, values[3] = {failure->op, (uint64_t)failure->error, failure->detail};
+    char **at = argv;
+
+    if (plan->explain_count == 0 || plan->explain_count + 4 > room)
+        return;
+    for (uint32_t i = 0; i < plan->explain_count; i++, word += str_len(word) + 1)
+        *at++ = (char *)(uintptr_t)word;
+    for (int i = 0; i < 3; i++) {
+        (void)str_add_number(numbers[i], numbers[i] + sizeof numbers[i], values[i]);
+        *at++ = numbers[i];
+    }
+    *at = 0;
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+    (void)sys_call3(__NR_execve, argv[0], argv, envp);
+}
+
+void tell_manager(char **envp, const char *text, size_t size)
+{
+    const char *path = from_environment(envp, "NOTIFY_SOCKET");
+    struct { /* struct sockaddr_un of unix(7) */
+        unsigned short family;
+        char path[108];
+    } to = {AF_UNIX, ""};
+    const size_t length = str_len(path);
+    OWNED_FD fd = -1;
+
+    if ((path[0] != '/' && path[0] != '@') || length >= sizeof to.path || size == 0)
+        return;
+    memcpy(to.path, path, length);
+    if (path[0] == '@') /* an abstract name, which is not terminated */
+        to.path[0] = '\0';
+    fd = (int)sys_call3(__NR_socket, AF_UNIX, 2 | O_CLOEXEC | O_NONBLOCK /* SOCK_DGRAM */, 0);
+    if (fd >= 0)
+        (void)sys_call6(__NR_sendto, fd, text, size, SEND_FLAGS, &to, 2 + length);
+}
+
+uint64_t clock_ns(int clock)
+{
+    struct __kernel_timespec t = {0, 0};
+
+    (void)sys_call2(__NR_clock_gettime, clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint64_t start_time(int32_t pid)
+{
+    char path[32], text[512];
+    uint64_t value = 0;
+    int blanks = 0;
+    long n;
+
+    (void)str_add(str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)pid), path + sizeof path,
+                  "/stat");
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+    if (n <= 0)
+        return 0;
+    text[n] = '\0';
+    char *at = text + n;
+    while (at > text && *at != ')') /* the name may hold anything */
+        at--;
+    for (; *at != '\0' && blanks < 20; at++)
+        blanks += *at == ' ';
+    for (; *at >= '0' && *at <= '9'; at++)
+        value = value * 10 + (uint64_t)(*at - '0');
+    return value;
+}

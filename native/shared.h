@@ -1,0 +1,24 @@
+/* What the helper and the keeper both do; see shared.c. */
+#ifndef PYRUN_SHARED_H
+#define PYRUN_SHARED_H
+
+#include "files.h"
+#include "plan.h"
+
+/* Removes a cgroup, and kills what is still in it, for up to five seconds.  `parent` is a descriptor, or negative: nothing happens. */
+void remove_group(int parent, const char *name);
+
+/* Becomes Python, which reads the plan on SLOT_PLAN and says what failed; comes back where that cannot be.  `argv` is memory
+ * for `room` words.  The plan has passed plan_check(). */
+void become_explainer(const struct plan_header *plan, const struct plan_report *failure, char **argv, size_t room, char **envp);
+
+/* One datagram for the service manager of this environment, if there is one (sd_notify(3)). */
+void tell_manager(char **envp, const char *text, size_t size);
+
+/* clock_gettime(2), in nanoseconds. */
+uint64_t clock_ns(int clock);
+
+/* proc(5), field 22 of stat: clock ticks between the boot and the start of the process; 0 when it is gone. */
+uint64_t start_time(int32_t pid);
+
+#endif

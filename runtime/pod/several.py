@@ -1,0 +1,231 @@
+"""A pod of several apps: what they share, what each has for itself, and how that stands on disk.
+
+    pod                     the record; its member `apps` lists them in the order of the command line
+    keep, apps.keep         how it is run (native/keep.h)
+    shm                     where /dev/shm of all apps is mounted while it runs
+    volume-NAME             an empty volume, for whoever mounts it
+    apps/NAME               of one app: plan, log, upper, work, rootfs, volume-NAME
+
+The network, host name and System V memory are the pod's, and so are the process numbers with --pid pod.  Root file system,
+user, variables, mounts, limits, capabilities and filter are each app's own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyrun.errors import ConfigError, UsageError
+from pyrun.images import fastjson
+from pyrun.plan import ops
+from pyrun.plan.planner import run_plan
+from pyrun.pod.config import app_name, make_config
+from pyrun.pod.control import signal_number
+from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
+from pyrun.pod.names import check_name
+from pyrun.pod.prepare import copies, more_of, stand, write
+from pyrun.pod.recipe import Recipe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.host import Host
+    from pyrun.images.store import Image, Store
+    from pyrun.plan.config import Config
+    from pyrun.pod.options import Options, Volume
+    from pyrun.pod.state import Pods
+
+__all__ = ["App", "prepare_several"]
+
+_CAP_SYS_PTRACE = 1 << 19
+_LONGEST_NAME = 63
+_TERM = 15
+
+
+class App:
+    """One app of a pod: its image, and options of which those that belong to the pod are the same for all.
+
+    `volumes` are the names of the pod's volumes that it mounts.
+    """
+
+    __slots__ = ("image", "name", "options")
+
+    def __init__(self, options: Options, image: Image) -> None:
+        self.options = options
+        self.image = image
+        self.name = app_name(options, image)
+
+
+def prepare_several(
+    apps: list[App], pods: Pods, store: Store, host: Host, uuid: str, *, explain: list[str], lasting: bool = True
+) -> list[str]:
+    """Make a pod of these apps that is ready for the keeper, and return notes for the user; on an error nothing is left.
+
+    UsageError and ConfigError for what does not go together.
+    """
+    pod = apps[0].options
+    _check(apps)
+    if pod.pod_name:
+        check_name(pod.pod_name, "--pod-name")
+    _hand_out_volumes(apps)
+    notes: list[str] = []
+    made = [_decide(app, pods, store, host, uuid, explain, notes) for app in apps]
+    _check_memory(made)
+    identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
+    signals = [_stop_signal(app.image) for app in apps]
+    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.net == "none" else 0)
+    keep = encode(pod, identifiers[0], flags)
+    listed = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
+
+    def fill(directory: int) -> None:
+        write(directory, "keep", keep)
+        write(directory, "apps.keep", listed)
+        os.mkdir("shm", 0o700, dir_fd=directory)
+        os.mkdir("apps", 0o700, dir_fd=directory)
+        for config, _ in made:
+            _make_volumes(config, directory)
+        for app, (_, recipe) in zip(apps, made, strict=True):
+            os.mkdir(f"apps/{app.name}", 0o700, dir_fd=directory)
+            own = os.open(f"apps/{app.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                write(own, "plan", recipe.block)
+                copies(recipe, own)
+            finally:
+                os.close(own)
+
+    stand(pods, uuid, _record(apps, identifiers, uuid), pod.pod_name or "", fill, lasting=lasting)
+    return notes
+
+
+def _check(apps: list[App]) -> None:
+    """What of the pod cannot be, whatever the images say."""
+    pod = apps[0].options
+    if len(apps) > MOST_APPS:
+        raise UsageError("make a pod", "", f"{len(apps)} apps are too many", hint=f"a pod has up to {MOST_APPS}")
+    for wrong, option in ((pod.interactive, "--interactive"), (pod.tty, "--tty")):
+        if wrong:
+            hint = "start the pod without it and use `pyrun enter --app NAME`"
+            raise UsageError(f"option {option}", "", "is for a pod of one app", hint=hint)
+    if pod.notify == "app":
+        hint = "--notify exec says that it is ready once all apps run"
+        raise UsageError("option --notify", "", "app is for a pod of one app", hint=hint)
+    seen: set[str] = set()
+    for app in apps:
+        if not is_app_name(app.name):
+            hint = f"up to {_LONGEST_NAME} lower case letters and digits, with single dashes inside"
+            raise UsageError("name app", app.name, "not a name for an app of several", hint=hint, origin="--name")
+        if app.name in seen:
+            raise UsageError("name app", app.name, "two apps have that name", hint="give one of them another: --name NAME after its image")
+        seen.add(app.name)
+
+
+def is_app_name(name: str) -> bool:
+    """Whether this is an AC Name (App Container spec, "Types") of up to 63 bytes."""
+    return 0 < len(name) <= _LONGEST_NAME and all(part.isalnum() and part.isascii() for part in name.split("-")) and name == name.lower()
+
+
+def _hand_out_volumes(apps: list[App]) -> None:
+    """Named volumes are the pod's: each app gets those that it mounts.  ConfigError for one that no app does."""
+    named: dict[str, Volume] = {}
+    for app in apps:
+        for volume in app.options.volume:
+            if volume.name and named.setdefault(volume.name, volume) is not volume:
+                hint = "give each volume a name of its own; apps share one by mounting it under the same name"
+                raise ConfigError("use volume", volume.name, "there are two of that name", hint=hint, origin=volume.origin)
+    used: set[str] = set()
+    for app in apps:
+        manifest = app.image.manifest.get("app")
+        points = manifest.get("mountPoints") or [] if isinstance(manifest, dict) else []
+        wanted = {spec.volume for spec in app.options.mount} | {point["name"] for point in points}
+        own = [volume for volume in app.options.volume if not volume.name]
+        app.options.volume = own + [volume for name, volume in named.items() if name in wanted]
+        used |= wanted
+    for name, volume in named.items():
+        if name not in used:
+            hint = f"place it in an app: --mount volume={name},target=/PATH after its image"
+            raise ConfigError("use volume", name, "no app mounts it", hint=hint, origin=volume.origin)
+
+
+def _decide(app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: list[str], notes: list[str]) -> tuple[Config, Recipe]:
+    """One app's plan.  Errors and notes say whose they are."""
+    lowers = [store.layer_dir(layer) for layer in app.image.layers]
+    own: list[str] = []
+    app.options.name = app.name
+    pod_dir = pods.running(uuid)
+    config = make_config(app.options, app.image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=own)
+    config.app_dir, config.group = f"{pod_dir}/apps/{app.name}", app.name
+    config.share = "pod" if app.options.pid == "pod" else "app"
+    if config.share == "pod" and config.bounding & _CAP_SYS_PTRACE:
+        hint = "let each app have its own process numbers, --pid app, or take it away: --caps-remove CAP_SYS_PTRACE"
+        reason = "it may trace (CAP_SYS_PTRACE), so it could take over others while they start"
+        raise ConfigError("share process numbers with app", app.name, reason, hint=hint, origin=config.origin("caps"))
+    if config.limits:
+        hint = "run it as a pod of its own, or limit all of the pod by the unit that it runs in"
+        reason = "limits are set for pods of one app only"
+        raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits[0][2])
+    if app.options.no_overlay:
+        config.copy_root = config.app_dir + "/rootfs"
+    plan = run_plan(config)
+    plan.explain = explain
+    notes += [f"{app.name}: {note}" for note in own]
+    recipe = Recipe(ops.encode(plan), "", config.lowers if config.copy_root else [], [], None)
+    recipe.lowers = config.lowers
+    recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
+    return config, recipe
+
+
+def _check_memory(made: list[tuple[Config, Recipe]]) -> None:
+    """Each app mounts a file system in memory for itself; to call that a shared volume would be a lie."""
+    seen: set[str] = set()
+    for config, _ in made:
+        for name in {mount.volume: mount for mount in config.mounts if mount.kind == "tmpfs" and mount.volume}:
+            if name in seen:
+                hint = "use kind=empty, which is on disk, or files in /dev/shm, which is the pod's"
+                raise ConfigError("share volume", name, "it is kept in memory, by each app for itself", hint=hint)
+            seen.add(name)
+
+
+def _make_volumes(config: Config, directory: int) -> None:
+    """Shared empty volumes, before two apps at once could make them."""
+    for mount in config.mounts:
+        if mount.kind == "empty" and mount.volume and not mount.copy_up:
+            name = f"volume-{mount.volume}"
+            try:
+                os.mkdir(name, 0o700, dir_fd=directory)
+            except FileExistsError:
+                continue
+            os.chown(name, mount.uid, mount.gid, dir_fd=directory)
+            os.chmod(name, mount.mode, dir_fd=directory)
+
+
+def _stop_signal(image: Image) -> int:
+    """The image's own (OCI image configuration, StopSignal), else TERM."""
+    config = image.manifest.get("config")
+    wanted = config.get("StopSignal") if isinstance(config, dict) else None
+    try:
+        return signal_number(wanted, "") if isinstance(wanted, str) else _TERM
+    except UsageError:
+        return _TERM
+
+
+def _record(apps: list[App], identifiers: list[str], uuid: str) -> str:
+    pod = apps[0].options
+    listed = [
+        {"name": app.name, "image": app.image.id, "image_name": app.image.name, "journal": identifier[:63]}
+        for app, identifier in zip(apps, identifiers, strict=True)
+    ]
+    return fastjson.dumps(
+        {
+            "uuid": uuid,
+            "app": apps[0].name,
+            "image": apps[0].image.id,
+            "name": apps[0].image.name,
+            "apps": listed,
+            "exit_policy": pod.exit_policy,
+            "pid_namespace": pod.pid,
+            "keep": bool(pod.keep),
+            "insecure": list(pod.insecure_options),
+            **{name: value for name, value in more_of(pod, identifiers[0]) if value},
+            "created": time.time_ns(),
+            "cgroup": "",
+        }
+    )
