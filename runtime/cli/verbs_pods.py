@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_limits import LIMITS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -52,6 +54,7 @@ class PodArgs:
     unit: Text
     into: Text
     destdir: Text
+    no_stream: bool
 
 
 _UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")
@@ -242,5 +245,17 @@ POD_VERBS: dict[str, Verb] = {
         "write the files of a pod as a tar archive",
     ),
     "events": ("watch", "", (_FORMAT_TEXT,), (), "print what happens to pods, as it happens"),
+    "stats": (
+        "stats",
+        "[POD]...",
+        (
+            ("--no-stream", "", "flag", "", "Output", "print the figures once and end"),
+            ("--format", "FORMAT", "str", "table json openmetrics", "Output", "print a table, JSON or OpenMetrics text (default table)"),
+            _UUID_FILE,
+        ),
+        (),
+        "show what running pods use",
+    ),
+    "update": ("stats", "[POD]...", (*LIMITS, _UUID_FILE), (), "change the limits of a running pod"),
     "top": ("pods", "[POD]...", (APP, _FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyrun.errors import UsageError
 from pyrun.pod import again, control
 from pyrun.pod.status import exit_code, status
 
@@ -45,6 +46,24 @@ class Pod:
         SetupError or ExecError when a step failed; the pod is removed then.
         """
         return again.start_prepared(self._pods, self.uuid)
+
+    def stats(self) -> dict[str, object]:
+        """Return what the running pod has used; see `pyrun.pod.stats.stats` for the members and their units."""
+        from pyrun.pod.stats import stats
+
+        return stats(self._pods, self.uuid)
+
+    def update(self, **limits: object) -> None:
+        """Change limits of the running pod, by the names that `Runtime.run` takes; see `pyrun.pod.update.update`."""
+        from pyrun.pod.options import LIMITS, Options
+        from pyrun.pod.update import update
+
+        wanted = Options(self._pods.root)
+        for name, value in limits.items():
+            if name not in LIMITS:
+                raise UsageError("update pod", name, "no such limit", hint="limits are " + ", ".join(LIMITS))
+            setattr(wanted, name, value)
+        update(self._pods, self.uuid, wanted)
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for the end of the pod; the exit code, 128+n for signal n, 125 when nobody knows.  TimeoutError."""

@@ -40,8 +40,11 @@ _RATES = ("rbps", "wbps", "riops", "wiops")
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
-def of(options: Options, isolators: Iterable[dict[str, Any]]) -> list[Limit]:
-    """Return what is to be written, in order; UsageError for a flag and ConfigError for an isolator that make no sense."""
+def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = True) -> list[Limit]:
+    """Return what is to be written, in order; UsageError for a flag and ConfigError for an isolator that make no sense.
+
+    A `fresh` cgroup need not be told that something has no limit.
+    """
     found: dict[tuple[str, str], Limit] = {}
     for isolator in isolators:
         for limit in _of_isolator(isolator["name"], isolator["value"]):
@@ -61,7 +64,7 @@ def of(options: Options, isolators: Iterable[dict[str, Any]]) -> list[Limit]:
                 found[key] = limit
     limits = list(found.values())
     _contradictions({file: (text, origin) for file, text, origin in limits})
-    return [limit for limit in limits if limit[:2] not in _UNLIMITED]
+    return [limit for limit in limits if not fresh or limit[:2] not in _UNLIMITED]
 
 
 def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:

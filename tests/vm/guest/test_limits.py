@@ -191,6 +191,35 @@ def test_library(shared: Pyrun) -> None:
     assert "memory" in refused and "other processes" in refused and code == "3", done
 
 
+def test_figures_and_new_limits_of_a_running_pod(shared: Pyrun, tools: Path) -> None:
+    """`stats` agrees with what the app does; `update` holds at once, and a refused one changes nothing."""
+    copy = "dd if=/dev/zero bs=1M 2>/dev/null"
+    script = f"{copy} of=/dev/shm/held count=16; sleep 1000 & {copy} of=/x count=4 oflag=direct; wait"
+    limits = ["--memory", "64Mi", "--pids-limit", "20", "--io-weight", "50"]
+    words = [COMMAND, "--root", shared.root, "run", "--detach", *limits, tools, "--exec", "/bin/sh", "--", "-c", script]
+    uuid = subprocess.run(
+        ["systemd-run", "--quiet", "--scope", *map(str, words)], check=True, capture_output=True, text=True, timeout=120
+    ).stdout.strip()
+
+    def figures() -> dict[str, int]:
+        return dict(json.loads(shared("stats", "--format", "json", uuid, code=0).out)[0])
+
+    deadline = time.monotonic() + 60
+    while figures()["memory_bytes"] < 16 << 20 or figures().get("io_written_bytes", 0) < 4 << 20:
+        assert time.monotonic() < deadline, figures()
+        time.sleep(0.3)
+    now = figures()
+    assert now["memory_limit_bytes"] == 64 << 20 and now["pids_limit"] == 20 and 3 <= now["pids"] <= 5 and now["cpu_usec"] > 0
+    assert "memory" in now["pressure"] and 'pyrun_pod_memory_bytes{uuid="' in shared("stats", "--format", "openmetrics", uuid, code=0).out  # type: ignore[operator]
+    group = Path(str(now["cgroup"]))
+    refused = shared("update", "--memory", "60Mi", "--cgroup-set", "memory.high=nonsense", uuid, code=125)
+    assert "memory.high nonsense" in refused.err
+    assert (group / "memory.max").read_text() == f"{64 << 20}\n"
+    shared("update", "--memory", "48Mi", "--pids-limit", "max", uuid, code=0)
+    assert ((group / "memory.max").read_text(), (group / "pids.max").read_text()) == (f"{48 << 20}\n", "max\n")
+    shared("rm", "--force", uuid, code=0)
+
+
 def test_what_a_limit_leaves_behind(shared: Pyrun, inside: Run) -> None:
     assert inside("true", "--memory", "64Mi").returncode == 0
     assert not [path for path in TREE.rglob("pyrun-*") if path.is_dir() and path.name != "pyrun-supervisor"], os.listdir(TREE)

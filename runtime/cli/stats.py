@@ -1,0 +1,103 @@
+"""`pyrun stats` and `pyrun update`: what running pods use, and what they may."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from pyrun.cli.output import emit_json, say, size, table
+from pyrun.cli.references import references
+from pyrun.errors import StateError, UsageError
+from pyrun.pod.names import resolve
+from pyrun.pod.options import LIMITS, Options
+from pyrun.pod.state import Pods
+from pyrun.pod.stats import metrics, stats
+from pyrun.pod.status import listing, status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+    Figures = dict[str, object]
+
+__all__ = ["run"]
+
+_PAUSE = 2.0  # seconds between two looks
+_HEADS = ["uuid", "name", "cpu", "memory", "limit", "peak", "pids", "read", "written", "throttled"]
+
+
+def run(args: Args) -> int:
+    """Carry out the verb."""
+    pods = Pods(args.root)
+    if args.verb == "update":
+        return _update(args, pods)
+    chosen = [resolve(pods, word)[1] for word in references(args)] if args.pods or args.uuid_file else []
+    first = _look(pods, chosen)
+    if args.format in ("json", "openmetrics"):
+        figures, names = first
+        if args.format == "json":
+            emit_json(figures)
+        else:
+            sys.stdout.write(metrics(figures, names))
+        return 0
+    time.sleep(_PAUSE / 4)  # a share of the processors takes two looks
+    while True:
+        second = _look(pods, chosen)
+        table(_HEADS, [_row(one, first[0], second[1]) for one in second[0]], legend=True)
+        if args.no_stream or not sys.stdout.isatty():
+            return 0
+        first = second
+        time.sleep(_PAUSE)
+        sys.stdout.write("\x1b[H\x1b[2J")
+
+
+def _look(pods: Pods, chosen: list[str]) -> tuple[list[Figures], dict[str, str]]:
+    running = [one for one in listing(pods) if one["state"] in ("running", "paused")]
+    names = {str(one["uuid"]): str(one["pod_name"] or "") for one in running}
+    found = []
+    for uuid in chosen or names:
+        try:
+            found.append(stats(pods, uuid))
+        except StateError:
+            if chosen:
+                raise
+    return found, names
+
+
+def _row(one: Figures, before: list[Figures], names: dict[str, str]) -> list[str]:
+    uuid = str(one["uuid"])
+    share = "-"
+    for earlier in before:
+        if earlier["uuid"] == uuid:
+            used, passed = (_number(one, name) - _number(earlier, name) for name in ("cpu_usec", "time"))
+            share = f"{used * 1e5 / passed:.1f}%" if passed > 0 else "-"
+    sizes = [_size(one, name) for name in ("memory_bytes", "memory_limit_bytes", "memory_peak_bytes")]
+    moved = [_size(one, name) for name in ("io_read_bytes", "io_written_bytes")]
+    throttled = f"{_number(one, 'cpu_throttled_usec') / 1e6:.1f}s" if "cpu_throttled_usec" in one else "-"
+    return [uuid[:8], names.get(uuid) or "-", share, *sizes, str(one.get("pids", "-")), *moved, throttled]
+
+
+def _number(one: Figures, name: str) -> int:
+    value = one.get(name, 0)
+    assert isinstance(value, int)
+    return value
+
+
+def _size(one: Figures, name: str) -> str:
+    return size(_number(one, name)) if name in one else "-"
+
+
+def _update(args: Args, pods: Pods) -> int:
+    from pyrun.pod.update import update
+
+    options = Options(args.root)
+    for name in LIMITS:
+        setattr(options, name, getattr(args, name))
+    if not options.limited:
+        raise UsageError("update", "", "needs a limit", hint="give for example --memory 64Mi; `pyrun update --help` shows all")
+    for word in references(args):
+        uuid = resolve(pods, word)[1]
+        update(pods, uuid, options)
+        if status(pods, uuid).get("restart") not in (None, "no"):
+            say(f"pyrun: note: pod {uuid} has these limits until it is started again", error=True)
+    return 0

@@ -1,0 +1,127 @@
+"""What a running pod has used and how it is pressed, from its cgroup (cgroups(7); Linux, cgroup-v2.rst and psi.rst).
+
+Figures of a controller that the pod's cgroup does not have are left out: nothing is estimated.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pyrun.errors import StateError
+from pyrun.host import read_small
+from pyrun.pod.live import find_live
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pyrun.pod.state import Pods
+
+__all__ = ["metrics", "stats"]
+
+# file -> member; each holds one number, or "max" for none
+_NUMBERS = {
+    "memory.current": "memory_bytes",
+    "memory.peak": "memory_peak_bytes",
+    "memory.max": "memory_limit_bytes",
+    "memory.swap.current": "swap_bytes",
+    "pids.current": "pids",
+    "pids.peak": "pids_peak",
+    "pids.max": "pids_limit",
+}
+# file -> lines of "name number" -> member
+_LINES = {
+    "cpu.stat": {
+        "usage_usec": "cpu_usec",
+        "user_usec": "cpu_user_usec",
+        "system_usec": "cpu_system_usec",
+        "nr_throttled": "cpu_throttled",
+        "throttled_usec": "cpu_throttled_usec",
+    },
+    "memory.stat": {"anon": "memory_anonymous_bytes", "file": "memory_cache_bytes", "kernel": "memory_kernel_bytes"},
+    "memory.events": {"high": "memory_high_events", "max": "memory_max_events", "oom_kill": "oom_kills"},
+    "pids.events": {"max": "pids_max_events"},
+}
+_IO = {"rbytes": "io_read_bytes", "wbytes": "io_written_bytes", "rios": "io_reads", "wios": "io_writes"}
+_COUNTERS = ("usec", "events", "kills", "throttled", "reads", "writes", "read_bytes", "written_bytes")
+
+
+def stats(pods: Pods, uuid: str) -> dict[str, object]:
+    """Return the figures of a running pod; StateError when it does not run or has no cgroup.
+
+    `time` (CLOCK_REALTIME, ns), `cpu_usec` and the other `_usec` since its start, `_bytes`, counts, and of each resource's
+    pressure `some` and `full`: shares of the last 10, 60 and 300 seconds in percent, and `total` microseconds.
+    """
+    with find_live(pods, uuid) as live:
+        where = live.cgroup
+    if not where:
+        raise StateError("measure pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
+    found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where}
+    for file, members in _LINES.items():
+        for name, number in _pairs(read_small(f"{where}/{file}")):
+            if name in members:
+                found[members[name]] = number
+    for file, member in _NUMBERS.items():
+        text = read_small(f"{where}/{file}").strip()
+        if text.isdigit():
+            found[member] = int(text)
+    found.update(_io(read_small(where + "/io.stat").decode()))
+    pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
+    found["pressure"] = {name: value for name, value in pressure.items() if value}
+    if "cpu_usec" not in found:
+        raise StateError("measure pod", uuid, "it has just ended", hint="`pyrun status` tells how")
+    return found
+
+
+def _pairs(data: bytes) -> Iterable[tuple[str, int]]:
+    for line in data.decode().splitlines():
+        name, _, number = line.partition(" ")
+        if number.isdigit():
+            yield name, int(number)
+
+
+def _io(text: str) -> dict[str, int]:
+    """The sums over all disks."""
+    found: dict[str, int] = {}
+    for word in text.split():
+        name, equals, number = word.partition("=")
+        if equals and name in _IO and number.isdigit():
+            found[_IO[name]] = found.get(_IO[name], 0) + int(number)
+    return found
+
+
+def _pressure(text: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for line in text.splitlines():
+        kind, *words = line.split()
+        pairs = [word.partition("=") for word in words]
+        found[kind] = {name: int(number) if name == "total" else float(number) for name, _, number in pairs}
+    return found
+
+
+def metrics(figures: Iterable[dict[str, object]], names: dict[str, str]) -> str:
+    """Return the figures as OpenMetrics text, for the textfile collector of Prometheus' node_exporter; `names` are those of pods."""
+    lines: dict[str, list[str]] = {}
+    for one in figures:
+        uuid = str(one["uuid"])
+        label = f'uuid="{uuid}",name="{names.get(uuid, "")}"'
+        for member, value in one.items():
+            if isinstance(value, int) and member != "time":
+                lines.setdefault(member, []).append(f"{{{label}}} {_in_seconds(member, value)}")
+        pressure = one["pressure"]
+        assert isinstance(pressure, dict)
+        for resource, kinds in pressure.items():
+            for kind, shares in kinds.items():
+                seconds = shares["total"] / 1e6
+                lines.setdefault("pressure_usec", []).append(f'{{{label},resource="{resource}",kind="{kind}"}} {seconds:.6f}')
+    text = []
+    for member, samples in lines.items():
+        counter = member.endswith(_COUNTERS)
+        name = "pyrun_pod_" + member.replace("_usec", "_seconds")
+        text.append(f"# TYPE {name} {'counter' if counter else 'gauge'}")
+        text += [f"{name}{'_total' if counter else ''}{sample}" for sample in samples]
+    return "\n".join([*text, "# EOF", ""])
+
+
+def _in_seconds(member: str, value: int) -> str:
+    return f"{value / 1e6:.6f}" if member.endswith("_usec") else str(value)
