@@ -46,7 +46,7 @@ def parse_config(data: bytes) -> ImageConfig:
     rootfs = Object(top.require("rootfs"), "rootfs", _ROOTFS)
     rootfs.string("type", check=lambda kind: kind == "layers", rule='"layers"')
     diff_ids = rootfs.array("diff_ids", _diff_id)
-    raw = top.members.get("config") or {}
+    raw = _given(top, "config", {})
     config = Object(raw, "config", _CONFIG)
     labels = config.strings("Labels")
     return ImageConfig(diff_ids, platform, _app(config), labels, raw)
@@ -54,13 +54,19 @@ def parse_config(data: bytes) -> ImageConfig:
 
 def platform_of(owner: Object) -> Platform:
     """The platform in an entry of an index, or in a configuration."""
-    variant = owner.members.get("variant") or ""
+    variant = _given(owner, "variant", "")
     if not isinstance(variant, str):
         fail(owner.at("variant"), f"must be a string, not {quoted(variant)}", "write it as a JSON string")
-    features = owner.members.get("os.features") or []
+    features = _given(owner, "os.features", [])
     if not isinstance(features, list) or not all(isinstance(one, str) for one in features):
         fail(owner.at("os.features"), "must be a list of strings", "leave it out, or write the names of features")
     return Platform(owner.string("os"), owner.string("architecture"), variant, tuple(features))
+
+
+def _given(owner: Object, name: str, absent: Any) -> Any:
+    """A member, or what its absence and null mean; other empty values are of the wrong type for everybody (SEC-35)."""
+    value = owner.members.get(name)
+    return absent if value is None else value
 
 
 def app_manifest(config: ImageConfig, name: str, labels: dict[str, str]) -> dict[str, Any]:
@@ -134,7 +140,7 @@ def _environment(config: Object) -> list[dict[str, str]]:
 
 def _keys(config: Object, member: str) -> list[str]:
     """A set, which Go writes as an object with empty values."""
-    value = config.members.get(member) or {}
+    value = _given(config, member, {})
     if not isinstance(value, dict):
         fail(f"config.{member}", f"must be an object, not {quoted(value)}", "write a set as an object with empty values")
     return [schema.string(key, f"config.{member}") for key in value]

@@ -112,6 +112,8 @@ def test_refused(config: dict[str, Any]) -> None:
         {"os": None},
         {"architecture": None},
         {"architecture": ""},
+        {"variant": 0},
+        {"os.features": ""},
         {"variant": 8},
         {"rootfs": None},
         {"rootfs": {"type": "other", "diff_ids": []}},

@@ -64,6 +64,7 @@ class Sharing:
         return collections.Counter(request.path.rpartition("/")[2] for request in list(server.seen) if "/blobs/" in request.path)
 
 
+@pytest.mark.stress
 def test_each_blob_comes_once(net: Net, store: Store) -> None:
     count = scaled(6)
     sharing = Sharing(count)
