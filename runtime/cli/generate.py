@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _OWN = ("--unit", "--into")  # options of `generate systemd` that are none of `run`
+_MACHINED = "--machined"  # a flag of the same kind
 _LIMIT = 1 << 20
 
 
@@ -61,7 +62,8 @@ def _generate(args: Args) -> int:
     name = args.unit or args.name or image
     if not units.is_name(name):
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
-    made = _service(name, args, words, description=f"{args.image} (pyrun)", directory=os.getcwd() if _relative(args) else "")
+    folder = os.getcwd() if _relative(args) else ""
+    made = _service(name, args, words, args.machined, description=f"{args.image} (pyrun)", directory=folder)
     if not args.into:
         emit(made.text)
         return 0
@@ -83,7 +85,7 @@ def _run_words(argv: Sequence[str]) -> list[str]:
             return [*words, *argv[place:]]
         if word in _OWN:
             place += 1
-        elif word.partition("=")[0] not in _OWN:
+        elif word.partition("=")[0] not in (*_OWN, _MACHINED):
             words.append(word)
         place += 1
     return words
@@ -98,14 +100,16 @@ def _relative(args: Args) -> bool:
     return any(path and path[0] != "/" for path in paths)
 
 
-def _service(name: str, args: Args, words: Sequence[str], **more: object) -> Unit:
+def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more: object) -> Unit:
     """The service for parsed words of `pyrun run`."""
     command = [_program(), *([] if args.root == DEFAULT_ROOT else ["--root", args.root]), "run", *words]
+    registered = [*command[: command.index("run")], "register", "--name", name] if machined else []
     sources = [volume.source for volume in args.volume if volume.kind == "host" and volume.source]
     return units.service(
         name,
         command,
         [*command[: command.index("run")], "gc"],
+        started=registered,
         mounts=[args.root, *sources],
         retain=args.caps_retain or (),
         new_privs="new-privs" in args.insecure_options,
@@ -151,7 +155,10 @@ def _read(path: str, root: str) -> list[Unit]:
     if len(text) > _LIMIT:
         raise UsageError("read", path, "larger than 1 MiB", hint="a file that describes a pod has some ten lines")
     flags = {word[2:]: (word, option[2] == "flag") for option in RUN for word in option[0].split() if word.startswith("--")}
-    found = podfile.parse(text, path, flags)
+    found = podfile.parse(text, path, {**flags, _MACHINED[2:]: (_MACHINED, True)})
+    machined = _MACHINED in found.words[: found.words.index("--")]
+    if machined:
+        found.words.remove(_MACHINED)
     try:
         parsed = parse(["--root", root, "run", *found.words])
         if _relative(parsed):
@@ -159,14 +166,15 @@ def _read(path: str, root: str) -> list[Unit]:
     except PyrunError as error:
         error.origin = error.origin or path
         raise
-    return _of_file(name, parsed, found)
+    return _of_file(name, parsed, found, machined)
 
 
-def _of_file(name: str, parsed: Args, found: PodFile) -> list[Unit]:
+def _of_file(name: str, parsed: Args, found: PodFile, machined: bool) -> list[Unit]:
     listening = "Socket" in found.sections
     source = os.path.abspath(found.path)
     description = f"{found.image} (pyrun)"
-    made = [_service(name, parsed, found.words, description=description, listening=listening, extra=found.sections, source=source)]
+    more = {"description": description, "listening": listening, "extra": found.sections, "source": source}
+    made = [_service(name, parsed, found.words, machined, **more)]
     if listening:
         made.append(units.socket(name, found.sections["Socket"], description=description, source=source))
     return made

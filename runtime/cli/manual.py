@@ -128,6 +128,10 @@ ABOUT: dict[str, tuple[str, ...]] = {
         " its restart policy. A pod that has ended is no error.",
     ),
     "restart": ("Works for pods of `run --detach` and `prepare` that are kept at their end. The files of the run before are still there.",),
+    "register": (
+        "The pods appear in machinectl under their names, with their units, until they end. Without a POD it is that of $MAINPID, as in"
+        " ExecStartPost= of a unit; `pyrun generate systemd --machined` writes such a unit.",
+    ),
     "rename": ("pyrun rename POD NAME gives the pod another name.",),
     "cp": (
         "One of the two paths is in a pod: POD:/PATH. Into a directory that is there, else by that name. What arrives is the caller's"

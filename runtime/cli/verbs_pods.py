@@ -55,6 +55,7 @@ class PodArgs:
     into: Text
     destdir: Text
     no_stream: bool
+    machined: bool
 
 
 _UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")
@@ -257,5 +258,12 @@ POD_VERBS: dict[str, Verb] = {
         "show what running pods use",
     ),
     "update": ("stats", "[POD]...", (*LIMITS, _UUID_FILE), (), "change the limits of a running pod"),
+    "register": (
+        "register",
+        "[POD]...",
+        (("--name", "NAME", "str", "", "Pods", "call the machine NAME (default: the pod's name, else its app's and the UUID)"), _UUID_FILE),
+        (),
+        "show running pods to systemd-machined, for machinectl",
+    ),
     "top": ("pods", "[POD]...", (APP, _FORMAT_TABLE, _UUID_FILE), (), "list the processes of a pod"),
 }

@@ -66,6 +66,7 @@ def service(
     retain: Iterable[str] = (),
     new_privs: bool = False,
     listening: bool = False,
+    started: Sequence[str] = (),
     extra: Mapping[str, Sequence[str]] | None = None,
     source: str = "",
 ) -> Unit:
@@ -73,7 +74,8 @@ def service(
 
     `mounts` are paths that must be there (RequiresMountsFor=), `directory` what relative ones are relative to, `retain`
     capabilities of the app beyond the default, `new_privs` that it may gain privileges, `listening` that a socket of the
-    same name starts it.  `extra` has lines of a person's by section; they come last, so they win.
+    same name starts it, `started` is run with all privileges once the app runs.  `extra` has lines of a person's by
+    section; they come last, so they win.
     """
     extra = extra or {}
     unit = [f"Description={_plain(description)}", "Documentation=man:pyrun-run(1)"]
@@ -82,6 +84,7 @@ def service(
     unit += [f"Requires={name}.socket", f"After={name}.socket"] if listening else []
     unit += [f"RequiresMountsFor={_path(path)}" for path in mounts]
     lines = ["Type=notify", "NotifyAccess=main", "ExecStart=" + join(list(command))]
+    lines += ["ExecStartPost=-+" + join(list(started))] if started else []
     lines += ["ExecStopPost=-" + join(list(after))] if after else []
     lines += [f"WorkingDirectory={_path(directory)}"] if directory else []
     lines += [

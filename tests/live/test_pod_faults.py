@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
+from scale import scaled
 
 # What changes something outside of the process; the counter of strace(1) is each process's own.
 CALLS = "mkdirat,mkdir,renameat,renameat2,rename,unlinkat,unlink,symlinkat,symlink,pwrite64,fsync,syncfs,flock,clone,clone3,vfork"
@@ -90,11 +91,12 @@ def test_removal_is_killed(pods: Pyrun, verb: str) -> None:
         converges(pods)
 
 
+@pytest.mark.stress
 def test_a_storm_of_signals(pods: Pyrun) -> None:
     """SEC-52: a thousand of them in a second go to the app; the keeper and the record stay what they are."""
     uuid = pods("run", "--detach", "example.com/probe", "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
     run = json.loads((pods.root / "pods" / "running" / uuid / "run").read_text())
-    for number in range(1000):
+    for number in range(scaled(1000)):
         os.kill(run["keeper"], (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT, signal.SIGPIPE)[number % 5])
     found = json.loads(pods("status", "--format", "json", uuid, code=0).out)
     assert (found["state"], found["pid"]) == ("running", run["pid"])

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,17 +98,12 @@ def test_every_exit_code_and_signal(runtime: library.Runtime) -> None:
 
 @pytest.mark.stress
 def test_two_hundred_pods(runtime: library.Runtime, pyrun: Pyrun) -> None:
-    """F22, SEC-55: all of them start, are listed in a fifth of a second (200, on a quiet machine), and leave nothing."""
+    """F22, SEC-55: all of them start, are listed as what they are, and leave nothing; how quick that is `make bench` tells."""
     count = min(1000, scaled(200))
     pods = [runtime.detach("example.com/busybox", "1000", exec="/bin/sleep") for _ in range(count)]
-    times = []
-    for _ in range(5):
-        begun = time.monotonic()
-        listed = json.loads(pyrun("list", "--format", "json", code=0).out)
-        times.append(time.monotonic() - begun)
-        assert len(listed) == count and {one["state"] for one in listed} == {"running"}
-    print(f"list of {count}: {min(times) * 1000:.0f} ms")
-    assert min(times) < count / 200
+    listed = json.loads(pyrun("list", "--format", "json", code=0).out)
+    assert {one["uuid"] for one in listed} == {pod.uuid for pod in pods} and len(listed) == count
+    assert {one["state"] for one in listed} == {"running"} and len({one["pid"] for one in listed}) == count
     assert sorted(pyrun("stop", "--force", *[pod.uuid for pod in pods], code=0).out.split()) == sorted(pod.uuid for pod in pods)
     pyrun("gc", code=0)
     assert runtime.list_pods() == []

@@ -1,0 +1,49 @@
+"""`pyrun register`: a running pod becomes a machine of systemd-machined's."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.cli.output import say
+from pyrun.errors import UsageError
+from pyrun.pod.live import find_live
+from pyrun.pod.names import resolve
+from pyrun.pod.state import Pods
+from pyrun.pod.status import status
+from pyrun.service import machined
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+
+def run(args: Args) -> int:
+    """Register the pods that are meant; without a word that of $MAINPID, which systemd gives to ExecStartPost=."""
+    from pyrun.cli.references import of_files
+
+    pods = Pods(args.root)
+    words = [*args.pods, *of_files(args.uuid_file)] or [_main()]
+    if args.name and len(words) != 1:
+        raise UsageError("register", "", "--name is for one pod", hint="register the others by their own names")
+    for word in words:
+        uuid = resolve(pods, word)[1]
+        found = status(pods, uuid)
+        name = args.name or str(found.get("pod_name") or "") or f"{found.get('app') or 'pod'}-{uuid[:8]}"
+        if not machined.is_name(name):
+            hint = "letters, digits and inner dots, dashes and underscores, up to 64: choose one with --name"
+            raise UsageError("register", name, "cannot be the name of a machine", hint=hint)
+        with find_live(pods, uuid) as live:
+            machined.register(name, uuid, live.init)
+        say(name)
+    return 0
+
+
+def _main() -> str:
+    pid = os.environ.get("MAINPID", "")
+    uuid = machined.pod_of_process(int(pid)) if pid.isdecimal() else ""
+    if not uuid:
+        hint = "name it by UUID, the beginning of one, its name, or --uuid-file; in a unit, ExecStartPost= knows it by $MAINPID"
+        raise UsageError("register", "", "needs a POD", hint=hint)
+    return uuid
