@@ -116,10 +116,10 @@ def test_sec_03_the_unpacker_survives_mutated_archives(place: Path, canary: Cana
         assert str(exc).isprintable()
         assert exc.hint
     finally:
-        assert time.monotonic() - started < SLOW
-        assert set(os.listdir(staging)) <= {"rootfs"}
-        remove_tree(parent, b"staging")
+        took, left = time.monotonic() - started, set(os.listdir(staging))
+        remove_tree(parent, b"staging")  # whatever is found: the next archive needs an empty one
         os.close(staging_fd)
         os.close(parent)
+    assert took < SLOW and left <= {"rootfs", "tree"}
     canary.assert_untouched()
     assert sorted(os.listdir(place)) == ["canary", "image"]
