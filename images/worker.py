@@ -193,7 +193,7 @@ def _fields(exc: PyrunError) -> dict[str, Any]:
 def _work(order: dict[str, Any]) -> dict[str, Any]:
     from pyrun.images import aci, confine, oci_layer
 
-    if order["task"] != "aci":
+    if order["task"] in ("box", "recognise") or "zstd" in order["formats"]:
         from pyrun.images import zstd  # noqa: F401  # no file can be opened later
 
     confine.confine(order["staging"], parent=order["parent"], memory=MAX_MEMORY)
