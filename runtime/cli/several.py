@@ -12,7 +12,6 @@ from pyrun.cli.options import VERBS
 from pyrun.cli.parse import parse
 from pyrun.cli.prepare import become_keeper, refuse_foreground, refuse_sockets
 from pyrun.cli.run import find_image, options_of, save_uuid, tell
-from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
 from pyrun.pod.keep import restart_policy
@@ -134,10 +133,9 @@ def prepare_pod(args: Args, *, lasting: bool) -> str:
 
 def _apps(args: Args, store: Store) -> list[App]:
     if args.pod_manifest:
-        if args.image:
-            hint = "name images on the command line or in the manifest"
-            raise UsageError("option --pod-manifest", "", "takes no image beside it", hint=hint)
-        raise UsageError("option --pod-manifest", args.pod_manifest, "is not there yet", hint="name images on the command line")
+        from pyrun.cli.podmanifest import apps_of_manifest
+
+        return apps_of_manifest(args, store)
     apps = []
     for one in args.apps:
         one.root = args.root

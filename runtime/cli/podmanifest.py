@@ -1,0 +1,96 @@
+"""`--pod-manifest FILE`: the apps of a pod as a manifest of the App Container specification lists them.
+
+Images are named by id and must be stored.  What belongs to an app is said there and not by options; those of the pod are.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from pyrun.cli.options import VERBS
+from pyrun.cli.run import options_of
+from pyrun.cli.specs import MountSpec, VolumeSpec
+from pyrun.errors import ConfigError, UsageError
+from pyrun.images.podmanifest import parse_pod_manifest
+from pyrun.pod.several import App
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.cli.parse import Args
+    from pyrun.images.store import Image, Store
+
+__all__ = ["apps_of_manifest"]
+
+_LIMIT = 1 << 20
+
+
+def apps_of_manifest(args: Args, store: Store) -> list[App]:
+    """Return the apps that the manifest lists; UsageError, ManifestError, ConfigError or what the store says of an image."""
+    path = args.pod_manifest or ""
+    if args.image:
+        raise UsageError("option --pod-manifest", "", "takes no image beside it", hint="name images on the command line or in the manifest")
+    if args.argv:
+        raise UsageError("option --pod-manifest", "", "takes no arguments for an app", hint="write them into the manifest: apps[].app.exec")
+    for option in VERBS[args.verb][2]:
+        word = option[0].partition(" ")[0]
+        if word[2:].replace("-", "_") in args.given and (option[4].startswith("app ") or option[2] == "volume"):
+            raise UsageError(f"option {word}", "", "belongs to an app, which the pod manifest describes", hint="write it into the manifest")
+    found = parse_pod_manifest(_read(path))
+    volumes = [_volume(one, f"{path}: volumes[{index}]") for index, one in enumerate(found["volumes"])]
+    return [_app(args, store, one, volumes, f"{path}: apps[{index}]") for index, one in enumerate(found["apps"])]
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LIMIT + 1)
+    except OSError as error:
+        hint = "name a readable file with a pod manifest"
+        raise UsageError("option --pod-manifest", path, errno=error.errno or 0, hint=hint) from None
+
+
+def _app(args: Args, store: Store, described: dict[str, Any], volumes: list[VolumeSpec], where: str) -> App:
+    image = _image(args, store, described, where)
+    options = options_of(args)
+    options.name = described["name"]
+    options.readonly_rootfs = described["readOnlyRootFS"]
+    options.volume = list(volumes)  # each app gets those that it mounts
+    options.mount = []
+    for index, mount in enumerate(described["mounts"]):
+        if "appVolume" in mount:
+            own = _volume(mount["appVolume"], f"{where}.mounts[{index}].appVolume")
+            own.name, own.target = None, mount["path"]
+            options.volume.append(own)
+        else:
+            options.mount.append(MountSpec(f"{where}.mounts[{index}]", mount["volume"], mount["path"], False))
+    return App(options, image)
+
+
+def _image(args: Args, store: Store, described: dict[str, Any], where: str) -> Image:
+    """The stored image of that id; trusted, of the name and the labels that the manifest says, and with its app in place of the image's."""
+    wanted = described["image"]
+    image = store.load(wanted["id"])
+    if "name" in wanted and wanted["name"] != image.name:
+        hint = "correct the name or the id in the manifest"
+        raise ConfigError("use image", wanted["id"][:19], f"it is {image.name}, not {wanted['name']}", hint=hint, origin=f"{where}.image")
+    for label in wanted["labels"]:
+        if image.labels.get(label["name"]) != label["value"]:
+            has = image.labels.get(label["name"], "no such label")
+            reason = f"its label {label['name']} is not {label['value']}: {has}"
+            raise ConfigError("use image", image.name, reason, hint="correct the label or the id in the manifest", origin=f"{where}.image")
+    if "image" not in args.insecure_options:
+        store.require_trusted(image, policy=args.policy or "")
+    if "app" in described:
+        image = copy.copy(image)
+        image.manifest = {**image.manifest, "app": described["app"]}
+    return image
+
+
+def _volume(described: dict[str, Any], origin: str) -> VolumeSpec:
+    volume = VolumeSpec(origin, described["kind"], name=described["name"], source=described.get("source"))
+    volume.read_only = described["readOnly"]
+    volume.recursive = described.get("recursive")
+    volume.mode, volume.uid, volume.gid = described.get("mode"), described.get("uid"), described.get("gid")
+    return volume
