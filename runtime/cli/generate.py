@@ -8,6 +8,7 @@ import sys
 from pyrun.cli.options import RUN
 from pyrun.cli.output import emit
 from pyrun.cli.parse import DEFAULT_ROOT, parse
+from pyrun.cli.plan import refuse_several
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
 from pyrun.service import unit as units
@@ -57,6 +58,7 @@ def _unlink(path: str) -> None:
 
 def _generate(args: Args) -> int:
     """One service that does what `pyrun run` with the same words does."""
+    refuse_several(args)
     words = _run_words(sys.argv[1:])
     image = args.image.rpartition("/")[2].partition("@")[0].partition(":")[0].removesuffix(".aci")
     name = args.unit or args.name or image

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyrun import host
 from pyrun.cli.output import escape
 from pyrun.cli.run import find_image, options_of, tell
+from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.plan import ops
 from pyrun.plan.describe import NAMES, describe, namespaces
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from pyrun.cli.parse import Args
     from pyrun.plan.ops import Op, Plan
 
-__all__ = ["run"]
+__all__ = ["refuse_several", "run"]
 
 
 def run(args: Args) -> int:
     """Print the plan as text or JSON."""
+    refuse_several(args)
     store = Store(args.root)
     notes: list[str] = []
     image = find_image(args, store)
@@ -29,6 +31,13 @@ def run(args: Args) -> int:
         tell(note)
     print(_json(plan) if args.format == "json" else _text(plan))
     return 0
+
+
+def refuse_several(args: Args) -> None:
+    """UsageError for a pod of several apps, of which only one would be seen."""
+    if args.apps or args.pod_manifest:
+        hint = "ask for each image by itself; `pyrun cat-manifest` tells what a pod of several runs"
+        raise UsageError(args.verb, "", "takes one image", hint=hint)
 
 
 def _text(plan: Plan) -> str:
