@@ -153,9 +153,11 @@ def fetch(
 
         gate = _gate(store, signature, unsigned, trust_policy)
         if progress is None:
-            return pull(store, reference.text, gate, http=http)
-        with progress() as line:
-            return pull(store, reference.text, gate, http=http, progress=line)
+            image = pull(store, reference.text, gate, http=http)
+        else:
+            with progress() as line:
+                image = pull(store, reference.text, gate, http=http, progress=line)
+        return image if unsigned else _as_named(store, image, reference.text, trust_policy)
     return _local(store, reference, signature, unsigned, trust_policy, _bringer(store, unsigned, http, progress))
 
 
@@ -243,13 +245,24 @@ def elsewhere(text: str) -> Reference | None:
     return Reference(text, "discovery")
 
 
+def _another_name(store: Store, text: str) -> Reference | None:
+    """A name under which a registry gave an image that has another one in its record, so that the store knows both."""
+    from pyrun.images import pulled
+    from pyrun.images.registry.reference import parse as parse_registry
+
+    try:
+        return Reference(text, "registry") if pulled.recall(store, parse_registry(text)) is not None else None
+    except UsageError:
+        return None
+
+
 def _named(store: Store, reference: Reference, policy: str) -> tuple[Image | None, Reference]:
     """The stored image of a name or id, or where to fetch it from."""
     text = reference.text
     try:
         image = store.find(text)
     except NotFoundError as error:
-        other = elsewhere(text)
+        other = _another_name(store, text) or elsewhere(text)
         if other is None or (other.kind == "discovery" and policy == "never"):
             if not {"/", "-", "="} & set(text):
                 error.hint += f"; from a registry: docker://HOST/{text}, short names being fetched only where registries.conf has an alias"
@@ -290,11 +303,24 @@ def _known(store: Store, reference: Reference, unsigned: bool, trust_policy: str
 
     wanted = parse_registry(reference.text)
     known = recall(store, wanted)
-    if known is None or unsigned or wanted.meant_by(known[0].origin):
+    if known is None or unsigned:
         return known[0] if known is not None else None
-    from pyrun.images.trust.gate import fits
+    try:
+        return _as_named(store, known[0], reference.text, trust_policy)
+    except (SignatureError, TrustError):
+        return None
 
-    return known[0] if fits(store, known[0], wanted, trust_policy) else None
+
+def _as_named(store: Store, image: Image, name: str, trust_policy: str) -> Image:
+    """A stored image as it is judged by its name in a registry, which may be another one than that in its record; SignatureError."""
+    from pyrun.images.registry.reference import parse as parse_registry
+
+    wanted = parse_registry(name)
+    if wanted.meant_by(image.origin):
+        return image
+    from pyrun.images.trust.gate import seen_as
+
+    return seen_as(store, image, wanted, trust_policy)
 
 
 def _trusted(store: Store, image: Image, policy: str) -> bool:

@@ -11,7 +11,7 @@ from pyrun.errors import SignatureError
 from pyrun.images import fastjson
 from pyrun.images.trust import armour
 
-__all__ = ["Attached", "Collection", "decode", "encode", "of_file"]
+__all__ = ["Attached", "Collection", "decode", "encode", "join", "of_file"]
 
 MAX_COUNT = 64
 MAX_BYTES = 4 << 20
@@ -51,6 +51,17 @@ class Collection:
             raise SignatureError("read signatures", "", f"more than {MAX_COUNT} of them, or than {MAX_BYTES >> 20} MiB", hint=hint)
         self._seen.add(key)
         self.found.append(one)
+
+
+def join(kept: list[Attached], more: list[Attached]) -> list[Attached]:
+    """What is kept and what comes, each once, up to the bounds of a `Collection`."""
+    found = Collection()
+    for one in [*kept, *more]:
+        try:
+            found.add(one)
+        except SignatureError:
+            break
+    return found.found
 
 
 def of_file(data: bytes, what: str) -> Attached:

@@ -28,7 +28,7 @@ from pyrun.images.trust.keyfiles import read_bounded
 from pyrun.images.trust.keyring import Keyring
 from pyrun.images.trust.policyfile import Requirement, Subject
 
-__all__ = ["Gate", "Verdict", "rejudge"]
+__all__ = ["Gate", "Verdict", "rejudge", "seen_as"]
 
 INDEX = "index"  # kind of what is kept beside the signatures: the index that led to the image
 Gather = Callable[[Collection], None]
@@ -220,17 +220,20 @@ class Gate:
         return bool(self.wants(subject))
 
 
-def fits(store: Store, image: Image, reference: RegistryReference, policy: str) -> bool:
-    """Whether a stored image may stand for another reference than the one that it was fetched by."""
-    try:
-        rejudge(store, image, policy, subject=registry_subject(reference))
-    except (SignatureError, TrustError):
-        return False
-    return True
+def seen_as(store: Store, image: Image, reference: RegistryReference, policy: str = "") -> Image:
+    """A stored image as another name of it is judged today: its origin and what vouches for it are those of that name.
+
+    SignatureError where it is not accepted under that name, whatever holds for the one in its record, which stays.
+    """
+    subject = registry_subject(reference)
+    verdict = rejudge(store, image, policy, subject=subject)
+    seen = Image(image.record())
+    seen.origin, seen.signature, seen.judged = origin_of(subject), verdict.signature, verdict.files or None
+    return seen
 
 
-def rejudge(store: Store, image: Image, policy: str = "", system: str = "", subject: Subject | None = None) -> None:
-    """Judges a stored image again by what was found when it was fetched; SignatureError when it is not accepted today."""
+def rejudge(store: Store, image: Image, policy: str = "", system: str = "", subject: Subject | None = None) -> Verdict:
+    """The verdict on a stored image by what was found when it was fetched; SignatureError when it is not accepted today."""
     if image.origin is None:
         raise SignatureError("use image", image.name, "it was stored without its origin", hint="fetch it again")
     gate = Gate(store, policy=policy, system=system)
@@ -254,7 +257,7 @@ def rejudge(store: Store, image: Image, policy: str = "", system: str = "", subj
             if one.kind != INDEX:
                 collection.add(one)
 
-    gate.judge(subject, gather)
+    return gate.judge(subject, gather)
 
 
 def registry_subject(reference: RegistryReference) -> Subject:

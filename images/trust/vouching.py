@@ -59,13 +59,35 @@ class Naming:
         os.rename(f"{staging.path}/evidence", target)
         fsync_dir(os.path.dirname(target))
 
+    def add_evidence(self, staging: Staging, image: Image) -> None:
+        """Keeps the signatures beside those that are kept already, as many as there may be; OSError."""
+        path = f"{self._store.blob_path(image.blob)}.asc"
+        try:
+            with open(path, "rb") as file:
+                kept = evidence.decode(file.read(2 * evidence.MAX_BYTES))
+        except (FileNotFoundError, ValueError):
+            kept = []
+        joined = evidence.join(kept, self.verdict.evidence)
+        if len(joined) == len(kept):
+            return
+        self.verdict.evidence = joined
+        with commit.id_lock(self._store, image.id), commit.Undo(staging) as undo:
+            self.keep_evidence(staging, image.blob)
+            if image.signature is not None:
+                image.signature = {**image.signature, "sha256": hashlib.sha256(evidence.encode(joined)).hexdigest()}
+            commit.commit_record(self._store, staging, undo, image)
+
 
 def renew(store: Store, staging: Staging, image: Image, naming: Naming, gate: Gate) -> Image:
     """Records what the new verdict on a stored image says, if that is more than its record says today; OSError.
 
-    Whoever was vouched for keeps the name under which that happened; one that nobody vouches for takes the new name.
+    Whoever was vouched for keeps the name under which that happened; one that nobody vouches for takes the new name.  What
+    vouches for it under a further name is kept as well, so that each name can be judged without asking anybody.
     """
-    if not gate.strict or (gate.lets(image) and image.origin != naming.origin):
+    if not gate.strict:
+        return image
+    if gate.lets(image) and image.origin != naming.origin:
+        naming.add_evidence(staging, image)
         return image
     with commit.id_lock(store, image.id), commit.Undo(staging) as undo:
         naming.keep_evidence(staging, image.blob)

@@ -343,3 +343,46 @@ def test_sec_43_verification_needs_no_network(pyrun: Pyrun, stage: Stage, tmp_pa
         ["unshare", "--net", COMMAND, "--root", pyrun.root, "image", "verify", "--all"], capture_output=True, text=True
     )
     assert verified.returncode == 0 and " ok" in verified.stdout
+
+
+def test_one_image_under_two_names(ours: Callable[..., str], stage: Stage) -> None:
+    """Each name is judged by its own signature, also offline, also by the launcher alone; one says nothing of the other."""
+    one, two = stage.copy("first/app:1", by=stage.a), stage.copy("second/app:1", by=stage.b)
+    for folder, signer in (("first", stage.a), ("second", stage.b)):
+        ours("trust", "--yes", "--prefix", f"{stage.place}/{folder}", signer.public)
+    for name in (one, two):
+        for _ in range(3):
+            assert ours("run", name).endswith(f"{GREETING}\n")
+    assert ours("run", two.removeprefix("docker://")).endswith(f"{GREETING}\n")
+    assert " ok" in ours("image", "verify", "--all")
+    for policy in ("never", "new"):
+        ours("trust", "rm", fingerprint(stage.b))
+        ours("run", "--pull-policy", policy, two, code=125)
+        ours("run", two, code=125)
+        assert ours("run", one).endswith(f"{GREETING}\n")
+        ours("trust", "--yes", "--prefix", f"{stage.place}/second", stage.b.public)
+        assert ours("run", "--pull-policy=never", two).endswith(f"{GREETING}\n")
+    ours("trust", "rm", fingerprint(stage.a))
+    assert ours("run", "--pull-policy=never", two).endswith(f"{GREETING}\n")
+    ours("run", one, code=125)
+
+
+def test_a_policy_decides_for_each_name(ours: Callable[..., str], stage: Stage, tmp_path: Path) -> None:
+    one, two = stage.copy("open/app:1"), stage.copy("closed/app:1")
+    accept, reject = [{"type": "insecureAcceptAnything"}], [{"type": "reject"}]
+    policy = tmp_path / "policy.json"
+
+    def adopt(scopes: dict[str, object]) -> None:
+        policy.write_text(json.dumps({"default": reject, "transports": {"docker": {f"{stage.place}/{k}": v for k, v in scopes.items()}}}))
+        ours("trust", "--yes", "--policy", policy)
+
+    adopt({"open": accept, "closed": accept})
+    for name in (one, two, one, two):
+        assert ours("run", name).endswith(f"{GREETING}\n")
+    adopt({"open": accept})
+    assert ours("run", one).endswith(f"{GREETING}\n")
+    assert "rejects it" in ours("run", two, code=125)
+    assert "rejects it" in ours("fetch", two, code=125)
+    adopt({"closed": accept})
+    assert ours("run", two).endswith(f"{GREETING}\n")
+    assert "rejects it" in ours("run", one, code=125)
