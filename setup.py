@@ -89,6 +89,7 @@ KEEPER = program(
     "native/keeper.c",
     "native/keep_run.c",
     "native/keep_state.c",
+    "native/keep_health.c",
     "native/keep_log.c",
     "native/keep_tty.c",
     "native/keep_pod.c",

@@ -40,6 +40,8 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 
 #define KEEP_REMOVE 1     /* when it has ended nothing is kept */
 #define KEEP_FOREGROUND 2 /* it wants the caller's input, which there is none of in the background */
+#define KEEP_HEALTH 8     /* health.keep and health.plan are there; in the foreground nobody looks at them */
+#define KEEP_CHECKED 16   /* health checks were asked for by name, so it must not be in the foreground */
 #define KEEP_TTY 4        /* it wants a terminal; in the background that is keep_tty.c's */
 #define KEEP_SEVERAL 32   /* the file `apps.keep` says which */
 #define KEEP_SHARE_PID 64 /* one pid namespace for all of them */
@@ -97,6 +99,23 @@ struct app {
     struct plan_report failure;
 };
 
+/* Of health checks: the file `health.keep`, written by pyrun.pod.health; times in milliseconds. */
+#define HEALTH_MAGIC 0x746c6568
+#define HEALTH_VERSION 1
+
+enum health_action { HEALTH_NONE, HEALTH_KILL, HEALTH_RESTART, HEALTH_STOP };
+
+struct health {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t interval;
+    uint32_t timeout;
+    uint32_t start_period;
+    uint32_t retries;
+    uint32_t on_failure; /* enum health_action */
+    uint32_t signal;     /* that asks the app to end */
+};
+
 struct keeper {
     struct keep how;
     const char *uuid;
@@ -114,12 +133,14 @@ struct keeper {
     const struct app *decided; /* whose end is the pod's */
     uint64_t deadline;         /* when what still runs is killed, CLOCK_BOOTTIME */
     int running, stopping, killing;
+    int revive; /* it is stopped for its health, to start again whatever its policy */
     char **environment; /* in the foreground, of several apps */
 };
 
 /* keeper.c */
 long set_plan_flags(const struct app *app, uint32_t flags);
 void make_cgroup(struct keeper *keeper, struct app *app);
+int open_cgroup(const struct keeper *keeper);
 void clear_cgroup(const struct keeper *keeper, const struct app *app);
 const char *cgroup_name(const struct keeper *keeper);
 
@@ -140,9 +161,17 @@ long log_take(const struct keeper *keeper, struct app *app, int stream); /* move
 void log_end(const struct keeper *keeper, struct app *app); /* the app has ended: the rest, and an end to its last line */
 uint64_t log_dropped(void);                       /* bytes that could not be written */
 
+/* keep_health.c: of pods with one app */
+#define HEALTH_SLOTS 2 /* of poll(2) */
+struct pollfd;
+void health_begin(const struct keeper *keeper, int32_t pid); /* the app runs; `pid` is init's */
+void health_watch(struct pollfd *slots);
+uint64_t health_due(void); /* when health_move is wanted at the latest, CLOCK_BOOTTIME; ~0 never */
+void health_move(struct keeper *keeper, const struct pollfd *slots);
+void health_end(void);
+
 /* keep_tty.c */
 #define TTY_SLOTS 66 /* of poll(2) */
-struct pollfd;
 int tty_start(const struct keeper *keeper, int app[3]); /* a terminal in place of the app's streams; 0 when there can be none */
 void tty_watch(struct pollfd *slots);
 void tty_move(struct keeper *keeper, const struct pollfd *slots);

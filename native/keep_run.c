@@ -13,7 +13,7 @@
 
 #define GRACE 10000000000     /* ns between the signal that asks the apps of a pod to end and the kill */
 
-enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS, POLL_EACH = 3 };
+enum { POLL_SIGNAL, POLL_FRONT, POLL_HEALTH, POLL_TTY = POLL_HEALTH + HEALTH_SLOTS, POLL_APPS = POLL_TTY + TTY_SLOTS, POLL_EACH = 3 };
 
 #define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
 
@@ -142,6 +142,7 @@ static void app_runs(struct keeper *keeper, struct app *app, const struct plan_r
     keeper->running = 1;
     tell_front(keeper, report);
     notify_ready(keeper);
+    health_begin(keeper, report->pid);
     give_back_stack();
 }
 
@@ -193,6 +194,7 @@ static void watch_all(struct keeper *keeper, struct pollfd *polls)
 
     watch(&polls[POLL_SIGNAL], keeper->signals);
     watch(&polls[POLL_FRONT], keeper->front);
+    health_watch(polls + POLL_HEALTH);
     tty_watch(polls + POLL_TTY);
     for EACH_APP (app, keeper) {
         watch(slots++, app->control);
@@ -216,10 +218,11 @@ static int time_is_up(struct keeper *keeper)
 /* 0 when the time is up for a pod that is to end. */
 static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
 {
-    const uint64_t now = keeper->decided != 0 ? clock_ns(CLOCK_BOOTTIME) : 0, left = now < keeper->deadline ? keeper->deadline - now : 0;
+    const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, due = health_due() < end ? health_due() : end;
+    const uint64_t now = due != ~0ULL ? clock_ns(CLOCK_BOOTTIME) : 0, left = now < due ? due - now : 0;
     struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
 
-    return sys_call5(__NR_ppoll, polls, POLL_APPS + POLL_EACH * keeper->count, keeper->decided != 0 ? &rest : 0, 0, 8) != 0;
+    return sys_call5(__NR_ppoll, polls, POLL_APPS + POLL_EACH * keeper->count, due != ~0ULL ? &rest : 0, 0, 8) != 0 || due < end;
 }
 
 static int any_helper(struct keeper *keeper)
@@ -254,10 +257,12 @@ static void wait_for_helpers(struct keeper *keeper)
                 app_gone(keeper, app);
             slots += POLL_EACH;
         }
+        health_move(keeper, polls + POLL_HEALTH);
         tty_move(keeper, polls + POLL_TTY);
         if (keeper->front >= 0 && polls[POLL_FRONT].revents)
             break; /* nobody waits for the start any more: give it up */
     }
+    health_end();
     for EACH_APP (app, keeper) /* all at once, then one after the other: they clean up at the same time */
         send_signal(app, SIGKILL);
     for EACH_APP (app, keeper)
@@ -269,7 +274,7 @@ static void run_once(struct keeper *keeper)
 {
     long r;
 
-    keeper->running = keeper->killing = 0;
+    keeper->running = keeper->killing = keeper->revive = 0;
     keeper->decided = 0;
     for EACH_APP (app, keeper) {
         app->running = app->ended = app->failed = 0;
@@ -294,6 +299,8 @@ static int wanted_again(const struct keeper *keeper)
     uint32_t how = keeper->how.restart;
     int good = keeper->decided->ended && keeper->decided->status == 0;
 
+    if (keeper->revive && !told_to_stop(keeper))
+        return 1;
     if (how == RESTART_NO || (how == RESTART_ON_FAILURE && good) || told_to_stop(keeper))
         return 0;
     return keeper->how.restart_max == 0 || keeper->restarts < keeper->how.restart_max;

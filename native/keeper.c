@@ -85,6 +85,8 @@ static int take(struct keeper *keeper, const char *root, int front)
         return fail("start pod ", keeper->uuid, "its plan was made by another version of pyrun", "remove it with `pyrun rm` and prepare it again");
     if (!front && (keeper->how.flags & KEEP_FOREGROUND))
         return fail("start pod ", keeper->uuid, "it was prepared with standard input", "run it without --detach, or prepare it with --tty too");
+    if (front && (keeper->how.flags & KEEP_CHECKED))
+        return fail("start pod ", keeper->uuid, "it was prepared with health checks", "add --detach: in the foreground nobody makes them");
     if (sys_call4(__NR_renameat, keeper->pods, path, keeper->pods, to) < 0)
         return fail("start pod ", keeper->uuid, "somebody else was quicker", "a prepared pod runs once");
     return 0;
@@ -122,6 +124,11 @@ void make_cgroup(struct keeper *keeper, struct app *app)
         return;
     (void)sys_call3(__NR_mkdirat, above, name, 0755);
     app->own = (int)sys_openat(above, name, O_RDONLY | O_DIRECTORY, 0);
+}
+
+int open_cgroup(const struct keeper *keeper)
+{
+    return keeper->parent < 0 ? -1 : (int)sys_openat(keeper->parent, cgroup_name(keeper), O_RDONLY | O_DIRECTORY, 0);
 }
 
 /* The helper has done it, unless it was killed: then what is in there dies at this moment. */

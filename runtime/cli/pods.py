@@ -26,6 +26,8 @@ def run(args: Args) -> int:
     if args.verb == "list":
         return _list(args, pods)
     uuids = [resolve(pods, word)[1] for word in references(args)]
+    if args.verb == "wait" and args.condition != "stopped":
+        return _until(args, pods, uuids)
     if args.verb == "wait" or (args.verb == "status" and args.wait):
         return _wait(args, pods, uuids)
     if args.verb == "status":
@@ -77,7 +79,7 @@ def _state(one: dict[str, object]) -> str:
     if one.get("damaged"):
         return f"{one['state']} (damaged)"
     if one["state"] != "exited":
-        return str(one["state"])
+        return f"{one['state']} ({one['health']})" if one.get("health") else str(one["state"])
     return "exited (unknown)" if one.get("lost") else f"exited ({exit_code(one)}{', oom' if one.get('oom') else ''})"
 
 
@@ -137,6 +139,18 @@ def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:
         for one in found:
             say(exit_code(one))
     return exit_code(found[-1])
+
+
+def _until(args: Args, pods: Pods, uuids: list[str]) -> int:
+    from pyrun.pod.health import until
+
+    end = None if args.timeout is None else time.monotonic() + args.timeout
+    for uuid in uuids:
+        if not until(pods, uuid, str(args.condition), None if end is None else max(0.0, end - time.monotonic())):
+            return _TIMED_OUT
+    if args.format == "json":
+        emit_json([{"uuid": uuid, "health": args.condition} for uuid in uuids])
+    return 0
 
 
 def _top(args: Args, pods: Pods, uuids: list[str]) -> None:

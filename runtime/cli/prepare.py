@@ -12,7 +12,7 @@ import sys
 from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.references import references
-from pyrun.cli.run import find_image, options_of, save_uuid, tell
+from pyrun.cli.run import BACKGROUND, find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -64,7 +64,7 @@ def run_detached(args: Args) -> int:
 
 def refuse_foreground(args: Args) -> None:
     """UsageError where something is asked for that only a pod in the background has."""
-    given = args.given & {"pod_name", "restart", "log_driver", "log_opt"}
+    given = args.given & BACKGROUND
     if given and not args.detach:
         option = "--" + min(given).replace("_", "-")
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["find_image", "options_of", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "run", "save_uuid", "tell"]
 
-_BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
+HEALTH = frozenset("no_healthcheck health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
+BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt")) | HEALTH
 
 
 def run(args: Args) -> int:
@@ -41,7 +42,7 @@ def run(args: Args) -> int:
         from pyrun.cli.several import run_several
 
         return run_several(args)
-    if args.detach or args.given & _BACKGROUND:
+    if args.detach or args.given & BACKGROUND:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)

@@ -37,6 +37,14 @@ class PodArgs:
     force: bool
     detach: bool
     restart: Text
+    condition: str
+    health_cmd: Text
+    health_interval: Text
+    health_timeout: Text
+    health_retries: Number
+    health_start_period: Text
+    health_on_failure: str
+    no_healthcheck: bool
     log_driver: str
     log_opt: dict[str, str]
     detach_keys: Text
@@ -86,6 +94,32 @@ _WAIT_TIMEOUT: Option = ("--timeout", "DURATION", "seconds", "", "Pods", "wait n
 DETACH: Option = ("--detach -d", "", "flag", "", "Pod", "return as soon as the app runs, and print the pod's UUID")
 
 # Of `run` and `prepare`: what only a pod in the background needs.
+HEALTH: tuple[Option, ...] = (
+    (
+        "--health-cmd",
+        "COMMAND",
+        "str",
+        "",
+        "Health",
+        "run COMMAND in the pod now and then, a line for /bin/sh or a JSON array of words; exit code 0 means healthy"
+        " (default: the image's own)",
+    ),
+    ("--health-interval", "DURATION", "str", "", "Health", "time between two checks, as in 10s or 500ms (default 30s)"),
+    ("--health-timeout", "DURATION", "str", "", "Health", "a check that takes longer has failed (default 30s)"),
+    ("--health-retries", "N", "int", "1..1000000", "Health", "so many failures in a row make the pod unhealthy (default 3)"),
+    ("--health-start-period", "DURATION", "str", "", "Health", "failures do not count for that long, until a check succeeds (default 0)"),
+    (
+        "--health-on-failure",
+        "ACTION",
+        "str",
+        "none kill restart stop",
+        "Health",
+        "what becomes of an unhealthy pod: none (the default), kill (its --restart policy decides then), restart, or stop",
+    ),
+    ("--no-healthcheck", "", "flag", "", "Health", "do not run the image's own health check"),
+)
+
+
 BACKGROUND: tuple[Option, ...] = (
     ("--pod-name", "NAME", "str", "", "Pod", "a name for the pod, by which every verb finds it"),
     (
@@ -105,6 +139,7 @@ BACKGROUND: tuple[Option, ...] = (
         "where the output of a pod in the background goes: k8s-file (beside the pod, see `pyrun logs`), journald, none, or passthrough"
         " (the caller's own); auto is journald where it runs, else k8s-file",
     ),
+    *HEALTH,
     ("--log-opt", "NAME=VALUE", "env", "", "Pod", "of k8s-file: max-size=10m bytes of a file, max-files=3 that are kept"),
 )
 
@@ -185,7 +220,12 @@ POD_VERBS: dict[str, Verb] = {
     "wait": (
         "pods",
         "[POD]...",
-        (_WAIT_TIMEOUT, _FORMAT_TEXT, _UUID_FILE),
+        (
+            ("--condition", "STATE", "str", "stopped healthy unhealthy", "Pods", "wait until pods are STATE (default stopped)"),
+            _WAIT_TIMEOUT,
+            _FORMAT_TEXT,
+            _UUID_FILE,
+        ),
         (),
         "wait until pods have ended; print their exit codes",
     ),

@@ -67,7 +67,7 @@ def make_config(
     config.origins["readonly"] = "--readonly-rootfs"
     config.upper = "tmpfs" if options.upper == "tmpfs" else "disk"
     config.remove = not options.keep
-    config.again = (options.restart or "no") != "no"
+    config.again = (options.restart or "no") != "no" or options.health_on_failure == "restart"
     config.mounts = mounts_of(options, app, notes)
     config.network = options.net
     config.notify = options.notify

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "wait"]
+__all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "stop_signal", "wait"]
 
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
@@ -182,7 +182,7 @@ def signal_number(text: str, what: str) -> int:
     return int(found)
 
 
-def _stop_signal(fd: int) -> int:
+def stop_signal(fd: int) -> int:
     """What the image asks for (OCI image configuration, StopSignal), else TERM."""
     wanted = read_json(fd, "pod").get("stop_signal")
     try:
@@ -207,7 +207,7 @@ def stop(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, force: 
     with held:
         _mark(held)
         if not force:
-            held.send(signal or _stop_signal(held.fd))
+            held.send(signal or stop_signal(held.fd))
             thaw(held.cgroup)
             if held.wait(seconds):
                 return False

@@ -32,8 +32,8 @@ _ARRIVED = {"prepared": "prepared", "running": "started", "exited": "exited", "g
 def events(pods: Pods) -> Iterator[Event]:
     """Yield events for ever: `time` (ns since 1970), `event` and `uuid`, with what is known of the pod.
 
-    prepared, started (its supervisor has it), running (the app runs, once more for each restart), died (the app ended: `code`,
-    `signal`), exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
+    prepared, started (its supervisor has it), running (the app runs, once more for each restart), health (`health` has changed), died
+    (the app ended: `code`, `signal`), exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
     """
     watcher = _Watcher(pods)
     try:
@@ -44,13 +44,14 @@ def events(pods: Pods) -> Iterator[Event]:
 
 
 class _Watcher:
-    __slots__ = ("fd", "phases", "pods", "running")
+    __slots__ = ("fd", "health", "phases", "pods", "running")
 
     def __init__(self, pods: Pods) -> None:
         self.pods = pods
         self.fd = -1
         self.phases: dict[int, str] = {}
         self.running: dict[int, str] = {}
+        self.health: dict[str, object] = {}
         for phase in (*PHASES[1:], "garbage"):
             mask = _MOVED_TO | _DELETE | (_MOVED_FROM if phase == "exited" else 0)
             self.fd, watch = native.inotify(os.fsencode(f"{pods.path}/{phase}"), mask | _ONLYDIR, self.fd)
@@ -86,7 +87,7 @@ class _Watcher:
         if mask & _OVERFLOW:
             yield {"time": time.time_ns(), "event": "lost"}
         elif mask & _IGNORED:
-            self.running.pop(watch, None)
+            self.health.pop(self.running.pop(watch, ""), None)
         elif watch in self.running:
             yield from self._inside(self.running[watch], name)
         elif watch in self.phases and mask & _MOVED_TO:
@@ -102,7 +103,10 @@ class _Watcher:
                 break
         else:
             found = {}
-        if name == "run" and "pid" in found:
+        if name == "health" and found.get("health") != self.health.get(uuid):
+            self.health[uuid] = found.get("health")
+            yield {**self._told("health", "running", uuid), **{key: found[key] for key in ("health", "failing") if key in found}}
+        elif name == "run" and "pid" in found:
             yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
         elif name == "exit":
             known: Event = {key: found[key] for key in ("code", "signal", "oom", "lost", "restarts") if key in found}

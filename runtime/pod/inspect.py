@@ -29,7 +29,7 @@ def inspect(pods: Pods, uuid: str) -> dict[str, object]:
         found["exit_code"] = exit_code(found)
     fd = open_pod(pods, uuid)
     try:
-        for name in ("pod", "run", "exit"):
+        for name in ("pod", "run", "exit", *(["health"] if "health" in found else [])):
             found[name] = read_json(fd, name)
         found["files"] = sorted(os.listdir(fd))
     finally:

@@ -39,6 +39,14 @@ LIMITS = (
 class Options:
     """Everything about one app and its pod, each with the value that means "not asked for"."""
 
+    health_cmd: str | None
+    health_interval: str | None
+    health_timeout: str | None
+    health_retries: int | None
+    health_start_period: str | None
+    health_on_failure: str | None
+    no_healthcheck: bool
+
     def __init__(self, root: str) -> None:
         self.root = root
         self.argv: list[str] = []
@@ -73,16 +81,15 @@ class Options:
         self.interactive = self.tty = False
         self.volume: list[Volume] = []
         self.mount: list[Placement] = []
-        self.readonly_rootfs = False
-        self.no_overlay = False
+        self.readonly_rootfs = self.no_overlay = False
         self.upper = "disk"
         self.hostname: str | None = None
         self.net = "none"
         self.keep = False
         self.notify = "exec"
         self.pid, self.exit_policy = "app", "first-failure"
-        self.restart = "no"
-        self.log_driver = "auto"
+        self.health_cmd = self.health_interval = self.health_timeout = self.health_start_period = self.health_on_failure = None
+        self.health_retries, self.no_healthcheck, self.restart, self.log_driver = None, False, "no", "auto"
         self.log_opt: dict[str, str] = {}
         self.pod_name: str | None = None
         self.caps_retain: list[str] | None = None

@@ -14,7 +14,7 @@ import time
 from pyrun import native
 from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
-from pyrun.pod.keep import encode
+from pyrun.pod.keep import CHECKED, HEALTH, encode
 from pyrun.pod.names import check_name, claim, release
 from pyrun.pod.state import new_uuid
 
@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyrun.pod.health import Health
     from pyrun.pod.options import Options
     from pyrun.pod.recipe import Recipe
     from pyrun.pod.state import Pods
@@ -39,11 +40,14 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         check_name(options.pod_name, "--pod-name")
     uuid = uuid or new_uuid()
     identifier = options.pod_name or f"{fastjson.loads(recipe.record + '}')['app']}-{uuid[:8]}"  # type: ignore[index]
-    keep = encode(options, identifier)
+    health = _health(options, recipe)
+    keep = encode(options, identifier, 0 if health is None else HEALTH | (CHECKED if _asked(options) else 0))
     more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in more_of(options, identifier) if value)
 
     def fill(directory: int) -> None:
         write(directory, "plan", recipe.block_for(uuid))
+        if health is not None:
+            _write_health(directory, health, recipe, uuid)
         write(directory, "keep", keep)
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
@@ -83,6 +87,28 @@ def more_of(options: Options, identifier: str) -> list[tuple[str, str]]:
     """Further members of the record; a journal knows the pod's lines by `journal`, whatever its name becomes."""
     restart = options.restart or "no"
     return [("pod_name", options.pod_name or ""), ("restart", restart), ("log", options.log_driver), ("journal", identifier[:63])]
+
+
+def _asked(options: Options) -> bool:
+    from pyrun.pod.health import asked
+
+    return asked(options)
+
+
+def _health(options: Options, recipe: Recipe) -> Health | None:
+    config = recipe.image.manifest.get("config") if recipe.image is not None else None
+    if recipe.image is None or (not (isinstance(config, dict) and config.get("Healthcheck")) and not _asked(options)):
+        return None
+    from pyrun.pod.health import wanted
+
+    return wanted(options, recipe.image)
+
+
+def _write_health(directory: int, health: Health, recipe: Recipe, uuid: str) -> None:
+    from pyrun.pod.control import stop_signal
+    from pyrun.pod.health import write_files
+
+    write_files(directory, health, recipe.block_for(uuid), stop_signal(directory))
 
 
 def copies(recipe: Recipe, directory: int) -> None:

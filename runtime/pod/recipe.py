@@ -45,12 +45,13 @@ class Recipe:
     `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits.
     """
 
-    __slots__ = ("block", "checks", "controllers", "copy", "lowers", "notes", "record", "volumes")
+    __slots__ = ("block", "checks", "controllers", "copy", "image", "lowers", "notes", "record", "volumes")
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
         self.block = block
         self.record = record
         self.copy = copy
+        self.image: Image | None = None
         self.lowers: list[str] = []
         self.volumes: list[tuple[str, str]] = []
         self.notes = notes
@@ -131,6 +132,7 @@ def make_recipe(
     copy = config.lowers if config.copy_root else []
     checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
     recipe = Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
+    recipe.image = image
     recipe.lowers = config.lowers
     recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]

@@ -40,6 +40,7 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     `uuid`; `state`: preparing, prepared, running, paused, restarting or exited; `pod_name`, `app`, `name` and `image` (the
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
     while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory;
+    `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
 
     Of a pod of several apps `apps` tells each: `name`, `image`, `image_name`, its own `state` and times, `pid`, or `code` and
@@ -114,6 +115,8 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
         found.setdefault("started", record.get("created"))
     elif "pid" not in found and read_json(fd, "exit"):
         found["state"] = "restarting"
+    health = read_json(fd, "health") if "pid" in run else {}
+    found.update((name, health[name]) for name in ("health", "failing") if name in health)
     if frozen(str(found["cgroup"])):
         found["state"] = "paused"
 

@@ -1,0 +1,197 @@
+"""Health checks of pods in the background: what a check is, when a pod is healthy, what becomes of one that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archives import file
+from harness import COMMAND, Pyrun
+from mkoci import docker_archive, layer
+
+Detach = Callable[..., str]
+QUICK = ("--health-interval", "20ms", "--health-retries", "2")
+
+
+@pytest.fixture
+def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
+    """Runs a shell script in the background, with a health check."""
+
+    def begin(script: str, check: str, *flags: str, code: int = 0) -> str:
+        words = ["run", "--detach", "--health-cmd", check, *QUICK, *flags, busybox, "--exec", "/bin/sh", "--", "-c", script]
+        return pyrun(*words, code=code).out.strip()
+
+    yield begin
+    for uuid in os.listdir(pyrun.root / "pods" / "running"):
+        pyrun("rm", "--force", uuid, code=0)
+    pyrun("gc", code=0)
+
+
+def status(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
+    return found
+
+
+def health(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(pyrun("inspect", uuid, code=0).out)[0]["health"]
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.01)
+
+
+def test_healthy_when_the_check_says_so(pyrun: Pyrun, detach: Detach) -> None:
+    uuid = detach("sleep 1000", "echo 'looks \"well\"'; test -e /tmp/well")
+    pyrun("wait", "--condition", "unhealthy", "--timeout", "20s", uuid, code=0)
+    found = status(pyrun, uuid)
+    assert (found["state"], found["health"]) == ("running", "unhealthy") and found["failing"] >= 2
+    assert "running (unhealthy)" in pyrun("list", code=0).out
+    pyrun("exec", uuid, "/bin/touch", "/tmp/well", code=0)
+    pyrun("wait", "--condition", "healthy", "--timeout", "20s", uuid, code=0)
+    last = health(pyrun, uuid)
+    assert (last["health"], last["failing"], last["code"], last["output"]) == ("healthy", 0, 0, 'looks "well" ')
+    assert last["started"] < last["finished"] <= time.time_ns()
+
+
+def test_the_check_is_confined_as_the_app(pyrun: Pyrun, detach: Detach) -> None:
+    script = "grep -e ^Cap -e ^NoNew -e ^Seccomp: -e ^Uid /proc/self/status | sort >/tmp/{0}; cat /proc/self/cgroup >>/tmp/{0}"
+    uuid = detach(script.format("app") + "; sleep 1000", script.format("check.new") + "; mv /tmp/check.new /tmp/check", "--user", "app")
+    pyrun("wait", "--condition", "healthy", "--timeout", "20s", uuid, code=0)
+    root = pyrun.root / "pods" / "running" / uuid / "upper" / "tmp"
+    assert (root / "app").read_text() == (root / "check").read_text() != ""
+
+
+def test_a_check_that_takes_too_long_is_ended(pyrun: Pyrun, detach: Detach) -> None:
+    uuid = detach("sleep 1000", "echo begun; sleep 1000", "--health-timeout", "50ms")
+    pyrun("wait", "--condition", "unhealthy", "--timeout", "20s", uuid, code=0)
+    last = health(pyrun, uuid)
+    assert (last["code"], last["output"]) == (124, "begun ")
+    running = [row["command"] for row in json.loads(pyrun("top", "--format", "json", uuid, code=0).out)[uuid]]
+    assert sum("begun" in command for command in running) <= 1, "the one that runs now"
+
+
+def test_failures_do_not_count_in_the_start_period(pyrun: Pyrun, detach: Detach) -> None:
+    uuid = detach("sleep 1000", "echo x >>/tmp/checks; exit 1", "--health-start-period", "1h")
+    checks = pyrun.root / "pods" / "running" / uuid / "upper" / "tmp" / "checks"
+    wait_until(lambda: checks.exists() and len(checks.read_text()) > 8)
+    assert (status(pyrun, uuid)["health"], status(pyrun, uuid)["failing"]) == ("starting", 0)
+
+
+@pytest.mark.parametrize(("action", "code"), [("kill", 137), ("stop", 7)])
+def test_an_unhealthy_pod_is_ended(pyrun: Pyrun, detach: Detach, action: str, code: int) -> None:
+    restart = ("--restart", "always") if action == "stop" else ()
+    uuid = detach("trap 'exit 7' TERM; while :; do sleep 0.1; done", "exit 1", "--health-on-failure", action, *restart)
+    pyrun("wait", "--timeout", "30s", uuid, code=code)
+    assert "health" not in status(pyrun, uuid)
+
+
+def test_an_unhealthy_pod_starts_again(pyrun: Pyrun, detach: Detach) -> None:
+    """Whatever its restart policy; it is well the second time."""
+    script = "test -e /tmp/first && touch /tmp/well; touch /tmp/first; exec sleep 1000"
+    uuid = detach(script, "test -e /tmp/well", "--health-on-failure", "restart")
+    pyrun("wait", "--condition", "healthy", "--timeout", "30s", uuid, code=0)
+    assert status(pyrun, uuid)["restarts"] == 1
+
+
+def test_a_paused_pod_is_left_alone(pyrun: Pyrun, detach: Detach) -> None:
+    uuid = detach("sleep 1000", "echo x >>/tmp/checks", "--health-on-failure", "kill", "--health-timeout", "1s")
+    pyrun("wait", "--condition", "healthy", "--timeout", "20s", uuid, code=0)
+    pyrun("pause", uuid, code=0)
+    time.sleep(0.2)
+    pyrun("resume", uuid, code=0)
+    checks = pyrun.root / "pods" / "running" / uuid / "upper" / "tmp" / "checks"
+    seen = len(checks.read_text())
+    wait_until(lambda: len(checks.read_text()) > seen)
+    assert status(pyrun, uuid)["state"] == "running"
+
+
+def test_events_tell_of_health(pyrun: Pyrun, detach: Detach) -> None:
+    watcher = subprocess.Popen(
+        [COMMAND, "events", "--format", "json"], env=pyrun.environment(), stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+    )
+    assert watcher.stdout
+    try:
+        told: list[dict[str, Any]] = []
+        number = 0
+        while not told:  # until it watches
+            number += 1
+            pyrun("prepare", "--pod-name", f"first-{number}", pyrun.probe_image, code=0)
+            os.set_blocking(watcher.stdout.fileno(), False)
+            told += [json.loads(line) for line in watcher.stdout.readlines()]
+        os.set_blocking(watcher.stdout.fileno(), True)
+        uuid = detach("sleep 1000", "exit 0")
+        states = []
+        while "healthy" not in states:
+            one = json.loads(watcher.stdout.readline())
+            states += [one["health"]] if one["event"] == "health" and one["uuid"] == uuid else []
+        assert states in (["starting", "healthy"], ["healthy"])
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def test_the_check_of_the_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> None:
+    """Healthcheck of the configuration is used, changed by flags, or left out."""
+    pyrun("trust", "--yes", "--unsigned", str(tmp_path), code=0)
+    config = {
+        "Entrypoint": ["/probe", "sleep", "0"],
+        "Healthcheck": {"Test": ["CMD", "/probe", "exit", "3"], "Interval": 20_000_000, "Timeout": 10_000_000_000, "Retries": 1},
+    }
+    blob = layer(file(b"probe", probe.read_bytes(), mode=0o755))
+    archive = docker_archive(tmp_path / "image.tar", {"layers": [blob], "tags": ["example.com/checked:1"], "config": config})
+    image = f"docker-archive:{archive}"
+    uuid = pyrun("run", "--detach", image, code=0).out.strip()
+    pyrun("wait", "--condition", "unhealthy", "--timeout", "20s", uuid, code=0)
+    assert health(pyrun, uuid)["code"] == 3
+    other = pyrun("run", "--detach", "--health-cmd", '["/probe", "exit", "0"]', image, code=0).out.strip()
+    pyrun("wait", "--condition", "healthy", "--timeout", "20s", other, code=0)
+    none = pyrun("run", "--detach", "--no-healthcheck", image, code=0).out.strip()
+    assert "health" not in status(pyrun, none)
+    assert "no health checks" in pyrun("wait", "--condition", "healthy", none, code=125).err
+    pyrun("rm", "--force", uuid, other, none, code=0)
+
+
+def test_nothing_more_stays_beside_a_pod_that_is_checked(pyrun: Pyrun, detach: Detach) -> None:
+    uuid = detach("sleep 1000", "exit 0", "--health-interval", "1h")
+    run = json.loads((pyrun.root / "pods" / "running" / uuid / "run").read_text())
+    total = 0
+    for pid in (run["keeper"], run["supervisor"], run["pid"]):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    assert total < 150, "KiB"
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--health-interval", "5s"], "--health-cmd"),
+        (["--health-cmd", "true", "--health-interval", "5x"], "5x"),
+        (["--health-cmd", "true", "--health-timeout", "0"], "range"),
+        (["--health-cmd", "true", "--health-on-failure", "weep"], "weep"),
+        (["--health-cmd", "[1]"], "JSON"),
+        (["--health-cmd", "true", "--no-healthcheck"], "excludes"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(pyrun: Pyrun, flags: list[str], word: str) -> None:
+    refused = pyrun("run", "--detach", *flags, pyrun.probe_image, code=2).err
+    assert word in refused and "hint:" in refused and "Traceback" not in refused
+    assert [path for phase in ("prepared", "preparing") for path in (pyrun.root / "pods" / phase).glob("*")] == []
+
+
+def test_in_the_foreground_nobody_would_check(pyrun: Pyrun) -> None:
+    assert "--detach" in pyrun("run", "--health-cmd", "true", pyrun.probe_image, code=2).err
+    uuid = pyrun("prepare", "--health-cmd", "true", pyrun.probe_image, code=0).out.strip()
+    assert "--detach" in pyrun("run-prepared", uuid, code=125).err
+    pyrun("rm", uuid, code=0)
+    several = ["run", "--detach", "--health-cmd", "true", pyrun.probe_image, "---", "--name", "other", pyrun.probe_image]
+    assert "one app" in pyrun(*several, code=2).err
