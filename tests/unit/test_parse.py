@@ -325,6 +325,8 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
     for option in draw(st.lists(st.sampled_from([*VERBS[verb][2], *COMMON[:2]]), max_size=6)):
         name = draw(st.sampled_from(option[0].split()))
         choices = option[3].split() if option[2] == "str" and option[3] else SAMPLES[option[2]]
+        if option[2] == "int" and option[3]:
+            choices = option[3].split("..")  # both ends of what is allowed
         value = draw(st.sampled_from(choices))
         if option[2] == "env":
             if value[0] in used:
