@@ -12,6 +12,7 @@ import os
 from pyrun.errors import ConfigError, UsageError
 from pyrun.host import read_small
 from pyrun.images.types import parse_quantity
+from pyrun.plan.resources import PERIOD, SMALLEST_QUOTA, UNLIMITED, check_file, check_together, weight_of_shares
 from pyrun.pod.options import LIMITS
 
 TYPE_CHECKING = False
@@ -24,18 +25,11 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["of", "weight_of_shares"]
+__all__ = ["of"]
 
-PERIOD = 100_000  # of cpu.max, microseconds; the kernel's own default
-SMALLEST_QUOTA = 1_000  # microseconds
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
 _MEMORY = {"memory": "max", "memory_high": "high", "memory_low": "low", "memory_min": "min", "swap": "swap.max"}
-# What a new cgroup has anyway: asked for, to undo what an image wants, it takes no controller.
-_UNLIMITED = {
-    *(("memory.max", "max"), ("memory.high", "max"), ("memory.low", "0"), ("memory.min", "0"), ("memory.swap.max", "max")),
-    *(("cpu.max", f"max {PERIOD}"), ("pids.max", "max")),
-}
 _RATES = ("rbps", "wbps", "riops", "wiops")
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
@@ -63,8 +57,11 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
                     raise UsageError("set limit", limit[0], "is set twice", hint=hint, origin=flag)
                 found[key] = limit
     limits = list(found.values())
-    _contradictions({file: (text, origin) for file, text, origin in limits})
-    return [limit for limit in limits if not fresh or limit[:2] not in _UNLIMITED]
+    by_file = {file: (text, origin) for file, text, origin in limits}
+    check_together(by_file)
+    if "cpu.max.burst" in by_file and by_file.get("cpu.max", ("max", ""))[0].startswith("max"):
+        raise _bad("cpu.max.burst", "needs a limit to burst above", "add --cpus", by_file["cpu.max.burst"][1])
+    return [limit for limit in limits if not fresh or limit[:2] not in UNLIMITED]
 
 
 def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:
@@ -200,11 +197,9 @@ def _disk(path: str, origin: str) -> str:
 
 def _raw(value: object, origin: str) -> list[Limit]:
     file, equals, text = str(value).partition("=")
-    name = file.replace("_", "").replace(".", "")
-    if not equals or not text or "\n" in text or not name.isascii() or not name.isalnum() or "." not in file.strip(".") or file[0] == ".":
+    if not equals or not text.strip() or "\n" in text or "\0" in text:
         raise _bad(value, "not FILE=VALUE", "FILE is a controller's file of the cgroup, as in memory.high=64M or hugetlb.2MB.max=0", origin)
-    if file.startswith("cgroup."):
-        raise _bad(file, "is not a limit", "pyrun itself looks after the cgroup.* files", origin)
+    check_file(file, origin)
     return [(file, text, origin)]
 
 
@@ -241,29 +236,3 @@ def _of_isolator(name: str, value: Any) -> list[Limit]:
             thousandths = parse_quantity(value["request"], 1000) or 0
             limits.append(("cpu.weight", str(weight_of_shares(thousandths * 1024 // 1000)), origin))
     return limits
-
-
-def weight_of_shares(shares: int) -> int:
-    """Return cpu.weight (1 to 10000) for the cpu.shares (2 to 262144) of cgroup version 1, by the line through both ends."""
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
-
-
-def _contradictions(limits: dict[str, tuple[str, str]]) -> None:
-    def number(file: str) -> int | None:
-        text = limits.get(file, ("", ""))[0].partition(" ")[0]
-        return int(text) if text.isdigit() else None
-
-    for lower, upper in (
-        ("memory.high", "memory.max"),
-        ("memory.low", "memory.max"),
-        ("memory.min", "memory.max"),
-        ("memory.min", "memory.high"),
-        ("cpu.max.burst", "cpu.max"),
-    ):
-        low, high = number(lower), number(upper)
-        if low is not None and high is not None and low > high:
-            raise _bad(f"{lower} {low}", f"is above {upper} {high}", f"{limits[upper][1]} must not be below it", limits[lower][1])
-    if "cpu.idle" in limits and "cpu.weight" in limits:
-        raise _bad("cpu.idle", "has no weight", "keep one of the two", limits["cpu.idle"][1])
-    if "cpu.max.burst" in limits and number("cpu.max") is None:
-        raise _bad("cpu.max.burst", "needs a limit to burst above", "add --cpus", limits["cpu.max.burst"][1])

@@ -79,8 +79,10 @@ def test_a_value_and_its_file(name: str, value: object, file: str, text: str) ->
         ({"memory": "64Mi", "memory_high": "65Mi"}, "above memory.max"),
         ({"memory": "64Mi", "memory_low": "65Mi"}, "above memory.max"),
         ({"memory_high": "64Mi", "memory_min": "65Mi"}, "above memory.high"),
-        ({"cgroup_set": ["../x=1"]}, "FILE=VALUE"),
-        ({"cgroup_set": ["memory=1"]}, "FILE=VALUE"),
+        ({"cgroup_set": ["../x=1"]}, "not a file"),
+        ({"cgroup_set": ["memory/../x.y=1"]}, "not a file"),
+        ({"cgroup_set": ["memory=1"]}, "not a file"),
+        ({"cgroup_set": ["memory.pressure=1"]}, "not a limit"),
         ({"cgroup_set": ["memory.max="]}, "FILE=VALUE"),
         ({"cgroup_set": ["memory.max=1\n2"]}, "FILE=VALUE"),
         ({"cgroup_set": ["cgroup.procs=1"]}, "cgroup."),
@@ -102,19 +104,14 @@ def test_what_makes_no_sense_is_refused(wanted: dict[str, Any], says: str) -> No
 def test_isolators() -> None:
     memory = {"name": "resource/memory", "value": {"limit": "64Mi", "request": "8Mi"}}
     cpu = {"name": "resource/cpu", "value": {"limit": "500m", "request": "1"}}
-    assert made(memory, cpu) == {"memory.max": "67108864", "memory.low": "8388608", "cpu.max": "50000 100000", "cpu.weight": "39"}
+    assert made(memory, cpu) == {"memory.max": "67108864", "memory.low": "8388608", "cpu.max": "50000 100000", "cpu.weight": "100"}
     assert made(memory, memory="100Mi")["memory.max"] == str(100 << 20), "a flag beats it"
     assert made(memory, memory="max", memory_low="0") == made(memory="max") == made(cpus="max", pids_limit="max") == {}, "nothing to write"
-    assert made({"name": "os/linux/cpu-shares", "value": 1024}) == {"cpu.weight": "39"}
+    assert made({"name": "os/linux/cpu-shares", "value": 1024}) == {"cpu.weight": "100"}
     assert made({"name": "resource/memory", "value": {"limit": 67108864}}) == {"memory.max": "67108864"}, "a number is one of bytes"
     with pytest.raises(ConfigError) as caught:
         made({"name": "resource/memory", "value": {"limit": "16m"}})
     assert "16M" in caught.value.hint and caught.value.origin == "isolator resource/memory"
-
-
-@pytest.mark.parametrize(("shares", "weight"), [(0, 1), (2, 1), (1024, 39), (262144, 10000), (1 << 40, 10000)])
-def test_shares_of_version_1(shares: int, weight: int) -> None:
-    assert limits.weight_of_shares(shares) == weight
 
 
 def test_a_disk_is_a_whole_one() -> None:
