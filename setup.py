@@ -19,9 +19,10 @@ ROOMS = {"pyrun": "runtime", "pyrun.native": "native", "pyrun.images": "images"}
 # stack protector normally sits in thread-local storage, which only libc sets up; "global" makes it a variable.
 # The flags stand in a file of their own, which clangd and `make lint` read too.
 COMPILE = [*Path("native/compile_flags.txt").read_text().split(), "-g0", "-fcf-protection=none"]
+# One segment to read and one to write: each further one costs an exec as much as ten system calls.
 LINK = """
     -nostdlib -static-pie -s -Wl,-e,_start -Wl,--gc-sections -Wl,--build-id=none
-    -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,separate-code
+    -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,noseparate-code
 """.split()
 
 

@@ -49,7 +49,7 @@ NOTES = (
 )
 CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
 ENTER_LIMIT = 0.6  # of `runc exec`
-EXEC_LIMIT = 1.3  # of a program without libc
+EXEC_LIMIT = 1.2  # of a program without libc
 PULL_LIMIT = 0.45  # of podman pull, the quickest of each
 LIST_LIMIT = 0.5  # of podman images, for 1,000 of them
 MEMORY_LIMIT = 150.0  # KiB, supervisor and init together

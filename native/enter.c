@@ -62,6 +62,7 @@ static int joiner(struct context *ctx)
     uint32_t i = 0;
     long r;
 
+    default_signals(ALL_SIGNALS_OF_LINUX);
     inherit(ctx);
     r = join_namespaces(ctx);
     if (r >= 0) {

@@ -235,6 +235,7 @@ int init_main(struct context *ctx)
 
     /* The life-line for a supervisor that is killed; see alone() for one that was killed before this line. */
     (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
+    default_signals(ALL_SIGNALS_OF_LINUX);
     if (ctx->plan->clone_flags & CLONE_NEWUSER) {
         if (sys_read(ctx->link, &byte, 1) != 1)
             return 125;

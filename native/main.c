@@ -14,11 +14,10 @@ _Alignas(16) char arena[ARENA_SIZE];
 
 static int bad_plan(const char *why)
 {
-    (void)sys_write(2, "pyrun: internal error: ", 23);
     (void)sys_write(2, why, str_len(why));
-    (void)sys_write(2, "\n", 1);
     return 125;
 }
+#define BAD_PLAN(why) bad_plan("pyrun: internal error: " why "\n")
 
 /* Started while the pod was still being made: the other slots come in one message.  All of them are free, and
  * descriptors are installed in the order of the message, each on the lowest free number: where it belongs. */
@@ -43,13 +42,13 @@ int program(int argc, char **argv, char **envp)
     if (sys_fstat(SLOT_PLAN, &st) == -EBADF && receive_slots() == 0)
         return 125; /* whoever started this has given up */
     if (sys_fstat(SLOT_PLAN, &st) < 0 || st.st_size <= 0 || st.st_size > PLAN_MAX_SIZE)
-        return bad_plan("the native helper was started without a plan");
+        return BAD_PLAN("the native helper was started without a plan");
     map = sys_call6(__NR_mmap, 0, st.st_size, PROT_R, PRIVATE, SLOT_PLAN, 0);
     shared = sys_call6(__NR_mmap, 0, 4096, PROT_RW, SHARED_ANONYMOUS, -1, 0);
     if ((unsigned long)map > -4096UL || (unsigned long)shared > -4096UL)
-        return bad_plan("the native helper got no memory");
+        return BAD_PLAN("the native helper got no memory");
     if (plan_check((const void *)map, (size_t)st.st_size) != 0)
-        return bad_plan("the plan is malformed");
+        return BAD_PLAN("the plan is malformed");
     ctx.plan = (const struct plan_header *)map;
     ctx.ops = (const struct plan_op *)(ctx.plan + 1);
     ctx.pool = (const char *)map + ctx.plan->pool;

@@ -136,29 +136,29 @@ static long op_bind(struct context *ctx, const struct plan_op *op)
 /* The /dev/null that hides files must be the one that we made, whatever the image put in its place. */
 static long null_device(const struct context *ctx)
 {
-    static int null = -1;
+    static int null;
     struct stat st;
+    int fd;
 
-    if (null < 0) {
-        null = (int)open_in_root(ctx, "/dev/null", O_PATH, 1);
-        if (null >= 0 && (sys_fstat(null, &st) < 0 || KIND(st) != S_IFCHR || st.st_rdev != MAKEDEV(1, 3))) {
-            sys_close(null);
-            null = -1;
-            return -ENODEV;
-        }
+    if (null > 0)
+        return null;
+    fd = (int)open_in_root(ctx, "/dev/null", O_PATH, 1);
+    if (fd >= 0 && (sys_fstat(fd, &st) < 0 || KIND(st) != S_IFCHR || st.st_rdev != MAKEDEV(1, 3))) {
+        sys_close(fd);
+        return -ENODEV;
     }
-    return null;
+    return fd < 0 ? fd : (null = fd);
 }
 
 /* One empty read-only tmpfs hides every directory: the first mask mounts it, the others show it again. */
 static long mask_directory(struct place target)
 {
-    static int empty = -1;
+    static int empty;
     OWNED_FD dir = -1;
     char path[32];
     long r;
 
-    if (empty >= 0)
+    if (empty > 0)
         return attach((struct place){empty, ""}, target, 0, 0);
     dir = (int)sys_openat(target.dir, target.name, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     if (dir < 0)
@@ -173,14 +173,14 @@ static long mask_directory(struct place target)
 /* A mount of /dev/null waits until there is a file to hide: what is not there, or a directory, leaves it for the next. */
 static long op_mask(struct context *ctx, const struct plan_op *op)
 {
-    static int cover = -1;
+    static int cover;
     struct place target;
     long r;
 
     target.dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_NOFOLLOW, &target.name);
     if (target.dir < 0)
         return target.dir == -ENOENT || target.dir == -ENOTDIR ? 0 : target.dir;
-    if (cover < 0) {
+    if (cover <= 0) {
         r = null_device(ctx);
         if (r >= 0)
             r = cover = (int)clone_tree((struct place){(int)r, ""}, 0);
@@ -190,7 +190,7 @@ static long op_mask(struct context *ctx, const struct plan_op *op)
     r = put_tree(cover, target);
     if (r == 0) {
         sys_close(cover);
-        cover = -1;
+        cover = 0;
         return 0;
     }
     if (r == -EINVAL) /* a file cannot cover a directory */

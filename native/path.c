@@ -66,18 +66,18 @@ long make_in_root(const struct context *ctx, const char *path, int nofollow)
     return dir;
 }
 
-/* The directory of the path before: what fills /dev names it a dozen times. */
+/* The directory of the path before: what fills /dev names it a dozen times.  No descriptor is 0: that is the app's input. */
 static struct {
     char path[256];
     int fd, nofollow;
-} last = {"", -1, 0};
+} last;
 
 void forget_parent(void)
 {
     last.path[0] = '\0';
-    if (last.fd >= 0)
+    if (last.fd > 0)
         sys_close(last.fd);
-    last.fd = -1;
+    last.fd = 0;
 }
 
 /* Whether an in-root path without links leads beneath the directory that was used last. */
@@ -111,12 +111,12 @@ long parent_in_root(const struct context *ctx, const char *path, unsigned how, c
     parent[slash] = '\0';
     if (slash == 0)
         (void)str_add(parent, parent + 2, "/");
-    if (last.fd >= 0 && last.nofollow == nofollow && str_eq(last.path, parent))
+    if (last.fd > 0 && last.nofollow == nofollow && str_eq(last.path, parent))
         return last.fd;
     forget_parent();
     last.fd = (int)(how & PARENT_MAKE ? make_in_root(ctx, parent, nofollow) : open_in_root(ctx, parent, O_PATH | O_DIRECTORY, nofollow));
     last.nofollow = nofollow;
-    if (last.fd >= 0 && slash < sizeof last.path)
+    if (last.fd > 0 && slash < sizeof last.path)
         memcpy(last.path, parent, slash + 1);
     return last.fd;
 }

@@ -1,8 +1,8 @@
 /* Program entry without libc: stack set-up, the stack protector's canary, memory functions. */
 #include "sys.h"
 
-/* -mstack-protector-guard=global makes the compiler use these instead of thread-local storage. */
-uintptr_t __stack_chk_guard = 0x595e9fbd94fda766;
+/* -mstack-protector-guard=global makes the compiler use these instead of thread-local storage.  Set before its first use. */
+uintptr_t __stack_chk_guard;
 
 __attribute__((noreturn)) void __stack_chk_fail(void);
 __attribute__((noreturn)) void __stack_chk_fail(void)

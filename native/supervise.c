@@ -33,17 +33,25 @@ static void report(const struct context *ctx, const struct plan_report *what)
         send_report(what);
 }
 
-/* A caller may have left SIGCHLD or SIGPIPE ignored, which execve keeps: the app starts from defaults. */
-void block_signals(void)
+/* A caller may have left signals ignored, which execve keeps: those from `first` to `last` get their defaults. */
+void default_signals(int first, int last)
 {
     struct {
         uintptr_t handler, flags, restorer;
         uint64_t mask;
     } standard = {0, 0, 0, 0};
+
+    for (int signal = first; signal <= last; signal++)
+        (void)sys_call4(__NR_rt_sigaction, signal, &standard, 0, sizeof standard.mask);
+}
+
+/* What is blocked is queued even when it is ignored (signal(7)), but children of whoever ignores SIGCHLD leave no status
+ * (wait(2)).  The other signals are the child's to reset: it has the time, while the network is made here. */
+void block_signals(void)
+{
     const uint64_t all = BLOCKED;
 
-    for (int signal = 1; signal <= 64; signal++)
-        (void)sys_call4(__NR_rt_sigaction, signal, &standard, 0, sizeof all);
+    default_signals(SIGCHLD, SIGCHLD);
     (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
 }
 

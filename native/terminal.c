@@ -30,8 +30,8 @@ struct relay {
 #define CHUNK 4096 /* PIPE_BUF: what a writable pipe takes without blocking */
 
 static struct relay shown, typed;
-static int screen = 1; /* where output goes */
-static char last_typed = '\n';
+static int screen; /* where output goes */
+static char last_typed;
 
 /* A description of our own of the caller's terminal or pipe, which can be non-blocking without anybody else noticing. */
 static int own_output(void)
@@ -57,6 +57,7 @@ static void relay_start(const struct context *ctx)
     typed.data = arena + CHUNK;
     typed.over = !(ctx->plan->flags & PLAN_RELAY_STDIN);
     screen = own_output();
+    last_typed = '\n';
 }
 
 /* Keys reach the app's terminal unread, which does the line editing and makes the signals. */
