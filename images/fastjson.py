@@ -2,7 +2,8 @@
 
 Package `json` costs about a millisecond to import because it brings `re`.  The C parts that do the
 work are importable by themselves; they only want an object with the options of a decoder.  The text
-read here was written by pyrun: images' own JSON goes through `pyrun.images.strictjson`.
+read by `loads` was written by pyrun, that by `strict` by whoever made an OCI bundle; images' own JSON goes through
+`pyrun.images.strictjson`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,19 @@ class _Options:
         raise ValueError(f"{name} is not JSON")
 
 
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """One object of a document that others wrote: members that are null count as absent, two of one name are refused."""
+    made = {name: value for name, value in pairs if value is not None}
+    if len(made) != len(pairs) and len({name for name, _ in pairs}) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"member {next(name for name in names if names.count(name) > 1)!r} occurs twice in one object")
+    return made
+
+
+class _Strict(_Options):
+    object_pairs_hook = staticmethod(_members)  # type: ignore[assignment]  # the base class has none
+
+
 def _default(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
@@ -37,6 +51,12 @@ def _slow_scan(text: str, start: int) -> tuple[object, int]:
     import json
 
     return json.JSONDecoder(parse_constant=_Options.parse_constant).raw_decode(text, start)
+
+
+def _slow_strict(text: str, start: int) -> tuple[object, int]:
+    import json
+
+    return json.JSONDecoder(parse_constant=_Options.parse_constant, object_pairs_hook=_members).raw_decode(text, start)
 
 
 def _slow_dumps(value: object) -> str:
@@ -52,12 +72,14 @@ def _slow_quote(text: str) -> str:
 
 
 _scan: Callable[[str, int], tuple[object, int]] = _slow_scan
+_scan_strict: Callable[[str, int], tuple[object, int]] = _slow_strict
 _encode: Callable[[object, int], tuple[str, ...]] | None = None
 quote: Callable[[str], str] = _slow_quote
 try:
     import _json
 
     _scan = _json.make_scanner(_Options)  # type: ignore[arg-type]  # it takes any object with these attributes
+    _scan_strict = _json.make_scanner(_Strict)  # type: ignore[arg-type]
     quote = _json.encode_basestring_ascii
     _encode = _json.make_encoder(None, _default, quote, None, ":", ",", False, False, False)
 except (ImportError, AttributeError):  # an interpreter built without the accelerator
@@ -66,11 +88,20 @@ except (ImportError, AttributeError):  # an interpreter built without the accele
 
 def loads(text: str | bytes) -> object:
     """The value of one JSON document; ValueError when it is anything else (also when it nests too deep)."""
+    return _load(text, _scan)
+
+
+def strict(text: bytes) -> object:
+    """The value of a document that others wrote: without members that are null; ValueError also when a member occurs twice."""
+    return _load(text, _scan_strict)
+
+
+def _load(text: str | bytes, scan: Callable[[str, int], tuple[object, int]]) -> object:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
         start = len(text) - len(text.lstrip(_BLANK))
-        value, end = _scan(text, start)
+        value, end = scan(text, start)
     except StopIteration as stop:
         raise ValueError(f"no JSON value at character {stop.value}") from None
     except RecursionError:

@@ -1,0 +1,73 @@
+"""Rules of config.json that several members make together: what contradicts itself is refused before anything is done."""
+
+from __future__ import annotations
+
+from pyrun.oci import sysctl
+from pyrun.oci.rules import Bad
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["agree"]
+
+_HOST_NAME_MAX = 64  # uname(2)
+
+
+def agree(spec: dict[str, Any]) -> None:
+    """Look at a config whose members are all right by themselves; Bad names one of those that contradict each other."""
+    linux = spec.get("linux", {})
+    kinds = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
+    for name in ("hostname", "domainname"):
+        value = spec.get(name)
+        if value and "uts" not in kinds:
+            raise Bad("needs a uts namespace, or the host's name would change", "add uts to linux.namespaces", name)
+        if value and len(value.encode()) > _HOST_NAME_MAX:
+            raise Bad(f"has {len(value.encode())} bytes, and the kernel takes {_HOST_NAME_MAX}", "choose a shorter one", name)
+    for index, mount in enumerate(spec.get("mounts", ())):
+        _mount(mount, kinds, f"mounts[{index}]")
+    _users(linux, kinds)
+    if linux.get("timeOffsets") and kinds.get("time") != "":
+        reason = "a namespace that is joined keeps its clocks" if "time" in kinds else "needs a time namespace"
+        raise Bad(reason, "add a time namespace without a path to linux.namespaces", "linux.timeOffsets")
+    if linux.get("netDevices") and "network" not in kinds:
+        raise Bad("needs a network namespace", "add network to linux.namespaces", "linux.netDevices")
+    _net_names(linux.get("netDevices", {}))
+    for key in linux.get("sysctl", ()):
+        try:
+            sysctl.check(key, kinds, spec.get("hostname", ""))
+        except Bad as bad:
+            raise bad.inside(f"linux.sysctl[{key!r}]") from None
+    if "mount" not in kinds:
+        raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
+
+
+def _mount(mount: dict[str, Any], kinds: dict[str, str], where: str) -> None:
+    options = mount.get("options", ())
+    mapped = "uidMappings" in mount or "gidMappings" in mount
+    for name, other in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
+        if mount.get(name) and not mount.get(other):
+            raise Bad(f"is required along with {name}", where=f"{where}.{other}")
+    if ("idmap" in options or "ridmap" in options) and not mapped and "user" not in kinds:
+        raise Bad("idmap has no mapping", "give uidMappings and gidMappings, or the container a user namespace", f"{where}.options")
+    if mapped and not {"bind", "rbind"}.intersection(options) and mount.get("type") != "bind":
+        raise Bad("goes with bind mounts", "add bind or rbind to options", f"{where}.uidMappings")
+
+
+def _users(linux: dict[str, Any], kinds: dict[str, str]) -> None:
+    for name, other in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
+        if linux.get(name) and "user" not in kinds:
+            raise Bad("needs a user namespace", "add user to linux.namespaces", f"linux.{name}")
+        if kinds.get("user") == "" and not linux.get(name):
+            raise Bad("is required with a new user namespace", "map at least one id", f"linux.{name}")
+        if linux.get(name) and not linux.get(other):
+            raise Bad(f"is required along with {name}", where=f"linux.{other}")
+
+
+def _net_names(devices: dict[str, Any]) -> None:
+    seen: set[str] = set()
+    for name, device in devices.items():
+        final = device.get("name") or name
+        if final in seen and "%d" not in final:
+            raise Bad(f"two devices would be called {final}", "give them different names", f"linux.netDevices.{name}.name")
+        seen.add(final)
