@@ -50,6 +50,7 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
                op->b <= 0x7fffffff;
     case OP_CAPS:
         return blob_ok(h, op->s1, sizeof(struct plan_caps));
+    case OP_DEVICES:
     case OP_SECCOMP:
         return op->n >= 8 && op->n % 8 == 0 && op->n / 8 <= 4096 && blob_ok(h, op->s1, op->n);
     case OP_RLIMIT:
@@ -85,8 +86,8 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0;
         if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
-        if (ops[i].code == OP_LIMIT) {
-            if (i > 0 && ops[i - 1].code != OP_LIMIT)
+        if (before_clone(&ops[i])) {
+            if (i > 0 && !before_clone(&ops[i - 1]))
                 return 0;
         } else if (ops[i].code == OP_PIVOT) {
             if (pivot || app)

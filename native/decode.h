@@ -7,6 +7,12 @@
 
 #include "plan.h"
 
+/* Operations that the supervisor carries out before it clones. */
+static inline int before_clone(const struct plan_op *op)
+{
+    return op->code == OP_LIMIT || op->code == OP_DEVICES;
+}
+
 /* 0 when every offset, count and terminator of the plan is good, -1 for a bad frame, else the
  * number (from 1) of the first bad operation.  `data` must be aligned to 8 bytes. */
 int plan_check(const void *data, size_t size);

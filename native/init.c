@@ -28,7 +28,7 @@ static long run_op(struct context *ctx, const struct plan_op *op)
     }
     if (op->code <= OP_READONLY || op->code == OP_TTY)
         return run_mount_op(ctx, op);
-    return op->code == OP_LIMIT ? 0 : run_process_op(ctx, op); /* the supervisor has set it */
+    return before_clone(op) ? 0 : run_process_op(ctx, op); /* the supervisor has set it */
 }
 
 /* Straight line from `i` up to the operation `stop` or, in the app's process, for ever: OP_EXEC does not come back. */

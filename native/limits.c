@@ -4,6 +4,8 @@
  * it is enabled now.  The kernel allows that only while no process is in the cgroup above itself, the root excepted
  * ("no internal processes"), so the supervisor moves out of the way first, into a leaf beside the pod's; whoever else is
  * in there is not ours to move. */
+#include <linux/bpf.h>
+
 #include "handover.h"
 #include "helper.h"
 
@@ -52,6 +54,20 @@ static long enable(struct context *ctx, const char *file)
     return r < 0 ? with_detail(ctx, r == -EBUSY ? DETAIL_INHABITED : DETAIL_CONTROLLER, r) : 0;
 }
 
+/* The program belongs to the cgroup from then on and goes with it.  Those of cgroups above are asked as well (bpf(2)). */
+static long set_devices(const struct context *ctx, const struct plan_op *op)
+{
+    union bpf_attr made = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
+                           .insn_cnt = op->n / 8,
+                           .insns = (uintptr_t)pool_string(ctx, op->s1),
+                           .license = (uintptr_t)""};
+    OWNED_FD program = (int)sys_call3(__NR_bpf, BPF_PROG_LOAD, &made, sizeof made);
+    union bpf_attr put = {.target_fd = SLOT_CGROUP, .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI};
+
+    put.attach_bpf_fd = (uint32_t)program;
+    return program < 0 ? program : sys_call3(__NR_bpf, BPF_PROG_ATTACH, &put, sizeof put);
+}
+
 long set_limit(struct context *ctx, const struct plan_op *op)
 {
     const char *file = pool_string(ctx, op->s1), *text = pool_string(ctx, op->s2);
@@ -59,6 +75,8 @@ long set_limit(struct context *ctx, const struct plan_op *op)
 
     if (!(ctx->plan->flags & PLAN_HAS_CGROUP))
         return with_detail(ctx, DETAIL_NO_CGROUP, -ENOENT);
+    if (op->code == OP_DEVICES)
+        return set_devices(ctx, op);
     r = write_file(SLOT_CGROUP, file, 0, 0, text, str_len(text));
     if (r != -ENOENT)
         return r;

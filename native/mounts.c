@@ -71,7 +71,9 @@ static long op_mknod(const struct context *ctx, const struct plan_op *op)
     const char *name;
     const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
 
-    return dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
+    long r = dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
+
+    return r < 0 || op->b == 0 ? r : sys_call5(__NR_fchownat, dir, name, (uint32_t)op->b, op->b >> 32, AT_SYMLINK_NOFOLLOW);
 }
 
 static long op_mount(struct context *ctx, const struct plan_op *op)

@@ -126,7 +126,7 @@ enum plan_code {
     OP_MKFILE = 8,         /* in-root empty file s1, mode n: a mount point */
     OP_WRITE = 9,          /* in-root file s1 with content s2, mode n */
     OP_SYMLINK = 10,       /* in-root link s1 to s2; an existing name stays */
-    OP_MKNOD = 11,         /* in-root node s1, mode n, device number a */
+    OP_MKNOD = 11,         /* in-root node s1, mode n, device number a, owner b: uid, and gid in the upper half */
     OP_MOUNT = 12,         /* fstype s1 on in-root s2, data n (pool), MS_ flags a */
     OP_BIND = 13,          /* host source s1 on in-root s2, MOUNT_ATTR_ flags a to set */
     OP_MASK = 14,          /* hide in-root s1: a file by /dev/null, a directory by an empty tmpfs */
@@ -153,7 +153,8 @@ enum plan_code {
     OP_EXEC = 34,          /* argv list s1 (n), env list s2 (a), paths to try: list b low half, count b high half */
     /* the supervisor, before it clones; they come first */
     OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, see limits.c */
-    OP_LAST = 35
+    OP_DEVICES = 36,       /* n bytes of struct bpf_insn at s1: which devices the pod may use, in words s2; see limits.c */
+    OP_LAST = 36
 };
 
 struct plan_caps {
@@ -191,7 +192,7 @@ enum plan_report_kind {
 #define DETAIL_OVERLAY 5
 #define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
 #define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
-#define DETAIL_NO_CGROUP 8  /* OP_LIMIT: the pod has none */
+#define DETAIL_NO_CGROUP 8  /* OP_LIMIT, OP_DEVICES: the pod has none */
 
 struct plan_report {
     uint32_t kind;

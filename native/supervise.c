@@ -133,7 +133,7 @@ static long start(struct context *ctx, uint32_t *step)
         if (r < 0)
             return r;
     }
-    for (*step = 0; ctx->ops[*step].code == OP_LIMIT; (*step)++)
+    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
         if ((r = set_limit(ctx, &ctx->ops[*step])) < 0)
             return r;
     *step = STEP_NOTIFY;

@@ -13,6 +13,7 @@
  *   probe notify TEXT...         tells NOTIFY_SOCKET each text, then sleeps for ever
  *   probe serve                  answers one connection to descriptor 3 with its own pid and the LISTEN_ and WATCHDOG_ variables
  *   probe eat                    says "ready", waits for USR1, and takes memory until it is killed
+ *   probe sweep PATH             makes a node of each device at PATH and opens it: says which open, "c:1:3 ..."
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
  * CALL is one of: write PATH, open PATH, mkfile PATH, mkdir PATH, mknod PATH TYPE MAJOR MINOR, chown PATH UID GID,
@@ -98,6 +99,30 @@ static long try(char **argv)
         return syscall(number(argv, 1), number(argv, 2), number(argv, 3), number(argv, 4), number(argv, 5), number(argv, 6));
     fprintf(stderr, "probe: what is try %s?\n", call);
     exit(2);
+}
+
+/* A device that is not to be used answers EPERM, its file system EACCES; anything else came from the driver, or there is none. */
+static int sweep(const char *path)
+{
+    static const unsigned more[] = {64, 128, 183, 200, 223, 229, 232, 235, 237, 238, 255};
+
+    for (unsigned block = 0; block < 2; block++)
+        for (unsigned major = 0; major < 512; major++)
+            for (unsigned i = 0; i < 16 + sizeof more / sizeof *more; i++) {
+                const unsigned minor = i < 16 ? i : more[i - 16];
+                int fd = -1, made = mknod(path, (block ? S_IFBLK : S_IFCHR) | 0600, makedev(major, minor));
+
+                if (made == 0)
+                    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+                if (major + minor != 0 && (fd >= 0 || (errno != EPERM && errno != EACCES))) /* 0:0 is no device, but overlay's whiteout */
+                    printf("%c:%u:%u ", block ? 'b' : 'c', major, minor);
+                if (fd >= 0)
+                    close(fd);
+                if (made == 0)
+                    unlink(path);
+            }
+    puts("");
+    return 0;
 }
 
 static int say_try(char **argv)
@@ -249,6 +274,8 @@ int main(int argc, char **argv)
         return serve();
     if (!strcmp(verb, "eat"))
         return eat();
+    if (!strcmp(verb, "sweep") && argc > 2)
+        return sweep(argv[2]);
     if (!strcmp(verb, "try") && argc > 2)
         return say_try(argv + 2);
     fprintf(stderr, "probe: what is %s?\n", verb);

@@ -114,9 +114,19 @@ def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more
         started=registered,
         mounts=[args.root, *sources],
         retain=args.caps_retain or (),
+        devices=_devices(args),
         new_privs="new-privs" in args.insecure_options,
         **more,  # type: ignore[arg-type]
     )
+
+
+def _devices(args: Args) -> list[str]:
+    """Nodes that the unit's own list has to let through; those of a directory are the ones that are there now."""
+    if not args.device:
+        return []
+    from pyrun.pod.devices import read_device
+
+    return [device.source for word in args.device for device, _ in read_device(word)]
 
 
 def _units(args: Args) -> int:

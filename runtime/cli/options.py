@@ -19,7 +19,7 @@ An option is a row of six strings:
 from __future__ import annotations
 
 from pyrun.cli.verbs_images import IMAGES
-from pyrun.cli.verbs_limits import LIMITS
+from pyrun.cli.verbs_limits import DEVICE, LIMITS
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
@@ -211,6 +211,7 @@ RUN: tuple[Option, ...] = (
     ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),
     ("--caps-retain", "CAP,...", "csv", "", "app Security", "the capabilities that the app may have, instead of the default eight"),
     ("--caps-remove", "CAP,...", "csv", "", "app Security", "take these capabilities away from the default set"),
+    DEVICE,
     (
         "--seccomp",
         "SPEC",

@@ -34,6 +34,7 @@ class LimitArgs:
     io_weight: Text
     io_max: Words
     cgroup_set: Words
+    device: Words
 
 
 LIMITS: tuple[Option, ...] = (
@@ -60,4 +61,13 @@ LIMITS: tuple[Option, ...] = (
         "limit a disk, named by itself or by a path on it: rbps, wbps (bytes), riops, wiops a second, as in /dev/vda:wbps=10M (io.max)",
     ),
     ("--cgroup-set", "FILE=VALUE", "list", "", "Limits", "write VALUE to any other file of the pod's cgroup, as in hugetlb.2MB.max=0"),
+)
+
+DEVICE: Option = (
+    "--device",
+    "HOSTPATH[:PATH[:rwm]]",
+    "list",
+    "",
+    "app Security",
+    "let the app use a device of the host, or those of a directory, as in /dev/fuse or /dev/snd; what is not named stays closed",
 )

@@ -85,6 +85,8 @@ _HINTS = {
     (ops.LIMIT, errno.ENODEV): "the disk cannot be limited: name a whole disk, as in /dev/vda",
     (ops.LIMIT, errno.ENOENT): "this kernel does not have that file in a cgroup: see its controllers",
     (ops.LIMIT, errno.EOPNOTSUPP): "this kernel cannot do that",
+    (ops.DEVICES, errno.EPERM): "loading the program that decides needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN",
+    (ops.DEVICES, errno.EINVAL): "this kernel has no device programs for cgroups (CONFIG_CGROUP_BPF)",
     (ops.EXEC, errno.ENOENT): "the image has no such file, nor its PATH where the name has no slash: see `pyrun image show`, or use --exec",
     (ops.EXEC, errno.ENOTDIR): "a part of the path is not a directory in the image",
     (ops.EXEC, errno.EACCES): "the file is not executable for the app's user, or it is a directory",
@@ -118,6 +120,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     elif code == ops.CHDIR and detail == DETAIL_OUTSIDE:
         reason = "the directory is not inside the pod"
         hint = "a working directory may not lead out of the root file system"
+    elif code == ops.DEVICES and detail == DETAIL_NO_CGROUP:
+        reason, hint = "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
     elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
         reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
     elif code == ops.BIND and detail == DETAIL_TARGET:

@@ -10,11 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from pyrun.plan.devices_bpf import Rule
+
     MountKind = Literal["host", "empty", "tmpfs"]
     ShareKind = Literal["", "app", "pod"]
     UpperKind = Literal["disk", "tmpfs"]
 
-__all__ = ["Config", "IdMap", "Mount"]
+__all__ = ["Config", "Device", "IdMap", "Mount"]
 
 
 class Mount:
@@ -23,11 +25,13 @@ class Mount:
     `kind` host binds `source`, empty makes a directory that lives as long as the pod, tmpfs keeps it
     in memory (`size` bytes, 0 for the kernel's default of half the memory).  `is_dir` tells what kind
     of mount point a host source needs; `copy_up` that an empty one is made beforehand, of what the image holds there.
-    `volume` is the name by which all apps of a pod know it, "" for one of this app alone.
+    `device` that the source is a device node, which is to open; `volume` is the name by which all apps of a pod know it,
+    "" for one of this app alone.
     """
 
     __slots__ = (
-        "copy_up", "gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid", "volume",
+        "copy_up", "device", "gid", "is_dir", "kind", "mode", "name", "origin", "readonly", "recursive", "size", "source", "target", "uid",
+        "volume",
     )  # fmt: skip
 
     def __init__(
@@ -57,8 +61,23 @@ class Mount:
         self.gid = gid
         self.size = size
         self.is_dir = is_dir
-        self.copy_up = False
+        self.copy_up = self.device = False
         self.volume = ""
+        self.origin = origin
+
+
+class Device:
+    """A device node: `path` inside, `source` on the host, st_mode with its type, `number` of makedev(3), owner; `origin` is for errors."""
+
+    __slots__ = ("gid", "mode", "number", "origin", "path", "source", "uid")
+
+    def __init__(self, path: str, source: str, mode: int, number: int, uid: int, gid: int, origin: str) -> None:
+        self.path = path
+        self.source = source
+        self.mode = mode
+        self.number = number
+        self.uid = uid
+        self.gid = gid
         self.origin = origin
 
 
@@ -84,6 +103,7 @@ class Config:
     Attributes are plain values: `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin);
+    `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
     `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
     directory, `app_dir` the app's, the same unless it is one of several; `share` of several apps: "" for the only one,
@@ -100,6 +120,8 @@ class Config:
         "bounding",
         "copy_root",
         "cwd",
+        "device_rules",
+        "devices",
         "env",
         "gid",
         "group",
@@ -151,6 +173,8 @@ class Config:
         self.seccomp = b""
         self.rlimits: list[tuple[int, int, int, str]] = []
         self.limits: list[tuple[str, str, str]] = []
+        self.devices: list[Device] = []
+        self.device_rules: list[Rule] = []
         self.oom_score_adj: int | None = None
         self.hostname = "pyrun-" + uuid
         self.hosts = self.resolv = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyrun.plan import caps, ops, rlimits
 
 TYPE_CHECKING = False
@@ -21,7 +23,7 @@ NAMES = {
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
-        " SECCOMP EXEC LIMIT"
+        " SECCOMP EXEC LIMIT DEVICES"
     ).split()
 }
 
@@ -68,7 +70,7 @@ def _overlay(one: Op) -> str:
 
 def _node(one: Op) -> str:
     number = _number(one[5])
-    return f"make device {_text(one[3])} {number >> 8}:{number & 255} mode {_number(one[2]) & 0o7777:04o}"
+    return f"make device {_text(one[3])} {os.major(number)}:{os.minor(number)} mode {_number(one[2]) & 0o7777:04o}"
 
 
 def _bind(one: Op) -> str:
@@ -144,6 +146,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.NO_NEW_PRIVS: lambda one: "give up gaining privileges (no_new_privs)",
     ops.SECCOMP: lambda one: f"install a system call filter of {len(one[3]) // 8 if isinstance(one[3], bytes) else 0} instructions",
     ops.EXEC: _exec,
+    ops.DEVICES: lambda one: f"let the pod use these devices only: {_text(one[4])}",
     ops.LIMIT: lambda one: f"limit {_text(one[3])} of the pod's cgroup to {_text(one[4])}",
 }
 
@@ -163,6 +166,8 @@ def step(one: Op) -> tuple[str, str]:
         return "execute", s1[0]
     if code == ops.LIMIT:
         return "set limit", f"{_text(s1)} {_text(s2)}"
+    if code == ops.DEVICES:
+        return "limit the devices to", _text(s2)
     if code == ops.OVERLAY:
         return "mount overlay on", _text(s1)
     if code == ops.IDS:

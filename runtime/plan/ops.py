@@ -26,7 +26,7 @@ VERSION = 1
 PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRITE, SYMLINK, MKNOD, MOUNT, BIND, MASK = range(1, 15)
 READONLY, ROOT_READONLY, HOSTNAME, DOMAINNAME, NETWORK, TTY, OOM_SCORE, PIVOT, KEYRING, APP = range(15, 25)
 SESSION, STDIN_NULL, UMASK, RLIMIT, IDS, CAPS, CHDIR, NO_NEW_PRIVS, SECCOMP, EXEC = range(25, 35)
-LIMIT = 35
+LIMIT, DEVICES = 35, 36
 
 OPTIONAL = 1
 ELSE = 2
@@ -156,7 +156,7 @@ def _pack(pool: _Pool, one: Op) -> bytes:
     if code == OVERLAY:
         assert isinstance(s2, list)
         n = len(s2)
-    elif code == SECCOMP:
+    elif code in (SECCOMP, DEVICES):
         assert isinstance(s1, bytes)
         n = len(s1)
     place = pool.place

@@ -42,6 +42,8 @@ def run_plan(config: Config) -> Plan:
     if config.share:
         flags &= ~(_SHARED | ops.CLONE_NEWPID if config.share == "pod" else _SHARED)
     todo: list[Op] = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
+    if config.device_rules:
+        _device_rules(config, todo)
     todo.append(op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts"))
     _stage_root(config, todo)
     _volumes(config, todo)
@@ -122,6 +124,8 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW, origin="default mounts"))
     for name, major, minor in mounts.DEVICES:
         _device(config, todo, "/dev/" + name, major << 8 | minor, "/dev/" + name)
+    if config.devices:
+        _more_devices(config, todo)
     if config.tty:
         todo.append(op(ops.MKFILE, "/dev/console", n=0o600, origin="--tty"))
     else:
@@ -145,8 +149,29 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
 
 
 def _nodes_are_bound(config: Config) -> bool:
-    """Where the app may make nodes of its own, none but the host's, bound one by one, may open; in a user namespace none can be made."""
-    return config.idmap is not None or bool(config.bounding & _CAP_MKNOD)
+    """Where the app may make nodes of its own, none but the host's, bound one by one, may open, unless a program decides what may;
+
+    in a user namespace none can be made.
+    """
+    return config.idmap is not None or bool(config.bounding & _CAP_MKNOD and not config.device_rules)
+
+
+def _device_rules(config: Config, todo: list[Op]) -> None:
+    from pyrun.plan.devices_bpf import device_program, text_of
+
+    program = device_program(config.device_rules)
+    if program:
+        todo.append(op(ops.DEVICES, program, text_of(config.device_rules), origin=config.origin("devices")))
+
+
+def _more_devices(config: Config, todo: list[Op]) -> None:
+    """Nodes of the pod's own, as the host's are; in a user namespace none could be made, so those are the host's, guarded against chmod."""
+    for one in config.devices:
+        if config.idmap is None:
+            todo.append(op(ops.MKNOD, one.path, n=one.mode, a=one.number, b=one.uid | one.gid << 32, origin=one.origin))
+        else:
+            todo.append(op(ops.MKFILE, one.path, n=0o600, origin=one.origin))
+            todo.append(op(ops.BIND, one.source, one.path, a=ops.ATTR_RDONLY | ops.ATTR_NOSUID | ops.ATTR_NOEXEC, origin=one.origin))
 
 
 def _device(config: Config, todo: list[Op], path: str, number: int, source: str) -> None:
@@ -163,6 +188,8 @@ def _volumes(config: Config, todo: list[Op]) -> None:
             todo.append(_tmpfs(mount))
             continue
         attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | (ops.ATTR_RDONLY if mount.readonly else 0)
+        if mount.device:  # opens for writing all the same, but its owner and mode on the host stay as they are
+            attrs = ops.ATTR_NOSUID | ops.ATTR_RDONLY
         source, flags = mount.source, ops.NOFOLLOW | (ops.RECURSIVE if mount.recursive else 0)
         if mount.kind == "empty":
             shared = config.share and mount.volume

@@ -69,6 +69,11 @@ def make_config(
     config.remove = not options.keep
     config.again = (options.restart or "no") != "no" or options.health_on_failure == "restart"
     config.mounts = mounts_of(options, app, notes)
+    if options.device or any(mount.kind == "host" and not mount.is_dir for mount in config.mounts):
+        from pyrun.pod.devices import add_devices
+
+        config.origins["devices"] = "--device"
+        add_devices(config, options.device)
     config.network = options.net
     config.notify = options.notify
     config.interactive = options.interactive

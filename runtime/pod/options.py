@@ -78,6 +78,7 @@ class Options:
         self.io_weight: str | int | None = None
         self.io_max: list[str] = []
         self.cgroup_set: list[str] = []
+        self.device: list[str] = []
         self.interactive = self.tty = False
         self.volume: list[Volume] = []
         self.mount: list[Placement] = []

@@ -149,8 +149,8 @@ def _stop_signal(image: Image) -> dict[str, object]:
 
 
 def _repeatable(options: Options) -> bool:
-    """Not what the environment decides, nor a protection given up, nor a root that has to be copied each time."""
-    return not (options.inherit_env or options.insecure_options or options.tty or options.no_overlay)
+    """Not what the environment or the kernel's drivers decide, nor a protection given up, nor a root that has to be copied each time."""
+    return not (options.inherit_env or options.insecure_options or options.tty or options.no_overlay or options.device)
 
 
 def _deciding(store: Store, image: Image) -> list[str] | None:

@@ -64,6 +64,7 @@ def service(
     mounts: Iterable[str] = (),
     directory: str = "",
     retain: Iterable[str] = (),
+    devices: Iterable[str] = (),
     new_privs: bool = False,
     listening: bool = False,
     started: Sequence[str] = (),
@@ -73,9 +74,9 @@ def service(
     """The service that runs `command`, and `after` when it has ended, however it did.
 
     `mounts` are paths that must be there (RequiresMountsFor=), `directory` what relative ones are relative to, `retain`
-    capabilities of the app beyond the default, `new_privs` that it may gain privileges, `listening` that a socket of the
-    same name starts it, `started` is run with all privileges once the app runs.  `extra` has lines of a person's by
-    section; they come last, so they win.
+    capabilities of the app beyond the default, `devices` nodes of the host that it may use, `new_privs` that it may gain
+    privileges, `listening` that a socket of the same name starts it, `started` is run with all privileges once the app runs.
+    `extra` has lines of a person's by section; they come last, so they win.
     """
     extra = extra or {}
     unit = [f"Description={_plain(description)}", "Documentation=man:pyrun-run(1)"]
@@ -89,6 +90,7 @@ def service(
     lines += [f"WorkingDirectory={_path(directory)}"] if directory else []
     lines += [
         *(line.strip() for line in _SERVICE.strip().split("\n")),
+        *(f"DeviceAllow={_path(one)} rwm" for one in devices),
         f"SyslogIdentifier={name}",
         _capabilities(retain),
         *([] if new_privs else ["NoNewPrivileges=yes"]),

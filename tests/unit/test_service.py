@@ -174,3 +174,8 @@ def test_what_is_installed_is_removed_again(tmp_path: Path) -> None:
     assert subprocess.run(["sh", "-n", generator]).returncode == 0
     assert pyrun("systemd", "remove", "--destdir", tmp_path).returncode == 0
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_devices_pass_the_units_own_list() -> None:
+    made = unit.service("x", ["/usr/bin/pyrun"], description="x", devices=["/dev/fuse", "/dev/a b"])
+    assert "DevicePolicy=closed\n" in made.text and 'DeviceAllow=/dev/fuse rwm\nDeviceAllow="/dev/a b" rwm\n' in made.text
