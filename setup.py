@@ -110,6 +110,7 @@ HELPER = program(
     "native/shared.c",
     "native/init.c",
     "native/enter.c",
+    "native/handlers.c",
     "native/root.c",
     "native/limits.c",
     "native/mounts.c",

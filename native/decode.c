@@ -58,6 +58,8 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_EXEC:
         return op->n >= 1 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, op->a) && op->b >> 32 >= 1 &&
                list_ok(h, pool, (uint32_t)op->b, op->b >> 32);
+    case OP_HANDLER:
+        return string_ok(h, op->s1) && (op->n == HANDLER_PRE_START || op->n == HANDLER_POST_STOP) && op->a >= 1 && op->a <= 86400;
     case OP_LIMIT: /* a name, not a path: it may not lead out of the cgroup */
         return string_ok(h, op->s1) && string_ok(h, op->s2) && pool[op->s1] != '\0' && !has_slash(pool + op->s1);
     default:
@@ -75,8 +77,8 @@ static int header_ok(const struct plan_header *h, size_t size)
            h->flags >> PLAN_LISTEN_SHIFT <= SLOT_LISTEN_MAX;
 }
 
-/* The app's half must be there, once, in the right place, and end in OP_EXEC: nothing may run
- * with privileges because an operation was lost.  An alternative needs an operation to belong to. */
+/* The app's half must be there, once, in the right place, and end in OP_EXEC, and so must each handler behind it: nothing
+ * may run with privileges because an operation was lost.  An alternative needs an operation to belong to. */
 static int order_ok(const struct plan_header *h, const struct plan_op *ops)
 {
     uint32_t app = 0, pivot = 0, network = 0, i;
@@ -99,7 +101,8 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             app = i + 1;
         } else if (ops[i].code > OP_APP ? !app : app != 0) {
             return 0;
-        } else if (ops[i].code == OP_EXEC && i + 1 != h->op_count) {
+        } else if (ops[i].code == OP_HANDLER ? ops[i - 1].code != OP_EXEC
+                                              : ops[i].code == OP_EXEC && i + 1 != h->op_count && ops[i + 1].code != OP_HANDLER) {
             return 0;
         } else if (pivot && !app && ops[i].code != OP_KEYRING) {
             return 0; /* the staged root is gone: nothing that names it may follow */

@@ -43,7 +43,7 @@ static long join_namespaces(struct context *ctx)
     long r = sys_call4(__NR_newfstatat, AT_FDCWD, "/", &before, 0);
 
     if (r == 0)
-        r = sys_call2(__NR_setns, SLOT_INIT, JOINED | user | (ctx->plan->clone_flags & CLONE_NEWTIME));
+        r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, JOINED | user | (ctx->plan->clone_flags & CLONE_NEWTIME));
     if (r == 0 && user && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0)
         r = sys_call3(__NR_setresuid, 0, 0, 0);
     if (r == 0)
@@ -63,13 +63,19 @@ static int joiner(struct context *ctx)
     long r;
 
     default_signals(ALL_SIGNALS_OF_LINUX);
-    inherit(ctx);
+    if (ctx->handler) /* what init did for the app before it was one */
+        (void)run_process_op(ctx, &(struct plan_op){.code = OP_KEYRING});
+    else
+        inherit(ctx);
     r = join_namespaces(ctx);
     if (r >= 0) {
-        i = run_ops(ctx, run_ops(ctx, 0, OP_APP) + 1, OP_SESSION);
+        i = run_ops(ctx, (ctx->handler ? ctx->handler : run_ops(ctx, 0, OP_APP)) + 1, OP_SESSION);
         sys_close(ctx->root);
         (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids may have set it */
-        r = sys_call5(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, 0, &ctx->shared->entered, 0, 0);
+        if (!(ctx->plan->flags & PLAN_SHARED_PID)) /* else the supervisor's children are in the pod's pid namespace as they are */
+            r = sys_call5(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, 0, &ctx->shared->entered, 0, 0);
+        else
+            r = 0;
     }
     if (r < 0)
         fail(ctx, STEP_JOIN, r);
@@ -90,7 +96,7 @@ long enter(struct context *ctx)
     struct pollfd end = {-1, POLLIN, 0};
     long n, r = clone_child(ctx, 0, joiner);
 
-    if (r < 0)
+    if (r < 0 || (ctx->plan->flags & PLAN_SHARED_PID))
         return r;
     end.fd = ctx->pidfd;
     n = sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8);

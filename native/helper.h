@@ -22,6 +22,7 @@ struct shared {
     volatile uint32_t exited;
     volatile int32_t status;
     volatile uint32_t reported; /* init told the app's end itself */
+    volatile uint32_t stays;    /* init does, for what follows the app's end */
     volatile uint32_t entered; /* enter.c: the process, as the client sees it */
 };
 
@@ -32,6 +33,7 @@ struct context {
     struct shared *shared;
     char **argv;
     char **envp;
+    int killed;       /* supervisor: the app alone was to be killed, for a handler's sake */
     int reported;     /* supervisor: the app's end was told */
     int64_t oom_kills; /* supervisor: in the cgroup above the pod's, before the start; -1 where the pod's own counts */
     uint64_t started; /* CLOCK_REALTIME, ns: when init was cloned */
@@ -39,6 +41,8 @@ struct context {
     int pidfd;        /* supervisor: of init */
     int32_t init_pid;
     int root;         /* init: O_PATH of the staged root until the pivot; supervisor: of the pod's, to let go of last */
+    uint32_t handler; /* whose operations these are: index of an OP_HANDLER, 0 the app's */
+    int of;           /* enter(): pidfd of the init to join, -1 for SLOT_INIT */
     int notify;       /* supervisor: the socket on which the app speaks to the service manager */
     int tty;          /* supervisor: the master; init and app: the slave */
 };
@@ -93,7 +97,13 @@ int out_of_memory(const struct context *ctx, int32_t status);
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
 
+/* handlers.c */
+uint32_t find_handler(const struct context *ctx, uint32_t kind);
+int pre_start(struct context *ctx);
+void post_stop(struct context *ctx);
+
 /* init.c */
+long start_program(struct context *ctx, uint32_t op);
 int init_main(struct context *ctx);
 int hold_main(struct context *ctx);
 void fail(const struct context *ctx, uint32_t op, long error);

@@ -50,8 +50,8 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
 /* Only what the loop below needs; everything else is a reason to die. */
 static long confine(void)
 {
-    static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,         __NR_close,
-                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group};
+    static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
+                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid};
     struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
     struct sock_fprog program = {0, code};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -102,6 +102,34 @@ __attribute__((noreturn)) static void reap(struct shared *shared, int link, long
         }
         if (pid == -ECHILD)
             sys_exit(125);
+    }
+}
+
+/* With a handler for the app's end: likewise, but then everything else in the pod ends and this process stays, so that the
+ * namespaces do, until the supervisor kills it.  `app` is -1 where it did not start. */
+__attribute__((noreturn)) static void stay(struct shared *shared, int link, long app)
+{
+    const uint64_t all = ALL_SIGNALS;
+    int status;
+    long pid, signal;
+
+    for (;;) {
+        if (app < 0 && link >= 0) {
+            if (sys_call0(__NR_getpid) == 1) /* else others of the pod are in this pid namespace */
+                (void)sys_call2(__NR_kill, -1, SIGKILL);
+            shared->stays = 1;
+            sys_close(link);
+            link = -1;
+        }
+        signal = sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+        if (app > 0 && signal > 0 && signal != SIGCHLD)
+            (void)sys_call2(__NR_kill, app, signal == SIGNAL_LAST ? SIGKILL : signal);
+        while ((pid = sys_call4(__NR_wait4, -1, &status, WNOHANG | __WALL, 0)) > 0)
+            if (pid == app) {
+                shared->status = status;
+                shared->exited = 1;
+                app = -1;
+            }
     }
 }
 
@@ -159,25 +187,30 @@ static void close_between(int first, int end)
         (void)sys_call3(__NR_close_range, first, end - 1, 0);
 }
 
+long start_program(struct context *ctx, uint32_t op)
+{
+    return vfork_app(&(struct app){ctx, op});
+}
+
 static void start_app(struct context *ctx, uint32_t app_op)
 {
-    long app, r;
+    const int stays = find_handler(ctx, HANDLER_POST_STOP) != 0;
+    long app = -1, r;
 
     if (alone(ctx))
         sys_exit(125);
-    app = vfork_app(&(struct app){ctx, app_op});
-    if (app < 0)
+    if (pre_start(ctx) == 0 && (app = start_program(ctx, app_op)) < 0)
         fail(ctx, app_op, app);
-    if (ctx->shared->failed)
+    if (ctx->shared->failed && !stays)
         sys_exit(125);
-    if ((ctx->plan->flags & PLAN_TELL_RUNNING) || notify_wanted(ctx))
+    if (!ctx->shared->failed && ((ctx->plan->flags & PLAN_TELL_RUNNING) || notify_wanted(ctx)))
         (void)sys_write(ctx->link, "R", 1);
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
     int link = ctx->link;
     /* A keeper also wants to know whether memory ran out, which the supervisor can see; a terminal's last words come first. */
-    int told = (ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD)) == (PLAN_HAS_CONTROL | PLAN_HAS_POD) && ctx->tty < 0;
+    int told = (ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD)) == (PLAN_HAS_CONTROL | PLAN_HAS_POD) && ctx->tty < 0 && !stays;
     int low = told && SLOT_CONTROL < link ? SLOT_CONTROL : link, high = told && SLOT_CONTROL > link ? SLOT_CONTROL : link;
     close_between(0, low);
     close_between(low + 1, high);
@@ -186,6 +219,8 @@ static void start_app(struct context *ctx, uint32_t app_op)
     r = confine();
     if (r < 0)
         sys_exit(125);
+    if (stays)
+        stay(shared, link, app);
     reap(shared, link, app, told);
 }
 

@@ -110,7 +110,7 @@ char **notify_environment(const struct context *ctx, char **at)
 {
     static char texts[3][40];
     uint64_t pid = (uint64_t)sys_call0(__NR_getpid);
-    uint32_t sockets = ctx->plan->flags >> PLAN_LISTEN_SHIFT;
+    uint32_t sockets = ctx->handler ? 0 : ctx->plan->flags >> PLAN_LISTEN_SHIFT;
 
     if (sockets > 0) {
         at = add_number(at, texts[0], "LISTEN_FDS=", sockets);

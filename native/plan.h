@@ -154,7 +154,9 @@ enum plan_code {
     /* the supervisor, before it clones; they come first */
     OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, see limits.c */
     OP_DEVICES = 36,       /* n bytes of struct bpf_insn at s1: which devices the pod may use, in words s2; see limits.c */
-    OP_LAST = 36
+    /* a program of its own beside the app's, behind it: what follows up to its OP_EXEC runs there, as the app's operations do */
+    OP_HANDLER = 37,       /* n HANDLER_, a seconds that it may take, s1 what it is called; see handlers.c */
+    OP_LAST = 37
 };
 
 struct plan_caps {
@@ -193,6 +195,12 @@ enum plan_report_kind {
 #define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
 #define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
 #define DETAIL_NO_CGROUP 8  /* OP_LIMIT, OP_DEVICES: the pod has none */
+#define DETAIL_STATUS 65536 /* OP_HANDLER: added to the wait status with which it ended */
+
+/* OP_HANDLER.n: when */
+#define HANDLER_PRE_START 1
+#define HANDLER_POST_STOP 2
+#define SIGNAL_LAST 64      /* with a handler for its end, the app alone is killed by this one: init stays for the handler */
 
 struct plan_report {
     uint32_t kind;

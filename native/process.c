@@ -21,7 +21,7 @@ static long op_oom_score(const struct plan_op *op)
 
 static long op_session(const struct context *ctx)
 {
-    const unsigned sockets = ctx->plan->flags >> PLAN_LISTEN_SHIFT;
+    const unsigned sockets = ctx->handler ? 0 : ctx->plan->flags >> PLAN_LISTEN_SHIFT;
     long r = sys_call0(__NR_setsid);
 
     if (r >= 0 && ctx->tty >= 0) {

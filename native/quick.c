@@ -210,6 +210,8 @@ static struct plan_op *put_ops(struct quick *quick, struct plan_header *header)
         }
         if (op->code != OP_SESSION && op->code != OP_STDIN_NULL)
             put(quick, op, sizeof *op);
+        if (op->code == OP_EXEC) /* behind it are event handlers */
+            break;
     }
     header->op_count = (uint32_t)((quick->at - (char *)(header + 1)) / (long)sizeof *op);
     return (struct plan_op *)(void *)quick->at - 1;

@@ -180,6 +180,12 @@ static int on_signal(struct context *ctx, int fd)
 /* First thing when the app has ended: who waits for that need not wait for the namespaces to be taken apart. */
 static void app_ended(struct context *ctx)
 {
+    if (ctx->shared->stays) { /* init does, for a handler */
+        ctx->shared->stays = 0;
+        post_stop(ctx);
+        kill_pod(ctx);
+        return;
+    }
     if (ctx->reported || !ctx->shared->exited || ctx->tty >= 0) /* with a terminal its last words come first */
         return;
     ctx->reported = 1;
@@ -240,6 +246,10 @@ static int on_control(struct context *ctx)
 
     if (n == -EAGAIN || n == -EINTR)
         return 1;
+    if (n == 1 && signal == SIGKILL && !ctx->killed && find_handler(ctx, HANDLER_POST_STOP)) {
+        ctx->killed = 1;
+        signal = SIGNAL_LAST;
+    }
     if (n == 1)
         (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
     else

@@ -159,6 +159,8 @@ RUN: tuple[Option, ...] = (
     ("--umask", "OCTAL", "octal", "0..0777", "app Process", "mask for the modes of new files (default 0022)"),
     ("--rlimit --ulimit", "NAME=SOFT[:HARD]", "list", "", "app Process", "limit a resource, as in nofile=1024:4096"),
     ("--oom-score-adj", "N", "int", "-1000..1000", "app Process", "make the kernel more or less eager to end the app when memory runs out"),
+    ("--no-handlers", "", "flag", "", "app Process", "do not run the image's event handlers pre-start and post-stop"),
+    ("--handler-timeout", "DURATION", "seconds", "", "app Process", "kill an event handler that takes longer, as in 5m (default 60)"),
     ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected to the app"),
     ("--tty -t", "", "flag", "", "Process", "give the app a terminal"),
     (

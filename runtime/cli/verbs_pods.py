@@ -45,6 +45,8 @@ class PodArgs:
     health_start_period: Text
     health_on_failure: str
     no_healthcheck: bool
+    no_handlers: bool
+    handler_timeout: Number
     log_driver: str
     log_opt: dict[str, str]
     detach_keys: Text

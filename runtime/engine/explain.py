@@ -124,12 +124,24 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         reason, hint = "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
     elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
         reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
+    elif code == ops.HANDLER:
+        reason, hint = _handler(error, detail)
     elif code == ops.BIND and detail == DETAIL_TARGET:
         hint = "the place for it could not be made in the image"
     kind = ExecError if code == ops.EXEC else SetupError
     if not reason:
         reason = os.strerror(error).lower()
     return kind(words, subject, reason, errno=error, hint=hint, origin=origin, op=index)
+
+
+def _handler(error: int, detail: int) -> tuple[str, str]:
+    hint = "what it wrote stands above, or in the pod's log; without the handler: --no-handlers"
+    if error == errno.ETIMEDOUT:
+        return "it took too long and was killed", "give it more time: --handler-timeout SECONDS"
+    if detail & ops.DETAIL_STATUS:
+        code = os.waitstatus_to_exitcode(detail & 0xFFFF)
+        return (f"it ended with code {code}" if code >= 0 else f"signal {-code} killed it"), hint
+    return os.strerror(error).lower(), hint
 
 
 def _no_controller(name: str) -> tuple[str, str]:

@@ -104,6 +104,7 @@ class Config:
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin);
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
+    `handlers` of the app's start and end (name, argv, what to try for argv[0], seconds);
     `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
     directory, `app_dir` the app's, the same unless it is one of several; `share` of several apps: "" for the only one,
@@ -126,6 +127,7 @@ class Config:
         "gid",
         "group",
         "groups",
+        "handlers",
         "hostname",
         "hosts",
         "idmap",
@@ -175,6 +177,7 @@ class Config:
         self.limits: list[tuple[str, str, str]] = []
         self.devices: list[Device] = []
         self.device_rules: list[Rule] = []
+        self.handlers: list[tuple[str, list[str], list[str], int]] = []
         self.oom_score_adj: int | None = None
         self.hostname = "pyrun-" + uuid
         self.hosts = self.resolv = ""

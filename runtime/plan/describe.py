@@ -23,7 +23,7 @@ NAMES = {
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
-        " SECCOMP EXEC LIMIT DEVICES"
+        " SECCOMP EXEC LIMIT DEVICES HANDLER"
     ).split()
 }
 
@@ -147,6 +147,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.SECCOMP: lambda one: f"install a system call filter of {len(one[3]) // 8 if isinstance(one[3], bytes) else 0} instructions",
     ops.EXEC: _exec,
     ops.DEVICES: lambda one: f"let the pod use these devices only: {_text(one[4])}",
+    ops.HANDLER: lambda one: f"run the event handler {_text(one[3])} as the app, for up to {_text(one[5])} seconds",
     ops.LIMIT: lambda one: f"limit {_text(one[3])} of the pod's cgroup to {_text(one[4])}",
 }
 
@@ -164,6 +165,8 @@ def step(one: Op) -> tuple[str, str]:
     if code == ops.EXEC:
         assert isinstance(s1, list)
         return "execute", s1[0]
+    if code == ops.HANDLER:
+        return "run event handler", _text(s1)
     if code == ops.LIMIT:
         return "set limit", f"{_text(s1)} {_text(s2)}"
     if code == ops.DEVICES:

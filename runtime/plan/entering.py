@@ -39,14 +39,13 @@ class Request:
 
 def entering(pod: Plan, request: Request) -> Plan:
     """Return the plan for `request` in the pod that was started by `pod`; native/enter.c says who runs which part of it."""
-    codes = [one[0] for one in pod.ops]
-    start = codes.index(ops.PIVOT)
+    start, end = _own(pod)
     uid = user_id(pod) if request.ids is None else request.ids[0]
     todo: list[Op] = [op(ops.TTY, a=uid, origin="--tty")] if request.tty else []
     visible = [op(ops.SESSION, origin=ops.ENTERED)]
     if not request.interactive and not request.tty:
         visible.append(op(ops.STDIN_NULL, origin=ops.ENTERED))
-    for one in pod.ops[start:]:
+    for one in pod.ops[start:end]:
         if one[0] in _LAST:
             todo += visible
             visible = []
@@ -55,6 +54,12 @@ def entering(pod: Plan, request: Request) -> Plan:
     kept = ops.CLONE_NEWUSER | ops.CLONE_NEWTIME  # the others are always joined
     flags = pod.flags & ops.SETGROUPS_DENY | ops.ENTER | (ops.RELAY_STDIN if request.interactive else 0)
     return Plan(todo, clone_flags=pod.clone_flags & kept, flags=flags)
+
+
+def _own(pod: Plan) -> tuple[int, int]:
+    """Where the app's own operations begin and end; event handlers follow them."""
+    codes = [one[0] for one in pod.ops]
+    return codes.index(ops.PIVOT), codes.index(ops.EXEC) + 1
 
 
 def _changed(one: Op, request: Request, uid: int) -> Op:
@@ -76,14 +81,14 @@ def _changed(one: Op, request: Request, uid: int) -> Op:
 
 def user_id(pod: Plan) -> int:
     """Return the uid of the pod's app."""
-    (found,) = [one[5] for one in pod.ops if one[0] == ops.IDS]
+    found = next(one[5] for one in pod.ops if one[0] == ops.IDS)
     assert isinstance(found, int)
     return found
 
 
 def environment(pod: Plan) -> dict[str, str]:
     """Return the variables that the pod's app got."""
-    words = pod.ops[-1][4]
+    words = next(one[4] for one in pod.ops if one[0] == ops.EXEC)
     assert isinstance(words, list)
     return dict(word.split("=", 1) for word in words)
 

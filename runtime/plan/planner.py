@@ -24,6 +24,7 @@ __all__ = ["run_plan"]
 
 _CHARACTER = 0o020000
 _CAP_MKNOD = 1 << 27
+_CAP_SYS_PTRACE = 1 << 19
 # The namespaces that every pod has; the network's and the user's are its own when asked for.
 _NAMESPACES = ops.CLONE_NEWPID | ops.CLONE_NEWNS | ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWCGROUP
 # Those that apps of one pod have together; the keeper makes them (native/keep_pod.c).
@@ -54,6 +55,8 @@ def run_plan(config: Config) -> Plan:
     _network(config, todo)
     _leave(config, todo)
     _identity(config, todo)
+    for handler in config.handlers:
+        _handler(config, handler, todo)
     plan = Plan(todo, clone_flags=flags, flags=ops.RELAY_STDIN if config.tty and config.interactive else 0)
     if config.idmap:
         plan.uid_map = config.idmap.text(config.idmap.uids)
@@ -227,12 +230,18 @@ def _leave(config: Config, todo: list[Op]) -> None:
 
 def _identity(config: Config, todo: list[Op]) -> None:
     """The app's process.  Without no_new_privs the filter needs CAP_SYS_ADMIN, so it goes in before the drop (seccomp(2))."""
-    caps = caps_blob(config.bounding, config.permitted, config.permitted)
-    user = config.origin("user")
     todo.append(op(ops.APP, origin="app"))
     todo.append(op(ops.SESSION, origin="app"))
     if not config.interactive and not config.tty:
         todo.append(op(ops.STDIN_NULL, origin="app"))
+    todo += _confinement(config, config.bounding, config.permitted)
+    todo.append(op(ops.EXEC, config.argv, config.env, b=config.paths, origin=config.origin("argv")))
+
+
+def _confinement(config: Config, bounding: int, permitted: int) -> list[Op]:
+    todo: list[Op] = []
+    caps = caps_blob(bounding, permitted, permitted)
+    user = config.origin("user")
     todo.append(op(ops.UMASK, n=config.umask, origin=config.origin("umask")))
     for number, soft, hard, origin in config.rlimits:
         clamp = ops.CLAMP if origin == rlimits.DEFAULT_ORIGIN else 0
@@ -249,4 +258,21 @@ def _identity(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.NO_NEW_PRIVS, origin="no_new_privs"))
         if config.seccomp:
             todo.append(seccomp)
-    todo.append(op(ops.EXEC, config.argv, config.env, b=config.paths, origin=config.origin("argv")))
+    return todo
+
+
+def _handler(config: Config, handler: tuple[str, list[str], list[str], int], todo: list[Op]) -> None:
+    """A program beside the app's, confined as that is.
+
+    It may not trace others: the init of an app that has not started yet still has all privileges.  Where a filter comes last,
+    so does the session, as native/enter.c wants it; else nobody who could see the process is left in the pod.
+    """
+    name, argv, paths, seconds = handler
+    origin = f"event handler {name}"
+    kind = ops.PRE_START if name == "pre-start" else ops.POST_STOP
+    todo.append(op(ops.HANDLER, name, n=kind, a=seconds, origin=f"app.eventHandlers {name}"))
+    visible = [op(ops.SESSION, origin=origin), op(ops.STDIN_NULL, origin=origin)]
+    steps = _confinement(config, config.bounding & ~_CAP_SYS_PTRACE, config.permitted & ~_CAP_SYS_PTRACE)
+    codes = [one[0] for one in steps]
+    place = codes.index(ops.NO_NEW_PRIVS) if ops.NO_NEW_PRIVS in codes else 0 if ops.SECCOMP in codes else len(codes)
+    todo += [*steps[:place], *visible, *steps[place:], op(ops.EXEC, argv, config.env, b=paths, origin=origin)]

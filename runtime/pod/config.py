@@ -31,6 +31,7 @@ __all__ = ["app_name", "make_config"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64"}  # uname(2) -> appc
+_HANDLER_SECONDS, _DAY = 60, 86400
 _HOST_NAME_MAX = 64  # sethostname(2)
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 
@@ -58,6 +59,7 @@ def make_config(
             "use working directory", config.cwd, "not an absolute path", hint="begin it with /", origin=config.origin("cwd")
         )
     _security(options, app, host, config)
+    _handlers(options, app, config)
     config.rlimits = rlimits.merge([(*rlimits.parse(text, f"--rlimit {text}"), f"--rlimit {text}") for text in options.rlimit])
     if options.umask is not None:
         config.umask = options.umask
@@ -142,9 +144,28 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
     if options.notify == "app":
         env["NOTIFY_SOCKET"] = NOTIFY
     config.env = [f"{name}={value}" for name, value in env.items()]
-    program = config.argv[0]
-    if "/" not in program:  # execvp(3), with the image's PATH, never the host's
-        config.paths = [f"{directory or '.'}/{program}" for directory in env["PATH"].split(":")]
+    config.paths = _paths(config.argv[0], config.env)
+
+
+def _handlers(options: Options, app: dict[str, Any], config: Config) -> None:
+    """The programs for the app's start and end; they get the app's own variables (appc-spec, "Execution Environment")."""
+    handlers: list[dict[str, Any]] = [] if options.no_handlers else app.get("eventHandlers") or []
+    seconds = _HANDLER_SECONDS if options.handler_timeout is None else options.handler_timeout
+    if not handlers:
+        return
+    if not 1 <= seconds <= _DAY:
+        raise UsageError("option --handler-timeout", str(seconds), "not between a second and a day", hint="write it as in 30 or 5m")
+    for handler in handlers:
+        argv = handler["exec"]
+        config.handlers.append((handler["name"], argv, _paths(argv[0], config.env), seconds))
+
+
+def _paths(program: str, env: list[str]) -> list[str]:
+    """What to try for a program: as execvp(3), with the image's PATH, never the host's."""
+    if "/" in program:
+        return [program]
+    path = next(word[5:] for word in env if word.startswith("PATH="))
+    return [f"{directory or '.'}/{program}" for directory in path.split(":")]
 
 
 def _security(options: Options, app: dict[str, Any], host: Host, config: Config) -> None:
@@ -217,7 +238,6 @@ def _refuse_unenforced(app: dict[str, Any], notes: list[str]) -> None:
             hint = "this version of pyrun does not enforce it; run an image without it"
             raise ConfigError("apply isolator", name, "cannot be enforced", hint=hint, origin="app.isolators")
         notes.append(f"isolator {name} is unknown and has no effect")
-    notes += [f"event handler {handler['name']} of the image is not run" for handler in app.get("eventHandlers") or []]
 
 
 def _hostname(options: Options, config: Config) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "stop_signal", "wait"]
 
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
+_LAST = 64  # SIGNAL_LAST of native/plan.h
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 
 
@@ -211,6 +212,10 @@ def stop(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, force: 
             thaw(held.cgroup)
             if held.wait(seconds):
                 return False
+        if not force and (rest := read_json(held.fd, "pod").get("post_stop")):  # the app alone: its handler has its time
+            held.send(_LAST)
+            if held.wait(float(str(rest)) + _GRACE):
+                return True
         _kill_all(pods, held)
         if not held.wait(_GRACE):
             hint = "a process waits for a disk or a network file system: see its stack in /proc/PID/stack"

@@ -77,6 +77,8 @@ def _runtime_app(plan: list[ops.Op], name: object, image: dict[str, object], vol
     app: dict[str, object] = {}
     mounts: list[dict[str, object]] = []
     for code, _, n, s1, s2, a, b, _ in plan:
+        if code == ops.HANDLER:
+            break  # from here on they are of event handlers
         if code == ops.EXEC:
             app["exec"] = s1
             assert isinstance(s2, list)

@@ -46,6 +46,7 @@ class Options:
     health_start_period: str | None
     health_on_failure: str | None
     no_healthcheck: bool
+    handler_timeout: int | None  # seconds
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -79,6 +80,10 @@ class Options:
         self.io_max: list[str] = []
         self.cgroup_set: list[str] = []
         self.device: list[str] = []
+        self._set_rest()
+
+    def _set_rest(self) -> None:
+        """The other half: files, the pod, security."""
         self.interactive = self.tty = False
         self.volume: list[Volume] = []
         self.mount: list[Placement] = []
@@ -86,11 +91,12 @@ class Options:
         self.upper = "disk"
         self.hostname: str | None = None
         self.net = "none"
-        self.keep = False
+        self.keep = self.no_handlers = False
         self.notify = "exec"
         self.pid, self.exit_policy = "app", "first-failure"
         self.health_cmd = self.health_interval = self.health_timeout = self.health_start_period = self.health_on_failure = None
-        self.health_retries, self.no_healthcheck, self.restart, self.log_driver = None, False, "no", "auto"
+        self.health_retries = self.handler_timeout = None
+        self.no_healthcheck, self.restart, self.log_driver = False, "no", "auto"
         self.log_opt: dict[str, str] = {}
         self.pod_name: str | None = None
         self.caps_retain: list[str] | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Stamp = tuple[int, int, int, int, int]
     Check = tuple[str, Stamp, int]  # path, stamp, kind of file (stat.S_IFMT) where nothing else of it counts
 
-__all__ = ["BLANK", "Recipe", "decide", "make_recipe"]
+__all__ = ["BLANK", "Recipe", "decide", "make_recipe", "post_stop"]
 
 BLANK = "00000000-0000-4000-8000-000000000000"  # a UUID that no pod can have: its random digits are not
 
@@ -127,6 +127,7 @@ def make_recipe(
             "keep": bool(options.keep),
             "insecure": list(options.insecure_options),
             **_stop_signal(image),
+            **post_stop(config),
         }
     )
     copy = config.lowers if config.copy_root else []
@@ -139,6 +140,12 @@ def make_recipe(
     if recipe.volumes:
         recipe.checks = None  # each pod needs copies of its own
     return recipe
+
+
+def post_stop(config: Config) -> dict[str, object]:
+    """Return how many seconds a handler for the app's end may take, as a member of the record, or nothing."""
+    seconds = [handler[3] for handler in config.handlers if handler[0] == "post-stop"]
+    return {"post_stop": seconds[0]} if seconds else {}
 
 
 def _stop_signal(image: Image) -> dict[str, object]:

@@ -24,7 +24,7 @@ from pyrun.pod.control import signal_number
 from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
 from pyrun.pod.names import check_name
 from pyrun.pod.prepare import copies, more_of, stand, write
-from pyrun.pod.recipe import Recipe
+from pyrun.pod.recipe import Recipe, post_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def prepare_several(
             finally:
                 os.close(own)
 
-    stand(pods, uuid, _record(apps, identifiers, uuid), pod.pod_name or "", fill, lasting=lasting)
+    last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
+    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting)
     return notes
 
 
@@ -207,7 +208,7 @@ def _stop_signal(image: Image) -> int:
         return _TERM
 
 
-def _record(apps: list[App], identifiers: list[str], uuid: str) -> str:
+def _record(apps: list[App], identifiers: list[str], uuid: str, last: int) -> str:
     pod = apps[0].options
     listed = [
         {"name": app.name, "image": app.image.id, "image_name": app.image.name, "journal": identifier[:63]}
@@ -224,6 +225,7 @@ def _record(apps: list[App], identifiers: list[str], uuid: str) -> str:
             "pid_namespace": pod.pid,
             "keep": bool(pod.keep),
             "insecure": list(pod.insecure_options),
+            **({"post_stop": last} if last else {}),
             **{name: value for name, value in more_of(pod, identifiers[0]) if value},
             "created": time.time_ns(),
             "cgroup": "",
