@@ -1,4 +1,4 @@
-/* The launcher's short ways; see fast.c and quick.c. */
+/* The launcher's short ways; see fast.c, quick.c and list.c. */
 #ifndef PYRUN_FAST_H
 #define PYRUN_FAST_H
 
@@ -9,6 +9,9 @@ void run_recipe(int argc, char **argv, char **envp);
 
 /* Enters a running pod when that takes nothing but a UUID and a command; else returns. */
 void enter_pod(int argc, char **argv, char **envp);
+
+/* Lists the pods when only what pyrun writes is to be listed, and ends; else returns. */
+void list_pods(int argc, char **argv, char **envp);
 
 /* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
 const char *root_of(int argc, char **argv, char **envp, int *verb);

@@ -136,6 +136,7 @@ int program(int argc, char **argv, char **envp)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
     enter_pod(argc, argv, envp);
     run_recipe(argc, argv, envp);
+    list_pods(argc, argv, envp);
     /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
     (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     self[n > 0 ? n : 0] = '\0';

@@ -34,7 +34,8 @@ C_FUNCTION_LINES = 60
 HELPER_LINES = 2650  # event handlers included, 140
 KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "keep_tty.c", "keep_pod.c", "keep_health.c"}
 KEEPER_LINES = 1500  # health checks included, 200
-NOT_HELPER = {"binding.c", "launcher.c", "fast.c", "fast.h", "quick.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", *KEEPER}
+LAUNCHER = {"launcher.c", "fast.c", "fast.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
+NOT_HELPER = {"binding.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", *LAUNCHER, *KEEPER}
 
 
 def module_name(path: Path) -> str:

@@ -80,7 +80,7 @@ def _status(pods: Pods, phase: str, uuid: str) -> dict[str, object] | None:
     try:
         fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except NotADirectoryError:
-        return {"uuid": uuid, "state": phase, "damaged": True}
+        return {"uuid": uuid, "pod_name": "", "state": phase, "damaged": True}
     except OSError:
         return None
     try:
