@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["become", "helper", "inotify", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
+__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -51,6 +51,16 @@ def syncfs(fd: int) -> None:
     from pyrun.native._native import lib
 
     _check(lib.pyrun_syncfs(fd))
+
+
+def device_program(cgroup: int, program: bytes) -> None:
+    """Let `program` (of `pyrun.plan.devices_bpf`) decide about the devices of the cgroup, a descriptor, in place of what did so far.
+
+    With b"" nothing of this cgroup's own does any more; those above it still do (bpf(2), BPF_CGROUP_DEVICE).
+    """
+    from pyrun.native._native import lib
+
+    _check(lib.pyrun_device_program(cgroup, program, len(program)))
 
 
 def inotify(path: bytes, mask: int, fd: int = -1) -> tuple[int, int]:

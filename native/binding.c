@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <linux/bpf.h>
 #include <linux/openat2.h>
 
 #include "pod.h"
@@ -67,6 +68,43 @@ static int pyrun_inotify_add(int fd, const char *path, uint32_t mask)
 static int pyrun_syncfs(int fd)
 {
     return syncfs(fd) < 0 ? -errno : 0;
+}
+
+static int bpf(int command, union bpf_attr *what)
+{
+    long r = syscall(SYS_bpf, command, what, sizeof *what);
+
+    return r < 0 ? -errno : (int)r;
+}
+
+/* The program (BPF_PROG_TYPE_CGROUP_DEVICE) in place of the one that this very cgroup has, at one stroke; with size 0 none at all. */
+static int pyrun_device_program(int cgroup, const char *code, int size)
+{
+    uint32_t ids[64] = {0};
+    union bpf_attr query = {.query = {.target_fd = (uint32_t)cgroup, .attach_type = BPF_CGROUP_DEVICE, .prog_ids = (uintptr_t)ids, .prog_cnt = 64}};
+    union bpf_attr load = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE, .insn_cnt = (uint32_t)size / 8, .insns = (uintptr_t)code, .license = (uintptr_t)""};
+    union bpf_attr put = {.target_fd = (uint32_t)cgroup, .attach_type = BPF_CGROUP_DEVICE};
+    int old = -1, made = -1, r = bpf(BPF_PROG_QUERY, &query);
+
+    if (r == 0 && query.query.prog_cnt > 0) {
+        union bpf_attr get = {.prog_id = ids[query.query.prog_cnt - 1]};
+        r = old = bpf(BPF_PROG_GET_FD_BY_ID, &get);
+    }
+    if (r >= 0 && size > 0)
+        r = made = bpf(BPF_PROG_LOAD, &load);
+    if (r >= 0 && (made >= 0 || old >= 0)) {
+        put.attach_bpf_fd = (uint32_t)(made >= 0 ? made : old);
+        if (made >= 0) {
+            put.attach_flags = BPF_F_ALLOW_MULTI | (old >= 0 ? BPF_F_REPLACE : 0);
+            put.replace_bpf_fd = old >= 0 ? (uint32_t)old : 0;
+        }
+        r = bpf(made >= 0 ? BPF_PROG_ATTACH : BPF_PROG_DETACH, &put);
+    }
+    if (old >= 0)
+        close(old);
+    if (made >= 0)
+        close(made);
+    return r < 0 ? r : 0;
 }
 
 static int spawn_main(void *argument)

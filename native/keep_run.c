@@ -41,8 +41,13 @@ static long start_helper(struct keeper *keeper, struct app *app)
     uint32_t flags = (app->flags & ~(uint32_t)(PLAN_HAS_EXPLAIN | PLAN_REMOVE)) | PLAN_HAS_CONTROL | PLAN_TELL_RUNNING;
     int links[2], slots[SLOT_COUNT];
     char *no_environment[1] = {0};
+    const int plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0); /* `pyrun update` may have put another one there */
     long r;
 
+    if (plan >= 0) {
+        sys_close(app->plan);
+        app->plan = plan;
+    }
     if (app->helper_pid > 0) /* of the last run: it may still hold its root, and that must not be mounted twice */
         (void)sys_call4(__NR_wait4, app->helper_pid, 0, __WALL, 0);
     app->helper_pid = 0;

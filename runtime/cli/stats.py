@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 
-from pyrun.cli.output import emit_json, say, size, table
+from pyrun.cli.output import emit_json, size, table
 from pyrun.cli.references import references
 from pyrun.errors import StateError, UsageError
 from pyrun.pod.names import resolve
 from pyrun.pod.options import LIMITS, Options
 from pyrun.pod.state import Pods
 from pyrun.pod.stats import metrics, stats
-from pyrun.pod.status import listing, status
+from pyrun.pod.status import listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,13 +91,10 @@ def _update(args: Args, pods: Pods) -> int:
     from pyrun.pod.update import update
 
     options = Options(args.root)
-    for name in LIMITS:
+    for name in (*LIMITS, "device"):
         setattr(options, name, getattr(args, name))
-    if not options.limited:
+    if not options.limited and not args.device and not args.device_deny:
         raise UsageError("update", "", "needs a limit", hint="give for example --memory 64Mi; `pyrun update --help` shows all")
     for word in references(args):
-        uuid = resolve(pods, word)[1]
-        update(pods, uuid, options)
-        if status(pods, uuid).get("restart") not in (None, "no"):
-            say(f"pyrun: note: pod {uuid} has these limits until it is started again", error=True)
+        update(pods, resolve(pods, word)[1], options, deny=args.device_deny, app=args.app)
     return 0

@@ -35,6 +35,7 @@ class LimitArgs:
     io_max: Words
     cgroup_set: Words
     device: Words
+    device_deny: Words
 
 
 LIMITS: tuple[Option, ...] = (
@@ -71,3 +72,4 @@ DEVICE: Option = (
     "app Security",
     "let the app use a device of the host, or those of a directory, as in /dev/fuse or /dev/snd; what is not named stays closed",
 )
+DEVICE_DENY: Option = ("--device-deny", "HOSTPATH", "list", "", "Security", "close a device again that was given to the pod")

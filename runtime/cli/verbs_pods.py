@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from pyrun.cli.verbs_limits import LIMITS
+from pyrun.cli.verbs_limits import DEVICE, DEVICE_DENY, LIMITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,7 +299,13 @@ POD_VERBS: dict[str, Verb] = {
         (),
         "show what running pods use",
     ),
-    "update": ("stats", "[POD]...", (*LIMITS, _UUID_FILE), (), "change the limits of a running pod"),
+    "update": (
+        "stats",
+        "[POD]...",
+        (*LIMITS, DEVICE, DEVICE_DENY, APP, _UUID_FILE),
+        (),
+        "change the limits and devices of a running pod",
+    ),
     "register": (
         "register",
         "[POD]...",

@@ -219,7 +219,7 @@ def _entered(block: bytes, fields: tuple[int, ...], pod: list[Op]) -> list[Op]:
 
 
 def decode(block: bytes) -> Plan:
-    """Return the plan of an encoded pod as values again: its operations, clone flags and flags; ValueError for anything else."""
+    """Return the plan of an encoded pod as values again, what `encode` was given; ValueError for anything else."""
     try:
         fields = _HEADER.unpack_from(block)
         if fields[0] != MAGIC or fields[1] != VERSION or fields[2] != len(block):
@@ -231,4 +231,13 @@ def decode(block: bytes) -> Plan:
                 found[index] = op(SECCOMP, block[fields[4] + at : fields[4] + at + size], origin=one[7])
     except (StructError, EOFError, TypeError, IndexError) as error:
         raise ValueError(str(error)) from None
-    return Plan(found, clone_flags=fields[-1], flags=fields[6])
+    pool = block[fields[4] : fields[4] + fields[5]]
+
+    def words(at: int, count: int) -> list[str]:
+        return [word.decode("utf-8", "surrogateescape") for word in pool[at:].split(b"\0", count)[:count]]
+
+    plan = Plan(found, clone_flags=fields[-1], flags=fields[6] & ~HAS_EXPLAIN)
+    (plan.uid_map,), (plan.gid_map,), (plan.pod_name,), (plan.cgroup_name,) = (words(at, 1) for at in fields[7:11])
+    (plan.timens,) = words(fields[13], 1)
+    plan.explain = words(fields[11], fields[12])
+    return plan

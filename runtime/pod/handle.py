@@ -10,7 +10,7 @@ from pyrun.pod.status import exit_code, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
     from pyrun.images.store import Store
@@ -53,17 +53,17 @@ class Pod:
 
         return stats(self._pods, self.uuid)
 
-    def update(self, **limits: object) -> None:
-        """Change limits of the running pod, by the names that `Runtime.run` takes; see `pyrun.pod.update.update`."""
+    def update(self, *, app: str | None = None, device_deny: Sequence[str] = (), **limits: object) -> None:
+        """Change limits of the running pod, by the names that `Runtime.run` takes, `device` included; see `pyrun.pod.update.update`."""
         from pyrun.pod.options import LIMITS, Options
         from pyrun.pod.update import update
 
         wanted = Options(self._pods.root)
         for name, value in limits.items():
-            if name not in LIMITS:
-                raise UsageError("update pod", name, "no such limit", hint="limits are " + ", ".join(LIMITS))
+            if name not in (*LIMITS, "device"):
+                raise UsageError("update pod", name, "no such limit", hint="limits are device, " + ", ".join(LIMITS))
             setattr(wanted, name, value)
-        update(self._pods, self.uuid, wanted)
+        update(self._pods, self.uuid, wanted, deny=device_deny, app=app)
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for the end of the pod; the exit code, 128+n for signal n, 125 when nobody knows.  TimeoutError."""

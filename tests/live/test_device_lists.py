@@ -63,6 +63,62 @@ def test_nodes_that_somebody_else_made(holder: Callable[..., tuple[str, int]], p
     assert pyrun("exec", uuid, "/bin/sh", "-c", script, code=0).out.split() == ["/dev/x10-229"]
 
 
+def test_update_opens_and_closes(holder: Callable[..., tuple[str, int]], pyrun: Pyrun) -> None:
+    """In a pod that began without a program, with the access that is named; for its next start as well."""
+    uuid, _ = holder()
+    look = ("exec", uuid, "/bin/sh", "-c", "for n in fuse sub/loop; do (: </dev/$n) 2>/dev/null && echo $n; done; true")
+    assert pyrun(*look, code=0).out == ""
+    pyrun("update", "--device", "/dev/fuse", "--device", "/dev/loop-control:/dev/sub/loop:r", uuid, code=0)
+    assert pyrun(*look, code=0).out.split() == ["fuse", "sub/loop"]
+    write = ("exec", uuid, "/bin/sh", "-c", "(: >/dev/sub/loop) 2>/dev/null; echo $?; stat -c %a:%u /dev/fuse")
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    assert pyrun(*write, code=0).out.split() == ["1", f"{mode:o}:0"]
+    pyrun("update", "--device-deny", "/dev/fuse", uuid, code=0)
+    assert pyrun(*look, code=0).out.split() == ["sub/loop"]
+    pyrun("restart", uuid, code=0)
+    assert pyrun(*look, code=0).out.split() == ["sub/loop"]
+    pyrun("update", "--device", "/dev/fuse", uuid, code=0)
+    assert pyrun(*look, code=0).out.split() == ["fuse", "sub/loop"], "opened again"
+
+
+def test_update_of_a_pod_that_may_make_nodes(holder: Callable[..., tuple[str, int]], pyrun: Pyrun) -> None:
+    """SEC-19: what the app makes stays closed after an update too."""
+    uuid, _ = holder(*MKNOD, "--device", "/dev/fuse")
+    pyrun("update", "--device", "/dev/loop-control", uuid, code=0)
+    script = "mknod /dev/a c 1 11; mknod /dev/b c 10 237; mknod /dev/c b 7 0; for n in a b c; do (: </dev/$n) && echo $n; done; true"
+    assert pyrun("exec", uuid, "/bin/sh", "-c", f"({script}) 2>/dev/null", code=0).out.split() == ["b"]
+    other, _ = holder(*MKNOD)
+    assert "nodev" in pyrun("update", "--device", "/dev/fuse", other, code=125).err
+
+
+def test_update_refuses(holder: Callable[..., tuple[str, int]], pyrun: Pyrun) -> None:
+    uuid, pid = holder()
+    for words, code, says in (
+        (["--device", "/dev/missing"], 2, "no such file"),
+        (["--device", "/dev/fuse:/x"], 2, "below /dev"),
+        (["--device-deny", "/dev/null"], 2, "every pod has"),
+        (["--device-deny", "/etc"], 2, "not a device"),
+        (["--device", "/dev/fuse", "--cgroup-set", "memory.max=1"], 125, "controller memory"),
+    ):
+        refused = pyrun("update", *words, uuid, code=code)
+        assert says in refused.err and refused.err.count("hint: ") == 1
+    assert not os.path.exists(f"/proc/{pid}/root/dev/fuse"), "all or nothing"
+    os.symlink("/etc/passwd", f"/proc/{pid}/root/dev/fuse")
+    assert "file exists" in pyrun("update", "--device", "/dev/fuse", uuid, code=125).err
+
+
+def test_update_of_a_pod_in_the_foreground(pyrun: Pyrun, busybox: Path) -> None:
+    with pyrun.start(
+        "run", "-i", busybox, "--exec", "/bin/sh", "--", "-c", "echo on; read x; (: </dev/fuse) && (: </dev/loop-control) && echo both"
+    ) as running:
+        assert running.stdout is not None and running.stdin is not None and running.stdout.readline() == "on\n"
+        uuid = json.loads(pyrun("list", "--format", "json", code=0).out)[0]["uuid"]
+        for name in ("fuse", "loop-control"):
+            pyrun("update", "--device", f"/dev/{name}", uuid, code=0)
+        out, err = running.communicate("x\n", timeout=60)
+        assert out == "both\n", err
+
+
 def test_a_node_is_like_the_hosts(shell: Shell, shared: Pyrun) -> None:
     assert shell("stat -c '%a %t %T %u %g' /dev/fuse", "--device", "/dev/fuse") == "600 a e5 0 0".replace(
         "600", f"{stat.S_IMODE(os.stat('/dev/fuse').st_mode):o}"
