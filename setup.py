@@ -54,12 +54,13 @@ class build_ext(BuildExt):
 
 
 class build_scripts(BuildScripts):
-    """Compiles the launcher; the `scripts` of setup() only name its source."""
+    """Compiles the launchers; the `scripts` of setup() only name its source."""
 
     def run(self):
         self.run_command("build_ext")
         self.mkpath(self.build_dir)
-        self.get_finalized_command("build_ext").link_program(LAUNCHER, os.path.join(self.build_dir, LAUNCHER.name))
+        for launcher in (LAUNCHER, OCI_LAUNCHER):
+            self.get_finalized_command("build_ext").link_program(launcher, os.path.join(self.build_dir, launcher.name))
 
 
 def packages():
@@ -70,9 +71,9 @@ def packages():
     return sorted(found)
 
 
-def program(name, *sources):
+def program(name, *sources, flags=()):
     headers = sorted(str(path) for path in Path("native").glob("*.h"))
-    return Program(name, list(sources), extra_compile_args=COMPILE, extra_link_args=LINK, depends=headers)
+    return Program(name, list(sources), extra_compile_args=[*COMPILE, *flags], extra_link_args=LINK, depends=headers)
 
 
 LAUNCHER = program(
@@ -88,6 +89,7 @@ LAUNCHER = program(
     "native/decode.c",
     "native/start.c",
 )
+OCI_LAUNCHER = program("pyrun-oci", "native/launcher.c", "native/start.c", flags=["-DPYRUN_OCI"])
 KEEPER = program(
     "pyrun.native.keeper",
     "native/keeper.c",
@@ -114,6 +116,7 @@ HELPER = program(
     "native/init.c",
     "native/enter.c",
     "native/handlers.c",
+    "native/oci_start.c",
     "native/root.c",
     "native/limits.c",
     "native/mounts.c",

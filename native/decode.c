@@ -62,6 +62,11 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
         return string_ok(h, op->s1) && (op->n == HANDLER_PRE_START || op->n == HANDLER_POST_STOP) && op->a >= 1 && op->a <= 86400;
     case OP_LIMIT: /* a name, not a path: it may not lead out of the cgroup */
         return string_ok(h, op->s1) && string_ok(h, op->s2) && pool[op->s1] != '\0' && !has_slash(pool + op->s1);
+    case OP_FIND:
+        return op->b >> 32 >= 1 && list_ok(h, pool, (uint32_t)op->b, op->b >> 32);
+    case OP_HOOK:
+        return op->n >= 2 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, (uint32_t)op->a) &&
+               string_ok(h, (uint32_t)op->b) && string_ok(h, (uint32_t)(op->b >> 32));
     default:
         return op->code > OP_NONE && op->code <= OP_LAST && string_ok(h, op->s1) && string_ok(h, op->s2);
     }
@@ -88,8 +93,13 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0;
         if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
+        if (ops[i].code >= OP_JOIN && !(h->flags & PLAN_OCI))
+            return 0;
         if (before_clone(&ops[i])) {
             if (i > 0 && !before_clone(&ops[i - 1]))
+                return 0;
+        } else if (ops[i].code == OP_CHECKPOINT || ops[i].code == OP_HOOK) {
+            if (pivot && !(app && ops[i].code == OP_HOOK))
                 return 0;
         } else if (ops[i].code == OP_PIVOT) {
             if (pivot || app)

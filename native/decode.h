@@ -10,7 +10,7 @@
 /* Operations that the supervisor carries out before it clones. */
 static inline int before_clone(const struct plan_op *op)
 {
-    return op->code == OP_LIMIT || op->code == OP_DEVICES;
+    return op->code == OP_LIMIT || op->code == OP_DEVICES || op->code == OP_JOIN;
 }
 
 /* 0 when every offset, count and terminator of the plan is good, -1 for a bad frame, else the

@@ -17,7 +17,7 @@
 
 /* What the app has from init and not by its plan: limits and the oom score.  Where they are above what this caller
  * may set, the process gets less than the app, never more. */
-static void inherit(struct context *ctx)
+void inherit(struct context *ctx)
 {
     char path[64] = "/proc/", text[16] = "";
     uint64_t init = 0, limit[2];
@@ -36,7 +36,7 @@ static void inherit(struct context *ctx)
 
 /* Until init has pivoted, the root of its mount namespace is the host's: nobody may enter that.  No descriptor of the
  * host's stays, but for the link. */
-static long join_namespaces(struct context *ctx)
+long join_namespaces(struct context *ctx)
 {
     const uint64_t user = ctx->plan->clone_flags & CLONE_NEWUSER;
     struct stat before, after;

@@ -71,6 +71,8 @@ void default_signals(int first, int last);
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
 long set_limit(struct context *ctx, const struct plan_op *op);
+long map_ids(const struct context *ctx);
+long new_time(const struct context *ctx);
 void send_report(const struct plan_report *what);
 
 /* terminal.c */
@@ -112,11 +114,20 @@ int alone(const struct context *ctx);
 
 /* enter.c */
 long enter(struct context *ctx);
+void inherit(struct context *ctx);
+long join_namespaces(struct context *ctx);
+
+/* oci_start.c: with PLAN_OCI */
+int oci_main(struct context *ctx);
+long run_oci_op(struct context *ctx, const struct plan_op *op);
+void oci_fail(const struct context *ctx, uint32_t op, long error);
+enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_END }; /* descriptors that outlive OP_SESSION, until the execve */
 
 /* root.c, mounts.c, process.c: each runs one operation, returns 0 or minus an errno */
 long run_root_op(struct context *ctx, const struct plan_op *op);
 long run_mount_op(struct context *ctx, const struct plan_op *op);
 long run_process_op(struct context *ctx, const struct plan_op *op);
+char **pool_pointers(const struct context *ctx, uint64_t offset, uint64_t count, char **at);
 
 /* network.c */
 long loopback_up(void);

@@ -10,9 +10,13 @@
  */
 #include "fast.h"
 
-/* The module whose entry() takes over; another program of the family is this file with another name. */
-#ifndef PYRUN_ENTRY
+/* The other program of the family is this file with PYRUN_OCI: `pyrun-oci`.  ENTRY has the function entry() that takes over. */
+#ifdef PYRUN_OCI
+#define PYRUN_ENTRY "pyrun.oci.main"
+#define HAS_BUNDLE "False"
+#else
 #define PYRUN_ENTRY "pyrun.cli.main"
+#define HAS_BUNDLE "'run' in a[1:4]"
 #endif
 
 #define EXIT_FAILED 125
@@ -28,7 +32,7 @@ static const char boot[] = "import sys, posix\n"
                            "del a[0]\n"
                            "p = a.pop(0).rpartition('/')[0].rpartition('/')[0]\n"
                            "p += '/%s/python%d.%d/site-packages' % (sys.platlibdir, *sys.version_info[:2])\n"
-                           "if 'run' in a[1:4]:\n"
+                           "if " HAS_BUNDLE ":\n"
                            "    import gc, marshal\n"
                            "    gc.disable()\n"
                            "    b = p + '/pyrun/__pycache__/run.%s.bundle' % sys.implementation.cache_tag\n"
@@ -134,9 +138,11 @@ int program(int argc, char **argv, char **envp)
 
     if (standard_streams() < 0)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
+#ifndef PYRUN_OCI
     enter_pod(argc, argv, envp);
     run_recipe(argc, argv, envp);
     list_pods(argc, argv, envp);
+#endif
     /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
     (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     self[n > 0 ? n : 0] = '\0';

@@ -53,5 +53,5 @@ int program(int argc, char **argv, char **envp)
     ctx.ops = (const struct plan_op *)(ctx.plan + 1);
     ctx.pool = (const char *)map + ctx.plan->pool;
     ctx.shared = (struct shared *)shared;
-    return supervise(&ctx);
+    return ctx.plan->flags & PLAN_OCI ? oci_main(&ctx) : supervise(&ctx);
 }

@@ -49,7 +49,7 @@ long join_network(const struct context *ctx)
     OWNED_FD made = -1;
     long r;
 
-    if (ctx->plan->clone_flags & CLONE_NEWUSER)
+    if ((ctx->plan->clone_flags & CLONE_NEWUSER) || (ctx->plan->flags & PLAN_OCI))
         return loopback_up();
     link_message_init(&message, 0, 1);
     r = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 /* MSG_CMSG_CLOEXEC */);

@@ -53,6 +53,8 @@
 #define SLOT_CGROUP_PARENT 8
 #define SLOT_COUNT 9
 #define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
+#define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
+#define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
 #define SLOT_LISTEN_MAX 64
 
@@ -68,10 +70,11 @@
 #define PLAN_ENTER 256        /* no new pod, one more process in a running one: see enter.c */
 #define PLAN_SHARED 512       /* one app of several: joins the net, ipc and uts namespaces of the process at SLOT_INIT */
 #define PLAN_SHARED_PID 1024  /* and its pid namespace */
+#define PLAN_OCI 2048         /* nobody stays: the process is left to whoever reaps it, see oci_start.c */
 #define PLAN_NOTIFY_APP 4096   /* the app itself tells the service manager, see notify.c */
 #define PLAN_NOTIFY_NONE 8192
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 14335
+#define PLAN_ALL_FLAGS 16383
 
 struct plan_header {
     uint32_t magic;
@@ -97,7 +100,7 @@ struct plan_header {
 #define OPF_NOFOLLOW 16  /* the target may not lead through a symbolic link */
 #define OPF_RECURSIVE 32 /* OP_BIND: with the mounts below the source */
 #define OPF_VOLATILE 64  /* OP_OVERLAY: the upper directory is thrown away, never sync it */
-#define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content */
+#define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content; OP_ROOT_BIND, OP_ROOT_READONLY: device nodes work */
 #define OPF_USERXATTR 256 /* OP_OVERLAY: in a user namespace */
 #define OPF_CLAMP 1024     /* OP_RLIMIT: no higher than the caller's own hard limit */
 #define OPF_NOSUID 512   /* OP_OVERLAY: set-id bits and file capabilities are inert */
@@ -137,7 +140,7 @@ enum plan_code {
     OP_NETWORK = 19,       /* enter the network that the supervisor makes meanwhile; in a user namespace bring lo up */
     OP_TTY = 20,           /* new terminal on in-root /dev/pts, /dev/console; owner a */
     OP_OOM_SCORE = 21,     /* oom_score_adj n (int32) */
-    OP_PIVOT = 22,
+    OP_PIVOT = 22,         /* n 1: move the root there instead, and chroot */
     OP_KEYRING = 23,       /* fresh session keyring */
     OP_APP = 24,           /* start the app's process: what follows runs there */
     /* the app's process */
@@ -156,7 +159,15 @@ enum plan_code {
     OP_DEVICES = 36,       /* n bytes of struct bpf_insn at s1: which devices the pod may use, in words s2; see limits.c */
     /* a program of its own beside the app's, behind it: what follows up to its OP_EXEC runs there, as the app's operations do */
     OP_HANDLER = 37,       /* n HANDLER_, a seconds that it may take, s1 what it is called; see handlers.c */
-    OP_LAST = 37
+    /* with PLAN_OCI, see oci_start.c */
+    OP_JOIN = 38,          /* before the clone: enter the namespace of file s1, kind n (CLONE_NEW...) */
+    OP_CHECKPOINT = 39,    /* tell Python, and wait for its byte */
+    OP_HOOK = 40,          /* run program: list s1 (path, then n - 1 words of argv), env list s2 (a low half), seconds a high half,
+                              standard input: b low half, own pid, b high half */
+    OP_FIND = 41,          /* whether one of the paths of OP_EXEC (b likewise) can be executed */
+    OP_PARK = 42,          /* tell Python, wait for its byte, then for one on SLOT_START */
+    OP_RAISE = 43,         /* every permitted capability becomes effective */
+    OP_LAST = 43
 };
 
 struct plan_caps {
@@ -170,7 +181,9 @@ struct plan_caps {
 enum plan_report_kind {
     PLAN_FAILED = 1,
     PLAN_RUNNING = 2,
-    PLAN_EXITED = 3
+    PLAN_EXITED = 3,
+    PLAN_CHECKPOINT = 4,
+    PLAN_PARKED = 5
 };
 
 /* op of a failure outside any operation */

@@ -32,6 +32,10 @@ static long op_session(const struct context *ctx)
     for (unsigned i = 0; r >= 0 && i < sockets; i++) /* upwards: no copy lands on one that is still needed */
         r = sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
     /* From here on no path can lead out through /proc/self/fd. */
+    if (r >= 0 && (ctx->plan->flags & PLAN_OCI)) {
+        r = sys_call3(__NR_close_range, 3 + sockets, OCI_LINK - 1, 0);
+        return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
+    }
     return r < 0 ? r : sys_call3(__NR_close_range, 3 + sockets, ~0U, 0);
 }
 
@@ -73,7 +77,7 @@ static long op_ids(const struct context *ctx, const struct plan_op *op)
         r = sys_call3(__NR_setresgid, op->b, op->b, op->b);
     if (r == 0)
         r = sys_call3(__NR_setresuid, op->a, op->a, op->a);
-    if (ctx->plan->flags & PLAN_ENTER)
+    if ((ctx->plan->flags & (PLAN_ENTER | PLAN_OCI)) == PLAN_ENTER)
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* which a change of ids clears, prctl(2) */
     return r;
 }
@@ -138,7 +142,7 @@ static long op_seccomp(const struct context *ctx, const struct plan_op *op)
     return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
-static char **pointers(const struct context *ctx, uint64_t offset, uint64_t count, char **at)
+char **pool_pointers(const struct context *ctx, uint64_t offset, uint64_t count, char **at)
 {
     const char *s = pool_string(ctx, offset);
 
@@ -157,9 +161,9 @@ static long op_exec(struct context *ctx, const struct plan_op *op)
 
     if ((op->n + op->a + 8) * sizeof(char *) > ARENA_SIZE)
         return -E2BIG;
-    at = pointers(ctx, op->s1, op->n, argv);
+    at = pool_pointers(ctx, op->s1, op->n, argv);
     envp = at;
-    (void)notify_environment(ctx, pointers(ctx, op->s2, op->a, at) - 1);
+    (void)notify_environment(ctx, pool_pointers(ctx, op->s2, op->a, at) - 1);
     for (uint64_t count = op->b >> 32; count > 0; count--, path += str_len(path) + 1) {
         r = sys_call3(__NR_execve, path, argv, envp);
         if ((r == -ENOENT || r == -ENOTDIR) && sys_call3(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */) == 0)

@@ -120,7 +120,7 @@ static long op_root_bind(struct context *ctx, const struct plan_op *op)
     const char *target = pool_string(ctx, op->s1);
     long r = sys_mount(pool_string(ctx, op->s2), target, "", MS_BIND | MS_REC, 0);
 
-    if (r == 0)
+    if (r == 0 && !(op->flags & OPF_KEEP))
         r = sys_mount("", target, "", MS_REMOUNT | MS_BIND | ROOT_FLAGS(op), 0);
     return r < 0 ? r : set_root(ctx, target);
 }
@@ -138,14 +138,17 @@ static long op_host_dir(const struct context *ctx, const struct plan_op *op)
 }
 
 /* pivot_root(2), "pivot_root(".", ".")": the old root is stacked on the new one and detached at once. */
-static long op_pivot(struct context *ctx)
+static long op_pivot(struct context *ctx, const struct plan_op *op)
 {
     long r = sys_call1(__NR_fchdir, ctx->root);
 
-    if (r == 0)
+    if (r == 0 && op->n != 0) { /* a ramfs cannot be pivoted from: what is under the root stays mounted, but out of reach */
+        r = sys_mount(".", "/", "", MS_MOVE, 0);
+        r = r < 0 ? r : sys_call1(__NR_chroot, ".");
+    } else if (r == 0) {
         r = sys_call2(__NR_pivot_root, ".", ".");
-    if (r == 0)
-        r = sys_call2(__NR_umount2, ".", MNT_DETACH);
+        r = r < 0 ? r : sys_call2(__NR_umount2, ".", MNT_DETACH);
+    }
     if (r == 0)
         r = sys_call1(__NR_chdir, "/");
     sys_close(ctx->root);
@@ -176,9 +179,9 @@ long run_root_op(struct context *ctx, const struct plan_op *op)
         return sys_call2(__NR_umount2, s1, MNT_DETACH);
     case OP_ROOT_READONLY:
         fd_path(path, ctx->root);
-        return sys_mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | ROOT_FLAGS(op), 0);
+        return sys_mount("", path, "", MS_REMOUNT | MS_BIND | MS_RDONLY | (op->flags & OPF_KEEP ? 0 : ROOT_FLAGS(op)), 0);
     case OP_PIVOT:
-        return ctx->plan->flags & PLAN_ENTER ? 0 : op_pivot(ctx); /* that was done by init */
+        return ctx->plan->flags & PLAN_ENTER ? 0 : op_pivot(ctx, op); /* that was done by init */
     default:
         return -ENOSYS;
     }

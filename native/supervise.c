@@ -73,7 +73,7 @@ static long write_proc(int32_t pid, const char *file, const char *text)
 }
 
 /* user_namespaces(7): setgroups is denied before gid_map when the writer has no CAP_SETGID there. */
-static long map_ids(const struct context *ctx)
+long map_ids(const struct context *ctx)
 {
     const struct plan_header *plan = ctx->plan;
     long r = 0;
@@ -94,7 +94,7 @@ static int own_network(const struct context *ctx)
 /* A child in the pod's cgroup from birth, with the other end of a pair of sockets; what is known of it goes into the context. */
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *))
 {
-    struct clone_args args = {.flags = flags | CLONE_PIDFD, .pidfd = (uintptr_t)&ctx->pidfd, .exit_signal = SIGCHLD};
+    struct clone_args args = {.flags = flags | CLONE_PIDFD, .pidfd = (uintptr_t)&ctx->pidfd, .exit_signal = flags & CLONE_PARENT ? 0 : SIGCHLD};
     int links[2];
     long pid = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
 
@@ -117,6 +117,14 @@ long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context 
     return pid < 0 ? pid : 0;
 }
 
+/* The time namespace of the next child. */
+long new_time(const struct context *ctx)
+{
+    long r = ctx->plan->clone_flags & CLONE_TIME ? sys_call1(__NR_unshare, CLONE_TIME) : 0;
+
+    return r == 0 && ctx->plan->timens != 0 ? write_proc(0, "/timens_offsets", pool_string(ctx, ctx->plan->timens)) : r;
+}
+
 static long start(struct context *ctx, uint32_t *step)
 {
     const uint64_t elsewhere = CLONE_TIME | (own_network(ctx) ? CLONE_NEWNET : 0);
@@ -126,13 +134,8 @@ static long start(struct context *ctx, uint32_t *step)
     if (ctx->plan->flags & PLAN_ENTER)
         return enter(ctx);
     *step = STEP_TIMENS;
-    if ((ctx->plan->clone_flags & CLONE_TIME) != 0) {
-        if ((r = sys_call1(__NR_unshare, CLONE_TIME)) < 0)
-            return r;
-        r = ctx->plan->timens != 0 ? write_proc(0, "/timens_offsets", pool_string(ctx, ctx->plan->timens)) : 0;
-        if (r < 0)
-            return r;
-    }
+    if ((r = new_time(ctx)) < 0)
+        return r;
     for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
         if ((r = set_limit(ctx, &ctx->ops[*step])) < 0)
             return r;

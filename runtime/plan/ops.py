@@ -26,7 +26,7 @@ VERSION = 1
 PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRITE, SYMLINK, MKNOD, MOUNT, BIND, MASK = range(1, 15)
 READONLY, ROOT_READONLY, HOSTNAME, DOMAINNAME, NETWORK, TTY, OOM_SCORE, PIVOT, KEYRING, APP = range(15, 25)
 SESSION, STDIN_NULL, UMASK, RLIMIT, IDS, CAPS, CHDIR, NO_NEW_PRIVS, SECCOMP, EXEC = range(25, 35)
-LIMIT, DEVICES, HANDLER = 35, 36, 37
+LIMIT, DEVICES, HANDLER, JOIN, CHECKPOINT, HOOK, FIND, PARK, RAISE = range(35, 44)
 
 OPTIONAL = 1
 ELSE = 2
@@ -51,6 +51,7 @@ SHARED = 512
 SHARED_PID = 1024
 DETAIL_STATUS = 65536
 PRE_START, POST_STOP = 1, 2  # HANDLER
+OCI = 2048
 ENTERED = "the command line"  # origin of what `enter` and `exec` run
 NOTIFY_APP = 4096
 NOTIFY_NONE = 8192
@@ -75,6 +76,8 @@ MS_NODEV = 4
 MS_NOEXEC = 8
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
 
 # mount_setattr(2)
 ATTR_RDONLY = 1
@@ -155,6 +158,13 @@ def _pack(pool: _Pool, one: Op) -> bytes:
     if code == EXEC:
         assert isinstance(s1, list) and isinstance(s2, list) and isinstance(b, list)
         return _OP.pack(code, flags, len(s1), pool.strings(s1), pool.strings(s2), len(s2), pool.strings(b) | len(b) << 32)
+    if code == HOOK:  # a: (variables, seconds), b: the state before and behind the pid
+        assert isinstance(s1, list) and isinstance(s2, list) and isinstance(a, int) and isinstance(b, list)
+        head, tail = [pool.string(text) for text in b]
+        return _OP.pack(code, flags, len(s1), pool.strings(s1), pool.strings(s2), len(s2) | a << 32, head | tail << 32)
+    if code == FIND:
+        assert isinstance(b, list)
+        return _OP.pack(code, flags, 0, 0, 0, 0, pool.strings(b) | len(b) << 32)
     if code == OVERLAY:
         assert isinstance(s2, list)
         n = len(s2)

@@ -75,6 +75,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "pyrun/native/keeper",
         "pyrun/native/plan.h",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
+        f"pyrun_runtime-{VERSION}.data/scripts/pyrun-oci",
     }
     extensions = {f"pyrun/native/{name}.abi3.so" for name in ("_native", "_seccomp", "_unpack")}
     stubs = {f"pyrun/native/{path.name}" for path in (TOP / "native").glob("*.pyi")}

@@ -1,0 +1,308 @@
+/* An OCI container's process (PLAN_OCI): pid 1 of its namespaces is the program itself, and nothing of ours stays.
+ *
+ *     Python (create)        helper                    the container's process
+ *       |--- spawn ------------>|                                 |
+ *       |                       |--- clone3, CLONE_PARENT ------->| a child of Python's, hence of who reaps for it
+ *       |                       |--- 'G' once ids are mapped ---->|
+ *       |<-- PLAN_RUNNING, pid -| exits                           | operations
+ *       |<-- PLAN_CHECKPOINT -------------------------------------| its namespaces are there: hooks
+ *       |--- byte ----------------------------------------------->| pivot, identity
+ *       |<-- PLAN_PARKED -----------------------------------------| all but the execve is done
+ *       |--- byte, once the state is on disk -------------------->|
+ *     exits                                                       | reads the fifo at SLOT_START
+ *     start ------------------- byte on the fifo ---------------->| startContainer hooks, execve
+ *
+ * The fifo and the file at SLOT_ERROR are close-on-exec: whoever wrote the byte sees the fifo without a reader once the
+ * program runs, or finds a PLAN_FAILED in the file.  Behind the system call filter, which may refuse much, the process
+ * needs read, write, execve and exit only.  Should Python die before the state is written, the process ends with it. */
+#include <linux/capability.h>
+#include <linux/memfd.h>
+#include <linux/poll.h>
+#include <linux/wait.h>
+
+#include "helper.h"
+
+#define JOIN_SECONDS 10 /* as in enter.c */
+#define DETAIL_STATUS 256 /* OP_HOOK: its exit status above this */
+
+static void tell(const struct context *ctx, const struct plan_report *what)
+{
+    (void)sys_write(ctx->link, what, sizeof *what);
+}
+
+void oci_fail(const struct context *ctx, uint32_t op, long error)
+{
+    tell(ctx, &(struct plan_report){.kind = PLAN_FAILED, .op = op, .error = (int32_t)-error, .detail = ctx->shared->detail});
+}
+
+/* Puts what must outlive OP_SESSION where that leaves it alone. */
+static long keep_descriptors(struct context *ctx)
+{
+    long r = sys_call3(__NR_dup3, SLOT_CONTROL, OCI_LINK, O_CLOEXEC);
+
+    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
+        r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC);
+    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
+        r = sys_call3(__NR_dup3, SLOT_ERROR, OCI_ERROR, O_CLOEXEC);
+    if (r < 0)
+        return r;
+    ctx->link = OCI_LINK;
+    return 0;
+}
+
+/* From here on failures go to Python; before, they are the helper's to tell. */
+static int container(struct context *ctx)
+{
+    const uint64_t none = 0;
+    const int go = ctx->link;
+    char byte;
+    long r = 0;
+
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    if (keep_descriptors(ctx) < 0)
+        return 125;
+    if (ctx->plan->clone_flags & CLONE_NEWUSER) {
+        if (sys_read(go, &byte, 1) != 1)
+            return 125;
+        r = sys_call3(__NR_setresgid, 0, 0, 0);
+        if (r == 0)
+            r = sys_call3(__NR_setresuid, 0, 0, 0);
+        (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    }
+    if (r < 0)
+        fail(ctx, STEP_IDMAP, r);
+    if ((ctx->plan->clone_flags & CLONE_NEWCGROUP) && (r = sys_call1(__NR_unshare, CLONE_NEWCGROUP)) < 0)
+        fail(ctx, STEP_CLONE, r); /* by clone3 its root would be the parent's cgroup */
+    (void)sys_call1(__NR_umask, 0);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+    (void)run_ops(ctx, run_ops(ctx, 0, OP_APP) + 1, OP_NONE);
+    return 125;
+}
+
+static long join_namespace(const struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->s1), O_RDONLY, 0);
+
+    return fd < 0 ? fd : sys_call2(__NR_setns, fd, op->n);
+}
+
+static long create(struct context *ctx, uint32_t *step)
+{
+    const uint64_t elsewhere = CLONE_NEWTIME | CLONE_NEWCGROUP;
+    long r;
+
+    *step = STEP_TIMENS;
+    if ((r = new_time(ctx)) < 0)
+        return r;
+    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++) {
+        const struct plan_op *op = &ctx->ops[*step];
+
+        r = op->code == OP_JOIN ? join_namespace(ctx, op) : set_limit(ctx, op);
+        if (r < 0)
+            return r;
+    }
+    *step = STEP_CLONE;
+    if ((r = clone_child(ctx, (ctx->plan->clone_flags & ~elsewhere) | CLONE_PARENT, container)) < 0)
+        return r;
+    *step = STEP_IDMAP;
+    if (!(ctx->plan->clone_flags & CLONE_NEWUSER))
+        return 0;
+    r = map_ids(ctx);
+    return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
+}
+
+/* As in enter.c, but that the process belongs to Python. */
+static int joiner(struct context *ctx)
+{
+    const uint64_t none = 0;
+    uint32_t i;
+    long r = keep_descriptors(ctx);
+
+    if (r == 0) {
+        inherit(ctx);
+        r = join_namespaces(ctx);
+    }
+    if (r >= 0)
+        r = sys_call3(__NR_dup3, ctx->link, OCI_LINK, O_CLOEXEC);
+    if (r < 0)
+        fail(ctx, STEP_JOIN, r);
+    ctx->link = OCI_LINK;
+    i = run_ops(ctx, run_ops(ctx, 0, OP_APP) + 1, OP_SESSION);
+    sys_close(ctx->root);
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids may have set it */
+    r = sys_call5(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, 0, &ctx->shared->entered, 0, 0);
+    if (r < 0)
+        fail(ctx, STEP_JOIN, r);
+    if (r > 0)
+        return 0;
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
+    (void)run_ops(ctx, i, OP_NONE);
+    return 125;
+}
+
+static long enter_container(struct context *ctx, uint32_t *step)
+{
+    static const struct __kernel_timespec limit = {JOIN_SECONDS, 0};
+    struct pollfd end = {-1, POLLIN, 0};
+    long n, r;
+
+    *step = STEP_ENTER;
+    if ((r = clone_child(ctx, CLONE_PARENT, joiner)) < 0)
+        return r;
+    end.fd = ctx->pidfd;
+    n = sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8);
+    ctx->init_pid = (int32_t)ctx->shared->entered;
+    *step = STEP_JOIN;
+    return n == 0 ? -ETIMEDOUT : ctx->init_pid != 0 || ctx->shared->failed ? 0 : -ESRCH;
+}
+
+int oci_main(struct context *ctx)
+{
+    struct plan_report what = {.kind = PLAN_FAILED};
+    long r = ctx->plan->flags & PLAN_ENTER ? enter_container(ctx, &what.op) : create(ctx, &what.op);
+
+    if (r < 0) {
+        what.error = (int32_t)-r;
+        what.detail = ctx->shared->detail;
+        if (ctx->pidfd >= 0)
+            (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
+    } else {
+        what.kind = PLAN_RUNNING;
+        what.pid = ctx->init_pid;
+    }
+    what.time = now_ns();
+    if (r < 0 || ctx->init_pid != 0)
+        send_report(&what);
+    return r < 0 ? 125 : 0;
+}
+
+/* The state as the specification's hooks want it, with the pid as this process knows it. */
+static long hook_input(const struct context *ctx, const struct plan_op *op)
+{
+    const char *head = pool_string(ctx, (uint32_t)op->b), *tail = pool_string(ctx, op->b >> 32);
+    char number[24];
+    long fd = sys_call2(__NR_memfd_create, "state", MFD_CLOEXEC);
+
+    (void)str_add_number(number, number + sizeof number, (uint64_t)sys_call0(__NR_getpid));
+    if (fd < 0)
+        return fd;
+    (void)sys_write(fd, head, str_len(head));
+    (void)sys_write(fd, number, str_len(number));
+    (void)sys_write(fd, tail, str_len(tail));
+    (void)sys_call3(__NR_lseek, fd, 0, 0);
+    return fd;
+}
+
+static void become_hook(const struct context *ctx, const struct plan_op *op, int input)
+{
+    char **argv = (char **)(void *)arena, **envp = pool_pointers(ctx, op->s1, op->n, argv);
+
+    (void)pool_pointers(ctx, op->s2, (uint32_t)op->a, envp);
+    (void)sys_call3(__NR_dup3, input, 0, 0);
+    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+    (void)sys_call3(__NR_execve, argv[0], argv + 1, envp);
+    sys_exit(127);
+}
+
+static long op_hook(struct context *ctx, const struct plan_op *op)
+{
+    const struct __kernel_timespec limit = {(long)(op->a >> 32), 0};
+    struct clone_args args = {.flags = CLONE_PIDFD, .exit_signal = SIGCHLD};
+    OWNED_FD input = (int)hook_input(ctx, op), pidfd = -1;
+    struct pollfd end = {-1, POLLIN, 0};
+    int status = 0;
+    long pid;
+
+    if (input < 0)
+        return input;
+    if ((op->n + (uint32_t)op->a + 8) * sizeof(char *) > ARENA_SIZE)
+        return -E2BIG;
+    args.pidfd = (uintptr_t)&pidfd;
+    pid = sys_call2(__NR_clone3, &args, sizeof args);
+    if (pid == -ENOSYS || pid == -EPERM) /* many filters refuse clone3, whose flags they cannot see */
+        pid = sys_call5(__NR_clone, CLONE_PIDFD | SIGCHLD, 0, &pidfd, 0, 0);
+    if (pid < 0)
+        return pid;
+    if (pid == 0)
+        become_hook(ctx, op, input);
+    end.fd = pidfd;
+    if (op->a >> 32 != 0 && sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8) == 0) {
+        (void)sys_call2(__NR_kill, pid, SIGKILL);
+        (void)sys_call4(__NR_wait4, pid, &status, __WALL, 0);
+        return -ETIMEDOUT;
+    }
+    (void)sys_call4(__NR_wait4, pid, &status, __WALL, 0);
+    return status == 0 ? 0 : with_detail(ctx, DETAIL_STATUS + (uint32_t)status, -ECANCELED);
+}
+
+/* Told at create, while the user, the capabilities and the directory are the program's already. */
+static long op_find(const struct context *ctx, const struct plan_op *op)
+{
+    const char *path = pool_string(ctx, (uint32_t)op->b);
+    long r = -ENOENT;
+
+    for (uint64_t count = op->b >> 32; count > 0; count--, path += str_len(path) + 1) {
+        struct stat st;
+        long n = sys_call4(__NR_newfstatat, AT_FDCWD, path, &st, 0);
+
+        if (n == 0)
+            n = (st.st_mode & S_IFMT) != S_IFREG ? -EACCES : sys_call3(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */);
+        if (n == 0)
+            return 0;
+        if (n == -EACCES || r == -ENOENT)
+            r = n == -ENOTDIR ? -ENOENT : n;
+    }
+    return r;
+}
+
+static void wait_for_byte(int fd)
+{
+    char byte;
+
+    while (sys_read(fd, &byte, 1) != 1)
+        sys_exit(125);
+}
+
+static long op_park(struct context *ctx)
+{
+    tell(ctx, &(struct plan_report){.kind = PLAN_PARKED});
+    wait_for_byte(OCI_LINK);
+    sys_close(OCI_LINK);
+    ctx->link = OCI_ERROR;
+    wait_for_byte(OCI_START);
+    return 0;
+}
+
+/* After a change of ids only the permitted set is left, and a filter without no_new_privs wants CAP_SYS_ADMIN (seccomp(2)). */
+static long op_raise(void)
+{
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+    long r = sys_call2(__NR_capget, &header, data);
+
+    if (r < 0)
+        return r;
+    data[0].effective = data[0].permitted;
+    data[1].effective = data[1].permitted;
+    return sys_call2(__NR_capset, &header, data);
+}
+
+long run_oci_op(struct context *ctx, const struct plan_op *op)
+{
+    switch (op->code) {
+    case OP_CHECKPOINT:
+        tell(ctx, &(struct plan_report){.kind = PLAN_CHECKPOINT});
+        wait_for_byte(OCI_LINK);
+        return 0;
+    case OP_HOOK:
+        return op_hook(ctx, op);
+    case OP_FIND:
+        return op_find(ctx, op);
+    case OP_PARK:
+        return op_park(ctx);
+    case OP_RAISE:
+        return op_raise();
+    default:
+        return -ENOSYS;
+    }
+}

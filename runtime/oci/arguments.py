@@ -1,0 +1,122 @@
+"""The command line of `pyrun-oci`: the union of what the clients of crun and runc use, as tables and one small parser."""
+
+from __future__ import annotations
+
+from pyrun.errors import UsageError
+
+__all__ = ["Arguments", "general", "parse", "verbs"]
+
+# Each word: an option, "=" behind it when it takes a value, "*" when it may be given again; "-x,--long" are two names of one.
+general = "--root= --log= --log-format= --log-level= --debug --systemd-cgroup --cgroup-manager= --rootless= -v,--version -h,--help"
+_START = "-b,--bundle= -f,--config= --console-socket= --pid-file= --preserve-fds= --no-pivot --no-new-keyring --no-subreaper"
+_EXEC = (
+    "-p,--process= -d,--detach -t,--tty -e,--env=* -u,--user= -c,--cap=* --cwd= --pid-file= --console-socket= --preserve-fds="
+    " --no-new-privs --apparmor= --process-label= --cgroup= -g,--additional-gids=* --ignore-paused"
+)
+# verb: (options, the fewest positional arguments, the most, what they are, one line of help)
+verbs = {
+    "create": (_START, 1, 1, "ID", "make a container; its program waits for `start`"),
+    "delete": ("-f,--force -r,--regex", 1, 1, "ID", "remove a stopped container"),
+    "exec": (_EXEC, 1, -1, "ID [COMMAND [ARG...]]", "run one more process in a container"),
+    "kill": ("-a,--all -r,--regex", 1, 2, "ID [SIGNAL]", "send a signal to a container"),
+    "list": ("-f,--format= -q,--quiet", 0, 0, "", "list containers"),
+    "pause": ("", 1, 1, "ID", "freeze the processes of a container"),
+    "ps": ("-f,--format=", 1, -1, "ID [PS-OPTION...]", "list the processes of a container"),
+    "resume": ("", 1, 1, "ID", "let frozen processes go on"),
+    "run": (_START + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
+    "spec": ("-b,--bundle= -f,--config= --rootless", 0, 0, "", "write a config.json to start from"),
+    "start": ("", 1, 1, "ID", "start the program of a created container"),
+    "state": ("", 1, 1, "ID", "show the state of a container"),
+}
+_PROGRAM_FOLLOWS = ("exec",)  # behind the first positional argument everything is the program's
+
+
+class Arguments:
+    """A parsed command line: `verb`, `options` of all names without dashes, `lists` of those that may be repeated, `words`."""
+
+    __slots__ = ("lists", "options", "verb", "words")
+
+    def __init__(self) -> None:
+        self.verb = ""
+        self.options: dict[str, str] = {}
+        self.lists: dict[str, list[str]] = {}
+        self.words: list[str] = []
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the value of an option; "1" for one without a value that was given."""
+        return self.options.get(name, default)
+
+    def number(self, name: str) -> int:
+        """Return the value of an option that is a whole number, 0 when it was not given; UsageError otherwise."""
+        text = self.options.get(name, "0")
+        if not text.isascii() or not text.isdigit() or len(text) > 19:
+            raise UsageError("read option", f"--{name}", f"{text!r} is not a number", origin=f"--{name}")
+        return int(text)
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Return the command line (without the program's name) as values; UsageError for what is unknown or missing."""
+    found = Arguments()
+    rest = _options(argv, _table(general), found, stop=True)
+    if not rest or "help" in found.options or "version" in found.options:
+        return found
+    found.verb = rest[0]
+    if found.verb not in verbs:
+        raise UsageError("read command", found.verb, "no such command", hint="commands: " + " ".join(verbs))
+    options, least, most, _, _ = verbs[found.verb]
+    table = {**_table(general), **_table(options)}
+    found.words = _options(rest[1:], table, found, stop=found.verb in _PROGRAM_FOLLOWS)
+    if "help" not in found.options and not least <= len(found.words) <= (most if most >= 0 else len(found.words)):
+        usage = f"usage: pyrun-oci {found.verb} [OPTION...] {verbs[found.verb][3]}"
+        reason = "needs a container's id" if len(found.words) < least else f"too many arguments: {found.words[most]!r}"
+        raise UsageError(found.verb, "", reason, hint=usage)
+    return found
+
+
+def _table(words: str) -> dict[str, tuple[str, str]]:
+    table = {}
+    for word in words.split():
+        names, equals, kind = word.partition("=")
+        both = names.split(",")
+        for name in both:
+            table[name] = (both[-1][2:], equals + kind)
+    return table
+
+
+def _options(argv: list[str], table: dict[str, tuple[str, str]], found: Arguments, *, stop: bool) -> list[str]:
+    """Read options; with `stop` only up to the first word that is none.  Returns the other words."""
+    words: list[str] = []
+    at = 0
+    while at < len(argv):
+        word = argv[at]
+        at += 1
+        if word == "--":
+            return words + argv[at:]
+        if len(word) < 2 or word[0] != "-":
+            words.append(word)
+            if stop:
+                return words + argv[at:]
+            continue
+        name, equals, value = word.partition("=")
+        if name not in table and word[:2] not in table and "-" + name in table:
+            name = "-" + name  # -root, as Go's own parser takes it
+        if name not in table and word[:2] in table and word[1] != "-":
+            name, equals, value = word[:2], "=", word[2:]
+        if name not in table:
+            raise UsageError("read option", name, "no such option", hint="`pyrun-oci --help` lists them")
+        key, kind = table[name]
+        if not kind:
+            if equals and value not in ("true", "false", ""):
+                raise UsageError("read option", name, "takes no value")
+            if value != "false":
+                found.options[key] = "1"
+            continue
+        if not equals:
+            if at == len(argv):
+                raise UsageError("read option", name, "needs a value")
+            value = argv[at]
+            at += 1
+        found.options[key] = value
+        if kind == "=*":
+            found.lists.setdefault(key, []).append(value)
+    return words

@@ -1,0 +1,133 @@
+"""The container's cgroup (cgroups(7), version 2): where it is, made, frozen, killed, removed."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import HostError
+from pyrun.host import CGROUP_ROOTS, read_small
+
+TYPE_CHECKING = False
+
+__all__ = ["directory", "freeze", "kill", "make", "processes", "remove"]
+
+
+def tree() -> str:
+    """Return the mount point of the cgroup2 tree, "" without one."""
+    for base in CGROUP_ROOTS:
+        if os.path.exists(base + "/cgroup.controllers"):
+            return base
+    return ""
+
+
+def own() -> str:
+    """Return the cgroup of this process below the tree."""
+    for line in read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
+        if line.startswith("0::/"):
+            return line[3:].rstrip("/")
+    return ""
+
+
+def directory(path: str | None, name: str) -> str:
+    """Return the directory for `linux.cgroupsPath`; "" on a host without cgroup2.
+
+    An absolute path counts from the tree's root, a relative one from the cgroup of this process, and none is the container's id there.
+    """
+    base = tree()
+    if not base:
+        return ""
+    clean = "/".join(part for part in (path or name).split("/") if part not in ("", "."))
+    if ".." in clean.split("/"):
+        raise HostError("make cgroup", path or "", "leads out of the tree", origin="linux.cgroupsPath")
+    return f"{base}/{clean}" if path and path.startswith("/") else f"{base}{own()}/{clean}"
+
+
+def make(path: str) -> None:
+    """Make the cgroup and those above it.  HostError when that is not possible, or processes are in it."""
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+        if read_small(path + "/cgroup.procs"):
+            raise HostError("make cgroup", path, "there are processes in it already", origin="linux.cgroupsPath")
+    except OSError as error:
+        raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
+
+
+def _put(path: str, text: str) -> bool:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, text.encode())
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def kill(path: str) -> bool:
+    """Kill every process in the cgroup and below; False when that cannot be."""
+    return _put(path + "/cgroup.kill", "1")
+
+
+def processes(path: str) -> list[int]:
+    """Return the processes in the cgroup and below."""
+    found: list[int] = []
+    for top, _, _ in os.walk(path):
+        found += [int(word) for word in read_small(top + "/cgroup.procs").split()]
+    return sorted(set(found))
+
+
+def freeze(path: str, on: bool) -> None:
+    """Pause the cgroup or let it go on, and wait until that is so; HostError when the kernel refuses."""
+    if not _put(path + "/cgroup.freeze", "1" if on else "0"):
+        raise HostError("pause" if on else "resume", path, "the cgroup cannot be frozen")
+    _wait(path, f"frozen {int(on)}".encode())
+
+
+def _wait(path: str, wanted: bytes) -> None:
+    """cgroup.events wakes who polls it for POLLPRI (cgroup-v2.rst)."""
+    import select
+
+    try:
+        fd = os.open(path + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLPRI)
+        for _ in range(100):
+            if wanted in os.pread(fd, 4096, 0).split(b"\n"):
+                return
+            poll.poll(100)
+    finally:
+        os.close(fd)
+
+
+def remove(path: str) -> None:
+    """Kill what is left in the cgroup and remove it and those below; a busy one is tried for five seconds."""
+    if not os.path.isdir(path):
+        return
+    if read_small(path + "/cgroup.procs") or b"populated 1" in read_small(path + "/cgroup.events"):
+        kill(path)
+        _wait(path, b"populated 0")
+    for _ in range(50):
+        for top, names, _ in os.walk(path, topdown=False):
+            for one in names:
+                _rmdir(f"{top}/{one}")
+        if _rmdir(path):
+            return
+        kill(path)
+        _wait(path, b"populated 0")
+    raise HostError("remove cgroup", path, "it is still busy")
+
+
+def _rmdir(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

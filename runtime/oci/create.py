@@ -1,0 +1,268 @@
+"""create and run: a bundle becomes a container whose process waits for `start`."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError, HostError
+from pyrun.images import fastjson
+from pyrun.oci import cgroups, planner, spec, state
+from pyrun.oci.launch import Launch
+from pyrun.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.oci.arguments import Arguments
+    from pyrun.oci.state import Container
+
+__all__ = ["create", "filter_of", "keep_descriptors", "root_of", "take_terminal", "write_pid"]
+
+_MARK = "\0"
+
+
+def root_of(args: Arguments) -> str:
+    """Return the directory of all containers: `--root`, else /run/pyrun-oci, of a user its run-time directory."""
+    root = args.get("root")
+    if not root and os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
+        return os.environ["XDG_RUNTIME_DIR"] + "/pyrun-oci"
+    return os.path.abspath(root) if root else "/run/pyrun-oci"
+
+
+class _Making:
+    """What a create has made so far, to be undone when it fails."""
+
+    __slots__ = ("container", "group", "launch", "relay")
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.group = ""
+        self.launch: Launch | None = None
+        self.relay = -1
+
+    def undo(self) -> None:
+        if self.launch is not None:
+            pid = self.launch.pid
+            self.launch.close()
+            if pid:
+                os.kill(pid, 9)  # a child that nobody has reaped
+                os.waitpid(pid, 0x40000000)  # __WALL
+        if self.group:
+            cgroups.remove(self.group)
+        self.container.remove()
+        self.container.close()
+
+
+def create(args: Arguments) -> tuple[Container, int]:
+    """Carry out `create`: returns the container, locked, and the master of its terminal if nobody else took it (else -1).
+
+    PyrunError for whatever fails, and nothing is left then.
+    """
+    bundle = os.path.realpath(args.get("bundle", "."))
+    config, text = _configuration(args, bundle)
+    _check_terminal(args, config)
+    if not os.path.isdir(os.path.join(bundle, config["root"]["path"])):
+        raise ConfigError("use root", config["root"]["path"], "no such file or directory", origin="root.path")
+    making = _Making(state.create(root_of(args), args.words[0]))
+    try:
+        _make(args, config, text, bundle, making)
+    except BaseException:
+        making.undo()
+        raise
+    return making.container, making.relay
+
+
+def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]:
+    path = args.get("config") or bundle + "/config.json"
+    try:
+        text = state.read(path)
+    except OSError as error:
+        hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
+        raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None
+    return spec.load(text), text
+
+
+def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:
+    terminal = (config.get("process") or {}).get("terminal", False)
+    detached = args.verb == "create" or "detach" in args.options
+    if terminal and detached and not args.get("console-socket"):
+        hint = "a detached container hands its terminal over by a socket"
+        raise ConfigError("make terminal", "", "it needs --console-socket", hint=hint, origin="process.terminal")
+    if not terminal and args.get("console-socket"):
+        raise ConfigError("make terminal", "", "--console-socket without process.terminal", origin="--console-socket")
+
+
+def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: _Making) -> None:
+    from pyrun.host import probe
+
+    container = making.container
+    record = _record(container, config, bundle)
+    group = cgroups.directory((config.get("linux") or {}).get("cgroupsPath"), container.id)
+    if group:
+        cgroups.make(group)
+        making.group = record["cgroup"] = group
+    with_pid = fastjson.dumps({**_hook_state(container, record, "creating"), "pid": _MARK}).split(fastjson.dumps(_MARK))
+    plan = planner.oci_plan(
+        config,
+        bundle,
+        seccomp=filter_of(config),
+        bounding=probe().bounding,
+        state=(with_pid[0], with_pid[1]),
+        pivot="no-pivot" not in args.options,
+    )
+    plan.ops = [one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options]
+    fds = _descriptors(container, group)
+    try:
+        making.launch = launch = Launch(plan, fds, keep_descriptors(args))
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+    def checkpoint(pid: int) -> None:
+        if config.get("hooks"):
+            from pyrun.oci import hooks
+
+            for kind in ("prestart", "createRuntime"):
+                hooks.run(config, kind, {**_hook_state(container, record, "creating"), "pid": pid})
+
+    def terminal(fd: int) -> None:
+        making.relay = take_terminal(args, config["process"], fd)
+
+    if not launch.run(terminal=terminal, checkpoint=checkpoint):
+        raise HostError("create container", container.id, "its process ended before it was ready")
+    _settle(args, container, record, text, launch)
+
+
+def _settle(args: Arguments, container: Container, record: dict[str, Any], text: bytes, launch: Launch) -> None:
+    """All is done but the execve: pid file and state are complete before anybody can start it."""
+    record["pid"] = launch.pid
+    record["startTime"] = state.start_time(launch.pid)
+    state.write("config", text, container.fd)
+    if args.get("pid-file"):
+        write_pid(args.get("pid-file"), launch.pid)
+    container.record = record
+    state.write("state", fastjson.dumps(record).encode(), container.fd)
+    state.write("plan", launch.block, container.fd)
+    launch.go_on()
+    launch.close()
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file in one step: digits and nothing else."""
+    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        os.write(fd, str(pid).encode())
+        os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None
+
+
+def _record(container: Container, config: dict[str, Any], bundle: str) -> dict[str, Any]:
+    import time
+
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    record = {
+        "ociVersion": config["ociVersion"],
+        "id": container.id,
+        "bundle": bundle,
+        "rootfs": os.path.join(bundle, config["root"]["path"]),
+        "created": f"{stamp}.{int(now * 1e9) % 10**9:09d}Z",
+        "owner": _owner(),
+    }
+    if config.get("annotations"):
+        record["annotations"] = config["annotations"]
+    kinds = [kind for kind in ("poststart", "poststop") if (config.get("hooks") or {}).get(kind)]
+    if kinds:
+        record["hooks"] = kinds
+    return record
+
+
+def _owner() -> str:
+    uid = os.geteuid()
+    if uid == 0:
+        return "root"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _hook_state(container: Container, record: dict[str, Any], status: str) -> dict[str, Any]:
+    shown = {"ociVersion": record["ociVersion"], "id": container.id, "status": status, "bundle": record["bundle"]}
+    if "annotations" in record:
+        shown["annotations"] = record["annotations"]
+    return shown
+
+
+def filter_of(config: dict[str, Any]) -> bytes:
+    """Return the compiled `linux.seccomp`, b"" without one."""
+    wanted = (config.get("linux") or {}).get("seccomp")
+    if not wanted:
+        return b""
+    from pyrun.oci import seccomp
+
+    return seccomp.load(wanted)
+
+
+def _descriptors(container: Container, group: str) -> dict[int, int]:
+    """The fifo, the file for a failure, and the cgroup with the one above it, by slot."""
+    fds: dict[int, int] = {}
+    try:
+        os.mkfifo("start", 0o600, dir_fd=container.fd)
+        fds[5] = os.open("start", os.O_RDWR | os.O_CLOEXEC, dir_fd=container.fd)
+        fds[6] = os.open("failure", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=container.fd)
+        if group:
+            fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fds[8] = os.open(os.path.dirname(group), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        for fd in fds.values():
+            os.close(fd)
+        raise HostError("prepare", container.id, errno=error.errno or 0) from None
+    return fds
+
+
+def keep_descriptors(args: Arguments) -> int:
+    """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many."""
+    count = args.number("preserve-fds")
+    listen = os.environ.get("LISTEN_FDS", "")
+    if listen.isdigit():
+        count += int(listen)
+    if count > ops.SLOT_LISTEN_MAX:
+        raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
+    for number in range(count):
+        try:
+            os.dup2(3 + number, ops.SLOT_LISTEN + number)
+        except OSError as error:
+            raise HostError("keep descriptor", str(3 + number), errno=error.errno or 0, origin="--preserve-fds") from None
+    return count
+
+
+def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
+    """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
+    size = process.get("consoleSize") or {}
+    if size.get("height") or size.get("width"):
+        import fcntl
+        import struct
+
+        fcntl.ioctl(master, 0x5414, struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0))  # TIOCSWINSZ
+    path = args.get("console-socket")
+    if not path:
+        return master
+    import _socket
+
+    name = os.ttyname(master) if os.isatty(master) else "/dev/ptmx"
+    with _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC) as client:  # type: ignore[attr-defined]
+        try:
+            client.connect(path)
+            client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
+        except OSError as error:
+            raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
+        finally:
+            os.close(master)
+    return -1

@@ -1,0 +1,143 @@
+"""exec: one more process in a container, with the confinement that its own description asks for."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError, HostError, StateError, UsageError
+from pyrun.host import read_small
+from pyrun.images import fastjson
+from pyrun.oci import cgroups, planner, state
+from pyrun.oci.create import filter_of, keep_descriptors, root_of, take_terminal, write_pid
+from pyrun.oci.launch import Launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.oci.arguments import Arguments
+    from pyrun.oci.state import Container
+
+__all__ = ["execute"]
+
+
+def execute(args: Arguments) -> int:
+    """Run a process in a container; unless detached wait for it and return its exit code."""
+    container = state.Container(root_of(args), args.words[0], lock=False)
+    status = container.status()
+    if status not in ("running", "created"):
+        hint = "resume it first" if status == "paused" else "start it first"
+        reason = f"cannot exec in a {status} container" + (": container not running" if status == "stopped" else "")
+        if status != "paused" or "ignore-paused" not in args.options:
+            raise StateError("exec", container.id, reason, hint=hint)
+    config = container.config()
+    process = _process(args, config)
+    if process.get("terminal") and "detach" in args.options and not args.get("console-socket"):
+        raise ConfigError("make terminal", "", "it needs --console-socket", hint="or leave out --detach", origin="--tty")
+    launch, master = _start(args, container, config, process)
+    if args.get("pid-file"):
+        write_pid(args.get("pid-file"), launch.pid)
+    launch.close()
+    if "detach" in args.options:
+        return 0
+    from pyrun.oci import attend
+
+    return attend.wait(launch.pid, master)
+
+
+def _start(args: Arguments, container: Container, config: dict[str, Any], process: dict[str, Any]) -> tuple[Launch, int]:
+    from pyrun.host import probe
+
+    pid = container.pid
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        raise StateError("exec", container.id, "container not running") from None
+    plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding)
+    fds = {6: pidfd}
+    relay = -1
+
+    def terminal(fd: int) -> None:
+        nonlocal relay
+        relay = take_terminal(args, process, fd)
+
+    try:
+        group = _group(args, container, pid)
+        if group:
+            fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        launch = Launch(plan, fds, keep_descriptors(args), str(pid))
+    except OSError as error:
+        raise HostError("exec", container.id, errno=error.errno or 0) from None
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+    launch.run(terminal=terminal)
+    return launch, relay
+
+
+def _group(args: Arguments, container: Container, pid: int) -> str:
+    """The cgroup where the container's own process is now: one that has controllers enabled for others below takes nobody (cgroups(7))."""
+    group: str = container.record.get("cgroup", "")
+    if group and args.get("cgroup"):
+        return f"{group}/{args.get('cgroup').strip('/')}"
+    base = cgroups.tree()
+    for line in read_small(f"/proc/{pid}/cgroup").decode().splitlines():
+        if base and line.startswith("0::/") and os.path.isdir(base + line[3:]):
+            return base + line[3:]
+    return group
+
+
+def _process(args: Arguments, config: dict[str, Any]) -> dict[str, Any]:
+    if args.get("process"):
+        if len(args.words) > 1:
+            raise UsageError("exec", args.words[1], "a command beside --process", hint="the file names the command")
+        return _read(args.get("process"))
+    if len(args.words) < 2:
+        raise UsageError("exec", "", "needs a command", hint="usage: pyrun-oci exec [OPTION...] ID COMMAND [ARG...]")
+    process = {**(config.get("process") or {}), "args": args.words[1:], "terminal": "tty" in args.options}
+    process.pop("consoleSize", None)
+    if args.get("cwd"):
+        process["cwd"] = args.get("cwd")
+    process["env"] = _environment(process.get("env") or [], args.lists.get("env", []))
+    process["user"] = _user(args, process.get("user") or {"uid": 0, "gid": 0})
+    if "no-new-privs" in args.options:
+        process["noNewPrivileges"] = True
+    extra = args.lists.get("cap", [])
+    if extra:
+        sets = process.get("capabilities") or {}
+        names = ("bounding", "effective", "permitted", "inheritable", "ambient")
+        process["capabilities"] = {name: [*(sets.get(name) or []), *extra] for name in names}
+    return process
+
+
+def _environment(old: list[str], new: list[str]) -> list[str]:
+    names = {word.partition("=")[0] for word in new}
+    return [word for word in old if word.partition("=")[0] not in names] + new
+
+
+def _user(args: Arguments, user: dict[str, Any]) -> dict[str, Any]:
+    text = args.get("user")
+    groups = args.lists.get("additional-gids", [])
+    if text:
+        uid, _, gid = text.partition(":")
+        if not uid.isdigit() or not (gid or "0").isdigit():
+            raise UsageError("choose user", text, "not UID[:GID]", hint="numbers, as in 1000:1000", origin="--user")
+        user = {"uid": int(uid), "gid": int(gid or "0"), "umask": user.get("umask", 0o022)}
+    if groups:
+        if not all(word.isdigit() for word in groups):
+            raise UsageError("choose groups", ",".join(groups), "not numbers", origin="--additional-gids")
+        user = {**user, "additionalGids": [*(user.get("additionalGids") or []), *map(int, groups)]}
+    return user
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        value = fastjson.loads(state.read(path))
+    except OSError as error:
+        raise ConfigError("read process", path, errno=error.errno or 0, origin="--process") from None
+    except ValueError as error:
+        raise ConfigError("read process", path, str(error), hint="it must be one JSON object", origin="--process") from None
+    if not isinstance(value, dict) or not isinstance(value.get("args"), list) or not value["args"]:
+        raise ConfigError("read process", path, "args is missing", origin="--process")
+    value.setdefault("user", {"uid": 0, "gid": 0})
+    return value

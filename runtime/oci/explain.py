@@ -1,0 +1,56 @@
+"""Failures in the words that the clients look for: conmon, podman, containerd's shim and dockerd choose exit codes by them.  Cold."""
+
+from __future__ import annotations
+
+import errno
+
+from pyrun.engine.explain import failure as engine_failure
+from pyrun.errors import ExecError, SetupError
+from pyrun.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyrun.plan.ops import Op
+
+__all__ = ["failure"]
+
+_STATUS = 256  # DETAIL_STATUS of native/oci_start.c
+
+
+def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
+    """Return the exception for operation `index` of an OCI plan."""
+    one = plan[index] if index < len(plan) else None
+    if one is not None and one[0] in (ops.FIND, ops.EXEC):
+        return _program(plan, one, index, error, detail)
+    if one is not None and one[0] == ops.HOOK:
+        assert isinstance(one[3], list)
+        if error == errno.ETIMEDOUT:
+            reason = "it took longer than its timeout and was killed"
+        elif detail >= _STATUS:
+            status = detail - _STATUS
+            reason = f"it was killed by signal {status & 127}" if status & 127 else f"its exit status was {status >> 8}"
+            if status == 127 << 8:
+                reason += " (it could not be executed)"
+        else:
+            reason = ""
+        return SetupError("run hook", one[3][0], reason, errno=error, origin=one[7], op=index)
+    return engine_failure(plan, index, error, detail)
+
+
+def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -> SetupError:
+    argv = plan[-1][3]
+    assert isinstance(argv, list)
+    name = argv[0]
+    if error in (errno.ENOENT, errno.ENOTDIR) and detail != 3:
+        reason = "no such file or directory" if "/" in name else "executable file not found in $PATH"
+    elif error in (errno.ENOENT, errno.ENOTDIR):
+        reason = "no such file or directory: its interpreter or program loader is not in the container"
+    elif error == errno.EACCES:
+        reason = "permission denied"
+    elif error == errno.ENOEXEC:
+        reason = "exec format error"
+    else:
+        return engine_failure(plan, index, error, detail)
+    return ExecError("exec", f'"{name}"', reason, errno=error, origin=one[7], op=index)

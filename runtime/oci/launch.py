@@ -1,0 +1,123 @@
+"""The helper's half of create and exec, as seen from here (native/oci_start.c draws who speaks when)."""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from pyrun import native
+from pyrun.errors import HostError
+from pyrun.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+
+    from pyrun.plan.ops import Plan
+
+__all__ = ["Launch", "failure_of"]
+
+_REPORT = Struct("=IIiIiiQ")
+_FAILED, _RUNNING, _CHECKPOINT, _PARKED = 1, 2, 4, 5
+_CONTROL_SPACE = 64
+
+
+class Launch:
+    """A plan that is being carried out: `pid` is the container's process, once it is there."""
+
+    __slots__ = ("_block", "_helper", "_socket", "pid")
+
+    def __init__(self, plan: Plan, fds: dict[int, int], preserved: int, *more: str) -> None:
+        import _socket
+
+        block = ops.encode(plan)
+        flags = preserved << ops.LISTEN_SHIFT | (ops.HAS_CGROUP if fds.get(7, -1) >= 0 else 0)
+        self._block = ops.add_flags(block, flags)
+        self.pid = 0
+        memfd = native.memfd_sealed("pyrun-plan", self._block)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            slots = [0, 1, 2, memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 9))]
+            words = [word.encode() for word in ("pyrun-oci: container", *more)]
+            self._helper, pidfd = native.spawn(words, [], slots)
+            os.close(pidfd)
+        finally:
+            theirs.close()
+            os.close(memfd)
+        self._socket: _socket.socket = ours
+
+    def run(self, *, terminal: Callable[[int], None], checkpoint: Callable[[int], None] | None = None) -> bool:
+        """Go on until the process is parked (True) or, without PARK, executes its program (False).
+
+        `terminal` gets the master of its terminal, `checkpoint` its pid while it waits before the pivot.
+        SetupError for a step that failed.
+        """
+        while True:
+            data, ancillary, _, _ = self._socket.recvmsg(_REPORT.size, _CONTROL_SPACE, 0x40000000)  # MSG_CMSG_CLOEXEC
+            if len(data) == 1 and ancillary:
+                terminal(int.from_bytes(ancillary[0][2][:4], "little"))
+            elif len(data) == _REPORT.size:
+                kind, index, error, detail, _, pid, _ = _REPORT.unpack(data)
+                if kind == _FAILED:
+                    self.close()
+                    raise _failure(self._block, index, error, detail)
+                if kind == _RUNNING:
+                    self.pid = pid
+                elif kind == _CHECKPOINT:
+                    self._need_pid()
+                    if checkpoint is not None:
+                        checkpoint(self.pid)
+                    self.go_on()
+                elif kind == _PARKED:
+                    self._need_pid()
+                    return True
+            else:
+                self._need_pid()
+                return False
+
+    def _need_pid(self) -> None:
+        """The helper tells the pid on the same socket, and may be slower than the process itself."""
+        while self.pid == 0:
+            data = self._socket.recv(_REPORT.size)
+            if len(data) != _REPORT.size:
+                self.close()
+                raise HostError("start the container", "", "its process was killed")
+            report = _REPORT.unpack(data)
+            if report[0] == _FAILED:
+                self.close()
+                raise _failure(self._block, *report[1:4])
+            if report[0] == _RUNNING:
+                self.pid = report[5]
+
+    def go_on(self) -> None:
+        """Let the process go on behind CHECKPOINT, or wait for its start behind PARK."""
+        self._socket.send(b"G")
+
+    def close(self) -> None:
+        """Stop listening, which ends a process that is not parked yet, and reap the helper."""
+        self._socket.close()
+        if self._helper:
+            os.waitpid(self._helper, 0)
+            self._helper = 0
+
+    @property
+    def block(self) -> bytes:
+        """The encoded plan, which names an operation that fails."""
+        return self._block
+
+
+def _failure(block: bytes, index: int, error: int, detail: int) -> Exception:
+    from pyrun.oci.explain import failure
+
+    return failure(ops.notes(block), index, error, detail)
+
+
+def failure_of(data: bytes, notes: list[ops.Op]) -> Exception | None:
+    """Return what the file `failure` of a container holds, None for nothing."""
+    if len(data) < _REPORT.size:
+        return None
+    from pyrun.oci.explain import failure
+
+    _, index, error, detail, _, _, _ = _REPORT.unpack(data[: _REPORT.size])
+    return failure(notes, index, error, detail)

@@ -1,0 +1,127 @@
+"""The command `pyrun-oci`: parse, hand over to the verb, tell errors as conmon, containerd's shim and dockerd read them.
+
+An error goes to standard error and, as a line of JSON or of logfmt, to the file of `--log`.  Exit codes: 1 for an
+error, 255 for one of exec (so that it is not taken for the program's), 2 for wrong usage; run and exec have the program's own.
+"""
+
+from __future__ import annotations
+
+import posix
+import sys
+
+from pyrun.errors import PyrunError, UsageError
+from pyrun.oci.arguments import Arguments, parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["entry", "main"]
+
+_MODULES = {
+    "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
+    "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
+}  # fmt: skip
+_NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
+
+
+def entry() -> NoReturn:
+    """Run the command line of this process and exit with its code."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        posix._exit(code)
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line (without the program's name) and return the exit code; never raises an `Exception`."""
+    import _signal  # type: ignore[import-not-found]
+
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))  # see native/launcher.c
+    args = Arguments()
+    try:
+        args = parse(argv)
+        return _dispatch(args)
+    except UsageError as error:
+        _tell(args, error)
+        return 2
+    except PyrunError as error:
+        _tell(args, error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        _tell(args, PyrunError(args.verb or "pyrun-oci", str(error.filename or ""), reason))
+    except Exception as error:
+        if "debug" in args.options:
+            import traceback
+
+            traceback.print_exception(error)
+        _tell(args, PyrunError("internal error", type(error).__name__, str(error)))
+    return 255 if args.verb == "exec" else 1
+
+
+def _dispatch(args: Arguments) -> int:
+    if "version" in args.options and not args.verb:
+        from pyrun import __version__
+
+        sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n")
+        return 0
+    _close_leaks(args)
+    if not args.verb or "help" in args.options:
+        from pyrun.oci.usage import usage
+
+        (sys.stdout if "help" in args.options else sys.stderr).write(usage(args.verb))
+        return 0 if "help" in args.options else 2
+    module = __import__("pyrun.oci." + _MODULES[args.verb], fromlist=("run",))
+    code: int = getattr(module, _NAMES.get(args.verb, args.verb))(args)
+    return code
+
+
+def _close_leaks(args: Arguments) -> None:
+    """Descriptors that the caller leaked (conmon does) are no business of a hook or a container."""
+    listen = posix.environ.get(b"LISTEN_FDS", b"0")
+    first = 3 + args.number("preserve-fds") + (int(listen) if listen.isdigit() else 0)
+    from os import closerange
+
+    closerange(first, 1 << 20)
+
+
+def _tell(args: Arguments, error: PyrunError) -> None:
+    text = str(error)
+    if error.origin:
+        text += f" (from {error.origin})"
+    log = args.get("log")
+    if log:
+        _log(log, args.get("log-format"), text)
+    text = f"pyrun-oci: {text}" + (f"\nhint: {error.hint}" if error.hint else "")
+    try:
+        sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "?" for c in text) + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def _log(path: str, form: str, text: str) -> None:
+    import os
+    import time
+
+    from pyrun.images import fastjson
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if form == "json":
+        line = fastjson.dumps({"level": "error", "msg": text, "time": now})
+    else:
+        line = f'time="{now}" level=error msg={fastjson.dumps(text)}'
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+    except OSError:
+        return
+    try:
+        os.write(fd, line.encode() + b"\n")
+    finally:
+        os.close(fd)

@@ -1,0 +1,127 @@
+"""create, start and run."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pyrun.errors import PyrunError, StateError
+from pyrun.oci import state
+from pyrun.oci.create import create as make
+from pyrun.oci.create import root_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.oci.arguments import Arguments
+    from pyrun.oci.state import Container
+
+__all__ = ["create", "let_go", "run", "start"]
+
+
+def create(args: Arguments) -> int:
+    """Make a container whose program waits."""
+    container, _ = make(args)
+    container.close()
+    return 0
+
+
+def start(args: Arguments) -> int:
+    """Start the program of a created container, and run its poststart hooks."""
+    container = state.Container(root_of(args), args.words[0])
+    let_go(container)
+    return 0
+
+
+def let_go(container: Container) -> None:
+    """Start the program of a locked container; PyrunError when it was started already, is gone or cannot be executed."""
+    status = container.status()
+    if status != "created":
+        hint = "create makes a new one" if status == "stopped" else ""
+        raise StateError("start container", container.id, f"cannot start a container that is {status}", hint=hint)
+    try:
+        fifo = os.open("start", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=container.fd)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise StateError("start container", container.id, "its process is gone: container not running") from None
+    try:
+        os.write(fifo, b"S")
+        _wait_for_exec(fifo)
+    finally:
+        os.close(fifo)
+    data = state.read("failure", container.fd)
+    os.unlink("start", dir_fd=container.fd)
+    if data:
+        from pyrun.oci.launch import failure_of
+        from pyrun.plan import ops
+
+        failed = failure_of(data, ops.notes(state.read("plan", container.fd)))
+        if failed is not None:
+            raise failed
+    if "poststart" in container.record.get("hooks", ()):
+        _poststart(container)
+
+
+def _wait_for_exec(fifo: int) -> None:
+    """The process closes its end by execve(2), or by its end."""
+    import select
+
+    poll = select.poll()
+    poll.register(fifo, 0)  # POLLERR: nobody reads any more
+    poll.poll()
+
+
+def _poststart(container: Container) -> None:
+    """A poststart hook that fails stops the container (runtime-spec 1.3, "Lifecycle", step 9)."""
+    from pyrun.oci import hooks
+
+    try:
+        hooks.run(container.config(), "poststart", container.state("running"))
+    except PyrunError:
+        pid = container.pid
+        if pid:
+            os.kill(pid, 9)
+        raise
+
+
+def run(args: Arguments) -> int:
+    """create and start; unless detached wait for the program and delete the container."""
+    container, master = make(args)
+    pid = container.record["pid"]
+    try:
+        let_go(container)
+        if "detach" in args.options:
+            container.close()
+            return 0
+        _unlock(container)
+        code = wait(pid, master)
+    except BaseException:
+        _end(container, pid)
+        raise
+    if "keep" not in args.options:
+        _end(container, pid)
+    return code
+
+
+def _unlock(container: Container) -> None:
+    import fcntl
+
+    fcntl.flock(container.fd, fcntl.LOCK_UN)
+
+
+def _end(container: Container, pid: int) -> None:
+    from pyrun.oci.control import destroy
+
+    try:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0x40000000)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    destroy(container, force=True)
+
+
+def wait(pid: int, master: int = -1) -> int:
+    """Wait for a child, pass signals on, relay its terminal, and return its exit code, 128 + n for one that signal n ended."""
+    from pyrun.oci import attend
+
+    return attend.wait(pid, master)

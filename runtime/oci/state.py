@@ -1,0 +1,208 @@
+"""Containers on disk: one directory each below the root of the runtime's state, which is gone at a reboot.
+
+    ROOT/ID/state     what `state` prints and the verbs need, written once, when the container is created
+    ROOT/ID/start     a fifo; there while the container's process waits on it to be started (native/oci_start.c)
+    ROOT/ID/failure   why it could not be started
+    ROOT/ID/config    config.json as it was at create
+    ROOT/ID/plan      the plan, which names the operation of a failure
+
+The directory is locked (flock(2)) by whoever changes the container.  One without `state` is being made or, when nobody
+holds its lock, was left by a create that was killed.  A process is named by pid and start time, so that another one
+with its pid is never taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+from pyrun.errors import StateError
+from pyrun.images import fastjson
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Container", "check_id", "create", "list_ids", "start_time"]
+
+_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+_FILES = ("state", "state.new", "start", "failure", "config", "config.new", "plan", "plan.new")
+_MAX = 16 << 20
+
+
+def check_id(name: str) -> str:
+    """Return `name` if it can be a container's; StateError otherwise."""
+    if not name or len(name) > 1024 or name.startswith(".") or not _ALPHABET.issuperset(name):
+        raise StateError("find container", repr(name), "invalid id", hint="letters, digits and _ + - . make an id, not starting with a dot")
+    return name
+
+
+def start_time(pid: int) -> int:
+    """Return field 22 of /proc/PID/stat (proc(5)), 0 when the process is gone or dead and not yet reaped."""
+    try:
+        fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def read(path: str, dir_fd: int | None = None) -> bytes:
+    """Return a whole file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+            if len(parts) > _MAX >> 16:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def write(path: str, data: bytes, dir_fd: int | None = None) -> None:
+    """Put `data` at `path` in one step, 0600."""
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+    os.rename(path + ".new", path, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+class Container:
+    """One container: its directory `fd` and what was written at create, `record`."""
+
+    __slots__ = ("fd", "id", "record", "root")
+
+    def __init__(self, root: str, name: str, *, lock: bool = True) -> None:
+        self.root = root
+        self.id = check_id(name)
+        self.record: dict[str, Any] = {}
+        try:
+            self.fd = os.open(f"{root}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise self._absent() from None
+        if lock:
+            self._lock()
+        self._load()
+
+    def _absent(self) -> StateError:
+        hint = "`pyrun-oci list` shows those there are"
+        return StateError("find container", self.id, "container does not exist", errno=errno.ENOENT, hint=hint)
+
+    def _lock(self) -> None:
+        import fcntl
+
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        if os.fstat(self.fd).st_nlink == 0:
+            raise self._absent()
+
+    def _load(self) -> None:
+        try:
+            value = fastjson.loads(read("state", self.fd))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise StateError("read state", f"{self.root}/{self.id}/state", str(error)) from None
+        if isinstance(value, dict):
+            self.record = value
+
+    @property
+    def pid(self) -> int:
+        """The process that was created; 0 when it is gone."""
+        pid: int = self.record.get("pid", 0)
+        return pid if pid and start_time(pid) == self.record.get("startTime") else 0
+
+    def status(self) -> str:
+        """Return creating, created, running, paused or stopped."""
+        if not self.record:
+            return "creating"
+        if not self.pid:
+            return "stopped"
+        if self.waiting():
+            return "created"
+        group = self.record.get("cgroup")
+        if group and _frozen(group):
+            return "paused"
+        return "running"
+
+    def waiting(self) -> bool:
+        """Whether it has not been started yet."""
+        try:
+            os.stat("start", dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def config(self) -> dict[str, Any]:
+        """Return the configuration as it was at create."""
+        value = fastjson.loads(read("config", self.fd))
+        assert isinstance(value, dict)
+        return value
+
+    def state(self, status: str = "") -> dict[str, Any]:
+        """Return the state as the specification has it, and what other runtimes add to that."""
+        record, status = self.record, status or self.status()
+        pid = 0 if status == "stopped" else record.get("pid", 0)
+        shown = {"ociVersion": record.get("ociVersion", "1.0.2"), "id": self.id, "pid": pid, "status": status}
+        shown.update({name: record[name] for name in ("bundle", "rootfs", "created", "owner", "annotations") if name in record})
+        return shown
+
+    def remove(self) -> None:
+        """Remove its directory; that it is locked is the caller's affair."""
+        for name in _FILES:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.fd)
+        os.rmdir(f"{self.root}/{self.id}")
+
+    def close(self) -> None:
+        """Let go of the directory, and of its lock."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def _frozen(group: str) -> bool:
+    try:
+        return b"frozen 1" in read(group + "/cgroup.events")
+    except OSError:
+        return False
+
+
+def create(root: str, name: str) -> Container:
+    """Make the directory of a new container, locked; StateError when there is one of that name."""
+    check_id(name)
+    os.makedirs(root, 0o700, exist_ok=True)
+    try:
+        os.mkdir(f"{root}/{name}", 0o700)
+    except FileExistsError:
+        if not _abandoned(root, name):
+            hint = "choose another id, or delete that one first"
+            raise StateError("create container", name, "container with given ID already exists", errno=errno.EEXIST, hint=hint) from None
+    return Container(root, name)
+
+
+def _abandoned(root: str, name: str) -> bool:
+    """Whether there is a directory without a state whose maker is dead."""
+    import fcntl
+
+    fd = os.open(f"{root}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return "state" not in os.listdir(fd)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def list_ids(root: str) -> list[str]:
+    """Return the names of all containers."""
+    try:
+        return sorted(name for name in os.listdir(root) if not name.startswith("."))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,170 @@
+"""`pyrun-oci`: the life of a container, from what the runtime specification says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from bundles import OCI, Runtime
+
+
+@pytest.fixture
+def oci(tmp_path: Path, probe: Path) -> Runtime:
+    return Runtime(tmp_path, probe)
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_program_runs_at_start_and_not_before(oci: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "bundle/rootfs/out").mkdir()
+    oci.command("/bin/sh", "-c", "echo $$ > /out/ran; sleep 1000")
+    oci("create", "--pid-file", tmp_path / "pid", "one")
+    pid = (tmp_path / "pid").read_text()
+    assert pid.isdigit(), "nothing but digits"
+    state = oci.state("one")
+    assert (state["status"], state["pid"], state["id"]) == ("created", int(pid), "one")
+    assert state["bundle"] == str(oci.bundle) and state["ociVersion"] == oci.config["ociVersion"]
+    ran = tmp_path / "bundle/rootfs/out/ran"
+    assert not ran.exists()
+    oci("start", "one")
+    assert oci.state("one")["status"] == "running"
+    deadline = time.monotonic() + 5
+    while not ran.exists() or not ran.read_text():
+        assert time.monotonic() < deadline
+    assert ran.read_text() == "1\n", "the program itself is process 1"
+    oci("kill", "one", "KILL")
+    wait_until_gone(int(pid))
+    state = oci.state("one")
+    assert (state["status"], state["pid"]) == ("stopped", 0)
+    oci("delete", "one")
+    assert not oci.leftovers()
+
+
+def test_nothing_of_ours_stays_beside_a_container(oci: Runtime) -> None:
+    pid = oci.start_sleeping()
+    mine = [
+        path.parent.name
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"pyrun" in path.read_bytes() and path.parent.name != str(os.getpid()) and b"pytest" not in path.read_bytes()
+    ]
+    assert mine == []
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"/bin/sleep\0001000\0"
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
+    oci("delete", "--force", "one")
+
+
+def test_who_reaps_sees_the_exit_code(oci: Runtime) -> None:
+    """As conmon does: a subreaper starts create, and the container's process becomes its child."""
+    oci.command("/bin/sh", "-c", "exit 7")
+    script = f"""
+import ctypes, os, subprocess
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+run = ["{OCI}", "--root", "{oci.root}"]
+subprocess.run([*run, "create", "--bundle", "{oci.bundle}", "--pid-file", "{oci.folder}/pid", "one"], check=True)
+pid = int(open("{oci.folder}/pid").read())
+subprocess.run([*run, "start", "one"], check=True)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "7\n", done.stderr
+    oci("delete", "one")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("start", "none"), 1, "container does not exist"),
+        (("state", "none"), 1, "container does not exist"),
+        (("delete", "none"), 1, "container does not exist"),
+        (("delete", "--force", "none"), 0, ""),
+        (("kill", "none"), 1, "does not exist"),
+        (("state", "../x"), 1, "invalid id"),
+        (("frobnicate", "x"), 2, "no such command"),
+        (("state",), 2, "needs a container's id"),
+        (("state", "--nope", "x"), 2, "no such option"),
+    ],
+)
+def test_refusals(oci: Runtime, arguments: tuple[str, ...], code: int, words: str) -> None:
+    done = oci(*arguments, code=code)
+    assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_verbs_need_the_right_state(oci: Runtime) -> None:
+    oci.start_sleeping()
+    assert "already exists" in oci("create", "one", code=1).stderr
+    assert "running" in oci("start", "one", code=1).stderr
+    assert "not stopped" in oci("delete", "one", code=1).stderr
+    assert "running" in oci("resume", "one", code=1).stderr
+    oci("pause", "one")
+    assert oci.state("one")["status"] == "paused"
+    assert "paused" in oci("exec", "one", "true", code=255).stderr
+    oci("resume", "one")
+    pid = oci.state("one")["pid"]
+    oci("kill", "one", "SIGKILL")
+    wait_until_gone(pid)
+    assert "container not running" in oci("kill", "one", "9", code=1).stderr
+    assert "stopped" in oci("start", "one", code=1).stderr
+    oci("delete", "one")
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("/bin/none", "no such file or directory"), ("none", "executable file not found in $PATH"), ("/etc", "permission denied")],
+)
+def test_a_create_that_fails_leaves_nothing(oci: Runtime, program: str, words: str, tmp_path: Path) -> None:
+    oci.command(program)
+    log = tmp_path / "log"
+    done = oci(f"--log={log}", "--log-format=json", "create", "one", code=1)
+    assert words in done.stderr
+    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert line["level"] == "error" and words in line["msg"]
+    assert not oci.leftovers()
+    assert not [top for top, _, _ in os.walk("/sys/fs/cgroup") if top.endswith("/one")]
+
+
+def test_exit_codes_of_run_and_exec(oci: Runtime) -> None:
+    oci.command("/bin/sh", "-c", "exit 3")
+    oci("run", "one", code=3)
+    oci.command("/bin/sh", "-c", "kill -9 $$; sleep 5")
+    oci.config["linux"]["namespaces"] = [one for one in oci.config["linux"]["namespaces"] if one["type"] != "pid"]
+    oci.write()
+    oci("run", "one", code=137)
+    oci.start_sleeping()
+    oci("exec", "one", "sh", "-c", "exit 4", code=4)
+    oci("exec", "one", "/none", code=255)
+    oci("delete", "-f", "one")
+
+
+def test_exec_is_confined_as_the_container(oci: Runtime, tmp_path: Path) -> None:
+    oci.start_sleeping()
+    script = "grep -E '^(Cap(Prm|Eff|Bnd)|NoNewPrivs)' /proc/self/status; id -u; pwd; echo $A; ls /proc/self/fd"
+    seen = oci("exec", "--env", "A=b", "--user", "1000:1000", "--cwd", "/tmp", "one", "sh", "-c", script).stdout.split("\n")
+    assert seen[0].endswith("0" * 16) and seen[2] == "CapBnd:\t00000000000004fb"
+    assert seen[3:7] == ["NoNewPrivs:\t1", "1000", "/tmp", "b"]
+    assert seen[7:] == ["0", "1", "2", "3", ""], "3 is ls's own"
+    (tmp_path / "process.json").write_text(
+        json.dumps({"args": ["sleep", "1000"], "cwd": "/", "user": {"uid": 5, "gid": 6}, "env": ["PATH=/bin"]})
+    )
+    oci("exec", "--process", tmp_path / "process.json", "--detach", "--pid-file", tmp_path / "pid", "one")
+    pid = int((tmp_path / "pid").read_text())
+    assert "\nUid:\t5\t5\t5\t5\n" in Path(f"/proc/{pid}/status").read_text()
+    assert sorted(json.loads(oci("ps", "--format=json", "one").stdout)) == sorted([pid, oci.state("one")["pid"]])
+    oci("delete", "--force", "one")
+
+
+def test_descriptors(oci: Runtime, tmp_path: Path) -> None:
+    """Nothing but the standard streams and what was asked to be kept, however much the caller leaks."""
+    oci.command("/bin/sh", "-c", "echo kept >&3; ls /proc/self/fd; ls -l /proc/1/fd/3 >/dev/null")
+    line = f'exec 3>{tmp_path}/kept 4>&3 9>&3 60>&3; exec "$0" --root {oci.root} run --preserve-fds 1 one'
+    done = subprocess.run(["bash", "-c", line, OCI], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
+    assert (tmp_path / "kept").read_text() == "kept\n", done.stderr
+    assert done.stdout.split() == ["0", "1", "2", "3", "4"], "4 is ls's own"

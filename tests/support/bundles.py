@@ -1,0 +1,83 @@
+"""Bundles for `pyrun-oci`: a root with busybox and the probe, and a config.json that a test changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness import TOP
+
+OCI = TOP / ".venv" / "bin" / "pyrun-oci"
+APPLETS = "cat chmod cp echo env false grep head hostname id kill ls mkdir mount nc ps rm sh sleep stat test touch tr true tty wc".split()
+
+
+def make_root(root: Path, probe: Path) -> Path:
+    """A root file system for containers."""
+    for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin" / "busybox")
+    shutil.copy(probe, root / "probe")
+    for name in APPLETS:
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
+    return root
+
+
+class Runtime:
+    """`pyrun-oci` with a state root and bundles of its own."""
+
+    def __init__(self, folder: Path, probe: Path) -> None:
+        self.folder = folder
+        self.root = folder / "containers"
+        self.bundle = folder / "bundle"
+        self.bundle.mkdir(parents=True)
+        make_root(self.bundle / "rootfs", probe)
+        subprocess.run([OCI, "spec", "--bundle", self.bundle], check=True)
+        self.config: dict[str, Any] = json.loads((self.bundle / "config.json").read_text())
+        self.config["process"]["terminal"] = False
+        self.config["root"]["readonly"] = False
+        del self.config["linux"]["resources"]
+
+    def write(self) -> None:
+        (self.bundle / "config.json").write_text(json.dumps(self.config))
+
+    def command(self, *words: str) -> None:
+        """Sets the program, and writes config.json."""
+        self.config["process"]["args"] = list(words)
+        self.write()
+
+    def __call__(self, *arguments: str | Path, code: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in (OCI, "--root", self.root, *arguments)]
+        more = {"stdin": subprocess.DEVNULL, "cwd": self.bundle, **more}
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # not pipes: a container would hold them open
+            code_seen = subprocess.run(words, stdout=out, stderr=err, text=True, timeout=30, **more).returncode
+            out.seek(0), err.seek(0)
+            done = subprocess.CompletedProcess(words, code_seen, out.read(), err.read())
+        if code is not None:
+            assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def shell(self, script: str, name: str = "one", **more: Any) -> str:
+        """What a shell script prints in a container of its own."""
+        self.command("/bin/sh", "-c", script)
+        return self("run", name, **more).stdout
+
+    def state(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("state", name).stdout)
+        return found
+
+    def start_sleeping(self, name: str = "one") -> int:
+        """A container that runs until it is killed; its pid."""
+        self.command("/bin/sleep", "1000")
+        self("run", "--detach", name)
+        return int(self.state(name)["pid"])
+
+    def leftovers(self) -> list[str]:
+        """State directories and cgroups that are left."""
+        left = os.listdir(self.root) if self.root.exists() else []
+        return left
