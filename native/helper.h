@@ -71,8 +71,6 @@ void default_signals(int first, int last);
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
 long set_limit(struct context *ctx, const struct plan_op *op);
-long map_ids(const struct context *ctx);
-long new_time(const struct context *ctx);
 void send_report(const struct plan_report *what);
 
 /* terminal.c */
@@ -114,14 +112,6 @@ int alone(const struct context *ctx);
 
 /* enter.c */
 long enter(struct context *ctx);
-void inherit(struct context *ctx);
-long join_namespaces(struct context *ctx);
-
-/* oci_start.c: with PLAN_OCI */
-int oci_main(struct context *ctx);
-long run_oci_op(struct context *ctx, const struct plan_op *op);
-void oci_fail(const struct context *ctx, uint32_t op, long error);
-enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_END }; /* descriptors that outlive OP_SESSION, until the execve */
 
 /* root.c, mounts.c, process.c: each runs one operation, returns 0 or minus an errno */
 long run_root_op(struct context *ctx, const struct plan_op *op);
@@ -143,5 +133,7 @@ long parent_in_root(const struct context *ctx, const char *path, unsigned how, c
 int is_beneath_last(const char *path);
 void forget_parent(void);
 void fd_path(char path[32], int fd);
+
+#include "oci_helper.h"
 
 #endif

@@ -17,8 +17,7 @@ void fail(const struct context *ctx, uint32_t op, long error)
     ctx->shared->op = op;
     ctx->shared->error = (int32_t)-error;
     ctx->shared->failed = 1;
-    if (ctx->plan->flags & PLAN_OCI)
-        oci_fail(ctx, op, error);
+    oci_fail(ctx, op, error);
     sys_exit(125);
 }
 
@@ -30,9 +29,8 @@ static long run_op(struct context *ctx, const struct plan_op *op)
     }
     if (op->code <= OP_READONLY || op->code == OP_TTY)
         return run_mount_op(ctx, op);
-    if (before_clone(op)) /* the supervisor has set it */
-        return 0;
-    return op->code > OP_JOIN ? run_oci_op(ctx, op) : run_process_op(ctx, op);
+    /* the supervisor has done what comes before the clone */
+    return before_clone(op) ? 0 : op->code > OP_JOIN ? run_oci_op(ctx, op) : run_process_op(ctx, op);
 }
 
 /* Straight line from `i` up to the operation `stop` or, in the app's process, for ever: OP_EXEC does not come back. */

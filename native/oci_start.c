@@ -23,7 +23,6 @@
 #include "helper.h"
 
 #define JOIN_SECONDS 10 /* as in enter.c */
-#define DETAIL_STATUS 256 /* OP_HOOK: its exit status above this */
 
 static void tell(const struct context *ctx, const struct plan_report *what)
 {
@@ -32,7 +31,23 @@ static void tell(const struct context *ctx, const struct plan_report *what)
 
 void oci_fail(const struct context *ctx, uint32_t op, long error)
 {
-    tell(ctx, &(struct plan_report){.kind = PLAN_FAILED, .op = op, .error = (int32_t)-error, .detail = ctx->shared->detail});
+    if (ctx->plan->flags & PLAN_OCI)
+        tell(ctx, &(struct plan_report){.kind = PLAN_FAILED, .op = op, .error = (int32_t)-error, .detail = ctx->shared->detail});
+}
+
+long oci_close(int first)
+{
+    long r = sys_call3(__NR_close_range, first, OCI_LINK - 1, 0);
+
+    return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
+}
+
+/* A ramfs cannot be pivoted from: what is under the root stays mounted, but out of reach. */
+long oci_root(void)
+{
+    long r = sys_mount(".", "/", "", MS_MOVE, 0);
+
+    return r < 0 ? r : sys_call1(__NR_chroot, ".");
 }
 
 /* Puts what must outlive OP_SESSION where that leaves it alone. */

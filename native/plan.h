@@ -208,7 +208,7 @@ enum plan_report_kind {
 #define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
 #define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
 #define DETAIL_NO_CGROUP 8  /* OP_LIMIT, OP_DEVICES: the pod has none */
-#define DETAIL_STATUS 65536 /* OP_HANDLER: added to the wait status with which it ended */
+#define DETAIL_STATUS 65536 /* OP_HANDLER, OP_HOOK: added to the wait status with which it ended */
 
 /* OP_HANDLER.n: when */
 #define HANDLER_PRE_START 1

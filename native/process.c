@@ -32,10 +32,8 @@ static long op_session(const struct context *ctx)
     for (unsigned i = 0; r >= 0 && i < sockets; i++) /* upwards: no copy lands on one that is still needed */
         r = sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
     /* From here on no path can lead out through /proc/self/fd. */
-    if (r >= 0 && (ctx->plan->flags & PLAN_OCI)) {
-        r = sys_call3(__NR_close_range, 3 + sockets, OCI_LINK - 1, 0);
-        return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
-    }
+    if (r >= 0 && (ctx->plan->flags & PLAN_OCI))
+        return oci_close((int)(3 + sockets));
     return r < 0 ? r : sys_call3(__NR_close_range, 3 + sockets, ~0U, 0);
 }
 

@@ -142,13 +142,10 @@ static long op_pivot(struct context *ctx, const struct plan_op *op)
 {
     long r = sys_call1(__NR_fchdir, ctx->root);
 
-    if (r == 0 && op->n != 0) { /* a ramfs cannot be pivoted from: what is under the root stays mounted, but out of reach */
-        r = sys_mount(".", "/", "", MS_MOVE, 0);
-        r = r < 0 ? r : sys_call1(__NR_chroot, ".");
-    } else if (r == 0) {
-        r = sys_call2(__NR_pivot_root, ".", ".");
-        r = r < 0 ? r : sys_call2(__NR_umount2, ".", MNT_DETACH);
-    }
+    if (r == 0)
+        r = op->n != 0 ? oci_root() : sys_call2(__NR_pivot_root, ".", ".");
+    if (r == 0 && op->n == 0)
+        r = sys_call2(__NR_umount2, ".", MNT_DETACH);
     if (r == 0)
         r = sys_call1(__NR_chdir, "/");
     sys_close(ctx->root);

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["failure"]
 
-_STATUS = 256  # DETAIL_STATUS of native/oci_start.c
-
 
 def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
     """Return the exception for operation `index` of an OCI plan."""
@@ -28,8 +26,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         assert isinstance(one[3], list)
         if error == errno.ETIMEDOUT:
             reason = "it took longer than its timeout and was killed"
-        elif detail >= _STATUS:
-            status = detail - _STATUS
+        elif detail >= ops.DETAIL_STATUS:
+            status = detail - ops.DETAIL_STATUS
             reason = f"it was killed by signal {status & 127}" if status & 127 else f"its exit status was {status >> 8}"
             if status == 127 << 8:
                 reason += " (it could not be executed)"

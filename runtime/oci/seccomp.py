@@ -6,7 +6,14 @@ import os
 
 from pyrun.errors import ConfigError, HostError
 from pyrun.images import fastjson
-from pyrun.plan import seccomp
+
+try:  # hashlib would load OpenSSL
+    from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+except ImportError:
+    try:
+        from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
+    except ImportError:
+        from hashlib import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +38,7 @@ _ARCHES = {
 
 def load(wanted: dict[str, Any]) -> bytes:
     """Return the filter for `linux.seccomp`, from the cache or compiled; ConfigError names what libseccomp does not know."""
-    name = seccomp.sha256(fastjson.dumps(wanted).encode()).hexdigest()
+    name = sha256(fastjson.dumps(wanted).encode()).hexdigest()
     path = f"{_CACHE}/{name}.bpf"
     program = _cached(path)
     if not program:

@@ -1,0 +1,21 @@
+/* What the helper calls for a container of another engine (PLAN_OCI); see oci_start.c. */
+#ifndef PYRUN_OCI_HELPER_H
+#define PYRUN_OCI_HELPER_H
+
+struct context;
+struct plan_op;
+
+/* Descriptors that outlive OP_SESSION, until the execve. */
+enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_END };
+
+int oci_main(struct context *ctx);
+long run_oci_op(struct context *ctx, const struct plan_op *op);
+void oci_fail(const struct context *ctx, uint32_t op, long error);
+long oci_close(int first);      /* every descriptor from `first` on but those above */
+long oci_root(void);            /* OP_PIVOT of a root that cannot be pivoted from */
+long map_ids(const struct context *ctx);
+long new_time(const struct context *ctx);
+void inherit(struct context *ctx);
+long join_namespaces(struct context *ctx);
+
+#endif
