@@ -19,7 +19,7 @@ static void say(struct list *list, const char *text)
 
 static void say_number(struct list *list, uint64_t value)
 {
-    char text[24];
+    char text[24] = "";
 
     (void)str_add_number(text, text + sizeof text, value);
     say(list, text);
