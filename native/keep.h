@@ -40,7 +40,7 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 
 #define KEEP_REMOVE 1     /* when it has ended nothing is kept */
 #define KEEP_FOREGROUND 2 /* it wants the caller's input, which there is none of in the background */
-#define KEEP_HEALTH 8     /* health.keep and health.plan are there; in the foreground nobody looks at them */
+#define KEEP_HEALTH 8     /* health.keep and health.plan are there; in the foreground nobody looks at them, and that is said */
 #define KEEP_CHECKED 16   /* health checks were asked for by name, so it must not be in the foreground */
 #define KEEP_TTY 4        /* it wants a terminal; in the background that is keep_tty.c's */
 #define KEEP_SEVERAL 32   /* the file `apps.keep` says which */

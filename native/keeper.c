@@ -173,9 +173,12 @@ static int load_helper(struct keeper *keeper)
 
 static int become_supervisor(struct keeper *keeper, char **envp)
 {
+    static const char unchecked[] = "pyrun: note: the image's health check is not made in the foreground: add --detach for it\n";
     struct app *app = keeper->apps;
     int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1};
 
+    if (keeper->how.flags & KEEP_HEALTH)
+        (void)sys_write(2, unchecked, sizeof unchecked - 1);
     make_cgroup(keeper, app);
     slots[SLOT_CGROUP] = app->own;
     slots[SLOT_CGROUP_PARENT] = app->own < 0 ? -1 : keeper->parent;

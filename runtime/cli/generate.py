@@ -8,7 +8,6 @@ import sys
 from pyrun.cli.options import RUN
 from pyrun.cli.output import emit
 from pyrun.cli.parse import DEFAULT_ROOT, parse
-from pyrun.cli.plan import refuse_several
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
 from pyrun.service import unit as units
@@ -58,14 +57,14 @@ def _unlink(path: str) -> None:
 
 def _generate(args: Args) -> int:
     """One service that does what `pyrun run` with the same words does."""
-    refuse_several(args)
     words = _run_words(sys.argv[1:])
     image = args.image.rpartition("/")[2].partition("@")[0].partition(":")[0].removesuffix(".aci")
-    name = args.unit or args.name or image
+    name = args.unit or args.name or image or "pod"
     if not units.is_name(name):
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
-    folder = os.getcwd() if _relative(args) else ""
-    made = _service(name, args, words, args.machined, description=f"{args.image} (pyrun)", directory=folder)
+    folder = os.getcwd() if any(_relative(app) for app in _apps(args)) else ""
+    images = ", ".join(app.image or os.path.basename(app.pod_manifest or "") for app in _apps(args))
+    made = _service(name, args, words, args.machined, description=f"{images} (pyrun)", directory=folder)
     if not args.into:
         emit(made.text)
         return 0
@@ -83,8 +82,11 @@ def _run_words(argv: Sequence[str]) -> list[str]:
     words: list[str] = []
     while place < len(argv):
         word = argv[place]
-        if word == "--":
-            return [*words, *argv[place:]]
+        if word == "--":  # an app's arguments, up to the next app
+            end = argv.index("---", place) if "---" in argv[place:] else len(argv)
+            words += argv[place:end]
+            place = end
+            continue
         if word in _OWN:
             place += 1
         elif word.partition("=")[0] not in (*_OWN, _MACHINED):
@@ -93,10 +95,15 @@ def _run_words(argv: Sequence[str]) -> list[str]:
     return words
 
 
+def _apps(args: Args) -> Sequence[Args]:
+    """What the command line says of each app."""
+    return args.apps or [args]
+
+
 def _relative(args: Args) -> bool:
     """Whether something on the command line is relative to the current directory."""
-    reference = resolve.parse(args.image)
-    paths = [reference.path, args.signature, args.uuid_file_save, *args.set_env_file]
+    image = resolve.parse(args.image).path if args.image else args.pod_manifest
+    paths = [image, args.signature, args.uuid_file_save, *args.set_env_file]
     short = [volume.origin.partition(" ")[2] for volume in args.volume if volume.kind == "host" and volume.name is None]
     paths += [text for text in short if ":" in text.partition(",")[0]]
     return any(path and path[0] != "/" for path in paths)
@@ -106,16 +113,17 @@ def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more
     """The service for parsed words of `pyrun run`."""
     command = [_program(), *([] if args.root == DEFAULT_ROOT else ["--root", args.root]), "run", *words]
     registered = [*command[: command.index("run")], "register", "--name", name] if machined else []
-    sources = [volume.source for volume in args.volume if volume.kind == "host" and volume.source]
+    apps = _apps(args)
+    sources = [volume.source for app in apps for volume in app.volume if volume.kind == "host" and volume.source]
     return units.service(
         name,
         command,
         [*command[: command.index("run")], "gc"],
         started=registered,
         mounts=[args.root, *sources],
-        retain=args.caps_retain or (),
-        devices=_devices(args),
-        new_privs="new-privs" in args.insecure_options,
+        retain=[cap for app in apps for cap in app.caps_retain or ()],
+        devices=[device for app in apps for device in _devices(app)],
+        new_privs=any("new-privs" in app.insecure_options for app in apps),
         **more,  # type: ignore[arg-type]
     )
 

@@ -17,7 +17,7 @@ from pyrun.images import resolve
 from pyrun.images.store import Store
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
-from pyrun.pod.recipe import make_recipe
+from pyrun.pod.recipe import has_check, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "run", "save_uuid", "tell"]
 
-HEALTH = frozenset("no_healthcheck health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
+HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt")) | HEALTH
 
 
@@ -56,6 +56,9 @@ def run(args: Args) -> int:
     image = find_image(args, store)
     with store.lock(exclusive=False):
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=_sources(args, store, image))
+        if not options.no_healthcheck and has_check(image):
+            recipe.notes.append("the image's health check is not made in the foreground: add --detach for it, or --no-healthcheck")
+            recipe.checks = None  # to be said each time
         if recipe.controllers:
             from pyrun.engine.placement import take
 

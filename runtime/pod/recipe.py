@@ -104,6 +104,14 @@ def decide(options: Options, store: Store, image: Image, pods: Pods, host: Host,
     return config, run_plan(config)
 
 
+def has_check(image: Image) -> bool:
+    """Whether the image has a health check of its own (see `pyrun.pod.health`)."""
+    config = image.manifest.get("config")
+    check = config.get("Healthcheck") if isinstance(config, dict) else None
+    test = check.get("Test") if isinstance(check, dict) else None
+    return isinstance(test, list) and len(test) > 1
+
+
 def make_recipe(
     options: Options,
     store: Store,

@@ -24,7 +24,7 @@ from pyrun.pod.control import signal_number
 from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
 from pyrun.pod.names import check_name
 from pyrun.pod.prepare import copies, more_of, stand, write
-from pyrun.pod.recipe import Recipe, post_stop
+from pyrun.pod.recipe import Recipe, has_check, post_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def _decide(app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: 
         hint = "run it as a pod of its own, or limit all of the pod by the unit that it runs in"
         reason = "limits are set for pods of one app only"
         raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits[0][2])
+    if has_check(app.image) and not app.options.no_healthcheck:
+        own.append("the image's health check is not made in a pod of several apps: --no-healthcheck says that this is meant")
     if app.options.no_overlay:
         config.copy_root = config.app_dir + "/rootfs"
     plan = run_plan(config)

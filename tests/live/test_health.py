@@ -159,6 +159,15 @@ def test_the_check_of_the_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> No
     assert "health" not in status(pyrun, none)
     assert "no health checks" in pyrun("wait", "--condition", "healthy", none, code=125).err
     pyrun("rm", "--force", uuid, other, none, code=0)
+    told, ends = "health check is not made", ("--exec", "/probe", "--", "exit", "0")
+    for _ in range(2):
+        assert told in pyrun("run", image, *ends, code=0).err
+    assert pyrun("run", "--no-healthcheck", image, *ends, code=0).err == "" == pyrun("run", "--quiet", image, *ends, code=0).err
+    prepared = [pyrun("prepare", *flags, image, *ends, code=0).out.strip() for flags in ([], ["--no-healthcheck"])]
+    assert [told in pyrun("run-prepared", one, code=0).err for one in prepared] == [True, False]
+    several = ["--name", "a", image, *ends, "---", "--name", "b", image, *ends]
+    assert pyrun("run", *several, code=0).err.count(told) == 2 and pyrun("run", "--no-healthcheck", *several, code=0).err == ""
+    pyrun("gc", code=0)
 
 
 def test_nothing_more_stays_beside_a_pod_that_is_checked(pyrun: Pyrun, detach: Detach) -> None:

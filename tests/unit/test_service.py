@@ -137,6 +137,21 @@ def test_the_command_of_a_generated_unit_is_the_one_that_was_given(tmp_path: Pat
     assert not any(line.startswith("WorkingDirectory") for line in lines)
 
 
+def test_a_unit_for_several_apps(tmp_path: Path) -> None:
+    """What any of them needs the unit has; options of the verb may stand behind any app."""
+    first = ["example.com/web:1.0", "-v", "/srv:/srv:ro", "--caps-retain", "CAP_SYS_NICE", "--", "--unit", "x"]
+    second = ["example.com/cache", "--device", "/dev/kmsg", "--insecure-options", "new-privs"]
+    made = pyrun("generate", "systemd", *first, "---", *second, "--unit", "shop", "--into", tmp_path, "---", "--restart", "no")
+    assert (made.returncode, made.stderr, made.stdout) == (0, "", f"{tmp_path}/shop.service\n")
+    text = (tmp_path / "shop.service").read_text()
+    assert f"ExecStart={COMMAND} run {' '.join(first)} --- {' '.join(second)} --- --restart no\n" in text
+    assert "Description=example.com/web:1.0, example.com/cache (pyrun)\n" in text
+    assert "RequiresMountsFor=/srv\n" in text and "CAP_SYS_NICE" in text
+    assert "DeviceAllow=/dev/kmsg rwm\n" in text and "NoNewPrivileges" not in text
+    manifest = pyrun("generate", "systemd", "--unit", "shop", "--pod-manifest", "pod.json").stdout
+    assert "run --pod-manifest pod.json\n" in manifest and f"WorkingDirectory={os.getcwd()}\n" in manifest
+
+
 def test_relative_paths_keep_their_meaning() -> None:
     made = pyrun("generate", "systemd", "--unit", "web", "./web.aci")
     assert f"WorkingDirectory={os.getcwd()}\n" in made.stdout
