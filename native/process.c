@@ -109,7 +109,7 @@ static long op_caps(const struct context *ctx, const struct plan_op *op)
             if (r < 0)
                 return r;
         }
-        return caps.permitted != 0 ? sys_prctl(PR_SET_KEEPCAPS, 1, 0) : 0;
+        return caps.permitted != 0 || (ctx->plan->flags & PLAN_OCI) ? sys_prctl(PR_SET_KEEPCAPS, 1, 0) : 0;
     }
     r = set_capabilities(caps.effective, caps.permitted, caps.inheritable);
     for (unsigned cap = 0; r >= 0 && cap <= 63; cap++)

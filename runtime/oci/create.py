@@ -255,14 +255,17 @@ def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
     if not path:
         return master
     import _socket
+    import fcntl
 
-    name = os.ttyname(master) if os.isatty(master) else "/dev/ptmx"
-    with _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC) as client:  # type: ignore[attr-defined]
-        try:
-            client.connect(path)
-            client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
-        except OSError as error:
-            raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
-        finally:
-            os.close(master)
+    number = fcntl.ioctl(master, 0x80045430, bytes(4))  # TIOCGPTN
+    name = f"/dev/pts/{int.from_bytes(number, 'little')}"
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        client.connect(path)
+        client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
+    except OSError as error:
+        raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
+    finally:
+        client.close()
+        os.close(master)
     return -1
