@@ -37,7 +37,7 @@ class Driver:
         self.null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     def start(self, runtime: Runtime, upper: str) -> None:
-        code = runtime.run(self.image, exec="/bin/true", upper=upper, stdout=self.null)
+        code = runtime.call(self.image, exec="/bin/true", upper=upper, stdout=self.null)
         if code != 0:
             raise AssertionError(f"exit {code}")
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "openat2", "spawn", "start", "syncfs"]
+__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "openat2", "shut_down", "spawn", "start", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -61,6 +61,13 @@ def device_program(cgroup: int, program: bytes) -> None:
     from pyrun.native._native import lib
 
     _check(lib.pyrun_device_program(cgroup, program, len(program)))
+
+
+def shut_down(fd: int) -> None:
+    """End a socket for every process that has it (shutdown(2), SHUT_RDWR); one whose other end is gone is at its end already."""
+    from pyrun.native._native import lib
+
+    lib.pyrun_shut_down(fd)
 
 
 def inotify(path: bytes, mask: int, fd: int = -1) -> tuple[int, int]:

@@ -107,6 +107,11 @@ static int pyrun_device_program(int cgroup, const char *code, int size)
     return r < 0 ? r : 0;
 }
 
+static int pyrun_shut_down(int fd)
+{
+    return shutdown(fd, SHUT_RDWR) < 0 ? -errno : 0;
+}
+
 static int spawn_main(void *argument)
 {
     struct spawn *s = argument;

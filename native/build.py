@@ -26,6 +26,7 @@ ffibuilder.cdef(
     static int pyrun_inotify_add(int fd, const char *path, uint32_t mask);
     static int pyrun_syncfs(int fd);
     static int pyrun_device_program(int cgroup, const char *code, int size);
+    static int pyrun_shut_down(int fd);
     static int pyrun_spawn(int helper, char *const argv[], char *const envp[], const int *slots, int count, int *pidfd);
     struct pyrun_started { int pid; int pidfd; int control; char uuid[37]; };
     static int pyrun_start(int helper, int pods, const int *stdio, const char *record, int record_size, const char *plan, int plan_size,

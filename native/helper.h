@@ -94,6 +94,7 @@ char **notify_environment(const struct context *ctx, char **at);
 /* cleanup.c */
 void count_oom_kills(struct context *ctx); /* before the app runs */
 int out_of_memory(const struct context *ctx, int32_t status);
+void send_figures(const struct context *ctx);
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
 

@@ -211,8 +211,10 @@ static void start_app(struct context *ctx, uint32_t app_op)
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
     int link = ctx->link;
-    /* A keeper also wants to know whether memory ran out, which the supervisor can see; a terminal's last words come first. */
-    int told = (ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD)) == (PLAN_HAS_CONTROL | PLAN_HAS_POD) && ctx->tty < 0 && !stays;
+    /* A keeper, or whoever wants figures, also wants to know whether memory ran out, which the supervisor can see; a
+     * terminal's last words come first. */
+    const uint32_t wanted = PLAN_HAS_CONTROL | PLAN_HAS_POD;
+    int told = (ctx->plan->flags & (wanted | PLAN_ACCOUNT)) == wanted && ctx->tty < 0 && !stays;
     int low = told && SLOT_CONTROL < link ? SLOT_CONTROL : link, high = told && SLOT_CONTROL > link ? SLOT_CONTROL : link;
     close_between(0, low);
     close_between(low + 1, high);

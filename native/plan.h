@@ -73,8 +73,9 @@
 #define PLAN_OCI 2048         /* nobody stays: the process is left to whoever reaps it, see oci_start.c */
 #define PLAN_NOTIFY_APP 4096   /* the app itself tells the service manager, see notify.c */
 #define PLAN_NOTIFY_NONE 8192
+#define PLAN_ACCOUNT 16384     /* with the end of the app come the figures of its cgroup: PLAN_FIGURES */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 16383
+#define PLAN_ALL_FLAGS 32767
 
 struct plan_header {
     uint32_t magic;
@@ -183,7 +184,8 @@ enum plan_report_kind {
     PLAN_RUNNING = 2,
     PLAN_EXITED = 3,
     PLAN_CHECKPOINT = 4,
-    PLAN_PARKED = 5
+    PLAN_PARKED = 5,
+    PLAN_FIGURES = 6 /* before PLAN_EXITED: uint32_t kind, then files of the cgroup, each as name, newline, content, NUL */
 };
 
 /* op of a failure outside any operation */

@@ -29,6 +29,8 @@ void send_report(const struct plan_report *what)
 
 static void report(const struct context *ctx, const struct plan_report *what)
 {
+    if (what->kind == PLAN_EXITED)
+        send_figures(ctx);
     if (ctx->plan->flags & PLAN_HAS_CONTROL)
         send_report(what);
 }

@@ -7,31 +7,49 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022, as sorted() has it
     "ArchiveError",
     "ConfigError",
     "Container",
+    "DEVNULL",
     "DigestError",
     "ExecError",
+    "ExitError",
     "HostError",
+    "INHERIT",
     "ImageError",
     "ManifestError",
     "NotFoundError",
+    "PIPE",
     "Pod",
     "Process",
     "PyrunError",
+    "Result",
     "Runtime",
+    "STDOUT",
     "SetupError",
     "SignatureError",
     "StateError",
     "TrustError",
     "UsageError",
+    "Volume",
     "__version__",
+    "allow_limits",
+    "attach",
+    "create",
+    "detach",
+    "events",
+    "list_pods",
+    "run",
+    "settle",
+    "start",
 ]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyrun.api import Container, Process, Runtime
+    from pyrun.api import Runtime
+    from pyrun.calls import allow_limits, attach, create, detach, events, list_pods, run, settle, start
+    from pyrun.container import Container
     from pyrun.errors import (
         ArchiveError,
         ConfigError,
@@ -48,17 +66,30 @@ if TYPE_CHECKING:
         TrustError,
         UsageError,
     )
+    from pyrun.pod.binds import Volume
     from pyrun.pod.handle import Pod
+    from pyrun.pod.process import Process
+    from pyrun.result import ExitError, Result
+    from pyrun.streams import DEVNULL, INHERIT, PIPE, STDOUT
 
-# Public name -> module that defines it.  Every error lives in one module; anything else says where it is.
-_HOMES = {"Container": "pyrun.api", "Pod": "pyrun.pod.handle", "Process": "pyrun.api", "Runtime": "pyrun.api"}
+# Module -> public names that it defines.  Every other one is an error.
+_HOMES = {
+    "pyrun.api": ("Runtime",),
+    "pyrun.calls": ("allow_limits", "attach", "create", "detach", "events", "list_pods", "run", "settle", "start"),
+    "pyrun.container": ("Container",),
+    "pyrun.pod.binds": ("Volume",),
+    "pyrun.pod.handle": ("Pod",),
+    "pyrun.pod.process": ("Process",),
+    "pyrun.result": ("ExitError", "Result"),
+    "pyrun.streams": ("DEVNULL", "INHERIT", "PIPE", "STDOUT"),
+}
 
 
 def __getattr__(name: str) -> object:
     """Loads a public name from its home; AttributeError for anything not in `__all__`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name, "pyrun.errors")
+    home = next((module for module, names in _HOMES.items() if name in names), "pyrun.errors")
     value: object = getattr(__import__(home, fromlist=(name,)), name)
     globals()[name] = value
     return value

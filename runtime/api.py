@@ -1,4 +1,4 @@
-"""The library's front door: start and run apps from a live Python process.
+"""Images and pods of one state directory, from a live Python process.
 
 No daemon, no subprocess of the interpreter, no fork: the native helper is spawned with the caller's
 memory shared until it is exec'd, so a large, threaded process starts a pod as fast as a small one.
@@ -7,206 +7,219 @@ memory shared until it is exec'd, so a large, threaded process starts a pod as f
 from __future__ import annotations
 
 import os
+import time
 from _thread import allocate_lock
 
 from pyrun import host as hosts
-from pyrun.engine.launch import RUNNING, start_recipe
+from pyrun.container import Container
 from pyrun.engine.launch import start as launch
+from pyrun.engine.launch import start_recipe
 from pyrun.errors import UsageError
 from pyrun.images.store import Store
+from pyrun.plan import ops
+from pyrun.pod.binds import volumes
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
-from pyrun.pod.process import Process, enter
 from pyrun.pod.recipe import make_recipe
 from pyrun.pod.state import Pods, new_uuid
+from pyrun.streams import INHERIT, PIPE, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from types import TracebackType
+    from collections.abc import Iterator, Sequence
+    from typing import Unpack
 
     from pyrun.engine.launch import Supervisor
+    from pyrun.images.store import Image
     from pyrun.pod.handle import Pod
+    from pyrun.pod.keywords import Keywords
     from pyrun.pod.recipe import Recipe
+    from pyrun.result import Result
+    from pyrun.streams import Stream
 
-__all__ = ["Container", "Process", "Runtime"]
+__all__ = ["Runtime", "default_root"]
 
-_DEFAULT_ROOT = "/var/lib/pyrun"
 _REMEMBERED = 256  # recipes; about 15 kB each
+_OWN = ("root", "argv", "interactive", "tty")  # options that have another form here
 
 
-class Container:
-    """One app that was started; its pod ends with it, and with this process.
-
-    Use it in one thread at a time, best in a `with` block, which kills what still runs.
-    """
-
-    __slots__ = ("_pods", "_supervisor", "notes", "uuid")
-
-    def __init__(self, uuid: str, supervisor: Supervisor, notes: list[str], pods: Pods) -> None:
-        self.uuid = uuid
-        self.notes = notes
-        self._pods = pods
-        self._supervisor = supervisor
-
-    @property
-    def pid(self) -> int:
-        """Pid 1 of the pod as the host sees it; 0 before `wait_running` came back."""
-        return self._supervisor.init_pid
-
-    def fileno(self) -> int:
-        """A pidfd of the supervisor: readable, for poll(2), once everything has ended and is cleaned up."""
-        return self._supervisor.pidfd
-
-    def wait_running(self) -> None:
-        """Wait until the app's execve has succeeded; SetupError, ExecError when a step before it failed."""
-        while not self._supervisor.init_pid:
-            report = self._supervisor.next_report()
-            if report is None or report.kind != RUNNING:
-                return
-
-    def wait(self) -> int:
-        """Wait for the end; the exit code, or minus the signal number, as in subprocess.Popen.wait.
-
-        SetupError or ExecError when the app never ran.
-        """
-        return os.waitstatus_to_exitcode(self._supervisor.wait())
-
-    def kill(self, signal: int = 15) -> None:
-        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
-        self._supervisor.kill(signal)
-
-    def exec(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: int | None = None,
-        stdout: int = 1,
-        stderr: int = 2,
-        user: str | None = None,
-        group: str | None = None,
-        set_env: Mapping[str, str] | None = None,
-        working_dir: str | None = None,
-    ) -> Process:
-        """Start one more program in the pod, confined exactly as its app, and return at once.
-
-        `argv` is the program, looked up in the app's PATH where it has no slash, and its arguments; empty means a shell.
-        The streams are descriptors, as for `Runtime.start`; the rest is what shall differ from the app's.
-        StateError when the pod has ended, ConfigError for an unknown user; what fails later is raised by `Process.wait`.
-        """
-        self.wait_running()
-        wanted = {"user": user, "group": group, "set_env": set_env, "working_dir": working_dir}
-        return enter(self._pods, self.uuid, argv, (stdin, stdout, stderr), **wanted)
-
-    def close(self) -> None:
-        """Kill what still runs and wait until everything of the pod is gone."""
-        self._supervisor.close()
-
-    def release(self) -> Supervisor:
-        """Hand the supervisor over to whoever reaps it."""
-        return self._supervisor
-
-    def __enter__(self) -> Container:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+def default_root() -> str:
+    """Where state is kept when nobody says: $PYRUN_ROOT, else /var/lib/pyrun."""
+    return os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun"
 
 
 class Runtime:
     """Images and pods below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).  Threads may share it.
 
     Remembers what it decided: starting the same image with the same options again costs a few stat(2) calls.
+
+    Its methods start a stored image (`image`: a name, an id or its beginning) or, without an image, `rootfs`: a directory of
+    the host, which stays as it is, or "host" for the host's own /usr, read-only.  `args` are added to the image's program or, with
+    the keyword `exec`, are that program's arguments; without an image the first is the program.  Streams are descriptors, files,
+    PIPE, DEVNULL or INHERIT; without a stdin the app reads /dev/null.  Keywords are those of `pyrun.pod.keywords.Keywords`: the
+    command line's long flags.
+
+    Errors: NotFoundError for an image that is not stored, SignatureError for one that is not trusted, ConfigError for what does not go
+    together or is not on this host, UsageError for a malformed keyword, SetupError when the kernel refused a step, ExecError when
+    the program is not there; all of them are PyrunError.
     """
 
-    __slots__ = ("_ending", "_lock", "_recipes", "pods", "root", "store")
+    __slots__ = ("_ending", "_lock", "_owner", "_recipes", "pods", "root", "store")
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or _DEFAULT_ROOT)
+        self.root = os.path.abspath(root or default_root())
         self.store = Store(self.root)
         self.pods = Pods(self.root)
         self._recipes: dict[str, Recipe] = {}
         self._ending: list[Supervisor] = []
         self._lock = allocate_lock()
+        self._owner = os.getpid()
 
-    def start(
+    def run(
         self,
-        image: str,
-        *argv: str,
-        stdin: int | None = None,
-        stdout: int = 1,
-        stderr: int = 2,
-        **options: object,
-    ) -> Container:
-        """Start an app of a stored image and return at once.
+        image: str | None = None,
+        args: Sequence[str] = (),
+        *,
+        rootfs: str | None = None,
+        stdin: Stream = None,
+        input: bytes | None = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
+        capture_output: bool = False,
+        timeout: float | None = None,
+        output_limit: int | None = None,
+        check: bool = False,
+        **options: Unpack[Keywords],
+    ) -> Result:
+        """Run an app to its end and return how it ended, as soon as that is known; like subprocess.run.
 
-        `argv` is appended to the image's program or, with `exec=PATH`, are that program's arguments.
-        `stdin`, `stdout`, `stderr` are descriptors; without a stdin the app reads /dev/null.  `options`
-        are those of `pyrun.pod.options.Options`: the command line's long flags with underscores.
-        Raises a PyrunError: NotFoundError, SignatureError, ConfigError, UsageError for an unknown option.
+        `input` are bytes for its standard input; `capture_output` stands for stdout=PIPE and stderr=PIPE.  After `timeout` seconds,
+        or when it has written more than `output_limit` bytes into pipes, all of the pod is killed and `Result.reason` says so.  With
+        `check` anything but an exit code of 0 is an ExitError.  What the pod leaves is being removed by then; `settle` waits for that.
         """
-        return self._start(image, list(argv), (stdin, stdout, stderr), options, tell_running=True)
+        if input is not None and stdin is not None:
+            raise UsageError("run container", "", "input and stdin exclude each other")
+        if capture_output:
+            stdout = stderr = PIPE
+        started = time.monotonic()
+        streams = Streams(PIPE if input is not None else stdin, stdout, stderr)
+        try:
+            container = self._start(image, args, rootfs, streams, options, ops.ACCOUNT)
+            container._started = started
+            result = container.communicate(input, timeout=timeout, output_limit=output_limit)
+        finally:
+            streams.close()
+        self._later(container)
+        if check:
+            result.check_returncode()
+        return result
 
-    def run(self, image: str, *argv: str, stdin: int | None = None, stdout: int = 1, stderr: int = 2, **options: object) -> int:
-        """Start an app as `start` does and return its exit code, or minus the signal number, as soon as it has ended.
-
-        What it leaves is being removed by then; `settle` waits for that.
-        """
-        container = self._start(image, list(argv), (stdin, stdout, stderr), options, tell_running=False)
+    def call(
+        self,
+        image: str | None = None,
+        args: Sequence[str] = (),
+        *,
+        rootfs: str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
+        **options: Unpack[Keywords],
+    ) -> int:
+        """Run an app to its end and return its exit code, or minus the signal number, and nothing else; the quickest way."""
+        streams = Streams(stdin, stdout, stderr)
+        try:
+            container = self._start(image, args, rootfs, streams, options, 0)
+        finally:
+            streams.close()
         try:
             code = container.wait()
         except BaseException:
             container.close()
             raise
-        with self._lock:
-            self._ending.append(container.release())
+        self._later(container)
         return code
 
-    def _start(
-        self, image: str, argv: list[str], stdio: tuple[int | None, int, int], options: dict[str, object], *, tell_running: bool
+    def start(
+        self,
+        image: str | None = None,
+        args: Sequence[str] = (),
+        *,
+        rootfs: str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
+        **options: Unpack[Keywords],
     ) -> Container:
+        """Start an app and return at once; it ends with this process."""
+        streams = Streams(stdin, stdout, stderr)
+        try:
+            return self._start(image, args, rootfs, streams, options, ops.ACCOUNT | ops.TELL_RUNNING)
+        except BaseException:
+            streams.close()
+            raise
+
+    def _later(self, container: Container) -> None:
+        with self._lock:
+            self._ending.append(container.release())
+
+    def _start(
+        self, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
+    ) -> Container:
+        self._tidy()
+        first, stdout, stderr = streams.app
+        fds = (stdout if first is None else first, stdout, stderr)
+        with self.store.lock(exclusive=False):
+            recipe = self._recipe(image, args, rootfs, first is not None, options)
+            found = None if recipe.copies else self._at_once(recipe, fds, flags)
+            pod = create(recipe, self.pods, new_uuid()) if found is None else None
+        if pod is not None:
+            try:
+                found = pod.uuid, launch(pod.block, pod.slots, fds, pod.title, self.root, flags=flags)
+            except BaseException:
+                pod.discard()
+                raise
+            pod.slots.close()
+        assert found is not None
+        streams.sent()
+        words = [word for word in (image, *args) if word is not None]
+        return Container(*found, recipe.notes, self.pods, self.store, streams, words)
+
+    def _at_once(self, recipe: Recipe, fds: tuple[int, int, int], flags: int) -> tuple[str, Supervisor] | None:
+        try:
+            return start_recipe(recipe.block, recipe.head, self.pods.fd, fds, self.root, flags=flags)
+        except OSError:
+            return None  # nothing is left of it; step by step it either works or says which step did not
+
+    def _tidy(self) -> None:
+        """Reap what has ended meanwhile; in a process that was forked from the one that made this, begin anew."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._lock = allocate_lock()  # another thread may have held it
+            self._ending = []
         with self._lock:
             self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
-        stdin, stdout, stderr = stdio
-        streams = (stdout if stdin is None else stdin, stdout, stderr)
-        with self.store.lock(exclusive=False):
-            recipe = self._recipe(image, argv, stdin is not None, options)
-            if not recipe.copies:
-                try:
-                    uuid, supervisor = start_recipe(recipe.block, recipe.head, self.pods.fd, streams, self.root, tell_running=tell_running)
-                    return Container(uuid, supervisor, recipe.notes, self.pods)
-                except OSError:
-                    pass  # nothing is left of it; step by step it either works or says which step did not
-            pod = create(recipe, self.pods, new_uuid())
-        try:
-            supervisor = launch(pod.block, pod.slots, streams, pod.title, self.root, tell_running=tell_running)
-        except BaseException:
-            pod.discard()
-            raise
-        pod.slots.close()
-        return Container(pod.uuid, supervisor, recipe.notes, self.pods)
 
-    def prepare(self, image: str, *argv: str, **options: object) -> Pod:
-        """Make a pod of a stored image that is ready to run, in this process or in any other; see `start` for the arguments.
+    def prepare(self, image: str | None = None, args: Sequence[str] = (), *, rootfs: str | None = None, **options: Unpack[Keywords]) -> Pod:
+        """Make a pod that is ready to run, in this process or in any other.
 
         `pod_name`, `restart`, `log_driver` and `log_opt` belong to pods in the background; `keep=False` removes it at its end.
         """
-        return self._prepare(image, list(argv), options, lasting=True)
+        return self._prepare(image, args, rootfs, options, lasting=True)
 
-    def detach(self, image: str, *argv: str, **options: object) -> Pod:
+    def detach(self, image: str | None = None, args: Sequence[str] = (), *, rootfs: str | None = None, **options: Unpack[Keywords]) -> Pod:
         """Run an app in the background, independent of this process, and return as soon as it runs."""
-        pod = self._prepare(image, list(argv), options, lasting=False)
+        pod = self._prepare(image, args, rootfs, options, lasting=False)
         pod.start()
         return pod
 
-    def _prepare(self, image: str, argv: list[str], options: dict[str, object], *, lasting: bool) -> Pod:
+    def _prepare(self, image: str | None, args: Sequence[str], rootfs: str | None, options: Keywords, *, lasting: bool) -> Pod:
         from pyrun.pod.handle import Pod
         from pyrun.pod.prepare import prepare
 
-        options = {"keep": True, **options}
+        wanted: Keywords = {"keep": True, **options}
         with self.store.lock(exclusive=False):
-            recipe = self._recipe(image, argv, False, options)
-            uuid = prepare(recipe, self._wanted(argv, False, options), self.pods, lasting=lasting)
+            recipe = self._recipe(image, args, rootfs, False, wanted)
+            uuid = prepare(recipe, self._wanted(args, False, wanted), self.pods, lasting=lasting)
         return Pod(self.pods, self.store, uuid)
 
     def pod(self, reference: str) -> Pod:
@@ -217,39 +230,74 @@ class Runtime:
         return Pod(self.pods, self.store, resolve(self.pods, reference)[1])
 
     def list_pods(self) -> list[dict[str, object]]:
-        """Return the status of every pod, oldest first; see `pyrun.pod.status`."""
+        """Return the status of every pod, oldest first; see `pyrun.pod.status.status` for the members."""
         from pyrun.pod.status import listing
 
         return listing(self.pods)
 
+    def events(self) -> Iterator[dict[str, object]]:
+        """Yield what happens to pods, from now on and for ever; see `pyrun.pod.events.events`."""
+        from pyrun.pod.events import events
+
+        return events(self.pods)
+
     def settle(self) -> None:
-        """Wait until everything that ended `run`s made is gone."""
+        """Wait until everything that ended `run`s and `call`s made is gone."""
         with self._lock:
             ending, self._ending = self._ending, []
         for supervisor in ending:
             supervisor.close()
 
-    def _wanted(self, argv: list[str], interactive: bool, options: dict[str, object]) -> Options:
+    def _wanted(self, args: Sequence[str], interactive: bool, options: Keywords) -> Options:
+        if isinstance(args, str):
+            raise UsageError("start container", args, "args is one text", hint="it is a list of words")
         wanted = Options(self.root)
-        wanted.argv = argv
+        wanted.argv = list(args)
         wanted.interactive = interactive
         for name, value in options.items():
-            if name not in wanted.__dict__ or name in ("root", "argv", "interactive", "tty"):
-                raise UsageError("start container", name, "no such option", hint="options are the attributes of pyrun.pod.options.Options")
+            if name not in wanted.__dict__ or name in _OWN:
+                raise UsageError("start container", name, "no such option", hint="options are those of pyrun.pod.keywords.Keywords")
             setattr(wanted, name, value)
+        wanted.volume = list(volumes(wanted.volume))
         return wanted
 
-    def _recipe(self, image: str, argv: list[str], interactive: bool, options: dict[str, object]) -> Recipe:
-        key = repr((image, argv, interactive, sorted(options.items())))
+    def _recipe(self, image: str | None, args: Sequence[str], rootfs: str | None, interactive: bool, options: Keywords) -> Recipe:
+        if (image is None) == (rootfs is None):
+            raise UsageError("start container", image or "", "it takes either an image or a rootfs")
+        if rootfs is not None:
+            return self._bare(rootfs, args, interactive, options)
+        assert image is not None
+        key = repr((image, args, interactive, sorted(options.items())))
         known = self._recipes.get(key)
         if known is not None and known.fresh():
             return known
-        wanted = self._wanted(argv, interactive, options)
+        wanted = self._wanted(args, interactive, options)
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)
         sources = [self.store.ref_dir(found.name), self.root + "/images"]
-        recipe = make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources)
+        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources))
+
+    def _bare(self, rootfs: str, args: Sequence[str], interactive: bool, options: Keywords) -> Recipe:
+        from pyrun.pod.bare import HOST, bare_image, host_root, stamp
+
+        key = repr((stamp(rootfs), rootfs, args, interactive, sorted(options.items())))
+        known = self._recipes.get(key)
+        if known is not None and known.fresh():
+            return known
+        wanted = self._wanted(args, interactive, options)
+        if not wanted.exec and not args:
+            raise UsageError("start container", rootfs, "no program is named", hint='args begins with it: ["/bin/sh", "-c", ...]')
+        if not wanted.exec:
+            wanted.argv = []
+        found: Image = bare_image(rootfs, args)
+        lowers = [rootfs]
+        if rootfs == HOST:
+            lowers[0], more = host_root(self.root)
+            wanted.volume = [*more, *wanted.volume]
+        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), lowers=lowers))
+
+    def _remember(self, key: str, recipe: Recipe) -> Recipe:
         if recipe.checks is not None:
             if len(self._recipes) >= _REMEMBERED:
                 self._recipes.clear()

@@ -12,6 +12,7 @@
     +-- StateError                  a pod or store directory is not as it should be
     +-- HostError                   the host lacks something
     +-- ConfigError                 flags and manifest do not make a runnable pod
+    +-- ExitError                   a container did not end well, and the caller asked to be told (pyrun.result)
     `-- SetupError (also OSError)   the kernel refused an operation of the plan
         `-- ExecError               the program could not be executed       exit 126, 127
 

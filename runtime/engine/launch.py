@@ -11,20 +11,23 @@ from __future__ import annotations
 import os
 import posix
 import sys
+from _thread import allocate_lock
 from struct import Struct
 
 from pyrun import native
-from pyrun.errors import HostError
+from pyrun.errors import HostError, StateError
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from resource import struct_rusage
     from typing import NoReturn
 
-__all__ = ["Report", "Slots", "Supervisor", "become", "start", "start_recipe"]
+__all__ = ["Report", "Slots", "Supervisor", "become", "readable", "start", "start_recipe"]
 
 _REPORT = Struct("=IIiIiiQ")
-FAILED, RUNNING, EXITED = 1, 2, 3
+_MESSAGE = 4096
+FAILED, RUNNING, EXITED, FIGURES = 1, 2, 3, 6
 
 
 class Slots:
@@ -60,7 +63,7 @@ class Report:
     time_ns: int
 
     def __init__(self, data: bytes) -> None:
-        self.kind, self.op, self.errno, self.detail, self.status, self.pid, self.time_ns = _REPORT.unpack(data)
+        self.kind, self.op, self.errno, self.detail, self.status, self.pid, self.time_ns = _REPORT.unpack_from(data)
 
 
 def _with_flags(block: bytes, slots: Slots, flags: int) -> bytes:
@@ -112,23 +115,46 @@ class Supervisor:
     """A running supervisor as seen by the process that started it.  Not thread-safe; one user at a time.
 
     `pid` and `pidfd` are the supervisor's, `init_pid` is pid 1 of the pod seen from the host, known once
-    running.  Closing `control` kills the pod, and so does the death of this process.
+    running.  Closing `control` kills the pod, and so does the death of this process; a child that it forked has no part in it.
+    `status` is the app's wait status once its end was told, `oom` whether the kernel killed some of the pod for want of
+    memory, `figures` what its cgroup had counted by then (with PLAN_ACCOUNT), `rusage` what all of the pod used, once it is reaped.
     """
 
-    __slots__ = ("_block", "_control", "init_pid", "pid", "pidfd")
+    __slots__ = ("_block", "_control", "_owner", "figures", "init_pid", "oom", "pid", "pidfd", "rusage", "status")
 
     def __init__(self, pid: int, pidfd: int, control: int, block: bytes) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.init_pid = 0
+        self.status: int | None = None
+        self.oom = False
+        self.figures = b""
+        self.rusage: struct_rusage | None = None
         self._control = control
         self._block = block
+        self._owner = os.getpid()
+        _remember(control, pidfd)
+
+    @property
+    def control(self) -> int:
+        """The socket on which reports come, for poll(2); -1 when it is closed."""
+        return self._control
+
+    def _mine(self) -> None:
+        if self._owner != os.getpid():
+            hint = "start one there, or look it up by its UUID if it is a pod in the background"
+            raise StateError("use container", "", "it belongs to the process that this one was forked from", hint=hint)
 
     def next_report(self) -> Report | None:
         """Wait for the next message; None when the supervisor has said its last.  SetupError for a failed step."""
-        data = os.read(self._control, _REPORT.size)
-        if len(data) != _REPORT.size:
-            return None
+        self._mine()
+        while True:
+            data = os.read(self._control, _MESSAGE) if self._control >= 0 else b""
+            if len(data) < _REPORT.size:
+                return None
+            if int.from_bytes(data[:4], sys.byteorder) != FIGURES:
+                break
+            self.figures = data[4:]
         report = Report(data)
         if report.kind == FAILED:
             from pyrun.engine.explain import failure
@@ -137,84 +163,168 @@ class Supervisor:
             raise failure(ops.notes(self._block), report.op, report.errno, report.detail)
         if report.kind == RUNNING:
             self.init_pid = report.pid
+        elif report.kind == EXITED:
+            self.status, self.oom = report.status, bool(report.detail)
         return report
 
-    def wait(self) -> int:
+    def wait(self, seconds: float | None = None) -> int:
         """Wait for the app's end and return its wait status (os.waitstatus_to_exitcode decodes it).
 
         The supervisor may still be cleaning up; `close` waits for that.
 
-        SetupError when it never started, ChildProcessError when the supervisor was killed before it could tell.
+        TimeoutError when it has not ended within `seconds`, SetupError when it never started, ChildProcessError when the
+        supervisor was killed before it could tell.
         """
-        status: int | None = None
-        while status is None:
-            report = self.next_report()
-            if report is None:
+        if seconds is not None:
+            import time
+
+            end = time.monotonic() + seconds
+            while self.status is None and self._control >= 0:
+                if not readable(max(0.0, end - time.monotonic()), self._control):
+                    raise TimeoutError(f"the container has not ended within {seconds} seconds")
+                if self.next_report() is None:
+                    break
+        while self.status is None:
+            if self.next_report() is None:
                 break
-            if report.kind == EXITED:
-                status = report.status
-        if status is None:
+        if self.status is None:
             self.close()
             raise ChildProcessError("the supervisor ended without an exit report")
-        return status
+        return self.status
 
     def __del__(self) -> None:
         """A pod that nobody waits for any more is given up, as by the death of this process."""
-        for fd in (self._control, self.pidfd):
-            if fd >= 0:
-                os.close(fd)
+        if self._owner == os.getpid():
+            if self._control >= 0:
+                _open.pop(self._control, None)
+                os.close(self._control)
+            if self.pidfd >= 0:
+                _abandoned.append((self.pid, self.pidfd))
 
     def kill(self, signal: int) -> None:
         """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
+        self._mine()
         try:
             os.write(self._control, bytes((signal,)))
         except OSError:
             raise ProcessLookupError("the pod has ended") from None
 
+    def _hang_up(self) -> None:
+        """The life-line ends here, also where a process that was forked meanwhile has a copy of the descriptor."""
+        if self._control < 0:
+            return
+        control, self._control = self._control, -1
+        _open.pop(control, None)
+        try:
+            native.shut_down(control)
+        finally:
+            os.close(control)
+
     def close(self) -> None:
         """Give the pod up (it is killed if it still runs) and wait until the supervisor has cleaned up."""
-        if self._control >= 0:
-            os.close(self._control)
-            self._control = -1
-        if self.pidfd >= 0:
-            os.waitpid(self.pid, 0)
-            os.close(self.pidfd)
-            self.pidfd = -1
+        self._mine()
+        self._hang_up()
+        while not self.reap():
+            readable(None, self.pidfd)
 
     def ended(self) -> bool:
         """Whether its last report is there or the supervisor itself is gone, so that `wait` would not wait."""
-        import select
-
-        poll = select.poll()
-        for fd in (self._control, self.pidfd):
-            if fd >= 0:
-                poll.register(fd, select.POLLIN)
-        return self._control < 0 or bool(poll.poll(0))
+        return self.status is not None or self._control < 0 or readable(0, *[fd for fd in (self._control, self.pidfd) if fd >= 0])
 
     def reap(self) -> bool:
         """Whether the supervisor has ended; if so it is reaped.  Never waits."""
-        if self.pidfd < 0:
-            return True
-        if os.waitpid(self.pid, os.WNOHANG)[0] == 0:
-            return False
-        os.close(self.pidfd)
-        self.pidfd = -1
-        if self._control >= 0:
-            os.close(self._control)
-            self._control = -1
+        with _reaping:
+            if self.pidfd < 0:
+                return True
+            try:
+                pid, _, rusage = os.wait4(self.pid, os.WNOHANG)
+            except ChildProcessError:  # SIGCHLD is ignored in this process: the kernel reaps (wait(2))
+                if not readable(0, self.pidfd):
+                    return False
+            else:
+                if pid == 0:
+                    return False
+                self.rusage = rusage
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self._hang_up()
         return True
 
 
+_reaping = allocate_lock()
+_open: dict[int, int] = {}  # control sockets of this process's supervisors, and their pidfds
+
+
+def _remember(control: int, pidfd: int) -> None:
+    """A child that this process forks must not hold the life-lines: they would outlive this process's death."""
+    if not _open:
+        _forget_in_children()
+    if _abandoned:
+        _reap_abandoned()
+    _open[control] = pidfd
+
+
+_abandoned: list[tuple[int, int]] = []  # supervisors that are to be reaped when they have ended: pid and pidfd
+
+
+def _reap_abandoned() -> None:
+    """Never waits; who starts containers and drops them leaves no more of them behind than end before the next one starts."""
+    for _ in range(len(_abandoned)):
+        pid, pidfd = _abandoned.pop()
+        if not readable(0, pidfd):
+            _abandoned.insert(0, (pid, pidfd))
+            continue
+        os.close(pidfd)
+        _wait(pid)
+
+
+def _wait(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return  # who ignores SIGCHLD has nothing to wait for
+
+
+_forgets = False
+
+
+def _forget_in_children() -> None:
+    global _forgets
+    if not _forgets:
+        _forgets = True
+        os.register_at_fork(after_in_child=_forget)
+
+
+def _forget() -> None:
+    global _reaping
+    _reaping = allocate_lock()  # somebody may have held it
+    for fd in [*_open, *_open.values(), *[pidfd for _, pidfd in _abandoned]]:
+        os.close(fd)
+    _open.clear()
+    _abandoned.clear()
+
+
+def readable(seconds: float | None, *fds: int) -> bool:
+    """Whether one of these descriptors can be read, or has come to its end, within that time (None: for ever); poll(2)."""
+    import select
+
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 def start(
-    block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str, *more: str, tell_running: bool = True
+    block: bytes, slots: Slots, stdio: tuple[int, int, int], title: str, directory: str, *more: str, flags: int = ops.TELL_RUNNING
 ) -> Supervisor:
     """Start the supervisor of an encoded plan as a child with `stdio` for the app, and return at once.
 
-    Without `tell_running` its first report is the end, or a failure; that spares two processes from waking up.
+    `flags` are further ones of the plan: without TELL_RUNNING its first report is the end, or a failure, which spares two
+    processes from waking up; with ACCOUNT the end comes with the cgroup's figures.
     """
     import _socket
 
-    flags = ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)
+    flags |= ops.HAS_CONTROL
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     try:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
@@ -232,12 +342,11 @@ def start(
 
 
 def start_recipe(
-    block: bytes, record: bytes, pods: int, stdio: tuple[int, int, int], directory: str, *, tell_running: bool = True
+    block: bytes, record: bytes, pods: int, stdio: tuple[int, int, int], directory: str, *, flags: int = ops.TELL_RUNNING
 ) -> tuple[str, Supervisor]:
     """Make a pod below the directory `pods` (a descriptor) and start it; return its UUID and its supervisor.
 
     Both blocks have `RECIPE_BLANK` (native/recipe.h) for the UUID.  The helper loads while the pod is made.  OSError leaves nothing.
     """
-    flags = ops.HAS_CONTROL | (ops.TELL_RUNNING if tell_running else 0)
-    uuid, pid, pidfd, control = native.start(pods, stdio, record, block, flags, directory)
+    uuid, pid, pidfd, control = native.start(pods, stdio, record, block, ops.HAS_CONTROL | flags, directory)
     return uuid, Supervisor(pid, pidfd, control, block)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import UsageError
+from pyrun.errors import StateError, UsageError
 from pyrun.pod import again, control
 from pyrun.pod.status import exit_code, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import BinaryIO
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import BinaryIO, Unpack
 
     from pyrun.images.store import Store
+    from pyrun.pod.keywords import Keywords
     from pyrun.pod.logs import Line
+    from pyrun.pod.process import Process
     from pyrun.pod.state import Pods
 
 __all__ = ["Pod"]
@@ -33,8 +36,36 @@ class Pod:
         self._store = store
         self.uuid = uuid
 
+    @staticmethod
+    def attach(reference: str, *, root: str | None = None) -> Pod:
+        """Return the one pod of that UUID, beginning of a UUID, or name, whoever started it; StateError for none or several."""
+        from pyrun.images.store import Store
+        from pyrun.pod.names import resolve
+        from pyrun.pod.state import Pods
+
+        where = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun")
+        pods = Pods(where)
+        return Pod(pods, Store(where), resolve(pods, reference)[1])
+
     def __repr__(self) -> str:
         return f"<pyrun.Pod {self.uuid}>"
+
+    def __enter__(self) -> Pod:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """It is killed if it runs, and removed, unless it is gone already."""
+        try:
+            self.remove(force=True)
+        except StateError:
+            if self.exists():
+                raise
+
+    def exists(self) -> bool:
+        """Whether there still is such a pod, in whatever state."""
+        from pyrun.pod.names import phase_of
+
+        return bool(phase_of(self._pods, self.uuid))
 
     def status(self) -> dict[str, object]:
         """Return what the pod is and how it does; see `pyrun.pod.status.status` for the members."""
@@ -53,7 +84,7 @@ class Pod:
 
         return stats(self._pods, self.uuid)
 
-    def update(self, *, app: str | None = None, device_deny: Sequence[str] = (), **limits: object) -> None:
+    def update(self, *, app: str | None = None, device_deny: Sequence[str] = (), **limits: Unpack[Keywords]) -> None:
         """Change limits of the running pod, by the names that `Runtime.run` takes, `device` included; see `pyrun.pod.update.update`."""
         from pyrun.pod.options import LIMITS, Options
         from pyrun.pod.update import update
@@ -79,6 +110,38 @@ class Pod:
     def kill(self, signal: int = 9) -> None:
         """Send a signal (signal(7)) to the app, SIGKILL to the whole pod."""
         control.kill(self._pods, self.uuid, signal)
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: int | None = None,
+        stdout: int = 1,
+        stderr: int = 2,
+        app: str | None = None,
+        user: str | None = None,
+        group: str | None = None,
+        set_env: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
+    ) -> Process:
+        """Start one more program in the running pod, confined exactly as its app, and return at once; see `Container.exec`.
+
+        The process ends with the pod and with this process.
+        """
+        from pyrun.pod.process import enter
+
+        streams = stdin, stdout, stderr
+        return enter(self._pods, self.uuid, argv, streams, app, user=user, group=group, set_env=set_env, working_dir=working_dir)
+
+    def events(self) -> Iterator[dict[str, object]]:
+        """Yield what happens to this pod, from now on until it is removed; see `pyrun.pod.events.events`."""
+        from pyrun.pod.events import events
+
+        for event in events(self._pods):
+            if event.get("uuid") == self.uuid:
+                yield event
+                if event["event"] == "removed":
+                    return
 
     def pause(self) -> None:
         """Stop every process of the pod where it is (cgroups(7), cgroup.freeze)."""

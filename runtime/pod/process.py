@@ -67,13 +67,15 @@ class Process:
         self.close()
 
 
-def enter(pods: Pods, uuid: str, argv: Sequence[str], stdio: tuple[int | None, int, int], **wanted: object) -> Process:
-    """Start `argv` in a running pod with these descriptors, and what is `wanted` of `pyrun.pod.enter.make_plan`.
+def enter(
+    pods: Pods, uuid: str, argv: Sequence[str], stdio: tuple[int | None, int, int], app: str | None = None, **wanted: object
+) -> Process:
+    """Start `argv` in a running pod with these descriptors, and what is `wanted` of `pyrun.pod.enter.make_plan`; `app` is one of several.
 
     A stdin of None is /dev/null.  StateError when there is no such pod or it cannot be entered now.
     """
     stdin, stdout, stderr = stdio
-    with find_enterable(pods, uuid) as live:
+    with find_enterable(pods, uuid, app) as live:
         plan = make_plan(live, argv, interactive=stdin is not None, **wanted)  # type: ignore[arg-type]
         slots = Slots(pods=live.init_fd, cgroup=open_cgroup(live))  # SLOT_INIT takes the place of SLOT_PODS
         streams = (stdout if stdin is None else stdin, stdout, stderr)

@@ -94,9 +94,12 @@ def _stat(path: str, kind: int = 0) -> Stamp | None:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
-def decide(options: Options, store: Store, image: Image, pods: Pods, host: Host, uuid: str, notes: list[str]) -> tuple[Config, Plan]:
-    """Return what would be done for these options; nothing is."""
-    lowers = [store.layer_dir(layer) for layer in image.layers]
+def decide(
+    options: Options, store: Store, image: Image, pods: Pods, host: Host, uuid: str, notes: list[str], lowers: list[str] | None = None
+) -> tuple[Config, Plan]:
+    """Return what would be done for these options; nothing is.  `lowers` are directories in the place of the image's layers."""
+    if lowers is None:
+        lowers = [store.layer_dir(layer) for layer in image.layers]
     pod_dir = pods.running(uuid)
     config = make_config(options, image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=notes)
     if options.no_overlay:
@@ -121,10 +124,14 @@ def make_recipe(
     *,
     explain: list[str] | None = None,
     sources: list[str] | None = None,
+    lowers: list[str] | None = None,
 ) -> Recipe:
-    """Decide and encode; `explain` is the command that explains a failure, `sources` are further files that decided."""
+    """Decide and encode; `explain` is the command that explains a failure, `sources` are further files that decided.
+
+    With `lowers` those directories take the place of the image's layers, and the caller knows whether they changed.
+    """
     notes: list[str] = []
-    config, plan = decide(options, store, image, pods, host, BLANK, notes)
+    config, plan = decide(options, store, image, pods, host, BLANK, notes, lowers)
     plan.explain = explain or []
     record = fastjson.dumps(
         {
@@ -188,7 +195,7 @@ def _deciding(store: Store, image: Image) -> list[str] | None:
 def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> list[Check] | None:
     """The files that decided, as they are now; None when one cannot be pinned down that way."""
     paths = [*[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
-    for one in [image, *[store.load(need) for need in image.needs]]:
+    for one in [image, *[store.load(need) for need in image.needs]] if image.layers else []:
         deciding = _deciding(store, one)
         if deciding is None:
             return None

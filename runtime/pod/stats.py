@@ -13,11 +13,11 @@ from pyrun.pod.live import find_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pyrun.pod.state import Pods
 
-__all__ = ["metrics", "stats"]
+__all__ = ["counted", "metrics", "stats"]
 
 # file -> member; each holds one number, or "max" for none
 _NUMBERS = {
@@ -57,19 +57,33 @@ def stats(pods: Pods, uuid: str) -> dict[str, object]:
     if not where:
         raise StateError("measure pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
     found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where}
-    for file, members in _LINES.items():
-        for name, number in _pairs(read_small(f"{where}/{file}")):
-            if name in members:
-                found[members[name]] = number
-    for file, member in _NUMBERS.items():
-        text = read_small(f"{where}/{file}").strip()
-        if text.isdigit():
-            found[member] = int(text)
-    found.update(_io(read_small(where + "/io.stat").decode()))
+    found.update(_figures(lambda file: read_small(f"{where}/{file}")))
     pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
     found["pressure"] = {name: value for name, value in pressure.items() if value}
     if "cpu_usec" not in found:
         raise StateError("measure pod", uuid, "it has just ended", hint="`pyrun status` tells how")
+    return found
+
+
+def counted(text: bytes) -> dict[str, int]:
+    """Return the figures of an ended pod from what its supervisor said of them (PLAN_FIGURES in native/plan.h), by the names of `stats`."""
+    if not text:
+        return {}
+    files = dict(part.split(b"\n", 1) for part in text.split(b"\0") if b"\n" in part)
+    return _figures(lambda file: files.get(file.encode(), b""))
+
+
+def _figures(read: Callable[[str], bytes]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for file, members in _LINES.items():
+        for name, number in _pairs(read(file)):
+            if name in members:
+                found[members[name]] = number
+    for file, member in _NUMBERS.items():
+        text = read(file).strip()
+        if text.isdigit():
+            found[member] = int(text)
+    found.update(_io(read("io.stat").decode()))
     return found
 
 

@@ -19,7 +19,7 @@ from pyrun import ConfigError, Container, ExecError, Runtime, StateError
 def app(shared: Pyrun, probe_image: Path) -> Iterator[Container]:
     shared("fetch", probe_image, code=0)
     runtime = Runtime(str(shared.root))
-    with runtime.start("example.com/probe", "sleep", "0", exec="/probe", stdout=os.open(os.devnull, os.O_WRONLY)) as container:
+    with runtime.start("example.com/probe", ["sleep", "0"], exec="/probe", stdout=os.open(os.devnull, os.O_WRONLY)) as container:
         yield container
 
 

@@ -19,7 +19,8 @@ from harness import Pyrun
 
 import pyrun
 from pyrun import native
-from pyrun.api import Container, Runtime
+from pyrun.api import Runtime
+from pyrun.container import Container
 from pyrun.errors import ExecError, UsageError
 
 NAME = "example.com/probe"
@@ -34,11 +35,11 @@ def runtime(shared: Pyrun) -> Iterator[Runtime]:
 
 
 def run(runtime: Runtime, *words: str, **more: object) -> int:
-    return runtime.run(NAME, *words, exec="/probe", **more)  # type: ignore[arg-type]
+    return runtime.call(NAME, words, exec="/probe", **more)  # type: ignore[arg-type]
 
 
 def start(runtime: Runtime, *words: str, **more: object) -> Container:
-    return runtime.start(NAME, *words, exec="/probe", **more)  # type: ignore[arg-type]
+    return runtime.start(NAME, words, exec="/probe", **more)  # type: ignore[arg-type]
 
 
 def pods(runtime: Runtime) -> list[str]:
@@ -84,11 +85,11 @@ def test_a_container_and_its_end(runtime: Runtime) -> None:
 def test_what_cannot_be_executed(runtime: Runtime) -> None:
     for _ in range(2):
         with pytest.raises(ExecError) as caught:
-            runtime.run(NAME, exec="/nope")
+            runtime.call(NAME, exec="/nope")
         assert caught.value.errno == errno.ENOENT
         assert pods(runtime) == []
     with pytest.raises(UsageError):
-        runtime.run(NAME, nonsense=1)
+        runtime.call(NAME, nonsense=1)  # type: ignore[call-arg]
 
 
 def test_the_environment_is_not_the_callers(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +165,7 @@ def test_a_callers_death_ends_the_pod(runtime: Runtime, shared: Pyrun) -> None:
         from pyrun.api import Runtime
         runtime = Runtime(sys.argv[1])
         print("ready", flush=True)
-        while True: runtime.run("example.com/probe", "exit", "0", exec="/probe")"""
+        while True: runtime.call("example.com/probe", ["exit", "0"], exec="/probe")"""
     for delay in (0.02, 0.025, 0.03, 0.035, 0.04):
         words = [sys.executable, "-c", code, runtime.root, package]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:

@@ -31,12 +31,12 @@ def runtime(pyrun: Pyrun, busybox: Path) -> Iterator[library.Runtime]:
 
 
 def shell(runtime: library.Runtime, script: str, **options: object) -> library.Pod:
-    return runtime.detach("example.com/busybox", "-c", script, exec="/bin/sh", **options)
+    return runtime.detach("example.com/busybox", ["-c", script], exec="/bin/sh", **options)
 
 
 def test_a_pod_from_birth_to_burial(runtime: library.Runtime, tmp_path: Path) -> None:
     pod = runtime.prepare(
-        "example.com/busybox", "-c", "trap 'exit 4' TERM; echo hi; while :; do sleep 0.02; done", exec="/bin/sh", pod_name="web"
+        "example.com/busybox", ["-c", "trap 'exit 4' TERM; echo hi; while :; do sleep 0.02; done"], exec="/bin/sh", pod_name="web"
     )
     assert pod.status()["state"] == "prepared"
     init = pod.start()
@@ -91,7 +91,7 @@ def test_every_exit_code_and_signal(runtime: library.Runtime) -> None:
     cases = [*(("exit", code, code) for code in range(256)), *(("kill", number, 128 + number) for number in SIGNALS)]
     step = max(1, len(cases) // scaled(40))
     for kind, number, code in cases[::step]:
-        pod = runtime.detach("example.com/busybox", kind, str(number), exec="/probe")
+        pod = runtime.detach("example.com/busybox", [kind, str(number)], exec="/probe")
         assert pod.wait() == code, (kind, number)
         pod.remove()
 
@@ -100,7 +100,7 @@ def test_every_exit_code_and_signal(runtime: library.Runtime) -> None:
 def test_two_hundred_pods(runtime: library.Runtime, pyrun: Pyrun) -> None:
     """F22, SEC-55: all of them start, are listed as what they are, and leave nothing; how quick that is `make bench` tells."""
     count = min(1000, scaled(200))
-    pods = [runtime.detach("example.com/busybox", "1000", exec="/bin/sleep") for _ in range(count)]
+    pods = [runtime.detach("example.com/busybox", ["1000"], exec="/bin/sleep") for _ in range(count)]
     listed = json.loads(pyrun("list", "--format", "json", code=0).out)
     assert {one["uuid"] for one in listed} == {pod.uuid for pod in pods} and len(listed) == count
     assert {one["state"] for one in listed} == {"running"} and len({one["pid"] for one in listed}) == count

@@ -35,11 +35,11 @@ def one_life(runtime: library.Runtime, number: int) -> None:
     """In turns: a pod in the background that ends, one that is stopped, one that goes by itself, one in the foreground."""
     image = "example.com/busybox"
     if number % 4 == 0:
-        pod = runtime.detach(image, "-c", "echo x; exit 3", exec="/bin/sh")
+        pod = runtime.detach(image, ["-c", "echo x; exit 3"], exec="/bin/sh")
         assert pod.wait() == 3
         pod.remove()
     elif number % 4 == 1:
-        pod = runtime.detach(image, "1000", exec="/bin/sleep", pod_name="soaked")
+        pod = runtime.detach(image, ["1000"], exec="/bin/sleep", pod_name="soaked")
         pod.stop()
         pod.remove()
     elif number % 4 == 2:
@@ -47,7 +47,7 @@ def one_life(runtime: library.Runtime, number: int) -> None:
         with contextlib.suppress(StateError):  # it is gone already
             pod.wait()
     else:
-        assert runtime.run(image, exec="/bin/true") == 0
+        assert runtime.call(image, exec="/bin/true") == 0
 
 
 def sizes(root: Path) -> dict[str, int]:
@@ -78,7 +78,7 @@ def test_nothing_grows(runtime: library.Runtime, pyrun: Pyrun) -> None:
 
 def test_a_pid_that_is_somebody_else_s(runtime: library.Runtime, pyrun: Pyrun) -> None:
     """SEC-62: the record names a pid that another process has by now, whatever of it is written down."""
-    pod = runtime.detach("example.com/busybox", "1000", exec="/bin/sleep")
+    pod = runtime.detach("example.com/busybox", ["1000"], exec="/bin/sleep")
     own = pyrun.root / "pods" / "running" / pod.uuid
     victims = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     try:

@@ -177,10 +177,10 @@ def test_library(shared: Pyrun) -> None:
     code = (
         "import sys, json; from pyrun.api import Runtime; from pyrun.errors import PyrunError; import pyrun.engine.placement as place\n"
         "run = Runtime(sys.argv[1])\n"
-        "try: run.run(sys.argv[2], 'exit', '3', memory='64Mi', exec='/probe')\n"
+        "try: run.call(sys.argv[2], ['exit', '3'], memory='64Mi', exec='/probe')\n"
         "except PyrunError as error: print(error, '|', error.hint)\n"
         "place.take('x', ['memory', 'pids'])\n"
-        "print(run.run(sys.argv[2], 'exit', '3', memory=64 << 20, pids_limit=9, exec='/probe'))\n"
+        "print(run.call(sys.argv[2], ['exit', '3'], memory=64 << 20, pids_limit=9, exec='/probe'))\n"
     )
     words = [TOP / ".venv/bin/python3", "-c", code, shared.root, "example.com/probe"]
     shared.report()
