@@ -117,6 +117,9 @@ HELPER = program(
     "native/enter.c",
     "native/handlers.c",
     "native/oci_start.c",
+    "native/oci_mounts.c",
+    "native/oci_copy.c",
+    "native/oci_process.c",
     "native/root.c",
     "native/limits.c",
     "native/mounts.c",
@@ -130,7 +133,7 @@ HELPER = program(
 setup(
     packages=packages(),
     package_dir=ROOMS,
-    package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h"]},
+    package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h", "oci_plan.h"]},
     ext_modules=[HELPER, KEEPER],
     cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder", "native/unpack_build.py:ffibuilder"],
     scripts=["native/launcher.c"],

@@ -22,6 +22,7 @@
 #include <linux/bpf.h>
 #include <linux/openat2.h>
 
+#include "oci_plan.h"
 #include "pod.h"
 
 struct spawn {

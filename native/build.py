@@ -11,10 +11,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def wire() -> str:
-    """Return plan.h as cffi's cdef reads it: without the include guard."""
-    with open(os.path.join(HERE, "plan.h"), encoding="ascii") as file:
-        text = file.read()
-    return re.sub(r"^#(ifndef|endif|define PYRUN_PLAN_H).*$", "", text, flags=re.MULTILINE)
+    """Return plan.h and oci_plan.h as cffi's cdef reads them: without the include guards."""
+    text = ""
+    for name in ("plan.h", "oci_plan.h"):
+        with open(os.path.join(HERE, name), encoding="ascii") as file:
+            text += file.read()
+    return re.sub(r"^#(ifndef|endif|define PYRUN_(OCI_)?PLAN_H).*$", "", text, flags=re.MULTILINE)
 
 
 ffibuilder = FFI()
@@ -45,6 +47,7 @@ with open(os.path.join(HERE, "binding.c"), encoding="ascii") as source:
             "native/link.h",
             "native/sys.h",
             "native/plan.h",
+            "native/oci_plan.h",
             "native/recipe.h",
         ],
         include_dirs=[HERE],

@@ -37,6 +37,8 @@ static int has_slash(const char *name)
     return *name == '/';
 }
 
+#include "oci_decode.h"
+
 static int op_ok(const struct plan_header *h, const char *pool, const struct plan_op *op)
 {
     switch (op->code) {
@@ -52,7 +54,8 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
         return blob_ok(h, op->s1, sizeof(struct plan_caps));
     case OP_DEVICES:
     case OP_SECCOMP:
-        return op->n >= 8 && op->n % 8 == 0 && op->n / 8 <= 4096 && blob_ok(h, op->s1, op->n);
+        return op->n >= 8 && op->n % 8 == 0 && op->n / 8 <= 4096 && blob_ok(h, op->s1, op->n) && string_ok(h, op->s2) &&
+               list_ok(h, pool, op->s2, op->a & 8 /* NEW_LISTENER */ ? 3 : 0);
     case OP_RLIMIT:
         return op->n < 16 && op->a <= op->b;
     case OP_EXEC:
@@ -67,6 +70,9 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_HOOK:
         return op->n >= 2 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, (uint32_t)op->a) &&
                string_ok(h, (uint32_t)op->b) && string_ok(h, (uint32_t)(op->b >> 32));
+    case OP_OCI_MOUNT:
+    case OP_OCI_ATTRIBUTE:
+        return oci_op_ok(h, pool, op);
     default:
         return op->code > OP_NONE && op->code <= OP_LAST && string_ok(h, op->s1) && string_ok(h, op->s2);
     }
@@ -101,10 +107,10 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
         } else if (ops[i].code == OP_CHECKPOINT || ops[i].code == OP_HOOK) {
             if (pivot && !(app && ops[i].code == OP_HOOK))
                 return 0;
-        } else if (ops[i].code == OP_PIVOT) {
+        } else if (ops[i].code == OP_PIVOT || oci_before_pivot(&ops[i])) {
             if (pivot || app)
                 return 0;
-            pivot = i + 1;
+            pivot = ops[i].code == OP_PIVOT ? i + 1 : 0;
         } else if (ops[i].code == OP_APP) {
             if (app)
                 return 0;

@@ -6,10 +6,11 @@ struct context;
 struct plan_op;
 
 /* Descriptors that outlive OP_SESSION, until the execve. */
-enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_END };
+enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_LABEL, OCI_LISTENER, OCI_END };
 
 int oci_main(struct context *ctx);
 long run_oci_op(struct context *ctx, const struct plan_op *op);
+long oci_seccomp(struct context *ctx, const struct plan_op *op); /* OP_SECCOMP with a listener */
 void oci_fail(const struct context *ctx, uint32_t op, long error);
 long oci_close(int first);      /* every descriptor from `first` on but those above */
 long oci_root(void);            /* OP_PIVOT of a root that cannot be pivoted from */

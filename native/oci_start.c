@@ -20,7 +20,7 @@
 #include <linux/poll.h>
 #include <linux/wait.h>
 
-#include "helper.h"
+#include "oci_ops.h"
 
 #define JOIN_SECONDS 10 /* as in enter.c */
 
@@ -106,6 +106,8 @@ static long create(struct context *ctx, uint32_t *step)
     const uint64_t elsewhere = CLONE_NEWTIME | CLONE_NEWCGROUP;
     long r;
 
+    if ((r = oci_trees(ctx, step)) < 0)
+        return r;
     *step = STEP_TIMENS;
     if ((r = new_time(ctx)) < 0)
         return r;
@@ -317,6 +319,22 @@ long run_oci_op(struct context *ctx, const struct plan_op *op)
         return op_park(ctx);
     case OP_RAISE:
         return op_raise();
+    case OP_OCI_ROOT:
+        return op_oci_root(ctx, op);
+    case OP_OCI_MOUNT:
+        return op_oci_mount(ctx, op);
+    case OP_OCI_COVER:
+        return op_oci_cover(ctx, op);
+    case OP_OCI_DEVICE:
+        return op_oci_device(ctx, op);
+    case OP_OCI_SYSCTL:
+        return op_oci_sysctl(ctx, op);
+    case OP_OCI_LISTENER:
+        return op_oci_listener(ctx, op);
+    case OP_OCI_LABEL:
+        return op_oci_label(ctx, op);
+    case OP_OCI_ATTRIBUTE:
+        return op_oci_attribute(ctx, op);
     default:
         return -ENOSYS;
     }

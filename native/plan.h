@@ -153,7 +153,7 @@ enum plan_code {
     OP_CAPS = 30,          /* struct plan_caps at s1; n 0: bounding set, before OP_IDS; n 1: the others, after it */
     OP_CHDIR = 31,         /* s1 */
     OP_NO_NEW_PRIVS = 32,
-    OP_SECCOMP = 33,       /* n bytes of struct sock_filter at s1 */
+    OP_SECCOMP = 33,       /* n bytes of struct sock_filter at s1, SECCOMP_FILTER_FLAG_... a; with a listener three strings s2 */
     OP_EXEC = 34,          /* argv list s1 (n), env list s2 (a), paths to try: list b low half, count b high half */
     /* the supervisor, before it clones; they come first */
     OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, see limits.c */
@@ -168,7 +168,18 @@ enum plan_code {
     OP_FIND = 41,          /* whether one of the paths of OP_EXEC (b likewise) can be executed */
     OP_PARK = 42,          /* tell Python, wait for its byte, then for one on SLOT_START */
     OP_RAISE = 43,         /* every permitted capability becomes effective */
-    OP_LAST = 43
+    /* before the pivot */
+    OP_OCI_ROOT = 44,      /* host directory s1, with what is mounted below it, becomes the root, which gets propagation n */
+    OP_OCI_MOUNT = 45,     /* list s1 (n): type, source, in-root target, uid_map, gid_map, options; struct plan_oci_mount s2;
+                              OCIM_ flags a; tree b: made before the clone, 0 not */
+    OP_OCI_COVER = 46,     /* in-root s1, n OCI_MASKED or OCI_READONLY */
+    OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half */
+    OP_OCI_SYSCTL = 48,    /* file s1 below /proc/sys with content s2 */
+    OP_OCI_LISTENER = 49,  /* connect to the socket s1, for OP_SECCOMP with SECCOMP_FILTER_FLAG_NEW_LISTENER */
+    OP_OCI_LABEL = 50,     /* n 0: open the directory of labels; n 1, behind OP_APP: write s2 to its file s1 */
+    /* behind OP_APP */
+    OP_OCI_ATTRIBUTE = 51, /* OCI_... n, value a, b bytes at s1 (OCI_MEMORY_POLICY: b words of 64 bits) */
+    OP_LAST = 51
 };
 
 struct plan_caps {
@@ -209,6 +220,9 @@ enum plan_report_kind {
 #define DETAIL_OVERLAY 5
 #define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
 #define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
+#define DETAIL_IDMAP 9      /* OP_OCI_MOUNT: the id mapping */
+#define DETAIL_OPTION 10    /* OP_OCI_MOUNT: an option of the file system */
+#define DETAIL_IN_PROC 11   /* OP_OCI_MOUNT: it would hide a part of procfs */
 #define DETAIL_NO_CGROUP 8  /* OP_LIMIT, OP_DEVICES: the pod has none */
 #define DETAIL_STATUS 65536 /* OP_HANDLER, OP_HOOK: added to the wait status with which it ended */
 

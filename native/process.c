@@ -133,11 +133,13 @@ static long op_chdir(struct context *ctx, const struct plan_op *op)
     return path[0] == '/' ? 0 : with_detail(ctx, DETAIL_OUTSIDE, -ENOENT);
 }
 
-static long op_seccomp(const struct context *ctx, const struct plan_op *op)
+static long op_seccomp(struct context *ctx, const struct plan_op *op)
 {
     struct sock_fprog program = {(unsigned short)(op->n / 8), (struct sock_filter *)(uintptr_t)(ctx->pool + op->s1)};
 
-    return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    if (op->a & SECCOMP_FILTER_FLAG_NEW_LISTENER)
+        return oci_seccomp(ctx, op);
+    return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, op->a, &program);
 }
 
 char **pool_pointers(const struct context *ctx, uint64_t offset, uint64_t count, char **at)

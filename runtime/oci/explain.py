@@ -34,6 +34,10 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         else:
             reason = ""
         return SetupError("run hook", one[3][0], reason, errno=error, origin=one[7], op=index)
+    if one is not None and one[0] >= ops.JOIN:
+        from pyrun.oci.refused import refused
+
+        return refused(one, index, error, detail)
     return engine_failure(plan, index, error, detail)
 
 

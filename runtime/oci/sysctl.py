@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["check", "path"]
+__all__ = ["UTS", "check", "path"]
 
 _IPC = frozenset(
     """
@@ -16,7 +16,7 @@ _IPC = frozenset(
     kernel/msg_next_id kernel/sem_next_id kernel/shm_next_id
     """.split()
 )
-_UTS = frozenset(("kernel/hostname", "kernel/domainname"))
+UTS = frozenset(("kernel/hostname", "kernel/domainname"))
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./:@")
 
 
@@ -43,7 +43,7 @@ def check(key: str, own: Collection[str], hostname: str) -> None:
         kind = "ipc"
     elif name.startswith("net/"):
         kind = "network"
-    elif name in _UTS:
+    elif name in UTS:
         kind = "uts"
         if name == "kernel/hostname" and hostname:
             raise Bad("says the same as hostname", "keep one of them")

@@ -27,6 +27,7 @@ PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRIT
 READONLY, ROOT_READONLY, HOSTNAME, DOMAINNAME, NETWORK, TTY, OOM_SCORE, PIVOT, KEYRING, APP = range(15, 25)
 SESSION, STDIN_NULL, UMASK, RLIMIT, IDS, CAPS, CHDIR, NO_NEW_PRIVS, SECCOMP, EXEC = range(25, 35)
 LIMIT, DEVICES, HANDLER, JOIN, CHECKPOINT, HOOK, FIND, PARK, RAISE = range(35, 44)
+OCI_ROOT, OCI_MOUNT, OCI_COVER, OCI_DEVICE, OCI_SYSCTL, OCI_LISTENER, OCI_LABEL, OCI_ATTRIBUTE = range(44, 52)
 
 OPTIONAL = 1
 ELSE = 2
@@ -90,6 +91,7 @@ _HEADER = Struct("=14I Q")
 _FLAGS = 24  # offset of plan_header.flags
 _OP = Struct("=HHIIIQQ")
 _CAPS = Struct("=5Q")
+_MOUNT = Struct("=4Q4I")
 
 
 def op(code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b: Field = 0, flags: int = 0, origin: str = "") -> Op:
@@ -100,6 +102,11 @@ def op(code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b
 def caps_blob(bounding: int, effective: int, permitted: int, inheritable: int = 0, ambient: int = 0) -> bytes:
     """Return `struct plan_caps`, five capability sets of capabilities(7)."""
     return _CAPS.pack(bounding, effective, permitted, inheritable, ambient)
+
+
+def mount_blob(attributes: tuple[int, int, int, int], propagation: tuple[int, int], superblock: int, flags: int) -> bytes:
+    """Return `struct plan_oci_mount`; the attributes are to set and to clear on the mount, then on all below it."""
+    return _MOUNT.pack(*attributes, *propagation, superblock, flags)
 
 
 class Plan:

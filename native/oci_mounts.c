@@ -1,0 +1,386 @@
+/* Mounts as the OCI runtime specification has them (config.md, "Mounts"; config-linux.md).
+ *
+ * A mount is made as a detached tree, gets its attributes there, and is moved onto a descriptor that was resolved beneath
+ * the root: what the image or another container swaps meanwhile can neither redirect it nor see it half done
+ * (CVE-2021-30465).  Trees with a number are made by the helper before it clones, with the runtime's own privileges:
+ * in a user namespace the source may be out of reach, and nobody in there may map ids (mount_setattr(2)). */
+#include <linux/magic.h>
+#include <linux/wait.h>
+
+#include "oci_ops.h"
+
+#define FSCONFIG_TEXT_MAX 255
+
+static int trees[OCI_TREES]; /* of PLAN_OCI only: made before the clone, 0 for none */
+
+struct names { /* the list at s1 of OP_OCI_MOUNT */
+    const char *type, *source, *target, *uid_map, *gid_map, *options;
+    uint32_t count;
+};
+
+static struct names names_of(const struct context *ctx, const struct plan_op *op)
+{
+    const char *at[6] = {pool_string(ctx, op->s1)};
+
+    for (int i = 1; i < 6; i++)
+        at[i] = at[i - 1] + str_len(at[i - 1]) + 1;
+    return (struct names){at[0], at[1], at[2], at[3], at[4], at[5], op->n - 5};
+}
+
+static struct plan_oci_mount how_of(const struct context *ctx, const struct plan_op *op)
+{
+    struct plan_oci_mount how;
+
+    memcpy(&how, ctx->pool + op->s2, sizeof how);
+    return how;
+}
+
+static long set_attributes(int tree, unsigned deep, const struct mount_attr *attr)
+{
+    return sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, attr, sizeof *attr);
+}
+
+/* A user namespace with these ranges, held by nothing but its descriptor (user_namespaces(7)). */
+static long id_mapping(const char *uids, const char *gids)
+{
+    static const char files[3][12] = {"/uid_map", "/gid_map", "/ns/user"};
+    long r = 0, fd = -1, pid = sys_call5(__NR_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+
+    if (pid == 0) {
+        (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
+        for (;;)
+            (void)sys_call0(__NR_pause);
+    }
+    if (pid < 0)
+        return pid;
+    for (int i = 0; r >= 0 && i < 3; i++) {
+        const char *text = i == 0 ? uids : gids;
+        char path[64];
+
+        (void)str_add(str_add_number(str_add(path, path + 64, "/proc/"), path + 64, (uint64_t)pid), path + 64, files[i]);
+        r = i < 2 ? write_file(AT_FDCWD, path, 0, 0, text, str_len(text)) : (fd = sys_openat(AT_FDCWD, path, O_RDONLY, 0));
+    }
+    (void)sys_call2(__NR_kill, pid, SIGKILL);
+    (void)sys_call4(__NR_wait4, pid, 0, __WALL, 0);
+    return r < 0 ? r : fd;
+}
+
+static long map_tree(struct context *ctx, int tree, const struct names *names, unsigned deep)
+{
+    OWNED_FD users = (int)id_mapping(names->uid_map, names->gid_map);
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP};
+
+    if (users < 0)
+        return with_detail(ctx, DETAIL_IDMAP, users);
+    attr.userns_fd = (unsigned)users;
+    return with_detail(ctx, DETAIL_IDMAP, set_attributes(tree, deep, &attr));
+}
+
+/* A detached copy of what is mounted on the source. */
+static long copy_tree(struct context *ctx, const struct plan_op *op)
+{
+    const struct names names = names_of(ctx, op);
+    const unsigned deep = op->a & OCIM_DEEP ? AT_RECURSIVE : 0;
+    const unsigned follow = op->a & OCIM_SOURCE_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0;
+    long tree = sys_call3(__NR_open_tree, AT_FDCWD, names.source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep | follow), r = 0;
+
+    if (tree < 0)
+        return with_detail(ctx, DETAIL_SOURCE, tree);
+    if (names.uid_map[0] != '\0')
+        r = map_tree(ctx, (int)tree, &names, op->a & OCIM_MAP_DEEP ? AT_RECURSIVE : 0);
+    if (r < 0)
+        sys_close(tree);
+    return r < 0 ? r : tree;
+}
+
+long oci_trees(struct context *ctx, uint32_t *at)
+{
+    for (*at = 0; *at < ctx->plan->op_count; (*at)++) {
+        const struct plan_op *op = &ctx->ops[*at];
+        long r;
+
+        if (op->code != OP_OCI_MOUNT || op->b == 0)
+            continue;
+        r = copy_tree(ctx, op);
+        if (r >= 0) /* out of the way of the slots */
+            trees[op->b] = (int)sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES);
+        if (r < 0)
+            return r;
+        sys_close(r);
+        if (trees[op->b] < 0)
+            return trees[op->b];
+    }
+    return 0;
+}
+
+static long configure(int fs, const char *option)
+{
+    char key[FSCONFIG_TEXT_MAX + 1];
+    size_t n = 0;
+
+    while (option[n] != '\0' && option[n] != '=')
+        n++;
+    if (option[n] == '\0')
+        return sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, option, 0, 0);
+    if (n > FSCONFIG_TEXT_MAX)
+        return -EINVAL;
+    memcpy(key, option, n);
+    key[n] = '\0';
+    return sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, key, option + n + 1, 0);
+}
+
+/* Options one by one, so that no value can smuggle in another one (CVE-2024-9407). */
+static long new_tree(struct context *ctx, const struct plan_op *op, const struct names *names, const struct plan_oci_mount *how)
+{
+    static const struct {
+        uint32_t flag;
+        char word[12];
+    } words[] = {{MS_RDONLY, "ro"}, {MS_SYNCHRONOUS, "sync"}, {MS_DIRSYNC, "dirsync"}, {MS_LAZYTIME, "lazytime"}, {MS_MANDLOCK, "mand"}};
+    OWNED_FD fs = (int)sys_call2(__NR_fsopen, names->type, FSOPEN_CLOEXEC);
+    const char *option = names->options;
+    const uint64_t later = op->a & OCIM_COPY_UP ? MOUNT_ATTR_RDONLY : 0;
+    long r = fs;
+
+    if (r >= 0)
+        r = sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, "source", names->source, 0);
+    for (unsigned i = 0; r >= 0 && i < sizeof words / sizeof *words; i++)
+        if (how->superblock & words[i].flag)
+            r = sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, words[i].word, 0, 0);
+    for (uint32_t i = 0; r >= 0 && i < names->count; i++, option += str_len(option) + 1)
+        if ((r = configure(fs, option)) < 0)
+            return with_detail(ctx, DETAIL_OPTION, r);
+    if (r >= 0)
+        r = sys_call5(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r >= 0)
+        r = sys_call3(__NR_fsmount, fs, FSMOUNT_CLOEXEC, how->set & ~later);
+    return with_detail(ctx, DETAIL_SOURCE, r);
+}
+
+/* The mount point: what is there, or an empty file or directory made for it. */
+static long mount_point(const struct context *ctx, const struct plan_op *op, const char *path, int source)
+{
+    const int nofollow = op->flags & OPF_NOFOLLOW;
+    long target = open_in_root(ctx, path, O_PATH, nofollow), dir;
+    const char *name;
+    struct stat st = {.st_mode = S_IFDIR};
+
+    if (target != -ENOENT)
+        return target;
+    if (source >= 0 && (dir = sys_fstat(source, &st)) < 0)
+        return dir;
+    if ((st.st_mode & S_IFMT) == S_IFDIR)
+        return make_in_root(ctx, path, nofollow);
+    dir = parent_in_root(ctx, path, PARENT_MAKE | (nofollow ? PARENT_NOFOLLOW : 0U), &name);
+    if (dir >= 0)
+        dir = write_file((int)dir, name, O_CREAT | O_EXCL, 0644, "", 0);
+    return dir < 0 ? dir : open_in_root(ctx, path, O_PATH, nofollow);
+}
+
+/* What hides a part of procfs would fool whatever relies on it, the runtime included (CVE-2019-16884). */
+static long may_cover(struct context *ctx, const struct plan_op *op, int target)
+{
+    struct { /* struct statfs of statfs(2), of which only the type is looked at */
+        long type, rest[32];
+    } fs;
+    long r = sys_call2(__NR_fstatfs, target, &fs);
+
+    if (r == 0 && fs.type == PROC_SUPER_MAGIC && !(op->a & OCIM_IN_PROC))
+        return with_detail(ctx, DETAIL_IN_PROC, -EPERM);
+    return r;
+}
+
+/* What is set on the mount once it stands, from the whole tree to itself: a later option wins. */
+static long finish(int tree, const struct plan_oci_mount *how)
+{
+    struct mount_attr deep = {.attr_set = how->deep_set, .attr_clr = how->deep_clear};
+    long r = deep.attr_set || deep.attr_clr ? set_attributes(tree, AT_RECURSIVE, &deep) : 0;
+
+    for (int i = 0; r == 0 && i < 2; i++) {
+        struct mount_attr spread = {.propagation = how->propagation[i] & ~(uint32_t)MS_REC};
+
+        if (spread.propagation != 0)
+            r = set_attributes(tree, how->propagation[i] & MS_REC ? AT_RECURSIVE : 0, &spread);
+    }
+    return r;
+}
+
+/* mount(2) for what the newer calls cannot say: a value of more than 255 bytes, iversion. */
+static long mount_classic(struct context *ctx, const struct names *names, const struct plan_oci_mount *how, unsigned more, int target)
+{
+    char *at = arena, path[32];
+    const char *option = names->options;
+
+    *at = '\0';
+    for (uint32_t i = 0; i < names->count; i++, option += str_len(option) + 1)
+        at = str_add(str_add(at, arena + PAGE_SIZE, i > 0 ? "," : ""), arena + PAGE_SIZE, option);
+    if (at == 0)
+        return -E2BIG;
+    fd_path(path, target);
+    return with_detail(ctx, DETAIL_SOURCE, sys_mount(names->source, path, names->type, how->flags | more, arena));
+}
+
+/* remount: of what is mounted there already. */
+static long mount_again(struct context *ctx, const struct plan_op *op, const struct names *names, const struct plan_oci_mount *how, int target)
+{
+    struct mount_attr attr = {.attr_set = how->set, .attr_clr = how->clear};
+    long r = 0;
+
+    if (!(op->a & OCIM_BIND))
+        r = mount_classic(ctx, names, how, MS_REMOUNT, target);
+    else if (attr.attr_set || attr.attr_clr)
+        r = set_attributes(target, 0, &attr);
+    return r < 0 ? r : finish(target, how);
+}
+
+/* A tree that the helper made is one of the host's mounts: it must not take what is mounted in here out there. */
+static long take_tree(const struct plan_op *op, uint32_t again)
+{
+    struct mount_attr slave = {.propagation = MS_SLAVE};
+    long tree = trees[op->b], r = again & MS_SHARED ? 0 : set_attributes((int)tree, AT_RECURSIVE, &slave);
+
+    trees[op->b] = 0;
+    return r < 0 ? r : tree;
+}
+
+static long attach_tree(struct context *ctx, const struct plan_op *op, const struct names *names, const struct plan_oci_mount *how, int tree)
+{
+    struct mount_attr attr = {.attr_set = how->set, .attr_clr = how->clear};
+    OWNED_FD target = -1;
+    long r = 0;
+
+    if (op->a & OCIM_COPY_UP) {
+        OWNED_FD below = (int)open_in_root(ctx, names->target, O_RDONLY | O_DIRECTORY, op->flags & OPF_NOFOLLOW);
+
+        r = below == -ENOENT ? 0 : below < 0 ? below : copy_up(below, tree);
+    }
+    if (r == 0 && (attr.attr_set || attr.attr_clr) && op->a & (OCIM_BIND | OCIM_COPY_UP))
+        r = set_attributes(tree, 0, &attr);
+    if (r < 0)
+        return with_detail(ctx, DETAIL_SOURCE, r);
+    target = (int)mount_point(ctx, op, names->target, op->a & OCIM_BIND ? tree : -1);
+    if (target < 0)
+        return with_detail(ctx, DETAIL_TARGET, target);
+    if ((r = may_cover(ctx, op, target)) < 0)
+        return r;
+    r = sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+    return r < 0 ? with_detail(ctx, DETAIL_TARGET, r) : finish(tree, how);
+}
+
+long op_oci_mount(struct context *ctx, const struct plan_op *op)
+{
+    const struct names names = names_of(ctx, op);
+    const struct plan_oci_mount how = how_of(ctx, op);
+    OWNED_FD tree = -1;
+    long r;
+
+    if (!(op->a & (OCIM_CLASSIC | OCIM_AGAIN))) {
+        if (op->b != 0)
+            tree = (int)take_tree(op, how.propagation[0] | how.propagation[1]);
+        else
+            tree = (int)(op->a & OCIM_BIND ? copy_tree(ctx, op) : new_tree(ctx, op, &names, &how));
+        return tree < 0 ? tree : attach_tree(ctx, op, &names, &how, tree);
+    }
+    OWNED_FD target = (int)mount_point(ctx, op, names.target, -1);
+    if (target < 0)
+        return with_detail(ctx, DETAIL_TARGET, target);
+    if ((r = may_cover(ctx, op, target)) < 0)
+        return r;
+    if (op->a & OCIM_AGAIN)
+        return mount_again(ctx, op, &names, &how, target);
+    r = mount_classic(ctx, &names, &how, 0, target);
+    if (r < 0)
+        return r;
+    tree = (int)open_in_root(ctx, names.target, O_PATH, op->flags & OPF_NOFOLLOW);
+    return tree < 0 ? tree : finish(tree, &how);
+}
+
+/* The root, mounted over "/" of this mount namespace: whatever may be shared with the host is below another mount, and
+ * nobody has to reach a path for it.  pivot_root(2) wants a mount whose parent is private. */
+long op_oci_root(struct context *ctx, const struct plan_op *op)
+{
+    struct mount_attr alone = {.propagation = op->n};
+    long tree, r = sys_mount("", "/", "", MS_PRIVATE, 0);
+
+    if (r < 0)
+        return r;
+    tree = sys_call3(__NR_open_tree, AT_FDCWD, pool_string(ctx, op->s1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    if (tree < 0)
+        return tree;
+    r = set_attributes((int)tree, 0, &alone);
+    if (r == 0)
+        r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    if (r < 0)
+        sys_close(tree);
+    else
+        ctx->root = (int)tree;
+    return r;
+}
+
+/* One empty file system covers every directory, again and again. */
+static long empty_tree(void)
+{
+    static int empty; /* 0: not made yet */
+    OWNED_FD fs = -1;
+    long r;
+
+    if (empty > 0)
+        return sys_call3(__NR_open_tree, empty, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    fs = (int)sys_call2(__NR_fsopen, "tmpfs", FSOPEN_CLOEXEC);
+    r = fs < 0 ? fs : configure(fs, "size=4k");
+    if (r >= 0)
+        r = configure(fs, "mode=0555");
+    if (r >= 0)
+        r = sys_call5(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r >= 0)
+        r = sys_call3(__NR_fsmount, fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    if (r >= 0) /* a mount that is attached can be copied */
+        empty = (int)sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, SLOT_COUNT);
+    return r;
+}
+
+/* The runtime's /dev/null, since the container's may be anything (CVE-2025-31133). */
+static long null_tree(void)
+{
+    long tree = sys_call3(__NR_open_tree, AT_FDCWD, "/dev/null", AT_SYMLINK_NOFOLLOW | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+    struct stat st;
+    long r = tree < 0 ? tree : sys_fstat((int)tree, &st);
+
+    if (r == 0 && ((st.st_mode & S_IFMT) != S_IFCHR || st.st_rdev != 0x103))
+        r = -ENODEV;
+    if (r < 0 && tree >= 0)
+        sys_close(tree);
+    return r < 0 ? r : tree;
+}
+
+static long read_only_tree(int target)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    long tree = sys_call3(__NR_open_tree, target, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    long r = tree < 0 ? tree : set_attributes((int)tree, AT_RECURSIVE, &attr);
+
+    if (r < 0 && tree >= 0)
+        sys_close(tree);
+    return r < 0 ? r : tree;
+}
+
+/* linux.maskedPaths, linux.readonlyPaths: links are followed beneath the root, and what is not there needs nothing. */
+long op_oci_cover(struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 0), tree = -1;
+    struct stat st;
+    long r = target;
+
+    if (target == -ENOENT || target == -ENOTDIR)
+        return 0;
+    if (r >= 0)
+        r = sys_fstat(target, &st);
+    if (r < 0)
+        return with_detail(ctx, DETAIL_TARGET, r);
+    if (op->n == OCI_READONLY)
+        tree = (int)read_only_tree(target);
+    else
+        tree = (int)((st.st_mode & S_IFMT) == S_IFDIR ? empty_tree() : null_tree());
+    if (tree < 0)
+        return with_detail(ctx, DETAIL_SOURCE, tree);
+    return sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}

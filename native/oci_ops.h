@@ -1,0 +1,24 @@
+/* What the OCI half of the helper (PLAN_OCI) shares among its files. */
+#ifndef PYRUN_OCI_OPS_H
+#define PYRUN_OCI_OPS_H
+
+#include "helper.h"
+#include "oci_plan.h"
+
+/* oci_mounts.c */
+long oci_trees(struct context *ctx, uint32_t *at); /* before the clone; *at is the operation that failed */
+long op_oci_mount(struct context *ctx, const struct plan_op *op);
+long op_oci_root(struct context *ctx, const struct plan_op *op);
+long op_oci_cover(struct context *ctx, const struct plan_op *op);
+
+/* oci_copy.c */
+long copy_up(int from, int to);
+
+/* oci_process.c */
+long op_oci_device(struct context *ctx, const struct plan_op *op);
+long op_oci_sysctl(struct context *ctx, const struct plan_op *op);
+long op_oci_attribute(struct context *ctx, const struct plan_op *op);
+long op_oci_label(struct context *ctx, const struct plan_op *op);
+long op_oci_listener(struct context *ctx, const struct plan_op *op);
+
+#endif

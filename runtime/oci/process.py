@@ -1,0 +1,239 @@
+"""`process` of config.json -> operations of the process itself: limits, scheduling, identity, filter, program."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError
+from pyrun.images import fastjson
+from pyrun.oci.rules_process import number_list
+from pyrun.plan import caps, ops, rlimits
+from pyrun.plan.ops import caps_blob, op
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.plan.ops import Op
+
+__all__ = ["capability_sets", "hooks", "process_ops"]
+
+_SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# OP_OCI_ATTRIBUTE.n of native/plan.h
+_SCHEDULER, _IO_PRIORITY, _MEMORY_POLICY, _PERSONALITY, _AFFINITY, _PROPAGATION = range(1, 7)
+_POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}  # sched(7)
+_SCHED_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 1,
+    "SCHED_FLAG_RECLAIM": 2,
+    "SCHED_FLAG_DL_OVERRUN": 4,
+    "SCHED_FLAG_KEEP_POLICY": 8,
+    "SCHED_FLAG_KEEP_PARAMS": 16,
+    "SCHED_FLAG_UTIL_CLAMP_MIN": 32,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 64,
+}
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}  # ioprio_set(2)
+_MODES = {
+    "MPOL_DEFAULT": 0,
+    "MPOL_PREFERRED": 1,
+    "MPOL_BIND": 2,
+    "MPOL_INTERLEAVE": 3,
+    "MPOL_LOCAL": 4,
+    "MPOL_PREFERRED_MANY": 5,
+    "MPOL_WEIGHTED_INTERLEAVE": 6,
+}  # linux/mempolicy.h
+_MODE_FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
+_PER_LINUX32 = 8
+_FILTER_FLAGS = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1,
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
+}
+_NEW_LISTENER = 8
+_SPREAD = {"shared": 1 << 20, "slave": 1 << 19, "private": 1 << 18, "unbindable": 1 << 17}
+_REC = 0x4000
+
+
+def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str]) -> None:
+    """Append the hooks of one kind that run in the container's own process."""
+    head, tail = state
+    for index, hook in enumerate(spec.get("hooks", {}).get(kind, ())):
+        argv = [hook["path"], *(hook.get("args") or [hook["path"]])]
+        where = f"hooks.{kind}[{index}]"
+        todo.append(op(ops.HOOK, argv, hook.get("env", []), a=hook.get("timeout", 0), b=[head, tail], origin=where))
+
+
+def process_ops(
+    spec: dict[str, Any],
+    todo: list[Op],
+    *,
+    seccomp: bytes,
+    bounding: int,
+    state: tuple[str, str],
+    entering: bool = False,
+    home: str = "",
+) -> None:
+    """Append what the process itself does: limits, scheduling, identity, filter, program.
+
+    One that enters is visible in the container from SESSION on only, hence with nothing more than it shall have.
+    """
+    process, linux = spec["process"], spec.get("linux", {})
+    todo.append(op(ops.APP, origin="process"))
+    if not entering:
+        todo.append(op(ops.SESSION, origin="process"))
+    blob = _identity(process, linux, entering, bounding, todo)
+    argv, env = process["args"], process.get("env", [])
+    if home:
+        env = [*env, "HOME=" + home]
+    paths = _paths(argv[0], env)
+    todo.append(op(ops.FIND, b=paths, origin="process.args"))
+    locked = process.get("noNewPrivileges", False)
+    wanted = linux.get("seccomp", {})
+    if seccomp and not locked:
+        todo.append(op(ops.RAISE, origin="linux.seccomp"))
+        todo.append(_filter(wanted, seccomp, state))
+    todo.append(op(ops.CAPS, blob, n=1, origin="process.capabilities"))
+    _labels(process, todo)
+    if entering:
+        todo.append(op(ops.SESSION, origin="process"))
+    else:
+        todo.append(op(ops.PARK, origin="process"))
+        hooks(spec, "startContainer", todo, (state[0].replace('"creating"', '"created"'), state[1]))
+    if locked:
+        todo.append(op(ops.NO_NEW_PRIVS, origin="process.noNewPrivileges"))
+        if seccomp:
+            todo.append(_filter(wanted, seccomp, state))
+    todo.append(op(ops.EXEC, argv, env, b=paths, origin="process.args"))
+
+
+def _identity(process: dict[str, Any], linux: dict[str, Any], entering: bool, bounding: int, todo: list[Op]) -> bytes:
+    """Limits first, while there are capabilities; returns the sets to hold in the end."""
+    user = process.get("user", {"uid": 0, "gid": 0})
+    todo.append(op(ops.UMASK, n=user.get("umask", _umask()), origin="process.user.umask"))
+    _attributes(process, linux, entering, todo)
+    for index, limit in enumerate(process.get("rlimits", ())):
+        number = rlimits.NAMES.index(limit["type"].removeprefix("RLIMIT_").lower())
+        todo.append(op(ops.RLIMIT, n=number, a=limit["soft"], b=limit["hard"], origin=f"process.rlimits[{index}]"))
+    blob = caps_blob(*capability_sets(process.get("capabilities", {}), bounding)[0])
+    todo.append(op(ops.CAPS, blob, n=0, origin="process.capabilities"))
+    groups = user.get("additionalGids", ())
+    ids = b"".join([gid.to_bytes(4, "little") for gid in groups])
+    todo.append(op(ops.IDS, ids, n=len(groups), a=user["uid"], b=user["gid"], origin="process.user"))
+    todo.append(op(ops.CHDIR, process["cwd"], origin="process.cwd"))
+    return blob
+
+
+def _umask() -> int:
+    """The caller's own, which stays as it is when the configuration has none."""
+    own = os.umask(0o022)
+    os.umask(own)
+    return own
+
+
+def _mask(numbers: list[int], words: int = 0) -> bytes:
+    value = sum(1 << number for number in set(numbers))
+    size = max(words, value.bit_length() + 63 >> 6) or 1
+    return value.to_bytes(8 * size, "little")
+
+
+def _attribute(kind: int, blob: bytes, origin: str, *, value: int = 0, size: int = -1) -> Op:
+    return op(ops.OCI_ATTRIBUTE, blob, n=kind, a=value, b=len(blob) if size < 0 else size, origin=origin)
+
+
+def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, todo: list[Op]) -> None:
+    spread = linux.get("rootfsPropagation", "")
+    if spread and not entering:
+        value = _SPREAD[spread.removeprefix("r")] | (_REC if spread[0] == "r" else 0)
+        todo.append(_attribute(_PROPAGATION, b"", "linux.rootfsPropagation", value=value))
+    for name in ("initial", "final") if entering else ():
+        cpus = number_list(process.get("execCPUAffinity", {}).get(name) or "x")
+        if cpus is not None:
+            todo.append(_attribute(_AFFINITY, _mask(cpus), f"process.execCPUAffinity.{name}"))
+    if "scheduler" in process:
+        todo.append(_attribute(_SCHEDULER, _scheduler(process["scheduler"]), "process.scheduler"))
+    if "ioPriority" in process:
+        wanted = process["ioPriority"]
+        value = _IO_CLASSES[wanted["class"]] << 13 | wanted["priority"]
+        todo.append(_attribute(_IO_PRIORITY, b"", "process.ioPriority", value=value))
+    policy = linux.get("memoryPolicy")
+    if policy:
+        value = _MODES[policy["mode"]] | sum({_MODE_FLAGS[flag] for flag in policy.get("flags", ())})
+        nodes = number_list(policy.get("nodes") or "x")
+        blob = _mask(nodes, 16) if nodes is not None else b""  # MAX_NUMNODES of the kernel is 1024
+        todo.append(_attribute(_MEMORY_POLICY, blob, "linux.memoryPolicy", value=value, size=len(blob) // 8))
+    if "personality" in linux:
+        value = _PER_LINUX32 if linux["personality"]["domain"] == "LINUX32" else 0
+        todo.append(_attribute(_PERSONALITY, b"", "linux.personality", value=value))
+
+
+def _scheduler(wanted: dict[str, Any]) -> bytes:
+    """struct sched_attr of sched_setattr(2), in the size that every kernel knows."""
+    from struct import pack
+
+    flags = sum({_SCHED_FLAGS[flag] for flag in wanted.get("flags", ())})
+    times = [wanted.get(name, 0) for name in ("runtime", "deadline", "period")]
+    head = pack("=IIQiI3Q", 48, _POLICIES[wanted["policy"]], flags, wanted.get("nice", 0), wanted.get("priority", 0), *times)
+    return head + bytes(64 - len(head))
+
+
+def capability_sets(wanted: dict[str, list[str]], bounding: int) -> tuple[tuple[int, int, int, int, int], list[str]]:
+    """Return the five sets in the order of capset(2), and warnings for what cannot be granted.
+
+    A capability that the kernel does not know or the caller does not hold is left out, as the spec wants it (config.md,
+    "capabilities"); so is one that capabilities(7) allows in a set only when it is in another one.
+    """
+    warnings: list[str] = []
+    masks: dict[str, int] = {}
+    for name in _SETS:
+        masks[name] = 0
+        for index, word in enumerate(wanted.get(name, ())):
+            number = caps.NAMES.index(word) if word in caps.NAMES else 64
+            if bounding >> number & 1:
+                masks[name] |= 1 << number
+            else:
+                warnings.append(f"process.capabilities.{name}[{index}]: {word} cannot be granted")
+    masks["inheritable"] &= masks["bounding"]
+    masks["effective"] &= masks["permitted"]
+    masks["ambient"] &= masks["permitted"] & masks["inheritable"]
+    return (masks["bounding"], masks["effective"], masks["permitted"], masks["inheritable"], masks["ambient"]), warnings
+
+
+def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> Op:
+    flags = sum({_FILTER_FLAGS[flag] for flag in wanted.get("flags", ())})
+    around: list[str] = []
+    if wanted.get("listenerPath") and any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls", ())):
+        flags |= _NEW_LISTENER
+        metadata = f',"metadata":{fastjson.quote(wanted["listenerMetadata"])}' if wanted.get("listenerMetadata") else ""
+        around = ['{"ociVersion":"1.3.0","fds":["seccompFd"],"pid":', f'{metadata},"state":{state[0]}', state[1] + "}"]
+    elif flags & 32:
+        reason = "goes with a listener"
+        raise ConfigError(
+            "read seccomp filter", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", reason, hint="leave it out", origin="linux.seccomp.flags"
+        )
+    return op(ops.SECCOMP, program, around, a=flags, origin="linux.seccomp")
+
+
+def _labels(process: dict[str, Any], todo: list[Op]) -> None:
+    if process.get("apparmorProfile"):
+        where = "process.apparmorProfile"
+        if not os.path.exists("/sys/module/apparmor/parameters/enabled"):
+            raise ConfigError(
+                "set AppArmor profile", process["apparmorProfile"], "this kernel has no AppArmor", hint="leave it out", origin=where
+            )
+        file = "apparmor/exec" if os.path.exists("/proc/self/attr/apparmor/exec") else "exec"
+        todo.append(op(ops.OCI_LABEL, file, "exec " + process["apparmorProfile"], n=1, origin=where))
+    if process.get("selinuxLabel"):
+        where = "process.selinuxLabel"
+        if not os.path.exists("/sys/fs/selinux/enforce"):
+            raise ConfigError(
+                "set SELinux label", process["selinuxLabel"], "SELinux is not enabled here", hint="leave it out", origin=where
+            )
+        todo.append(op(ops.OCI_LABEL, "exec", process["selinuxLabel"], n=1, origin=where))
+
+
+def _paths(name: str, env: list[str]) -> list[str]:
+    if "/" in name:
+        return [name]
+    path = next((one[5:] for one in env if one.startswith("PATH=")), _PATH)
+    return [f"{folder or '.'}/{name}" for folder in path.split(":")]
