@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["OPTIONS", "Mounter", "clean"]
+__all__ = ["Mounter", "clean", "extents", "read_only_root"]
 
 # MOUNT_ATTR_... of mount_setattr(2)
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME, _STRICT, _ATIME, _NODIRATIME, _NOSYMFOLLOW = 1, 2, 4, 8, 0x10, 0x20, 0x70, 0x80, 0x200000
