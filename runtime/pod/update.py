@@ -217,7 +217,7 @@ def _changed(held: Sequence[Op], wanted: Sequence[tuple[str, str, str]], devices
         if one[0] != ops.LIMIT and not (one[0] == ops.DEVICES and rules) and not closed:
             found.append(one)
     last = max((index for index, one in enumerate(found) if one[0] == ops.MKNOD), default=0)
-    there = {one[3] for one in found if one[0] == ops.MKNOD}
+    there = {str(one[3]) for one in found if one[0] == ops.MKNOD}
     nodes = [
         ops.op(ops.MKNOD, one.path, n=one.mode, a=one.number, b=one.uid | one.gid << 32, origin=one.origin)
         for one in devices
