@@ -5,10 +5,10 @@
 #include "helper.h"
 
 /* How many processes the kernel has killed there for want of memory (cgroup-v2.rst, memory.events), -1 where it does not count. */
-static int64_t oom_kills(int cgroup)
+static int64_t oom_kills(int cgroup, const char *file)
 {
     static const char name[] = "\noom_kill ";
-    OWNED_FD fd = (int)sys_openat(cgroup, "memory.events", O_RDONLY, 0);
+    OWNED_FD fd = (int)sys_openat(cgroup, file, O_RDONLY, 0);
     char text[512];
     long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
     int64_t value = 0;
@@ -23,12 +23,24 @@ static int64_t oom_kills(int cgroup)
     return -1;
 }
 
+/* Of the pod's own cgroup, which for the memory may be one of version 1. */
+static int64_t own_oom_kills(const struct context *ctx)
+{
+    for (const struct plan_op *op = ctx->ops; before_clone(op); op++)
+        if (op->code == OP_LIMIT && op->a != 0 && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
+            OWNED_FD group = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->a), O_RDONLY | O_DIRECTORY, 0);
+
+            return oom_kills(group, "memory.oom_control");
+        }
+    return oom_kills(SLOT_CGROUP, "memory.events");
+}
+
 /* Memory is counted in the pod's own cgroup, or, where that has no memory controller, in the one above: a unit's. */
 void count_oom_kills(struct context *ctx)
 {
     ctx->oom_kills = -1;
-    if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) == PLAN_HAS_CGROUP && oom_kills(SLOT_CGROUP) < 0)
-        ctx->oom_kills = oom_kills(SLOT_CGROUP_PARENT);
+    if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) == PLAN_HAS_CGROUP && own_oom_kills(ctx) < 0)
+        ctx->oom_kills = oom_kills(SLOT_CGROUP_PARENT, "memory.events");
 }
 
 /* Others may live in the one above: there the app itself has to have been killed. */
@@ -37,8 +49,8 @@ int out_of_memory(const struct context *ctx, int32_t status)
     if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) != PLAN_HAS_CGROUP)
         return 0;
     if (ctx->oom_kills < 0)
-        return oom_kills(SLOT_CGROUP) > 0;
-    return (status & 0x7f) == SIGKILL && oom_kills(SLOT_CGROUP_PARENT) > ctx->oom_kills;
+        return own_oom_kills(ctx) > 0;
+    return (status & 0x7f) == SIGKILL && oom_kills(SLOT_CGROUP_PARENT, "memory.events") > ctx->oom_kills;
 }
 
 /* The cgroup goes with the pod: who wants its figures gets the kernel's own files before the end is told, see PLAN_FIGURES. */
@@ -99,6 +111,7 @@ static void remove_pod(const struct context *ctx, int keep)
 
 void remove_leftovers(const struct context *ctx, int keep)
 {
+    remove_version_1(ctx);
     if (ctx->plan->flags & PLAN_HAS_CGROUP)
         remove_group(SLOT_CGROUP_PARENT, pool_string(ctx, ctx->plan->cgroup_name));
     if (ctx->plan->flags & PLAN_HAS_POD)

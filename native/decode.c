@@ -64,7 +64,8 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_HANDLER:
         return string_ok(h, op->s1) && (op->n == HANDLER_PRE_START || op->n == HANDLER_POST_STOP) && op->a >= 1 && op->a <= 86400;
     case OP_LIMIT: /* a name, not a path: it may not lead out of the cgroup */
-        return string_ok(h, op->s1) && string_ok(h, op->s2) && pool[op->s1] != '\0' && !has_slash(pool + op->s1);
+        return string_ok(h, op->s1) && string_ok(h, op->s2) && pool[op->s1] != '\0' && !has_slash(pool + op->s1) &&
+               op->a < h->pool_size;
     case OP_FIND:
         return op->b >> 32 >= 1 && list_ok(h, pool, (uint32_t)op->b, op->b >> 32);
     case OP_HOOK:

@@ -60,14 +60,15 @@ static int joiner(struct context *ctx)
 {
     const uint64_t none = 0;
     uint32_t i = 0;
-    long r;
+    long r = move_version_1(ctx, "/cgroup.procs");
 
     default_signals(ALL_SIGNALS_OF_LINUX);
     if (ctx->handler) /* what init did for the app before it was one */
         (void)run_process_op(ctx, &(struct plan_op){.code = OP_KEYRING});
     else
         inherit(ctx);
-    r = join_namespaces(ctx);
+    if (r == 0)
+        r = join_namespaces(ctx);
     if (r >= 0) {
         i = run_ops(ctx, (ctx->handler ? ctx->handler : run_ops(ctx, 0, OP_APP)) + 1, OP_SESSION);
         sys_close(ctx->root);

@@ -70,7 +70,13 @@ void default_signals(int first, int last);
 #define ALL_SIGNALS_OF_LINUX 1, 64
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
+
+/* limits.c */
 long set_limit(struct context *ctx, const struct plan_op *op);
+long move_version_1(const struct context *ctx, const char *procs); /* "/cgroup.procs": in; "/../cgroup.procs": out again */
+void remove_version_1(const struct context *ctx);
+
+/* supervise.c */
 void send_report(const struct plan_report *what);
 
 /* terminal.c */

@@ -156,7 +156,7 @@ enum plan_code {
     OP_SECCOMP = 33,       /* n bytes of struct sock_filter at s1, SECCOMP_FILTER_FLAG_... a; with a listener three strings s2 */
     OP_EXEC = 34,          /* argv list s1 (n), env list s2 (a), paths to try: list b low half, count b high half */
     /* the supervisor, before it clones; they come first */
-    OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, see limits.c */
+    OP_LIMIT = 35,         /* file s1 of the pod's cgroup with content s2, of its v1 cgroup a (pool) if not 0; see limits.c */
     OP_DEVICES = 36,       /* n bytes of struct bpf_insn at s1: which devices the pod may use, in words s2; see limits.c */
     /* a program of its own beside the app's, behind it: what follows up to its OP_EXEC runs there, as the app's operations do */
     OP_HANDLER = 37,       /* n HANDLER_, a seconds that it may take, s1 what it is called; see handlers.c */

@@ -196,8 +196,9 @@ static struct plan_op *put_ops(struct quick *quick, struct plan_header *header)
     const struct plan_op session = {.code = OP_SESSION}, null = {.code = OP_STDIN_NULL};
     int identity = 0, visible = 0;
 
-    while (op->code != OP_PIVOT)
-        op++;
+    for (; op->code != OP_PIVOT; op++)
+        if (op->code == OP_LIMIT && op->a != 0) /* the process has to enter that too */
+            put(quick, op, sizeof *op);
     for (; op < end; op++) {
         if (op->code == OP_SECCOMP && !identity)
             return 0;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "own_cgroup", "probe", "read_small"]
+__all__ = ["Host", "own_cgroup", "probe", "read_small", "version_1_cgroups"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
@@ -63,6 +63,21 @@ def own_cgroup() -> str:
             if os.access(path + "/cgroup.procs", os.W_OK):
                 return path
     return ""
+
+
+def version_1_cgroups() -> dict[str, str]:
+    """Return this process's own directory for each controller that has a cgroup v1 hierarchy, where it can be written to; cgroups(7)."""
+    own: dict[str, str] = {}
+    for line in read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").splitlines():
+        _, names, path = line.split(":", 2)
+        own.update((name, path) for name in names.split(",") if name and "=" not in name)
+    found: dict[str, str] = {}
+    for line in read_small("/proc/self/mounts").decode("utf-8", "surrogateescape").splitlines() if own else ():
+        _, where, kind, flags, *_ = line.split(" ")
+        for name in flags.split(",") if kind == "cgroup" else ():
+            if name in own and name not in found and os.access(where + own[name], os.W_OK):
+                found[name] = (where + own[name]).rstrip("/")
+    return found
 
 
 def _bounding_set() -> int:

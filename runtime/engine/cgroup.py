@@ -10,7 +10,7 @@ import os
 
 from pyrun.host import CGROUP_ROOTS
 
-__all__ = ["create", "name_of", "open_existing", "remove"]
+__all__ = ["create", "name_of", "open_existing", "remove", "remove_version_1"]
 
 
 def name_of(uuid: str) -> str:
@@ -62,6 +62,23 @@ def remove(path: str) -> bool:
             _remove_below(path)
             time.sleep(0.01)
     return False
+
+
+def remove_version_1(path: str) -> None:
+    """Remove a cgroup of version 1, in which nobody lives any more; best effort: what dies just now keeps it for a moment."""
+    import contextlib
+    import time
+
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                os.rmdir(path)
+            except PermissionError:
+                return
+            except OSError:
+                time.sleep(0.01)
+                continue
+        return
 
 
 def _remove_below(path: str) -> None:

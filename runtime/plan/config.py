@@ -102,7 +102,8 @@ class Config:
 
     Attributes are plain values: `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
-    program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin);
+    program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin),
+    `limits_1` (directory of version 1, file, content, origin);
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
     `handlers` of the app's start and end (name, argv, what to try for argv[0], seconds);
     `lowers` the layer directories, top first;
@@ -133,6 +134,7 @@ class Config:
         "idmap",
         "interactive",
         "limits",
+        "limits_1",
         "lowers",
         "make_cwd",
         "mask_paths",
@@ -175,6 +177,7 @@ class Config:
         self.seccomp = b""
         self.rlimits: list[tuple[int, int, int, str]] = []
         self.limits: list[tuple[str, str, str]] = []
+        self.limits_1: list[tuple[str, str, str, str]] = []
         self.devices: list[Device] = []
         self.device_rules: list[Rule] = []
         self.handlers: list[tuple[str, list[str], list[str], int]] = []

@@ -73,6 +73,11 @@ def _node(one: Op) -> str:
     return f"make device {_text(one[3])} {os.major(number)}:{os.minor(number)} mode {_number(one[2]) & 0o7777:04o}"
 
 
+def _limit(one: Op) -> str:
+    where = _text(one[5]) if one[5] else "the pod's cgroup"  # of version 1, or the one of the tree
+    return f"limit {_text(one[3])} of {where} to {_text(one[4])}"
+
+
 def _bind(one: Op) -> str:
     deep = " with what is mounted below" if one[1] & ops.RECURSIVE else ""
     return f"bind {_text(one[3])} on {_text(one[4])}{deep}{_flags(one[5])}"
@@ -148,7 +153,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.EXEC: _exec,
     ops.DEVICES: lambda one: f"let the pod use these devices only: {_text(one[4])}",
     ops.HANDLER: lambda one: f"run the event handler {_text(one[3])} as the app, for up to {_text(one[5])} seconds",
-    ops.LIMIT: lambda one: f"limit {_text(one[3])} of the pod's cgroup to {_text(one[4])}",
+    ops.LIMIT: _limit,
 }
 
 

@@ -41,7 +41,8 @@ def entering(pod: Plan, request: Request) -> Plan:
     """Return the plan for `request` in the pod that was started by `pod`; native/enter.c says who runs which part of it."""
     start, end = _own(pod)
     uid = user_id(pod) if request.ids is None else request.ids[0]
-    todo: list[Op] = [op(ops.TTY, a=uid, origin="--tty")] if request.tty else []
+    todo: list[Op] = [one for one in pod.ops if one[0] == ops.LIMIT and one[5]]  # cgroups of version 1 have to be entered too
+    todo += [op(ops.TTY, a=uid, origin="--tty")] if request.tty else []
     visible = [op(ops.SESSION, origin=ops.ENTERED)]
     if not request.interactive and not request.tty:
         visible.append(op(ops.STDIN_NULL, origin=ops.ENTERED))

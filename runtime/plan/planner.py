@@ -43,6 +43,7 @@ def run_plan(config: Config) -> Plan:
     if config.share:
         flags &= ~(_SHARED | ops.CLONE_NEWPID if config.share == "pod" else _SHARED)
     todo: list[Op] = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
+    todo += [op(ops.LIMIT, file, text, a=where, origin=origin) for where, file, text, origin in config.limits_1]
     if config.device_rules:
         _device_rules(config, todo)
     todo.append(op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts"))

@@ -182,7 +182,7 @@ def _security(options: Options, app: dict[str, Any], host: Host, config: Config)
     if any(item["name"] in _LIMITS for item in isolators) or options.limited:
         from pyrun.pod import limits
 
-        config.limits = limits.of(options, isolators)
+        config.limits, config.limits_1 = limits.placed(limits.of(options, isolators), host.cgroup, config.group)
     if "seccomp" in options.insecure_options:
         return
     if options.seccomp:

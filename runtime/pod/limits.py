@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError, UsageError
-from pyrun.host import read_small
+from pyrun.host import read_small, version_1_cgroups
 from pyrun.images.types import parse_quantity
 from pyrun.plan.resources import PERIOD, SMALLEST_QUOTA, UNLIMITED, check_file, check_together, weight_of_shares
 from pyrun.pod.options import LIMITS
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["of"]
+__all__ = ["of", "placed"]
 
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
@@ -62,6 +62,21 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
     if "cpu.max.burst" in by_file and by_file.get("cpu.max", ("max", ""))[0].startswith("max"):
         raise _bad("cpu.max.burst", "needs a limit to burst above", "add --cpus", by_file["cpu.max.burst"][1])
     return [limit for limit in limits if not fresh or limit[:2] not in UNLIMITED]
+
+
+def placed(limits: list[Limit], above: str, group: str) -> tuple[list[Limit], list[tuple[str, str, str, str]]]:
+    """Return the limits for the cgroup2 tree, and those that go to cgroups `group` of version 1: (directory, file, content, origin).
+
+    `above` is the cgroup2 directory of this process.  HostError for what version 1 cannot do.
+    """
+    mounted = version_1_cgroups() if limits else {}
+    if not mounted:
+        return limits, []
+    from pyrun.plan.version1 import split, version_1
+
+    new, old = split(limits, read_small(above + "/cgroup.controllers").decode().split() if above else (), mounted)
+    sets = {name: read_small(f"{mounted.get('cpuset', '')}/{name}").decode().strip() for name in ("cpuset.cpus", "cpuset.mems")}
+    return new, [(f"{mounted[name]}/{group}", file, text, origin) for name, file, text, origin in version_1(old, sets)]
 
 
 def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:

@@ -143,6 +143,7 @@ def make_recipe(
             "insecure": list(options.insecure_options),
             **_stop_signal(image),
             **post_stop(config),
+            **_version_1(config),
         }
     )
     copy = config.lowers if config.copy_root else []
@@ -152,9 +153,15 @@ def make_recipe(
     recipe.lowers = config.lowers
     recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
-    if recipe.volumes:
-        recipe.checks = None  # each pod needs copies of its own
+    if recipe.volumes or config.limits_1:
+        recipe.checks = None  # each pod needs copies of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe
+
+
+def _version_1(config: Config) -> dict[str, object]:
+    """The pod's cgroups of version 1, for whoever finds them when its supervisor was killed."""
+    found = sorted({where for where, *_ in config.limits_1})
+    return {"cgroups_1": found} if found else {}
 
 
 def post_stop(config: Config) -> dict[str, object]:

@@ -159,10 +159,10 @@ def _decide(app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: 
         hint = "let each app have its own process numbers, --pid app, or take it away: --caps-remove CAP_SYS_PTRACE"
         reason = "it may trace (CAP_SYS_PTRACE), so it could take over others while they start"
         raise ConfigError("share process numbers with app", app.name, reason, hint=hint, origin=config.origin("caps"))
-    if config.limits:
+    if config.limits or config.limits_1:
         hint = "run it as a pod of its own, or limit all of the pod by the unit that it runs in"
         reason = "limits are set for pods of one app only"
-        raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits[0][2])
+        raise ConfigError("limit app", app.name, reason, hint=hint, origin=next(one[-1] for one in (*config.limits, *config.limits_1)))
     if has_check(app.image) and not app.options.no_healthcheck:
         own.append("the image's health check is not made in a pod of several apps: --no-healthcheck says that this is meant")
     if app.options.no_overlay:

@@ -144,6 +144,7 @@ class Pods:
                 return  # somebody else won
         garbage = os.open("garbage", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         try:
+            _remove_version_1(garbage, uuid)
             remove_tree(garbage, os.fsencode(uuid))
         except FileNotFoundError:
             pass
@@ -219,6 +220,24 @@ class Pods:
             os.rename("running/" + uuid, f"{phase}/{uuid}", src_dir_fd=self.fd, dst_dir_fd=self.fd)
         else:
             self.delete("running", uuid)
+
+
+def _remove_version_1(directory: int, uuid: str) -> None:
+    """A pod's cgroups in hierarchies of version 1, which its supervisor has removed unless it was killed."""
+    try:
+        fd = os.open(uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return
+    try:
+        groups = read_json(fd, "pod").get("cgroups_1")
+    finally:
+        os.close(fd)
+    if isinstance(groups, list):
+        from pyrun.engine import cgroup
+
+        for path in groups:
+            if str(path).endswith("/" + cgroup.name_of(uuid)):
+                cgroup.remove_version_1(str(path))
 
 
 def lock(fd: int) -> bool:

@@ -9,12 +9,14 @@ import time
 
 from pyrun.errors import StateError
 from pyrun.host import read_small
+from pyrun.plan import ops
 from pyrun.pod.live import find_live
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyrun.pod.live import Live
     from pyrun.pod.state import Pods
 
 __all__ = ["counted", "metrics", "stats"]
@@ -42,6 +44,22 @@ _LINES = {
     "memory.events": {"high": "memory_high_events", "max": "memory_max_events", "oom_kill": "oom_kills"},
     "pids.events": {"max": "pids_max_events"},
 }
+_NUMBERS_1 = {
+    "memory.usage_in_bytes": "memory_bytes",
+    "memory.max_usage_in_bytes": "memory_peak_bytes",
+    "memory.limit_in_bytes": "memory_limit_bytes",
+    "memory.memsw.usage_in_bytes": "swap_bytes",
+    "memory.failcnt": "memory_max_events",
+    "pids.current": "pids",
+    "pids.max": "pids_limit",
+}
+_LINES_1 = {
+    "cpu.stat": {"nr_throttled": "cpu_throttled", "throttled_time": "cpu_throttled_usec"},
+    "memory.stat": {"rss": "memory_anonymous_bytes", "cache": "memory_cache_bytes"},
+    "memory.oom_control": {"oom_kill": "oom_kills"},
+    "pids.events": {"max": "pids_max_events"},
+}
+_NO_LIMIT_1 = 1 << 62
 _IO = {"rbytes": "io_read_bytes", "wbytes": "io_written_bytes", "rios": "io_reads", "wios": "io_writes"}
 _COUNTERS = ("usec", "events", "kills", "throttled", "reads", "writes", "read_bytes", "written_bytes")
 
@@ -54,10 +72,13 @@ def stats(pods: Pods, uuid: str) -> dict[str, object]:
     """
     with find_live(pods, uuid) as live:
         where = live.cgroup
+        old = _version_1(live)
     if not where:
         raise StateError("measure pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
     found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where}
     found.update(_figures(lambda file: read_small(f"{where}/{file}")))
+    for group in old:
+        found.update(_of_version_1(group))
     pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
     found["pressure"] = {name: value for name, value in pressure.items() if value}
     if "cpu_usec" not in found:
@@ -84,6 +105,35 @@ def _figures(read: Callable[[str], bytes]) -> dict[str, int]:
         if text.isdigit():
             found[member] = int(text)
     found.update(_io(read("io.stat").decode()))
+    return found
+
+
+def _version_1(live: Live) -> list[str]:
+    """The pod's cgroups in hierarchies of version 1, on hybrid hosts."""
+    return sorted({str(one[5]) for one in ops.notes(live.plan()) if one[0] == ops.LIMIT and one[5]})
+
+
+def _of_version_1(group: str) -> dict[str, int]:
+    """What a hierarchy of version 1 counts, by the same names; Linux, cgroup-v1/memory.rst and blkio-controller.rst."""
+    found: dict[str, int] = {}
+    for file, member in _NUMBERS_1.items():
+        text = read_small(f"{group}/{file}").strip()
+        if text.isdigit() and int(text) < _NO_LIMIT_1:
+            found[member] = int(text)
+    for file, members in _LINES_1.items():
+        found.update((members[name], number) for name, number in _pairs(read_small(f"{group}/{file}")) if name in members)
+    if "cpu_throttled_usec" in found:
+        found["cpu_throttled_usec"] //= 1000  # nanoseconds there
+    if "swap_bytes" in found:
+        found["swap_bytes"] = max(0, found["swap_bytes"] - found.get("memory_bytes", 0))  # both together there
+    for file, kind in (("io_service_bytes", "bytes"), ("io_serviced", "")):
+        for line in read_small(f"{group}/blkio.throttle.{file}").decode().splitlines():
+            _, word, number = [*line.split(), "", ""][:3]
+            name = {"Readbytes": "io_read_bytes", "Writebytes": "io_written_bytes", "Read": "io_reads", "Write": "io_writes"}.get(
+                word + kind
+            )
+            if name:
+                found[name] = found.get(name, 0) + int(number)
     return found
 
 

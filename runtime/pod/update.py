@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
+    Placed = tuple[str, str, str, str]  # directory of version 1 or "", file, text, origin
+
 __all__ = ["update"]
 
 _DENY = "--device-deny"
@@ -45,7 +47,7 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
     UsageError for what makes no sense; HostError where the pod's cgroup does not have the controller, or the kernel refuses a
     value: what was set before holds then.  `app` says which app of several.
     """
-    wanted = limits.of(options, [], fresh=False)
+    asked = limits.of(options, [], fresh=False)
     added = [one for word in options.device for one in read_device(word)]
     closed = [_closed(path) for path in deny]
     for one, access in added:
@@ -55,6 +57,7 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
         if not live.cgroup:
             raise StateError("update pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
         plan = _plan_of(live)
+        wanted = _placed(plan, asked)
         rules: list[Rule] = []
         if added or closed:
             rules = [rule for rule in _rules(live, plan) or POD_DEFAULT if rule[:3] not in closed]
@@ -67,6 +70,17 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
                 _attach(live, rules, added[0][0].origin if added else _DENY)
             _keep(live, plan, wanted, [one for one, _ in added], rules)
             undo.pop_all()
+
+
+def _placed(plan: Plan, asked: Sequence[tuple[str, str, str]]) -> list[Placed]:
+    """Where each limit goes: a cgroup of version 1 that the pod has for its controller, or its cgroup in the tree."""
+    from pyrun.plan.version1 import controller_of, version_1
+
+    groups = {controller_of(str(one[3])): str(one[5]) for one in plan.ops if one[0] == ops.LIMIT and one[5]}
+    old = [limit for limit in asked if controller_of(limit[0]) in groups]
+    return [("", *limit) for limit in asked if limit not in old] + [
+        (groups[name], file, text, origin) for name, file, text, origin in version_1(old, None)
+    ]
 
 
 def _closed(path: str) -> tuple[str, int, int]:
@@ -103,9 +117,9 @@ def _rules(live: Live, plan: Plan) -> list[Rule]:
     return []
 
 
-def _set(where: str, limit: tuple[str, str, str], undo: contextlib.ExitStack) -> None:
-    file, text, origin = limit
-    path = f"{where}/{file}"
+def _set(cgroup: str, limit: Placed, undo: contextlib.ExitStack) -> None:
+    where, file, text, origin = limit
+    path = f"{where or cgroup}/{file}"
     try:
         with open(path, encoding="utf-8") as held:
             old = held.read()
@@ -186,7 +200,7 @@ def _attach(live: Live, rules: Sequence[Rule], origin: str) -> None:
         raise HostError("limit the devices of pod", live.uuid, errno=error.errno or 0, hint=hint, origin=origin) from None
 
 
-def _keep(live: Live, plan: Plan, wanted: Sequence[tuple[str, str, str]], devices: Sequence[Device], rules: Sequence[Rule]) -> None:
+def _keep(live: Live, plan: Plan, wanted: Sequence[Placed], devices: Sequence[Device], rules: Sequence[Rule]) -> None:
     """For the next start."""
     folder = f"apps/{live.app}/" if live.app else ""
     if "plan" not in os.listdir(live.fd if not folder else os.path.join(f"/proc/self/fd/{live.fd}", folder)):
@@ -194,7 +208,7 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[tuple[str, str, str]], device
             _replace(live, _FILE, text_of(rules).encode())
         return
     plan.ops = _changed(plan.ops, wanted, devices, rules)
-    controllers = sorted({str(one[3]).partition(".")[0] for one in plan.ops if one[0] == ops.LIMIT})
+    controllers = sorted({str(one[3]).partition(".")[0] for one in plan.ops if one[0] == ops.LIMIT and not one[5]})
     _replace(live, folder + "plan", ops.encode(plan))
     if controllers and not folder:
         _replace(live, "controllers", " ".join(controllers).encode())  # see pyrun.pod.prepare
@@ -202,13 +216,16 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[tuple[str, str, str]], device
             os.unlink("keeper", dir_fd=live.fd)
 
 
-def _changed(held: Sequence[Op], wanted: Sequence[tuple[str, str, str]], devices: Sequence[Device], rules: Sequence[Rule]) -> list[Op]:
-    def key(file: object, text: object) -> tuple[object, str]:
-        return file, str(text).partition(" ")[0] if file == "io.max" else ""
+def _changed(held: Sequence[Op], wanted: Sequence[Placed], devices: Sequence[Device], rules: Sequence[Rule]) -> list[Op]:
+    def key(where: object, file: object, text: object) -> tuple[object, object, str]:
+        one_of_many = file == "io.max" or str(file).startswith("blkio.throttle.")
+        return where or 0, file, str(text).partition(" ")[0] if one_of_many else ""
 
-    told = {key(one[3], one[4]): one for one in held if one[0] == ops.LIMIT}
-    told.update({key(file, text): ops.op(ops.LIMIT, file, text, origin=origin) for file, text, origin in wanted})
-    found = [one for one in told.values() if (one[3], one[4]) not in UNLIMITED]
+    told = {key(one[5], one[3], one[4]): one for one in held if one[0] == ops.LIMIT}
+    told.update(
+        {key(where, file, text): ops.op(ops.LIMIT, file, text, a=where or 0, origin=origin) for where, file, text, origin in wanted}
+    )
+    found = [one for one in told.values() if one[5] or (one[3], one[4]) not in UNLIMITED]
     program = device_program(rules) if rules else b""
     found += [ops.op(ops.DEVICES, program, text_of(rules), origin="pyrun update")] if program else []
     listed = {rule[:3] for rule in rules}

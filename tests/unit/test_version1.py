@@ -1,0 +1,62 @@
+"""Limits of version 2 become files of version 1, or one clear error."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyrun.errors import HostError
+from pyrun.plan.resources import weight_of_shares
+from pyrun.plan.version1 import shares_of_weight, split, version_1
+
+
+@pytest.mark.parametrize(
+    ("limits", "files"),
+    [
+        ([("memory.max", "1048576")], ["memory.limit_in_bytes=1048576"]),
+        ([("memory.max", "max")], ["memory.limit_in_bytes=-1"]),
+        ([("memory.low", "4096")], ["memory.soft_limit_in_bytes=4096"]),
+        (
+            [("memory.max", "100"), ("memory.swap.max", "20")],
+            ["memory.limit_in_bytes=100", "memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=120"],
+        ),
+        ([("memory.swap.max", "max")], ["memory.memsw.limit_in_bytes=-1"]),
+        ([("cpu.max", "50000 100000")], ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000"]),
+        ([("cpu.max", "max 20000")], ["cpu.cfs_period_us=20000", "cpu.cfs_quota_us=-1"]),
+        ([("cpu.max.burst", "2000")], ["cpu.cfs_burst_us=2000"]),
+        ([("cpu.weight", "100")], ["cpu.shares=1024"]),
+        ([("cpu.idle", "1")], ["cpu.idle=1"]),
+        ([("cpuset.cpus", "0-1")], ["cpuset.cpus=0-1", "cpuset.mems=0-3"]),
+        ([("cpuset.mems", "0")], ["cpuset.mems=0", "cpuset.cpus=0-7"]),
+        ([("pids.max", "max")], ["pids.max=max"]),
+        ([("io.max", "8:0 rbps=600 wiops=max")], ["blkio.throttle.read_bps_device=8:0 600", "blkio.throttle.write_iops_device=8:0 0"]),
+        ([("io.weight", "default 10000")], ["blkio.bfq.weight=1000"]),
+        ([("io.weight", "8:0 1")], ["blkio.bfq.weight_device=8:0 10"]),
+        (
+            [("hugetlb.2MB.max", "0"), ("hugetlb.2MB.rsvd.max", "max")],
+            ["hugetlb.2MB.limit_in_bytes=0", "hugetlb.2MB.rsvd.limit_in_bytes=-1"],
+        ),
+    ],
+)
+def test_files(limits: list[tuple[str, str]], files: list[str]) -> None:
+    made = version_1([(file, text, "x") for file, text in limits], {"cpuset.cpus": "0-7", "cpuset.mems": "0-3"})
+    assert [f"{file}={text}" for _, file, text, _ in made] == files
+    assert all(file.startswith(controller) and origin == "x" for controller, file, _, origin in made)
+
+
+@pytest.mark.parametrize("file", ["memory.high", "memory.min", "memory.oom.group", "io.latency", "misc.max", "memory.swap.max"])
+def test_what_it_cannot_do(file: str) -> None:
+    with pytest.raises(HostError) as caught:
+        version_1([(file, "1", "--flag")], {})
+    assert "version 1" in str(caught.value) and caught.value.origin == "--flag" and caught.value.hint
+
+
+def test_each_controller_is_in_one_place() -> None:
+    limits = [("memory.max", "1", ""), ("io.max", "8:0 rbps=1", ""), ("hugetlb.2MB.max", "0", ""), ("misc.max", "1", "")]
+    new, old = split(limits, ["hugetlb"], {"memory": "/m", "blkio": "/b", "hugetlb": "/h"})
+    assert [one[0] for one in new] == ["hugetlb.2MB.max", "misc.max"] and [one[0] for one in old] == ["memory.max", "io.max"]
+
+
+def test_weights_there_and_back() -> None:
+    assert shares_of_weight(1) == 2 and shares_of_weight(10000) == 262144
+    for weight in range(1, 10001, 7):
+        assert abs(weight_of_shares(shares_of_weight(weight)) - weight) <= 1
