@@ -122,6 +122,7 @@ HELPER = program(
     "native/oci_process.c",
     "native/root.c",
     "native/limits.c",
+    "native/version1.c",
     "native/mounts.c",
     "native/process.c",
     "native/network.c",

@@ -5,7 +5,7 @@
 #include "helper.h"
 
 /* How many processes the kernel has killed there for want of memory (cgroup-v2.rst, memory.events), -1 where it does not count. */
-static int64_t oom_kills(int cgroup, const char *file)
+int64_t oom_kills(int cgroup, const char *file)
 {
     static const char name[] = "\noom_kill ";
     OWNED_FD fd = (int)sys_openat(cgroup, file, O_RDONLY, 0);
@@ -21,18 +21,6 @@ static int64_t oom_kills(int cgroup, const char *file)
         return value;
     }
     return -1;
-}
-
-/* Of the pod's own cgroup, which for the memory may be one of version 1. */
-static int64_t own_oom_kills(const struct context *ctx)
-{
-    for (const struct plan_op *op = ctx->ops; before_clone(op); op++)
-        if (op->code == OP_LIMIT && op->a != 0 && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
-            OWNED_FD group = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->a), O_RDONLY | O_DIRECTORY, 0);
-
-            return oom_kills(group, "memory.oom_control");
-        }
-    return oom_kills(SLOT_CGROUP, "memory.events");
 }
 
 /* Memory is counted in the pod's own cgroup, or, where that has no memory controller, in the one above: a unit's. */

@@ -73,8 +73,12 @@ uint64_t now_ns(void);
 
 /* limits.c */
 long set_limit(struct context *ctx, const struct plan_op *op);
+
+/* version1.c */
+long set_version_1(const struct context *ctx, const struct plan_op *op);
 long move_version_1(const struct context *ctx, const char *procs); /* "/cgroup.procs": in; "/../cgroup.procs": out again */
 void remove_version_1(const struct context *ctx);
+int64_t own_oom_kills(const struct context *ctx);
 
 /* supervise.c */
 void send_report(const struct plan_report *what);
@@ -98,6 +102,7 @@ void notify_relay(const struct context *ctx);
 char **notify_environment(const struct context *ctx, char **at);
 
 /* cleanup.c */
+int64_t oom_kills(int cgroup, const char *file);
 void count_oom_kills(struct context *ctx); /* before the app runs */
 int out_of_memory(const struct context *ctx, int32_t status);
 void send_figures(const struct context *ctx);
