@@ -57,14 +57,12 @@ static long enable(struct context *ctx, const char *file)
 /* The program belongs to the cgroup from then on and goes with it.  Those of cgroups above are asked as well (bpf(2)). */
 static long set_devices(const struct context *ctx, const struct plan_op *op)
 {
-    union bpf_attr made = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
-                           .insn_cnt = op->n / 8,
-                           .insns = (uintptr_t)pool_string(ctx, op->s1),
-                           .license = (uintptr_t)""};
+    const char *code = pool_string(ctx, op->s1);
+    union bpf_attr made = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE, .insn_cnt = op->n / 8, .insns = (uintptr_t)code, .license = (uintptr_t)""};
     OWNED_FD program = (int)sys_call3(__NR_bpf, BPF_PROG_LOAD, &made, sizeof made);
-    union bpf_attr put = {.target_fd = SLOT_CGROUP, .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI};
+    union bpf_attr put = {
+        .target_fd = SLOT_CGROUP, .attach_bpf_fd = (uint32_t)program, .attach_type = BPF_CGROUP_DEVICE, .attach_flags = BPF_F_ALLOW_MULTI};
 
-    put.attach_bpf_fd = (uint32_t)program;
     return program < 0 ? program : sys_call3(__NR_bpf, BPF_PROG_ATTACH, &put, sizeof put);
 }
 
