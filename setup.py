@@ -89,7 +89,15 @@ LAUNCHER = program(
     "native/decode.c",
     "native/start.c",
 )
-OCI_LAUNCHER = program("pyrun-oci", "native/launcher.c", "native/start.c", flags=["-DPYRUN_OCI"])
+OCI_LAUNCHER = program(
+    "pyrun-oci",
+    "native/launcher.c",
+    "native/oci_verbs.c",
+    "native/files.c",
+    "native/shared.c",
+    "native/start.c",
+    flags=["-DPYRUN_OCI"],
+)
 KEEPER = program(
     "pyrun.native.keeper",
     "native/keeper.c",

@@ -9,6 +9,7 @@
  * static data: nobody relocates a static PIE without libc.
  */
 #include "fast.h"
+#include "oci_verbs.h"
 
 /* The other program of the family is this file with PYRUN_OCI: `pyrun-oci`.  ENTRY has the function entry() that takes over. */
 #ifdef PYRUN_OCI
@@ -138,7 +139,10 @@ int program(int argc, char **argv, char **envp)
 
     if (standard_streams() < 0)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
-#ifndef PYRUN_OCI
+#ifdef PYRUN_OCI
+    if (oci_verb(argc, argv))
+        return 0;
+#else
     enter_pod(argc, argv, envp);
     run_recipe(argc, argv, envp);
     list_pods(argc, argv, envp);

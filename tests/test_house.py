@@ -36,6 +36,7 @@ HELPER_LINES = 2700  # event handlers included, 140, the figures of an ended pod
 KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "keep_tty.c", "keep_pod.c", "keep_health.c"}
 KEEPER_LINES = 1500  # health checks included, 200
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c
+OCI_VERBS_LINES = 260  # of the launcher pyrun-oci
 OCI_LINES = 1000  # of the helper, for containers of other engines: native/oci_*.c
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
 NOT_HELPER = {"binding.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "version1.c", *LAUNCHER, *KEEPER}
@@ -156,7 +157,9 @@ def test_part_for_version_1_stays_small() -> None:
 
 
 def test_oci_part_of_the_helper_stays_small() -> None:
-    assert sum(len(code_lines(path)) for path in (TOP / "native").glob("oci_*.[ch]")) < OCI_LINES
+    verbs = list((TOP / "native").glob("oci_verbs.[ch]"))
+    assert sum(len(code_lines(path)) for path in (TOP / "native").glob("oci_*.[ch]") if path not in verbs) < OCI_LINES
+    assert sum(len(code_lines(path)) for path in verbs) < OCI_VERBS_LINES
 
 
 def test_keeper_stays_smaller() -> None:

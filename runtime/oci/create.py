@@ -144,6 +144,7 @@ def _settle(args: Arguments, container: Container, record: dict[str, Any], text:
     container.record = record
     state.write("state", fastjson.dumps(record).encode(), container.fd)
     state.write("plan", launch.block, container.fd)
+    state.write("fast", container.fast(), container.fd)
     launch.go_on()
     launch.close()
 

@@ -18,18 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["ps", "show_list", "state_verb"]
 
 
-def _pretty(value: Any) -> str:
-    import json
-
-    return json.dumps(value, indent=2) + "\n"
-
-
 def state_verb(args: Arguments) -> int:
     """Show the state of a container as JSON."""
     container = state.Container(root_of(args), args.words[0], lock=False)
     if not container.record:
         raise StateError("show state", args.words[0], "container does not exist", hint="it is still being created")
-    sys.stdout.write(_pretty(container.state()))
+    sys.stdout.write(state.pretty(container.state()))
     return 0
 
 

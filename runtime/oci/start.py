@@ -35,6 +35,8 @@ def start(args: Arguments) -> int:
 def let_go(container: Container) -> None:
     """Start the program of a locked container; PyrunError when it was started already, is gone or cannot be executed."""
     status = container.status()
+    if status == "stopped" and container.waiting():
+        _raise_failure(container)  # the launcher has seen it, and leaves the telling to us
     if status != "created":
         hint = "create makes a new one" if status == "stopped" else ""
         raise StateError("start container", container.id, f"cannot start a container that is {status}", hint=hint)
@@ -49,8 +51,14 @@ def let_go(container: Container) -> None:
         _wait_for_exec(fifo)
     finally:
         os.close(fifo)
-    data = state.read("failure", container.fd)
     os.unlink("start", dir_fd=container.fd)
+    _raise_failure(container)
+    if "poststart" in container.record.get("hooks", ()):
+        _poststart(container)
+
+
+def _raise_failure(container: Container) -> None:
+    data = state.read("failure", container.fd)
     if data:
         from pyrun.oci.launch import failure_of
         from pyrun.plan import ops
@@ -58,8 +66,6 @@ def let_go(container: Container) -> None:
         failed = failure_of(data, ops.notes(state.read("plan", container.fd)))
         if failed is not None:
             raise failed
-    if "poststart" in container.record.get("hooks", ()):
-        _poststart(container)
 
 
 def _wait_for_exec(fifo: int) -> None:

@@ -1,6 +1,7 @@
 """Containers on disk: one directory each below the root of the runtime's state, which is gone at a reboot.
 
     ROOT/ID/state     what `state` prints and the verbs need, written once, when the container is created
+    ROOT/ID/fast      the same for the launcher (native/oci_verbs.c), which does without Python where it can
     ROOT/ID/start     a fifo; there while the container's process waits on it to be started (native/oci_start.c)
     ROOT/ID/failure   why it could not be started
     ROOT/ID/config    config.json as it was at create
@@ -24,10 +25,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Container", "check_id", "create", "list_ids", "start_time"]
+__all__ = ["Container", "check_id", "create", "list_ids", "pretty", "start_time"]
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
-_FILES = ("state", "state.new", "start", "failure", "config", "config.new", "plan", "plan.new")
+_FILES = ("state", "state.new", "start", "failure", "config", "config.new", "plan", "plan.new", "fast", "fast.new")
 _MAX = 16 << 20
 
 
@@ -152,6 +153,16 @@ class Container:
         shown.update({name: record[name] for name in ("bundle", "rootfs", "created", "owner", "annotations") if name in record})
         return shown
 
+    def fast(self) -> bytes:
+        """Return what the file `fast` is to hold."""
+        record = self.record
+        lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), "hooks" if record.get("hooks") else ""]
+        if any("\n" in line for line in lines):
+            return b""
+        text = pretty({**self.state("\0"), "pid": 0})
+        head, _, tail = text.partition('0,\n  "status": "\\u0000"')
+        return "".join(line + "\n" for line in lines).encode() + head.encode() + b"\0" + tail.encode()
+
     def remove(self) -> None:
         """Remove its directory; that it is locked is the caller's affair."""
         for name in _FILES:
@@ -164,6 +175,12 @@ class Container:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+
+def pretty(shown: dict[str, Any]) -> str:
+    """Return a state as indented JSON."""
+    rows = ",\n".join([f"  {fastjson.quote(name)}: {fastjson.dumps(value)}" for name, value in shown.items()])
+    return f"{{\n{rows}\n}}\n"
 
 
 def _frozen(group: str) -> bool:

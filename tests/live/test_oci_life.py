@@ -168,3 +168,87 @@ def test_descriptors(oci: Runtime, tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", line, OCI], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
     assert (tmp_path / "kept").read_text() == "kept\n", done.stderr
     assert done.stdout.split() == ["0", "1", "2", "3", "4"], "4 is ls's own"
+
+
+def test_the_short_ways_say_what_python_says(oci: Runtime, tmp_path: Path) -> None:
+    """state, start, kill and delete without Python (native/oci_verbs.c), and with it."""
+    oci.config["annotations"] = {"a.b": 'quoted " and \\n more', "c": "ä"}
+    oci.command("/bin/sleep", "1000")
+    oci("create", "one")
+    for _ in range(2):
+        short, long = oci("state", "one").stdout, oci("state", "--", "one").stdout
+        assert short == long and json.loads(short)["annotations"] == oci.config["annotations"]
+        if json.loads(short)["status"] == "created":
+            oci("start", "one")
+    oci("kill", "one", "SIGKILL")
+    wait_until_gone(oci.state("one")["pid"] or 1 << 22)
+    assert oci("state", "one").stdout == oci("state", "--", "one").stdout
+    short_trace = subprocess.run(
+        ["strace", "-f", "-e", "trace=execve", OCI, "--root", oci.root, "delete", "one"], capture_output=True, text=True, timeout=30
+    )
+    assert short_trace.returncode == 0 and short_trace.stderr.count("execve(") == 1, short_trace.stderr
+    assert not oci.leftovers()
+
+
+def test_a_program_that_vanished_is_told_by_start(oci: Runtime) -> None:
+    oci.command("/bin/gone")
+    gone = oci.bundle / "rootfs/bin/gone"
+    gone.symlink_to("busybox")
+    oci("create", "one")
+    gone.unlink()
+    assert "no such file or directory" in oci("start", "one", code=1).stderr
+    assert oci.state("one")["status"] == "stopped"
+    oci("delete", "one")
+
+
+def test_hooks(oci: Runtime, tmp_path: Path) -> None:
+    """Each where and when the specification says, with the state on standard input."""
+    out = tmp_path / "out"
+    inside = oci.bundle / "rootfs" / "out"
+    inside.mkdir()
+    kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+    oci.config["annotations"] = {"k": "v"}
+    oci.config["hooks"] = {}
+    for kind in kinds:
+        path = "/bin/sh" if kind == "startContainer" else "/bin/busybox"
+        target = "/out" if kind == "startContainer" else str(out)
+        script = f'read -r s; echo "$s" >> {target}/{kind}; echo {kind} $1 $(env | grep -c ^A=b) $(hostname) >> {target}/order'
+        argv = [path, "-c", script, "x", "arg"] if kind == "startContainer" else ["busybox", "sh", "-c", script, "x", "arg"]
+        oci.config["hooks"][kind] = [{"path": path, "args": argv, "env": ["A=b"], "timeout": 10}]
+    out.mkdir()
+    oci.command("/bin/sleep", "1000")
+    oci("create", "one")
+    pid = oci.state("one")["pid"]
+    order = (out / "order").read_text().splitlines()
+    assert [line.split()[0] for line in order] == kinds[:3]
+    assert order[2].split()[-1] == "pyrun", "createContainer runs in the container's namespaces"
+    oci("start", "one")
+    assert [line.split()[0] for line in (inside / "order").read_text().splitlines()] == ["startContainer"]
+    assert [line.split()[0] for line in (out / "order").read_text().splitlines()] == [*kinds[:3], "poststart"]
+    oci("delete", "--force", "one")
+    assert all(" arg 1 " in line for line in (out / "order").read_text().splitlines()), "arguments and environment"
+    states = {kind: json.loads((out if kind != "startContainer" else inside).joinpath(kind).read_text()) for kind in kinds}
+    wanted = {"prestart": "creating", "createRuntime": "creating", "createContainer": "creating", "startContainer": "created"}
+    wanted |= {"poststart": "running", "poststop": "stopped"}
+    assert {kind: states[kind]["status"] for kind in kinds} == wanted
+    assert all(one["id"] == "one" and one["bundle"] == str(oci.bundle) and one["annotations"] == {"k": "v"} for one in states.values())
+    assert [states[kind]["pid"] for kind in ("prestart", "createRuntime", "poststart")] == [pid] * 3
+    assert states["startContainer"]["pid"] == 1
+
+
+@pytest.mark.parametrize("kind", ["createRuntime", "createContainer", "startContainer", "poststart"])
+@pytest.mark.parametrize("script", ["exit 3", "sleep 100"])
+def test_a_hook_that_fails_or_hangs_ends_the_container(oci: Runtime, kind: str, script: str) -> None:
+    oci.config["hooks"] = {kind: [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script], "timeout": 1}]}
+    oci.command("/bin/sleep", "1000")
+    words = "exit status was 3" if script == "exit 3" else "took longer"
+    if kind.startswith("create"):
+        assert words in oci("create", "one", code=1).stderr
+    else:
+        oci("create", "one")
+        pid = oci.state("one")["pid"]
+        assert words in oci("start", "one", code=1).stderr
+        wait_until_gone(pid)
+        assert oci.state("one")["status"] == "stopped"
+        oci("delete", "one")
+    assert not oci.leftovers()
