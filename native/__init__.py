@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "openat2", "shut_down", "spawn", "start", "syncfs"]
+__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "netns", "openat2", "shut_down", "spawn", "start", "syncfs"]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -177,6 +177,17 @@ def start(pods: int, stdio: Sequence[int], record: bytes, plan: bytes, flags: in
     started = ffi.new("struct pyrun_started *")
     _check(lib.pyrun_start(helper(directory), pods, stdio, record, len(record), plan, len(plan), flags, started), "pyrun-helper")
     return ffi.string(started.uuid).decode(), started.pid, started.pidfd, started.control
+
+
+def netns(from_fd: int = -1, family: int = 0) -> tuple[int, int]:
+    """Return (network namespace, netlink socket in it): of a new one with lo up, or of the open one `from_fd`.
+
+    Both are descriptors; this process and its threads stay in their own network.  `family` is netlink(7)'s, 0 for routing.
+    """
+    from pyrun.native._native import ffi, lib
+
+    made = ffi.new("int *", -1)
+    return _check(lib.pyrun_netns(from_fd, family, made), "network namespace"), made[0]
 
 
 def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int], directory: str = "/run") -> None:

@@ -13,13 +13,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <net/if.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/bpf.h>
+#include <linux/netlink.h>
 #include <linux/openat2.h>
 
 #include "oci_plan.h"
@@ -175,7 +178,7 @@ static int hand_over(struct pod *pod, int control, const int *stdio, char *plan,
 {
     int fd = (int)pod_plan(pod, plan, size, flags);
     const int slots[SLOT_COUNT] = {
-        stdio[0], stdio[1], stdio[2], fd, -1, pod->dir, pod->pods, pod->own, pod->own < 0 ? -1 : pod->parent,
+        stdio[0], stdio[1], stdio[2], fd, -1, pod->dir, pod->pods, pod->own, pod->own < 0 ? -1 : pod->parent, -1,
     };
     int r = fd < 0 ? fd : (int)send_slots(control, slots);
 
@@ -255,5 +258,71 @@ static int pyrun_start(int helper, int pods, const int *stdio, const char *recor
         started->control = ends[0];
     }
     free(s);
+    return r;
+}
+
+struct netns {
+    int from, family; /* an open namespace, or -1 for a new one; of netlink(7) */
+    int ns, socket;
+    char stack[16384] __attribute__((aligned(16)));
+};
+
+/* lo, as loopback_up() of the helper has it. */
+static int netns_loopback(void)
+{
+    struct ifreq request = {.ifr_name = "lo"};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), r;
+
+    if (fd < 0)
+        return -1;
+    r = ioctl(fd, SIOCGIFFLAGS, &request);
+    request.ifr_flags |= IFF_UP;
+    if (r == 0)
+        r = ioctl(fd, SIOCSIFFLAGS, &request);
+    close(fd);
+    return r;
+}
+
+static int netns_main(void *argument)
+{
+    struct netns *n = argument;
+
+    if (n->from >= 0 ? setns(n->from, CLONE_NEWNET) < 0 : unshare(CLONE_NEWNET) < 0 || netns_loopback() < 0)
+        n->ns = -errno;
+    else
+        n->ns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (n->ns >= 0 && (n->socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, n->family)) < 0)
+        n->socket = -errno;
+    _exit(0);
+}
+
+/* A network namespace, and a netlink(7) socket in it: what is sent there acts there, and this process stays where it is.
+ * A namespace belongs to a task: one that shares memory and descriptors goes there, opens both, and ends. */
+static int pyrun_netns(int from, int family, int *socket)
+{
+    static const int flags = CLONE_VM | CLONE_VFORK | CLONE_FILES;
+    struct netns *n = calloc(1, sizeof *n);
+    sigset_t all, saved;
+    int pid, r;
+
+    if (n == NULL)
+        return -ENOMEM;
+    n->from = from;
+    n->family = family;
+    n->ns = n->socket = -1;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
+    pid = clone(netns_main, n->stack + sizeof n->stack, flags, n);
+    r = pid < 0 ? -errno : 0;
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    while (pid > 0 && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+        ;
+    if (r == 0 && n->ns >= 0 && n->socket < 0) {
+        close(n->ns);
+        n->ns = n->socket;
+    }
+    r = r < 0 ? r : n->ns;
+    *socket = n->socket;
+    free(n);
     return r;
 }

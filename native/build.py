@@ -33,6 +33,7 @@ ffibuilder.cdef(
     struct pyrun_started { int pid; int pidfd; int control; char uuid[37]; };
     static int pyrun_start(int helper, int pods, const int *stdio, const char *record, int record_size, const char *plan, int plan_size,
                            unsigned flags, struct pyrun_started *started);
+    static int pyrun_netns(int from, int family, int *socket);
     """
 )
 with open(os.path.join(HERE, "binding.c"), encoding="ascii") as source:

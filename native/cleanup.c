@@ -91,7 +91,7 @@ static void remove_pod(const struct context *ctx, int keep)
     if (str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, name) == 0)
         return;
     (void)str_add(str_add(to, to + sizeof to, state), to + sizeof to, name);
-    if (sys_call4(__NR_renameat, SLOT_PODS, from, SLOT_PODS, to) < 0 || keep)
+    if (sys_call4(__NR_renameat, SLOT_PODS, from, SLOT_PODS, to) < 0 || start_cleaner(SLOT_POD) || keep)
         return;
     if (remove_below(SLOT_POD))
         (void)sys_call3(__NR_unlinkat, SLOT_PODS, to, AT_REMOVEDIR);

@@ -155,7 +155,7 @@ static int load_helper(struct fast *fast)
 static void become(struct fast *fast, int plan, char **envp)
 {
     struct pod *pod = &fast->pod;
-    int slots[SLOT_COUNT] = {0, 1, 2, plan, -1, pod->dir, fast->pods, pod->own, pod->own < 0 ? -1 : pod->parent};
+    int slots[SLOT_COUNT] = {0, 1, 2, plan, -1, pod->dir, fast->pods, pod->own, pod->own < 0 ? -1 : pod->parent, -1};
 
     (void)become_helper(fast->helper, slots, 3, pod->uuid, envp);
     pod->pods = slots[SLOT_PODS]; /* what undoing needs, now that the exec has failed */

@@ -131,7 +131,7 @@ static void start_check(struct keeper *keeper)
     check_started = clock_ns(0);
     r = sys_call5(__NR_clone, CLONE_VFORK | CLONE_PIDFD | SIGCHLD, 0, &check, 0, 0);
     if (r == 0) {
-        int slots[SLOT_COUNT] = {null, pipe[1], pipe[1], plan, -1, -1, init, cgroup, -1};
+        int slots[SLOT_COUNT] = {null, pipe[1], pipe[1], plan, -1, -1, init, cgroup, -1, -1};
 
         (void)enter_helper(keeper->helper, slots, 0, argv, none);
         sys_exit(125);

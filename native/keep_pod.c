@@ -63,10 +63,11 @@ static void become_holder(const struct keeper *keeper, int control)
     char title[64], hold[] = "hold", net[] = "net", *words[] = {title, hold, keeper->how.flags & KEEP_SHARE_NET ? net : 0, 0};
     char *no_environment[1] = {0};
     int null = keeper->apps[0].streams[0];
-    int slots[SLOT_COUNT] = {null, null, null, -1, control, -1, -1, -1, -1};
+    int slots[SLOT_COUNT] = {null, null, null, -1, control, -1, -1, -1, -1, -1};
 
     (void)str_add(str_add(title, title + sizeof title, "pyrun: pod "), title + sizeof title, keeper->uuid);
-    (void)enter_helper(keeper->helper, slots, 0, words, no_environment);
+    if (!(keeper->apps[0].flags & PLAN_NETWORK) || sys_call2(__NR_setns, SLOT_NETWORK, CLONE_NEWNET) == 0)
+        (void)enter_helper(keeper->helper, slots, 0, words, no_environment);
 }
 
 static long start_holder(struct keeper *keeper, int control, int own)

@@ -59,7 +59,7 @@ static long start_helper(struct keeper *keeper, struct app *app)
     r = sys_call5(__NR_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
     if (r == 0) {
         int wanted[SLOT_COUNT] = {app->streams[0], app->streams[1], app->streams[2], app->plan, links[1], keeper->pod, keeper->holder,
-                                  app->own,        app->own < 0 ? -1 : several ? keeper->group : keeper->parent};
+                                  app->own,        app->own < 0 ? -1 : several ? keeper->group : keeper->parent, app->flags & PLAN_NETWORK ? SLOT_NETWORK : -1};
 
         if (several) /* a key of the terminal that means all of its processes comes to the apps through this one alone */
             (void)sys_call0(__NR_setsid);

@@ -153,11 +153,12 @@ void bury(const struct keeper *keeper, int remove)
     if (!remove) {
         (void)sys_call2(__NR_flock, keeper->pod, LOCK_UN);
         (void)sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to);
+        (void)start_cleaner(keeper->pod);
         sync_exit(keeper);
         return;
     }
     if (sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to) < 0)
         return;
-    if (remove_below(keeper->pod))
+    if (!start_cleaner(keeper->pod) && remove_below(keeper->pod))
         (void)sys_call3(__NR_unlinkat, keeper->pods, to, AT_REMOVEDIR);
 }

@@ -175,7 +175,7 @@ static int become_supervisor(struct keeper *keeper, char **envp)
 {
     static const char unchecked[] = "pyrun: note: the image's health check is not made in the foreground: add --detach for it\n";
     struct app *app = keeper->apps;
-    int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1};
+    int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1, app->flags & PLAN_NETWORK ? SLOT_NETWORK : -1};
 
     if (keeper->how.flags & KEEP_HEALTH)
         (void)sys_write(2, unchecked, sizeof unchecked - 1);

@@ -2,7 +2,9 @@
  *
  * To make one takes the kernel longer than all that init mounts.  So the supervisor, which has nothing else to do
  * then, makes it while init mounts, and sends it over; sysfs(5) shows the network of whoever mounts it and waits for
- * that.  In a user namespace the network must belong to the pod: there init is cloned into one. */
+ * that.  In a user namespace the network must belong to the pod: there init is cloned into one.
+ *
+ * A network that reaches further was made by pyrun.net, and its namespace came along (PLAN_NETWORK): that is sent over. */
 #include "helper.h"
 
 long loopback_up(void)
@@ -21,21 +23,32 @@ long loopback_up(void)
     return sys_call3(__NR_ioctl, fd, 0x8914 /* SIOCSIFFLAGS */, &request);
 }
 
-/* Supervisor: returns to the host's network whatever happens. */
-long make_network(const struct context *ctx)
+/* Returns to the host's network whatever happens. */
+static int new_network(void)
 {
     OWNED_FD host = (int)sys_openat(AT_FDCWD, "/proc/self/ns/net", O_RDONLY, 0);
-    OWNED_FD made = -1;
-    struct link_message message;
     long r = host < 0 ? host : sys_call1(__NR_unshare, CLONE_NEWNET), back;
+    int made;
 
     if (r < 0)
-        return r;
+        return (int)r;
     r = loopback_up();
     made = (int)sys_openat(AT_FDCWD, "/proc/self/ns/net", O_RDONLY, 0);
     back = sys_call2(__NR_setns, host, CLONE_NEWNET);
-    if (r < 0 || made < 0 || back < 0)
-        return r < 0 ? r : made < 0 ? made : back;
+    if ((r < 0 || back < 0) && made >= 0)
+        sys_close(made);
+    return r < 0 ? (int)r : back < 0 ? (int)back : made;
+}
+
+/* Supervisor. */
+long make_network(const struct context *ctx)
+{
+    OWNED_FD made = ctx->plan->flags & PLAN_NETWORK ? SLOT_NETWORK : new_network();
+    struct link_message message;
+    long r;
+
+    if (made < 0)
+        return made;
     link_message_init(&message, 'N', 1);
     message.control.fds[0] = made;
     r = sys_call3(__NR_sendmsg, ctx->link, &message.header, 0x4000 /* MSG_NOSIGNAL */);

@@ -51,7 +51,8 @@
 #define SLOT_PODS 6
 #define SLOT_CGROUP 7
 #define SLOT_CGROUP_PARENT 8
-#define SLOT_COUNT 9
+#define SLOT_NETWORK 9 /* with PLAN_NETWORK */
+#define SLOT_COUNT 10
 #define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
 #define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
 #define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
@@ -74,8 +75,9 @@
 #define PLAN_NOTIFY_APP 4096   /* the app itself tells the service manager, see notify.c */
 #define PLAN_NOTIFY_NONE 8192
 #define PLAN_ACCOUNT 16384     /* with the end of the app come the figures of its cgroup: PLAN_FIGURES */
+#define PLAN_NETWORK 32768     /* its network namespace is the one at SLOT_NETWORK, made beforehand: see pyrun.net */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 32767
+#define PLAN_ALL_FLAGS 65535
 
 struct plan_header {
     uint32_t magic;

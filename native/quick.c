@@ -309,7 +309,7 @@ void enter_pod(int argc, char **argv, char **envp)
     if (root == 0 || !understood(&quick, argc, argv, verb) || from_environment(envp, "PYRUN_DEBUG")[0] != '\0')
         return;
     if (open_pod(&quick, root) && find_init(&quick) && compose(&quick)) {
-        int slots[SLOT_COUNT] = {0, 1, 2, quick.plan, -1, -1, quick.init, quick.cgroup, -1};
+        int slots[SLOT_COUNT] = {0, 1, 2, quick.plan, -1, -1, quick.init, quick.cgroup, -1, -1};
 
         (void)str_add(str_add(title, title + sizeof title, "pyrun: enter "), title + sizeof title, quick.uuid);
         (void)str_add_number(pid, pid + sizeof pid, quick.pid);

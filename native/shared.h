@@ -8,6 +8,10 @@
 /* Removes a cgroup, and kills what is still in it, for up to five seconds.  `parent` is a descriptor, or negative: nothing happens. */
 void remove_group(int parent, const char *name);
 
+/* Of a pod that has a network of its own: starts what takes back its addresses and rules, and removes what was not to be kept.
+ * Its command is the file `cleaner`, NUL after each word.  0 where there is none, and nobody else does it. */
+int start_cleaner(int pod);
+
 /* Becomes Python, which reads the plan on SLOT_PLAN and says what failed; comes back where that cannot be.  `argv` is memory
  * for `room` words.  The plan has passed plan_check(). */
 void become_explainer(const struct plan_header *plan, const struct plan_report *failure, char **argv, size_t room, char **envp);

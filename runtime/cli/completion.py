@@ -177,7 +177,7 @@ def _values(option: Option, current: str, root: str) -> list[str]:
     if kind == "insecure":
         head, comma, tail = current.rpartition(",")
         return [f"{head}{comma}{name}\tgive up {name}" for name in INSECURE if name.startswith(tail)]
-    if kind == "str" and choices:
+    if kind in ("str", "list") and choices:
         return [f"{choice}\t{option[5]}" for choice in choices.split() if choice.startswith(current)]
     if kind in ("path", "paths"):
         return [DIRS if dest(option[0]) == "root" else FILES]

@@ -32,18 +32,23 @@ def run(args: Args) -> int:
         removed.append((phase, uuid))
 
     pods.sweep(told, thorough=True, mark=args.mark_only)
-    files = 0
+    files = rest = 0
     if not args.mark_only:
         expire = DAY if args.expire_prepared is None else args.expire_prepared
         collect(pods, grace=args.grace_period or 0, expire=expire, told=told)
         files = collect_tmp(Store(args.root))
+        from pyrun.net.sweep import sweep
+
+        rest = sweep(args.root)
     if args.format == "json":
         import json
 
-        print(json.dumps({"pods": [{"uuid": uuid, "was": phase} for phase, uuid in removed], "imports": files}))
+        print(json.dumps({"pods": [{"uuid": uuid, "was": phase} for phase, uuid in removed], "imports": files, "networks": rest}))
         return 0
     for phase, uuid in removed:
         print("marked crashed pod" if args.mark_only else _WORDS[phase], escape(uuid))
     if files:
         print(f"removed {files} unfinished import{'s' if files != 1 else ''}")
+    if rest:
+        print(f"took back {rest} of what dead pods had in networks: addresses, ports, interfaces, rules")
     return 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import DEVICE, LIMITS
+from pyrun.cli.verbs_network import NETWORK
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
@@ -40,7 +41,7 @@ KINDS: dict[str, object] = {
     "octal": None,  # int | None, written in octal
     "seconds": None,  # int | None, written 90, 30m, 1h30m or 2d
     "csv": None,  # list[str] | None; an empty list when given empty, so that "none at all" can be said
-    "list": [],  # list[str], one element for each time it is given
+    "list": [],  # list[str], one element for each time it is given; choices are for completion
     "paths": [],  # list[str]; completes as a file name
     "ints": [],  # list[int], written with commas
     "insecure": [],  # list[str], written with commas, groups replaced by their members; http:HOST[:PORT] stays as it is
@@ -191,14 +192,7 @@ RUN: tuple[Option, ...] = (
         "where the app's changes go: disk (below the state directory, the default) or tmpfs (memory)",
     ),
     ("--hostname", "NAME", "str", "", "Pod", "host name inside (default pyrun-UUID)"),
-    (
-        "--net --network",
-        "NET",
-        "str",
-        "none host",
-        "Pod",
-        "network: none (loopback only, the default) or host (the host's own, not isolated)",
-    ),
+    *NETWORK,
     (
         "--notify --sdnotify",
         "WHO",

@@ -14,6 +14,7 @@ import sys
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_limits import LimitArgs
+from pyrun.cli.verbs_network import NetworkArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/pyrun"
 
 
-class Args(PodArgs, LimitArgs, TrustArgs, ImageArgs):
+class Args(PodArgs, LimitArgs, NetworkArgs, TrustArgs, ImageArgs):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute
@@ -80,7 +81,6 @@ class Args(PodArgs, LimitArgs, TrustArgs, ImageArgs):
     no_overlay: bool
     upper: str
     hostname: Text
-    net: str
     uuid_file_save: Text
     rm: bool
     keep: bool

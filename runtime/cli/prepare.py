@@ -112,6 +112,11 @@ def _run_prepared(args: Args) -> int:
 
 def become_keeper(root: str, uuid: str, how: str) -> NoReturn:
     """Turn this process into the keeper of a prepared pod; `how` as native/keeper.c has it."""
+    pods = Pods(root)
+    if os.path.exists(f"{pods.path}/prepared/{uuid}/net.want"):
+        from pyrun.pod.network import SLOT, take_network
+
+        os.dup2(take_network(pods, uuid), SLOT)
     sys.stdout.flush()
     try:
         os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)

@@ -32,11 +32,12 @@ FAILED, RUNNING, EXITED, FIGURES = 1, 2, 3, 6
 
 class Slots:
     """Descriptors that the supervisor gets, -1 for none: the pod's directory (locked), the directory of all
-    pods, the pod's cgroup and that one's parent.  `close` gives up this process's copies."""
+    pods, the pod's cgroup and that one's parent, its network namespace.  `close` gives up this process's copies."""
 
-    __slots__ = ("cgroup", "cgroup_parent", "pod", "pods")
+    __slots__ = ("cgroup", "cgroup_parent", "network", "pod", "pods")
 
     def __init__(self, pod: int = -1, pods: int = -1, cgroup: int = -1, cgroup_parent: int = -1) -> None:
+        self.network = -1
         self.pod = pod
         self.pods = pods
         self.cgroup = cgroup
@@ -44,10 +45,10 @@ class Slots:
 
     def close(self) -> None:
         """Close what belongs to this pod alone; the directory of all pods is its `Pods`' to close."""
-        for fd in (self.pod, self.cgroup, self.cgroup_parent):
+        for fd in (self.pod, self.cgroup, self.cgroup_parent, self.network):
             if fd >= 0:
                 os.close(fd)
-        self.pod = self.pods = self.cgroup = self.cgroup_parent = -1
+        self.pod = self.pods = self.cgroup = self.cgroup_parent = self.network = -1
 
 
 class Report:
@@ -87,7 +88,7 @@ def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -
     flags = _take_sockets() << ops.LISTEN_SHIFT
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     environment = {name: value for name, value in posix.environ.items() if name}
-    fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+    fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent, slots.network]
     native.become([word.encode() for word in (title, *more)], environment, fds, directory)
     raise AssertionError("execveat came back")
 
@@ -329,7 +330,7 @@ def start(
     try:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
-            fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent]
+            fds = [*stdio, plan, theirs.fileno(), slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent, slots.network]
             pid, pidfd = native.spawn([word.encode() for word in (title, *more)], [], fds, directory)
         except BaseException:
             ours.close()

@@ -111,7 +111,8 @@ class Config:
     directory, `app_dir` the app's, the same unless it is one of several; `share` of several apps: "" for the only one,
     else whether each has a pid namespace (app) or all have one together (pod); `group` the name of its cgroup;
     `remove` when it has ended; `again` it may be started more than once;
-    `network` none or host;
+    `network` none, host or own, a namespace that comes with the start; `hosts_bound` its /etc/hosts is a file of the pod's,
+    `hosts_keep` and `resolv_keep` that an image's own beats the one here; `bandwidth` {in, out} in bits per second;
     `notify` who tells the service manager that the pod is ready, exec, app or none; `idmap` of a user namespace or None for the host's.
     """
 
@@ -119,6 +120,7 @@ class Config:
         "again",
         "app_dir",
         "argv",
+        "bandwidth",
         "bounding",
         "copy_root",
         "cwd",
@@ -131,6 +133,8 @@ class Config:
         "handlers",
         "hostname",
         "hosts",
+        "hosts_bound",
+        "hosts_keep",
         "idmap",
         "interactive",
         "limits",
@@ -150,6 +154,7 @@ class Config:
         "readonly",
         "remove",
         "resolv",
+        "resolv_keep",
         "rlimits",
         "seccomp",
         "share",
@@ -197,6 +202,9 @@ class Config:
         self.mounts: list[Mount] = []
         self.mask_paths = True
         self.network = "none"
+        self.bandwidth: dict[str, int] = {}
+        self.hosts_bound = False
+        self.hosts_keep = self.resolv_keep = True
         self.notify = "exec"
         self.idmap: IdMap | None = None
         self.time_offsets = ""

@@ -57,6 +57,7 @@ ENTERED = "the command line"  # origin of what `enter` and `exec` run
 NOTIFY_APP = 4096
 NOTIFY_NONE = 8192
 ACCOUNT = 16384
+NETNS = 32768
 LISTEN_SHIFT = 24
 SLOT_LISTEN = 128
 SLOT_LISTEN_MAX = 64

@@ -34,7 +34,7 @@ _SHARED = ops.CLONE_NEWIPC | ops.CLONE_NEWUTS | ops.CLONE_NEWNET
 def run_plan(config: Config) -> Plan:
     """Return the plan that starts `config`."""
     flags = _NAMESPACES
-    if config.network == "none":
+    if config.network != "host":
         flags |= ops.CLONE_NEWNET
     if config.idmap:
         flags |= ops.CLONE_NEWUSER
@@ -65,6 +65,8 @@ def run_plan(config: Config) -> Plan:
         if not config.idmap.setgroups:
             plan.flags |= ops.SETGROUPS_DENY
     plan.timens = config.time_offsets
+    if config.network == "own":
+        plan.flags |= ops.NETNS
     plan.pod_name = config.uuid
     plan.cgroup_name = config.group
     if config.share:
@@ -110,10 +112,14 @@ def _skeleton(config: Config, todo: list[Op]) -> None:
     for path in ("/proc", "/dev", "/sys"):
         todo.append(op(ops.MKDIR, path, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
     todo.append(op(ops.MKDIR, "/tmp", n=0o1777, origin="default mounts"))
-    if config.hosts:
-        todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=ops.KEEP, origin="name look-ups"))
+    if config.hosts_bound:
+        todo.append(op(ops.MKFILE, "/etc/hosts", n=0o644, origin="name look-ups"))
+    elif config.hosts:
+        keep = ops.KEEP if config.hosts_keep else 0
+        todo.append(op(ops.WRITE, "/etc/hosts", config.hosts, n=0o644, flags=keep, origin="name look-ups"))
     if config.resolv:
-        todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=ops.KEEP, origin="name look-ups"))
+        keep = ops.KEEP if config.resolv_keep else 0
+        todo.append(op(ops.WRITE, "/etc/resolv.conf", config.resolv, n=0o644, flags=keep, origin="name look-ups"))
     if config.make_cwd and config.cwd != "/":
         todo.append(op(ops.MKDIR, config.cwd, n=0o755, origin=config.origin("cwd")))
     for mount in config.mounts:
@@ -187,6 +193,9 @@ def _device(config: Config, todo: list[Op], path: str, number: int, source: str)
 
 
 def _volumes(config: Config, todo: list[Op]) -> None:
+    if config.hosts_bound:
+        attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | ops.ATTR_NOEXEC | ops.ATTR_RDONLY
+        todo.append(op(ops.BIND, f"{config.pod_dir}/hosts", "/etc/hosts", a=attrs, origin="name look-ups"))
     for mount in config.mounts:
         if mount.kind == "tmpfs":
             todo.append(_tmpfs(mount))
@@ -211,8 +220,8 @@ def _tmpfs(mount: Mount) -> Op:
 
 def _network(config: Config, todo: list[Op]) -> None:
     """The network, which the supervisor makes meanwhile, and last what has to wait for it."""
-    if config.network == "none" and not config.share:
-        todo.append(op(ops.NETWORK, origin="--net none"))
+    if config.network != "host" and not config.share:
+        todo.append(op(ops.NETWORK, origin="--net none" if config.network == "none" else "--net"))
     for kind, target, flags, data in mounts.SYS_MOUNTS:
         # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
         optional = ops.OPTIONAL if kind == "cgroup2" else 0

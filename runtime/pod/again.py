@@ -18,12 +18,15 @@ from pyrun.pod.state import lock, read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.pod.state import Pods
 
 __all__ = ["start_again", "start_prepared"]
 
 _REPORT = Struct("=IIiIiiQ")
 _RUNNING, _FAILED = 2, 1
+SLOT = 9  # SLOT_NETWORK of native/plan.h
 _PATIENCE = 60  # seconds for the files of the last run to reach the disk
 
 
@@ -37,14 +40,23 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     if movable:
         take_place(pods, uuid)
     read, write = os.pipe2(os.O_CLOEXEC)
+    network = _network(pods, uuid)
     try:
-        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
+        actions: list[Any] = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, write, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+        ]
+        if network >= 0:
+            actions.append((os.POSIX_SPAWN_DUP2, network, SLOT))
         pid = os.posix_spawn(native.KEEPER, ["pyrun: keeper", pods.root, uuid, "report"], {}, file_actions=actions)
     except OSError as error:
         os.close(read)
         raise StateError("start the native keeper", "", errno=error.errno or 0, hint="is the installation complete?") from None
     finally:
         os.close(write)
+        if network >= 0:
+            os.close(network)
     try:
         data = os.read(read, _REPORT.size)
     finally:
@@ -83,6 +95,14 @@ def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, 
     return start_prepared(pods, uuid, movable=movable)
 
 
+def _network(pods: Pods, uuid: str) -> int:
+    if not os.path.exists(f"{pods.path}/prepared/{uuid}/net.want"):
+        return -1
+    from pyrun.pod.network import take_network
+
+    return take_network(pods, uuid)
+
+
 def _unmounted(fd: int, uuid: str) -> None:
     """Wait for whoever still holds the root of the last run: two mounts of the same files would not know of each other."""
     run = read_json(fd, "run")
@@ -113,7 +133,7 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
     """From exited to prepared, under the lock; the files of the last run go, but for its log."""
     import fcntl
 
-    if not lock(fd):
+    if not _locked(fd):
         raise StateError("restart pod", uuid, "somebody else is using it", hint="try again")
     if phase_of(pods, uuid) == "running":
         pods.bury(fd, uuid)
@@ -122,6 +142,18 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
             os.unlink(name, dir_fd=fd)
     os.rename("exited/" + uuid, "prepared/" + uuid, src_dir_fd=pods.fd, dst_dir_fd=pods.fd)
     fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _locked(fd: int) -> bool:
+    """Whoever takes back the network of the last run holds the lock for a moment."""
+    import time
+
+    tries = 100 if "cleaner" in os.listdir(fd) else 1
+    for _ in range(tries - 1):
+        if lock(fd):
+            return True
+        time.sleep(0.05)
+    return lock(fd)
 
 
 def _plans(pods: Pods, uuid: str) -> list[bytes]:

@@ -76,11 +76,13 @@ def make_config(
 
         config.origins["devices"] = "--device"
         add_devices(config, options.device)
-    config.network = options.net
+    config.network = options.network
+    if options.net_bandwidth or any(item["name"] == _BANDWIDTH for item in app.get("isolators") or []):
+        _bandwidth(options, app, config)
     config.notify = options.notify
     config.interactive = options.interactive
     config.tty = options.tty
-    _names(config)
+    _names(options, config, rootfs)
     return config
 
 
@@ -216,6 +218,23 @@ def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host,
     config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
 
 
+def _bandwidth(options: Options, app: dict[str, Any], config: Config) -> None:
+    """The flag beats the isolator (appc-spec, "resource/network-bandwidth": bits per second); an error with the host's network."""
+    from pyrun.net import bandwidth
+
+    if options.net_bandwidth:
+        where, config.bandwidth = "--net-bandwidth", bandwidth.parse(options.net_bandwidth)
+    else:
+        where = f"isolator {_BANDWIDTH}"
+        for item in app["isolators"]:
+            if item["name"] == _BANDWIDTH:
+                config.bandwidth = dict.fromkeys(("in", "out"), bandwidth.rate(str(item["value"]["limit"]), where))
+    if config.network == "host":
+        hint = "choose a network of the pod's own, as in --net default"
+        raise blame(where)("limit bandwidth", "", "with the host's network that is not possible", hint=hint, origin=where)
+
+
+_BANDWIDTH = "resource/network-bandwidth"
 _LIMITS = ("resource/memory", "resource/cpu", "os/linux/cpu-shares")  # see pyrun.pod.limits
 _ENFORCED = (
     "os/linux/capabilities-retain-set",
@@ -224,6 +243,7 @@ _ENFORCED = (
     "os/linux/seccomp-remove-set",
     "os/linux/no-new-privileges",
     "os/linux/oom-score-adj",
+    _BANDWIDTH,
     *_LIMITS,
 )
 
@@ -251,8 +271,13 @@ def _hostname(options: Options, config: Config) -> None:
     config.origins["hostname"] = "--hostname"
 
 
-def _names(config: Config) -> None:
+def _names(options: Options, config: Config, rootfs: RootFS) -> None:
     """Files for name look-ups, for images that ship none: rkt's rule is flag, volume, image, generated."""
+    if options.names_given or config.network == "own":
+        from pyrun.pod.lookups import fill
+
+        fill(options, config, rootfs)
+        return
     if config.network == "host":
         from pyrun.host import read_small
 

@@ -49,8 +49,12 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     directory = pods.create(uuid, record)
     parent, own = cgroup.create(above, uuid)
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
-    if recipe.copies:
+    if recipe.copies or recipe.net is not None:
         try:
+            if recipe.net is not None:
+                from pyrun.pod.network import connect
+
+                pod.slots.network = connect(pods.root, uuid, directory, recipe.net)
             from pyrun.images.copy import copy_layers, copy_up
 
             if recipe.copy:

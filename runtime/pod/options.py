@@ -90,7 +90,7 @@ class Options:
         self.readonly_rootfs = self.no_overlay = False
         self.upper = "disk"
         self.hostname: str | None = None
-        self.net = "none"
+        self._network()
         self.keep = self.no_handlers = False
         self.notify = "exec"
         self.pid, self.exit_policy = "app", "first-failure"
@@ -103,6 +103,34 @@ class Options:
         self.caps_remove: list[str] | None = None
         self.seccomp: str | None = None
         self.insecure_options: list[str] = []
+
+    def _network(self) -> None:
+        self.net: list[str] | str = []
+        self.port: list[str] = []
+        self.net_isolate = False
+        self.net_bandwidth: str | None = None
+        self.dns: list[str] = []
+        self.dns_search: list[str] = []
+        self.dns_opt: list[str] = []
+        self.dns_domain: str | None = None
+        self.hosts_entry: list[str] = []
+
+    @property
+    def network(self) -> str:
+        """Which network: none, host, or own where something has to be made."""
+        nets = self.net if isinstance(self.net, list) else [self.net]
+        if not nets and not self.port:
+            return "none"
+        if nets in (["host"], ["none"]) and not self.port:
+            return nets[0]
+        from pyrun.net.want import kind_of
+
+        return kind_of(nets, self.port)
+
+    @property
+    def names_given(self) -> bool:
+        """Whether flags say how names are looked up."""
+        return bool(self.dns or self.dns_search or self.dns_opt or self.dns_domain or self.hosts_entry)
 
     @property
     def limited(self) -> bool:

@@ -2,6 +2,7 @@
 
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
     controllers                 with limits, instead of `keeper`: a place for them has to be found first, see pyrun.engine.placement
+    net.want                    with a network, likewise: it has to be made first, see pyrun.pod.network
 
 The plan names the pod's directory below running/, where it will stand when it runs.
 """
@@ -51,21 +52,23 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         write(directory, "keep", keep)
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
+        if recipe.net is not None:
+            write(directory, "net.want", fastjson.dumps(recipe.net).encode())
         copies(recipe, directory)
 
-    record, placed = recipe.record_for(uuid, time.time_ns(), "", more), bool(recipe.controllers)
-    stand(pods, uuid, record, options.pod_name or "", fill, lasting=lasting, controllers=placed)
+    record, asked = recipe.record_for(uuid, time.time_ns(), "", more), bool(recipe.controllers or recipe.net is not None)
+    stand(pods, uuid, record, options.pod_name or "", fill, lasting=lasting, asked=asked)
     return uuid
 
 
-def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool, controllers: bool = False) -> None:
+def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool, asked: bool = False) -> None:
     """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it.
 
-    With `controllers` a place for its limits has to be found before it is run.
+    With `asked` something has to be done before it is run: a place for its limits found, its network made.
     """
     directory = pods.begin(uuid, record)
     try:
-        if not controllers:
+        if not asked:
             os.symlink(native.KEEPER, "keeper", dir_fd=directory)
         fill(directory)
         if lasting:

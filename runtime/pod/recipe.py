@@ -17,6 +17,8 @@ from pyrun.pod.config import app_name, make_config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.host import Host
     from pyrun.images.store import Image, Store
     from pyrun.plan.config import Config
@@ -42,10 +44,11 @@ class Recipe:
     `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
     the UUID; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
     directory of the pod); `notes` is what the user should be told.
+    `net` is what network to make, None where the plan says it all.
     `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits.
     """
 
-    __slots__ = ("block", "checks", "controllers", "copy", "image", "lowers", "notes", "record", "volumes")
+    __slots__ = ("block", "checks", "controllers", "copy", "image", "lowers", "net", "notes", "record", "volumes")
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
         self.block = block
@@ -57,6 +60,7 @@ class Recipe:
         self.notes = notes
         self.checks = checks
         self.controllers: list[str] = []
+        self.net: dict[str, Any] | None = None
 
     @property
     def copies(self) -> bool:
@@ -153,8 +157,12 @@ def make_recipe(
     recipe.lowers = config.lowers
     recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
-    if recipe.volumes or config.limits_1:
-        recipe.checks = None  # each pod needs copies of its own; others may be elsewhere in the cgroup hierarchies of version 1
+    if config.network == "own":
+        from pyrun.pod.network import wanted
+
+        recipe.net = wanted(options, [image], config)
+    if recipe.copies or options.names_given or config.limits_1:
+        recipe.checks = None  # each pod needs something of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe
 
 

@@ -72,12 +72,20 @@ def prepare_several(
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
     signals = [_stop_signal(app.image) for app in apps]
-    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.net == "none" else 0)
+    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
     keep = encode(pod, identifiers[0], flags)
     listed = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
 
+    net = None
+    if pod.network == "own":
+        from pyrun.pod.network import wanted
+
+        net = wanted(pod, [app.image for app in apps], made[0][0])
+
     def fill(directory: int) -> None:
         write(directory, "keep", keep)
+        if net is not None:
+            write(directory, "net.want", fastjson.dumps(net).encode())
         write(directory, "apps.keep", listed)
         os.mkdir("shm", 0o700, dir_fd=directory)
         os.mkdir("apps", 0o700, dir_fd=directory)
@@ -93,7 +101,7 @@ def prepare_several(
                 os.close(own)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
-    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting)
+    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting, asked=net is not None)
     return notes
 
 

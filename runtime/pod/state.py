@@ -142,6 +142,7 @@ class Pods:
                 os.rename(f"{phase}/{uuid}", "garbage/" + uuid, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             except FileNotFoundError:
                 return  # somebody else won
+        self._disconnect("garbage/" + uuid, uuid)
         garbage = os.open("garbage", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
         try:
             _remove_version_1(garbage, uuid)
@@ -150,6 +151,23 @@ class Pods:
             pass
         finally:
             os.close(garbage)
+
+    def _disconnect(self, path: str, uuid: str) -> None:
+        try:
+            os.stat(path + "/net", dir_fd=self.fd)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError:
+            return
+        try:
+            self.disconnect(fd, uuid)
+        finally:
+            os.close(fd)
+
+    def disconnect(self, fd: int, uuid: str) -> None:
+        """Take back what the network of the pod whose directory is `fd` has in the host; does nothing where there is none."""
+        from pyrun.pod.network import release
+
+        release(self.root, uuid, fd)
 
     def sweep(self, told: Callable[[str, str], None] | None = None, *, thorough: bool = False, mark: bool = False) -> int:
         """Remove what dead supervisors and makers left; returns how many pods.  Never waits for a live one.
@@ -218,6 +236,8 @@ class Pods:
         if record.get("keep") is True or mark:
             phase = "exited" if record.get("keep") is True else "garbage"
             os.rename("running/" + uuid, f"{phase}/{uuid}", src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            if not mark:
+                self._disconnect(f"{phase}/{uuid}", uuid)
         else:
             self.delete("running", uuid)
 

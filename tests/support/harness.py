@@ -50,6 +50,7 @@ class Pyrun:
     def __init__(self, root: Path, probe_image: Path) -> None:
         self.root = root
         self.probe_image = probe_image
+        self.within: list[str] = []  # a command that runs it somewhere else, as nsenter(1)
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "HOME": str(self.root), "LANG": "C.UTF-8", "PYRUN_ROOT": str(self.root), **(env or {})}
@@ -66,7 +67,9 @@ class Pyrun:
         words = [str(argument) for argument in arguments]
         data = input.encode() if isinstance(input, str) else input
         stdin: dict[str, Any] = {"stdin": subprocess.DEVNULL} if data is None else {"input": data}
-        done = subprocess.run([COMMAND, *words], env=self.environment(env), capture_output=True, timeout=LIMIT, **stdin, **more)
+        done = subprocess.run(
+            [*self.within, COMMAND, *words], env=self.environment(env), capture_output=True, timeout=LIMIT, **stdin, **more
+        )
         result = Result(words, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
         if code is not None:
             assert result.code == code, repr(result)
@@ -75,7 +78,7 @@ class Pyrun:
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         """Starts pyrun with pipes for its three streams; the caller ends it."""
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-        return subprocess.Popen([COMMAND, *map(str, arguments)], env=self.environment(env), text=True, **streams)
+        return subprocess.Popen([*self.within, COMMAND, *map(str, arguments)], env=self.environment(env), text=True, **streams)
 
     def probe(self, *command: str, flags: tuple[str | Path, ...] = (), **more: Any) -> Result:
         """Runs the probe image with another command than `report`."""

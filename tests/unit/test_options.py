@@ -10,6 +10,7 @@ from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.parse import Args
 from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_limits import LimitArgs
+from pyrun.cli.verbs_network import NetworkArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
 
@@ -18,6 +19,7 @@ ROWS = [(verb, option) for verb in VERBS for option in VERBS[verb][2]] + [("", o
 ANNOTATIONS = {
     **PodArgs.__annotations__,
     **LimitArgs.__annotations__,
+    **NetworkArgs.__annotations__,
     **TrustArgs.__annotations__,
     **ImageArgs.__annotations__,
     **Args.__annotations__,

@@ -159,7 +159,7 @@ def test_relative_paths_keep_their_meaning() -> None:
 
 def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> None:
     """What the generator runs at boot: exit code and one error for the wrong one, units for the others."""
-    (tmp_path / "bad.pod").write_text("[Pod]\nImage=a\nNet=nowhere\n")
+    (tmp_path / "bad.pod").write_text("[Pod]\nImage=a\nUpper=nowhere\n")
     (tmp_path / "good.pod").write_text("[Pod]\nImage=example.com/web\n[Socket]\nListenStream=80\n")
     done = pyrun("systemd", "units", "--into", tmp_path / "out", tmp_path / "bad.pod", tmp_path / "good.pod")
     assert done.returncode == 2

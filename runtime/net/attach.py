@@ -1,0 +1,281 @@
+"""Giving a pod its network before it starts, and taking it back after it has ended.
+
+    attach   lock: networks made, addresses and ports taken -> `net` in the pod's directory says what -> namespace, interfaces,
+             rules, names
+    detach   the same backwards, from that file; whatever is gone already is passed over
+
+The namespace is a descriptor, and nothing pins it: it goes to the pod's supervisor, or to its keeper, which gives it to each
+supervisor that it starts.  When they and the pod are dead, however that came, the kernel takes it apart and its interfaces with it.
+What it does not take is here: links in `networks`, elements of our table, lines of names, what plug-ins have made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+
+from pyrun import native
+from pyrun.errors import ConfigError, HostError, PyrunError
+from pyrun.images import fastjson
+from pyrun.net import bridges, leases, names, networks, ports, rules
+from pyrun.net.addresses import INET6, mac_of, parse_mac
+from pyrun.net.netlink import Netlink, has_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.net.networks import Network
+
+__all__ = ["attach", "detach", "own_hosts", "read_record", "records", "standing"]
+
+_RECORD = "net"
+
+
+def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
+    """Make the network of a pod whose directory is `pod` and return its namespace, a descriptor; on an error nothing is left.
+
+    ConfigError, UsageError, StateError and HostError for what cannot be had.
+    """
+    detach(root, uuid, pod)  # of an earlier try
+    _write(pod, "cleaner", b"".join(word.encode() + b"\0" for word in _cleaner(root, uuid)))
+    record: dict[str, Any] = {"uuid": uuid, "nets": [], "forwards": [], "claims": [], "alone": [], "names": want.get("names", [])}
+    ns = sock = -1
+    try:
+        with Netlink() as link:
+            chosen = [_network(root, one, link) for one in want["nets"]]
+            with networks.Lock(root):
+                for place, (network, one) in enumerate(chosen):
+                    _claim(root, uuid, network, (one, want), record, place)
+                ports.claim(root, uuid, want["ports"], record)
+                _write(pod, _RECORD, fastjson.dumps(record).encode())
+            ns, sock = native.netns()
+            with Netlink(sock) as inside:
+                sock = -1
+                for (network, _), made in zip(chosen, record["nets"], strict=True):
+                    if made["kind"] == "cni":
+                        from pyrun.net import cni
+
+                        cni.add(uuid, ns, made)
+                        _write(pod, _RECORD, fastjson.dumps(record).encode())
+                    else:
+                        assert network is not None
+                        bridges.connect(link, inside, ns, network, made)
+                    if want.get("bandwidth") and not made.get("runtime", {}).get("bandwidth"):
+                        _limit(link, inside, made, want["bandwidth"])
+                _routes(inside, record)
+        with networks.Lock(root):
+            _publish(root, uuid, pod, want, record)
+    except BaseException as error:
+        for fd in (ns, sock):
+            if fd >= 0:
+                os.close(fd)
+        with contextlib.suppress(PyrunError, OSError):
+            detach(root, uuid, pod, record)
+        if isinstance(error, OSError) and not isinstance(error, PyrunError):
+            raise _refused(error) from error
+        raise
+    return ns
+
+
+def _limit(link: Netlink, inside: Netlink, made: dict[str, Any], rates: dict[str, int]) -> None:
+    from pyrun.net import bandwidth
+
+    if made["kind"] == "cni":
+        hint = "declare the capability bandwidth in its configuration, for the plug-in bandwidth"
+        raise ConfigError("limit the bandwidth of network", made["network"], "it is made by plug-ins", hint=hint, origin="--net-bandwidth")
+    bandwidth.limit(link, inside, made, rates)
+
+
+def _refused(error: OSError) -> HostError:
+    hint = "pyrun needs root (CAP_NET_ADMIN), and a kernel with veth, bridge and nf_tables"
+    if error.errno == errno.EOPNOTSUPP:
+        hint = "this kernel has no such kind of interface: CONFIG_VETH, CONFIG_BRIDGE"
+    return HostError("set up the pod's network", str(error.filename or ""), errno=error.errno or 0, hint=hint)
+
+
+def _cleaner(root: str, uuid: str) -> list[str]:
+    import pyrun
+
+    package = os.path.dirname(os.path.dirname(pyrun.__file__ or ""))
+    code = f"import sys; sys.path.insert(0, {package!r}); from pyrun.pod.cleaner import clean; clean(sys.argv[1], sys.argv[2])"
+    return [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, root, uuid]
+
+
+def _write(pod: int, name: str, data: bytes) -> None:
+    fd = os.open(name + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=pod)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+    os.rename(name + ".new", name, src_dir_fd=pod, dst_dir_fd=pod)
+
+
+def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | None, dict[str, Any]]:
+    """The network that is meant, ready in the host; None for one that plug-ins make."""
+    name = one["network"]
+    network = networks.find(root, name)
+    if network is None and name not in (networks.DEFAULT, networks.RESTRICTED):
+        from pyrun.net import cni
+
+        if cni.find(root, name) is None:
+            hint = "`pyrun network list` shows all; `pyrun network create` makes one"
+            raise ConfigError("join network", name, "there is no such network", hint=hint, origin="--net")
+        return None, one
+    if network is None:
+        with networks.Lock(root):
+            network = networks.find(root, name) or networks.make_default(root, name, link)
+    if not (bridges.ready(network, link) and has_table(networks.table_of(root))):
+        with networks.Lock(root):
+            bridges.make(root, network, link)
+            rules.rebuild(root, *standing(root))
+    bridges.check(network, one)
+    return network, one
+
+
+def standing(root: str) -> tuple[list[rules.Forward], list[str]]:
+    """Return what living pods have in the table: forwarded ports, and addresses that may not reach the host."""
+    forwards: list[rules.Forward] = []
+    alone: list[str] = []
+    for record in records(root).values():
+        forwards += [rules.Forward(*one) for one in record["forwards"]]
+        alone += record["alone"]
+    return forwards, alone
+
+
+def records(root: str) -> dict[str, dict[str, Any]]:
+    """Return what the network of each living pod is, by UUID, of those that have one of their own."""
+    found: dict[str, dict[str, Any]] = {}
+    for phase in ("running", "prepared"):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(f"{root}/pods/{phase}"):
+                record = _read(entry.path + "/" + _RECORD)
+                if record and leases.alive(root, entry.name):
+                    found[entry.name] = record
+    return found
+
+
+def _claim(
+    root: str, uuid: str, network: Network | None, asked: tuple[dict[str, Any], dict[str, Any]], record: dict[str, Any], place: int
+) -> None:
+    """Take addresses; what is taken is in the record, so that it is given back when the next step fails."""
+    one, want = asked
+    made: dict[str, Any] = {"network": one["network"], "ifname": one.get("name") or f"eth{place}", "link": f"py{uuid[:8]}-{place}"}
+    if any(other["ifname"] == made["ifname"] for other in record["nets"]):
+        raise ConfigError(
+            "join network", one["network"], f"there are two interfaces {made['ifname']}", hint="give one name=", origin="--net"
+        )
+    record["nets"].append(made)
+    if network is None:
+        from pyrun.net import cni
+
+        made.update(kind="cni", addresses=[], gateways=[], mtu=0)
+        cni.prepare(root, one, made, want)
+        return
+    found = []
+    for subnet in network.subnets:
+        wanted = next((ip for ip in one["ips"] if (":" in ip) == (subnet.family == INET6)), "")
+        address = leases.lease(root, network, subnet, uuid, wanted)
+        record["claims"].append(f"{network.name}/{address}")
+        found.append(f"{address}/{subnet.length}")
+    mac = one.get("mac") or mac_of(found[0].partition("/")[0])
+    mtu = one.get("mtu") or network.mtu
+    made.update(kind=network.kind, addresses=found, gateways=network.gateways, mac=mac, mtu=mtu, internal=network.internal)
+    assert parse_mac(mac)
+
+
+def _routes(inside: Netlink, record: dict[str, Any]) -> None:
+    """The first network that leads out has the default routes, one for each family."""
+    done: set[bool] = set()
+    for made in record["nets"]:
+        if made["kind"] == "cni" or made.get("internal"):
+            done |= {":" in target for target in made.get("defaults", [])}
+            continue
+        index = inside.index(made["ifname"])
+        for gateway in made["gateways"]:
+            if (":" in gateway) not in done:
+                inside.add_route(index, "", 0, gateway)
+                done.add(":" in gateway)
+
+
+def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> None:
+    """What others see of it: rules, names.  The lock is held."""
+    if want.get("isolate"):
+        record["alone"] = [address.partition("/")[0] for made in record["nets"] for address in made["addresses"]]
+        record["alone"] += [bridges.link_local(made["mac"]) for made in record["nets"] if made.get("mac")]
+    mapped = any(made.get("portmap") for made in record["nets"])  # by a plug-in
+    record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"])
+    _write(pod, _RECORD, fastjson.dumps(record).encode())
+    forwards = [rules.Forward(*one) for one in record["forwards"]]
+    if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
+        rules.rebuild(root, *standing(root))
+    rules.ensure(root, forwards, record["alone"])
+    if forwards:
+        bridges.open_ports(record["nets"])
+    for made in record["nets"]:
+        addresses = [address.partition("/")[0] for address in made["addresses"]]
+        names.remember(root, made["network"], uuid, addresses, record["names"])
+    own_hosts(root, uuid, pod, want, record)
+
+
+def own_hosts(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write the pod's /etc/hosts, unless it has another."""
+    if "hosts" not in want:
+        return
+    first = [address.partition("/")[0] for made in record["nets"][:1] for address in made["addresses"]] or ["127.0.1.1"]
+    own = want["hosts"] + "".join(f"{address}\t{want['hostname']}\n" for address in first)
+    names.write_hosts(root, f"/proc/self/fd/{pod}", uuid, own, [made["network"] for made in record["nets"]])
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            found = fastjson.loads(file.read(1 << 22))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_record(pod: int) -> dict[str, Any]:
+    """Return what a pod's network is, {} when it has none of its own."""
+    return _read(f"/proc/self/fd/{pod}/{_RECORD}")
+
+
+def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None) -> None:
+    """Take back what a pod's network has in the host; does nothing the second time.  `record` is what `net` would say."""
+    record = record or read_record(pod)
+    if not record:
+        return
+    failed = _delete(uuid, record)
+    with networks.Lock(root):
+        held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
+        mine = [rules.Forward(*one) for one in record["forwards"] if ports.path_of(one[0], one[1], one[2]) in held]
+        rules.remove(root, mine, [one for one in record["alone"] if one.startswith("fe80:") or any(c.endswith("/" + one) for c in held)])
+        for made in record["nets"]:
+            names.forget(root, made["network"], uuid)
+        if any(made.get("kind") in ("bridge", "ptp") for made in record["nets"]):
+            with Netlink() as link:  # the kernel does it too, when the last process of the namespace has gone
+                for made in record["nets"]:
+                    link.delete(made["link"])
+        for claim in held:
+            leases.release(f"{root}/networks/{claim}", uuid)
+    if failed is not None:
+        raise failed  # the record stays, so that `gc` asks again
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_RECORD, dir_fd=pod)
+
+
+def _delete(uuid: str, record: dict[str, Any]) -> PyrunError | None:
+    """What plug-ins have made; one that fails does not keep the rest from being taken back."""
+    failed: PyrunError | None = None
+    for made in record["nets"]:
+        if made.get("kind") == "cni" and "conf" in made:
+            from pyrun.net import cni
+
+            try:
+                cni.delete(uuid, made)
+            except PyrunError as error:
+                failed = failed or error
+    return failed

@@ -1,0 +1,173 @@
+"""The rules of all our networks: one table of nf_tables, made whole from what stands on disk, then changed by elements.
+
+    first     a packet for 127.0.0.0/8 from a pod is dropped: route_localnet, which forwarding to localhost takes, would let it in
+    ports     forwarded ports, for packets to any address of the host; by (address, protocol, port), then by (protocol, port)
+    inward    ... that come from outside or from pods     local    ... that the host itself sends
+    outward   masquerade: what leaves for elsewhere, what was forwarded between pods (the answer must come back this way), localhost
+    between   pods of one network reach each other, pods of two do not, internal ones nothing else
+    host      what pods with --net-isolate may not: talk to the host itself
+
+Interfaces are known by their group: 0x7079 above, the network below.  The text is nft(8)'s: its JSON (1.0.6) does not know maps
+to an address and a port.  Addresses and numbers in it are ours, checked before; nothing that a user wrote is in it as text.
+"""
+
+from __future__ import annotations
+
+from pyrun.net import nft
+from pyrun.net.addresses import INET
+from pyrun.net.netlink import has_table
+from pyrun.net.networks import known, table_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.net.networks import Network
+
+__all__ = ["Forward", "ensure", "isolate", "rebuild", "remove", "text"]
+
+_OURS = "0x70790000/16"
+_TABLE = """add table inet {table}
+delete table inet {table}
+table inet {table} {{
+set near {{ type devgroup . devgroup; {near} }}
+set closed {{ type devgroup; {closed} }}
+set all4 {{ type ipv4_addr; flags interval; {all4} }}
+set all6 {{ type ipv6_addr; flags interval; {all6} }}
+set masq4 {{ type ipv4_addr; flags interval; {masq4} }}
+set masq6 {{ type ipv6_addr; flags interval; {masq6} }}
+set alone4 {{ type ipv4_addr; {alone4} }}
+set alone6 {{ type ipv6_addr; {alone6} }}
+map own4 {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; {own4} }}
+map any4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; {any4} }}
+map own6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; {own6} }}
+map any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; {any6} }}
+chain first {{ type filter hook prerouting priority -310; policy accept;
+iifgroup {ours} ip daddr 127.0.0.0/8 drop
+}}
+chain ports {{
+dnat ip to ip daddr . meta l4proto . th dport map @own4
+dnat ip to meta l4proto . th dport map @any4
+dnat ip6 to ip6 daddr . meta l4proto . th dport map @own6
+dnat ip6 to meta l4proto . th dport map @any6
+}}
+chain inward {{ type nat hook prerouting priority -100; policy accept;
+fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump ports
+}}
+chain local {{ type nat hook output priority -100; policy accept;
+fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump ports
+}}
+chain outward {{ type nat hook postrouting priority 100; policy accept;
+oifgroup {ours} ct status dnat ip saddr @all4 masquerade
+oifgroup {ours} ct status dnat ip6 saddr @all6 masquerade
+oifgroup {ours} ip saddr 127.0.0.0/8 masquerade
+oifgroup != {ours} ip saddr @masq4 masquerade
+oifgroup != {ours} ip6 saddr @masq6 masquerade
+}}
+chain between {{ type filter hook forward priority 0; policy accept;
+ct state established,related accept
+ct status dnat accept
+iifgroup . oifgroup @near accept
+iifgroup {ours} oifgroup {ours} drop
+iifgroup @closed drop
+oifgroup @closed drop
+}}
+chain host {{ type filter hook input priority 0; policy accept;
+iifgroup != {ours} accept
+ct state established,related accept
+ip saddr @alone4 drop
+ip6 saddr @alone6 icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+ip6 saddr @alone6 drop
+}}
+}}
+"""
+
+
+class Forward:
+    """One forwarded port: what comes to `port` of the host, at `address` or anywhere (""), goes to `to`, at `inside`."""
+
+    __slots__ = ("address", "inside", "port", "protocol", "to")
+
+    def __init__(self, protocol: str, address: str, port: int, to: str, inside: int) -> None:
+        self.protocol = protocol
+        self.address = address
+        self.port = port
+        self.to = to
+        self.inside = inside
+
+    @property
+    def map(self) -> str:
+        """The map that it belongs to."""
+        return ("own" if self.address else "any") + ("6" if ":" in self.to else "4")
+
+    @property
+    def key(self) -> str:
+        """Its key there."""
+        return f"{self.address} . {self.protocol} . {self.port}" if self.address else f"{self.protocol} . {self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.key} : {self.to} . {self.inside}"
+
+
+def _elements(words: list[str]) -> str:
+    return f"elements = {{ {', '.join(words)} }};" if words else ""
+
+
+def text(table: str, networks: list[Network], forwards: list[Forward], alone: list[str]) -> str:
+    """Return the whole table as nft(8) reads it."""
+    subnets = [subnet for network in networks for subnet in network.subnets]
+    masquerade = [subnet for network in networks if network.masquerade for subnet in network.subnets]
+    maps: dict[str, list[str]] = {"own4": [], "any4": [], "own6": [], "any6": []}
+    for one in forwards:
+        maps[one.map].append(str(one))
+    return _TABLE.format(
+        table=table,
+        ours=_OURS,
+        near=_elements([f"{network.group} . {network.group}" for network in networks]),
+        closed=_elements([str(network.group) for network in networks if network.internal]),
+        all4=_elements([str(subnet) for subnet in subnets if subnet.family == INET]),
+        all6=_elements([str(subnet) for subnet in subnets if subnet.family != INET]),
+        masq4=_elements([str(subnet) for subnet in masquerade if subnet.family == INET]),
+        masq6=_elements([str(subnet) for subnet in masquerade if subnet.family != INET]),
+        alone4=_elements([address for address in alone if ":" not in address]),
+        alone6=_elements([address for address in alone if ":" in address]),
+        **{name: _elements(words) for name, words in maps.items()},
+    )
+
+
+def rebuild(root: str, forwards: list[Forward], alone: list[str]) -> None:
+    """Make the table anew, in one transaction: of every network, and of what living pods have.  The lock is held."""
+    nft.run(text(table_of(root), known(root), forwards, alone))
+
+
+def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
+    """Add what one pod has, to the table that is there."""
+    commands = [f"add element inet {table_of(root)} {one.map} {{ {one} }}" for one in forwards]
+    commands += [_alone("add", root, address) for address in alone]
+    if commands:
+        nft.run("\n".join(commands))
+
+
+def isolate(root: str, addresses: list[str]) -> list[str]:
+    """Return the commands that give the addresses of a pod back their way to the host."""
+    return [_alone("delete", root, address) for address in addresses]
+
+
+def _alone(verb: str, root: str, address: str) -> str:
+    return f"{verb} element inet {table_of(root)} alone{'6' if ':' in address else '4'} {{ {address} }}"
+
+
+def remove(root: str, forwards: list[Forward], alone: list[str]) -> None:
+    """Take away what one pod has.  An element that is gone already stops the others of its transaction: then one by one."""
+    table = table_of(root)
+    commands = [f"delete element inet {table} {one.map} {{ {one.key} }}" for one in forwards] + isolate(root, alone)
+    if not commands or not has_table(table):
+        return
+    from pyrun.errors import HostError
+
+    try:
+        nft.run("\n".join(commands))
+    except HostError:
+        for command in commands:
+            try:
+                nft.run(command)
+            except HostError:
+                continue

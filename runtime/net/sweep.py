@@ -1,0 +1,86 @@
+"""What `gc` removes of networks, whatever killed whom: everything in the host that belongs to no living pod."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from pyrun.errors import PyrunError
+from pyrun.net import cni, leases, names, networks, nft, rules
+from pyrun.net.attach import records, standing
+from pyrun.net.netlink import GROUP, IFNAME, Netlink, has_table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["sweep"]
+
+_UUID = 36
+
+
+def sweep(root: str) -> int:
+    """Remove links in `networks`, interfaces, elements of our table and names of dead pods; return how many."""
+    if not os.path.isdir(root + "/networks"):
+        return 0
+    count = 0
+    with networks.Lock(root):
+        alive = records(root)
+        for path, uuid in leases.orphans(root):
+            count += leases.release(path, uuid)
+        for path in _host_files(root):
+            count += _names(root, path, set(alive))
+        count += _interfaces(root, alive)
+        count += _elements(root)
+    valid: dict[str, list[tuple[str, str]]] = {}
+    for uuid, record in alive.items():
+        for made in record["nets"]:
+            if made["kind"] == "cni":
+                valid.setdefault(made["network"], []).append((uuid, made["ifname"]))
+    with contextlib.suppress(PyrunError):
+        cni.collect(root, valid)
+    return count
+
+
+def _host_files(root: str) -> list[str]:
+    return [name[:-6] for name in os.listdir(root + "/networks") if name.endswith(".hosts")]
+
+
+def _names(root: str, network: str, alive: set[str]) -> int:
+    with open(f"{root}/networks/{network}.hosts", encoding="utf-8") as file:
+        owners = {line.rstrip("\n")[-_UUID:] for line in file} - alive
+    for uuid in owners:
+        names.forget(root, network, uuid)
+    return len(owners)
+
+
+def _interfaces(root: str, alive: dict[str, dict[str, Any]]) -> int:
+    """The kernel takes them apart with their namespace; somebody who holds that open keeps them, with their address."""
+    groups = {network.group for network in networks.known(root)}
+    living = {made["link"] for record in alive.values() for made in record["nets"]}
+    count = 0
+    with Netlink() as link:
+        for _, fields in link.links():
+            name = fields.get(IFNAME, b"").rstrip(b"\0").decode()
+            if (
+                int.from_bytes(fields.get(GROUP, b""), "little") in groups
+                and name[:2] == "py"
+                and name[10:11] == "-"
+                and name not in living
+            ):
+                count += link.delete(name)
+    return count
+
+
+def _elements(root: str) -> int:
+    """Compare the table with what living pods have, and make it anew where it has more, or less."""
+    table = networks.table_of(root)
+    if not has_table(table):
+        return 0
+    forwards, alone = standing(root)
+    wanted = {(one.map, f"{one.key} : {one.to} . {one.inside}") for one in forwards}
+    wanted |= {("alone6" if ":" in address else "alone4", address) for address in alone}
+    found = {(name, element) for name, element in nft.elements(table) if name[:3] in ("own", "any", "alo")}
+    if found != wanted:
+        rules.rebuild(root, forwards, alone)
+    return len(found - wanted)

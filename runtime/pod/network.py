@@ -1,0 +1,79 @@
+"""A pod's network, from its options to a namespace that its supervisor gets: the part that knows pods, above pyrun.net."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import StateError
+from pyrun.images import fastjson
+from pyrun.net.attach import attach, detach, own_hosts
+from pyrun.net.want import want_of
+from pyrun.pod.state import lock, read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.images.store import Image
+    from pyrun.plan.config import Config
+    from pyrun.pod.options import Options
+    from pyrun.pod.state import Pods
+
+__all__ = ["SLOT", "connect", "release", "take_network", "wanted"]
+
+SLOT = 9  # SLOT_NETWORK of native/plan.h, where the keeper finds the namespace
+
+
+def wanted(options: Options, images: list[Image], config: Config) -> dict[str, Any]:
+    """Return what `connect` is to make of these options; UsageError for what has no meaning."""
+    declared = []
+    for image in images:
+        app = image.manifest.get("app")
+        declared += list(app.get("ports") or []) if isinstance(app, dict) else []
+    want = want_of([options.net] if isinstance(options.net, str) else options.net, options.port, declared)
+    names = [name for name in (options.pod_name, options.hostname) if name]
+    want["names"] = list(dict.fromkeys(names))
+    want["hostname"] = config.hostname
+    if config.hosts_bound:
+        want["hosts"] = config.hosts
+    want["isolate"] = options.net_isolate
+    if config.bandwidth:
+        want["bandwidth"] = config.bandwidth
+    return want
+
+
+def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
+    """Make what is wanted for the pod whose directory is `pod`; return its network namespace, a descriptor."""
+    want = fastjson.loads(fastjson.dumps(want).replace(_BLANK, uuid))  # type: ignore[assignment]
+    if not want["join"]:
+        return attach(root, uuid, pod, want)
+    from pyrun.pod.joined import open_namespace
+
+    ns = open_namespace(root, want["join"])
+    own_hosts(root, uuid, pod, want, {"nets": []})
+    return ns
+
+
+_BLANK = "00000000-0000-4000-8000-000000000000"  # of pyrun.pod.recipe
+
+
+def take_network(pods: Pods, uuid: str) -> int:
+    """Make the network of a prepared pod; its namespace, or -1 where it has none of its own.  StateError when somebody else starts it."""
+    try:
+        pod = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        return -1  # the keeper says so
+    try:
+        want = read_json(pod, "net.want")
+        if not want:
+            return -1
+        if not lock(pod) or not os.path.isdir(f"{pods.path}/prepared/{uuid}"):
+            raise StateError("start pod", uuid, "somebody else is starting or removing it", hint="a prepared pod runs once")
+        return connect(pods.root, uuid, pod, want)
+    finally:
+        os.close(pod)  # and its lock, which the keeper takes
+
+
+def release(root: str, uuid: str, pod: int) -> None:
+    """Take back what the network of a pod that has ended has in the host; `pod` is its directory."""
+    detach(root, uuid, pod)
