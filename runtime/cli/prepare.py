@@ -117,6 +117,7 @@ def become_keeper(root: str, uuid: str, how: str) -> NoReturn:
         from pyrun.pod.network import SLOT, take_network
 
         os.dup2(take_network(pods, uuid), SLOT)
+        os.set_inheritable(SLOT, True)
     sys.stdout.flush()
     try:
         os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)

@@ -49,7 +49,7 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     directory = pods.create(uuid, record)
     parent, own = cgroup.create(above, uuid)
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
-    if recipe.copies or recipe.net is not None:
+    if recipe.copies:
         try:
             if recipe.net is not None:
                 from pyrun.pod.network import connect

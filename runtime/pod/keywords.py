@@ -31,6 +31,10 @@ class Keywords(TypedDict, total=False):
     cpuset_cpus: str | None
     cpuset_mems: str | None
     device: Sequence[str]
+    dns: Sequence[str]
+    dns_domain: str | None
+    dns_opt: Sequence[str]
+    dns_search: Sequence[str]
     exec: str | None
     exit_policy: Literal["first-failure", "last-exit", "main-app"]
     group: str | None
@@ -42,6 +46,7 @@ class Keywords(TypedDict, total=False):
     health_start_period: str | None
     health_timeout: str | None
     hostname: str | None
+    hosts_entry: Sequence[str]
     inherit_env: bool
     insecure_options: Sequence[str]
     io_max: Sequence[str]
@@ -55,7 +60,9 @@ class Keywords(TypedDict, total=False):
     memory_min: str | int | None
     mount: Sequence[object]
     name: str | None
-    net: Literal["none", "host"]
+    net: str | Sequence[str]
+    net_bandwidth: str | None
+    net_isolate: bool
     no_handlers: bool
     no_healthcheck: bool
     no_overlay: bool
@@ -65,6 +72,7 @@ class Keywords(TypedDict, total=False):
     pid: Literal["app", "pod"]
     pids_limit: str | int | None
     pod_name: str | None
+    port: Sequence[str]
     readonly_rootfs: bool
     restart: str
     rlimit: Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Protocol
 
     class Volume(Protocol):
@@ -105,8 +106,8 @@ class Options:
         self.insecure_options: list[str] = []
 
     def _network(self) -> None:
-        self.net: list[str] | str = []
-        self.port: list[str] = []
+        self.net: Sequence[str] = []
+        self.port: Sequence[str] = []
         self.net_isolate = False
         self.net_bandwidth: str | None = None
         self.dns: list[str] = []
@@ -118,7 +119,7 @@ class Options:
     @property
     def network(self) -> str:
         """Which network: none, host, or own where something has to be made."""
-        nets = self.net if isinstance(self.net, list) else [self.net]
+        nets = [self.net] if isinstance(self.net, str) else list(self.net)
         if not nets and not self.port:
             return "none"
         if nets in (["host"], ["none"]) and not self.port:

@@ -64,8 +64,8 @@ class Recipe:
 
     @property
     def copies(self) -> bool:
-        """Whether each pod needs copies of its own, of the root or into volumes."""
-        return bool(self.copy or self.volumes)
+        """Whether each pod needs something of its own first: copies of the root or into volumes, a network."""
+        return bool(self.copy or self.volumes or self.net is not None)
 
     @property
     def head(self) -> bytes:
