@@ -30,20 +30,22 @@ void remove_group(int parent, const char *name)
 
 int start_cleaner(int pod)
 {
-    static char text[4096], *argv[32];
+    char text[2048], *argv[32] = {0};
     const uint64_t none = 0;
     OWNED_FD fd = (int)sys_openat(pod, "cleaner", O_RDONLY | O_NOFOLLOW, 0);
     long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
     unsigned count = 0;
 
+    text[n > 0 ? n : 0] = '\0';
     for (char *at = text; at < text + n && count < 31; at += str_len(at) + 1)
         argv[count++] = at;
     if (count == 0 || (n = sys_call5(__NR_clone, CLONE_VFORK, 0, 0, 0, 0)) != 0)
         return n > 0;
     (void)sys_call0(__NR_setsid);
     (void)sys_call3(__NR_close_range, 0, ~0U, 0);
-    if (sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0) == 0 && sys_call3(__NR_dup3, 0, 1, O_CLOEXEC) == 1)
-        (void)sys_call3(__NR_dup3, 0, 2, O_CLOEXEC);
+    fd = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0);
+    for (int to = 2; to >= 0; to--) /* the last one is itself, which would go with the execve */
+        (void)sys_call3(__NR_dup3, to > 0 ? fd : 1, to, 0);
     (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
     (void)sys_call3(__NR_execve, argv[0], argv, argv + count);
     sys_exit(127);
