@@ -8,6 +8,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022, as sorted() has it
+    "App",
     "ArchiveError",
     "ConfigError",
     "Container",
@@ -34,9 +35,11 @@ __all__ = [  # noqa: RUF022, as sorted() has it
     "UsageError",
     "Volume",
     "__version__",
+    "aio",
     "allow_limits",
     "attach",
     "create",
+    "create_pod",
     "detach",
     "events",
     "list_pods",
@@ -47,8 +50,9 @@ __all__ = [  # noqa: RUF022, as sorted() has it
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyrun.api import Runtime
-    from pyrun.calls import allow_limits, attach, create, detach, events, list_pods, run, settle, start
+    from pyrun import aio
+    from pyrun.api import App, Runtime
+    from pyrun.calls import allow_limits, attach, create, create_pod, detach, events, list_pods, run, settle, start
     from pyrun.container import Container
     from pyrun.errors import (
         ArchiveError,
@@ -74,8 +78,8 @@ if TYPE_CHECKING:
 
 # Module -> public names that it defines.  Every other one is an error.
 _HOMES = {
-    "pyrun.api": ("Runtime",),
-    "pyrun.calls": ("allow_limits", "attach", "create", "detach", "events", "list_pods", "run", "settle", "start"),
+    "pyrun.api": ("App", "Runtime"),
+    "pyrun.calls": ("allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "run", "settle", "start"),
     "pyrun.container": ("Container",),
     "pyrun.pod.binds": ("Volume",),
     "pyrun.pod.handle": ("Pod",),
@@ -89,6 +93,8 @@ def __getattr__(name: str) -> object:
     """Loads a public name from its home; AttributeError for anything not in `__all__`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "aio":
+        return __import__("pyrun.aio", fromlist=("run",))
     home = next((module for module, names in _HOMES.items() if name in names), "pyrun.errors")
     value: object = getattr(__import__(home, fromlist=(name,)), name)
     globals()[name] = value

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["Runtime", "default_root"]
+__all__ = ["App", "Runtime", "default_root"]
 
 _REMEMBERED = 256  # recipes; about 15 kB each
 _OWN = ("root", "argv", "interactive", "tty")  # options that have another form here
@@ -46,6 +46,17 @@ _OWN = ("root", "argv", "interactive", "tty")  # options that have another form 
 def default_root() -> str:
     """Where state is kept when nobody says: $PYRUN_ROOT, else /var/lib/pyrun."""
     return os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun"
+
+
+class App:
+    """One app of a pod of several: a stored image, arguments, and the keywords that are its own; see `Runtime.prepare_pod`."""
+
+    __slots__ = ("args", "image", "options")
+
+    def __init__(self, image: str, args: Sequence[str] = (), **options: Unpack[Keywords]) -> None:
+        self.image = image
+        self.args = list(args)
+        self.options = options
 
 
 class Runtime:
@@ -163,12 +174,13 @@ class Runtime:
             self._ending.append(container.release())
 
     def _start(
-        self, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
+        self, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int, wait: bool = True
     ) -> Container:
+        """With `wait` false StateError (EAGAIN) while somebody deletes from the store, instead of waiting for that."""
         self._tidy()
         first, stdout, stderr = streams.app
         fds = (stdout if first is None else first, stdout, stderr)
-        with self.store.lock(exclusive=False):
+        with self.store.lock(exclusive=False, wait=wait):
             recipe = self._recipe(image, args, rootfs, first is not None, options)
             found = None if recipe.copies else self._at_once(recipe, fds, flags)
             pod = create(recipe, self.pods, new_uuid()) if found is None else None
@@ -222,6 +234,29 @@ class Runtime:
             uuid = prepare(recipe, self._wanted(args, False, wanted), self.pods, lasting=lasting)
         return Pod(self.pods, self.store, uuid)
 
+    def prepare_pod(self, apps: Sequence[App], **options: Unpack[Keywords]) -> Pod:
+        """Make a pod of several apps of stored images that is ready to run; `options` are the pod's, an App has its own.
+
+        They share network, host name, System V IPC and /dev/shm, with pid="pod" process numbers too, and the volumes of the pod
+        that they mount by name; see docs/pods.md.  UsageError and ConfigError for what does not go together.
+        """
+        from pyrun.pod import several
+        from pyrun.pod.handle import Pod
+
+        if not apps:
+            raise UsageError("make a pod", "", "it has no app")
+        pod: Keywords = {"keep": True, **options}
+        uuid = new_uuid()
+        made = []
+        shared = list(volumes(pod.get("volume", ())))
+        with self.store.lock(exclusive=False):
+            for app in apps:
+                own: Keywords = {**pod, **app.options, "volume": [*shared, *volumes(app.options.get("volume", ()))]}
+                wanted = self._wanted(app.args, False, own)
+                made.append(several.App(wanted, self._trusted(app.image, wanted)))
+            several.prepare_several(made, self.pods, self.store, hosts.probe(), uuid, explain=[])
+        return Pod(self.pods, self.store, uuid)
+
     def pod(self, reference: str) -> Pod:
         """Return the one pod of that UUID, beginning of a UUID, or name; StateError for none or several."""
         from pyrun.pod.handle import Pod
@@ -272,11 +307,15 @@ class Runtime:
         if known is not None and known.fresh():
             return known
         wanted = self._wanted(args, interactive, options)
+        found = self._trusted(image, wanted)
+        sources = [self.store.ref_dir(found.name), self.root + "/images"]
+        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources))
+
+    def _trusted(self, image: str, wanted: Options) -> Image:
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)
-        sources = [self.store.ref_dir(found.name), self.root + "/images"]
-        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources))
+        return found
 
     def _bare(self, rootfs: str, args: Sequence[str], interactive: bool, options: Keywords) -> Recipe:
         from pyrun.pod.bare import HOST, bare_image, host_root, stamp

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Unpack
 
+    from pyrun.api import App
     from pyrun.container import Container
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["allow_limits", "attach", "create", "detach", "events", "list_pods", "run", "settle", "start"]
+__all__ = ["allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "run", "settle", "start"]
 
 _runtimes: dict[str, Runtime] = {}  # a memory of decisions, nothing else: forgetting one changes no result
 
@@ -89,6 +90,11 @@ def create(
 ) -> Pod:
     """Make a pod that is ready to run, in this process or in any other; see `Runtime.prepare`."""
     return runtime_of(root).prepare(image, args, rootfs=rootfs, **options)
+
+
+def create_pod(apps: Sequence[App], *, root: str | None = None, **options: Unpack[Keywords]) -> Pod:
+    """Make a pod of several apps that is ready to run; see `Runtime.prepare_pod`."""
+    return runtime_of(root).prepare_pod(apps, **options)
 
 
 def detach(

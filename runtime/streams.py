@@ -11,7 +11,6 @@ The constants are those of `subprocess`, INHERIT apart, which that has no name f
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import time
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     Stream = int | HasFileno | None
 
-__all__ = ["DEVNULL", "INHERIT", "PIPE", "STDOUT", "Streams", "pump"]
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "Pump", "STDOUT", "Streams", "pump"]  # noqa: RUF022, as sorted() has it
 
 PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
 _CHUNK = 65536
@@ -122,19 +121,16 @@ class Pump:
         if self.streams.stdin is not None:
             self.streams.stdin.close()
 
-    def feed(self) -> None:
-        """Write what the pipe takes."""
+    def feed(self) -> bool:
+        """Write what the pipe takes; False when there is no more, for `no_more` to be called."""
         assert self.streams.stdin is not None
         try:
             self.left = self.left[os.write(self.streams.stdin.fileno(), self.left[:_CHUNK]) :]
         except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EINVAL):
-                raise
-            self.left = self.left[:0]  # the app does not read to the end
-        if not self.left:
-            self.no_more()
+            return True
+        except BrokenPipeError:  # the app does not read to the end
+            return False
+        return bool(self.left)
 
     def take(self, fd: int) -> bool:
         """Read what is there; False at the end of the stream."""
@@ -198,9 +194,9 @@ def pump(moving: Pump, timeout: float | None) -> None:
             elif fd == pidfd:
                 moving.drain()
             elif fd == stdin:
-                moving.feed()
-                if not moving.feeds:
+                if not moving.feed():
                     poll.unregister(stdin)
+                    moving.no_more()
             elif fd in moving.open and not moving.take(fd):
                 poll.unregister(fd)
         if end is not None and time.monotonic() >= end:

@@ -146,11 +146,18 @@ class Supervisor:
             hint = "start one there, or look it up by its UUID if it is a pod in the background"
             raise StateError("use container", "", "it belongs to the process that this one was forked from", hint=hint)
 
-    def next_report(self) -> Report | None:
-        """Wait for the next message; None when the supervisor has said its last.  SetupError for a failed step."""
+    def next_report(self, *, linger: bool = True) -> Report | None:
+        """Wait for the next message; None when the supervisor has said its last.
+
+        SetupError for a failed step, with `linger` once what was made is removed, else `reap` tells when that is.
+        """
         self._mine()
         while True:
-            data = os.read(self._control, _MESSAGE) if self._control >= 0 else b""
+            try:
+                data = os.read(self._control, _MESSAGE) if self._control >= 0 else b""
+            except BlockingIOError:  # an event loop has made it non-blocking
+                readable(None, self._control)
+                continue
             if len(data) < _REPORT.size:
                 return None
             if int.from_bytes(data[:4], sys.byteorder) != FIGURES:
@@ -160,7 +167,9 @@ class Supervisor:
         if report.kind == FAILED:
             from pyrun.engine.explain import failure
 
-            self.close()
+            self.hang_up()
+            if linger:
+                self.close()
             raise failure(ops.notes(self._block), report.op, report.errno, report.detail)
         if report.kind == RUNNING:
             self.init_pid = report.pid
@@ -210,7 +219,7 @@ class Supervisor:
         except OSError:
             raise ProcessLookupError("the pod has ended") from None
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         """The life-line ends here, also where a process that was forked meanwhile has a copy of the descriptor."""
         if self._control < 0:
             return
@@ -224,7 +233,7 @@ class Supervisor:
     def close(self) -> None:
         """Give the pod up (it is killed if it still runs) and wait until the supervisor has cleaned up."""
         self._mine()
-        self._hang_up()
+        self.hang_up()
         while not self.reap():
             readable(None, self.pidfd)
 
@@ -248,7 +257,7 @@ class Supervisor:
                 self.rusage = rusage
             os.close(self.pidfd)
             self.pidfd = -1
-        self._hang_up()
+        self.hang_up()
         return True
 
 

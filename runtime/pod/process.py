@@ -56,6 +56,10 @@ class Process:
         """Send a signal (signal(7)) to the process; ProcessLookupError when it has ended."""
         self._supervisor.kill(signal)
 
+    def release(self) -> Supervisor:
+        """Hand the supervisor over to whoever waits for it."""
+        return self._supervisor
+
     def close(self) -> None:
         """Kill it if it still runs, and wait until it is gone."""
         self._supervisor.close()

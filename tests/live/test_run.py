@@ -282,6 +282,28 @@ def test_an_interrupt_ends_the_pod(run: Callable[..., library.Result]) -> None:
         signal.signal(signal.SIGALRM, old)
 
 
+def test_several_apps_in_one_pod(shared: Pyrun, busybox: Path) -> None:
+    """Each reads in /dev/shm what the other wrote; both have the pod's host name."""
+    shared("fetch", busybox, code=0)
+    root = str(shared.root)
+
+    def app(name: str, script: str) -> library.App:
+        return library.App("example.com/busybox", ["-c", script], exec="/bin/sh", name=name, set_env={"WHO": name})
+
+    talk = "hostname >/dev/shm/$WHO; while ! [ -e /dev/shm/{other} ]; do sleep 0.02; done; cat /dev/shm/{other}; exit {code}"
+    apps = [app("one", talk.format(other="two", code=3)), app("two", talk.format(other="one", code=3))]
+    with library.create_pod(apps, root=root, pod_name="both", exit_policy="last-exit") as pod:
+        pod.start()
+        assert pod.wait(60) == 3
+        lines = {name: [line[2] for line in pod.logs(app=name)] for name in ("one", "two")}
+        assert lines["one"] == lines["two"] and lines["one"][0].startswith(b"pyrun-")
+    with pytest.raises(UsageError, match="two apps have that name"):
+        library.create_pod([apps[0], apps[0]], root=root)
+    with pytest.raises(UsageError, match="has no app"):
+        library.create_pod([], root=root)
+    assert not library.list_pods(root=root)
+
+
 def test_images(shared: Pyrun, busybox: Path) -> None:
     """The same of a stored image; the second time it is a recipe."""
     shared("fetch", busybox, code=0)
