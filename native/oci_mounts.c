@@ -93,15 +93,20 @@ static long copy_tree(struct context *ctx, const struct plan_op *op)
     return r < 0 ? r : tree;
 }
 
+static long root_tree(const struct context *ctx, const struct plan_op *op)
+{
+    return sys_call3(__NR_open_tree, AT_FDCWD, pool_string(ctx, op->s1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+}
+
 long oci_trees(struct context *ctx, uint32_t *at)
 {
     for (*at = 0; *at < ctx->plan->op_count; (*at)++) {
         const struct plan_op *op = &ctx->ops[*at];
         long r;
 
-        if (op->code != OP_OCI_MOUNT || op->b == 0)
+        if ((op->code != OP_OCI_MOUNT && op->code != OP_OCI_ROOT) || op->b == 0)
             continue;
-        r = copy_tree(ctx, op);
+        r = op->code == OP_OCI_ROOT ? root_tree(ctx, op) : copy_tree(ctx, op);
         if (r >= 0) /* out of the way of the slots */
             trees[op->b] = (int)sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES);
         if (r < 0)
@@ -303,7 +308,7 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
 
     if (r < 0)
         return r;
-    tree = sys_call3(__NR_open_tree, AT_FDCWD, pool_string(ctx, op->s1), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    tree = op->b != 0 ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op);
     if (tree < 0)
         return tree;
     r = set_attributes((int)tree, 0, &alone);

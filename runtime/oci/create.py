@@ -110,6 +110,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         bounding=probe().bounding,
         state=(with_pid[0], with_pid[1]),
         pivot="no-pivot" not in args.options,
+        group=group,
     )
     plan.ops = [one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options]
     fds = _descriptors(container, group)

@@ -247,11 +247,15 @@ class Mounter:
         """Return the operation that shows a node of the host at `path`, which no user namespace may make."""
         return self._tree(["", path, path, "", ""], _Wanted(), _BIND, where)
 
-    def _tree(self, words: list[str], wanted: _Wanted, how: int, where: str, flags: int = 0) -> Op:
+    def tree(self, where: str) -> int:
+        """Return the number of one more tree that the helper makes before it clones."""
         self.trees += 1
         if self.trees > _TREES:
-            raise ConfigError("read mount", words[2], f"more than {_TREES} mounts from before the clone", hint="use fewer", origin=where)
-        return self._op(words, wanted, how, tree=self.trees, flags=flags, where=where)
+            raise ConfigError("read mounts", where, f"more than {_TREES} sources from before the clone", hint="use fewer", origin=where)
+        return self.trees
+
+    def _tree(self, words: list[str], wanted: _Wanted, how: int, where: str, flags: int = 0) -> Op:
+        return self._op(words, wanted, how, tree=self.tree(where), flags=flags, where=where)
 
     @staticmethod
     def _op(words: list[str], wanted: _Wanted, how: int, *, tree: int = 0, flags: int = 0, where: str = "") -> Op:

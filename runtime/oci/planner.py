@@ -64,11 +64,11 @@ def oci_plan(
         raise ConfigError("join namespace", kinds["mount"], "a mount namespace cannot be joined", hint=hint, origin=_where(linux, "mount"))
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
-    _root(spec, bundle, linux, todo)
-    if flags & ops.CLONE_NEWNET:
-        todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
     mounter = mounts.Mounter(bundle, kinds, maps, early="user" in kinds, group=group)
+    _root(spec, linux, mounter, todo)
+    if flags & ops.CLONE_NEWNET:
+        todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
     for index, mount in enumerate(spec.get("mounts", ())):
         todo += mounter.mount(mount, f"mounts[{index}]")
     todo += devices.device_ops(spec, mounter)
@@ -120,7 +120,7 @@ def _namespaces(linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) ->
     return flags
 
 
-def _root(spec: dict[str, Any], bundle: str, linux: dict[str, Any], todo: list[Op]) -> None:
+def _root(spec: dict[str, Any], linux: dict[str, Any], mounter: mounts.Mounter, todo: list[Op]) -> None:
     """mount_namespaces(7): unless shared with the host on demand, its mounts come in, and none goes out."""
     spread = linux.get("rootfsPropagation", "")
     name = spread[1:] if spread.startswith("r") else spread
@@ -128,7 +128,9 @@ def _root(spec: dict[str, Any], bundle: str, linux: dict[str, Any], todo: list[O
     if name != "shared":
         todo.append(op(ops.PROPAGATION, n=_REC | (_PRIVATE if name in ("private", "unbindable") else _SLAVE), origin=where))
     top = _SLAVE if name in ("", "slave") else _PRIVATE
-    todo.append(op(ops.OCI_ROOT, os.path.join(bundle, spec["root"]["path"]), n=top, origin="root.path"))
+    path = os.path.join(mounter.bundle, spec["root"]["path"])
+    tree = mounter.tree("root.path") if mounter.early else 0
+    todo.append(op(ops.OCI_ROOT, path, n=top, a=_SHARED if name == "shared" else 0, b=tree, origin="root.path"))
 
 
 def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) -> None:
