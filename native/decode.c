@@ -71,9 +71,7 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_HOOK:
         return op->n >= 2 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, (uint32_t)op->a) &&
                string_ok(h, (uint32_t)op->b) && string_ok(h, (uint32_t)(op->b >> 32));
-    case OP_OCI_MOUNT:
-    case OP_OCI_ROOT:
-    case OP_OCI_ATTRIBUTE:
+    case OP_OCI_ROOT ... OP_OCI_ATTRIBUTE:
         return oci_op_ok(h, pool, op);
     default:
         return op->code > OP_NONE && op->code <= OP_LAST && string_ok(h, op->s1) && string_ok(h, op->s2);

@@ -44,6 +44,7 @@ struct context {
     uint32_t handler; /* whose operations these are: index of an OP_HANDLER, 0 the app's */
     int of;           /* enter(): pidfd of the init to join, -1 for SLOT_INIT */
     int notify;       /* supervisor: the socket on which the app speaks to the service manager */
+    int inside;       /* this process has moved into the pod's cgroup itself */
     int tty;          /* supervisor: the master; init and app: the slave */
 };
 

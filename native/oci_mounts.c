@@ -107,13 +107,12 @@ long oci_trees(struct context *ctx, uint32_t *at)
         if ((op->code != OP_OCI_MOUNT && op->code != OP_OCI_ROOT) || op->b == 0)
             continue;
         r = op->code == OP_OCI_ROOT ? root_tree(ctx, op) : copy_tree(ctx, op);
-        if (r >= 0) /* out of the way of the slots */
-            trees[op->b] = (int)sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES);
-        if (r < 0)
+        if (r < 0 && op->code == OP_OCI_MOUNT && names_of(ctx, op).uid_map[0] != '\0')
             return r;
-        sys_close(r);
-        if (trees[op->b] < 0)
-            return trees[op->b];
+        /* out of the way of the slots; a source that is not there is a failure of its operation, which may have another way */
+        trees[op->b] = (int)(r < 0 ? r : sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES));
+        if (r >= 0)
+            sys_close(r);
     }
     return 0;
 }
@@ -241,7 +240,7 @@ static long mount_again(struct context *ctx, const struct plan_op *op, const str
 static long take_tree(const struct plan_op *op, uint32_t again)
 {
     struct mount_attr slave = {.propagation = MS_SLAVE};
-    long tree = trees[op->b], r = again & MS_SHARED ? 0 : set_attributes((int)tree, AT_RECURSIVE, &slave);
+    long tree = trees[op->b], r = tree < 0 || again & MS_SHARED ? tree : set_attributes((int)tree, AT_RECURSIVE, &slave);
 
     trees[op->b] = 0;
     return r < 0 ? r : tree;
@@ -283,7 +282,7 @@ long op_oci_mount(struct context *ctx, const struct plan_op *op)
             tree = (int)take_tree(op, how.propagation[0] | how.propagation[1]);
         else
             tree = (int)(op->a & OCIM_BIND ? copy_tree(ctx, op) : new_tree(ctx, op, &names, &how));
-        return tree < 0 ? tree : attach_tree(ctx, op, &names, &how, tree);
+        return tree < 0 ? with_detail(ctx, ctx->shared->detail ? ctx->shared->detail : DETAIL_SOURCE, tree) : attach_tree(ctx, op, &names, &how, tree);
     }
     OWNED_FD target = (int)mount_point(ctx, op, names.target, -1);
     if (target < 0)

@@ -35,4 +35,9 @@ struct plan_oci_mount {
 #define OCI_AFFINITY 5       /* cpu mask */
 #define OCI_PROPAGATION 6    /* of the root: mount flags a */
 
+/* detail of a failure; see plan.h for the others */
+#define DETAIL_IDMAP 9      /* OP_OCI_MOUNT: the id mapping */
+#define DETAIL_OPTION 10    /* OP_OCI_MOUNT: an option of the file system */
+#define DETAIL_IN_PROC 11   /* OP_OCI_MOUNT: it would hide a part of procfs */
+
 #endif

@@ -94,11 +94,21 @@ static int container(struct context *ctx)
     return 125;
 }
 
-static long join_namespace(const struct context *ctx, const struct plan_op *op)
+/* Once in another user namespace nobody may clone into a cgroup of the host's, so this process goes there first. */
+static long join_namespace(struct context *ctx, const struct plan_op *op)
 {
     OWNED_FD fd = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->s1), O_RDONLY, 0);
+    long r = fd < 0 ? fd : 0;
 
-    return fd < 0 ? fd : sys_call2(__NR_setns, fd, op->n);
+    if (r == 0 && op->n == CLONE_NEWUSER && (ctx->plan->flags & PLAN_HAS_CGROUP)) {
+        ctx->inside = 1;
+        r = write_file(SLOT_CGROUP, "cgroup.procs", 0, 0, "0", 1);
+    }
+    if (r == 0)
+        r = sys_call2(__NR_setns, fd, op->n);
+    if (r == 0 && op->n == CLONE_NEWUSER && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0) /* the owner of what is made there */
+        r = sys_call3(__NR_setresuid, 0, 0, 0);
+    return r;
 }
 
 static long create(struct context *ctx, uint32_t *step)

@@ -223,9 +223,6 @@ enum plan_report_kind {
 #define DETAIL_OVERLAY 5
 #define DETAIL_CONTROLLER 6 /* OP_LIMIT: the cgroup above does not have the controller */
 #define DETAIL_INHABITED 7  /* OP_LIMIT: processes in the cgroup above keep the controller from being enabled */
-#define DETAIL_IDMAP 9      /* OP_OCI_MOUNT: the id mapping */
-#define DETAIL_OPTION 10    /* OP_OCI_MOUNT: an option of the file system */
-#define DETAIL_IN_PROC 11   /* OP_OCI_MOUNT: it would hide a part of procfs */
 #define DETAIL_NO_CGROUP 8  /* OP_LIMIT, OP_DEVICES: the pod has none */
 #define DETAIL_STATUS 65536 /* OP_HANDLER, OP_HOOK: added to the wait status with which it ended */
 

@@ -102,7 +102,7 @@ long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context 
 
     if (pid < 0)
         return pid;
-    if (ctx->plan->flags & PLAN_HAS_CGROUP) {
+    if ((ctx->plan->flags & PLAN_HAS_CGROUP) && !ctx->inside) {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = SLOT_CGROUP;
     }

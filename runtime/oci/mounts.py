@@ -146,6 +146,7 @@ class Mounter:
         self.maps = maps
         self.early = early
         self.group = group
+        self.label = ""
         self.trees = 0
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
@@ -185,6 +186,8 @@ class Mounter:
         if kind not in _KERNEL and wanted.attributes[0] & _RDONLY:
             wanted.superblock |= 1
         options = [option for _, option in wanted.data]
+        if self.label and kind in ("tmpfs", "mqueue", "devpts"):  # linux.mountLabel; the kernel labels its own file systems
+            options.append(f"context={self.label}")
         if wanted.superblock & _IVERSION or any(len(option.partition("=")[2]) > _LONGEST for option in options):
             how |= _CLASSIC
         flags = ops.NOFOLLOW if kind in ("proc", "sysfs") or "dest-nofollow" in wanted.how else 0

@@ -10,7 +10,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.oci import devices, mounts, sysctl
-from pyrun.oci.process import hooks, process_ops
+from pyrun.oci.process import hooks, process_ops, selinux
 from pyrun.plan import caps, ops
 from pyrun.plan.ops import Plan, op
 
@@ -69,6 +69,9 @@ def oci_plan(
     _root(spec, linux, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
+    if linux.get("mountLabel"):
+        selinux(linux["mountLabel"], "linux.mountLabel")
+        mounter.label = linux["mountLabel"]
     for index, mount in enumerate(spec.get("mounts", ())):
         todo += mounter.mount(mount, f"mounts[{index}]")
     todo += devices.device_ops(spec, mounter)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["capability_sets", "hooks", "process_ops"]
+__all__ = ["capability_sets", "hooks", "process_ops", "selinux"]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -214,6 +214,12 @@ def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> O
     return op(ops.SECCOMP, program, around, a=flags, origin="linux.seccomp")
 
 
+def selinux(label: str, where: str) -> None:
+    """Refuse a label where the kernel has none."""
+    if not os.path.exists("/sys/fs/selinux/enforce"):
+        raise ConfigError("set SELinux label", label, "SELinux is not enabled here", hint="leave it out", origin=where)
+
+
 def _labels(process: dict[str, Any], todo: list[Op]) -> None:
     if process.get("apparmorProfile"):
         where = "process.apparmorProfile"
@@ -225,10 +231,7 @@ def _labels(process: dict[str, Any], todo: list[Op]) -> None:
         todo.append(op(ops.OCI_LABEL, file, "exec " + process["apparmorProfile"], n=1, origin=where))
     if process.get("selinuxLabel"):
         where = "process.selinuxLabel"
-        if not os.path.exists("/sys/fs/selinux/enforce"):
-            raise ConfigError(
-                "set SELinux label", process["selinuxLabel"], "SELinux is not enabled here", hint="leave it out", origin=where
-            )
+        selinux(process["selinuxLabel"], where)
         todo.append(op(ops.OCI_LABEL, "exec", process["selinuxLabel"], n=1, origin=where))
 
 
