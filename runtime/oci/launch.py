@@ -38,7 +38,7 @@ class Launch:
         memfd = native.memfd_sealed("pyrun-plan", self._block)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
-            slots = [0, 1, 2, memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 9))]
+            slots = [0, 1, 2, memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 10))]
             words = [word.encode() for word in ("pyrun-oci: container", *more)]
             self._helper, pidfd = native.spawn(words, [], slots)
             os.close(pidfd)
