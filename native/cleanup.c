@@ -4,19 +4,18 @@
  * or a busy file leaves behind, the next command finds by its free lock and removes. */
 #include "helper.h"
 
-/* How many processes the kernel has killed there for want of memory (cgroup-v2.rst, memory.events), -1 where it does not count. */
-int64_t oom_kills(int cgroup, const char *file)
+/* How often the kernel has killed there for want of memory (cgroup-v2.rst, memory.events), -1 where it does not count. */
+int64_t oom_kills(int cgroup, const char *file, const char *name)
 {
-    static const char name[] = "\noom_kill ";
     OWNED_FD fd = (int)sys_openat(cgroup, file, O_RDONLY, 0);
     char text[512];
     long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
     int64_t value = 0;
 
-    for (char *at = text; n > (long)sizeof name; at++, n--) {
-        if (memcmp(at, name, sizeof name - 1) != 0)
+    for (char *at = text; n > (long)str_len(name); at++, n--) {
+        if (memcmp(at, name, str_len(name)) != 0)
             continue;
-        for (at += sizeof name - 1; *at >= '0' && *at <= '9'; at++)
+        for (at += str_len(name); *at >= '0' && *at <= '9'; at++)
             value = value * 10 + (*at - '0');
         return value;
     }
@@ -28,17 +27,17 @@ void count_oom_kills(struct context *ctx)
 {
     ctx->oom_kills = -1;
     if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) == PLAN_HAS_CGROUP && own_oom_kills(ctx) < 0)
-        ctx->oom_kills = oom_kills(SLOT_CGROUP_PARENT, "memory.events");
+        ctx->oom_kills = oom_kills(SLOT_CGROUP_PARENT, "memory.events", OOM_KILL);
 }
 
-/* Others may live in the one above: there the app itself has to have been killed. */
+/* As plan_report.detail says it.  Others may live in the one above: there the app itself has to have been killed. */
 int out_of_memory(const struct context *ctx, int32_t status)
 {
     if ((ctx->plan->flags & (PLAN_HAS_CGROUP | PLAN_ENTER)) != PLAN_HAS_CGROUP)
         return 0;
     if (ctx->oom_kills < 0)
-        return own_oom_kills(ctx) > 0;
-    return (status & 0x7f) == SIGKILL && oom_kills(SLOT_CGROUP_PARENT, "memory.events") > ctx->oom_kills;
+        return own_oom_kills(ctx) <= 0 ? 0 : oom_kills(SLOT_CGROUP, "memory.events", OOM_GROUP_KILL) > 0 ? 3 : 1;
+    return (status & 0x7f) == SIGKILL && oom_kills(SLOT_CGROUP_PARENT, "memory.events", OOM_KILL) > ctx->oom_kills;
 }
 
 /* The cgroup goes with the pod: who wants its figures gets the kernel's own files before the end is told, see PLAN_FIGURES. */
@@ -76,7 +75,7 @@ void write_exit_record(const struct context *ctx, int32_t status, uint64_t finis
     at = str_add_number(at, end, ctx->started);
     at = str_add(at, end, ",\"finished\":");
     at = str_add_number(at, end, finished);
-    at = str_add(at, end, oom ? ",\"oom\":true}\n" : "}\n");
+    at = str_add(at, end, oom == 3 ? ",\"oom\":true,\"oom_group\":true}\n" : oom ? ",\"oom\":true}\n" : "}\n");
     if (at != 0)
         (void)replace_file(SLOT_POD, "exit", text, (size_t)(at - text), 1);
 }

@@ -103,7 +103,9 @@ void notify_relay(const struct context *ctx);
 char **notify_environment(const struct context *ctx, char **at);
 
 /* cleanup.c */
-int64_t oom_kills(int cgroup, const char *file);
+int64_t oom_kills(int cgroup, const char *file, const char *name); /* name: OOM_KILL of a process, OOM_GROUP_KILL of all (memory.oom.group) */
+#define OOM_KILL "\noom_kill "
+#define OOM_GROUP_KILL "\noom_group_kill "
 void count_oom_kills(struct context *ctx); /* before the app runs */
 int out_of_memory(const struct context *ctx, int32_t status);
 void send_figures(const struct context *ctx);

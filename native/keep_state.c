@@ -62,7 +62,7 @@ static void add_end(struct text *text, const struct app *app)
     add_number(text, ",\"started\":", app->started);
     add_number(text, ",\"finished\":", app->ended ? app->finished : clock_ns(CLOCK_REALTIME));
     if (app->oom)
-        add(text, ",\"oom\":true");
+        add(text, app->oom == 3 ? ",\"oom\":true,\"oom_group\":true" : ",\"oom\":true");
     if (!app->ended)
         add(text, ",\"lost\":true");
 }

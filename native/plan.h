@@ -235,7 +235,7 @@ struct plan_report {
     uint32_t kind;
     uint32_t op;     /* PLAN_FAILED: index or STEP_ */
     int32_t error;   /* PLAN_FAILED: errno */
-    uint32_t detail; /* PLAN_EXITED: 1 when the kernel killed some of the pod for want of memory */
+    uint32_t detail; /* PLAN_EXITED: 1 when the kernel killed some of the pod for want of memory, 3 when all of it at once */
     int32_t status;  /* PLAN_EXITED: wait status of the app, wait(2) encoding */
     int32_t pid;     /* PLAN_RUNNING: init's pid in the host */
     uint64_t time;   /* CLOCK_REALTIME, nanoseconds */

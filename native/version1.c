@@ -45,7 +45,7 @@ int64_t own_oom_kills(const struct context *ctx)
         if (op->code == OP_LIMIT && op->a != 0 && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
             OWNED_FD group = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->a), O_RDONLY | O_DIRECTORY, 0);
 
-            return oom_kills(group, "memory.oom_control");
+            return oom_kills(group, "memory.oom_control", OOM_KILL);
         }
-    return oom_kills(SLOT_CGROUP, "memory.events");
+    return oom_kills(SLOT_CGROUP, "memory.events", OOM_KILL);
 }

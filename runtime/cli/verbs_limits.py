@@ -33,6 +33,10 @@ class LimitArgs:
     pids_limit: Text
     io_weight: Text
     io_max: Words
+    io_latency: Words
+    hugetlb: Words
+    rdma: Words
+    misc: Words
     cgroup_set: Words
     device: Words
     device_deny: Words
@@ -61,6 +65,10 @@ LIMITS: tuple[Option, ...] = (
         "Limits",
         "limit a disk, named by itself or by a path on it: rbps, wbps (bytes), riops, wiops a second, as in /dev/vda:wbps=10M (io.max)",
     ),
+    ("--io-latency", "PATH:TIME", "list", "", "Limits", "aim at answers of a disk within TIME, as in /dev/vda:20ms (io.latency)"),
+    ("--hugetlb", "PAGE=SIZE", "list", "", "Limits", "no more memory in huge pages of one size, as in 2MB=64Mi (hugetlb.2MB.max)"),
+    ("--rdma", "DEVICE:KEY=N,...", "list", "", "Limits", "limit hca_handle and hca_object of an RDMA device (rdma.max)"),
+    ("--misc", "NAME=N", "list", "", "Limits", "no more than N of a resource that misc.capacity names (misc.max)"),
     ("--cgroup-set", "FILE=VALUE", "list", "", "Limits", "write VALUE to any other file of the pod's cgroup, as in hugetlb.2MB.max=0"),
 )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Limit = tuple[str, str, str]
 
-__all__ = ["UNLIMITED", "check_file", "check_together", "of_resources", "weight_of_shares"]
+__all__ = ["KEYED", "PAGE_SIZES", "UNLIMITED", "check_file", "check_together", "of_resources", "weight_of_shares"]
 
 PERIOD = 100_000  # of cpu.max, microseconds; the kernel's own default
 SMALLEST_QUOTA = 1_000
@@ -24,7 +24,7 @@ LARGEST_PERIOD = 1_000_000
 MOST_PIDS = 4_194_304
 _INT64 = (1 << 63) - 1
 _UINT64 = (1 << 64) - 1
-_PAGE_SIZES = {f"{1 << (bit % 10)}{'KMGT'[bit // 10]}B" for bit in range(40)}
+PAGE_SIZES = {f"{1 << (bit % 10)}{'KMGT'[bit // 10]}B" for bit in range(40)}
 _THROTTLES = (
     ("throttleReadBpsDevice", "rbps"),
     ("throttleWriteBpsDevice", "wbps"),
@@ -33,7 +33,7 @@ _THROTTLES = (
 )
 # Controllers that have files to write.  cgroup.* and *.pressure are not limits: pyrun itself looks after them.
 _CONTROLLERS = frozenset(("cpu", "cpuset", "dmem", "hugetlb", "io", "memory", "misc", "pids", "rdma"))
-_KEYED = frozenset(("io.max", "io.weight", "io.bfq.weight", "io.latency", "rdma.max", "misc.max", "dmem.max", "dmem.min", "dmem.low"))
+KEYED = frozenset(("io.max", "io.weight", "io.bfq.weight", "io.latency", "rdma.max", "misc.max", "dmem.max", "dmem.min", "dmem.low"))
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.")
 # What a new cgroup has anyway: asked for there, it takes no controller.
 UNLIMITED = {
@@ -71,7 +71,7 @@ def of_resources(
             hint = "cgroup version 2 has no classes of traffic: limit the interface"
             raise network.bad(name, network.values[name], "is not to be had", hint)
     _unified(parts.table("unified"), found)
-    check_together({file: (text, origin) for file, text, origin in found if file not in _KEYED})
+    check_together({file: (text, origin) for file, text, origin in found if file not in KEYED})
     return [one for one in found if held is not None or one[:2] not in UNLIMITED]
 
 
@@ -226,7 +226,7 @@ def _huge_pages(parts: _Reader, found: list[Limit]) -> None:
     """Reservations are limited too: else a program that may not have the pages learns it by SIGBUS (hugetlb.rst)."""
     for one in parts.tables("hugepageLimits"):
         size = one.text("pageSize")
-        if size not in _PAGE_SIZES:
+        if size not in PAGE_SIZES:
             raise one.bad("pageSize", size, "not the size of a page", "write for example 2MB, 64KB or 1GB")
         limit = one.number("limit", 0, _UINT64)
         if limit is None:
@@ -253,7 +253,7 @@ def _unified(unified: _Reader, found: list[Limit]) -> None:
         value = unified.values[file]
         if not isinstance(value, str) or "\0" in value or not value.strip():
             raise ConfigError("set limit", f"{file} {value!r}"[:120], "not a text", hint="values of `unified` are strings", origin=origin)
-        if file not in _KEYED:
+        if file not in KEYED:
             found[:] = [one for one in found if one[0] != file]
         found += [(file, line.strip(), origin) for line in value.splitlines() if line.strip()]
 

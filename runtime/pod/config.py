@@ -235,7 +235,13 @@ def _bandwidth(options: Options, app: dict[str, Any], config: Config) -> None:
 
 
 _BANDWIDTH = "resource/network-bandwidth"
-_LIMITS = ("resource/memory", "resource/cpu", "os/linux/cpu-shares")  # see pyrun.pod.limits
+_LIMITS = (
+    "resource/memory",
+    "resource/cpu",
+    "os/linux/cpu-shares",
+    "resource/block-bandwidth",
+    "resource/block-iops",
+)  # see pyrun.pod.limits
 _ENFORCED = (
     "os/linux/capabilities-retain-set",
     "os/linux/capabilities-remove-set",

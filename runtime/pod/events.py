@@ -11,6 +11,7 @@ import struct
 import time
 
 from pyrun import native
+from pyrun.host import read_small
 from pyrun.pod.state import read_json
 from pyrun.pod.status import PHASES
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["events"]
 
-_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE, _OVERFLOW, _IGNORED, _ONLYDIR = 0x40, 0x80, 0x100, 0x200, 0x4000, 0x8000, 0x1000000
+_MODIFY, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE, _OVERFLOW, _IGNORED, _ONLYDIR = 0x2, 0x40, 0x80, 0x100, 0x200, 0x4000, 0x8000, 0x1000000
 _HEAD = struct.Struct("=iIII")
+_PATIENCE = 2.0  # seconds for a pod that starts to have its cgroup
+# Files that the kernel tells inotify of when it counts there, and what their counters mean.
+_COUNTED = {"memory.events": {"oom_kill": "oom", "high": "memory-high"}, "pids.events": {"max": "pids-max"}}
 _ARRIVED = {"prepared": "prepared", "running": "started", "exited": "exited", "garbage": "removed"}
 
 
@@ -33,7 +37,9 @@ def events(pods: Pods) -> Iterator[Event]:
     """Yield events for ever: `time` (ns since 1970), `event` and `uuid`, with what is known of the pod.
 
     prepared, started (its supervisor has it), running (the app runs, once more for each restart), health (`health` has changed), died
-    (the app ended: `code`, `signal`), exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
+    (the app ended: `code`, `signal`, `oom`), oom (the kernel killed some of it for want of memory: `kills`; `group`: all of it),
+    memory-high (slowed down above memory.high), pids-max (a process was refused), each with `times` since the last one;
+    exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
     """
     watcher = _Watcher(pods)
     try:
@@ -43,8 +49,13 @@ def events(pods: Pods) -> Iterator[Event]:
         watcher.close()
 
 
+def _numbers(path: str) -> dict[str, int]:
+    pairs = (line.split() for line in read_small(path).decode().splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
 class _Watcher:
-    __slots__ = ("fd", "health", "phases", "pods", "running")
+    __slots__ = ("counted", "counts", "fd", "health", "phases", "pods", "running", "wanted")
 
     def __init__(self, pods: Pods) -> None:
         self.pods = pods
@@ -52,12 +63,16 @@ class _Watcher:
         self.phases: dict[int, str] = {}
         self.running: dict[int, str] = {}
         self.health: dict[str, object] = {}
+        self.counts: dict[int, tuple[str, str]] = {}  # watch -> pod and file
+        self.counted: dict[tuple[str, str], dict[str, int]] = {}
+        self.wanted: dict[str, float] = {}  # pods whose cgroup may be made just now, and until when it is looked for
         for phase in (*PHASES[1:], "garbage"):
             mask = _MOVED_TO | _DELETE | (_MOVED_FROM if phase == "exited" else 0)
             self.fd, watch = native.inotify(os.fsencode(f"{pods.path}/{phase}"), mask | _ONLYDIR, self.fd)
             self.phases[watch] = phase
         for uuid in pods.uuids("running"):
             self._look_into(uuid)
+            self._count(uuid, new=False)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -74,7 +89,10 @@ class _Watcher:
 
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        poll.poll()
+        while not poll.poll(20 if self.wanted else None):
+            for uuid, end in list(self.wanted.items()):
+                if self._count(uuid) or time.monotonic() > end:
+                    self.wanted.pop(uuid, None)
         data = os.read(self.fd, 65536)
         place = 0
         while place < len(data):
@@ -86,6 +104,8 @@ class _Watcher:
     def _event(self, watch: int, mask: int, name: str) -> Iterator[Event]:
         if mask & _OVERFLOW:
             yield {"time": time.time_ns(), "event": "lost"}
+        elif watch in self.counts:
+            yield from self._counts(watch, mask)
         elif mask & _IGNORED:
             self.health.pop(self.running.pop(watch, ""), None)
         elif watch in self.running:
@@ -94,6 +114,7 @@ class _Watcher:
             phase = self.phases[watch]
             if phase == "running":
                 self._look_into(name)
+                self.wanted[name] = time.monotonic() + _PATIENCE
             yield self._told(_ARRIVED[phase], phase, name)
 
     def _inside(self, uuid: str, name: str) -> Iterator[Event]:
@@ -107,10 +128,43 @@ class _Watcher:
             self.health[uuid] = found.get("health")
             yield {**self._told("health", "running", uuid), **{key: found[key] for key in ("health", "failing") if key in found}}
         elif name == "run" and "pid" in found:
+            self.wanted[uuid] = time.monotonic() + _PATIENCE
             yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
         elif name == "exit":
-            known: Event = {key: found[key] for key in ("code", "signal", "oom", "lost", "restarts") if key in found}
+            known: Event = {key: found[key] for key in ("code", "signal", "oom", "oom_group", "lost", "restarts") if key in found}
             yield {**self._told("died", "running", uuid), **known}
+
+    def _count(self, uuid: str, *, new: bool = True) -> bool:
+        """Watch what the kernel counts in a pod's cgroup; whether that is done.  Of a pod that was there before from now on."""
+        where = self._read("running", uuid, "run").get("cgroup") or self._read("running", uuid, "pod").get("cgroup")
+        if not isinstance(where, str) or not os.path.isdir(where):
+            return False
+        for file in _COUNTED:
+            try:
+                _, watch = native.inotify(os.fsencode(f"{where}/{file}"), _MODIFY, self.fd)
+            except OSError:
+                continue  # the pod does not have that controller
+            if watch not in self.counts:
+                self.counts[watch] = uuid, f"{where}/{file}"
+                self.counted[uuid, file] = {} if new else _numbers(f"{where}/{file}")
+        return True
+
+    def _counts(self, watch: int, mask: int) -> Iterator[Event]:
+        uuid, path = self.counts[watch]
+        file = os.path.basename(path)
+        if mask & _IGNORED:
+            del self.counts[watch]
+            self.counted.pop((uuid, file), None)
+            return
+        now, before = _numbers(path), self.counted.get((uuid, file), {})
+        rise = {name: now[name] - before.get(name, 0) for name in now}
+        self.counted[uuid, file] = now or before
+        for name, event in _COUNTED[file].items():
+            if rise.get(name, 0) > 0:
+                more: Event = {"kills": rise[name]} if event == "oom" else {"times": rise[name]}
+                if event == "oom" and rise.get("oom_group_kill", 0) > 0:
+                    more["group"] = True
+                yield {**self._told(event, "running", uuid), **more}
 
     def _told(self, event: str, phase: str, uuid: str) -> Event:
         record = self._read(phase, uuid, "pod")

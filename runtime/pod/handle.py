@@ -10,13 +10,14 @@ from pyrun.pod.status import exit_code, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import BinaryIO, Unpack
 
     from pyrun.images.store import Store
     from pyrun.pod.keywords import Keywords
     from pyrun.pod.logs import Line
+    from pyrun.pod.pressure import Pressure
     from pyrun.pod.process import Process
     from pyrun.pod.state import Pods
 
@@ -83,6 +84,27 @@ class Pod:
         from pyrun.pod.stats import stats
 
         return stats(self._pods, self.uuid)
+
+    def pressure(self, resource: str, *, stall: float, window: float = 2.0, kind: str = "some", app: str | None = None) -> Pressure:
+        """Return a trigger for when the running pod waits for `resource`; see `pyrun.pod.pressure.Pressure`."""
+        from pyrun.pod.pressure import Pressure
+
+        return Pressure(self._pods, self.uuid, resource, stall=stall, window=window, kind=kind, app=app)
+
+    def on_pressure(
+        self,
+        callback: Callable[[], object],
+        resource: str = "memory",
+        *,
+        stall: float = 0.1,
+        window: float = 2.0,
+        kind: str = "some",
+        app: str | None = None,
+    ) -> Callable[[], None]:
+        """Call `callback` in another thread when the pod waited for `resource` for `stall` of `window` seconds; returns what ends that."""
+        from pyrun.pod.pressure import on_pressure
+
+        return on_pressure(self.pressure(resource, stall=stall, window=window, kind=kind, app=app), callback)
 
     def update(self, *, app: str | None = None, device_deny: Sequence[str] = (), **limits: Unpack[Keywords]) -> None:
         """Change limits of the running pod, by the names that `Runtime.run` takes, `device` included; see `pyrun.pod.update.update`."""

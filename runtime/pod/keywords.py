@@ -47,8 +47,10 @@ class Keywords(TypedDict, total=False):
     health_timeout: str | None
     hostname: str | None
     hosts_entry: Sequence[str]
+    hugetlb: Sequence[str]
     inherit_env: bool
     insecure_options: Sequence[str]
+    io_latency: Sequence[str]
     io_max: Sequence[str]
     io_weight: str | int | None
     keep: bool
@@ -58,6 +60,7 @@ class Keywords(TypedDict, total=False):
     memory_high: str | int | None
     memory_low: str | int | None
     memory_min: str | int | None
+    misc: Sequence[str]
     mount: Sequence[object]
     name: str | None
     net: str | Sequence[str]
@@ -73,6 +76,7 @@ class Keywords(TypedDict, total=False):
     pids_limit: str | int | None
     pod_name: str | None
     port: Sequence[str]
+    rdma: Sequence[str]
     readonly_rootfs: bool
     restart: str
     rlimit: Sequence[str]

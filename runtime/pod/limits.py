@@ -12,7 +12,7 @@ import os
 from pyrun.errors import ConfigError, UsageError
 from pyrun.host import read_small, version_1_cgroups
 from pyrun.images.types import parse_quantity
-from pyrun.plan.resources import PERIOD, SMALLEST_QUOTA, UNLIMITED, check_file, check_together, weight_of_shares
+from pyrun.plan.resources import KEYED, PAGE_SIZES, PERIOD, SMALLEST_QUOTA, UNLIMITED, check_file, check_together, weight_of_shares
 from pyrun.pod.options import LIMITS
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
     found: dict[tuple[str, str], Limit] = {}
     for isolator in isolators:
         for limit in _of_isolator(isolator["name"], isolator["value"]):
-            found[limit[0], ""] = limit
+            found[_key(limit)] = _with_rates(found.get(_key(limit)), limit)
     for name in LIMITS:
         value = getattr(options, name)
         if value is None or value is False or value == []:
@@ -50,18 +50,32 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
         flag = "--" + name.replace("_", "-")
         for part in value if isinstance(value, list) else [value]:
             for limit in _OF[name](part, flag):
-                # io.max takes one device at a time
-                key = (limit[0], limit[1].partition(" ")[0] if limit[0] == "io.max" else "")
+                key = _key(limit)
                 if key in found and found[key][2].startswith("--"):
                     hint = f"keep one of {found[key][2]} and {flag}" if found[key][2] != flag else f"write {flag} once for it"
                     raise UsageError("set limit", limit[0], "is set twice", hint=hint, origin=flag)
-                found[key] = limit
+                found[key] = _with_rates(found.get(key), limit)
     limits = list(found.values())
     by_file = {file: (text, origin) for file, text, origin in limits}
     check_together(by_file)
     if "cpu.max.burst" in by_file and by_file.get("cpu.max", ("max", ""))[0].startswith("max"):
         raise _bad("cpu.max.burst", "needs a limit to burst above", "add --cpus", by_file["cpu.max.burst"][1])
     return [limit for limit in limits if not fresh or limit[:2] not in UNLIMITED]
+
+
+def _key(limit: Limit) -> tuple[str, str]:
+    """What can be set once: a file, or one device's line of those that have several."""
+    return limit[0], limit[1].partition(" ")[0] if limit[0] in KEYED and limit[0] != "io.weight" else ""
+
+
+def _with_rates(old: Limit | None, new: Limit) -> Limit:
+    """Rates of a disk that somebody else has limited stay, unless the new one says otherwise."""
+    if old is None or new[0] != "io.max":
+        return new
+    disk, *words = new[1].split(" ")
+    told = {word.partition("=")[0] for word in words}
+    kept = [word for word in old[1].split(" ")[1:] if word.partition("=")[0] not in told]
+    return new[0], " ".join([disk, *kept, *words]), new[2]
 
 
 def placed(limits: list[Limit], above: str, group: str) -> tuple[list[Limit], list[tuple[str, str, str, str]]]:
@@ -128,12 +142,16 @@ def _cpus(value: object, origin: str) -> list[Limit]:
 
 
 def _burst(value: object, origin: str) -> list[Limit]:
+    return [("cpu.max.burst", str(_microseconds(value, origin)), origin)]
+
+
+def _microseconds(value: object, origin: str) -> int:
     text = str(value)
     number = text.rstrip("usm")
     unit = _MICROSECONDS.get(text[len(number) :])
     if unit is None or not number.isascii() or not number.isdigit() or len(number) > 9:
         raise _bad(value, "not a time", "write for example 20ms or 5000us", origin)
-    return [("cpu.max.burst", str(int(number) * unit), origin)]
+    return int(number) * unit
 
 
 def _whole(file: str, low: int, high: int, *, words: tuple[str, ...] = (), form: str = "{}") -> Callable[[Any, str], list[Limit]]:
@@ -192,6 +210,39 @@ def _io_max(value: object, origin: str) -> list[Limit]:
     return [("io.max", f"{_disk(path, origin)} {' '.join(parts)}", origin)]
 
 
+def _io_latency(value: object, origin: str) -> list[Limit]:
+    path, colon, target = str(value).rpartition(":")
+    if not colon or not path:
+        raise _bad(value, "not PATH:TIME", "write for example /dev/vda:20ms", origin)
+    return [("io.latency", f"{_disk(path, origin)} target={_microseconds(target, origin)}", origin)]
+
+
+def _hugetlb(value: object, origin: str) -> list[Limit]:
+    """Reservations too: else a program that may not have the pages learns it by SIGBUS (hugetlb.rst)."""
+    page, equals, amount = str(value).partition("=")
+    if not equals or page not in PAGE_SIZES:
+        raise _bad(value, "not PAGE=SIZE", "write for example 2MB=64Mi or 1GB=0", origin)
+    text = "max" if amount == "max" else str(_size(amount, origin))
+    return [(f"hugetlb.{page}.max", text, origin), (f"hugetlb.{page}.rsvd.max", text, origin)]
+
+
+def _named(file: str, form: str) -> Callable[[Any, str], list[Limit]]:
+    """One line of a file that has one for each name: NAME=N, or NAME:KEY=N,KEY=N."""
+
+    def read(value: object, origin: str) -> list[Limit]:
+        name, sign, rest = str(value).partition("=" if form == "NAME=N" else ":")
+        parts = [part.rpartition("=") for part in rest.split(",")]
+        good = bool(sign) and name.isprintable() and bool(name) and not set(name) & set(" /=")
+        for key, _, amount in parts:
+            good &= amount == "max" or (amount.isascii() and amount.isdigit() and len(amount) < 20)
+            good &= key == "" if form == "NAME=N" else key in ("hca_handle", "hca_object")
+        if not good:
+            raise _bad(value, f"not {form}", f"see {file} in cgroup-v2.rst", origin)
+        return [(file, f"{name} {rest.replace(',', ' ')}", origin)]
+
+    return read
+
+
 def _disk(path: str, origin: str) -> str:
     """MAJOR:MINOR of the whole disk that `path` is, or lies on: the kernel limits no partitions."""
     try:
@@ -230,6 +281,10 @@ _OF: dict[str, Callable[[Any, str], list[Limit]]] = {
     "pids_limit": _whole("pids.max", 2, 4194304, words=("max",)),
     "io_weight": _whole("io.weight", 1, 10000, form="default {}"),
     "io_max": _io_max,
+    "io_latency": _io_latency,
+    "hugetlb": _hugetlb,
+    "rdma": _named("rdma.max", "DEVICE:hca_handle=N,hca_object=N"),
+    "misc": _named("misc.max", "NAME=N"),
     "cgroup_set": _raw,
 }
 
@@ -250,4 +305,19 @@ def _of_isolator(name: str, value: Any) -> list[Limit]:
         if value.get("request") is not None:
             thousandths = parse_quantity(value["request"], 1000) or 0
             limits.append(("cpu.weight", str(weight_of_shares(thousandths * 1024 // 1000)), origin))
+    if name in ("resource/block-bandwidth", "resource/block-iops") and value.get("limit") is not None:
+        rates = ("rbps", "wbps") if name.endswith("bandwidth") else ("riops", "wiops")
+        number = _size(value["limit"], origin)
+        if number <= 0:
+            raise _bad(value["limit"], "is not above nothing", "write a number of bytes or operations a second", origin)
+        limits += [("io.max", f"{disk} {' '.join(f'{rate}={number}' for rate in rates)}", origin) for disk in _disks()]
     return limits
+
+
+def _disks() -> list[str]:
+    """Every disk that holds anything, MAJOR:MINOR: the App Container's limits of disks are for all (ACE "resource/block-bandwidth")."""
+    names = sorted(os.listdir("/sys/block")) if os.path.isdir("/sys/block") else []
+    found = [
+        read_small(f"/sys/block/{name}/dev").decode().strip() for name in names if read_small(f"/sys/block/{name}/size").strip() != b"0"
+    ]
+    return [disk for disk in found if disk]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIMITS = (
     *("memory", "memory_high", "memory_low", "memory_min", "swap", "oom_group", "cpus", "cpu_weight", "cpu_idle", "cpu_burst"),
-    *("cpuset_cpus", "cpuset_mems", "pids_limit", "io_weight", "io_max", "cgroup_set"),
+    *("cpuset_cpus", "cpuset_mems", "pids_limit", "io_weight", "io_max", "io_latency", "hugetlb", "rdma", "misc", "cgroup_set"),
 )
 
 
@@ -79,6 +79,10 @@ class Options:
         self.pids_limit: str | int | None = None
         self.io_weight: str | int | None = None
         self.io_max: list[str] = []
+        self.io_latency: list[str] = []
+        self.hugetlb: list[str] = []
+        self.rdma: list[str] = []
+        self.misc: list[str] = []
         self.cgroup_set: list[str] = []
         self.device: list[str] = []
         self._set_rest()

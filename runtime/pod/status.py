@@ -20,7 +20,7 @@ __all__ = ["PHASES", "exit_code", "listing", "status"]
 
 PHASES = ("preparing", "prepared", "running", "exited")
 _COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace")
-_OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "lost")
+_OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "oom_group", "lost")
 
 
 def listing(pods: Pods) -> list[dict[str, object]]:
@@ -39,7 +39,8 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
 
     `uuid`; `state`: preparing, prepared, running, paused, restarting or exited; `pod_name`, `app`, `name` and `image` (the
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
-    while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory;
+    while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory
+    (the app itself where `signal` is 9, else a child of its), `oom_group` when all of it at once;
     `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
 
@@ -124,7 +125,7 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
 def _ended(fd: int, found: dict[str, object]) -> None:
     end = read_json(fd, "exit")
     _apps(found, end)
-    for name in ("code", "signal", "started", "finished", "restarts", "oom", "lost", "log_dropped"):
+    for name in ("code", "signal", "started", "finished", "restarts", "oom", "oom_group", "lost", "log_dropped"):
         if name in end:
             found[name] = end[name]
     if "code" not in end:

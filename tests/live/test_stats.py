@@ -72,3 +72,37 @@ def test_an_endless_table_ends_with_its_reader(pyrun: Pyrun, burner: str) -> Non
     """Not on a terminal it is printed once."""
     done = subprocess.run([COMMAND, "stats"], env=pyrun.environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 2
+
+
+def test_pressure_calls_back(pyrun: Pyrun, busybox: Path) -> None:
+    """More than there are processors want to run: the kernel says so, until the pod ends."""
+    import os
+    import threading
+
+    import pyrun as library
+
+    script = f"for i in $(seq {2 * (os.cpu_count() or 1) + 2}); do ({BURN}) & done; wait"
+    uuid = pyrun("run", "--detach", busybox, "--exec", "/bin/sh", "--", "-c", script, code=0).out.strip()
+    pod = library.Runtime(str(pyrun.root)).pod(uuid)
+    called = threading.Event()
+    stop = pod.on_pressure(called.set, "cpu", stall=0.05, window=2.0)
+    assert called.wait(30)
+    with pod.pressure("cpu", stall=0.05, window=2.0) as trigger:
+        assert trigger.wait(30)
+    with pod.pressure("cpu", stall=0.05, window=2.0) as trigger:
+        pyrun("rm", "--force", uuid, code=0)
+        with pytest.raises(library.errors.StateError, match="ended"):
+            while True:
+                trigger.wait(30)
+    stop()
+    stop()
+    for words in (
+        {"resource": "disk"},
+        {"resource": "cpu", "stall": 3.0},
+        {"resource": "cpu", "window": 0.1},
+        {"resource": "cpu", "kind": "most"},
+    ):
+        with pytest.raises(library.errors.UsageError):
+            pod.pressure(**{"stall": 0.1, **words})
+    with pytest.raises(library.errors.StateError):
+        pod.pressure("cpu", stall=0.1)

@@ -43,6 +43,8 @@ def made(*isolators: dict[str, Any], **wanted: object) -> dict[str, str]:
         ("pids_limit", "20", "pids.max", "20"),
         ("io_weight", "7", "io.weight", "default 7"),
         ("cgroup_set", ["hugetlb.2MB.max=0"], "hugetlb.2MB.max", "0"),
+        ("rdma", ["mlx4_0:hca_handle=2,hca_object=max"], "rdma.max", "mlx4_0 hca_handle=2 hca_object=max"),
+        ("misc", ["res_a=3"], "misc.max", "res_a 3"),
     ],
 )
 def test_a_value_and_its_file(name: str, value: object, file: str, text: str) -> None:
@@ -89,6 +91,17 @@ def test_a_value_and_its_file(name: str, value: object, file: str, text: str) ->
         ({"cgroup_set": ["memory.max=9"], "memory": "64Mi"}, "twice"),
         ({"io_max": ["/dev/null:rbps=1M"]}, "block device"),
         ({"io_max": ["/missing:rbps=1M"]}, "no such file"),
+        ({"io_latency": ["20ms"]}, "PATH:TIME"),
+        ({"io_latency": ["/dev/null:20ms"]}, "block device"),
+        ({"hugetlb": ["3MB=0"]}, "PAGE=SIZE"),
+        ({"hugetlb": ["2MB=10"]}, "unit"),
+        ({"hugetlb": ["2MB=0", "2MB=1Mi"]}, "once"),
+        ({"rdma": ["mlx4_0"]}, "DEVICE:"),
+        ({"rdma": ["mlx4_0:handles=1"]}, "DEVICE:"),
+        ({"rdma": ["../x:hca_handle=1"]}, "DEVICE:"),
+        ({"misc": ["res_a"]}, "NAME=N"),
+        ({"misc": ["res_a=-1"]}, "NAME=N"),
+        ({"misc": ["a b=1"]}, "NAME=N"),
         ({"io_max": ["/dev/vda"]}, "RATE=AMOUNT"),
         ({"io_max": ["/dev/vda:speed=1"]}, "RATE=AMOUNT"),
         ({"io_max": ["/dev/vda:rbps=1M,rbps=2M"]}, "RATE=AMOUNT"),
@@ -123,3 +136,33 @@ def test_a_disk_is_a_whole_one() -> None:
     assert made(io_max=[f"/dev/{disks[0]}:rbps=1M,wiops=5"]) == {"io.max": f"{number} rbps=1000000 wiops=5"}
     with pytest.raises(PyrunError):
         made(io_max=[f"/dev/{disks[0]}:rbps=1M", f"/dev/{disks[0]}:wbps=1M"])
+
+
+def test_huge_pages() -> None:
+    assert made(hugetlb=["2MB=64Mi", "1GB=max"]) == {
+        "hugetlb.2MB.max": "67108864",
+        "hugetlb.2MB.rsvd.max": "67108864",
+        "hugetlb.1GB.max": "max",
+        "hugetlb.1GB.rsvd.max": "max",
+    }
+
+
+def test_isolators_of_disks_are_for_all_of_them() -> None:
+    """ACE-81: every disk, reading and writing; a flag changes what it names and leaves the rest."""
+    disks = limits._disks()
+    assert disks, "there is no disk"
+    bandwidth = {"name": "resource/block-bandwidth", "value": {"default": True, "limit": "2M"}}
+    iops = {"name": "resource/block-iops", "value": {"default": True, "limit": "100"}}
+    lines = [text for file, text, _ in limits.of(Options("/root"), [bandwidth, iops]) if file == "io.max"]
+    assert sorted(lines) == sorted(f"{disk} rbps=2000000 wbps=2000000 riops=100 wiops=100" for disk in disks)
+    for name in os.listdir("/sys/block"):
+        with open(f"/sys/block/{name}/dev") as file:
+            number = file.read().strip()
+        if number in disks and os.path.exists(f"/dev/{name}"):
+            options = Options("/root")
+            options.io_max = [f"/dev/{name}:wbps=5M"]
+            lines = [text for _, text, _ in limits.of(options, [bandwidth]) if text.startswith(number + " ")]
+            assert lines == [f"{number} rbps=2000000 wbps=5000000"]
+            break
+    with pytest.raises(ConfigError):
+        limits.of(Options("/root"), [{"name": "resource/block-iops", "value": {"default": True, "limit": "0"}}])
