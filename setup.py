@@ -128,6 +128,7 @@ HELPER = program(
     "native/oci_mounts.c",
     "native/oci_copy.c",
     "native/oci_process.c",
+    "native/metadata.c",
     "native/root.c",
     "native/limits.c",
     "native/version1.c",

@@ -61,6 +61,8 @@ static int op_ok(const struct plan_header *h, const char *pool, const struct pla
     case OP_EXEC:
         return op->n >= 1 && list_ok(h, pool, op->s1, op->n) && list_ok(h, pool, op->s2, op->a) && op->b >> 32 >= 1 &&
                list_ok(h, pool, (uint32_t)op->b, op->b >> 32);
+    case OP_METADATA:
+        return string_ok(h, op->s1) && op->n >= 1 && op->n <= 64 && list_ok(h, pool, op->s2, op->n) && op->b < h->pool_size;
     case OP_HANDLER:
         return string_ok(h, op->s1) && (op->n == HANDLER_PRE_START || op->n == HANDLER_POST_STOP) && op->a >= 1 && op->a <= 86400;
     case OP_LIMIT: /* a name, not a path: it may not lead out of the cgroup */
@@ -92,14 +94,14 @@ static int header_ok(const struct plan_header *h, size_t size)
  * may run with privileges because an operation was lost.  An alternative needs an operation to belong to. */
 static int order_ok(const struct plan_header *h, const struct plan_op *ops)
 {
-    uint32_t app = 0, pivot = 0, network = 0, i;
+    uint32_t app = 0, pivot = 0, network = 0, service = 0, i;
 
     for (i = 0; i < h->op_count; i++) {
         if ((ops[i].flags & OPF_ELSE) && (i + 2 >= h->op_count || (ops[i + 1].flags & OPF_ELSE)))
             return 0;
         if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
-        if (ops[i].code >= OP_JOIN && !(h->flags & PLAN_OCI))
+        if (ops[i].code >= OP_JOIN && ops[i].code != OP_METADATA && !(h->flags & PLAN_OCI))
             return 0;
         if (before_clone(&ops[i])) {
             if (i > 0 && !before_clone(&ops[i - 1]))
@@ -111,6 +113,9 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             if (pivot || app)
                 return 0;
             pivot = ops[i].code == OP_PIVOT ? i + 1 : 0;
+        } else if (ops[i].code == OP_METADATA) {
+            if (pivot || app || service++ > 0)
+                return 0;
         } else if (ops[i].code == OP_APP) {
             if (app)
                 return 0;

@@ -43,6 +43,7 @@ struct context {
     int root;         /* init: O_PATH of the staged root until the pivot; supervisor: of the pod's, to let go of last */
     uint32_t handler; /* whose operations these are: index of an OP_HANDLER, 0 the app's */
     int of;           /* enter(): pidfd of the init to join, -1 for SLOT_INIT */
+    int service;      /* connection to the metadata service */
     int notify;       /* supervisor: the socket on which the app speaks to the service manager */
     int inside;       /* this process has moved into the pod's cgroup itself */
     int tty;          /* supervisor: the master; init and app: the slave */
@@ -111,6 +112,10 @@ int out_of_memory(const struct context *ctx, int32_t status);
 void send_figures(const struct context *ctx);
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
+
+/* metadata.c */
+long metadata_begin(struct context *ctx, uint32_t *step);
+long metadata_listen(struct context *ctx, const struct plan_op *op);
 
 /* handlers.c */
 uint32_t find_handler(const struct context *ctx, uint32_t kind);

@@ -30,7 +30,7 @@ static long run_op(struct context *ctx, const struct plan_op *op)
     if (op->code <= OP_READONLY || op->code == OP_TTY)
         return run_mount_op(ctx, op);
     /* the supervisor has done what comes before the clone */
-    return before_clone(op) ? 0 : op->code > OP_JOIN ? run_oci_op(ctx, op) : run_process_op(ctx, op);
+    return before_clone(op) ? 0 : op->code > OP_JOIN && op->code != OP_METADATA ? run_oci_op(ctx, op) : run_process_op(ctx, op);
 }
 
 /* Straight line from `i` up to the operation `stop` or, in the app's process, for ever: OP_EXEC does not come back. */

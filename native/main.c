@@ -31,7 +31,7 @@ static long receive_slots(void)
 
 int program(int argc, char **argv, char **envp)
 {
-    struct context ctx = {.argv = argv, .envp = envp, .link = -1, .pidfd = -1, .root = -1, .of = -1, .notify = -1, .tty = -1};
+    struct context ctx = {.argv = argv, .envp = envp, .link = -1, .pidfd = -1, .root = -1, .of = -1, .service = -1, .notify = -1, .tty = -1};
     struct stat st;
     long map, shared;
 

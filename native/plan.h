@@ -182,7 +182,9 @@ enum plan_code {
     OP_OCI_LABEL = 50,     /* n 0: open the directory of labels; n 1, behind OP_APP: write s2 to its file s1 */
     /* behind OP_APP */
     OP_OCI_ATTRIBUTE = 51, /* OCI_... n, value a, b bytes at s1 (OCI_MEMORY_POLICY: b words of 64 bits) */
-    OP_LAST = 51
+    /* the supervisor, and once more init before the pivot, in the pod's network */
+    OP_METADATA = 52,      /* service at unix socket s1, started by list s2 (n) if need be; app b (pool), IPv4 address and port a; metadata.c */
+    OP_LAST = 52
 };
 
 struct plan_caps {

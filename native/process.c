@@ -181,6 +181,8 @@ long run_process_op(struct context *ctx, const struct plan_op *op)
     const char *s1 = pool_string(ctx, op->s1);
 
     switch (op->code) {
+    case OP_METADATA:
+        return metadata_listen(ctx, op);
     case OP_HOSTNAME:
         return sys_call2(__NR_sethostname, s1, str_len(s1));
     case OP_DOMAINNAME:

@@ -141,6 +141,8 @@ static long start(struct context *ctx, uint32_t *step)
     for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
         if ((r = set_limit(ctx, &ctx->ops[*step])) < 0)
             return r;
+    if ((r = metadata_begin(ctx, step)) < 0)
+        return r;
     *step = STEP_NOTIFY;
     if ((r = notify_listen(ctx)) < 0)
         return r;

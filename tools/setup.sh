@@ -9,7 +9,7 @@ PACKAGES_run="
     busybox-static gcc gpg gpg-agent gpgv libc6-dev libcap-dev libseccomp-dev libssl-dev
     python3 python3-dev python3-venv"
 PACKAGES_test="
-    apache2-utils binutils bzip2 clang containernetworking-plugins docker-registry e2fsprogs iproute2 libclang-rt-14-dev mandoc mmdebstrap
+    apache2-utils binutils bzip2 clang containernetworking-plugins docker-registry e2fsprogs etcd-server iproute2 libclang-rt-14-dev mandoc mmdebstrap
     nftables
     openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace umoci util-linux xz-utils"
 PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"

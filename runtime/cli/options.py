@@ -18,6 +18,7 @@ An option is a row of six strings:
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, TOLD
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import DEVICE, LIMITS
 from pyrun.cli.verbs_network import NETWORK
@@ -160,8 +161,7 @@ RUN: tuple[Option, ...] = (
     ("--umask", "OCTAL", "octal", "0..0777", "app Process", "mask for the modes of new files (default 0022)"),
     ("--rlimit --ulimit", "NAME=SOFT[:HARD]", "list", "", "app Process", "limit a resource, as in nofile=1024:4096"),
     ("--oom-score-adj", "N", "int", "-1000..1000", "app Process", "make the kernel more or less eager to end the app when memory runs out"),
-    ("--no-handlers", "", "flag", "", "app Process", "do not run the image's event handlers pre-start and post-stop"),
-    ("--handler-timeout", "DURATION", "seconds", "", "app Process", "kill an event handler that takes longer, as in 5m (default 60)"),
+    *HANDLERS,
     ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected to the app"),
     ("--tty -t", "", "flag", "", "Process", "give the app a terminal"),
     (
@@ -216,6 +216,7 @@ RUN: tuple[Option, ...] = (
         "app Security",
         "system call filter: mode=retain or mode=remove, then errno=NAME if wanted, then calls and @groups, all with commas",
     ),
+    *TOLD,
     *SEVERAL,
     *BACKGROUND,
     ALLOW,
@@ -268,6 +269,7 @@ VERBS: dict[str, Verb] = {
         "verify images, local or on servers, and store them",
     ),
     **IMAGES,
+    **APPC_VERBS,
     "gc": (
         "gc",
         "",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_appc import AppcArgs
 from pyrun.cli.verbs_limits import DEVICE, DEVICE_DENY, LIMITS
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     Words: TypeAlias = list[str]
 
 
-class PodArgs:
+class PodArgs(AppcArgs):
     """Attributes of `pyrun.cli.parse.Args`."""
 
     pods: Words
@@ -45,8 +46,6 @@ class PodArgs:
     health_start_period: Text
     health_on_failure: str
     no_healthcheck: bool
-    no_handlers: bool
-    handler_timeout: Number
     log_driver: str
     log_opt: dict[str, str]
     detach_keys: Text

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     ShareKind = Literal["", "app", "pod"]
     UpperKind = Literal["disk", "tmpfs"]
 
-__all__ = ["Config", "Device", "IdMap", "Mount"]
+__all__ = ["Config", "Device", "IdMap", "Metadata", "Mount"]
 
 
 class Mount:
@@ -81,6 +81,27 @@ class Device:
         self.origin = origin
 
 
+class Metadata:
+    """The metadata service for one pod: the unix `socket` of the service and the `command` that starts it;
+
+    the IPv4 `address` in host byte order and the `port` that the pod asks, and the `token` that stands in its URL.
+    """
+
+    __slots__ = ("address", "command", "port", "socket", "token")
+
+    def __init__(self, socket: str, command: list[str], address: int, port: int, token: str) -> None:
+        self.socket = socket
+        self.command = command
+        self.address = address
+        self.port = port
+        self.token = token
+
+    @property
+    def url(self) -> str:
+        """What apps know as AC_METADATA_URL."""
+        return f"http://{'.'.join([str(self.address >> shift & 255) for shift in (24, 16, 8, 0)])}:{self.port}/{self.token}"
+
+
 class IdMap:
     """Ranges of a user namespace: (inside, outside, count) each, as user_namespaces(7) writes them."""
 
@@ -100,11 +121,12 @@ class IdMap:
 class Config:
     """One app in one pod, ready to be planned.
 
-    Attributes are plain values: `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
+    Attributes are plain values: `app` the app's name, `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin),
     `limits_1` (directory of version 1, file, content, origin);
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
+    `metadata` where its service is to be had, None without one;
     `handlers` of the app's start and end (name, argv, what to try for argv[0], seconds);
     `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
@@ -118,6 +140,7 @@ class Config:
 
     __slots__ = (
         "again",
+        "app",
         "app_dir",
         "argv",
         "bandwidth",
@@ -142,6 +165,7 @@ class Config:
         "lowers",
         "make_cwd",
         "mask_paths",
+        "metadata",
         "mounts",
         "network",
         "no_new_privs",
@@ -169,6 +193,7 @@ class Config:
 
     def __init__(self, uuid: str, argv: list[str], lowers: list[str], *, stage: str, pod_dir: str) -> None:
         self.uuid = uuid
+        self.app = ""
         self.argv = argv
         self.paths = [argv[0]]
         self.env: list[str] = []
@@ -185,6 +210,7 @@ class Config:
         self.limits_1: list[tuple[str, str, str, str]] = []
         self.devices: list[Device] = []
         self.device_rules: list[Rule] = []
+        self.metadata: Metadata | None = None
         self.handlers: list[tuple[str, list[str], list[str], int]] = []
         self.oom_score_adj: int | None = None
         self.hostname = "pyrun-" + uuid

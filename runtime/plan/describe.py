@@ -23,7 +23,7 @@ NAMES = {
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
-        " SECCOMP EXEC LIMIT DEVICES HANDLER"
+        " SECCOMP EXEC LIMIT DEVICES HANDLER METADATA"
     ).split()
 }
 
@@ -109,6 +109,11 @@ def _rlimit(one: Op) -> str:
     return f"limit {rlimits.describe((number, soft, hard))}"
 
 
+def _address(field: Field) -> str:
+    number = _number(field)
+    return ".".join([str(number >> shift & 255) for shift in (40, 32, 24, 16)]) + f":{number & 0xFFFF}"
+
+
 def _exec(one: Op) -> str:
     paths = one[6]
     assert isinstance(one[3], list) and isinstance(one[4], list) and isinstance(paths, list)
@@ -152,6 +157,7 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.SECCOMP: lambda one: f"install a system call filter of {len(one[3]) // 8 if isinstance(one[3], bytes) else 0} instructions",
     ops.EXEC: _exec,
     ops.DEVICES: lambda one: f"let the pod use these devices only: {_text(one[4])}",
+    ops.METADATA: lambda one: f"offer the metadata service at {_address(one[5])}",
     ops.HANDLER: lambda one: f"run the event handler {_text(one[3])} as the app, for up to {_text(one[5])} seconds",
     ops.LIMIT: _limit,
 }
@@ -170,6 +176,8 @@ def step(one: Op) -> tuple[str, str]:
     if code == ops.EXEC:
         assert isinstance(s1, list)
         return "execute", s1[0]
+    if code == ops.METADATA:
+        return "offer the metadata service at", _address(one[5])
     if code == ops.HANDLER:
         return "run event handler", _text(s1)
     if code == ops.LIMIT:

@@ -231,6 +231,10 @@ def _network(config: Config, todo: list[Op]) -> None:
 
 
 def _leave(config: Config, todo: list[Op]) -> None:
+    if config.metadata:
+        own = config.metadata
+        where = own.address << 16 | own.port
+        todo.append(op(ops.METADATA, own.socket, own.command, n=len(own.command), a=where, b=config.app, origin="--mds"))
     todo.append(op(ops.HOSTNAME, config.hostname, origin=config.origin("hostname")))
     if config.oom_score_adj is not None:
         todo.append(op(ops.OOM_SCORE, n=config.oom_score_adj, origin=config.origin("oom_score_adj")))

@@ -50,6 +50,7 @@ def make_config(
     _refuse_foreign(image)
     _refuse_unenforced(app, notes)
     identity = _identity(options, app, rootfs, config)
+    _told(options, image, config)
     _environment(options, app, identity, image, config)
     config.cwd = options.working_dir or app.get("workingDirectory") or "/"
     config.origins["cwd"] = "--working-dir" if options.working_dir else "app.workingDirectory"
@@ -128,6 +129,14 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
     return identity
 
 
+def _told(options: Options, image: Image, config: Config) -> None:
+    config.app = app_name(options, image)
+    if options.mds:
+        from pyrun.pod.metadata import offer
+
+        config.metadata = options.offer or offer(options.root)
+
+
 def _environment(options: Options, app: dict[str, Any], identity: Identity, image: Image, config: Config) -> None:
     env: dict[str, str] = {}
     if options.inherit_env:
@@ -141,8 +150,11 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
         env.setdefault("LOGNAME", identity.name)
     if options.tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
-    env["AC_APP_NAME"] = app_name(options, image)
+    env["AC_APP_NAME"] = config.app
     env["container"] = "pyrun"
+    env.pop("AC_METADATA_URL", None)
+    if config.metadata:
+        env["AC_METADATA_URL"] = config.metadata.url
     if options.notify == "app":
         env["NOTIFY_SOCKET"] = NOTIFY
     config.env = [f"{name}={value}" for name, value in env.items()]

@@ -56,11 +56,15 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
 
                 pod.slots.network = connect(pods.root, uuid, directory, recipe.net)
             from pyrun.images.copy import copy_layers, copy_up
+            from pyrun.pod.prepare import write
+            from pyrun.pod.recipe import BLANK
 
             if recipe.copy:
                 copy_layers(recipe.copy, directory, b"rootfs")
             for path, name in recipe.volumes:
                 copy_up(recipe.lowers, path, directory, name)
+            for name, text in recipe.files.items():
+                write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
         except BaseException:
             pod.discard()
             raise

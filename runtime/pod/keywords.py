@@ -24,6 +24,7 @@ class Keywords(TypedDict, total=False):
     caps_remove: Sequence[str] | None
     caps_retain: Sequence[str] | None
     cgroup_set: Sequence[str]
+    config: Sequence[str]
     cpu_burst: str | None
     cpu_idle: bool
     cpu_weight: str | int | None
@@ -56,6 +57,7 @@ class Keywords(TypedDict, total=False):
     keep: bool
     log_driver: Literal["auto", "file", "journald", "none"]
     log_opt: Mapping[str, str]
+    mds: bool
     memory: str | int | None
     memory_high: str | int | None
     memory_low: str | int | None

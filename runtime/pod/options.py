@@ -4,8 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Protocol
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Protocol
+
+    from pyrun.plan.config import Metadata
 
     class Volume(Protocol):
         """One volume as written by a flag; `name` and `target` exclude each other."""
@@ -48,6 +50,9 @@ class Options:
     health_on_failure: str | None
     no_healthcheck: bool
     handler_timeout: int | None  # seconds
+    # no options, but of the pod as well: what its other apps have, of several, and what of a pod manifest has no option
+    offer: Metadata | None = None
+    described: Mapping[str, Any] = {}
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -96,7 +101,8 @@ class Options:
         self.upper = "disk"
         self.hostname: str | None = None
         self._network()
-        self.keep = self.no_handlers = False
+        self.keep = self.no_handlers = self.mds = False
+        self.config: list[str] = []
         self.notify = "exec"
         self.pid, self.exit_policy = "app", "first-failure"
         self.health_cmd = self.health_interval = self.health_timeout = self.health_start_period = self.health_on_failure = None

@@ -17,6 +17,7 @@ from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
 from pyrun.pod.keep import CHECKED, HEALTH, encode
 from pyrun.pod.names import check_name, claim, release
+from pyrun.pod.recipe import BLANK
 from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
@@ -50,6 +51,8 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         if health is not None:
             _write_health(directory, health, recipe, uuid)
         write(directory, "keep", keep)
+        for name, text in recipe.files.items():
+            write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
         if recipe.net is not None:

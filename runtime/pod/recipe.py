@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Stamp = tuple[int, int, int, int, int]
     Check = tuple[str, Stamp, int]  # path, stamp, kind of file (stat.S_IFMT) where nothing else of it counts
 
-__all__ = ["BLANK", "Recipe", "decide", "make_recipe", "post_stop"]
+__all__ = ["BLANK", "Recipe", "decide", "given_documents", "make_recipe", "post_stop"]
 
 BLANK = "00000000-0000-4000-8000-000000000000"  # a UUID that no pod can have: its random digits are not
 
@@ -45,10 +45,11 @@ class Recipe:
     the UUID; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
     directory of the pod); `notes` is what the user should be told.
     `net` is what network to make, None where the plan says it all.
+    `files` are further ones in the pod's directory, by name.
     `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits.
     """
 
-    __slots__ = ("block", "checks", "controllers", "copy", "image", "lowers", "net", "notes", "record", "volumes")
+    __slots__ = ("block", "checks", "controllers", "copy", "files", "image", "lowers", "net", "notes", "record", "volumes")
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
         self.block = block
@@ -57,6 +58,7 @@ class Recipe:
         self.image: Image | None = None
         self.lowers: list[str] = []
         self.volumes: list[tuple[str, str]] = []
+        self.files: dict[str, str] = {}
         self.notes = notes
         self.checks = checks
         self.controllers: list[str] = []
@@ -65,7 +67,7 @@ class Recipe:
     @property
     def copies(self) -> bool:
         """Whether each pod needs something of its own first: copies of the root or into volumes, a network."""
-        return bool(self.copy or self.volumes or self.net is not None)
+        return bool(self.copy or self.volumes or self.files or self.net is not None)
 
     @property
     def head(self) -> bytes:
@@ -148,6 +150,7 @@ def make_recipe(
             **_stop_signal(image),
             **post_stop(config),
             **_version_1(config),
+            **({"config": given_documents(options)} if options.config else {}),
         }
     )
     copy = config.lowers if config.copy_root else []
@@ -157,6 +160,10 @@ def make_recipe(
     recipe.lowers = config.lowers
     recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
+    if config.metadata:
+        from pyrun.pod.metadata import describe
+
+        recipe.files["metadata"] = describe(BLANK, [(options, image, config)], options.described, given_documents(options))
     if config.network == "own":
         from pyrun.pod.network import wanted
 
@@ -170,6 +177,11 @@ def _version_1(config: Config) -> dict[str, object]:
     """The pod's cgroups of version 1, for whoever finds them when its supervisor was killed."""
     found = sorted({where for where, *_ in config.limits_1})
     return {"cgroups_1": found} if found else {}
+
+
+def given_documents(options: Options) -> list[str]:
+    """Return the names of the configuration documents that a pod is given."""
+    return list(dict.fromkeys([text.partition(":")[0] for text in options.config]))
 
 
 def post_stop(config: Config) -> dict[str, object]:

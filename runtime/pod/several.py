@@ -22,9 +22,10 @@ from pyrun.plan.planner import run_plan
 from pyrun.pod.config import app_name, make_config
 from pyrun.pod.control import signal_number
 from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
+from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
 from pyrun.pod.prepare import copies, more_of, stand, write
-from pyrun.pod.recipe import Recipe, has_check, post_stop
+from pyrun.pod.recipe import Recipe, given_documents, has_check, post_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,25 +69,27 @@ def prepare_several(
         check_name(pod.pod_name, "--pod-name")
     _hand_out_volumes(apps)
     notes: list[str] = []
+    files = {}
+    for app in apps if pod.mds else ():
+        app.options.offer = pod.offer or offer(pod.root)
     made = [_decide(app, pods, store, host, uuid, explain, notes) for app in apps]
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
     signals = [_stop_signal(app.image) for app in apps]
+    if pod.mds:
+        decided = [(app.options, app.image, one) for app, (one, _) in zip(apps, made, strict=True)]
+        files["metadata"] = describe(uuid, decided, pod.described, given_documents(pod)).encode("utf-8", "surrogateescape")
     flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
-    keep = encode(pod, identifiers[0], flags)
-    listed = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
-
-    net = None
+    files["keep"] = encode(pod, identifiers[0], flags)
+    files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
     if pod.network == "own":
         from pyrun.pod.network import wanted
 
-        net = wanted(pod, [app.image for app in apps], made[0][0])
+        files["net.want"] = fastjson.dumps(wanted(pod, [app.image for app in apps], made[0][0])).encode()
 
     def fill(directory: int) -> None:
-        write(directory, "keep", keep)
-        if net is not None:
-            write(directory, "net.want", fastjson.dumps(net).encode())
-        write(directory, "apps.keep", listed)
+        for name, data in files.items():
+            write(directory, name, data)
         os.mkdir("shm", 0o700, dir_fd=directory)
         os.mkdir("apps", 0o700, dir_fd=directory)
         for config, _ in made:
@@ -101,7 +104,7 @@ def prepare_several(
                 os.close(own)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
-    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting, asked=net is not None)
+    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting, asked="net.want" in files)
     return notes
 
 
@@ -236,6 +239,7 @@ def _record(apps: list[App], identifiers: list[str], uuid: str, last: int) -> st
             "keep": bool(pod.keep),
             "insecure": list(pod.insecure_options),
             **({"post_stop": last} if last else {}),
+            **({"config": given_documents(pod)} if pod.config else {}),
             **{name: value for name, value in more_of(pod, identifiers[0]) if value},
             "created": time.time_ns(),
             "cgroup": "",

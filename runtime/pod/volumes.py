@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, PyrunError
 from pyrun.plan.config import Mount
 from pyrun.plan.mounts import RESERVED
 
@@ -28,6 +28,7 @@ def mounts_of(options: Options, app: dict[str, Any], notes: list[str]) -> list[M
     named = {volume.name: volume for volume in options.volume if volume.name}
     used = set()
     found = [_mount(volume, volume.target, False) for volume in options.volume if volume.target]
+    found += [_document(options.root, text) for text in options.config]
     placed = {mount.target for mount in found}
     for spec in options.mount:
         if spec.volume not in named:
@@ -55,6 +56,21 @@ def mounts_of(options: Options, app: dict[str, Any], notes: list[str]) -> list[M
             hint = f"place it with --mount volume={name},target=/PATH; mount points of the image: {have}"
             raise ConfigError("use volume", name, "nothing mounts it", hint=hint, origin=volume.origin)
     return _ordered(found)
+
+
+def _document(root: str, text: str) -> Mount:
+    """A configuration document, as read-only files.  ConfigError or UsageError when there is none."""
+    from pyrun.pod import documents
+
+    name, _, path = text.partition(":")
+    origin = f"--config {text}"
+    try:
+        documents.read(root, name)
+    except PyrunError as error:
+        error.origin = origin
+        raise
+    target = _checked(path or f"/run/config/{name}", origin)
+    return Mount("host", target, source=documents.directory(root, name), readonly=True, recursive=False, origin=origin)
 
 
 def _mount(volume: Any, target: str, readonly: bool) -> Mount:

@@ -45,6 +45,36 @@ Nice=10
 IOSchedulingClass=idle
 """
 
+_METADATA_SOCKET = """\
+[Unit]
+Description=Metadata service for pods
+Documentation=man:pyrun-metadata(1)
+
+[Socket]
+ListenSequentialPacket={path}
+SocketMode=0600
+DirectoryMode=0700
+
+[Install]
+WantedBy=sockets.target
+"""
+
+_METADATA_SERVICE = """\
+[Unit]
+Description=Metadata service for pods
+Documentation=man:pyrun-metadata(1)
+
+[Service]
+ExecStart={command}
+PrivateNetwork=yes
+PrivateTmp=yes
+ProtectHome=yes
+ProtectSystem=strict
+ReadWritePaths={root}
+NoNewPrivileges=yes
+MemoryMax=256M
+"""
+
 _GC_TIMER = """\
 [Unit]
 Description=Remove ended pods and what crashed runs left behind, once an hour
@@ -70,6 +100,11 @@ def files_for_host(program: str, root: str) -> dict[str, tuple[str, int]]:
         "/usr/local/lib/systemd/system-generators/pyrun": (generator, 0o755),
         f"{units}/pyrun-gc.service": (_GC_SERVICE.format(command=join([*command, "gc"])), 0o644),
         f"{units}/pyrun-gc.timer": (_GC_TIMER, 0o644),
+        f"{units}/pyrun-metadata.socket": (_METADATA_SOCKET.format(path=f"{root}/metadata.sock".replace("%", "%%")), 0o644),
+        f"{units}/pyrun-metadata.service": (
+            _METADATA_SERVICE.format(command=join([*command, "metadata"]), root=root.replace("%", "%%")),
+            0o644,
+        ),
     }
 
 

@@ -8,6 +8,7 @@ from pyrun.cli import manual
 from pyrun.cli.help import dest, visible
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
 from pyrun.cli.parse import Args
+from pyrun.cli.verbs_appc import AppcArgs
 from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_limits import LimitArgs
 from pyrun.cli.verbs_network import NetworkArgs
@@ -21,6 +22,7 @@ ANNOTATIONS = {
     **LimitArgs.__annotations__,
     **NetworkArgs.__annotations__,
     **TrustArgs.__annotations__,
+    **AppcArgs.__annotations__,
     **ImageArgs.__annotations__,
     **Args.__annotations__,
 }
