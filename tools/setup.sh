@@ -12,6 +12,7 @@ PACKAGES_test="
     apache2-utils binutils bzip2 clang containernetworking-plugins docker-registry e2fsprogs etcd-server iproute2 libclang-rt-14-dev mandoc mmdebstrap
     nftables
     openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace umoci util-linux xz-utils"
+PACKAGES_test+=" containerd docker.io" # clients of pyrun-oci
 PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun

@@ -13,20 +13,35 @@ _EXEC = (
     "-p,--process= -d,--detach -t,--tty -e,--env=* -u,--user= -c,--cap=* --cwd= --pid-file= --console-socket= --preserve-fds="
     " --no-new-privs --apparmor= --process-label= --cgroup= -g,--additional-gids=* --ignore-paused"
 )
+_UPDATE = (
+    "-r,--resources= --memory= --memory-reservation= --memory-swap= --cpu-share= --cpu-quota= --cpu-period= --cpu-rt-period="
+    " --cpu-rt-runtime= --cpuset-cpus= --cpuset-mems= --pids-limit= --blkio-weight= --kernel-memory= --kernel-memory-tcp="
+    " --l3-cache-schema= --mem-bw-schema= --cpu-burst= --cpu-idle="
+)
+_CRIU = (
+    "--image-path= --work-path= --parent-path= --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks"
+    " --pre-dump --manage-cgroups-mode="
+)
+
 # verb: (options, the fewest positional arguments, the most, what they are, one line of help)
 verbs = {
+    "checkpoint": (_CRIU, 1, 1, "ID", "write the processes of a container to files (by criu)"),
     "create": (_START, 1, 1, "ID", "make a container; its program waits for `start`"),
     "delete": ("-f,--force -r,--regex", 1, 1, "ID", "remove a stopped container"),
+    "events": ("--stats --interval=", 1, 1, "ID", "show what a container uses"),
     "exec": (_EXEC, 1, -1, "ID [COMMAND [ARG...]]", "run one more process in a container"),
+    "features": ("", 0, 0, "", "show what this runtime can do"),
     "kill": ("-a,--all -r,--regex", 1, 2, "ID [SIGNAL]", "send a signal to a container"),
     "list": ("-f,--format= -q,--quiet", 0, 0, "", "list containers"),
     "pause": ("", 1, 1, "ID", "freeze the processes of a container"),
     "ps": ("-f,--format=", 1, -1, "ID [PS-OPTION...]", "list the processes of a container"),
+    "restore": (f"{_START} -d,--detach {_CRIU}", 1, 1, "ID", "start a container from files that checkpoint wrote"),
     "resume": ("", 1, 1, "ID", "let frozen processes go on"),
     "run": (_START + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
     "spec": ("-b,--bundle= -f,--config= --rootless", 0, 0, "", "write a config.json to start from"),
     "start": ("", 1, 1, "ID", "start the program of a created container"),
     "state": ("", 1, 1, "ID", "show the state of a container"),
+    "update": (_UPDATE, 1, 1, "ID", "change the limits of a container"),
 }
 _PROGRAM_FOLLOWS = ("exec",)  # behind the first positional argument everything is the program's
 

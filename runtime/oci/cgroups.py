@@ -9,7 +9,7 @@ from pyrun.host import CGROUP_ROOTS, read_small
 
 TYPE_CHECKING = False
 
-__all__ = ["directory", "freeze", "kill", "make", "processes", "remove"]
+__all__ = ["directory", "freeze", "kill", "make", "processes", "put", "remove", "tree"]
 
 
 def tree() -> str:
@@ -52,7 +52,8 @@ def make(path: str) -> None:
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
 
 
-def _put(path: str, text: str) -> bool:
+def put(path: str, text: str) -> bool:
+    """Write `text` into a file of a cgroup; whether the kernel took it."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
@@ -68,7 +69,7 @@ def _put(path: str, text: str) -> bool:
 
 def kill(path: str) -> bool:
     """Kill every process in the cgroup and below; False when that cannot be."""
-    return _put(path + "/cgroup.kill", "1")
+    return put(path + "/cgroup.kill", "1")
 
 
 def processes(path: str) -> list[int]:
@@ -81,7 +82,7 @@ def processes(path: str) -> list[int]:
 
 def freeze(path: str, on: bool) -> None:
     """Pause the cgroup or let it go on, and wait until that is so; HostError when the kernel refuses."""
-    if not _put(path + "/cgroup.freeze", "1" if on else "0"):
+    if not put(path + "/cgroup.freeze", "1" if on else "0"):
         raise HostError("pause" if on else "resume", path, "the cgroup cannot be frozen")
     _wait(path, f"frozen {int(on)}".encode())
 

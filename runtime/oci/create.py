@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
+    from pyrun.plan.ops import Op
 
 __all__ = ["create", "filter_of", "keep_descriptors", "root_of", "take_terminal", "write_pid"]
 
@@ -112,7 +113,8 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         pivot="no-pivot" not in args.options,
         group=group,
     )
-    plan.ops = [one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options]
+    limits = _limits(config, group)
+    plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     fds = _descriptors(container, group)
     try:
         making.launch = launch = Launch(plan, fds, keep_descriptors(args))
@@ -133,6 +135,17 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
     _settle(args, container, record, text, launch)
+
+
+def _limits(config: dict[str, Any], group: str) -> list[Op]:
+    wanted = config.get("linux", {}).get("resources")
+    if not wanted:
+        return []
+    from pyrun.oci import resources
+
+    limits = resources.resource_ops(wanted, group)
+    resources.enable(group, [(str(one[3]), one[7]) for one in limits if one[0] == ops.LIMIT])
+    return limits
 
 
 def _settle(args: Arguments, container: Container, record: dict[str, Any], text: bytes, launch: Launch) -> None:

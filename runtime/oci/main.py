@@ -21,6 +21,7 @@ __all__ = ["entry", "main"]
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
     "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
+    "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "criu",
 }  # fmt: skip
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
 
@@ -72,6 +73,10 @@ def _dispatch(args: Arguments) -> int:
         sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n")
         return 0
     _close_leaks(args)
+    if "help" in args.options and args.verb in ("checkpoint", "restore"):
+        from pyrun.oci.criu import refuse
+
+        refuse(args.verb)
     if not args.verb or "help" in args.options:
         from pyrun.oci.usage import usage
 

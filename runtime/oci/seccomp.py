@@ -19,20 +19,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["compile_filter", "load"]
+__all__ = ["ARCHES", "compile_filter", "load"]
 
 _CACHE = "/var/cache/pyrun-oci"
 _ERRNO, _TRACE = 0x00050000, 0x7FF00000
 _ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": 0x80000000, "SCMP_ACT_TRAP": 0x00030000,
-    "SCMP_ACT_ERRNO": _ERRNO, "SCMP_ACT_TRACE": _TRACE, "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": 0x7FFF0000,
+    "SCMP_ACT_ERRNO": _ERRNO, "SCMP_ACT_NOTIFY": 0x7FC00000,
+    "SCMP_ACT_TRACE": _TRACE, "SCMP_ACT_LOG": 0x7FFC0000, "SCMP_ACT_ALLOW": 0x7FFF0000,
 }  # fmt: skip
 _COMPARE = {
     "SCMP_CMP_NE": 1, "SCMP_CMP_LT": 2, "SCMP_CMP_LE": 3, "SCMP_CMP_EQ": 4, "SCMP_CMP_GE": 5, "SCMP_CMP_GT": 6, "SCMP_CMP_MASKED_EQ": 7,
 }  # fmt: skip
-_ARCHES = {
-    "SCMP_ARCH_X86": 0x40000003, "SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_X32": 0x4000003E, "SCMP_ARCH_ARM": 0x40000028,
-    "SCMP_ARCH_AARCH64": 0xC00000B7,
+# AUDIT_ARCH_... of linux/audit.h; that of X32 is libseccomp's own
+ARCHES = {
+    "SCMP_ARCH_AARCH64": 0xC00000B7, "SCMP_ARCH_ARM": 0x40000028, "SCMP_ARCH_LOONGARCH64": 0xC0000102, "SCMP_ARCH_M68K": 0x4,
+    "SCMP_ARCH_MIPS": 0x8, "SCMP_ARCH_MIPS64": 0x80000008, "SCMP_ARCH_MIPS64N32": 0xA0000008, "SCMP_ARCH_MIPSEL": 0x40000008,
+    "SCMP_ARCH_MIPSEL64": 0xC0000008, "SCMP_ARCH_MIPSEL64N32": 0xE0000008, "SCMP_ARCH_PARISC": 0xF, "SCMP_ARCH_PARISC64": 0x8000000F,
+    "SCMP_ARCH_PPC": 0x14, "SCMP_ARCH_PPC64": 0x80000015, "SCMP_ARCH_PPC64LE": 0xC0000015, "SCMP_ARCH_RISCV64": 0xC00000F3,
+    "SCMP_ARCH_S390": 0x16, "SCMP_ARCH_S390X": 0x80000016, "SCMP_ARCH_SH": 0x4000002A, "SCMP_ARCH_SHEB": 0x2A,
+    "SCMP_ARCH_X32": 0x4000003E, "SCMP_ARCH_X86": 0x40000003, "SCMP_ARCH_X86_64": 0xC000003E,
 }  # fmt: skip
 
 
@@ -102,9 +108,9 @@ def compile_filter(wanted: dict[str, Any]) -> bytes:
         lib.seccomp_attr_set(context, lib.SCMP_FLTATR_CTL_OPTIMIZE, 2)
         for index, arch in enumerate(wanted.get("architectures") or []):
             where = f"linux.seccomp.architectures[{index}]"
-            if arch not in _ARCHES:
+            if arch not in ARCHES:
                 raise ConfigError("read seccomp filter", arch, "no such architecture", origin=where)
-            result = lib.seccomp_arch_add(context, _ARCHES[arch])
+            result = lib.seccomp_arch_add(context, ARCHES[arch])
             _check(0 if result == -17 else result, arch, where)
         for index, rule in enumerate(wanted.get("syscalls") or []):
             _rule(context, rule, default, f"linux.seccomp.syscalls[{index}]")

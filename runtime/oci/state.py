@@ -14,7 +14,6 @@ with its pid is never taken for it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Container", "check_id", "create", "list_ids", "pretty", "start_time"]
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
-_FILES = ("state", "state.new", "start", "failure", "config", "config.new", "plan", "plan.new", "fast", "fast.new")
 _MAX = 16 << 20
 
 
@@ -165,9 +163,8 @@ class Container:
 
     def remove(self) -> None:
         """Remove its directory; that it is locked is the caller's affair."""
-        for name in _FILES:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self.fd)
+        for name in os.listdir(self.fd):
+            os.unlink(name, dir_fd=self.fd)
         os.rmdir(f"{self.root}/{self.id}")
 
     def close(self) -> None:

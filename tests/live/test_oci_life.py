@@ -252,3 +252,45 @@ def test_a_hook_that_fails_or_hangs_ends_the_container(oci: Runtime, kind: str, 
         assert oci.state("one")["status"] == "stopped"
         oci("delete", "one")
     assert not oci.leftovers()
+
+
+def test_devices_are_those_of_the_rules(oci: Runtime) -> None:
+    """A node of another device, made inside with CAP_MKNOD, opens only where a rule allows it."""
+    names = ["CAP_MKNOD", "CAP_DAC_OVERRIDE"]
+    oci.config["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+    script = "rm -f /tmp/d /tmp/k; busybox mknod /tmp/d c 1 5; busybox head -c 1 /tmp/d | wc -c; "
+    script += "busybox mknod /tmp/k c 10 229; busybox dd if=/tmp/k count=0 2>&1"
+    oci.config["linux"]["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+    assert "Operation not permitted" in oci.shell(f"({script}) ; true")
+    oci.config["linux"]["resources"]["devices"].append({"allow": True, "type": "c", "major": 10, "minor": 229, "access": "r"})
+    shown = oci.shell(script)
+    assert shown.startswith("1\n") and "not permitted" not in shown
+
+
+def test_a_limit_that_cannot_be_is_refused(oci: Runtime) -> None:
+    """Zero is no limit for docker; anything else must hold, and here no cgroup has a memory controller."""
+    oci.config["linux"]["resources"] = {"cpu": {"shares": 0}, "memory": {}, "blockIO": {"weight": 0}}
+    assert oci.shell("echo ok") == "ok\n"
+    oci.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
+    oci.command("/bin/true")
+    done = oci("create", "one", code=1)
+    assert "memory" in done.stderr and "linux.resources.memory.limit" in done.stderr
+    assert not oci.leftovers()
+    oci.config["linux"]["resources"] = {}
+    oci.start_sleeping()
+    assert "memory" in oci("update", "--memory", "64m", "one", code=1).stderr
+    zeros = oci.folder / "zeros"
+    zeros.write_text(json.dumps({"cpu": {"shares": 0}, "memory": {"limit": 0}, "blockIO": {"weight": 0}}))
+    oci(f"--log={oci.folder}/log", "update", f"--resources={zeros}", "one")
+    oci("delete", "--force", "one")
+
+
+def test_features_and_events_and_what_is_refused(oci: Runtime) -> None:
+    found = json.loads(oci("features").stdout)
+    assert (found["ociVersionMin"], found["ociVersionMax"]) == ("1.0.0", "1.3.0")
+    assert "ro" in found["mountOptions"] and found["linux"]["seccomp"]["enabled"] and found["linux"]["cgroup"]["v2"]
+    assert "not supported" in oci("checkpoint", "--help", code=1).stderr, "by that clients know"
+    oci.start_sleeping()
+    shown = json.loads(oci("events", "--stats", "one").stdout)
+    assert shown["id"] == "one" and shown["type"] == "stats" and shown["data"]["cpu"]["usage"]["total"] > 0
+    oci("delete", "--force", "one")
