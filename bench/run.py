@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import containers
 import pods
 from cases import LIST, PODMAN_LIST, PREPARED, Bench
 from clock import Failed, Series
@@ -24,7 +25,10 @@ from stage import TOP, Stage, tell
 from unpacking import Unpacking
 from unpacking import gates as unpacking_gates
 
-CASES = ("lib", "parent", "cli", "enter", "stop", "background", "exec", "memory", "throughput", "import", "pull", "list", "pods", "unpack")
+CASES = (
+    *("lib", "parent", "cli", "enter", "stop", "background", "exec", "memory", "throughput", "import", "pull", "list", "pods", "unpack"),
+    "oci",
+)
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
 UNCACHED = "pyrun run, cache/run emptied"
@@ -116,6 +120,9 @@ def judge(results: Results, wanted: set[str]) -> None:
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
     results.gates += pods.gates(results.series)
+    for name, kind, one, other, limit in containers.RATIOS:
+        if "oci" in wanted:
+            results.gates.append((name, results.ratio(kind, f"{one}, {containers.OURS}", f"{one}, {other}"), limit))
     if "pull" in wanted:
         for name in ("gzip", "zstd"):
             value = results.ratio("pull", f"pyrun fetch, {name}", f"podman pull, {name}", "min")
@@ -186,6 +193,11 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
     if wanted & set(pods.TITLES):
         tell("bench: pods in the background")
         results.series.update(pods.measure(bench, wanted, rounds))
+    if "oci" in wanted:
+        tell("bench: OCI runtimes")
+        case = containers.Containers(bench)
+        results.series.update({"containers": case.measure(rounds), "by-podman": case.podman(rounds)})
+        results.numbers["containers created, started and deleted a second, four at a time"] = {**case.throughput()}
     if "exec" in wanted:
         results.series["exec"] = bench.exec(rounds)
     if "memory" in wanted:
@@ -237,6 +249,7 @@ def show(results: Results) -> None:
         ),
         "afterwards": ("once the image is there, ms", {}),
         **pods.TITLES,
+        **containers.TITLES,
     }
     for case, series in results.series.items():
         table(titles[case][0], series, titles[case][1])

@@ -13,11 +13,13 @@
 
 /* The other program of the family is this file with PYRUN_OCI: `pyrun-oci`.  ENTRY has the function entry() that takes over. */
 #ifdef PYRUN_OCI
-#define PYRUN_ENTRY "pyrun.oci.main"
-#define HAS_BUNDLE "False"
+#define PYRUN_ENTRY "pyrun.cli.oci"
+#define HAS_BUNDLE "{'create', 'exec', 'run'} & set(a)"
+#define BUNDLE "oci"
 #else
 #define PYRUN_ENTRY "pyrun.cli.main"
 #define HAS_BUNDLE "'run' in a[1:4]"
+#define BUNDLE "run"
 #endif
 
 #define EXIT_FAILED 125
@@ -36,7 +38,7 @@ static const char boot[] = "import sys, posix\n"
                            "if " HAS_BUNDLE ":\n"
                            "    import gc, marshal\n"
                            "    gc.disable()\n"
-                           "    b = p + '/pyrun/__pycache__/run.%s.bundle' % sys.implementation.cache_tag\n"
+                           "    b = p + '/pyrun/__pycache__/" BUNDLE ".%s.bundle' % sys.implementation.cache_tag\n"
                            "    try:\n"
                            "        d = posix.open(b, posix.O_CLOEXEC)\n"
                            "        f, d = posix.read(d, 4 << 20), posix.close(d)\n"

@@ -23,9 +23,9 @@ __all__ = ["load", "path", "save"]
 _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
 
 
-def path(package: str) -> str:
-    """Return the bundle's file for the package directory `package` and this interpreter."""
-    return f"{package}/__pycache__/run.{sys.implementation.cache_tag}.bundle"
+def path(package: str, command: str = "run") -> str:
+    """Return the bundle's file for the package directory `package` and this interpreter; `command` is whose."""
+    return f"{package}/__pycache__/{command}.{sys.implementation.cache_tag}.bundle"
 
 
 def load(entries: list[Entry]) -> None:
@@ -80,7 +80,7 @@ def load(entries: list[Entry]) -> None:
             modules.pop("os", None)
 
 
-def save() -> None:
+def save(command: str = "run") -> None:
     """Write the bundle of what this process has imported so far; whatever prevents it is no loss, so no error is raised.
 
     A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none.
@@ -97,7 +97,7 @@ def save() -> None:
         for name, code in in_order(files):
             info = os.stat(files[name])
             entries.append((name, files[name], info.st_mtime_ns, info.st_size, hasattr(modules[name], "__path__"), code))
-        _write(path(package), sys.hexversion.to_bytes(4, "little") + marshal.dumps((load.__code__, entries)))
+        _write(path(package, command), sys.hexversion.to_bytes(4, "little") + marshal.dumps((load.__code__, entries)))
     except OSError:
         pass
 

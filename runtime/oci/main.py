@@ -12,11 +12,7 @@ import sys
 from pyrun.errors import PyrunError, UsageError
 from pyrun.oci.arguments import Arguments, parse
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NoReturn
-
-__all__ = ["entry", "main"]
+__all__ = ["main"]
 
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
@@ -24,16 +20,6 @@ _MODULES = {
     "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "criu",
 }  # fmt: skip
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
-
-
-def entry() -> NoReturn:
-    """Run the command line of this process and exit with its code."""
-    code = main(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        posix._exit(code)
 
 
 def main(argv: list[str]) -> int:

@@ -146,6 +146,6 @@ def test_docker_life(docker: Clients) -> None:
 
 
 def test_docker_terminal(docker: Clients) -> None:
-    line = f"docker --host unix://{docker.folder}/docker/sock run --rm -it --network=none {IMAGE} /bin/sh -c 'tty; exit 6'"
+    line = f"docker --host unix://{docker.folder}/docker/sock run --rm -it --network=none {IMAGE} /bin/sh -c 'tty; sleep 0.5; exit 6'"
     done = docker.run("script", "--quiet", "--return", "--command", line, "/dev/null", code=None)
     assert "/dev/pts/0" in done.stdout and done.returncode == 6, done.stdout

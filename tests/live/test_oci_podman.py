@@ -38,7 +38,7 @@ def running(podman: Clients) -> str:
 
 
 def terminal(podman: Clients, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs podman on a terminal, that of script(1)."""
+    """Runs podman on a terminal, that of script(1).  Programs wait a moment: what is on its way when a session ends, the kernel drops."""
     line = subprocess.list2cmdline([*podman.podman_words(), *words])
     return podman.run("script", "--quiet", "--return", "--command", line, "/dev/null", code=None)
 
@@ -96,9 +96,9 @@ def test_exec(podman: Clients, running: str) -> None:
 
 
 def test_terminals(podman: Clients, running: str) -> None:
-    done = terminal(podman, "exec", "-it", running, "/bin/sh", "-c", "tty; exit 5")
+    done = terminal(podman, "exec", "-it", running, "/bin/sh", "-c", "tty; sleep 0.5; exit 5")
     assert "/dev/pts/" in done.stdout and done.returncode == 5
-    done = terminal(podman, "run", "--rm", "-it", "--pull=never", "--network=none", IMAGE, "/bin/sh", "-c", "tty; exit 6")
+    done = terminal(podman, "run", "--rm", "-it", "--pull=never", "--network=none", IMAGE, "/bin/sh", "-c", "tty; sleep 0.5; exit 6")
     assert "/dev/pts/0" in done.stdout and done.returncode == 6
 
 
