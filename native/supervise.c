@@ -161,6 +161,7 @@ static long start(struct context *ctx, uint32_t *step)
     if (!(ctx->plan->clone_flags & CLONE_NEWUSER))
         return 0;
     r = map_ids(ctx);
+    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* now that the maps are written */
     return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 

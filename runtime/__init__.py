@@ -21,7 +21,9 @@ __all__ = [  # noqa: RUF022, as sorted() has it
     "ImageError",
     "ManifestError",
     "NotFoundError",
+    "Operation",
     "PIPE",
+    "Plan",
     "Pod",
     "Process",
     "PyrunError",
@@ -43,6 +45,7 @@ __all__ = [  # noqa: RUF022, as sorted() has it
     "detach",
     "events",
     "list_pods",
+    "plan_of",
     "run",
     "settle",
     "start",
@@ -52,7 +55,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun import aio
     from pyrun.api import App, Runtime
-    from pyrun.calls import allow_limits, attach, create, create_pod, detach, events, list_pods, run, settle, start
+    from pyrun.calls import allow_limits, attach, create, create_pod, detach, events, list_pods, plan_of, run, settle, start
     from pyrun.container import Container
     from pyrun.errors import (
         ArchiveError,
@@ -70,6 +73,7 @@ if TYPE_CHECKING:
         TrustError,
         UsageError,
     )
+    from pyrun.planning import Operation, Plan
     from pyrun.pod.binds import Volume
     from pyrun.pod.handle import Pod
     from pyrun.pod.process import Process
@@ -79,8 +83,9 @@ if TYPE_CHECKING:
 # Module -> public names that it defines.  Every other one is an error.
 _HOMES = {
     "pyrun.api": ("App", "Runtime"),
-    "pyrun.calls": ("allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "run", "settle", "start"),
+    "pyrun.calls": ("allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "plan_of", "run", "settle", "start"),
     "pyrun.container": ("Container",),
+    "pyrun.planning": ("Operation", "Plan"),
     "pyrun.pod.binds": ("Volume",),
     "pyrun.pod.handle": ("Pod",),
     "pyrun.pod.process": ("Process",),
@@ -89,16 +94,18 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Loads a public name from its home; AttributeError for anything not in `__all__`."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "aio":
-        return __import__("pyrun.aio", fromlist=("run",))
-    home = next((module for module, names in _HOMES.items() if name in names), "pyrun.errors")
-    value: object = getattr(__import__(home, fromlist=(name,)), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # else every name would be one
+
+    def __getattr__(name: str) -> object:
+        """Loads a public name from its home; AttributeError for anything not in `__all__`."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "aio":
+            return __import__("pyrun.aio", fromlist=("run",))
+        home = next((module for module, names in _HOMES.items() if name in names), "pyrun.errors")
+        value: object = getattr(__import__(home, fromlist=(name,)), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

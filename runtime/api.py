@@ -14,13 +14,13 @@ from pyrun import host as hosts
 from pyrun.container import Container
 from pyrun.engine.launch import start as launch
 from pyrun.engine.launch import start_recipe
-from pyrun.errors import UsageError
+from pyrun.errors import ConfigError, UsageError
 from pyrun.images.store import Store
 from pyrun.plan import ops
 from pyrun.pod.binds import volumes
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
-from pyrun.pod.recipe import make_recipe
+from pyrun.pod.recipe import decide, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 from pyrun.streams import INHERIT, PIPE, Streams
 
@@ -31,21 +31,17 @@ if TYPE_CHECKING:
 
     from pyrun.engine.launch import Supervisor
     from pyrun.images.store import Image
+    from pyrun.planning import Plan
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
     from pyrun.pod.recipe import Recipe
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["App", "Runtime", "default_root"]
+__all__ = ["App", "Runtime"]
 
 _REMEMBERED = 256  # recipes; about 15 kB each
 _OWN = ("root", "argv", "interactive", "tty")  # options that have another form here
-
-
-def default_root() -> str:
-    """Where state is kept when nobody says: $PYRUN_ROOT, else /var/lib/pyrun."""
-    return os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun"
 
 
 class App:
@@ -60,7 +56,7 @@ class App:
 
 
 class Runtime:
-    """Images and pods below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).  Threads may share it.
+    """Images and pods below one state directory (default: see `pyrun.host.state_root`).  Threads may share it.
 
     Remembers what it decided: starting the same image with the same options again costs a few stat(2) calls.
 
@@ -78,7 +74,7 @@ class Runtime:
     __slots__ = ("_ending", "_lock", "_owner", "_recipes", "pods", "root", "store")
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = os.path.abspath(root or default_root())
+        self.root = os.path.abspath(root or hosts.state_root())
         self.store = Store(self.root)
         self.pods = Pods(self.root)
         self._recipes: dict[str, Recipe] = {}
@@ -211,6 +207,23 @@ class Runtime:
         with self._lock:
             self._ending = [supervisor for supervisor in self._ending if not supervisor.reap()]
 
+    def plan(
+        self,
+        image: str | None = None,
+        args: Sequence[str] = (),
+        *,
+        rootfs: str | None = None,
+        stdin: bool = False,
+        **options: Unpack[Keywords],
+    ) -> Plan:
+        """Return what `start` with the same arguments would ask of the kernel; nothing is done.  `stdin`: the app has a standard input."""
+        from pyrun.planning import Plan
+
+        wanted, found, lowers = self._decided(image, args, rootfs, stdin, options)
+        notes: list[str] = []
+        _, plan = decide(wanted, self.store, found, self.pods, hosts.probe(), new_uuid(), notes, lowers)
+        return Plan(plan, notes)
+
     def prepare(self, image: str | None = None, args: Sequence[str] = (), *, rootfs: str | None = None, **options: Unpack[Keywords]) -> Pod:
         """Make a pod that is ready to run, in this process or in any other.
 
@@ -297,44 +310,49 @@ class Runtime:
         return wanted
 
     def _recipe(self, image: str | None, args: Sequence[str], rootfs: str | None, interactive: bool, options: Keywords) -> Recipe:
-        if (image is None) == (rootfs is None):
-            raise UsageError("start container", image or "", "it takes either an image or a rootfs")
+        stamp = None
         if rootfs is not None:
-            return self._bare(rootfs, args, interactive, options)
-        assert image is not None
-        key = repr((image, args, interactive, sorted(options.items())))
+            from pyrun.pod.bare import stamp as stamp_of
+
+            stamp = stamp_of(rootfs)
+        key = repr((image, rootfs, stamp, args, interactive, sorted(options.items())))
         known = self._recipes.get(key)
         if known is not None and known.fresh():
             return known
+        wanted, found, lowers = self._decided(image, args, rootfs, interactive, options)
+        sources = [] if lowers else [self.store.ref_dir(found.name), self.root + "/images"]
+        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources, lowers=lowers))
+
+    def _decided(
+        self, image: str | None, args: Sequence[str], rootfs: str | None, interactive: bool, options: Keywords
+    ) -> tuple[Options, Image, list[str] | None]:
+        """Return options, image and, without an image, the lower directories."""
         wanted = self._wanted(args, interactive, options)
-        found = self._trusted(image, wanted)
-        sources = [self.store.ref_dir(found.name), self.root + "/images"]
-        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources))
+        if image is not None and rootfs is None:
+            return wanted, self._trusted(image, wanted), None
+        if image is not None or rootfs is None:
+            raise UsageError("start container", image or "", "it takes either an image or a rootfs")
+        if not wanted.exec and not args:
+            raise UsageError("start container", rootfs, "no program is named", hint='args begins with it: ["/bin/sh", "-c", ...]')
+        from pyrun.pod.bare import HOST, bare_image, host_root
+
+        if not wanted.exec:
+            wanted.argv = []
+        found = bare_image(rootfs, args)
+        if rootfs != HOST:
+            return wanted, found, [rootfs]
+        around, more = host_root(self.root)
+        wanted.volume = [*more, *wanted.volume]
+        return wanted, found, [around]
 
     def _trusted(self, image: str, wanted: Options) -> Image:
+        if os.geteuid():
+            hint = 'name a directory, rootfs="/DIR", or rootfs="host" for the host\'s own programs'
+            raise ConfigError("use image", image, "stored images are root's: their files have owners of their own", hint=hint)
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)
         return found
-
-    def _bare(self, rootfs: str, args: Sequence[str], interactive: bool, options: Keywords) -> Recipe:
-        from pyrun.pod.bare import HOST, bare_image, host_root, stamp
-
-        key = repr((stamp(rootfs), rootfs, args, interactive, sorted(options.items())))
-        known = self._recipes.get(key)
-        if known is not None and known.fresh():
-            return known
-        wanted = self._wanted(args, interactive, options)
-        if not wanted.exec and not args:
-            raise UsageError("start container", rootfs, "no program is named", hint='args begins with it: ["/bin/sh", "-c", ...]')
-        if not wanted.exec:
-            wanted.argv = []
-        found: Image = bare_image(rootfs, args)
-        lowers = [rootfs]
-        if rootfs == HOST:
-            lowers[0], more = host_root(self.root)
-            wanted.volume = [*more, *wanted.volume]
-        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), lowers=lowers))
 
     def _remember(self, key: str, recipe: Recipe) -> Recipe:
         if recipe.checks is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pyrun.api import Runtime, default_root
+from pyrun.api import Runtime
+from pyrun.host import state_root
 from pyrun.pod.state import new_uuid
 from pyrun.streams import INHERIT
 
@@ -15,19 +16,20 @@ if TYPE_CHECKING:
 
     from pyrun.api import App
     from pyrun.container import Container
+    from pyrun.planning import Plan
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "run", "settle", "start"]
+__all__ = ["allow_limits", "attach", "create", "create_pod", "detach", "events", "list_pods", "plan_of", "run", "settle", "start"]
 
 _runtimes: dict[str, Runtime] = {}  # a memory of decisions, nothing else: forgetting one changes no result
 
 
 def runtime_of(root: str | None) -> Runtime:
     """Return the Runtime of a state directory, the same one each time."""
-    path = os.path.abspath(root or default_root())
+    path = os.path.abspath(root or state_root())
     known = _runtimes.get(path)
     if known is None:
         known = _runtimes[path] = Runtime(path)
@@ -83,6 +85,19 @@ def start(
 ) -> Container:
     """Start an app that ends with this process, and return at once; see `Runtime.start`."""
     return runtime_of(root).start(image, args, rootfs=rootfs, stdin=stdin, stdout=stdout, stderr=stderr, **options)
+
+
+def plan_of(
+    image: str | None = None,
+    args: Sequence[str] = (),
+    *,
+    root: str | None = None,
+    rootfs: str | None = None,
+    stdin: bool = False,
+    **options: Unpack[Keywords],
+) -> Plan:
+    """Return what `start` with the same arguments would ask of the kernel; nothing is done.  See `Runtime.plan`."""
+    return runtime_of(root).plan(image, args, rootfs=rootfs, stdin=stdin, **options)
 
 
 def create(

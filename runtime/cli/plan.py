@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pyrun import host
-from pyrun.cli.output import escape
+from pyrun.cli.output import emit_json, escape
 from pyrun.cli.run import find_image, options_of, tell
 from pyrun.errors import UsageError
 from pyrun.images.store import Store
-from pyrun.plan import ops
-from pyrun.plan.describe import NAMES, describe, namespaces
+from pyrun.plan.describe import describe, namespaces
+from pyrun.planning import Plan as View
 from pyrun.pod.recipe import decide
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
-    from pyrun.plan.ops import Op, Plan
+    from pyrun.plan.ops import Plan
 
 __all__ = ["refuse_several", "run"]
 
@@ -29,7 +29,10 @@ def run(args: Args) -> int:
     _, plan = decide(options_of(args), store, image, Pods(args.root), host.probe(), new_uuid(), notes)
     for note in notes:
         tell(note)
-    print(_json(plan) if args.format == "json" else _text(plan))
+    if args.format == "json":
+        emit_json(View(plan, notes).to_json())
+    else:
+        print(_text(plan))
     return 0
 
 
@@ -47,22 +50,3 @@ def _text(plan: Plan) -> str:
         origin = f"[{one[7]}]" if one[7] else ""
         lines.append(f"{number:3}  {escape(describe(one)):{width}}  {escape(origin)}".rstrip())
     return "\n".join(lines)
-
-
-def _json(plan: Plan) -> str:
-    import json
-
-    operations = [{"op": _name(one), "what": describe(one), "origin": one[7], "arguments": _arguments(one)} for one in plan.ops]
-    return json.dumps({"namespaces": namespaces(plan), "operations": operations}, indent=2)
-
-
-def _name(one: Op) -> str:
-    return NAMES[one[0]].replace(" ", "_")
-
-
-def _arguments(one: Op) -> list[object]:
-    """The fields as they go to the helper, blobs in hexadecimal, without the zeros at the end."""
-    fields: list[object] = [field.hex() if isinstance(field, bytes) else field for field in (one[3], one[4], one[2], one[5], one[6])]
-    while fields and fields[-1] == 0:
-        fields.pop()
-    return [*fields, *(["optional"] if one[1] & ops.OPTIONAL else [])]

@@ -31,6 +31,11 @@ def find_enterable(pods: Pods, word: str, app: str | None = None) -> Live:
     `app` says which app of several.
     """
     phase, uuid = resolve(pods, word)
+    if os.geteuid():
+        hint = (
+            "its process 1 is not to be traced by its own user (PR_SET_DUMPABLE), which setns(2) would take: start what is needed with it"
+        )
+        raise StateError("enter pod", uuid, "that takes root", hint=hint)
     if phase != "running":
         reason = "it has ended" if phase == "exited" else "it does not run yet"
         raise StateError("enter pod", uuid, reason, hint="only a running pod can be entered")

@@ -40,11 +40,12 @@ class Pod:
     @staticmethod
     def attach(reference: str, *, root: str | None = None) -> Pod:
         """Return the one pod of that UUID, beginning of a UUID, or name, whoever started it; StateError for none or several."""
+        from pyrun.host import state_root
         from pyrun.images.store import Store
         from pyrun.pod.names import resolve
         from pyrun.pod.state import Pods
 
-        where = os.path.abspath(root or os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun")
+        where = os.path.abspath(root or state_root())
         pods = Pods(where)
         return Pod(pods, Store(where), resolve(pods, reference)[1])
 

@@ -110,6 +110,10 @@ def decide(
     config = make_config(options, image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=notes)
     if options.no_overlay:
         config.copy_root = pod_dir + "/rootfs"
+    if host.uid:
+        from pyrun.pod.rootless import lower
+
+        lower(config, host)
     return config, run_plan(config)
 
 

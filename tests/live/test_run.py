@@ -19,6 +19,7 @@ from harness import Pyrun
 
 import pyrun as library
 from pyrun.errors import ConfigError, ExecError, StateError, UsageError
+from pyrun.images import Store
 
 PACKAGE = str(Path(library.__file__ or "").parent.parent)
 
@@ -302,6 +303,32 @@ def test_several_apps_in_one_pod(shared: Pyrun, busybox: Path) -> None:
     with pytest.raises(UsageError, match="has no app"):
         library.create_pod([], root=root)
     assert not library.list_pods(root=root)
+
+
+def test_a_plan_is_values(run: Callable[..., library.Result], tmp_path: Path) -> None:
+    plan = library.plan_of(None, ["sh"], rootfs="host", root=str(tmp_path / "state"), hostname="web", memory="64Mi")
+    assert "net" in plan.namespaces and len(plan) == len(plan.operations) > 50
+    found = {one.name: one for one in plan}
+    assert found["hostname"].arguments == ["web"] and found["hostname"].origin == "--hostname"
+    assert found["limit"].arguments[:2] == ["memory.max", "67108864"] and "execute ['sh']" in plan.operations[-1].what
+    assert json.loads(json.dumps(plan.to_json()))["namespaces"] == plan.namespaces
+    assert os.listdir(tmp_path / "state/pods/running") == [] and run("true").ok
+
+
+def test_the_store_for_programs(pyrun: Pyrun, busybox: Path) -> None:
+    store = Store(str(pyrun.root))
+    image = store.pull(str(busybox))
+    told: list[tuple[str, list[str]]] = []
+    assert store.verify(progress=lambda one, wrong: told.append((one, wrong))) == {image.id: []} and told == [(image.id, [])]
+    assert store.tag(image.id, "local/box") == "" and store.get("local/box").id == image.id == store.images()[0].id
+    assert library.run("local/box", ["-c", "exit 3"], exec="/bin/sh", root=store.root).returncode == 3
+    assert store.remove("local/box") == 0 and store.usage()
+    gone: list[str] = []
+    assert store.gc().count == 0 and store.gc(older_than=0, dry_run=True, progress=gone.append).images == [image.id] == gone
+    assert store.remove(image.id) > 0 and store.images() == []
+    with pytest.raises(library.NotFoundError):
+        store.get("example.com/busybox")
+    library.settle(root=store.root)
 
 
 def test_images(shared: Pyrun, busybox: Path) -> None:

@@ -1,0 +1,107 @@
+"""The library of a user who is not root: a process that has become `nobody` starts pods in user namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pyrun as library
+from pyrun.errors import ConfigError, StateError
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Callable[[Callable[[str], object]], object]:
+    """Calls a function in a forked process of user nobody, with a state directory of its own; returns what it returns, by JSON."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY, NOBODY)
+    for parent in tmp_path.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    tmp_path.chmod(0o755)
+    library.run(None, ["true"], rootfs="host", root=str(tmp_path / "roots"))  # imports what it takes while files can be read
+    library.settle(root=str(tmp_path / "roots"))
+
+    def call(what: Callable[[str], object]) -> object:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setgroups([])
+                os.setresgid(NOBODY, NOBODY, NOBODY)
+                os.setresuid(NOBODY, NOBODY, NOBODY)
+                os.write(write, json.dumps(what(str(home / "state"))).encode())
+            except BaseException:
+                os.write(write, json.dumps(traceback.format_exc()).encode())
+            os._exit(0)
+        os.close(write)
+        with open(read) as file:
+            found = json.load(file)
+        os.waitpid(child, 0)
+        assert not isinstance(found, str), found
+        return found
+
+    return call
+
+
+def test_a_pod_of_nobodys(as_nobody: Callable[[Callable[[str], object]], object]) -> None:
+    """Root inside, nobody outside; all namespaces, the filter, no network but lo; nothing of it stays."""
+
+    def work(root: str) -> object:
+        script = "id -u; cat /proc/self/uid_map; grep -E 'Seccomp:|NoNewPrivs' /proc/self/status; ls /sys/class/net; "
+        script += "touch /new /tmp/x && echo wrote; touch /usr/x || echo kept"
+        done = library.run(None, ["sh", "-c", script], rootfs="host", root=root, capture_output=True)
+        before = [os.readlink(f"/proc/self/ns/{name}") for name in ("user", "net", "mnt", "pid", "ipc", "uts")]
+        app = library.start(None, ["sleep", "1000"], rootfs="host", root=root)
+        with app:
+            app.wait_running()
+            status = Path(f"/proc/{app.pid}/status").read_text()
+            try:
+                code = str(app.exec(["true"]).wait())
+            except StateError as error:
+                code = str(error)
+        timed = library.run(None, ["sleep", "100"], rootfs="host", root=root, timeout=0.2)
+        library.settle(root=root)
+        left = [name for phase in ("preparing", "running", "garbage") for name in os.listdir(f"{root}/pods/{phase}")]
+        return [(done.stdout or b"").decode(), (done.stderr or b"").decode(), status, code, timed.reason, left, before]
+
+    out, err, status, code, reason, left, _ = as_nobody(work)  # type: ignore[misc]
+    words = out.split()
+    assert words[:4] == ["0", "0", str(NOBODY), "1"], (out, err)
+    assert "NoNewPrivs: 1 Seccomp: 2 lo".split() == words[4:9] and words[-2:] == ["wrote", "kept"], (out, err)
+    uids = next(line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
+    assert set(uids) == {str(NOBODY)} and "takes root" in code and reason == "timeout" and left == []
+
+
+def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], object]], object], tmp_path: Path, probe: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "probe").write_bytes(probe.read_bytes())
+    (tree / "probe").chmod(0o755)
+
+    def work(root: str) -> object:
+        codes = [
+            library.run(None, ["/probe", "exit", "7"], rootfs=str(tree), root=root, upper=upper).returncode for upper in ("disk", "tmpfs")
+        ]
+        refused = []
+        for wrong in ({"user": "7"}, {"memory": "64Mi"}, {"net": "host"}, {"supplementary_gids": [5]}):
+            try:
+                library.run(None, ["/probe"], rootfs=str(tree), root=root, **wrong)  # type: ignore[arg-type]
+            except ConfigError as error:
+                refused.append(f"{error} | {error.hint}")
+        try:
+            library.run("example.com/x", root=root)
+        except ConfigError as error:
+            refused.append(str(error))
+        library.settle(root=root)
+        return [codes, refused]
+
+    codes, refused = as_nobody(work)  # type: ignore[misc]
+    assert codes == [7, 7]
+    assert len(refused) == 5 and "one user inside" in refused[0] and "Delegate=yes" in refused[1] and "stored images" in refused[4]
