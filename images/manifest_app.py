@@ -34,7 +34,7 @@ def parse_app(value: object, path: str) -> dict[str, Any]:
     unique(app.array("environment", _variable), app.at("environment"), "environment variable")
     check_isolators(app, scope="app")
     app.array("mountPoints", _mount_point)
-    app.array("ports", _port)
+    app.array("ports", parse_port)
     app.strings("userAnnotations")
     app.strings("userLabels")
     return app.members
@@ -67,7 +67,8 @@ def _mount_point(value: object, path: str) -> dict[str, Any]:
     return item.members
 
 
-def _port(value: object, path: str) -> dict[str, Any]:
+def parse_port(value: object, path: str) -> dict[str, Any]:
+    """One port, with its count; ManifestError otherwise (IM-27)."""
     item = Object(value, path, _PORT)
     item.string("name", check=types.is_name, rule=NAME)
     item.string("protocol", rule="a protocol such as tcp or udp")

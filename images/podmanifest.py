@@ -7,7 +7,7 @@ from typing import Any
 from pyrun.images import schema, strictjson, types
 from pyrun.images.isolators import check_isolators
 from pyrun.images.manifest import IDENTIFIER
-from pyrun.images.manifest_app import ABSOLUTE, NAME, parse_app
+from pyrun.images.manifest_app import ABSOLUTE, NAME, parse_app, parse_port
 from pyrun.images.schema import UINT32_IDS, Object, fail, fields, quoted, unique
 from pyrun.images.store import is_digest
 
@@ -17,6 +17,7 @@ _TOP = fields("acKind", "acVersion", "apps", "volumes", "isolators", "annotation
 _APP = fields("name", "image", "app", "readOnlyRootFS", "mounts", "annotations")
 _IMAGE = fields("name", "id", "labels")
 _PAIR = fields("name", "value")
+_PORT = fields("name", "hostPort", "hostIP", "podPort")
 _MOUNT = fields("volume", "path", "appVolume")
 _VOLUME = fields("name", "kind", "source", "readOnly", "recursive", "mode", "uid", "gid")
 _OCTAL = frozenset("01234567")
@@ -41,6 +42,7 @@ def parse_pod_manifest(data: bytes) -> dict[str, Any]:
         fail("apps", "is empty", "list the apps of the pod")
     check_isolators(top, scope="pod")
     unique(top.array("annotations", _annotation), "annotations", "annotation")
+    unique(top.array("ports", _port), "ports", "port")
     top.strings("userAnnotations")
     top.strings("userLabels")
     _refuse(top)
@@ -49,15 +51,15 @@ def parse_pod_manifest(data: bytes) -> dict[str, Any]:
 
 def _refuse(top: Object) -> None:
     """What would silently not hold."""
-    if top.members["isolators"]:
-        name = top.members["isolators"][0]["name"]
+    for index, isolator in enumerate(top.members["isolators"]):
+        name = isolator["name"]
+        if not name.startswith(("resource/", "os/linux/", "os/unix/")):
+            continue  # nobody knows it: it may be ignored, and that is told
         fail(
-            "isolators[0]",
+            f"isolators[{index}]",
             f"{quoted(name)} cannot be enforced for a pod",
             "write it for each app where it has a meaning there, or leave it out",
         )
-    if top.members.get("ports"):
-        fail("ports", "no port of a pod can be reached from outside", "leave them out, and use --net host where the apps shall be reached")
     known = {volume["name"] for volume in top.members["volumes"]}
     for index, app in enumerate(top.members["apps"]):
         for place, mount in enumerate(app["mounts"]):
@@ -95,6 +97,21 @@ def _label(value: object, path: str) -> dict[str, Any]:
 
 def _annotation(value: object, path: str) -> dict[str, Any]:
     return _label(value, path)
+
+
+def _port(value: object, path: str) -> dict[str, Any]:
+    item = Object(value, path, _PORT)
+    item.string("name", check=types.is_name, rule=NAME)
+    item.integer("hostPort", 1, 65535)
+    item.optional("hostIP", check=_is_ipv4, rule="an IPv4 address such as 192.0.2.1")
+    if "podPort" in item.members:
+        item.members["podPort"] = parse_port(item.members["podPort"], item.at("podPort"))
+    return item.members
+
+
+def _is_ipv4(text: str) -> bool:
+    parts = text.split(".")
+    return len(parts) == 4 and all(part.isdecimal() and part.isascii() and part == str(int(part)) and int(part) < 256 for part in parts)
 
 
 def _mount(value: object, path: str) -> dict[str, Any]:

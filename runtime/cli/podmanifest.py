@@ -39,7 +39,41 @@ def apps_of_manifest(args: Args, store: Store) -> list[App]:
             raise UsageError(f"option {word}", "", "belongs to an app, which the pod manifest describes", hint="write it into the manifest")
     found = parse_pod_manifest(_read(path))
     volumes = [_volume(one, f"{path}: volumes[{index}]") for index, one in enumerate(found["volumes"])]
-    return [_app(args, store, one, volumes, f"{path}: apps[{index}]") for index, one in enumerate(found["apps"])]
+    apps = [_app(args, store, one, volumes, f"{path}: apps[{index}]") for index, one in enumerate(found["apps"])]
+    _ports(apps, found["ports"], path)
+    for app in apps:
+        app.options.described = {**app.options.described, "pod": found}
+    return apps
+
+
+def _ports(apps: list[App], ports: list[dict[str, Any]], path: str) -> None:
+    """The pod's ports as `--port` takes them.  ConfigError where two apps have a port of one name: whose would be meant."""
+    owners: dict[str, str] = {}
+    for app in apps:
+        manifest: Any = app.image.manifest.get("app") or {}
+        for port in manifest.get("ports") or []:
+            if owners.setdefault(port["name"], app.name) != app.name:
+                hint = "give each port of a pod a name of its own"
+                raise ConfigError(
+                    "use port", port["name"], f"{owners[port['name']]} and {app.name} have one of that name", hint=hint, origin=path
+                )
+    for one in ports:
+        address = one["hostIP"] + ":" if one.get("hostIP") else ""
+        inside = one.get("podPort")
+        first, last = one["hostPort"], one["hostPort"] + (inside["count"] if inside else 1) - 1
+        if not inside and one["name"] not in owners:
+            have = ", ".join(owners) or "none"
+            raise ConfigError(
+                "use port", one["name"], "no app has one of that name", hint=f"ports of the apps: {have}; or add podPort", origin=path
+            )
+        if inside and last > first:
+            text = f"{address}{first}-{last}:{inside['port']}-{inside['port'] + last - first}/{inside['protocol']}"
+        elif inside:
+            text = f"{address}{first}:{inside['port']}/{inside['protocol']}"
+        else:
+            text = f"{one['name']}:{address}{first}"
+        for app in apps:
+            app.options.port = [*app.options.port, text]
 
 
 def _read(path: str) -> bytes:
@@ -56,6 +90,7 @@ def _app(args: Args, store: Store, described: dict[str, Any], volumes: list[Volu
     options = options_of(args)
     options.name = described["name"]
     options.readonly_rootfs = described["readOnlyRootFS"]
+    options.described = {"annotations": described["annotations"], "image_manifest": store.load(described["image"]["id"]).manifest}
     options.volume = list(volumes)  # each app gets those that it mounts
     options.mount = []
     for index, mount in enumerate(described["mounts"]):

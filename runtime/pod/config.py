@@ -48,7 +48,10 @@ def make_config(
     config = Config(uuid, _argv(options, app, image), lowers, stage=stage, pod_dir=pod_dir)
     config.origins["argv"] = "--exec" if options.exec else f"app.exec of {image.name}"
     _refuse_foreign(image)
-    _refuse_unenforced(app, notes)
+    if app.get("isolators"):
+        from pyrun.pod.isolators import judge
+
+        config.isolators = judge(options, app["isolators"], notes)
     identity = _identity(options, app, rootfs, config)
     _told(options, image, config)
     _environment(options, app, identity, image, config)
@@ -185,7 +188,8 @@ def _paths(program: str, env: list[str]) -> list[str]:
 def _security(options: Options, app: dict[str, Any], host: Host, config: Config) -> None:
     isolators: list[dict[str, Any]] = app.get("isolators") or []
     config.mask_paths = "paths" not in options.insecure_options
-    config.no_new_privs = "new-privs" not in options.insecure_options
+    wanted = any(item["name"] == "os/linux/no-new-privileges" and item["value"] for item in isolators)
+    config.no_new_privs = wanted or "new-privs" not in options.insecure_options
     _capabilities(options, isolators, host, config)
     config.oom_score_adj = options.oom_score_adj
     config.origins["oom_score_adj"] = "--oom-score-adj"
@@ -254,28 +258,6 @@ _LIMITS = (
     "resource/block-bandwidth",
     "resource/block-iops",
 )  # see pyrun.pod.limits
-_ENFORCED = (
-    "os/linux/capabilities-retain-set",
-    "os/linux/capabilities-remove-set",
-    "os/linux/seccomp-retain-set",
-    "os/linux/seccomp-remove-set",
-    "os/linux/no-new-privileges",
-    "os/linux/oom-score-adj",
-    _BANDWIDTH,
-    *_LIMITS,
-)
-
-
-def _refuse_unenforced(app: dict[str, Any], notes: list[str]) -> None:
-    """A limit that would silently not hold is an error; an isolator that nobody knows is told (appc-spec, ACE "Isolators")."""
-    for item in app.get("isolators") or []:
-        name = item["name"]
-        if name in _ENFORCED:
-            continue
-        if name.startswith(("resource/", "os/linux/", "os/unix/")):
-            hint = "this version of pyrun does not enforce it; run an image without it"
-            raise ConfigError("apply isolator", name, "cannot be enforced", hint=hint, origin="app.isolators")
-        notes.append(f"isolator {name} is unknown and has no effect")
 
 
 def _hostname(options: Options, config: Config) -> None:

@@ -52,10 +52,11 @@ def offer(root: str) -> Metadata:
 def describe(uuid: str, apps: list[App], described: Mapping[str, Any], config: list[str]) -> str:
     """Return the file `metadata` of a pod of these apps; `described` is the pod manifest that it was asked by, if any."""
     own = apps[0][2].metadata
+    pod = described.get("pod") or {}
     found = {
         "uuid": uuid,
         "token": own.token if own else "",
-        "manifest": reified(apps, described),
+        "manifest": reified(apps, pod),
         "apps": {
             one.app: {
                 "annotations": _merged(image.manifest.get("annotations"), options.described.get("annotations")),

@@ -153,6 +153,7 @@ def make_recipe(
             "insecure": list(options.insecure_options),
             **_stop_signal(image),
             **post_stop(config),
+            **({"isolators": config.isolators} if config.isolators else {}),
             **_version_1(config),
             **({"config": given_documents(options)} if options.config else {}),
         }

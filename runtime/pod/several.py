@@ -69,6 +69,8 @@ def prepare_several(
         check_name(pod.pod_name, "--pod-name")
     _hand_out_volumes(apps)
     notes: list[str] = []
+    ignored = [one["name"] for one in (pod.described.get("pod") or {}).get("isolators") or []]
+    notes += [f"isolator {name} of the pod is unknown and has no effect" for name in ignored if not name.startswith(("resource/", "os/"))]
     files = {}
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
@@ -104,7 +106,15 @@ def prepare_several(
                 os.close(own)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
-    stand(pods, uuid, _record(apps, identifiers, uuid, last), pod.pod_name or "", fill, lasting=lasting, asked="net.want" in files)
+    stand(
+        pods,
+        uuid,
+        _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made]),
+        pod.pod_name or "",
+        fill,
+        lasting=lasting,
+        asked="net.want" in files,
+    )
     return notes
 
 
@@ -221,11 +231,17 @@ def _stop_signal(image: Image) -> int:
         return _TERM
 
 
-def _record(apps: list[App], identifiers: list[str], uuid: str, last: int) -> str:
+def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, isolators: list[dict[str, object]]) -> str:
     pod = apps[0].options
     listed = [
-        {"name": app.name, "image": app.image.id, "image_name": app.image.name, "journal": identifier[:63]}
-        for app, identifier in zip(apps, identifiers, strict=True)
+        {
+            "name": app.name,
+            "image": app.image.id,
+            "image_name": app.image.name,
+            "journal": identifier[:63],
+            **({"isolators": own} if own else {}),
+        }
+        for app, identifier, own in zip(apps, identifiers, isolators, strict=True)
     ]
     return fastjson.dumps(
         {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["PHASES", "exit_code", "listing", "status"]
 
 PHASES = ("preparing", "prepared", "running", "exited")
-_COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace")
+_COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace", "isolators")
 _OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "oom_group", "lost")
 
 
@@ -42,6 +42,7 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory
     (the app itself where `signal` is 9, else a child of its), `oom_group` when all of it at once;
     `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them;
+    `isolators` of the image: the names of those `enforced` and `ignored`, and those `changed`, each with what is stronger;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
 
     Of a pod of several apps `apps` tells each: `name`, `image`, `image_name`, its own `state` and times, `pid`, or `code` and

@@ -93,7 +93,7 @@ def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest,
         (put("volumes", value=[{"name": "x", "kind": "empty", "source": "/etc"}]), "volumes[0].source: has no meaning"),
         (put("isolators", value=[memory]), "isolators[0]: "),
         (put("apps", 0, "app", "isolators", value=[memory]), "limit app a: limits are set for pods of one app only"),
-        (put("ports", value=[{"name": "www", "hostPort": 80}]), "ports: no port of a pod can be reached"),
+        (put("ports", value=[{"name": "www", "hostPort": 80}]), "use port www: no app has one of that name"),
     ]
     for edit, error in cases:
         refused = shared("run", "--pod-manifest", manifest(edit, a="true", b="true"))
