@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     Sink = Callable[[bytes], object]
 
-__all__ = ["END", "header", "padding", "write_layer"]
+__all__ = ["DIRECTORY", "END", "LINK", "Tree", "header", "padding", "write_layer"]
 
 _BLOCK = 512
 END = bytes(2 * _BLOCK)
 _CHUNK = 1 << 20
-_FILE, _LINK, _SYMLINK, _CHAR, _BLOCK_DEVICE, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
-_TYPES = {stat.S_IFCHR: _CHAR, stat.S_IFBLK: _BLOCK_DEVICE, stat.S_IFIFO: _FIFO, stat.S_IFLNK: _SYMLINK, stat.S_IFDIR: _DIRECTORY}
+_FILE, LINK, _SYMLINK, _CHAR, _BLOCK_DEVICE, DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+_TYPES = {stat.S_IFCHR: _CHAR, stat.S_IFBLK: _BLOCK_DEVICE, stat.S_IFIFO: _FIFO, stat.S_IFLNK: _SYMLINK, stat.S_IFDIR: DIRECTORY}
 _WHITEOUT = b".wh."
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _OPEN_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -109,18 +109,20 @@ def write_layer(rootfs: str, write: Sink) -> None:
     write(END)
 
 
-class _Layer:
-    __slots__ = ("_policy", "_seen", "_write")
+class Tree:
+    """A tree as members of an archive; a subclass says how a directory, a whiteout and a name are written."""
+
+    __slots__ = ("_policy", "_seen", "write")
 
     def __init__(self, write: Sink) -> None:
-        self._write = write
+        self.write = write
         self._policy = Policy()
         self._seen: dict[int, bytes] = {}
 
     def tree(self, rootfs: str) -> None:
         """All of it, by a walk that recurses nowhere, since an image may nest deep."""
         fd = os.open(rootfs, _OPEN_DIRECTORY)
-        stack: list[tuple[int, bytes, list[bytes]]] = [(fd, b"", self._enter(fd, b""))]
+        stack: list[tuple[int, bytes, list[bytes]]] = [(fd, b"", self.enter(fd, b""))]
         try:
             while stack:
                 parent, prefix, names = stack[-1]
@@ -133,55 +135,52 @@ class _Layer:
                 if stat.S_ISDIR(info.st_mode):
                     below = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
                     stack.append((below, path + b"/", []))
-                    stack[-1][2].extend(self._enter(below, path + b"/"))
+                    stack[-1][2].extend(self.enter(below, path + b"/"))
                 else:
                     self._leaf(parent, name, prefix, info)
         finally:
             for entry in stack:
                 os.close(entry[0])
 
-    def _enter(self, fd: int, path: bytes) -> list[bytes]:
+    def enter(self, fd: int, path: bytes) -> list[bytes]:
         """Writes a directory; returns the names in it, the first one last."""
-        self._member(path or b"./", _DIRECTORY, os.fstat(fd), self._xattrs(fd))
-        if path and any(_opaque(fd, key) for key in OPAQUE):
-            self._write(header(path + _WHITEOUT + b".wh..opq"))
-        names = sorted((os.fsencode(name) for name in os.listdir(fd)), reverse=True)
-        for name in names:
-            if name.startswith(_WHITEOUT):
-                hint = "in OCI layers such names delete files; export it as it is, without --oci"
-                raise ImageError("convert to OCI", printable(path + name), "a name that no OCI layer can hold", hint=hint)
-        return names
+        self.member(path, DIRECTORY, os.fstat(fd), self.xattrs(fd))
+        return sorted((os.fsencode(name) for name in os.listdir(fd)), reverse=True)
+
+    def hidden(self, prefix: bytes, name: bytes) -> None:
+        """Writes a whiteout."""
+        self.write(header(prefix + _WHITEOUT + name))
 
     def _leaf(self, parent: int, name: bytes, prefix: bytes, info: os.stat_result) -> None:
         path, kind = prefix + name, stat.S_IFMT(info.st_mode)
         if kind == stat.S_IFCHR and info.st_rdev == 0:
-            self._write(header(prefix + _WHITEOUT + name))
+            self.hidden(prefix, name)
             return
         first = self._seen.setdefault(info.st_ino, path) if info.st_nlink > 1 else path
         if first != path:
-            self._member(path, _LINK, info, target=first)
+            self.member(path, LINK, info, target=first)
         elif kind == stat.S_IFREG:
             self._file(parent, name, path, info)
         elif kind == stat.S_IFLNK:
-            self._member(path, _SYMLINK, info, target=os.fsencode(os.readlink(name, dir_fd=parent)))
+            self.member(path, _SYMLINK, info, target=os.fsencode(os.readlink(name, dir_fd=parent)))
         elif kind in _TYPES:
-            self._member(path, _TYPES[kind], info)
+            self.member(path, _TYPES[kind], info)
 
     def _file(self, parent: int, name: bytes, path: bytes, info: os.stat_result) -> None:
         fd = os.open(name, _OPEN_FILE, dir_fd=parent)
         try:
-            self._member(path, _FILE, info, self._xattrs(fd), size=info.st_size)
+            self.member(path, _FILE, info, self.xattrs(fd), size=info.st_size)
             left = info.st_size
             while left and (piece := os.read(fd, min(left, _CHUNK))):
-                self._write(piece)
+                self.write(piece)
                 left -= len(piece)
             if left:
                 raise ImageError("convert to OCI", printable(path), "it became shorter", hint="check it: pyrun image verify")
-            self._write(padding(info.st_size))
+            self.write(padding(info.st_size))
         finally:
             os.close(fd)
 
-    def _member(
+    def member(
         self,
         path: bytes,
         kind: bytes,
@@ -191,15 +190,31 @@ class _Layer:
         target: bytes = b"",
         size: int = 0,
     ) -> None:
+        """Writes the blocks before a member's data."""
         mode, owner = stat.S_IMODE(info.st_mode), (info.st_uid, info.st_gid)
         mtime = info.st_mtime_ns
-        self._write(
-            header(path, kind, size=size, mode=mode, owner=owner, mtime_ns=mtime, target=target, device=info.st_rdev, xattrs=xattrs)
-        )
+        self.write(header(path, kind, size=size, mode=mode, owner=owner, mtime_ns=mtime, target=target, device=info.st_rdev, xattrs=xattrs))
 
-    def _xattrs(self, fd: int) -> dict[bytes, bytes]:
+    def xattrs(self, fd: int) -> dict[bytes, bytes]:
+        """The attributes that an image may have."""
         names = [os.fsencode(name) for name in os.listxattr(fd)]
         return {name: os.getxattr(fd, name) for name in names if self._policy.keeps(name)}
+
+
+class _Layer(Tree):
+    __slots__ = ()
+
+    def enter(self, fd: int, path: bytes) -> list[bytes]:
+        """Writes a directory; returns the names in it, the first one last."""
+        self.member(path or b"./", DIRECTORY, os.fstat(fd), self.xattrs(fd))
+        if path and any(_opaque(fd, key) for key in OPAQUE):
+            self.write(header(path + _WHITEOUT + b".wh..opq"))
+        names = sorted((os.fsencode(name) for name in os.listdir(fd)), reverse=True)
+        for name in names:
+            if name.startswith(_WHITEOUT):
+                hint = "in OCI layers such names delete files; export it as it is, without --oci"
+                raise ImageError("convert to OCI", printable(path + name), "a name that no OCI layer can hold", hint=hint)
+        return names
 
 
 def _opaque(fd: int, key: str) -> bool:

@@ -32,7 +32,68 @@ class AppcArgs:
     etcd: Text
     key_prefix: Text
     cacert: Text
+    source: str
+    manifest: Text
+    label: Words
+    annotation: Words
+    dep: Words
+    expose: Words
+    mount_point: Words
+    image_format: str
+    compression: str
+    latest: Number
 
+
+BUILD: dict[str, Verb] = {
+    "image build": (
+        "image_build",
+        "SOURCE --",
+        (
+            ("--output -o", "FILE", "path", "", "Output", "the image to make"),
+            ("--manifest", "FILE", "path", "", "Manifest", "begin with the image manifest in FILE; options add to it and beat it"),
+            ("--name", "NAME", "str", "", "Manifest", "name of the image, as in example.com/app"),
+            (
+                "--label",
+                "NAME=VALUE",
+                "list",
+                "",
+                "Manifest",
+                "a label, as in version=1.0 (default: version latest, and this host's os and arch)",
+            ),
+            ("--annotation", "NAME=VALUE", "list", "", "Manifest", "an annotation, as in authors=us"),
+            ("--dep", "IMAGE", "list", "", "Manifest", "an image that this one is laid over: NAME[,LABEL=VALUE...][@ID]"),
+            ("--exec", "PATH", "str", "", "App", "the app's program; its arguments stand after --"),
+            ("--set-env --env -e", "NAME=VALUE", "env", "", "App", "a variable of the app"),
+            ("--user -u", "USER", "str", "", "App", "who the app runs as (default 0)"),
+            ("--group", "GROUP", "str", "", "App", "the group that the app runs as (default 0)"),
+            ("--working-dir --workdir -w", "DIR", "str", "", "App", "where the app starts (default /)"),
+            ("--expose", "NAME:PORT", "list", "", "App", "a port of the app: NAME:PORT[/PROTOCOL]"),
+            ("--mount-point", "NAME:PATH", "list", "", "App", "where the app wants a volume: NAME:PATH[:ro]"),
+            (
+                "--image-format",
+                "FORMAT",
+                "str",
+                "aci oci",
+                "Output",
+                "an App Container Image (aci, the default), or an OCI layout, FILE ending in .tar or a directory",
+            ),
+            ("--compression", "HOW", "str", "gzip xz bzip2 none", "Output", "how an .aci is compressed (default gzip)"),
+            (
+                "--latest",
+                "SECONDS",
+                "int",
+                "0..253402300799",
+                "Output",
+                "times of files later than SECONDS since 1970 become that (default $SOURCE_DATE_EPOCH, if set)",
+            ),
+            ("--sign-by", "FINGERPRINT", "str", "", "Output", "sign with this secret key of gpg's; the signature is FILE.asc"),
+            ("--overwrite", "", "flag", "", "Output", "replace what is there"),
+            ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors"),
+        ),
+        (),
+        "make an image of a directory, or of an archive of one",
+    ),
+}
 
 _FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
 
@@ -60,6 +121,7 @@ TOLD: tuple[Option, ...] = (
 )
 
 APPC_VERBS: dict[str, Verb] = {
+    **BUILD,
     "metadata": ("metadata", "", (), (), "serve metadata to pods until none is left"),
     "config set": (
         "documents",

@@ -48,12 +48,8 @@ def make_config(
     config = Config(uuid, _argv(options, app, image), lowers, stage=stage, pod_dir=pod_dir)
     config.origins["argv"] = "--exec" if options.exec else f"app.exec of {image.name}"
     _refuse_foreign(image)
-    if app.get("isolators"):
-        from pyrun.pod.isolators import judge
-
-        config.isolators = judge(options, app["isolators"], notes)
     identity = _identity(options, app, rootfs, config)
-    _told(options, image, config)
+    _told(options, image, app, config, notes)
     _environment(options, app, identity, image, config)
     config.cwd = options.working_dir or app.get("workingDirectory") or "/"
     config.origins["cwd"] = "--working-dir" if options.working_dir else "app.workingDirectory"
@@ -132,7 +128,11 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
     return identity
 
 
-def _told(options: Options, image: Image, config: Config) -> None:
+def _told(options: Options, image: Image, app: dict[str, Any], config: Config, notes: list[str]) -> None:
+    if app.get("isolators"):
+        from pyrun.pod.isolators import judge
+
+        config.isolators = judge(options, app["isolators"], notes)
     config.app = app_name(options, image)
     if options.mds:
         from pyrun.pod.metadata import offer

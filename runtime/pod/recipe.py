@@ -152,10 +152,7 @@ def make_recipe(
             "keep": bool(options.keep),
             "insecure": list(options.insecure_options),
             **_stop_signal(image),
-            **post_stop(config),
-            **({"isolators": config.isolators} if config.isolators else {}),
-            **_version_1(config),
-            **({"config": given_documents(options)} if options.config else {}),
+            **_more(options, config),
         }
     )
     copy = config.lowers if config.copy_root else []
@@ -165,10 +162,7 @@ def make_recipe(
     recipe.lowers = config.lowers
     recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
-    if config.metadata:
-        from pyrun.pod.metadata import describe
-
-        recipe.files["metadata"] = describe(BLANK, [(options, image, config)], options.described, given_documents(options))
+    recipe.files = _files(options, image, config)
     if config.network == "own":
         from pyrun.pod.network import wanted
 
@@ -176,6 +170,21 @@ def make_recipe(
     if recipe.copies or options.names_given or config.limits_1:
         recipe.checks = None  # each pod needs something of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe
+
+
+def _more(options: Options, config: Config) -> dict[str, object]:
+    """What only some records have."""
+    isolators: dict[str, object] = {"isolators": config.isolators} if config.isolators else {}
+    documents: dict[str, object] = {"config": given_documents(options)} if options.config else {}
+    return {**post_stop(config), **isolators, **documents, **_version_1(config)}
+
+
+def _files(options: Options, image: Image, config: Config) -> dict[str, str]:
+    if not config.metadata:
+        return {}
+    from pyrun.pod.metadata import describe
+
+    return {"metadata": describe(BLANK, [(options, image, config)], options.described, given_documents(options))}
 
 
 def _version_1(config: Config) -> dict[str, object]:

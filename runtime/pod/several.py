@@ -68,26 +68,13 @@ def prepare_several(
     if pod.pod_name:
         check_name(pod.pod_name, "--pod-name")
     _hand_out_volumes(apps)
-    notes: list[str] = []
-    ignored = [one["name"] for one in (pod.described.get("pod") or {}).get("isolators") or []]
-    notes += [f"isolator {name} of the pod is unknown and has no effect" for name in ignored if not name.startswith(("resource/", "os/"))]
-    files = {}
+    notes = _unknown(pod)
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
     made = [_decide(app, pods, store, host, uuid, explain, notes) for app in apps]
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
-    signals = [_stop_signal(app.image) for app in apps]
-    if pod.mds:
-        decided = [(app.options, app.image, one) for app, (one, _) in zip(apps, made, strict=True)]
-        files["metadata"] = describe(uuid, decided, pod.described, given_documents(pod)).encode("utf-8", "surrogateescape")
-    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
-    files["keep"] = encode(pod, identifiers[0], flags)
-    files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
-    if pod.network == "own":
-        from pyrun.pod.network import wanted
-
-        files["net.want"] = fastjson.dumps(wanted(pod, [app.image for app in apps], made[0][0])).encode()
+    files = _files(apps, [config for config, _ in made], identifiers, uuid)
 
     def fill(directory: int) -> None:
         for name, data in files.items():
@@ -116,6 +103,29 @@ def prepare_several(
         asked="net.want" in files,
     )
     return notes
+
+
+def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: str) -> dict[str, bytes]:
+    """What stands in the pod's directory, by name."""
+    pod, files = apps[0].options, {}
+    signals = [_stop_signal(app.image) for app in apps]
+    if pod.mds:
+        decided = [(app.options, app.image, one) for app, one in zip(apps, made, strict=True)]
+        files["metadata"] = describe(uuid, decided, pod.described, given_documents(pod)).encode("utf-8", "surrogateescape")
+    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
+    files["keep"] = encode(pod, identifiers[0], flags)
+    files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
+    if pod.network == "own":
+        from pyrun.pod.network import wanted
+
+        files["net.want"] = fastjson.dumps(wanted(pod, [app.image for app in apps], made[0])).encode()
+    return files
+
+
+def _unknown(pod: Options) -> list[str]:
+    """Notes about isolators of a pod manifest that nobody knows."""
+    names = [one["name"] for one in (pod.described.get("pod") or {}).get("isolators") or []]
+    return [f"isolator {name} of the pod is unknown and has no effect" for name in names if not name.startswith(("resource/", "os/"))]
 
 
 def _check(apps: list[App]) -> None:

@@ -41,7 +41,10 @@ def manifest(tmp_path: Path, image_id: str) -> Callable[..., Path]:
 
 
 def test_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path) -> None:
-    """Two apps share a volume and the network, read their metadata and configuration, sign and verify, and stop in order."""
+    """Two apps share a volume and the network, read their metadata and configuration, sign and verify, and stop in order.
+
+    They find each other within a second of their start (ACE-47).
+    """
     out = tmp_path / "out"
     out.mkdir(mode=0o777)
     shared("config", "set", "shop", "greeting=hello", code=0)
@@ -149,7 +152,7 @@ def test_what_is_refused(shared: Pyrun, manifest: Callable[..., Path], more: dic
 
 
 def test_ace_50_status_lists_what_became_of_isolators(shared: Pyrun, image: Callable[..., Path]) -> None:
-    """Enforced, changed by a flag, ignored; and a privilege that an image would give up stays (ACE-58)."""
+    """IM-25.  Enforced, changed by a flag, ignored; and a privilege that an image would give up stays (ACE-58)."""
     isolators = [
         {"name": "os/linux/oom-score-adj", "value": 100},
         {"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_CHOWN"]}},

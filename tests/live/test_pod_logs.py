@@ -55,6 +55,7 @@ def pyrun_command() -> Path:
 
 
 def test_what_can_be_asked(pyrun: Pyrun, detach: Detach) -> None:
+    # ACE-16
     uuid = detach("seq 5; echo e >&2")
     pyrun("wait", uuid, code=0)
     assert pyrun("logs", "--tail", "2", uuid, code=0).out + pyrun("logs", "-n", "1", uuid, code=0).err in ("5\ne\n", "4\n5\n")

@@ -37,6 +37,7 @@ def said(text: str) -> dict[str, str]:
 
 
 def test_which_namespaces_they_share(shared: Pyrun, several: Callable[..., Words]) -> None:
+    # ACE-15; process numbers with --pid pod
     kinds = ("net", "ipc", "uts", "pid", "mnt", "cgroup")
     for which in ("app", "pod"):
         script = "for n in net ipc uts pid mnt cgroup; do echo $AC_APP_NAME.$n=$(readlink /proc/self/ns/$n); done"

@@ -179,6 +179,7 @@ def test_du(cli: Cli) -> None:
 
 
 def test_export_is_the_file_that_came(cli: Cli) -> None:
+    # ACI-21
     out = cli.folder / "out.aci"
     image_id = cli("image", "export", "example.com/app", out).strip()
     assert out.read_bytes() == cli.app.read_bytes() and cli.json("image", "show", "example.com/app")["id"] == image_id

@@ -141,7 +141,7 @@ def test_foreign_abis_die(flag: str) -> None:
         assert run(program, n, arch=0x40000003) == KILL  # i386
         assert run(program, n, arch=0x40000028) == KILL  # arm
         if MACHINE == "x86_64":
-            assert run(program, n | 0x40000000) == KILL  # x32
+            assert run(program, n | 0x40000000) == KILL  # x32 (ACE-70)
             assert run(program, n | 0xC0000000) == KILL
 
 
