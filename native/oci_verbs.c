@@ -231,7 +231,7 @@ static int end_process(const struct container *c)
 
 static int remove_container(struct container *c)
 {
-    static const char files[][8] = {"start", "failure", "config", "plan", "fast", "state"};
+    static const char files[][8] = {"start", "failure", "config", "group", "plan", "fast", "state"};
     char above[PATH_SIZE];
     const char *name = c->group + str_len(c->group);
     struct stat st;

@@ -9,7 +9,7 @@ from pyrun.host import CGROUP_ROOTS, read_small
 
 TYPE_CHECKING = False
 
-__all__ = ["directory", "freeze", "kill", "make", "processes", "put", "remove", "tree"]
+__all__ = ["directory", "freeze", "kill", "make", "own", "processes", "put", "remove", "tree"]
 
 
 def tree() -> str:

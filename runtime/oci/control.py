@@ -95,7 +95,7 @@ def destroy(container: Container, *, force: bool) -> None:
     if status not in ("stopped", "creating", "created") and not force:
         hint = "kill it first, or use --force"
         raise StateError("delete container", container.id, f"cannot delete container that is not stopped: it is {status}", hint=hint)
-    group = container.record.get("cgroup")
+    group = container.group
     _end(container.pid)
     if group:
         cgroups.remove(group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import ConfigError, HostError
+from pyrun.errors import ConfigError, HostError, UsageError
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op
 
-__all__ = ["create", "filter_of", "keep_descriptors", "root_of", "take_terminal", "write_pid"]
+__all__ = ["create", "filter_of", "keep_descriptors", "own_streams", "root_of", "take_terminal", "write_pid"]
 
 _MARK = "\0"
 
@@ -67,6 +67,9 @@ def create(args: Arguments) -> tuple[Container, int]:
         raise ConfigError("use root", config["root"]["path"], "no such file or directory", origin="root.path")
     making = _Making(state.create(root_of(args), args.words[0]))
     try:
+        if making.container.group:  # of a create that was killed
+            cgroups.remove(making.container.group)
+            os.unlink("group", dir_fd=making.container.fd)
         _make(args, config, text, bundle, making)
     except BaseException:
         making.undo()
@@ -99,10 +102,13 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
 
     container = making.container
     record = _record(container, config, bundle)
-    group = cgroups.directory((config.get("linux") or {}).get("cgroupsPath"), container.id)
+    group = _group(args, config, container.id)
     if group:
+        state.write("group", os.fsencode(group), container.fd)
         cgroups.make(group)
         making.group = record["cgroup"] = group
+    _announce_sockets(config)
+    own_streams(config.get("process") or {}, config)
     with_pid = fastjson.dumps({**_hook_state(container, record, "creating"), "pid": _MARK}).split(fastjson.dumps(_MARK))
     plan = planner.oci_plan(
         config,
@@ -135,6 +141,22 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
     _settle(args, container, record, text, launch)
+
+
+def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
+    """The directory of the container's cgroup, by the manager that was asked for; "" without one."""
+    manager = args.get("cgroup-manager") or ("systemd" if "systemd-cgroup" in args.options else "cgroupfs")
+    path = config.get("linux", {}).get("cgroupsPath", "")
+    if manager == "disabled":
+        return ""
+    if manager == "systemd":
+        from pyrun.oci.systemd import scope
+
+        return scope(path, name)
+    if manager != "cgroupfs":
+        hint = "cgroupfs, systemd or disabled"
+        raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")
+    return cgroups.directory(path, name)
 
 
 def _limits(config: dict[str, Any], group: str) -> list[Op]:
@@ -229,9 +251,13 @@ def _descriptors(container: Container, group: str) -> dict[int, int]:
     """The fifo, the file for a failure, and the cgroup with the one above it, by slot."""
     fds: dict[int, int] = {}
     try:
-        os.mkfifo("start", 0o600, dir_fd=container.fd)
+        try:
+            os.mkfifo("start", 0o600, dir_fd=container.fd)
+        except FileExistsError:  # of a create that was killed
+            os.unlink("start", dir_fd=container.fd)
+            os.mkfifo("start", 0o600, dir_fd=container.fd)
         fds[5] = os.open("start", os.O_RDWR | os.O_CLOEXEC, dir_fd=container.fd)
-        fds[6] = os.open("failure", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=container.fd)
+        fds[6] = os.open("failure", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=container.fd)
         if group:
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fds[8] = os.open(os.path.dirname(group), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -256,6 +282,38 @@ def keep_descriptors(args: Arguments) -> int:
         except OSError as error:
             raise HostError("keep descriptor", str(3 + number), errno=error.errno or 0, origin="--preserve-fds") from None
     return count
+
+
+def _announce_sockets(config: dict[str, Any]) -> None:
+    """sd_listen_fds(3): the program is to find those that come from the caller, and its own pid beside them."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if count.isdigit() and int(count) and "process" in config:
+        names = os.environ.get("LISTEN_FDNAMES", "")
+        more = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
+        config["process"]["env"] = [*config["process"].get("env", ()), *more]
+
+
+def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:
+    """Give pipes and terminals among the standard streams to the program's user, who may want to open /dev/stdout.
+
+    What others share is left alone: files, sockets' names, /dev/null.
+    """
+    uid = process.get("user", {}).get("uid", 0)
+    if not uid or process.get("terminal"):
+        return
+    for row in config.get("linux", {}).get("uidMappings", ()):
+        if row["containerID"] <= uid < row["containerID"] + row["size"]:
+            uid = row["hostID"] + uid - row["containerID"]
+            break
+    null = os.stat("/dev/null").st_rdev
+    for fd in (0, 1, 2):
+        found = os.fstat(fd)
+        kind = found.st_mode & 0o170000
+        if kind in (0o010000, 0o140000) or (kind == 0o020000 and found.st_rdev != null):
+            try:
+                os.fchown(fd, uid, -1)
+            except OSError:  # of another user namespace, or read-only
+                return
 
 
 def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:

@@ -6,9 +6,8 @@ import os
 
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
-from pyrun.images import fastjson
-from pyrun.oci import cgroups, planner, state
-from pyrun.oci.create import filter_of, keep_descriptors, root_of, take_terminal, write_pid
+from pyrun.oci import cgroups, planner, spec, state
+from pyrun.oci.create import filter_of, keep_descriptors, own_streams, root_of, take_terminal, write_pid
 from pyrun.oci.launch import Launch
 
 TYPE_CHECKING = False
@@ -53,6 +52,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         pidfd = os.pidfd_open(pid)
     except OSError:
         raise StateError("exec", container.id, "container not running") from None
+    own_streams(process, config)
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding)
     fds = {6: pidfd}
     relay = -1
@@ -102,6 +102,9 @@ def _process(args: Arguments, config: dict[str, Any]) -> dict[str, Any]:
     process["user"] = _user(args, process.get("user") or {"uid": 0, "gid": 0})
     if "no-new-privs" in args.options:
         process["noNewPrivileges"] = True
+    for option, member in (("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")):
+        if args.get(option):
+            process[member] = args.get(option)
     extra = args.lists.get("cap", [])
     if extra:
         sets = process.get("capabilities") or {}
@@ -132,12 +135,7 @@ def _user(args: Arguments, user: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        value = fastjson.loads(state.read(path))
+        data = state.read(path)
     except OSError as error:
         raise ConfigError("read process", path, errno=error.errno or 0, origin="--process") from None
-    except ValueError as error:
-        raise ConfigError("read process", path, str(error), hint="it must be one JSON object", origin="--process") from None
-    if not isinstance(value, dict) or not isinstance(value.get("args"), list) or not value["args"]:
-        raise ConfigError("read process", path, "args is missing", origin="--process")
-    value.setdefault("user", {"uid": 0, "gid": 0})
-    return value
+    return spec.load_process(data)

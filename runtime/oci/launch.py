@@ -21,6 +21,7 @@ __all__ = ["Launch", "failure_of"]
 _REPORT = Struct("=IIiIiiQ")
 _FAILED, _RUNNING, _CHECKPOINT, _PARKED = 1, 2, 4, 5
 _CONTROL_SPACE = 64
+_ABOVE = 16  # SLOT_COUNT of native/plan.h, and some
 
 
 class Launch:
@@ -38,10 +39,8 @@ class Launch:
         memfd = native.memfd_sealed("pyrun-plan", self._block)
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
-            slots = [0, 1, 2, memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 10))]
-            words = [word.encode() for word in ("pyrun-oci: container", *more)]
-            self._helper, pidfd = native.spawn(words, [], slots)
-            os.close(pidfd)
+            slots = [memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 10))]
+            self._helper = _spawn(["pyrun-oci: container", *more], slots)
         finally:
             theirs.close()
             os.close(memfd)
@@ -105,6 +104,26 @@ class Launch:
     def block(self) -> bytes:
         """The encoded plan, which names an operation that fails."""
         return self._block
+
+
+def _spawn(argv: list[str], slots: list[int]) -> int:
+    """Start the helper with `slots` from descriptor 3 on; returns its pid.
+
+    By Python's own call: this process is small, and the extension with cffi takes longer to be imported than all of this.
+    """
+    import fcntl
+
+    actions: list[tuple[int, int] | tuple[int, int, int]] = []
+    # none stands where another is to go, the program included
+    copies = [fd if fd < 0 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for fd in (*slots, native.helper())]
+    try:
+        for slot, fd in enumerate(copies[:-1], 3):
+            actions.append((os.POSIX_SPAWN_DUP2, fd, slot) if fd >= 0 else (os.POSIX_SPAWN_CLOSE, slot))
+        return os.posix_spawn(f"/proc/self/fd/{copies[-1]}", argv, {}, file_actions=actions)
+    finally:
+        for fd in copies:
+            if fd >= 0:
+                os.close(fd)
 
 
 def _failure(block: bytes, index: int, error: int, detail: int) -> Exception:

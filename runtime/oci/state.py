@@ -2,6 +2,7 @@
 
     ROOT/ID/state     what `state` prints and the verbs need, written once, when the container is created
     ROOT/ID/fast      the same for the launcher (native/oci_verbs.c), which does without Python where it can
+    ROOT/ID/group     the directory of its cgroup, before that is made
     ROOT/ID/start     a fifo; there while the container's process waits on it to be started (native/oci_start.c)
     ROOT/ID/failure   why it could not be started
     ROOT/ID/config    config.json as it was at create
@@ -115,6 +116,17 @@ class Container:
         """The process that was created; 0 when it is gone."""
         pid: int = self.record.get("pid", 0)
         return pid if pid and start_time(pid) == self.record.get("startTime") else 0
+
+    @property
+    def group(self) -> str:
+        """The directory of its cgroup, "" without one; known from before there is one, for a create that was killed."""
+        if self.record:
+            found: str = self.record.get("cgroup", "")
+            return found
+        try:
+            return os.fsdecode(read("group", self.fd))
+        except FileNotFoundError:
+            return ""
 
     def status(self) -> str:
         """Return creating, created, running, paused or stopped."""

@@ -294,3 +294,42 @@ def test_features_and_events_and_what_is_refused(oci: Runtime) -> None:
     shown = json.loads(oci("events", "--stats", "one").stdout)
     assert shown["id"] == "one" and shown["type"] == "stats" and shown["data"]["cpu"]["usage"]["total"] > 0
     oci("delete", "--force", "one")
+
+
+def test_a_create_that_was_killed_is_no_obstacle(oci: Runtime, tmp_path: Path) -> None:
+    """By a hook that kills it: the container's process ends with it, and delete --force or the next create cleans up."""
+    oci.config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo $PPID; kill -9 $PPID; sleep 1"]}]}
+    oci.config["linux"]["cgroupsPath"] = "oci-killed"
+    for again in ("delete", "create"):
+        oci.command("/bin/sleep", "1000")
+        oci("create", "one", code=-9)
+        groups = [Path(top) for top, _, _ in os.walk("/sys/fs/cgroup") if top.endswith("/oci-killed")]
+        assert len(groups) == 1
+        deadline = time.monotonic() + 5
+        while "populated 1" in (groups[0] / "cgroup.events").read_text():
+            assert time.monotonic() < deadline, "its process lives on"
+            time.sleep(0.02)
+        assert oci("list", "--quiet").stdout == ""
+        if again == "delete":
+            oci("delete", "--force", "one")
+        else:
+            hooks = oci.config.pop("hooks")
+            oci.start_sleeping()
+            oci("delete", "--force", "one")
+            oci.config["hooks"] = hooks
+        assert not groups[0].exists() and not oci.leftovers()
+
+
+def test_streams_of_a_user(oci: Runtime) -> None:
+    """Who is not root can open /dev/stdout, a pipe of root's."""
+    oci.config["process"]["user"] = {"uid": 1000, "gid": 1000}
+    oci.command("/bin/sh", "-c", "echo reopened > /dev/stdout")
+    done = subprocess.run([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "reopened\n", done.stderr
+
+
+def test_sockets_of_the_caller(oci: Runtime, tmp_path: Path) -> None:
+    oci.command("/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; echo through >&3")
+    line = f'exec 3>{tmp_path}/socket; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web; exec "$0" --root {oci.root} run one'
+    done = subprocess.run(["bash", "-c", line, OCI], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
+    assert done.stdout == "1 1 web\n" and (tmp_path / "socket").read_text() == "through\n", done.stderr

@@ -1,0 +1,75 @@
+"""`pyrun-oci` where every controller of cgroup version 2 is, and systemd is process 1."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import Runtime
+
+
+@pytest.fixture
+def oci(tmp_path: Path, probe: Path) -> Runtime:
+    return Runtime(tmp_path, probe)
+
+
+LIMITS: dict[str, Any] = {
+    "memory": {"limit": 64 << 20, "swap": 64 << 20},
+    "pids": {"limit": 20},
+    "cpu": {"quota": 50000, "period": 100000, "shares": 512},
+}
+
+
+def values(group: Path) -> dict[str, str]:
+    return {name: (group / name).read_text().strip() for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max")}
+
+
+WANTED = {"memory.max": str(64 << 20), "memory.swap.max": "0", "pids.max": "20", "cpu.max": "50000 100000"}
+
+
+def group_of(pid: int) -> Path:
+    (line,) = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return Path("/sys/fs/cgroup" + line[3:])
+
+
+def test_limits_hold(oci: Runtime) -> None:
+    oci.config["linux"]["cgroupsPath"] = "/above/of/oci-limits"
+    oci.config["linux"]["resources"] = LIMITS
+    pid = oci.start_sleeping()
+    group = group_of(pid)
+    assert group == Path("/sys/fs/cgroup/above/of/oci-limits") and values(group) == WANTED
+    done = oci(
+        "exec",
+        "one",
+        "sh",
+        "-c",
+        "for i in $(seq 40 2>/dev/null || echo 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22); do sleep 5 & done",
+        code=None,
+    )
+    assert "fork" in done.stderr or done.returncode, "pids.max"
+    oci("update", "--memory", "96m", "--memory-swap", "96m", "--pids-limit", "30", "one")
+    assert values(group) == {**WANTED, "memory.max": str(96 << 20), "pids.max": "30"}
+    shown = json.loads(oci("events", "--stats", "one").stdout)["data"]
+    assert shown["memory"]["usage"]["limit"] == 96 << 20 and shown["pids"]["current"] >= 1
+    oci("delete", "--force", "one")
+    assert not group.exists()
+
+
+def test_a_scope_of_systemd(oci: Runtime) -> None:
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:scoped"
+    oci.config["linux"]["resources"] = LIMITS
+    oci.command("/bin/sleep", "1000")
+    oci("--systemd-cgroup", "create", "one")
+    oci("--systemd-cgroup", "start", "one")
+    group = group_of(oci.state("one")["pid"])
+    assert group == Path("/sys/fs/cgroup/machine.slice/oci-scoped.scope/container") and values(group) == WANTED
+    assert subprocess.run(["systemctl", "is-active", "oci-scoped.scope"], capture_output=True, text=True).stdout == "active\n"
+    oci("--systemd-cgroup", "delete", "--force", "one")
+    deadline = time.monotonic() + 30
+    while group.parent.exists():
+        assert time.monotonic() < deadline, "systemd keeps the scope"
+        time.sleep(0.2)
