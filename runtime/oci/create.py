@@ -129,6 +129,11 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
             os.close(fd)
 
     def checkpoint(pid: int) -> None:
+        links = config.get("linux", {}).get("netDevices")
+        if links:
+            from pyrun.oci.links import move
+
+            move(links, pid)
         if config.get("hooks"):
             from pyrun.oci import hooks
 

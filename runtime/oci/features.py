@@ -78,5 +78,5 @@ def _linux() -> dict[str, Any]:
         "intelRdt": {"enabled": False},
         "memoryPolicy": {"modes": [f"MPOL_{name}" for name in MODES], "flags": [f"MPOL_F_{name}" for name in MODE_FLAGS]},
         "mountExtensions": {"idmap": {"enabled": True}},
-        "netDevices": {"enabled": False},
+        "netDevices": {"enabled": True},
     }

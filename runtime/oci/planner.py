@@ -148,7 +148,7 @@ def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], 
     score = spec["process"].get("oomScoreAdj")
     if score is not None:
         todo.append(op(ops.OOM_SCORE, n=score, origin="process.oomScoreAdj"))
-    for name in ("netDevices", "intelRdt"):
+    for name in ("intelRdt",):
         if linux.get(name):
             raise ConfigError("create container", f"linux.{name}", "is not supported", hint="leave it out", origin=f"linux.{name}")
 

@@ -11,6 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from bundles import Runtime
 from harness import Pyrun
 
 # Python's own: C modules, and what `os` is made of.
@@ -77,3 +78,37 @@ def test_entering_imports_only_what_it_must(shared: Pyrun, probe_image: Path) ->
     shared("rm", "--force", "imports", code=0)
     assert found - imports("pass") - PYTHON - PYRUN - ENTER == set()
     assert "pyrun.pod.enter" in found and "pyrun.pod.recipe" not in found
+
+
+OCI = set(
+    """
+    pyrun pyrun.errors pyrun.host pyrun.native
+    pyrun.images pyrun.images.fastjson
+    pyrun.plan pyrun.plan.caps pyrun.plan.mounts pyrun.plan.ops pyrun.plan.rlimits
+    pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.launch
+    pyrun.oci.main pyrun.oci.mounts pyrun.oci.planner pyrun.oci.process pyrun.oci.rules pyrun.oci.rules_linux
+    pyrun.oci.rules_process pyrun.oci.rules_resources pyrun.oci.spec pyrun.oci.start pyrun.oci.state pyrun.oci.sysctl
+    pyrun.cli pyrun.cli.bundle pyrun.cli.oci
+    _socket select time
+    """.split()
+)
+
+
+def test_containers_of_other_engines_import_only_what_they_must(tmp_path: Path, probe: Path) -> None:
+    """create; state, start, kill and delete do without Python."""
+    oci = Runtime(tmp_path, probe)
+    oci.config["process"]["env"].append("HOME=/")
+    oci.command("/bin/true")
+    oci("create", "before")  # the modules' bundle is there from here on
+    oci("delete", "before")
+    boot = BOOT.replace("pyrun.cli.main", "pyrun.cli.oci")
+    words = ["--root", str(oci.root), "create", "--bundle", str(oci.bundle), "one"]
+    with (tmp_path / "error").open("w+") as error:  # not a pipe, which the container would hold open
+        command = [sys.executable, *FLAGS, "-c", boot, sysconfig.get_path("platlib"), *words]
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, stdout=error, stderr=error, timeout=60).returncode == 0
+        error.seek(0)
+        lines = [line for line in error.read().splitlines() if line.startswith("import time:")]
+    oci("delete", "one")
+    found = {line.rpartition("|")[2].strip() for line in lines[1:]}
+    assert found - imports("pass") - PYTHON - OCI == set()
+    assert "pyrun.oci.create" in found

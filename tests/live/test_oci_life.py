@@ -333,3 +333,20 @@ def test_sockets_of_the_caller(oci: Runtime, tmp_path: Path) -> None:
     line = f'exec 3>{tmp_path}/socket; export LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=web; exec "$0" --root {oci.root} run one'
     done = subprocess.run(["bash", "-c", line, OCI], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
     assert done.stdout == "1 1 web\n" and (tmp_path / "socket").read_text() == "through\n", done.stderr
+
+
+def test_network_devices(oci: Runtime) -> None:
+    """One end of a pair moves, under another name, with its address, and is up."""
+    addresses = ["address add 192.0.2.7/24 dev oci-there", "address add 2001:db8::7/64 dev oci-there nodad"]
+    for line in ("link add oci-here type veth peer name oci-there", *addresses):
+        subprocess.run(["ip", *line.split()], check=True)
+    try:
+        oci.config["linux"]["netDevices"] = {"oci-there": {"name": "eth7"}}
+        shown = oci.shell("busybox ip address show dev eth7")
+        assert "192.0.2.7/24" in shown and "2001:db8::7/64" in shown and "UP" in shown
+    finally:
+        subprocess.run(["ip", "link", "delete", "oci-here"], stderr=subprocess.DEVNULL)
+    oci.config["linux"]["netDevices"] = {"none7": {}}
+    oci.command("/bin/true")
+    assert "linux.netDevices.none7" in oci("create", "one", code=1).stderr
+    assert not oci.leftovers()
