@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint unit package hostile live fuzz vm stress bench format man dist clean
+.PHONY: help run test setup build lint unit package hostile live fuzz vm stress bench format docs man dist clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ bench: ## measure pyrun against its peers
 
 format: setup ## put the Python sources into the house's form
 	@$(PYTHON) -m ruff format .
+
+docs: setup ## the documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 man: ## manual pages from the option table, in docs/man
 	@tools/setup.sh run

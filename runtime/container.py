@@ -89,6 +89,13 @@ class Container:
         status = self._supervisor.status
         return None if status is None else os.waitstatus_to_exitcode(status)
 
+    @property
+    def usage(self) -> dict[str, int]:
+        """The figures of its cgroup at the end of the app, as `Result.usage`; {} before its end is known."""
+        from pyrun.pod.stats import counted
+
+        return counted(self._supervisor.figures)
+
     def fileno(self) -> int:
         """A pidfd of the supervisor: readable, for poll(2), once everything has ended and is cleaned up; -1 afterwards."""
         return self._supervisor.pidfd

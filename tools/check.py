@@ -3,7 +3,7 @@
 Everything: one line a check, the end of its log when it failed, and at last `N passed, N failed`, counting tests and
 single checks alike.  Named lanes: the same checks, but their output goes straight to the terminal.
 
-    lint     ruff, shellcheck, mypy, pyright, two compilers' warnings and gcc's static analyzer
+    lint     ruff, shellcheck, mypy, pyright, the documentation, two compilers' warnings and gcc's static analyzer
     unit     pure tests and the rules of the house        hostile  damaged and malicious input
     live     real containers on this kernel               fuzz     the plan decoder under libFuzzer and sanitizers
     package  sdist, wheel and installation                vm       a Debian machine with systemd under qemu
@@ -27,6 +27,7 @@ PYTHON = str(TOP / ".venv" / "bin" / "python")
 LANES = ("lint", "unit", "package", "hostile", "live", "fuzz", "vm")
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer -Inative".split()  # cffi calls what is static
+MKDOCS = ["-m", "mkdocs", "build", "--strict"]
 LIMIT = 2500  # seconds a check may take
 
 
@@ -94,6 +95,7 @@ def checks() -> list[Check]:
         Check("lint", "mypy", "mypy --strict: the package", [PYTHON, "-m", "mypy"]),
         Check("lint", "mypy-tests", "mypy: tests and tools", [*loose_mypy, "tests", "tools"]),
         Check("lint", "pyright", "pyright: the package", [PYTHON, "-m", "pyright", "--warnings"]),
+        Check("lint", "docs", "mkdocs --strict: the documentation's site", ["env", "NO_MKDOCS_2_WARNING=1", PYTHON, *MKDOCS]),
         Check("lint", "gcc", "gcc -fanalyzer -Werror: the native programs", compile_only("gcc", "-fanalyzer")),
         Check("lint", "binding", "gcc -fanalyzer -Werror: the extension", ["gcc", *BINDING, "-c", "-o", "/dev/null", "native/binding.c"]),
         Check("lint", "untar", "gcc -fanalyzer -Werror: the reader of archives", compile_untar()),

@@ -302,6 +302,7 @@ VERBS: dict[str, Verb] = {
     ),
     "systemd install": ("generate", "", (DESTDIR,), (), "let systemd boot pods from files, and collect ended ones once an hour"),
     "systemd remove": ("generate", "", (DESTDIR,), (), "take back what `systemd install` wrote"),
+    "doctor": ("doctor", "", (FORMAT_TEXT,), (), "say what this host can and cannot do, and how to mend it"),
     "version": ("version", "", (FORMAT_TEXT,), (), "show the versions of pyrun, Python and the kernel"),
     "completion": ("completion", "SHELL", (), (), "print a completion script for bash, zsh or fish"),
     "help": ("help", "[TOPIC]...", (), (), "show help on a verb"),

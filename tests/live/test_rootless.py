@@ -7,6 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +72,8 @@ def test_a_pod_of_nobodys(as_nobody: Callable[[Callable[[str], object]], object]
         left = [name for phase in ("preparing", "running", "garbage") for name in os.listdir(f"{root}/pods/{phase}")]
         return [(done.stdout or b"").decode(), (done.stderr or b"").decode(), status, code, timed.reason, left, before]
 
-    out, err, status, code, reason, left, _ = as_nobody(work)  # type: ignore[misc]
+    seen: Any = as_nobody(work)
+    out, err, status, code, reason, left, _ = seen
     words = out.split()
     assert words[:4] == ["0", "0", str(NOBODY), "1"], (out, err)
     assert "NoNewPrivs: 1 Seccomp: 2 lo".split() == words[4:9] and words[-2:] == ["wrote", "kept"], (out, err)
@@ -102,6 +104,7 @@ def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], ob
         library.settle(root=root)
         return [codes, refused]
 
-    codes, refused = as_nobody(work)  # type: ignore[misc]
+    seen: Any = as_nobody(work)
+    codes, refused = seen
     assert codes == [7, 7]
     assert len(refused) == 5 and "one user inside" in refused[0] and "Delegate=yes" in refused[1] and "stored images" in refused[4]
