@@ -112,6 +112,7 @@ KEEPER = program(
     "native/shared.c",
     "native/start.c",
 )
+PARK = program("pyrun.native.park", "native/park.c", "native/start.c")
 HELPER = program(
     "pyrun.native.helper",
     "native/main.c",
@@ -144,7 +145,7 @@ setup(
     packages=packages(),
     package_dir=ROOMS,
     package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h", "oci_plan.h"]},
-    ext_modules=[HELPER, KEEPER],
+    ext_modules=[HELPER, KEEPER, PARK],
     cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder", "native/unpack_build.py:ffibuilder"],
     scripts=["native/launcher.c"],
     cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},

@@ -39,6 +39,11 @@ class Driver:
             raise Failed(f"bench/driver.py ended with {self.process.wait()}")
         return [int(word) / 1e6 for word in answer.split()]
 
+    def below(self) -> list[int]:
+        """The processes that it started, and theirs."""
+        found = list(children(self.process.pid))
+        return [*found, *[grandchild for child in found for grandchild in children(child)]]
+
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
         self.process.stdin.close()
@@ -108,6 +113,10 @@ class Bench:
         if bwrap:
             tree = ("--unshare-all", "--ro-bind", str(self.stage.rootfs), "/", "--proc", "/proc", "--dev", "/dev", "/bin/true")
             found.append(self.command("bwrap", bwrap, *tree))
+        nspawn = shutil.which("systemd-nspawn", path=ENVIRONMENT["PATH"])
+        if nspawn and Path("/run/systemd/system").is_dir():  # it asks systemd for a scope
+            words = ("--quiet", "--register=no", "--private-network", "--volatile=no", "--read-only", "-D", str(self.stage.rootfs))
+            found.append(self.command("systemd-nspawn", nspawn, *words, "/bin/true"))
         return [*found, self.interpreter()]
 
     def interpreter(self) -> Command:
@@ -123,6 +132,7 @@ class Bench:
             subjects += [Library("library, repeated, tmpfs upper", self.small, "run", "tmpfs")]
             subjects += [Library("library, first", self.small, "first", "disk")]
             subjects += [Library("library, first, tmpfs upper", self.small, "first", "tmpfs")]
+            subjects += [Library("library, pool", self.small, "pool", "disk")]
         if "parent" in names:
             subjects += [Library("library, 2 GB and 8 threads", self.driver(*BIG), "run", "disk")]
         if "cli" in names:
@@ -150,8 +160,10 @@ class Bench:
                 subprocess.run(words, check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL)
                 started.append(program)
                 subjects.append(self.command(f"{name} exec", *program, "exec", "bench-enter", "/bin/true"))
+            subjects.append(Library("library exec", self.small, "exec", "disk"))
             return interleave(subjects, rounds, max(3, rounds // 10))
         finally:
+            self.small.order("drop")
             for program in started:
                 subprocess.run(
                     [*program, "delete", "--force", "bench-enter"], check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL

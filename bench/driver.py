@@ -5,6 +5,11 @@ Run by the interpreter of the environment under test: driver.py ROOT IMAGE MEGAB
     run UPPER      a start that repeats an earlier decision; answers "wall cpu gone", nanoseconds
     first UPPER    the same with a new Runtime, which has to decide
     many COUNT THREADS    that many runs, shared by threads of this process; answers the nanoseconds of all
+    exec UPPER     /bin/true as one more process of a container that sleeps
+    life UPPER     prepare, start and forced removal of a pod whose app sleeps
+    pool UPPER     /bin/true in a shell of a pool, which is filled again off the clock
+    hold COUNT     starts that many containers that sleep; answers bytes of Python heap for each, and threads in all
+    drop           ends them
     fetch FILE...  imports images without signatures
     prepare COUNT  makes that many prepared pods
 """
@@ -19,6 +24,8 @@ import time
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 
 from pyrun.api import Runtime
+from pyrun.container import Container
+from pyrun.pool import Pool
 
 
 def cpu() -> int:
@@ -35,6 +42,8 @@ class Driver:
         self.image = image
         self.runtime = Runtime(root)
         self.null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self.held: list[Container] = []
+        self.pool: Pool | None = None
 
     def start(self, runtime: Runtime, upper: str) -> None:
         code = runtime.call(self.image, exec="/bin/true", upper=upper, stdout=self.null)
@@ -77,6 +86,60 @@ class Driver:
             raise broken[0]
         return str(took)
 
+    def sleeper(self) -> Container:
+        return self.runtime.start(self.image, ["600"], exec="/bin/sleep", stdout=self.null)
+
+    def exec(self) -> str:
+        if not self.held:
+            self.held.append(self.sleeper())
+            self.held[0].wait_running()
+        begin = time.perf_counter_ns()
+        code = self.held[0].exec(["/bin/true"], stdout=self.null).wait()
+        if code:
+            raise AssertionError(f"exit {code}")
+        return str(time.perf_counter_ns() - begin)
+
+    def life(self) -> str:
+        begin = time.perf_counter_ns()
+        pod = self.runtime._prepare(self.image, ["600"], None, {"exec": "/bin/sleep", "log_driver": "none"}, lasting=False)
+        pod.start()
+        pod.remove(force=True)
+        return str(time.perf_counter_ns() - begin)
+
+    def pooled(self) -> str:
+        if self.pool is None:
+            self.pool = Pool(self.image, size=2, root=self.root)
+            time.sleep(0.2)
+        result = self.pool.run(["/bin/true"], stdout=self.null)
+        if not result.ok:
+            raise AssertionError(str(result))
+        time.sleep(0.02)  # the shell that replaces this one gets ready
+        return str(int(result.seconds * 1e9))
+
+    def hold(self, count: int) -> str:
+        import gc
+        import tracemalloc
+
+        tracemalloc.start()
+        self.sleeper().close()  # what is made once
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        self.held = [self.sleeper() for _ in range(count)]
+        for one in self.held:
+            one.wait_running()
+        gc.collect()
+        each = (tracemalloc.get_traced_memory()[0] - before) // count
+        tracemalloc.stop()
+        return f"{each} {threading.active_count()}"
+
+    def drop(self) -> str:
+        for one in self.held:
+            one.close()
+        self.held = []
+        if self.pool is not None:
+            self.pool.close()
+        return "0"
+
     def fetch(self, files: list[str]) -> str:
         from pyrun.images.importer import import_file
 
@@ -87,11 +150,16 @@ class Driver:
     def order(self, word: str, *rest: str) -> str:
         if word == "many":
             return self.many(int(rest[0]), int(rest[1]))
+        simple = {"exec": self.exec, "life": self.life, "pool": self.pooled, "drop": self.drop}
+        if word in simple:
+            return simple[word]()
+        if word == "hold":
+            return self.hold(int(rest[0]))
         if word == "fetch":
             return self.fetch(list(rest))
         if word == "prepare":
             for _ in range(int(rest[0])):
-                self.runtime._prepare(self.image, [], {}, lasting=False)  # nobody needs them after a power cut
+                self.runtime._prepare(self.image, [], None, {}, lasting=False)  # nobody needs them after a power cut
             return "0"
         return self.timed(word == "first", rest[0])
 

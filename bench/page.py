@@ -1,4 +1,7 @@
-"""Turns what `bench/run.py --json FILE` wrote into docs/performance.md: bench/page.py FILE [DATE] > docs/performance.md."""
+"""Turns what `bench/run.py --json FILE` wrote into docs/performance.md: bench/page.py FILE [DATE [SVG]] > docs/performance.md.
+
+With SVG, docs/pictures/start.svg, it draws the first table there, and the page shows it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,8 @@ the rest. From run to run p50 moves by up to a half on a busy machine, ratios by
 START = """
 ## Start to end of /bin/true
 
-The library is called in a live Python process (`Runtime.run`), the others are commands. pyrun has an overlay root, pid, mount, ipc, uts,
+The library is called in a live Python process (`Runtime.call`; a pool by `Pool.run`), the others are commands.
+pyrun has an overlay root, pid, mount, ipc, uts,
 net and cgroup namespaces and its default system call filter in every row; crun and runc have the same namespaces, the same
 files without an overlay and, but for one row, no filter. `cpu` is that of all processes; `gone` is when nothing is left.
 """
@@ -32,6 +37,12 @@ EXEC = """
 ## Exec of the helper
 
 Started without a plan it ends at once: what is left is exec and reaping.
+"""
+FLOOR = """
+## Against the floor
+
+`bench/floor_pod.c` makes the namespaces and mounts of pyrun's default plan straight from C, without a supervisor, a process 1, a record or
+a filter: less than any runtime can do.
 """
 STOP = """
 ## Stopping
@@ -107,6 +118,8 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
         ("enter", "\n## Entering a running container\n", {"crun exec": "of crun", "runc exec": "of runc"}),
         ("stop", STOP, {"crun kill TERM, gone, delete": "of crun", "runc kill TERM, gone, delete": "of runc"}),
         ("background", "\n## Starting in the background, and what podman takes\n", {"podman run --rm": "of podman"}),
+        ("floor", FLOOR, {"C floor, same namespaces and mounts": "of the floor", "crun run": "of crun"}),
+        ("life", "\n## Create, start, delete\n\nOf a container that sleeps.\n", {"crun create, start, delete": "of crun"}),
         ("exec", EXEC, {"static, no libc": "of no libc"}),
         ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
         ("unpack", UNPACK, {"podman pull, gzip": "of podman", "umoci unpack, gzip": "of umoci", "gzip -dc | tar -x": "of tar"}),
@@ -117,10 +130,33 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
     for name, text, peers in parts:
         if name in series:
             yield text
+            if name == "start" and len(sys.argv) > 3:
+                yield "![Start to end of /bin/true, milliseconds](pictures/start.svg)\n"
             yield from table(series[name], peers)
     yield from numbers(results)
 
 
+def picture(series: Mapping[str, Mapping[str, float]]) -> str:
+    """Bars of the median, with a line from the least to the 90th percentile, as SVG in the reader's colours."""
+    rows = sorted(series.items(), key=lambda item: item[1]["p50"])
+    most = max(row["p90"] for _, row in rows)
+    left, width, step = 250, 420, 26
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {step * len(rows) + 20}" role="img"><title>ms</title>']
+    parts.append("<style>svg{font:13px sans-serif;color:#1a1a2e}@media(prefers-color-scheme:dark){svg{color:#e6e6f0}}</style>")
+    for place, (name, row) in enumerate(rows):
+        y = 10 + place * step
+        low, middle, high = (left + width * row[key] / most for key in ("min", "p50", "p90"))
+        colour = "#3f51b5" if name.startswith(("library", "pyrun")) else "#9e9e9e"
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end" fill="currentColor">{escape(name)}</text>')
+        parts.append(f'<rect x="{left}" y="{y + 2}" width="{middle - left:.1f}" height="16" fill="{colour}"/>')
+        parts.append(f'<path d="M{low:.1f} {y + 10}H{high:.1f}" stroke="currentColor"/>')
+        parts.append(f'<text x="{high + 6:.1f}" y="{y + 14}" fill="currentColor">{row["p50"]:.2f}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
 if __name__ == "__main__":
+    found = json.loads(Path(sys.argv[1]).read_text())
     today = sys.argv[2] if len(sys.argv) > 2 else datetime.date.today().isoformat()
-    print("\n".join(page(json.loads(Path(sys.argv[1]).read_text()), today)))
+    if len(sys.argv) > 3 and "start" in found["series"]:
+        Path(sys.argv[3]).write_text(picture(found["series"]["start"]))
+    print("\n".join(page(found, today)))

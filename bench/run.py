@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import containers
+import library
 import pods
 from cases import LIST, PODMAN_LIST, PREPARED, Bench
 from clock import Failed, Series
@@ -26,7 +27,23 @@ from unpacking import Unpacking
 from unpacking import gates as unpacking_gates
 
 CASES = (
-    *("lib", "parent", "cli", "enter", "stop", "background", "exec", "memory", "throughput", "import", "pull", "list", "pods", "unpack"),
+    *(
+        "lib",
+        "parent",
+        "cli",
+        "enter",
+        "stop",
+        "background",
+        "exec",
+        "memory",
+        "throughput",
+        "import",
+        "pull",
+        "list",
+        "pods",
+        "unpack",
+        "library",
+    ),
     "oci",
 )
 IN_LANE = "PYRUN_BENCH_IN_LANE"
@@ -37,7 +54,8 @@ UNCACHED = "pyrun run, cache/run emptied"
 RATIOS = (
     ("library-vs-crun", "lib", LIBRARY, "crun run", 0.40),
     ("large-parent-vs-small", "parent", "library, 2 GB and 8 threads", LIBRARY, 1.2),
-    ("cli-vs-runc", "cli", COMMAND, "runc run", 0.55),
+    ("cli-vs-runc", "cli", COMMAND, "runc run", 0.5),
+    ("prepared-vs-crun", "cli", PREPARED, "crun run", 0.6),
     ("cli-vs-crun", "cli", COMMAND, "crun run", 1.8),
     ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run", 0.55),
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run", 1.8),
@@ -47,12 +65,14 @@ NOTES = (
     ("library-first-vs-crun", "lib", "library, first", "crun run"),
     ("library-tmpfs-vs-crun", "lib", "library, repeated, tmpfs upper", "crun run"),
     ("cli-vs-crun", "cli", COMMAND, "crun run"),
+    ("library-pool-vs-crun", "lib", "library, pool", "crun run"),
     ("prepared-vs-crun", "cli", PREPARED, "crun run"),
     ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run"),
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run"),
 )
 CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
 ENTER_LIMIT = 0.6  # of `runc exec`
+LIBRARY_EXEC_LIMIT = 0.2  # of `crun exec`
 EXEC_LIMIT = 1.2  # of a program without libc
 PULL_LIMIT = 0.45  # of podman pull, the quickest of each
 LIST_LIMIT = 0.5  # of podman images, for 1,000 of them
@@ -119,7 +139,10 @@ def judge(results: Results, wanted: set[str]) -> None:
         results.gates.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare, CPU_LIMIT))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
+        results.gates.append(("library-exec-vs-crun", results.ratio("enter", "library exec", "crun exec"), LIBRARY_EXEC_LIMIT))
     results.gates += pods.gates(results.series)
+    if "library" in wanted:
+        results.gates += library.gates(results.series, results.numbers)
     for name, kind, one, other, limit in containers.RATIOS:
         if "oci" in wanted:
             results.gates.append((name, results.ratio(kind, f"{one}, {containers.OURS}", f"{one}, {other}"), limit))
@@ -205,6 +228,11 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
     if "throughput" in wanted:
         tell("bench: throughput")
         results.numbers["containers a second"] = {**bench.throughput()}
+    if "library" in wanted:
+        tell("bench: the library, the floor, many at once")
+        series, numbers = library.measure(bench, rounds)
+        results.series.update(series)
+        results.numbers.update(numbers)
     if "import" in wanted:
         tell("bench: import of 200 MB")
         results.series["import"] = bench.unpack()
@@ -249,6 +277,7 @@ def show(results: Results) -> None:
         ),
         "afterwards": ("once the image is there, ms", {}),
         **pods.TITLES,
+        **library.TITLES,
         **containers.TITLES,
     }
     for case, series in results.series.items():

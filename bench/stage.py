@@ -90,6 +90,7 @@ def floor_programs() -> dict[str, Path]:
         "floor_bare": ["-nostdlib", "-static", "-fno-stack-protector", "-fno-asynchronous-unwind-tables"],
         "floor_glibc": ["-static"],
         "floor_spawn": [],
+        "floor_pod": ["-static"],
     }
 
     def make() -> None:

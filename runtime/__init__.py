@@ -25,6 +25,7 @@ __all__ = [  # noqa: RUF022, as sorted() has it
     "PIPE",
     "Plan",
     "Pod",
+    "Pool",
     "Process",
     "PyrunError",
     "Result",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from pyrun.pod.binds import Volume
     from pyrun.pod.handle import Pod
     from pyrun.pod.process import Process
+    from pyrun.pool import Pool
     from pyrun.result import ExitError, Result
     from pyrun.streams import DEVNULL, INHERIT, PIPE, STDOUT
 
@@ -89,6 +91,7 @@ _HOMES = {
     "pyrun.pod.binds": ("Volume",),
     "pyrun.pod.handle": ("Pod",),
     "pyrun.pod.process": ("Process",),
+    "pyrun.pool": ("Pool",),
     "pyrun.result": ("ExitError", "Result"),
     "pyrun.streams": ("DEVNULL", "INHERIT", "PIPE", "STDOUT"),
 }

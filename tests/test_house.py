@@ -39,7 +39,7 @@ VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup vers
 OCI_VERBS_LINES = 260  # of the launcher pyrun-oci
 OCI_LINES = 1000  # of the helper, for containers of other engines: native/oci_*.c
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
-NOT_HELPER = {"binding.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "version1.c", *LAUNCHER, *KEEPER}
+NOT_HELPER = {"binding.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", "version1.c", *LAUNCHER, *KEEPER}
 
 
 def module_name(path: Path) -> str:
@@ -261,7 +261,7 @@ def readelf(program: Path, *flags: str) -> str:
     return subprocess.run(["readelf", "-W", *flags, program], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("program", ["native/helper", "native/keeper", ".venv/bin/pyrun", ".venv/bin/pyrun-oci"])
+@pytest.mark.parametrize("program", ["native/helper", "native/keeper", "native/park", ".venv/bin/pyrun", ".venv/bin/pyrun-oci"])
 def test_native_programs_are_hardened(program: str) -> None:
     path = TOP / program
     assert "Type:                              DYN" in readelf(path, "-h"), "position independent"

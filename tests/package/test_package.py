@@ -73,6 +73,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "pyrun/py.typed",
         "pyrun/native/helper",
         "pyrun/native/keeper",
+        "pyrun/native/park",
         "pyrun/native/plan.h",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun-oci",
@@ -85,7 +86,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
 
 def test_programs_in_the_wheel_are_executable(dist: Path) -> None:
     wheel = zipfile.ZipFile(next(dist.glob("*.whl")))
-    for name in ("pyrun/native/helper", "pyrun/native/keeper", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
+    for name in ("pyrun/native/helper", "pyrun/native/keeper", "pyrun/native/park", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
         assert stat.S_IMODE(wheel.getinfo(name).external_attr >> 16) == 0o755, name
 
 
@@ -96,7 +97,7 @@ def test_sdist_holds_what_make_test_needs(dist: Path) -> None:
     wanted = {path.relative_to(TOP).as_posix() for room in (*ROOMS, "tests", "tools") for path in (TOP / room).rglob("*.[cp]*")}
     wanted = {name for name in wanted if name.endswith((".c", ".h", ".py", ".pyi", ".sh")) and "__pycache__" not in name}
     assert wanted | {"Makefile", "README.md", "LICENSE", "NOTICE", "setup.py", "pyproject.toml", ".ci/run"} <= names
-    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name in ("native/helper", "native/keeper")}
+    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name in ("native/helper", "native/keeper", "native/park")}
 
 
 def test_installed_command_runs(installed: Path) -> None:

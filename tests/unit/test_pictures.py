@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 
 
 def test_pictures_are_as_drawn() -> None:
-    assert {path.stem: path.read_text() for path in FOLDER.glob("*.svg")} == {
+    assert {path.stem: path.read_text() for path in FOLDER.glob("*.svg") if path.stem != "start"} == {
         name: draw().text() for name, draw in pictures.PICTURES.items()
     }
     for path in FOLDER.glob("*.svg"):
