@@ -42,6 +42,7 @@ class AppcArgs:
     image_format: str
     compression: str
     latest: Number
+    drop: bool
 
 
 BUILD: dict[str, Verb] = {
@@ -92,6 +93,28 @@ BUILD: dict[str, Verb] = {
         ),
         (),
         "make an image of a directory, or of an archive of one",
+    ),
+    "image convert": (
+        "image_convert",
+        "SOURCE",
+        (
+            ("--output -o", "FILE", "path", "", "Output", "the file, or for OCI the directory, to make"),
+            (
+                "--image-format",
+                "FORMAT",
+                "str",
+                "aci oci docker",
+                "Output",
+                "aci, oci (an archive where FILE ends in .tar) or docker (an archive); by default what FILE is called: .aci, else oci",
+            ),
+            ("--name", "NAME", "str", "", "Output", "name of the image in its new format (default: its own)"),
+            ("--drop", "", "flag", "", "Output", "give up what the new format cannot say, instead of refusing; it is listed"),
+            ("--compression", "HOW", "str", "gzip xz bzip2 none", "Output", "how an .aci is compressed (default gzip)"),
+            ("--overwrite", "", "flag", "", "Output", "replace what is there"),
+            ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors"),
+        ),
+        (),
+        "write an image in another format",
     ),
 }
 

@@ -1,0 +1,46 @@
+"""`pyrun image convert`: an image in one format as a file of another."""
+
+from __future__ import annotations
+
+from pyrun.cli.output import say
+from pyrun.errors import ImageError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.cli.parse import Args
+
+__all__ = ["run"]
+
+
+def run(args: Args) -> int:
+    """Writes the file, and prints what the image is called by its new format."""
+    from pyrun.images import exchange, resolve
+    from pyrun.images.staging import Staging
+    from pyrun.images.store import Store
+
+    if not args.output:
+        raise UsageError("image convert", args.source, "needs to know where to", hint="add --output FILE")
+    kind = args.image_format if "image_format" in args.given else "aci" if args.output.endswith(".aci") else "oci"
+    if kind == "docker" and not args.output.endswith(".tar"):
+        raise UsageError("option --output", args.output, "a Docker archive is one file", hint=f"call it {args.output}.tar")
+    with Staging(args.root, "convert") as staging:
+        store = Store(f"{staging.path}/store")
+        store.ensure()
+        image = resolve.find(store, args.source, signature=None, unsigned=True, policy="new")
+        lost = exchange.losses(image, kind)
+        if lost and not args.drop:
+            hint = "give that up: --drop"
+            raise ImageError(
+                f"convert to {kind.upper() if kind != 'docker' else 'Docker'}", image.name, f"it would lose {', '.join(lost)}", hint=hint
+            )
+        if kind == "aci":
+            more = {"compression": args.compression, "overwrite": args.overwrite}
+            made = exchange.to_aci(store, image, args.root, staging.path, args.output, name=args.name or "", **more)
+        elif kind == "oci":
+            made = exchange.to_oci(store, image, args.output, overwrite=args.overwrite)
+        else:
+            made = exchange.to_docker(store, image, staging.path, args.output, name=args.name or "", overwrite=args.overwrite)
+    for words in lost if not args.quiet else ():
+        say(f"pyrun: note: lost: {words}", error=True)
+    say(made)
+    return 0
