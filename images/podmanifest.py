@@ -49,12 +49,16 @@ def parse_pod_manifest(data: bytes) -> dict[str, Any]:
     return top.members
 
 
+# Limits of all apps together, which the cgroup above theirs has.
+_TOGETHER = ("resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops")
+
+
 def _refuse(top: Object) -> None:
     """What would silently not hold."""
     for index, isolator in enumerate(top.members["isolators"]):
         name = isolator["name"]
-        if not name.startswith(("resource/", "os/linux/", "os/unix/")):
-            continue  # nobody knows it: it may be ignored, and that is told
+        if name in _TOGETHER or not name.startswith(("resource/", "os/linux/", "os/unix/")):
+            continue  # one that nobody knows may be ignored, and that is told
         fail(
             f"isolators[{index}]",
             f"{quoted(name)} cannot be enforced for a pod",

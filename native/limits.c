@@ -25,20 +25,22 @@ static char *controller_of(char text[64], const char *file)
  * kernel would let threaded controllers (cpu, cpuset, pids) pass and make the pod's cgroup one that no process can enter. */
 static long make_room(void)
 {
-    char byte;
-    OWNED_FD procs = -1;
-    long r;
+    long r = sys_call3(__NR_faccessat, SLOT_CGROUP_PARENT, "cgroup.type", 0);
 
-    if (sys_call3(__NR_faccessat, SLOT_CGROUP_PARENT, "cgroup.type", 0) == -ENOENT)
-        return 0;
-    r = sys_call3(__NR_mkdirat, SLOT_CGROUP_PARENT, CGROUP_LEAF, 0755);
-    if (r == 0 || r == -EEXIST)
-        r = write_file(SLOT_CGROUP_PARENT, CGROUP_LEAF "/cgroup.procs", 0, 0, "0", 1);
-    if (r < 0)
-        return r;
-    procs = (int)sys_openat(SLOT_CGROUP_PARENT, "cgroup.procs", O_RDONLY, 0);
-    r = procs < 0 ? procs : sys_read(procs, &byte, 1);
-    return r > 0 ? -EBUSY : r;
+    for (int moved = 0; r != -ENOENT; moved++) {
+        OWNED_FD procs = (int)sys_openat(SLOT_CGROUP_PARENT, "cgroup.procs", O_RDONLY, 0);
+        char byte;
+
+        r = procs < 0 ? procs : sys_read(procs, &byte, 1);
+        if (r <= 0 || moved)
+            return r > 0 ? -EBUSY : r;
+        r = sys_call3(__NR_mkdirat, SLOT_CGROUP_PARENT, CGROUP_LEAF, 0755);
+        if (r < 0 && r != -EEXIST)
+            return r;
+        if ((r = write_file(SLOT_CGROUP_PARENT, CGROUP_LEAF "/cgroup.procs", 0, 0, "0", 1)) < 0)
+            return r;
+    }
+    return 0;
 }
 
 static long enable(struct context *ctx, const char *file)
@@ -77,8 +79,8 @@ long set_limit(struct context *ctx, const struct plan_op *op)
         return with_detail(ctx, DETAIL_NO_CGROUP, -ENOENT);
     if (op->code == OP_DEVICES)
         return set_devices(ctx, op);
-    r = write_file(SLOT_CGROUP, file, 0, 0, text, str_len(text));
-    if (r != -ENOENT)
+    r = write_file(op->flags & OPF_POD ? SLOT_CGROUP_PARENT : SLOT_CGROUP, file, 0, 0, text, str_len(text));
+    if (r != -ENOENT || (op->flags & OPF_POD))
         return r;
     r = enable(ctx, file);
     return r < 0 ? r : write_file(SLOT_CGROUP, file, 0, 0, text, str_len(text));

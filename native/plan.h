@@ -106,6 +106,7 @@ struct plan_header {
 #define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content; OP_ROOT_BIND, OP_ROOT_READONLY: device nodes work */
 #define OPF_USERXATTR 256 /* OP_OVERLAY: in a user namespace */
 #define OPF_CLAMP 1024     /* OP_RLIMIT: no higher than the caller's own hard limit */
+#define OPF_POD 2048       /* OP_LIMIT: of the cgroup above, which the apps of a pod have in common */
 #define OPF_NOSUID 512   /* OP_OVERLAY: set-id bits and file capabilities are inert */
 
 struct plan_op {

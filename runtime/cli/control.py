@@ -58,7 +58,7 @@ def _one(args: Args, pods: Pods, uuid: str) -> None:
     elif args.verb == "kill":
         control.kill(pods, uuid, _signal(args) or signal.SIGKILL)
     elif args.verb == "pause":
-        control.pause(pods, uuid)
+        control.pause(pods, uuid, *(() if args.timeout is None else (args.timeout,)))
     elif args.verb == "resume":
         control.resume(pods, uuid)
     elif args.verb == "restart":

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, TOLD
 from pyrun.cli.verbs_images import IMAGES
-from pyrun.cli.verbs_limits import DEVICE, LIMITS
+from pyrun.cli.verbs_limits import DEVICE, LIMITS, POD_LIMIT
 from pyrun.cli.verbs_network import NETWORK
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
@@ -202,6 +202,7 @@ RUN: tuple[Option, ...] = (
         "who tells the service manager that the pod is ready: pyrun when the program runs (exec, the default), the app itself, or none",
     ),
     *LIMITS,
+    POD_LIMIT,
     ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
     ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
     ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),

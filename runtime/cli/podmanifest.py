@@ -43,6 +43,7 @@ def apps_of_manifest(args: Args, store: Store) -> list[App]:
     _ports(apps, found["ports"], path)
     for app in apps:
         app.options.described = {**app.options.described, "pod": found}
+    apps[0].isolators = list(found["isolators"])
     return apps
 
 

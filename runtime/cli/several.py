@@ -15,7 +15,9 @@ from pyrun.cli.run import HEALTH, find_image, options_of, save_uuid, tell
 from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
+from pyrun.pod.control import remove
 from pyrun.pod.keep import restart_policy
+from pyrun.pod.place import take_place
 from pyrun.pod.several import App, prepare_several
 from pyrun.pod.state import Pods, new_uuid
 
@@ -108,7 +110,13 @@ def run_several(args: Args) -> int:
     """Run several apps in one pod, in the foreground or detached; returns only by an exception."""
     refuse_sockets("run of several apps")
     refuse_foreground(args)
-    become_keeper(args.root, prepare_pod(args, lasting=False), "detach" if args.detach else "front")
+    uuid, pods = prepare_pod(args, lasting=False), Pods(args.root)
+    try:
+        take_place(pods, uuid)
+    except BaseException:
+        remove(pods, uuid)
+        raise
+    become_keeper(args.root, uuid, "detach" if args.detach else "front")
 
 
 def prepare_pod(args: Args, *, lasting: bool) -> str:

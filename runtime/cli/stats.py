@@ -43,7 +43,7 @@ def run(args: Args) -> int:
     time.sleep(_PAUSE / 4)  # a share of the processors takes two looks
     while True:
         second = _look(pods, chosen)
-        table(_HEADS, [_row(one, first[0], second[1]) for one in second[0]], legend=True)
+        table(_HEADS, [row for one in second[0] for row in _rows(one, first[0], second[1])], legend=True)
         if args.no_stream or not sys.stdout.isatty():
             return 0
         first = second
@@ -64,17 +64,30 @@ def _look(pods: Pods, chosen: list[str]) -> tuple[list[Figures], dict[str, str]]
     return found, names
 
 
-def _row(one: Figures, before: list[Figures], names: dict[str, str]) -> list[str]:
+def _rows(one: Figures, before: list[Figures], names: dict[str, str]) -> list[list[str]]:
+    """One of the pod, and one of each of several apps."""
     uuid = str(one["uuid"])
-    share = "-"
-    for earlier in before:
-        if earlier["uuid"] == uuid:
-            used, passed = (_number(one, name) - _number(earlier, name) for name in ("cpu_usec", "time"))
-            share = f"{used * 1e5 / passed:.1f}%" if passed > 0 else "-"
+    earlier: Figures = next((found for found in before if found["uuid"] == uuid), {})
+    passed = _number(one, "time") - _number(earlier, "time") if earlier else 0
+    name = names.get(uuid) or "-"
+    rows = [_row(uuid, name, one, earlier, passed)]
+    then = {app["name"]: app for app in _apps(earlier)}
+    rows += [_row("", f"{name}/{app['name']}", app, then.get(app["name"], {}), passed) for app in _apps(one)]
+    return rows
+
+
+def _apps(one: Figures) -> list[Figures]:
+    apps = one.get("apps")
+    return apps if isinstance(apps, list) else []
+
+
+def _row(uuid: str, name: str, one: Figures, earlier: Figures, passed: int) -> list[str]:
+    used = _number(one, "cpu_usec") - _number(earlier, "cpu_usec")
+    share = f"{used * 1e5 / passed:.1f}%" if passed > 0 and earlier else "-"
     sizes = [_size(one, name) for name in ("memory_bytes", "memory_limit_bytes", "memory_peak_bytes")]
     moved = [_size(one, name) for name in ("io_read_bytes", "io_written_bytes")]
     throttled = f"{_number(one, 'cpu_throttled_usec') / 1e6:.1f}s" if "cpu_throttled_usec" in one else "-"
-    return [uuid[:8], names.get(uuid) or "-", share, *sizes, str(one.get("pids", "-")), *moved, throttled]
+    return [uuid[:8], name, share, *sizes, str(one.get("pids", "-")), *moved, throttled]
 
 
 def _number(one: Figures, name: str) -> int:

@@ -91,6 +91,14 @@ _SIGNAL_KILL: Option = (
     "the signal, by name or number (default KILL, which ends all of the pod)",
 )
 _TIMEOUT: Option = ("--timeout --time", "DURATION", "seconds", "", "Pods", "kill what still runs after DURATION (default 10s)")
+_PAUSE_TIMEOUT: Option = (
+    "--timeout --time",
+    "DURATION",
+    "seconds",
+    "",
+    "Pods",
+    "let go again what has not stopped after DURATION (default 10s)",
+)
 _WAIT_TIMEOUT: Option = ("--timeout", "DURATION", "seconds", "", "Pods", "wait no longer than DURATION; exit with 124 when it is over")
 DETACH: Option = ("--detach -d", "", "flag", "", "Pod", "return as soon as the app runs, and print the pod's UUID")
 
@@ -260,7 +268,7 @@ POD_VERBS: dict[str, Verb] = {
         "end pods: ask the app, and kill what is left",
     ),
     "kill": ("control", "[POD]...", (_SIGNAL_KILL, _UUID_FILE), (), "send a signal to the apps of pods"),
-    "pause": ("control", "[POD]...", (_UUID_FILE,), (), "stop every process of a pod where it is"),
+    "pause": ("control", "[POD]...", (_PAUSE_TIMEOUT, _UUID_FILE), (), "stop every process of a pod where it is"),
     "resume": ("control", "[POD]...", (_UUID_FILE,), (), "let a paused pod go on"),
     "restart": ("control", "[POD]...", (_SIGNAL, _TIMEOUT, _UUID_FILE), (), "end pods of the background and run them again"),
     "rm": (

@@ -124,7 +124,7 @@ class Config:
     Attributes are plain values: `app` the app's name, `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin),
-    `limits_1` (directory of version 1, file, content, origin);
+    `limits_1` (directory of version 1, file, content, origin), `limits_pod` those of all apps together;
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
     `isolators` which of the image's are enforced, changed or ignored; `metadata` where its service is to be had, None without one;
     `handlers` of the app's start and end (name, argv, what to try for argv[0], seconds);
@@ -163,6 +163,7 @@ class Config:
         "isolators",
         "limits",
         "limits_1",
+        "limits_pod",
         "lowers",
         "make_cwd",
         "mask_paths",
@@ -208,6 +209,7 @@ class Config:
         self.seccomp = b""
         self.rlimits: list[tuple[int, int, int, str]] = []
         self.limits: list[tuple[str, str, str]] = []
+        self.limits_pod: list[tuple[str, str, str]] = []
         self.limits_1: list[tuple[str, str, str, str]] = []
         self.devices: list[Device] = []
         self.device_rules: list[Rule] = []

@@ -74,7 +74,8 @@ def _node(one: Op) -> str:
 
 
 def _limit(one: Op) -> str:
-    where = _text(one[5]) if one[5] else "the pod's cgroup"  # of version 1, or the one of the tree
+    own = "the cgroup of all apps" if one[1] & ops.POD else "the pod's cgroup"
+    where = _text(one[5]) if one[5] else own  # of version 1, or the one of the tree
     return f"limit {_text(one[3])} of {where} to {_text(one[4])}"
 
 

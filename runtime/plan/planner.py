@@ -42,7 +42,8 @@ def run_plan(config: Config) -> Plan:
         flags |= ops.CLONE_NEWTIME
     if config.share:
         flags &= ~(_SHARED | ops.CLONE_NEWPID if config.share == "pod" else _SHARED)
-    todo: list[Op] = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
+    todo: list[Op] = [op(ops.LIMIT, file, text, flags=ops.POD, origin=origin) for file, text, origin in config.limits_pod]
+    todo += [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
     todo += [op(ops.LIMIT, file, text, a=where, origin=origin) for where, file, text, origin in config.limits_1]
     if config.device_rules:
         _device_rules(config, todo)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import signal as signals
+import time
 
 from pyrun.errors import StateError, UsageError
 from pyrun.pod.live import apps_of, find_live, start_time
@@ -25,6 +26,7 @@ __all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop
 
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
 _LAST = 64  # SIGNAL_LAST of native/plan.h
+_FREEZE_SECONDS = 10.0
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 
 
@@ -258,17 +260,17 @@ def kill(pods: Pods, uuid: str, number: int) -> None:
                 signals.pidfd_send_signal(live.init_fd, number)
 
 
-def pause(pods: Pods, uuid: str) -> None:
-    """Stop every process of a pod where it is (cgroup.freeze); StateError when it cannot be done within ten seconds."""
-    _freeze(pods, uuid, True)
+def pause(pods: Pods, uuid: str, seconds: float = _FREEZE_SECONDS) -> None:
+    """Stop every process of a pod where it is (cgroup.freeze); StateError when that took more than `seconds`: then none is stopped."""
+    _freeze(pods, uuid, True, seconds)
 
 
 def resume(pods: Pods, uuid: str) -> None:
     """Let a paused pod go on."""
-    _freeze(pods, uuid, False)
+    _freeze(pods, uuid, False, _FREEZE_SECONDS)
 
 
-def _freeze(pods: Pods, uuid: str, on: bool) -> None:
+def _freeze(pods: Pods, uuid: str, on: bool, seconds: float) -> None:
     import select
 
     what = "pause pod" if on else "resume pod"
@@ -283,11 +285,15 @@ def _freeze(pods: Pods, uuid: str, on: bool) -> None:
         try:
             poll = select.poll()
             poll.register(events, select.POLLPRI)
+            end = time.monotonic() + seconds
             if not _write(held.cgroup + "/cgroup.freeze", b"1" if on else b"0"):
                 raise StateError(what, uuid, "the kernel refuses it", hint="is the cgroup tree mounted read-only?")
             while (b"frozen 1" in os.pread(events, 256, 0)) != on:
-                if not poll.poll(10_000):
-                    raise StateError(what, uuid, "it took more than ten seconds", hint="a process waits for a disk: try again")
+                if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                    if on:
+                        _write(held.cgroup + "/cgroup.freeze", b"0")  # not half of it
+                    hint = "a process waits for a disk: try again, with a longer --timeout"
+                    raise StateError(what, uuid, f"it took more than {seconds:g} seconds", hint=hint)
         finally:
             os.close(events)
 

@@ -166,9 +166,9 @@ class Pod:
                 if event["event"] == "removed":
                     return
 
-    def pause(self) -> None:
-        """Stop every process of the pod where it is (cgroups(7), cgroup.freeze)."""
-        control.pause(self._pods, self.uuid)
+    def pause(self, *, seconds: float = 10) -> None:
+        """Stop every process of the pod where it is (cgroup.freeze); StateError, and none is, when that took more than `seconds`."""
+        control.pause(self._pods, self.uuid, seconds)
 
     def resume(self) -> None:
         """Let a paused pod go on."""

@@ -76,6 +76,7 @@ class Keywords(TypedDict, total=False):
     oom_score_adj: int | None
     pid: Literal["app", "pod"]
     pids_limit: str | int | None
+    pod_limit: Sequence[str]
     pod_name: str | None
     port: Sequence[str]
     rdma: Sequence[str]

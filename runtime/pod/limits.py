@@ -13,24 +13,23 @@ from pyrun.errors import ConfigError, UsageError
 from pyrun.host import read_small, version_1_cgroups
 from pyrun.images.types import parse_quantity
 from pyrun.plan.resources import KEYED, PAGE_SIZES, PERIOD, SMALLEST_QUOTA, UNLIMITED, check_file, check_together, weight_of_shares
-from pyrun.pod.options import LIMITS
+from pyrun.pod.options import LIMITS, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from pyrun.pod.options import Options
-
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["of", "placed"]
+__all__ = ["of", "of_pod", "placed"]
 
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
 _MEMORY = {"memory": "max", "memory_high": "high", "memory_low": "low", "memory_min": "min", "swap": "swap.max"}
 _RATES = ("rbps", "wbps", "riops", "wiops")
+_SWITCHES = ("--oom-group", "--cpu-idle")
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
@@ -76,6 +75,22 @@ def _with_rates(old: Limit | None, new: Limit) -> Limit:
     told = {word.partition("=")[0] for word in words}
     kept = [word for word in old[1].split(" ")[1:] if word.partition("=")[0] not in told]
     return new[0], " ".join([disk, *kept, *words]), new[2]
+
+
+def of_pod(words: Iterable[str], isolators: Iterable[dict[str, Any]], root: str) -> list[Limit]:
+    """Return the limits of a pod of several apps together, NAME=VALUE each, NAME being that of a limit's flag; errors as `of`."""
+    options = Options(root)
+    for word in words:
+        name, equals, value = word.partition("=")
+        attribute = name.replace("-", "_")
+        if not equals or attribute not in LIMITS or "--" + name in _SWITCHES:
+            hint = "NAME is that of a flag with a value, as in memory=1Gi or pids-limit=200"
+            raise UsageError("option --pod-limit", word, "not NAME=VALUE", hint=hint)
+        held = getattr(options, attribute)
+        if held is not None and not isinstance(held, list):
+            raise UsageError("option --pod-limit", name, "is set twice", hint="keep one of them")
+        setattr(options, attribute, [*held, value] if isinstance(held, list) else value)
+    return of(options, isolators)
 
 
 def placed(limits: list[Limit], above: str, group: str) -> tuple[list[Limit], list[tuple[str, str, str, str]]]:

@@ -90,6 +90,7 @@ class Options:
         self.misc: list[str] = []
         self.cgroup_set: list[str] = []
         self.device: list[str] = []
+        self.pod_limit: list[str] = []
         self._set_rest()
 
     def _set_rest(self) -> None:

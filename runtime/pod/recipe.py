@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from pyrun.errors import UsageError
 from pyrun.images import fastjson, trust
 from pyrun.plan import ops
 from pyrun.plan.planner import run_plan
@@ -141,6 +142,8 @@ def make_recipe(
     With `lowers` those directories take the place of the image's layers, and the caller knows whether they changed.
     """
     notes: list[str] = []
+    if options.pod_limit:
+        raise UsageError("option --pod-limit", "", "is for a pod of several apps", hint="limit the only app, for example with --memory")
     config, plan = decide(options, store, image, pods, host, BLANK, notes, lowers)
     plan.explain = explain or []
     record = fastjson.dumps(

@@ -7,7 +7,8 @@
     apps/NAME               of one app: plan, log, upper, work, rootfs, volume-NAME
 
 The network, host name and System V memory are the pod's, and so are the process numbers with --pid pod.  Root file system,
-user, variables, mounts, limits, capabilities and filter are each app's own.
+user, variables, mounts, limits, capabilities and filter are each app's own;
+--pod-limit is for all of them together, by the cgroup above theirs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pyrun.errors import ConfigError, UsageError
 from pyrun.images import fastjson
 from pyrun.plan import ops
 from pyrun.plan.planner import run_plan
+from pyrun.pod import limits
 from pyrun.pod.config import app_name, make_config
 from pyrun.pod.control import signal_number
 from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
@@ -29,6 +31,8 @@ from pyrun.pod.recipe import Recipe, given_documents, has_check, post_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.host import Host
     from pyrun.images.store import Image, Store
     from pyrun.plan.config import Config
@@ -45,15 +49,17 @@ _TERM = 15
 class App:
     """One app of a pod: its image, and options of which those that belong to the pod are the same for all.
 
+    `isolators` are those of all apps together, of a pod manifest, at the first one;
     `volumes` are the names of the pod's volumes that it mounts.
     """
 
-    __slots__ = ("image", "name", "options")
+    __slots__ = ("image", "isolators", "name", "options")
 
     def __init__(self, options: Options, image: Image) -> None:
         self.options = options
         self.image = image
         self.name = app_name(options, image)
+        self.isolators: list[dict[str, Any]] = []
 
 
 def prepare_several(
@@ -71,7 +77,8 @@ def prepare_several(
     notes = _unknown(pod)
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
-    made = [_decide(app, pods, store, host, uuid, explain, notes) for app in apps]
+    together = _together(apps, host, pods.root)
+    made = [_decide(app, pods, store, host, uuid, explain, notes, together) for app in apps]
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
     files = _files(apps, [config for config, _ in made], identifiers, uuid)
@@ -84,25 +91,22 @@ def prepare_several(
         for config, _ in made:
             _make_volumes(config, directory)
         for app, (_, recipe) in zip(apps, made, strict=True):
-            os.mkdir(f"apps/{app.name}", 0o700, dir_fd=directory)
-            own = os.open(f"apps/{app.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-            try:
-                write(own, "plan", recipe.block)
-                copies(recipe, own)
-            finally:
-                os.close(own)
+            _fill_app(directory, app.name, recipe)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
-    stand(
-        pods,
-        uuid,
-        _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made]),
-        pod.pod_name or "",
-        fill,
-        lasting=lasting,
-        asked="net.want" in files,
-    )
+    record = _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made])
+    stand(pods, uuid, record, pod.pod_name or "", fill, lasting=lasting, asked="net.want" in files or "controllers" in files)
     return notes
+
+
+def _fill_app(directory: int, name: str, recipe: Recipe) -> None:
+    os.mkdir(f"apps/{name}", 0o700, dir_fd=directory)
+    own = os.open(f"apps/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        write(own, "plan", recipe.block)
+        copies(recipe, own)
+    finally:
+        os.close(own)
 
 
 def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: str) -> dict[str, bytes]:
@@ -115,11 +119,24 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
     files["keep"] = encode(pod, identifiers[0], flags)
     files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
+    controllers = sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
+    if controllers:
+        files["controllers"] = " ".join(controllers).encode()
     if pod.network == "own":
         from pyrun.pod.network import wanted
 
         files["net.want"] = fastjson.dumps(wanted(pod, [app.image for app in apps], made[0])).encode()
     return files
+
+
+def _together(apps: list[App], host: Host, root: str) -> list[tuple[str, str, str]]:
+    """The limits of all apps together."""
+    known = [one for one in apps[0].isolators if one["name"].startswith(("resource/", "os/linux/"))]
+    found = limits.of_pod(apps[0].options.pod_limit, known, root)
+    if limits.placed(found, host.cgroup, "")[1]:
+        hint = "run each app as a pod of its own, or boot with systemd.unified_cgroup_hierarchy=1"
+        raise ConfigError("limit pod", found[0][0], "here the controller is in cgroup version 1", hint=hint, origin=found[0][2])
+    return found
 
 
 def _unknown(pod: Options) -> list[str]:
@@ -177,7 +194,9 @@ def _hand_out_volumes(apps: list[App]) -> None:
             raise ConfigError("use volume", name, "no app mounts it", hint=hint, origin=volume.origin)
 
 
-def _decide(app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: list[str], notes: list[str]) -> tuple[Config, Recipe]:
+def _decide(
+    app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: list[str], notes: list[str], together: list[tuple[str, str, str]]
+) -> tuple[Config, Recipe]:
     """One app's plan.  Errors and notes say whose they are."""
     lowers = [store.layer_dir(layer) for layer in app.image.layers]
     own: list[str] = []
@@ -190,10 +209,11 @@ def _decide(app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: 
         hint = "let each app have its own process numbers, --pid app, or take it away: --caps-remove CAP_SYS_PTRACE"
         reason = "it may trace (CAP_SYS_PTRACE), so it could take over others while they start"
         raise ConfigError("share process numbers with app", app.name, reason, hint=hint, origin=config.origin("caps"))
-    if config.limits or config.limits_1:
-        hint = "run it as a pod of its own, or limit all of the pod by the unit that it runs in"
-        reason = "limits are set for pods of one app only"
-        raise ConfigError("limit app", app.name, reason, hint=hint, origin=next(one[-1] for one in (*config.limits, *config.limits_1)))
+    if config.limits_1:
+        hint = "run it as a pod of its own, or boot with systemd.unified_cgroup_hierarchy=1"
+        reason = "where the controller is in cgroup version 1, only pods of one app have limits"
+        raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits_1[0][3])
+    config.limits_pod = together
     if has_check(app.image) and not app.options.no_healthcheck:
         own.append("the image's health check is not made in a pod of several apps: --no-healthcheck says that this is meant")
     if app.options.no_overlay:

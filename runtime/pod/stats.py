@@ -5,16 +5,19 @@ Figures of a controller that the pod's cgroup does not have are left out: nothin
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 
 from pyrun.errors import StateError
 from pyrun.host import read_small
 from pyrun.plan import ops
-from pyrun.pod.live import find_live
+from pyrun.pod.live import apps_of, find_live
+from pyrun.pod.state import read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pyrun.pod.live import Live
     from pyrun.pod.state import Pods
@@ -70,19 +73,47 @@ def stats(pods: Pods, uuid: str) -> dict[str, object]:
     `time` (CLOCK_REALTIME, ns), `cpu_usec` and the other `_usec` since its start, `_bytes`, counts, and of each resource's
     pressure `some` and `full`: shares of the last 10, 60 and 300 seconds in percent, and `total` microseconds.
     """
-    with find_live(pods, uuid) as live:
-        where = live.cgroup
-        old = _version_1(live)
+    names, where, old = _groups(pods, uuid)
     if not where:
         raise StateError("measure pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
-    found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where}
-    found.update(_figures(lambda file: read_small(f"{where}/{file}")))
+    found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where, **_measured(where)}
     for group in old:
         found.update(_of_version_1(group))
-    pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
-    found["pressure"] = {name: value for name, value in pressure.items() if value}
+    if names:
+        found["apps"] = [{"name": name, **_measured(f"{where}/{name}")} for name in names if os.path.isdir(f"{where}/{name}")]
     if "cpu_usec" not in found:
         raise StateError("measure pod", uuid, "it has just ended", hint="`pyrun status` tells how")
+    return found
+
+
+def _groups(pods: Pods, uuid: str) -> tuple[list[str], str, list[str]]:
+    """The apps of several, whose cgroups are below the pod's; that one; its cgroups of version 1."""
+    with open_running(pods, uuid) as fd:
+        names = [str(one["name"]) for one in apps_of(read_json(fd, "pod"))]
+        if names:
+            where = read_json(fd, "run").get("cgroup")
+            return names, where if isinstance(where, str) else "", []
+    with find_live(pods, uuid) as live:
+        return [], live.cgroup, _version_1(live)
+
+
+@contextlib.contextmanager
+def open_running(pods: Pods, uuid: str) -> Iterator[int]:
+    """The directory of a running pod; StateError when it does not run."""
+    try:
+        fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        raise StateError("measure pod", uuid, "it does not run", hint="see `pyrun list`") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _measured(where: str) -> dict[str, object]:
+    found: dict[str, object] = dict(_figures(lambda file: read_small(f"{where}/{file}")))
+    pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
+    found["pressure"] = {name: value for name, value in pressure.items() if value}
     return found
 
 
@@ -169,22 +200,29 @@ def metrics(figures: Iterable[dict[str, object]], names: dict[str, str]) -> str:
     for one in figures:
         uuid = str(one["uuid"])
         label = f'uuid="{uuid}",name="{names.get(uuid, "")}"'
-        for member, value in one.items():
-            if isinstance(value, int) and member != "time":
-                lines.setdefault(member, []).append(f"{{{label}}} {_in_seconds(member, value)}")
-        pressure = one["pressure"]
-        assert isinstance(pressure, dict)
-        for resource, kinds in pressure.items():
-            for kind, shares in kinds.items():
-                seconds = shares["total"] / 1e6
-                lines.setdefault("pressure_usec", []).append(f'{{{label},resource="{resource}",kind="{kind}"}} {seconds:.6f}')
+        _add_samples(lines, label, one)
+        apps = one.get("apps")
+        for app in apps if isinstance(apps, list) else ():
+            _add_samples(lines, f'{label},app="{app["name"]}"', app, "app_")
     text = []
     for member, samples in lines.items():
         counter = member.endswith(_COUNTERS)
-        name = "pyrun_pod_" + member.replace("_usec", "_seconds")
+        name = "pyrun_" + member.replace("_usec", "_seconds")
         text.append(f"# TYPE {name} {'counter' if counter else 'gauge'}")
         text += [f"{name}{'_total' if counter else ''}{sample}" for sample in samples]
     return "\n".join([*text, "# EOF", ""])
+
+
+def _add_samples(lines: dict[str, list[str]], label: str, one: dict[str, object], prefix: str = "pod_") -> None:
+    for member, value in one.items():
+        if isinstance(value, int) and member != "time":
+            lines.setdefault(prefix + member, []).append(f"{{{label}}} {_in_seconds(member, value)}")
+    pressure = one["pressure"]
+    assert isinstance(pressure, dict)
+    for resource, kinds in pressure.items():
+        for kind, shares in kinds.items():
+            seconds = shares["total"] / 1e6
+            lines.setdefault(prefix + "pressure_usec", []).append(f'{{{label},resource="{resource}",kind="{kind}"}} {seconds:.6f}')
 
 
 def _in_seconds(member: str, value: int) -> str:

@@ -65,6 +65,10 @@ def test_it_runs_what_it_lists(shared: Pyrun, manifest: Manifest, tmp_path: Path
     assert shared("run", "--pod-manifest", manifest(one="echo alone; exit 4"), code=4).out == "alone\n"
 
 
+MEMORY = {"name": "resource/memory", "value": {"limit": "64M"}}
+NETWORK = {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "1M"}}
+
+
 def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest, image_id: str) -> None:
     def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         def edit(found: dict[str, Any]) -> None:
@@ -75,7 +79,6 @@ def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest,
 
         return edit
 
-    memory = {"name": "resource/memory", "value": {"limit": "64M"}}
     cases = [
         (put("acKind", value="ImageManifest"), 'acKind: "ImageManifest" where PodManifest is required'),
         (put("acVersion", value="9.0.0"), "acVersion: "),
@@ -91,8 +94,9 @@ def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest,
         (put("volumes", value=[{"name": "x", "kind": "empty"}]), "use volume x: no app mounts it"),
         (put("volumes", value=[{"name": "x", "kind": "empty", "mode": 755}]), "volumes[0].mode: "),
         (put("volumes", value=[{"name": "x", "kind": "empty", "source": "/etc"}]), "volumes[0].source: has no meaning"),
-        (put("isolators", value=[memory]), "isolators[0]: "),
-        (put("apps", 0, "app", "isolators", value=[memory]), "limit app a: limits are set for pods of one app only"),
+        (put("isolators", value=[NETWORK]), "isolators[0]: "),
+        (put("isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
+        (put("apps", 0, "app", "isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
         (put("ports", value=[{"name": "www", "hostPort": 80}]), "use port www: no app has one of that name"),
     ]
     for edit, error in cases:

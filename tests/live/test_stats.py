@@ -106,3 +106,19 @@ def test_pressure_calls_back(pyrun: Pyrun, busybox: Path) -> None:
             pod.pressure(**{"stall": 0.1, **words})
     with pytest.raises(library.errors.StateError):
         pod.pressure("cpu", stall=0.1)
+
+
+def test_a_pause_has_a_deadline(pyrun: Pyrun, busybox: Path) -> None:
+    """All of it stops in time, or none of it does."""
+    script = f"for i in $(seq 50); do ({BURN}) & done; wait"
+    uuid = pyrun("run", "--detach", busybox, "--exec", "/bin/sh", "--", "-c", script, code=0).out.strip()
+    group = Path(json.loads(pyrun("status", "--format", "json", uuid, code=0).out)["cgroup"])
+    for seconds in ("0", "0", "60"):
+        done = pyrun("pause", "--timeout", seconds, uuid)
+        paused = "frozen 1" in (group / "cgroup.events").read_text()
+        assert (group / "cgroup.freeze").read_text().strip() == ("1" if done.code == 0 else "0")
+        assert paused == (done.code == 0) or done.code == 125, done
+        assert done.code == 0 or ("more than 0 seconds" in done.err and done.err.count("hint: ") == 1)
+        pyrun("resume", uuid, code=0)
+    assert done.code == 0
+    pyrun("rm", "--force", uuid, code=0)
