@@ -34,9 +34,7 @@ static long make_room(void)
         r = procs < 0 ? procs : sys_read(procs, &byte, 1);
         if (r <= 0 || moved)
             return r > 0 ? -EBUSY : r;
-        r = sys_call3(__NR_mkdirat, SLOT_CGROUP_PARENT, CGROUP_LEAF, 0755);
-        if (r < 0 && r != -EEXIST)
-            return r;
+        (void)sys_call3(__NR_mkdirat, SLOT_CGROUP_PARENT, CGROUP_LEAF, 0755);
         if ((r = write_file(SLOT_CGROUP_PARENT, CGROUP_LEAF "/cgroup.procs", 0, 0, "0", 1)) < 0)
             return r;
     }

@@ -61,8 +61,9 @@ def run(args: Args) -> int:
             recipe.checks = None  # to be said each time
         if recipe.controllers:
             from pyrun.engine.placement import take
+            from pyrun.pod.place import limits_of
 
-            take(uuid, recipe.controllers)
+            take(uuid, recipe.controllers, limits_of(recipe.block) if "@systemd" in recipe.controllers else ())
         pod = create(recipe, pods, uuid)
     if not args.quiet:
         for note in recipe.notes:

@@ -40,6 +40,7 @@ class LimitArgs:
     cgroup_set: Words
     device: Words
     pod_limit: Words
+    cgroup_manager: str
     device_deny: Words
 
 
@@ -103,4 +104,12 @@ POD_LIMIT: Option = (
     "",
     "Limits",
     "limit all apps of a pod together, beside what each has: NAME is that of a limit's flag, as in memory=1Gi or pids-limit=200",
+)
+CGROUP_MANAGER: Option = (
+    "--cgroup-manager",
+    "WHO",
+    "str",
+    "auto cgroupfs systemd",
+    "Limits",
+    "who makes the pod's cgroup: pyrun, below its own (cgroupfs), systemd, a scope with the limits as properties, or who has to (auto)",
 )

@@ -16,26 +16,32 @@ from pyrun.host import CGROUP_ROOTS, LEAF, own_cgroup, read_small
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["advice", "take"]
+__all__ = ["adjust", "advice", "take"]
 
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _PATIENCE = 10.0  # seconds for systemd to make a scope
+_DEFAULTS = ("", "max", "0", "100", "default 100", "max 100000")  # what a unit has without the property
 
 
-def take(uuid: str, controllers: Sequence[str]) -> None:
-    """Bring this process to where the pod `uuid` can be limited with `controllers`; HostError when there is no such place.
+def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()) -> None:
+    """Bring this process to where the pod `uuid` can be limited; HostError when there is no such place.
 
-    The process may be moved to a leaf of its cgroup or, by systemd, into the scope `pyrun-UUID.scope`.
+    `words` are the controllers that it takes, and @systemd or @cgroupfs when one of these is to manage the cgroup.  The process may
+    be moved to a leaf of its cgroup or, by systemd, into the scope `pyrun-UUID.scope`, which @systemd gives `limits`, (file, text)
+    each, as properties.
     """
+    controllers = [word for word in words if word[0] != "@"]
     above = own_cgroup()
     if not above:
         raise HostError("limit the pod", "", "there is no cgroup2 tree that pyrun may write to", hint="mount one on /sys/fs/cgroup")
+    if "@systemd" in words:
+        above = _managed(uuid, above, limits)
     missing = [name for name in controllers if name not in _words(above, "cgroup.subtree_control")]
     if not missing:
         return
-    if os.path.isdir(_SYSTEMD) and above not in CGROUP_ROOTS and not _delegated(above):
+    if not {"@systemd", "@cgroupfs"} & set(words) and os.path.isdir(_SYSTEMD) and above not in CGROUP_ROOTS and not _delegated(above):
         if above.endswith(".service"):
             hint = f"put Delegate=yes into {os.path.basename(above)}"
             raise HostError("limit the pod", missing[0], f"the controller is not delegated to {above}", hint=hint)
@@ -57,6 +63,32 @@ def advice(above: str, controller: str) -> str:
     if above in CGROUP_ROOTS:
         return "this kernel does not have it: see cgroup.controllers there"
     return "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above"
+
+
+def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
+    from pyrun.plan.scope import properties_of
+
+    hint = "use --cgroup-manager cgroupfs, below a unit with Delegate=yes"
+    if not os.path.isdir(_SYSTEMD):
+        raise HostError("make scope", f"pyrun-{uuid}.scope", "this host was not booted by systemd", hint=hint)
+    if above.endswith(".service"):
+        raise HostError("make scope", f"pyrun-{uuid}.scope", f"{os.path.basename(above)} would lose its main process", hint=hint)
+    return _scope(uuid, properties_of(limits))
+
+
+def adjust(cgroup: str, limits: Iterable[tuple[str, str]]) -> None:
+    """Give the scope above a pod's `cgroup` new limits, where it has such limits; HostError when systemd refuses."""
+    from pyrun.plan.scope import properties_of
+
+    above = os.path.dirname(cgroup)
+    name = os.path.basename(above)
+    if not name.startswith("pyrun-") or not name.endswith(".scope"):
+        return
+    bounded = [limit for limit in limits if read_small(f"{above}/{limit[0]}").decode().strip() not in _DEFAULTS]
+    properties = properties_of(bounded)
+    if properties:
+        words = [word for one in properties for word in one]
+        _call(name, "SetUnitProperties", "sba(sv)", name, "true", str(len(properties)), *words)
 
 
 def _settle(above: str, missing: Sequence[str]) -> bool:
@@ -97,21 +129,13 @@ def _delegated(above: str) -> bool:
     return False
 
 
-def _scope(uuid: str) -> str:
+def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
     """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
-    import subprocess
-
     name = f"pyrun-{uuid}.scope"
     properties = ["Description", "s", f"pyrun pod {uuid}", "Delegate", "b", "true", "Slice", "s", "machine.slice"]
     properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
-    manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
-    command = ["busctl", "--system", "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "5", *properties, "0"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise HostError("make scope", name, str(error), hint="is systemd's busctl there?") from error
-    if done.returncode != 0:
-        raise HostError("make scope", name, done.stderr.strip() or "systemd refused it", hint="see `journalctl -b`")
+    properties += [word for one in limits for word in one]
+    _call(name, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", str(5 + len(limits)), *properties, "0")
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         above = own_cgroup()
@@ -119,6 +143,20 @@ def _scope(uuid: str) -> str:
             return above
         time.sleep(0.002)
     raise HostError("make scope", name, "systemd did not make it in time", hint="see `systemctl list-jobs`")
+
+
+def _call(name: str, *words: str) -> None:
+    import subprocess
+
+    manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
+    try:
+        done = subprocess.run(
+            ["busctl", "--system", "call", *manager, *words], capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError("ask systemd for", name, str(error), hint="is systemd's busctl there?") from error
+    if done.returncode != 0:
+        raise HostError("ask systemd for", name, done.stderr.strip() or "systemd refused it", hint="see `journalctl -b`")
 
 
 def _words(cgroup: str, file: str) -> list[str]:

@@ -23,6 +23,7 @@ class Keywords(TypedDict, total=False):
 
     caps_remove: Sequence[str] | None
     caps_retain: Sequence[str] | None
+    cgroup_manager: Literal["auto", "cgroupfs", "systemd"] | None
     cgroup_set: Sequence[str]
     config: Sequence[str]
     cpu_burst: str | None

@@ -91,6 +91,7 @@ class Options:
         self.cgroup_set: list[str] = []
         self.device: list[str] = []
         self.pod_limit: list[str] = []
+        self.cgroup_manager: str | None = None
         self._set_rest()
 
     def _set_rest(self) -> None:

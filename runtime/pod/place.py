@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["take_place"]
+__all__ = ["limits_of", "take_place"]
 
 
 def take_place(pods: Pods, uuid: str) -> None:
@@ -21,9 +21,25 @@ def take_place(pods: Pods, uuid: str) -> None:
     except OSError:
         return
     try:
-        controllers = os.read(file, 4096).decode().split()
+        words = os.read(file, 4096).decode().split()
     finally:
         os.close(file)
     from pyrun.engine.placement import take
 
-    take(uuid, controllers)
+    take(uuid, words, limits_of(_plan(pods, uuid)) if "@systemd" in words else ())
+
+
+def _plan(pods: Pods, uuid: str) -> bytes:
+    """Of a pod of one app; the apps of several have theirs by their own cgroups only."""
+    try:
+        with open(os.open(f"prepared/{uuid}/plan", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd), "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def limits_of(block: bytes) -> list[tuple[str, str]]:
+    """Return the limits of an encoded plan, as (file of the cgroup, text); those of version 1 apart."""
+    from pyrun.plan import ops
+
+    return [(str(one[3]), str(one[4])) for one in (ops.notes(block) if block else ()) if one[0] == ops.LIMIT and not one[5]]

@@ -47,7 +47,8 @@ class Recipe:
     directory of the pod); `notes` is what the user should be told.
     `net` is what network to make, None where the plan says it all.
     `files` are further ones in the pod's directory, by name.
-    `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits.
+    `checks` is None for a decision that may not be used again; `controllers` are those of the cgroup that set its limits, and who
+    manages it (@systemd, @cgroupfs) where that was said; see `pyrun.engine.placement.take`.
     """
 
     __slots__ = ("block", "checks", "controllers", "copy", "files", "image", "lowers", "net", "notes", "record", "volumes")
@@ -163,7 +164,8 @@ def make_recipe(
     recipe = Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
     recipe.image = image
     recipe.lowers = config.lowers
-    recipe.controllers = sorted({file.partition(".")[0] for file, _, _ in config.limits})
+    recipe.controllers = [f"@{options.cgroup_manager}"] if options.cgroup_manager not in (None, "auto") else []
+    recipe.controllers += sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
     recipe.files = _files(options, image, config)
     if config.network == "own":

@@ -119,7 +119,8 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
     files["keep"] = encode(pod, identifiers[0], flags)
     files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
-    controllers = sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
+    controllers = [f"@{pod.cgroup_manager}"] if pod.cgroup_manager not in (None, "auto") else []
+    controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
         files["controllers"] = " ".join(controllers).encode()
     if pod.network == "own":

@@ -12,6 +12,7 @@ import os
 import stat
 
 from pyrun import native
+from pyrun.engine.placement import adjust
 from pyrun.errors import HostError, PyrunError, StateError, UsageError
 from pyrun.plan import ops
 from pyrun.plan.devices_bpf import POD_DEFAULT, device_program, rules_of_text, text_of
@@ -68,6 +69,8 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
             if rules:
                 _make_nodes(live, plan, [one for one, _ in added], held, undo)
                 _attach(live, rules, added[0][0].origin if added else _DENY)
+            if asked:
+                adjust(live.cgroup, [limit[:2] for limit in asked])
             _keep(live, plan, wanted, [one for one, _ in added], rules)
             undo.pop_all()
 
@@ -210,6 +213,11 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[Placed], devices: Sequence[De
     plan.ops = _changed(plan.ops, wanted, devices, rules)
     controllers = sorted({str(one[3]).partition(".")[0] for one in plan.ops if one[0] == ops.LIMIT and not one[5]})
     _replace(live, folder + "plan", ops.encode(plan))
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(os.open("controllers", os.O_RDONLY | os.O_NOFOLLOW, dir_fd=live.fd), encoding="ascii") as file,
+    ):
+        controllers = [*(word for word in file.read().split() if word[0] == "@"), *controllers]
     if controllers and not folder:
         _replace(live, "controllers", " ".join(controllers).encode())  # see pyrun.pod.prepare
         with contextlib.suppress(FileNotFoundError):

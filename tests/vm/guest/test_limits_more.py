@@ -84,7 +84,7 @@ def test_the_kind_of_a_kill(shared: Pyrun, unit: Run, tools: Path, tmp_path: Pat
     calm = ended("exit 4", "--memory", "24Mi")
     assert calm["code"] == 4 and "oom" not in calm
     ended("i=0; while [ $i -lt 30 ]; do sleep 1 & i=$((i+1)); done 2>/dev/null; wait", "--pids-limit", "10")
-    ended(f"{EAT}; true", "--memory-high", "24Mi", "--memory", "100Mi")
+    ended("dd if=/dev/zero of=/dev/shm/eaten bs=256k count=66 2>/dev/null; true", "--memory-high", "16Mi", "--memory", "100Mi")
 
 
 def test_a_unit_sees_it(unit: Run, shared: Pyrun, tools: Path) -> None:
@@ -198,3 +198,35 @@ def test_the_host_answers_meanwhile(shared: Pyrun, scope: Run, tools: Path) -> N
         begin = time.monotonic()
         shared("stop", "--time", "1", uuid)
         assert time.monotonic() - begin < 5
+
+
+def test_managers(shared: Pyrun, scope: Run, unit: Run, tools: Path) -> None:
+    """systemd has the limits as properties of the pod's scope, and hears of new ones; cgroupfs leaves systemd alone."""
+    flags = ["--memory", "64Mi", "--cpus", "0.5", "--cpu-weight", "50", "--pids-limit", "30"]
+    stay = [tools, "--exec", "/bin/sh", "--", "-c", "sleep 1000"]
+    uuid = scope("run", "--detach", "--cgroup-manager", "systemd", *flags, *stay).stdout.strip()
+    names = "MemoryMax,CPUQuotaPerSecUSec,CPUWeight,TasksMax,Slice"
+
+    def shown() -> dict[str, str]:
+        out = subprocess.run(["systemctl", "show", "-p", names, f"pyrun-{uuid}.scope"], capture_output=True, text=True).stdout
+        return dict(line.split("=", 1) for line in out.splitlines())
+
+    wanted = {"MemoryMax": str(80 << 20), "CPUQuotaPerSecUSec": "500ms", "CPUWeight": "50", "TasksMax": "46", "Slice": "machine.slice"}
+    assert shown() == wanted
+    group = Path(json.loads(shared("status", "--format", "json", uuid, code=0).out)["cgroup"])
+    assert group.parent.name == f"pyrun-{uuid}.scope" and (group / "memory.max").read_text() == f"{64 << 20}\n"
+    shared("update", "--memory", "100Mi", uuid, code=0)
+    assert shown()["MemoryMax"] == str(116 << 20) and (group / "memory.max").read_text() == f"{100 << 20}\n"
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    assert (group.parent / "memory.max").read_text() == f"{116 << 20}\n" and (group / "memory.max").read_text() == f"{100 << 20}\n"
+    shared("rm", "--force", uuid, code=0)
+    deadline = time.monotonic() + 60
+    while group.parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    done = unit(
+        "run", "--cgroup-manager", "cgroupfs", "--memory", "64Mi", tools, "--exec", "/bin/sh", "--", "-c", "cat /sys/fs/cgroup/memory.max"
+    )
+    assert done.stdout == f"{64 << 20}\n", done
+    refused = unit("run", "--cgroup-manager", "systemd", "--memory", "64Mi", *stay)
+    assert refused.returncode == 125 and "main process" in refused.stderr and refused.stderr.count("hint: ") == 1, refused

@@ -1,0 +1,50 @@
+"""Limits of a cgroup -> properties of the systemd unit that it is the cgroup of (systemd.resource-control(5)). Pure."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["properties_of"]
+
+_INFINITY = (1 << 64) - 1
+_NUMBERS = {
+    "memory.max": "MemoryMax",
+    "memory.high": "MemoryHigh",
+    "memory.low": "MemoryLow",
+    "memory.min": "MemoryMin",
+    "memory.swap.max": "MemorySwapMax",
+    "cpu.weight": "CPUWeight",
+    "pids.max": "TasksMax",
+    "io.weight": "IOWeight",
+}
+_SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}
+# The unit holds pyrun's own processes beside the pod: a supervisor, a keeper, whoever enters.
+_MORE = {"memory.max": 16 << 20, "memory.high": 16 << 20, "pids.max": 16}
+
+
+def properties_of(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
+    """Return name, signature and values of each property, as busctl(1) takes them; limits that have no property are left out.
+
+    What bounds memory and processes is a little wider for the unit than for the pod, whose own cgroup has the exact limit.
+    """
+    found: list[list[str]] = []
+    for file, text in limits:
+        words = text.split()
+        if file in _NUMBERS:
+            number = _INFINITY if words[-1] == "max" else int(words[-1]) + _MORE.get(file, 0)
+            found.append([_NUMBERS[file], "t", str(number)])
+        elif file == "cpu.max":
+            period = int(words[1]) if len(words) > 1 else 100_000
+            quota = _INFINITY if words[0] == "max" else int(words[0]) * 1_000_000 // period
+            found += [["CPUQuotaPerSecUSec", "t", str(quota)], ["CPUQuotaPeriodUSec", "t", str(period)]]
+        elif file in _SETS:
+            bits = 0
+            for part in text.split(","):
+                low, _, high = part.partition("-")
+                for bit in range(int(low), int(high or low) + 1):
+                    bits |= 1 << bit
+            data = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+            found.append([_SETS[file], "ay", str(len(data)), *map(str, data)])
+    return found

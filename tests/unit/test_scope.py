@@ -1,0 +1,26 @@
+"""Limits become properties of a systemd unit."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyrun.plan.scope import properties_of
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "properties"),
+    [
+        ("memory.max", "67108864", [["MemoryMax", "t", str((64 + 16) << 20)]]),
+        ("memory.max", "max", [["MemoryMax", "t", str((1 << 64) - 1)]]),
+        ("memory.swap.max", "0", [["MemorySwapMax", "t", "0"]]),
+        ("pids.max", "30", [["TasksMax", "t", "46"]]),
+        ("cpu.weight", "50", [["CPUWeight", "t", "50"]]),
+        ("io.weight", "default 20", [["IOWeight", "t", "20"]]),
+        ("cpu.max", "150000 100000", [["CPUQuotaPerSecUSec", "t", "1500000"], ["CPUQuotaPeriodUSec", "t", "100000"]]),
+        ("cpu.max", "max 100000", [["CPUQuotaPerSecUSec", "t", str((1 << 64) - 1)], ["CPUQuotaPeriodUSec", "t", "100000"]]),
+        ("cpuset.cpus", "0-2,9", [["AllowedCPUs", "ay", "2", "7", "2"]]),
+        ("io.max", "8:0 rbps=1", []),
+    ],
+)
+def test_properties(file: str, text: str, properties: list[list[str]]) -> None:
+    assert properties_of([(file, text)]) == properties
