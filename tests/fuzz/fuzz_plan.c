@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "decode.h"
+#include "oci_plan.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -32,6 +33,24 @@ static void follow_blob(const char *pool, uint64_t offset, size_t size)
 static void follow(const struct plan_op *op, const char *pool)
 {
     switch (op->code) {
+    case OP_OCI_MOUNT:
+        follow_list(pool, op->s1, op->n);
+        follow_blob(pool, op->s2, sizeof(struct plan_oci_mount));
+        if (op->n < 5 || op->b >= OCI_TREES)
+            abort();
+        break;
+    case OP_HOOK:
+        follow_list(pool, op->s1, op->n);
+        follow_list(pool, op->s2, (uint32_t)op->a);
+        follow_string(pool, (uint32_t)op->b);
+        follow_string(pool, op->b >> 32);
+        break;
+    case OP_FIND:
+        follow_list(pool, (uint32_t)op->b, op->b >> 32);
+        break;
+    case OP_OCI_ATTRIBUTE:
+        follow_blob(pool, op->s1, op->b * (op->n == OCI_MEMORY_POLICY ? 8 : 1));
+        break;
     case OP_IDS:
         follow_blob(pool, op->s1, op->n * sizeof(uint32_t));
         break;
@@ -40,6 +59,7 @@ static void follow(const struct plan_op *op, const char *pool)
         break;
     case OP_SECCOMP:
         follow_blob(pool, op->s1, op->n);
+        follow_list(pool, op->s2, op->a & 8 ? 3 : 0);
         break;
     case OP_RLIMIT:
         break;

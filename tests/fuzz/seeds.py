@@ -9,6 +9,7 @@ import struct
 import sys
 from pathlib import Path
 
+from pyrun.oci.planner import enter_plan, oci_plan
 from pyrun.plan import ops
 from pyrun.plan.config import Config, IdMap, Mount
 from pyrun.plan.planner import run_plan
@@ -56,8 +57,63 @@ def plans() -> dict[str, Config]:
     return found
 
 
+def bundles() -> dict[str, ops.Plan]:
+    """Plans of OCI configurations that together have every operation of theirs."""
+    maps = [{"containerID": 0, "hostID": 100000, "size": 10}]
+    space = [{"type": kind} for kind in ("mount", "pid", "uts", "ipc", "network", "time", "cgroup")]
+    hook = {"path": "/bin/hook", "args": ["hook"], "env": ["A=b"], "timeout": 5}
+    process = {
+        "args": ["sh", "-c", "true"],
+        "cwd": "/work",
+        "env": ["PATH=/bin"],
+        "user": {"uid": 5, "gid": 6, "additionalGids": [7]},
+        "scheduler": {"policy": "SCHED_BATCH"},
+        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 1},
+        "execCPUAffinity": {"initial": "0-3", "final": "1"},
+        "rlimits": [{"type": "RLIMIT_CPU", "soft": 1, "hard": 2}],
+        "oomScoreAdj": 5,
+    }
+    linux = {
+        "namespaces": space,
+        "timeOffsets": {"boottime": {"secs": 5}},
+        "devices": [{"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "uid": 5}],
+        "sysctl": {"net.ipv4.ip_forward": "1"},
+        "maskedPaths": ["/a"],
+        "readonlyPaths": ["/b"],
+        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"},
+        "personality": {"domain": "LINUX32"},
+        "rootfsPropagation": "rshared",
+        "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]},
+    }
+    options = ["ro", "rnosuid", "lazytime", "shared", "size=1m", "tmpcopyup"]
+    mounts = [
+        {"destination": "/proc", "type": "proc"},
+        {"destination": "/t", "type": "tmpfs", "options": options},
+        {"destination": "/b", "source": "/srv", "options": ["rbind", "ridmap"], "uidMappings": maps, "gidMappings": maps},
+        {"destination": "/t", "options": ["remount", "ro"]},
+    ]
+    spec = {
+        "root": {"path": "/root", "readonly": True},
+        "process": process,
+        "hostname": "h",
+        "domainname": "d",
+        "mounts": mounts,
+        "linux": linux,
+        "hooks": {"createContainer": [hook], "startContainer": [hook]},
+    }
+    joined = [{"type": "mount"}, {"type": "user"}, {"type": "network", "path": "/proc/self/ns/net"}]
+    users = {**linux, "namespaces": joined, "uidMappings": maps, "gidMappings": maps, "seccomp": {}, "timeOffsets": {}, "devices": [], "sysctl": {}}
+    return {
+        "oci": oci_plan(spec, "/bundle", seccomp=RETURN_ALLOW, state=('{"pid":', "}")),
+        "oci-users": oci_plan({**spec, "linux": users}, "/bundle"),
+        "oci-enter": enter_plan(spec, {**process, "terminal": True}),
+    }
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    for name, plan in bundles().items():
+        (folder / name).write_bytes(ops.encode(plan))
     for name, one in plans().items():
         plan = run_plan(one)
         plan.explain = ["/usr/bin/python3", "-m", "explain"]
