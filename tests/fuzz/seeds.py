@@ -57,56 +57,59 @@ def plans() -> dict[str, Config]:
     return found
 
 
+MAPS = [{"containerID": 0, "hostID": 100000, "size": 10}]
+SPACE = [{"type": kind} for kind in ("mount", "pid", "uts", "ipc", "network", "time", "cgroup")]
+HOOK = {"path": "/bin/hook", "args": ["hook"], "env": ["A=b"], "timeout": 5}
+PROCESS = {
+    "args": ["sh", "-c", "true"],
+    "cwd": "/work",
+    "env": ["PATH=/bin"],
+    "user": {"uid": 5, "gid": 6, "additionalGids": [7]},
+    "scheduler": {"policy": "SCHED_BATCH"},
+    "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 1},
+    "execCPUAffinity": {"initial": "0-3", "final": "1"},
+    "rlimits": [{"type": "RLIMIT_CPU", "soft": 1, "hard": 2}],
+    "oomScoreAdj": 5,
+}
+LINUX = {
+    "namespaces": SPACE,
+    "timeOffsets": {"boottime": {"secs": 5}},
+    "devices": [{"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "uid": 5}],
+    "sysctl": {"net.ipv4.ip_forward": "1"},
+    "maskedPaths": ["/a"],
+    "readonlyPaths": ["/b"],
+    "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"},
+    "personality": {"domain": "LINUX32"},
+    "rootfsPropagation": "rshared",
+    "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]},
+}
+OPTIONS = ["ro", "rnosuid", "lazytime", "shared", "size=1m", "tmpcopyup"]
+MOUNTS = [
+    {"destination": "/proc", "type": "proc"},
+    {"destination": "/t", "type": "tmpfs", "options": OPTIONS},
+    {"destination": "/b", "source": "/srv", "options": ["rbind", "ridmap"], "uidMappings": MAPS, "gidMappings": MAPS},
+    {"destination": "/t", "options": ["remount", "ro"]},
+]
+SPEC = {
+    "root": {"path": "/root", "readonly": True},
+    "process": PROCESS,
+    "hostname": "h",
+    "domainname": "d",
+    "mounts": MOUNTS,
+    "linux": LINUX,
+    "hooks": {"createContainer": [HOOK], "startContainer": [HOOK]},
+}
+
+
 def bundles() -> dict[str, ops.Plan]:
     """Plans of OCI configurations that together have every operation of theirs."""
-    maps = [{"containerID": 0, "hostID": 100000, "size": 10}]
-    space = [{"type": kind} for kind in ("mount", "pid", "uts", "ipc", "network", "time", "cgroup")]
-    hook = {"path": "/bin/hook", "args": ["hook"], "env": ["A=b"], "timeout": 5}
-    process = {
-        "args": ["sh", "-c", "true"],
-        "cwd": "/work",
-        "env": ["PATH=/bin"],
-        "user": {"uid": 5, "gid": 6, "additionalGids": [7]},
-        "scheduler": {"policy": "SCHED_BATCH"},
-        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 1},
-        "execCPUAffinity": {"initial": "0-3", "final": "1"},
-        "rlimits": [{"type": "RLIMIT_CPU", "soft": 1, "hard": 2}],
-        "oomScoreAdj": 5,
-    }
-    linux = {
-        "namespaces": space,
-        "timeOffsets": {"boottime": {"secs": 5}},
-        "devices": [{"type": "c", "path": "/dev/x", "major": 1, "minor": 3, "uid": 5}],
-        "sysctl": {"net.ipv4.ip_forward": "1"},
-        "maskedPaths": ["/a"],
-        "readonlyPaths": ["/b"],
-        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"},
-        "personality": {"domain": "LINUX32"},
-        "rootfsPropagation": "rshared",
-        "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/s", "syscalls": [{"names": ["x"], "action": "SCMP_ACT_NOTIFY"}]},
-    }
-    options = ["ro", "rnosuid", "lazytime", "shared", "size=1m", "tmpcopyup"]
-    mounts = [
-        {"destination": "/proc", "type": "proc"},
-        {"destination": "/t", "type": "tmpfs", "options": options},
-        {"destination": "/b", "source": "/srv", "options": ["rbind", "ridmap"], "uidMappings": maps, "gidMappings": maps},
-        {"destination": "/t", "options": ["remount", "ro"]},
-    ]
-    spec = {
-        "root": {"path": "/root", "readonly": True},
-        "process": process,
-        "hostname": "h",
-        "domainname": "d",
-        "mounts": mounts,
-        "linux": linux,
-        "hooks": {"createContainer": [hook], "startContainer": [hook]},
-    }
     joined = [{"type": "mount"}, {"type": "user"}, {"type": "network", "path": "/proc/self/ns/net"}]
-    users = {**linux, "namespaces": joined, "uidMappings": maps, "gidMappings": maps, "seccomp": {}, "timeOffsets": {}, "devices": [], "sysctl": {}}
+    users = {**LINUX, "namespaces": joined, "uidMappings": MAPS, "gidMappings": MAPS}
+    users |= {"seccomp": {}, "timeOffsets": {}, "devices": [], "sysctl": {}}
     return {
-        "oci": oci_plan(spec, "/bundle", seccomp=RETURN_ALLOW, state=('{"pid":', "}")),
-        "oci-users": oci_plan({**spec, "linux": users}, "/bundle"),
-        "oci-enter": enter_plan(spec, {**process, "terminal": True}),
+        "oci": oci_plan(SPEC, "/bundle", seccomp=RETURN_ALLOW, state=('{"pid":', "}")),
+        "oci-users": oci_plan({**SPEC, "linux": users}, "/bundle"),
+        "oci-enter": enter_plan(SPEC, {**PROCESS, "terminal": True}),
     }
 
 
