@@ -59,7 +59,7 @@ def _is_bound(spec: dict[str, Any]) -> bool:
 def _device(device: dict[str, Any], mounter: mounts.Mounter, where: str) -> Op:
     kind, path = _TYPES[device["type"]], mounts.clean(device["path"])
     number = os.makedev(device.get("major", 0), device.get("minor", 0)) if device["type"] != "p" else 0
-    if mounter.early and device["type"] != "p":
+    if mounter.users and device["type"] != "p":
         try:
             found = os.stat(path)
         except OSError as error:

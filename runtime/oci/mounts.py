@@ -136,15 +136,13 @@ class _Wanted:
 class Mounter:
     """Turns mounts into operations; `trees` counts those that the helper makes before it clones."""
 
-    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, early: bool, group: str) -> None:
-        """`kinds` are the types of the container's own namespaces with their paths, `maps` its id maps, `group` its cgroup's directory.
-
-        `early` says that sources are only within reach before the clone, as in a user namespace.
-        """
+    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, group: str) -> None:
+        """`kinds` are the types of the container's own namespaces with their paths, `maps` its id maps, `group` its cgroup's directory."""
         self.bundle = bundle
         self.kinds = kinds
         self.maps = maps
-        self.early = early
+        self.users = "user" in kinds
+        self.early = self.users or bool(kinds.get("mount"))  # sources are within reach before the clone only
         self.group = group
         self.label = ""
         self.trees = 0
@@ -192,7 +190,7 @@ class Mounter:
             how |= _CLASSIC
         flags = ops.NOFOLLOW if kind in ("proc", "sysfs") or "dest-nofollow" in wanted.how else 0
         one = self._op([kind, source, target, "", "", *options], wanted, how, flags=flags, where=where)
-        if self.early and kind in _INSTEAD and self.kinds.get(_INSTEAD[kind][0]) != "":
+        if self.users and kind in _INSTEAD and self.kinds.get(_INSTEAD[kind][0]) != "":
             # not this user namespace's to mount: then what the host shows of it
             instead = self._tree(["", _INSTEAD[kind][1], target, "", ""], wanted, _BIND | _DEEP, where)
             return [(one[0], one[1] | ops.ELSE, *one[2:]), instead]

@@ -59,13 +59,11 @@ def oci_plan(
     kinds = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
     if "process" not in spec:
         raise ConfigError("create container", "process", "is required", hint="say what to run", origin="process")
-    if kinds.get("mount"):
-        hint = "leave out the path: the container gets one of its own, and what is shared into it"
-        raise ConfigError("join namespace", kinds["mount"], "a mount namespace cannot be joined", hint=hint, origin=_where(linux, "mount"))
+    _check_mount_namespace(linux, kinds)
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
-    mounter = mounts.Mounter(bundle, kinds, maps, early="user" in kinds, group=group)
+    mounter = mounts.Mounter(bundle, kinds, maps, group=group)
     _root(spec, linux, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
@@ -99,6 +97,19 @@ def enter_plan(spec: dict[str, Any], process: dict[str, Any], *, seccomp: bytes 
     own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
+
+
+def _check_mount_namespace(linux: dict[str, Any], kinds: dict[str, str]) -> None:
+    """Who joins one changes the root of all that live there, and finds their /proc: not the host's, nor to map ids by."""
+    path = kinds.get("mount", "")
+    if not path:
+        return
+    where = _where(linux, "mount") + ".path"
+    if os.path.exists(path) and os.path.samefile(path, "/proc/self/ns/mnt"):
+        raise ConfigError("join namespace", path, "the root of the host would change", hint="leave out the path", origin=where)
+    if kinds.get("user") == "":
+        hint = "give the user namespace a path too, or neither"
+        raise ConfigError("join namespace", path, "a mount namespace cannot be joined with a new user namespace", hint=hint, origin=where)
 
 
 def _where(linux: dict[str, Any], kind: str) -> str:

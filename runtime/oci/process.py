@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError
+from pyrun.host import read_small
 from pyrun.images import fastjson
 from pyrun.oci.rules_process import number_list
 from pyrun.plan import caps, ops, rlimits
@@ -223,7 +224,7 @@ def selinux(label: str, where: str) -> None:
 def _labels(process: dict[str, Any], todo: list[Op]) -> None:
     if process.get("apparmorProfile"):
         where = "process.apparmorProfile"
-        if not os.path.exists("/sys/module/apparmor/parameters/enabled"):
+        if read_small("/sys/module/apparmor/parameters/enabled") != b"Y\n":
             raise ConfigError(
                 "set AppArmor profile", process["apparmorProfile"], "this kernel has no AppArmor", hint="leave it out", origin=where
             )
