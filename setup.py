@@ -127,6 +127,7 @@ HELPER = program(
     "native/handlers.c",
     "native/oci_start.c",
     "native/oci_mounts.c",
+    "native/oci_cover.c",
     "native/oci_copy.c",
     "native/oci_process.c",
     "native/metadata.c",

@@ -35,7 +35,7 @@ static struct plan_oci_mount how_of(const struct context *ctx, const struct plan
     return how;
 }
 
-static long set_attributes(int tree, unsigned deep, const struct mount_attr *attr)
+long set_attributes(int tree, unsigned deep, const struct mount_attr *attr)
 {
     return sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, attr, sizeof *attr);
 }
@@ -117,7 +117,7 @@ long oci_trees(struct context *ctx, uint32_t *at)
     return 0;
 }
 
-static long configure(int fs, const char *option)
+long configure(int fs, const char *option)
 {
     char key[FSCONFIG_TEXT_MAX + 1];
     size_t n = 0;
@@ -160,24 +160,54 @@ static long new_tree(struct context *ctx, const struct plan_op *op, const struct
     return with_detail(ctx, DETAIL_SOURCE, r);
 }
 
-/* The mount point: what is there, or an empty file or directory made for it. */
-static long mount_point(const struct context *ctx, const struct plan_op *op, const char *path, int source)
+/* Where a link that leads to nothing yet would lead: the text of the link in place of its name.  It is resolved beneath the
+ * root as any other path is; minus an errno, 0 when there is no link. */
+static long behind_link(const struct context *ctx, char path[PATH_SIZE])
 {
-    const int nofollow = op->flags & OPF_NOFOLLOW;
-    long target = open_in_root(ctx, path, O_PATH, nofollow), dir;
+    char text[PATH_SIZE], *slash = path;
     const char *name;
-    struct stat st = {.st_mode = S_IFDIR};
+    long dir = parent_in_root(ctx, path, 0, &name);
+    long n = dir < 0 ? dir : sys_call4(__NR_readlinkat, dir, name, text, sizeof text - 1);
 
-    if (target != -ENOENT)
-        return target;
-    if (source >= 0 && (dir = sys_fstat(source, &st)) < 0)
-        return dir;
-    if ((st.st_mode & S_IFMT) == S_IFDIR)
+    if (n < 0)
+        return n == -ENOENT || n == -EINVAL ? 0 : n;
+    text[n] = '\0';
+    for (char *at = path; *at != '\0'; at++)
+        slash = *at == '/' ? at + 1 : slash;
+    return str_add(text[0] == '/' ? path : slash, path + PATH_SIZE, text) == 0 ? -ENAMETOOLONG : 1;
+}
+
+static long make_point(const struct context *ctx, const char *path, const struct stat *st, int nofollow)
+{
+    const char *name;
+    long dir;
+
+    if ((st->st_mode & S_IFMT) == S_IFDIR)
         return make_in_root(ctx, path, nofollow);
     dir = parent_in_root(ctx, path, PARENT_MAKE | (nofollow ? PARENT_NOFOLLOW : 0U), &name);
     if (dir >= 0)
         dir = write_file((int)dir, name, O_CREAT | O_EXCL, 0644, "", 0);
     return dir < 0 ? dir : open_in_root(ctx, path, O_PATH, nofollow);
+}
+
+/* The mount point: what is there, or an empty file or directory made for it. */
+static long mount_point(const struct context *ctx, const struct plan_op *op, const char *path, int source)
+{
+    const int nofollow = op->flags & OPF_NOFOLLOW;
+    long target = open_in_root(ctx, path, O_PATH, nofollow), r;
+    struct stat st = {.st_mode = S_IFDIR};
+    char place[PATH_SIZE];
+
+    if (target != -ENOENT)
+        return target;
+    if (source >= 0 && (r = sys_fstat(source, &st)) < 0)
+        return r;
+    if (str_add(place, place + sizeof place, path) == 0)
+        return -ENAMETOOLONG;
+    for (int links = 0; (r = nofollow ? 0 : behind_link(ctx, place)) > 0; links++)
+        if (links == 40)
+            return -ELOOP;
+    return r < 0 ? r : make_point(ctx, place, &st, nofollow);
 }
 
 /* What hides a part of procfs would fool whatever relies on it, the runtime included (CVE-2019-16884). */
@@ -318,73 +348,4 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
     else
         ctx->root = (int)tree;
     return r;
-}
-
-/* One empty file system covers every directory, again and again. */
-static long empty_tree(void)
-{
-    static int empty; /* 0: not made yet */
-    OWNED_FD fs = -1;
-    long r;
-
-    if (empty > 0)
-        return sys_call3(__NR_open_tree, empty, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    fs = (int)sys_call2(__NR_fsopen, "tmpfs", FSOPEN_CLOEXEC);
-    r = fs < 0 ? fs : configure(fs, "size=4k");
-    if (r >= 0)
-        r = configure(fs, "mode=0555");
-    if (r >= 0)
-        r = sys_call5(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
-    if (r >= 0)
-        r = sys_call3(__NR_fsmount, fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-    if (r >= 0) /* a mount that is attached can be copied */
-        empty = (int)sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, SLOT_COUNT);
-    return r;
-}
-
-/* The runtime's /dev/null, since the container's may be anything (CVE-2025-31133). */
-static long null_tree(void)
-{
-    long tree = sys_call3(__NR_open_tree, AT_FDCWD, "/dev/null", AT_SYMLINK_NOFOLLOW | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    struct stat st;
-    long r = tree < 0 ? tree : sys_fstat((int)tree, &st);
-
-    if (r == 0 && ((st.st_mode & S_IFMT) != S_IFCHR || st.st_rdev != 0x103))
-        r = -ENODEV;
-    if (r < 0 && tree >= 0)
-        sys_close(tree);
-    return r < 0 ? r : tree;
-}
-
-static long read_only_tree(int target)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
-    long tree = sys_call3(__NR_open_tree, target, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
-    long r = tree < 0 ? tree : set_attributes((int)tree, AT_RECURSIVE, &attr);
-
-    if (r < 0 && tree >= 0)
-        sys_close(tree);
-    return r < 0 ? r : tree;
-}
-
-/* linux.maskedPaths, linux.readonlyPaths: links are followed beneath the root, and what is not there needs nothing. */
-long op_oci_cover(struct context *ctx, const struct plan_op *op)
-{
-    OWNED_FD target = (int)open_in_root(ctx, pool_string(ctx, op->s1), O_PATH, 0), tree = -1;
-    struct stat st;
-    long r = target;
-
-    if (target == -ENOENT || target == -ENOTDIR)
-        return 0;
-    if (r >= 0)
-        r = sys_fstat(target, &st);
-    if (r < 0)
-        return with_detail(ctx, DETAIL_TARGET, r);
-    if (op->n == OCI_READONLY)
-        tree = (int)read_only_tree(target);
-    else
-        tree = (int)((st.st_mode & S_IFMT) == S_IFDIR ? empty_tree() : null_tree());
-    if (tree < 0)
-        return with_detail(ctx, DETAIL_SOURCE, tree);
-    return sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }

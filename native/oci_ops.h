@@ -7,8 +7,12 @@
 
 /* oci_mounts.c */
 long oci_trees(struct context *ctx, uint32_t *at); /* before the clone; *at is the operation that failed */
+long set_attributes(int tree, unsigned deep, const struct mount_attr *attr);
+long configure(int fs, const char *option); /* one option of a file system */
 long op_oci_mount(struct context *ctx, const struct plan_op *op);
 long op_oci_root(struct context *ctx, const struct plan_op *op);
+
+/* oci_cover.c */
 long op_oci_cover(struct context *ctx, const struct plan_op *op);
 
 /* oci_copy.c */

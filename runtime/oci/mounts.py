@@ -216,8 +216,8 @@ class Mounter:
         if "remount" in wanted.how:
             return self._again(wanted, target, where, how | _AGAIN)
         maps = self._maps(mount, wanted)
-        if "ridmap" in wanted.how or (maps[0] and "idmap" not in wanted.how):
-            how |= _MAP_DEEP if "rbind" in wanted.how else 0
+        if "ridmap" in wanted.how:
+            how |= _MAP_DEEP
         words = ["", source, target, *maps]
         flags = ops.NOFOLLOW if "dest-nofollow" in wanted.how else 0
         if self.early or maps[0]:

@@ -144,6 +144,20 @@ def test_mounts_stand_in_their_order(oci: Runtime, tmp_path: Path) -> None:
     assert (tmp_path / "two/below/deep").is_dir()
 
 
+def test_a_mount_point_may_be_a_link_to_nothing(oci: Runtime, tmp_path: Path) -> None:
+    root = oci.bundle / "rootfs"
+    (root / "etc/localtime").symlink_to("../usr/share/zone")
+    (root / "one").symlink_to("/two")
+    (root / "two").symlink_to("three/four")
+    (root / "round").symlink_to("round")
+    (tmp_path / "file").write_text("file")
+    oci.config["mounts"] += [bind(tmp_path / "file", "/etc/localtime", "bind"), tmpfs("/one", "size=4k")]
+    assert oci.shell("cat /usr/share/zone; grep -c ' /three/four ' /proc/self/mountinfo") == "file1\n"
+    oci.config["mounts"].append(tmpfs("/round"))
+    oci.command("/bin/true")
+    assert "symbolic links" in oci("run", "one", code=1).stderr
+
+
 def test_a_shared_mount_goes_out_and_others_do_not(oci: Runtime, host_mount: Callable[..., Path]) -> None:
     out, kept, taken = host_mount("out", "shared"), host_mount("kept", "shared"), host_mount("taken", "shared")
     for path in (out, kept, taken):
