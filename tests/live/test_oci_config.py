@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
@@ -249,7 +249,7 @@ def test_a_joined_host_namespace_keeps_its_parameters(oci: Runtime) -> None:
 
 
 REFUSED: list[tuple[str, object, str, str]] = [
-    ("linux/netDevices", {"eth9": {}}, "linux.netDevices", "netDevices"),
+    ("linux/netDevices", {"eth9": {}}, "linux.netDevices.eth9", "no such device"),
     ("linux/intelRdt", {"closID": "x"}, "linux.intelRdt", "not"),
     ("process/apparmorProfile", "none-such", "process.apparmorProfile", "AppArmor"),
     ("process/selinuxLabel", "a:b:c:d", "process.selinuxLabel", "SELinux"),
@@ -353,3 +353,27 @@ def test_a_mount_namespace_is_joined_and_taken_over(oci: Runtime) -> None:
         assert seen == [os.readlink(space["path"]), "/probe", "sh"]
         assert Path("/proc/self/mountinfo").read_text() == before
         other.stdin.close()
+
+
+def test_network_devices_move_in(oci: Runtime) -> None:
+    """With their addresses and up, under the name that is asked for; the runtime's network is one of the test's own here."""
+    oci.config["linux"]["netDevices"] = {"one0": {"name": "in0"}, "two0": {"name": "net%d"}, "three0": {}}
+    oci.command("/bin/sh", "-c", "ls /sys/class/net; cat /proc/net/fib_trie /proc/net/if_inet6; cat /sys/class/net/in0/flags")
+    make = """ip link set lo up; for i in one two three; do ip link add ${i}0 type veth peer name ${i}1; done
+        ip addr add 10.9.8.7/24 dev one0; ip addr add fd00:9::7/64 dev one0 nodad; ip link set one0 address 02:00:00:00:00:07"""
+    run = f"{OCI} --root {oci.root} run"
+    script = f"{make}\n{run} one || exit 1; ip -o link | grep -c one0@"
+    command = ["unshare", "--net", "sh", "-c", script]
+    done = subprocess.run(command, cwd=oci.bundle, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split()[:4] == ["in0", "lo", "net0", "three0"], done.stderr
+    assert "10.9.8.7" in done.stdout and "fd000009000000000000000000000007" in done.stdout
+    assert int(done.stdout.split()[-2], 16) & 1, "up"
+    assert done.stdout.split()[-1] == "0", "gone from where it was"
+    for devices, reason in (({"one0": {"name": "lo"}}, "has a device lo"), ({"none": {}}, "no such device")):
+        oci.config["linux"]["netDevices"] = devices
+        oci.write()
+        done = subprocess.run(
+            ["unshare", "--net", "sh", "-c", f"{make}\n{run} one"], cwd=oci.bundle, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1 and reason in done.stderr and "linux.netDevices." in done.stderr
+    assert not oci.leftovers()
