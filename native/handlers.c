@@ -59,6 +59,20 @@ int pre_start(struct context *ctx)
     }
 }
 
+/* What the app wrote last comes before what the handler writes, as far as the caller takes it. */
+static void last_words(struct context *ctx)
+{
+    static const struct __kernel_timespec soon = {0, 50000000};
+    struct pollfd polls[TERMINAL_SLOTS];
+
+    for (int pieces = 0; ctx->tty >= 0 && pieces < 4096; pieces++) {
+        terminal_watch(ctx, polls, 1);
+        if (sys_call5(__NR_ppoll, polls, TERMINAL_SLOTS, &soon, 0, 8) <= 0)
+            return;
+        terminal_move(ctx, polls);
+    }
+}
+
 /* Supervisor: whatever becomes of it, the app's end is what counts; what went wrong is said on standard error. */
 void post_stop(struct context *ctx)
 {
@@ -69,6 +83,7 @@ void post_stop(struct context *ctx)
     uint64_t limit;
     int status = -1;
 
+    last_words(ctx);
     own.handler = find_handler(ctx, HANDLER_POST_STOP);
     own.of = ctx->pidfd;
     own.tty = -1;
