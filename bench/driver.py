@@ -6,7 +6,8 @@ Run by the interpreter of the environment under test: driver.py ROOT IMAGE MEGAB
     first UPPER    the same with a new Runtime, which has to decide
     many COUNT THREADS    that many runs, shared by threads of this process; answers the nanoseconds of all
     exec UPPER     /bin/true as one more process of a container that sleeps
-    life UPPER     prepare, start and forced removal of a pod whose app sleeps
+    life UPPER     start of a container that sleeps, until it runs, and its end, until nothing is left
+    detached UPPER    prepare, start and forced removal of a pod in the background whose app sleeps
     pool UPPER     /bin/true in a shell of a pool, which is filled again off the clock
     hold COUNT     starts that many containers that sleep; answers bytes of Python heap for each, and threads in all
     drop           ends them
@@ -101,6 +102,12 @@ class Driver:
 
     def life(self) -> str:
         begin = time.perf_counter_ns()
+        with self.sleeper() as app:
+            app.wait_running()
+        return str(time.perf_counter_ns() - begin)
+
+    def detached(self) -> str:
+        begin = time.perf_counter_ns()
         pod = self.runtime._prepare(self.image, ["600"], None, {"exec": "/bin/sleep", "log_driver": "none"}, lasting=False)
         pod.start()
         pod.remove(force=True)
@@ -150,7 +157,7 @@ class Driver:
     def order(self, word: str, *rest: str) -> str:
         if word == "many":
             return self.many(int(rest[0]), int(rest[1]))
-        simple = {"exec": self.exec, "life": self.life, "pool": self.pooled, "drop": self.drop}
+        simple = {"exec": self.exec, "life": self.life, "detached": self.detached, "pool": self.pooled, "drop": self.drop}
         if word in simple:
             return simple[word]()
         if word == "hold":

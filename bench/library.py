@@ -21,7 +21,7 @@ from stage import ENVIRONMENT, Stage
 FLOOR = "C floor, same namespaces and mounts"
 WIDTHS = (1, 2, 4, 8)
 HELD = 200
-LIFE, CRUN_LIFE = "library prepare, start, remove", "crun create, start, delete"
+LIFE, DETACHED, CRUN_LIFE = "library start, close", "library prepare, start, remove", "crun create, start, delete"
 TITLES = {
     "life": ("create, start and delete of a sleeping container, ms", {CRUN_LIFE: "of crun"}),
     "floor": ("start of /bin/true against the floor, ms", {FLOOR: "of the floor", "crun run": "of crun"}),
@@ -84,7 +84,7 @@ def measure(bench: Bench, rounds: int) -> tuple[dict[str, dict[str, Series]], di
 
 
 def lives(bench: Bench, rounds: int) -> dict[str, Series]:
-    subjects: list[Subject] = [Library(LIFE, bench.small, "life", "disk")]
+    subjects: list[Subject] = [Library(LIFE, bench.small, "life", "disk"), Library(DETACHED, bench.small, "detached", "disk")]
     crun = shutil.which("crun", path=ENVIRONMENT["PATH"])
     if bench.bundle and crun:
         bundle = bench.stage.bundle("life", program=("/bin/sleep", "600"))

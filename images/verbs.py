@@ -16,7 +16,7 @@ from pyrun.images.store import Store as Inner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from typing import Literal
 
     from pyrun.images.prune import Removed
@@ -140,6 +140,31 @@ class Store:
             if not refs and (strays := verify_store(self._inner)):
                 found[""] = strays
         return found
+
+    def build(
+        self,
+        source: str,
+        manifest: Mapping[str, object],
+        target: str,
+        *,
+        compression: Literal["gzip", "xz", "bzip2", "none"] = "gzip",
+        latest: int | None = None,
+        overwrite: bool = False,
+        sign_by: str | None = None,
+    ) -> str:
+        """Write an App Container Image of a directory, or of an archive of one, to the new file `target`; return its id.
+
+        The store does not hold it: `pull(target)` does that.  Times later than `latest`, in seconds since 1970, become that.
+        `sign_by` names a secret key of the caller's gpg, by which `target`.asc is made.  ManifestError and ImageError for what no
+        image can be made of, TrustError when gpg does not sign.
+        """
+        from pyrun.images import build
+
+        more = {"latest": latest, "overwrite": overwrite}
+        image_id = build.build(self.root, source, dict(manifest), target, compression=compression, **more)  # type: ignore[arg-type]
+        if sign_by is not None:
+            build.sign(target, sign_by)
+        return image_id
 
     def tag(self, ref: str, name: str) -> str:
         """Give an image a further name; return the id that had it before, "" for none."""

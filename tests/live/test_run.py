@@ -315,8 +315,17 @@ def test_a_plan_is_values(run: Callable[..., library.Result], tmp_path: Path) ->
     assert os.listdir(tmp_path / "state/pods/running") == [] and run("true").ok
 
 
-def test_the_store_for_programs(pyrun: Pyrun, busybox: Path) -> None:
+def test_the_store_for_programs(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
     store = Store(str(pyrun.root))
+    (tmp_path / "tree").mkdir()
+    shutil.copy("/bin/busybox", tmp_path / "tree/busybox")
+    app = {"exec": ["/busybox", "echo", "built"], "user": "0", "group": "0"}
+    manifest = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.com/built", "app": app}
+    built = store.build(str(tmp_path / "tree"), manifest, str(tmp_path / "built.aci"))
+    mine = store.pull(str(tmp_path / "built.aci"), unsigned=True)
+    assert mine.id == built and store.get("example.com/built").id == built
+    done = library.run(built, root=store.root, insecure_options=["image"], capture_output=True)
+    assert done.stdout == b"built\n" and store.remove(built) > 0
     image = store.pull(str(busybox))
     told: list[tuple[str, list[str]]] = []
     assert store.verify(progress=lambda one, wrong: told.append((one, wrong))) == {image.id: []} and told == [(image.id, [])]

@@ -21,6 +21,7 @@ def images(told: Callable[[Download], None] = tell) -> Image:
     image = store.pull("registry.example.com/app:1.0", policy="update", progress=told)
     assert_type(store.verify(image.id), dict[str, list[str]])
     store.tag(image.id, "local/app")
+    store.build("/srv/tree", {"acKind": "ImageManifest"}, "/srv/app.aci", compression="xz", sign_by="me@example.com")
     print(store.gc(dry_run=True).bytes, [one.name for one in store.images()])
     return image
 
@@ -45,6 +46,11 @@ def sandbox(code: str) -> pyrun.Result:
     assert_type(done.stdout, bytes | None)
     assert_type(done.usage, dict[str, int])
     return done
+
+
+def pool() -> list[int]:
+    with pyrun.Pool(rootfs="host", size=2, memory="64Mi") as shells:
+        return [shells.run(["true"], timeout=1, set_env={"A": "b"}).returncode for _ in range(3)]
 
 
 def session() -> int:
