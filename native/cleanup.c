@@ -60,7 +60,7 @@ void send_figures(const struct context *ctx)
 
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom)
 {
-    char text[160];
+    char text[200];
     const char *end = text + sizeof text;
     int32_t signal = status & 0x7f;
     char *at;
@@ -75,6 +75,8 @@ void write_exit_record(const struct context *ctx, int32_t status, uint64_t finis
     at = str_add_number(at, end, ctx->started);
     at = str_add(at, end, ",\"finished\":");
     at = str_add_number(at, end, finished);
+    at = str_add(at, end, ",\"uptime\":"); /* how long ago it was, whatever becomes of the date */
+    at = str_add_number(at, end, clock_ns(7 /* CLOCK_BOOTTIME */));
     at = str_add(at, end, oom == 3 ? ",\"oom\":true,\"oom_group\":true}\n" : oom ? ",\"oom\":true}\n" : "}\n");
     if (at != 0)
         (void)replace_file(SLOT_POD, "exit", text, (size_t)(at - text), 1);

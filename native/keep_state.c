@@ -2,6 +2,7 @@
 #include "keep.h"
 
 #define CLOCK_REALTIME 0
+#define CLOCK_BOOTTIME 7
 
 int32_t own_pid(void)
 {
@@ -115,6 +116,7 @@ void write_exit(const struct keeper *keeper)
 
     add_number(&text, "{\"restarts\":", keeper->restarts);
     add_end(&text, keeper->decided != 0 ? keeper->decided : keeper->apps);
+    add_number(&text, ",\"uptime\":", clock_ns(CLOCK_BOOTTIME)); /* how long ago it was, whatever becomes of the date */
     if (log_dropped() > 0)
         add_number(&text, ",\"log_dropped\":", log_dropped());
     if (keeper->how.flags & KEEP_SEVERAL)

@@ -49,7 +49,7 @@ def _show(args: Args) -> int:
         "signed by": f"{image.signature['fingerprint']}" if image.signature else "nobody",
         "layers": str(len(image.layers)),
         "runs": " ".join(map(str, command)) if isinstance(command, list) else "nothing: use --exec",
-        "as": f"{app['user']}:{app['group']}" if isinstance(app, dict) else "-",
+        "as": ":".join(str(app[one]) for one in ("user", "group") if app.get(one)) or "0" if isinstance(app, dict) else "-",
     }
     for name, value in lines.items():
         say(f"{name:<11}{value}")

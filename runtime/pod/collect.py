@@ -6,7 +6,7 @@ import os
 import time
 
 from pyrun.pod.names import is_uuid, phase_of, release
-from pyrun.pod.state import lock
+from pyrun.pod.state import lock, read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,10 +40,25 @@ def _take(pods: Pods, phase: str, uuid: str, age: float) -> bool:
     except OSError:
         return False
     try:
-        info = os.fstat(fd)
-        if time.time() - (info.st_ctime if phase == "exited" else info.st_mtime) < age or not lock(fd):
+        if (age and _age(fd, phase) < age) or not lock(fd):
             return False  # young ones are not even locked: somebody may be starting one
         pods.delete(phase, uuid)
     finally:
         os.close(fd)
     return True
+
+
+def _age(fd: int, phase: str) -> float:
+    """Seconds that a pod has been in its phase: never more than the clock that nobody can set has run since.
+
+    The records hold `uptime`, CLOCK_BOOTTIME in nanoseconds.  One of an earlier boot makes a pod look younger, not older.
+    """
+    info = os.fstat(fd)
+    told = time.time() - (info.st_ctime if phase == "exited" else info.st_mtime)
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    for name in ("exit", "pod"):
+        since = read_json(fd, name).get("uptime")
+        if isinstance(since, int) and since <= now:
+            sure = (now - since) / 1e9
+            return min(told, sure) if told >= 0 else sure
+    return told

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyrun.pod.recipe import Recipe
     from pyrun.pod.state import Pods
 
-__all__ = ["copies", "more_of", "prepare", "stand", "write"]
+__all__ = ["copies", "more_of", "prepare", "stand", "uptime", "write"]
 
 
 def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True) -> str:
@@ -45,6 +45,7 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
     health = _health(options, recipe)
     keep = encode(options, identifier, 0 if health is None else HEALTH | (CHECKED if _asked(options) else 0))
     more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in more_of(options, identifier) if value)
+    more += f',"uptime":{uptime()}'
 
     def fill(directory: int) -> None:
         write(directory, "plan", recipe.block_for(uuid))
@@ -87,6 +88,11 @@ def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], N
         raise
     finally:
         os.close(directory)
+
+
+def uptime() -> int:
+    """Return CLOCK_BOOTTIME in nanoseconds, which no change of the date moves."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def more_of(options: Options, identifier: str) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ from pyrun.pod.control import signal_number
 from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
 from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
-from pyrun.pod.prepare import copies, more_of, stand, write
+from pyrun.pod.prepare import copies, more_of, stand, uptime, write
 from pyrun.pod.recipe import Recipe, given_documents, has_check, post_stop
 
 TYPE_CHECKING = False
@@ -289,6 +289,7 @@ def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, isola
             **({"config": given_documents(pod)} if pod.config else {}),
             **{name: value for name, value in more_of(pod, identifiers[0]) if value},
             "created": time.time_ns(),
+            "uptime": uptime(),
             "cgroup": "",
         }
     )

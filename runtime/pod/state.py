@@ -220,7 +220,7 @@ class Pods:
     def _settled(self, fd: int) -> bool:
         import time
 
-        return time.time() - os.fstat(fd).st_mtime > _SETTLE
+        return abs(time.time() - os.fstat(fd).st_mtime) > _SETTLE  # in the future, where the clock was set back
 
     def bury(self, fd: int, uuid: str, *, mark: bool = False) -> None:
         """A pod whose supervisor was killed: its cgroup goes, and its directory unless it was to be kept.

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,29 @@ def test_archives_are_read_by_others(name: bytes, uid: int, mtime: int, data: by
         assert content is not None and content.read() == data
         assert os.fsencode(link.linkname) == name and marker.name.startswith("d/.wh.")
     assert len(out.getvalue()) % 512 == 0 and tar.count == 3
+
+
+YEARS = 10 * 365 * 86400.0
+
+
+@pytest.mark.parametrize("jump", [YEARS, -YEARS], ids=["forward", "back"])
+def test_a_clock_that_jumps_makes_nothing_old(pods: Pods, jump: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SEC-62: what was made a moment ago is young whatever the date is now, what is old goes, and so do remains of crashes."""
+    now, up = time.time(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    young = stand(pods, "prepared", pod={"uptime": up})
+    ended = stand(pods, "exited", pod={"uptime": 1}, exit={"code": 0, "uptime": up})
+    lost = stand(pods, "exited", pod={"uptime": up})
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    collect(pods, grace=1800, expire=86400, told=lambda phase, uuid: told.append((phase, uuid)))
+    assert told == []
+    old = stand(pods, "prepared", pod={"uptime": up - 2 * 10**9})
+    os.utime(f"{pods.path}/prepared/{old}", (now - 2, now - 2))
+    monkeypatch.setattr(time, "time", lambda: now + min(jump, 0))
+    collect(pods, grace=1800, expire=1.5, told=lambda phase, uuid: told.append((phase, uuid)))
+    assert told == [("prepared", old)]
+    made = stand(pods, "preparing", pod="")
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    assert pods.sweep(thorough=True) == 1 and made not in os.listdir(f"{pods.path}/preparing")
+    collect(pods, told=lambda phase, uuid: told.append((phase, uuid)))
+    assert sorted(told[1:]) == sorted([("exited", ended), ("exited", lost)]) and os.listdir(f"{pods.path}/prepared") == [young]

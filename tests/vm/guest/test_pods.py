@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import pytest
 from harness import COMMAND, Pyrun
 
 
@@ -41,3 +42,27 @@ def test_a_prepared_pod_is_a_unit_s_main_process(shared: Pyrun) -> None:
     assert int(main) == run["keeper"] and f"/{unit}/pyrun-{uuid}" in run["cgroup"]
     subprocess.run(["systemctl", "stop", unit], check=True, timeout=120)
     assert json.loads(shared("list", "--format", "json", code=0).out) == []
+
+
+@pytest.mark.parametrize("years", [10, -10])
+def test_a_clock_that_jumps(shared: Pyrun, years: int) -> None:
+    """SEC-62: pods of all states survive a date of ten years later or earlier, and what they say of themselves stays true."""
+    sleep, true = ("--exec", "/probe", "--", "sleep", "0"), ("--exec", "/probe", "--", "exit", "3")
+    prepared = shared("prepare", shared.probe_image, *true, code=0).out.strip()
+    ended = shared("run", "--detach", shared.probe_image, *true, code=0).out.strip()
+    assert shared("wait", ended, code=3)
+    running = shared("run", "--detach", shared.probe_image, *sleep, code=0).out.strip()
+    real, begun = time.time(), time.monotonic()
+    time.clock_settime(time.CLOCK_REALTIME, real + years * 365 * 86400)
+    try:
+        shared("gc", "--grace-period", "30m", code=0)
+        states = {one["uuid"]: one["state"] for one in json.loads(shared("list", "--format", "json", code=0).out)}
+        assert states == {prepared: "prepared", ended: "exited", running: "running"}
+        later = shared("run", "--detach", shared.probe_image, *true, code=0).out.strip()
+        assert shared("wait", "--timeout", "60", later, code=3)
+        assert shared("stop", "--timeout", "5", running, code=0) and shared("wait", running).out == "143\n"
+        assert shared("run-prepared", prepared, code=3)
+        shared("gc", code=0)
+        assert json.loads(shared("list", "--format", "json", code=0).out) == []
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, real + time.monotonic() - begun)
