@@ -67,16 +67,12 @@ void write_exit_record(const struct context *ctx, int32_t status, uint64_t finis
 
     if (!(ctx->plan->flags & PLAN_HAS_POD) || (ctx->plan->flags & PLAN_REMOVE))
         return;
-    at = str_add(text, end, "{\"code\":");
-    at = str_add_number(at, end, signal ? 0 : (uint64_t)(status >> 8 & 0xff));
-    at = str_add(at, end, ",\"signal\":");
-    at = str_add_number(at, end, (uint64_t)signal);
-    at = str_add(at, end, ",\"started\":");
-    at = str_add_number(at, end, ctx->started);
-    at = str_add(at, end, ",\"finished\":");
-    at = str_add_number(at, end, finished);
-    at = str_add(at, end, ",\"uptime\":"); /* how long ago it was, whatever becomes of the date */
-    at = str_add_number(at, end, clock_ns(7 /* CLOCK_BOOTTIME */));
+    at = str_add_number(str_add(text, end, "{\"code\":"), end, signal ? 0 : (uint64_t)(status >> 8 & 0xff));
+    at = str_add_number(str_add(at, end, ",\"signal\":"), end, (uint64_t)signal);
+    at = str_add_number(str_add(at, end, ",\"started\":"), end, ctx->started);
+    at = str_add_number(str_add(at, end, ",\"finished\":"), end, finished);
+    /* CLOCK_BOOTTIME: how long ago it was, whatever becomes of the date */
+    at = str_add_number(str_add(at, end, ",\"uptime\":"), end, clock_ns(7));
     at = str_add(at, end, oom == 3 ? ",\"oom\":true,\"oom_group\":true}\n" : oom ? ",\"oom\":true}\n" : "}\n");
     if (at != 0)
         (void)replace_file(SLOT_POD, "exit", text, (size_t)(at - text), 1);

@@ -7,6 +7,7 @@ import time
 
 from pyrun.cli.output import age, emit_json, say, size, table
 from pyrun.errors import EXIT_FAILED, NotFoundError, PyrunError, UsageError
+from pyrun.images import pulled
 from pyrun.images.store import Store
 
 TYPE_CHECKING = False
@@ -31,10 +32,11 @@ def _show(args: Args) -> int:
     from pyrun.images.web.notes import sources
 
     store = Store(args.root)
-    image = store.find(args.ref)
-    names = by_image(store).get(image.id, [])
+    image = store.load(pulled.find_id(store, args.ref))
+    names, others = by_image(store).get(image.id, []), pulled.by_image(store).get(image.id, [])
     if args.format == "json":
-        emit_json({**image.record(), "tags": names, "sources": [note.facts() for note in sources(store, image.id)]})
+        facts = {**image.record(), "tags": names, "names": others}
+        emit_json({**facts, "sources": [note.facts() for note in sources(store, image.id)]})
         return 0
     app = image.manifest.get("app")
     command = app.get("exec") if isinstance(app, dict) else None
@@ -44,6 +46,7 @@ def _show(args: Args) -> int:
         "kind": image.kind,
         "labels": ", ".join(f"{name}={value}" for name, value in sorted(image.labels.items())) or "-",
         "tags": ", ".join(names) or "-",
+        "pulled as": ", ".join(others) or "-",
         "size": size(image.size),
         "imported": f"{_date(image)}, {age(time.time() - image.imported / 1e9)} ago",
         "signed by": f"{image.signature['fingerprint']}" if image.signature else "nobody",
@@ -64,7 +67,7 @@ def _history(args: Args) -> int:
     from pyrun.images.history import history
 
     store = Store(args.root)
-    steps = history(store, store.find(args.ref))
+    steps = history(store, store.load(pulled.find_id(store, args.ref)))
     if args.format == "json":
         emit_json([step.facts() for step in steps])
         return 0
@@ -94,7 +97,7 @@ def _verify(args: Args) -> int:
     found: list[tuple[str, list[str]]] = []
     with store.lock(exclusive=False):
         for ref in store.ids() if args.all else args.refs:
-            image_id = store.find_id(ref)
+            image_id = pulled.find_id(store, ref)
             found.append((image_id, verify_image(store, image_id, keyring)))
             if args.format == "text":
                 for problem in found[-1][1] or ["ok"]:
@@ -113,7 +116,7 @@ def _tag(args: Args) -> int:
     from pyrun.images.tags import make
 
     store = Store(args.root)
-    image_id = store.find_id(args.ref)
+    image_id = pulled.find_id(store, args.ref)
     before = make(store, image_id, args.name or "")
     if args.format == "json":
         emit_json({"tag": args.name, "id": image_id, "before": before or None})
@@ -144,7 +147,7 @@ def _rm(args: Args) -> int:
 
 
 def _remove(store: Store, ref: str) -> dict[str, object]:
-    """Removes what a reference means: where that is a tag, the tag alone."""
+    """Removes what a reference means: where that is a tag, or another name in a registry, that alone."""
     from pyrun.images import tags
     from pyrun.images.prune import remove_image
 
@@ -153,7 +156,9 @@ def _remove(store: Store, ref: str) -> dict[str, object]:
     except NotFoundError:
         tag = tags.find(store, ref)
         if tag is None:
-            raise
+            if not pulled.forget(store, ref):
+                raise
+            return {"id": None, "tag": ref, "freed": 0}
         tags.remove(store, tag)
         return {"id": None, "tag": tag.text, "freed": 0}
     freed = 0

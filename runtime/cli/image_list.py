@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyrun.images.catalog import Catalogue, Row
 
     Facts: TypeAlias = dict[str, Any]
+    Names: TypeAlias = dict[str, list[str]]
     Test: TypeAlias = Callable[[Row, Facts], bool]
 
 __all__ = ["run"]
@@ -38,16 +39,16 @@ def run(args: Args) -> int:
             raise UsageError("image list", f"--columns {column}", "no such column", hint=f"choose from {', '.join((*_USUAL, *_MORE))}")
     gc.disable()  # everything stays until the end anyway
     found = catalog.load(args.root)
-    tags = _tags(args.root)
+    tags, names = _tags(args.root), _names(args.root)
     rows = found.rows
     facts: dict[str, Facts] = {}
     if args.filter or not set(columns) <= set(_USUAL):
-        facts = _facts(found, tags)
+        facts = _facts(found, tags, names)
     if args.format == "json" and not args.quiet:
-        _print_json(args, found, tags, facts)
+        _print_json(args, found, tags, names, facts)
     else:
-        if tags:
-            rows = [line for row in rows for line in (row, *((row[0], *_split(tag), *row[3:]) for tag in tags.get(row[0], ())))]
+        if tags or names:
+            rows = [line for row in rows for line in (row, *_others(row, tags, names))]
         rows = _chosen(args, rows, facts)
         if args.quiet:
             emit("".join(f"{image_id}\n" for image_id in dict.fromkeys(row[0] for row in rows)))
@@ -59,28 +60,51 @@ def run(args: Args) -> int:
     return 0
 
 
-def _print_json(args: Args, found: Catalogue, tags: dict[str, list[str]], facts: dict[str, Facts]) -> None:
+def _print_json(args: Args, found: Catalogue, tags: Names, names: Names, facts: dict[str, Facts]) -> None:
     """One object a line, so that a thousand images are printed as they are kept."""
-    lines = found.facts.split("\n")[:-1]
-    if tags or args.filter or args.sort != "imported" or args.reverse:
+    lines = [line[:-1] + ',"names":[]}' for line in found.facts.split("\n")[:-1]]
+    if tags or names or args.filter or args.sort != "imported" or args.reverse:
         by_id = {row[0]: line for row, line in zip(found.rows, lines, strict=True)}
-        for image_id in tags.keys() & by_id.keys():
-            by_id[image_id] = f"{by_id[image_id].removesuffix('[]}')}{fastjson.dumps(tags[image_id])}}}"
+        for image_id in (tags.keys() | names.keys()) & by_id.keys():
+            line = by_id[image_id].removesuffix('[],"names":[]}')
+            by_id[image_id] = f'{line}{fastjson.dumps(tags.get(image_id, []))},"names":{fastjson.dumps(names.get(image_id, []))}}}'
         lines = [by_id[row[0]] for row in _chosen(args, found.rows, facts)]
     emit("[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n")
 
 
-def _facts(found: Catalogue, tags: dict[str, list[str]]) -> dict[str, Facts]:
+def _facts(found: Catalogue, tags: Names, names: Names) -> dict[str, Facts]:
     parsed: Any = fastjson.loads("[" + found.facts.rstrip("\n").replace("\n", ",") + "]")
-    return {fact["id"]: {**fact, "tags": tags.get(fact["id"], [])} for fact in parsed}
+    return {fact["id"]: {**fact, "tags": tags.get(fact["id"], []), "names": names.get(fact["id"], [])} for fact in parsed}
 
 
-def _split(tag: str) -> tuple[str, str]:
-    name, _, version = tag.partition(":")
-    return name, version
+def _others(row: Row, tags: Names, names: Names) -> list[Row]:
+    """Rows for the other names of an image: its tags, and what registries gave it as."""
+    found = []
+    for text in [*tags.get(row[0], ()), *names.get(row[0], ())]:
+        name, colon, version = text.rpartition(":")
+        if not colon or "/" in version:  # the port of a registry
+            name, version = text, ""
+        if (name, version) != tuple(row[1:3]):
+            found.append((row[0], name, version, *row[3:]))
+    return found
 
 
-def _tags(root: str) -> dict[str, list[str]]:
+def _names(root: str) -> Names:
+    """What registries gave the images as, by id."""
+    import posix
+
+    try:
+        if not any(name.startswith("pulled+") for name in posix.listdir(f"{root}/imports")):
+            return {}
+    except OSError:
+        return {}
+    from pyrun.images.pulled import by_image
+    from pyrun.images.store import Store
+
+    return by_image(Store(root))
+
+
+def _tags(root: str) -> Names:
     import posix
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrun.cli.output import say
 from pyrun.errors import UsageError
+from pyrun.images.pulled import find_id
 from pyrun.images.store import Store
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ def _export(args: Args) -> None:
         hint = "write pyrun image export REF FILE, or REF --oci PATH, or both"
         raise UsageError("image export", "", "needs to know where to", hint=hint)
     store = Store(args.root)
-    image = store.find(args.ref)
+    image = store.load(find_id(store, args.ref))
     if args.file:
         written = export_aci(store, image, args.file, overwrite=args.overwrite)
         if not args.quiet and len(written) > 1:
@@ -42,14 +43,14 @@ def _render(args: Args) -> None:
     from pyrun.images.render import render
 
     store = Store(args.root)
-    render(store, store.find(args.ref), args.dir, overwrite=args.overwrite)
+    render(store, store.load(find_id(store, args.ref)), args.dir, overwrite=args.overwrite)
 
 
 def _extract(args: Args) -> None:
     from pyrun.images import render
 
     store = Store(args.root)
-    image = store.find(args.ref)
+    image = store.load(find_id(store, args.ref))
     if args.path is None:
         render.extract(store, image, args.dir, rootfs_only=args.rootfs_only, overwrite=args.overwrite)
     elif args.dir == "-":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pyrun.cli.output import say
 from pyrun.errors import UsageError
+from pyrun.images.pulled import find_id
 from pyrun.images.store import Store
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ def run(args: Args) -> int:
         hint = "pyrun image sign REF --sign-by FINGERPRINT --output FILE, or --key FILE --output DIR"
         raise UsageError("image sign", args.ref, reason, hint=hint)
     store = Store(args.root)
-    image = store.find(args.ref)
+    image = store.load(find_id(store, args.ref))
     name = sign.name_of(image, args.identity)
     if args.sign_by:
         sign.openpgp(store, image, name, args.sign_by, args.output)

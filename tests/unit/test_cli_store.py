@@ -16,6 +16,7 @@ import pytest
 from mkaci import Image
 
 from pyrun.cli.main import main
+from pyrun.images import trust
 
 pytestmark = pytest.mark.needs_root
 
@@ -81,7 +82,26 @@ def test_list_columns_filters_and_order(cli: Cli) -> None:
         assert "hint:" in cli.err
 
 
+def test_every_name_that_a_registry_gave(cli: Cli) -> None:
+    """Of two names of one image the store's record has one: the other is listed, looked at and forgotten all the same."""
+    image = cli.json("image", "show", "shop")["id"]
+    for name in ("shop:1", "localhost:5000/team/shop:2", "example.com/team/shop:latest", f"example.com/shop@{image.replace('-', ':')}"):
+        (cli.root / "imports" / f"pulled+{trust.quote(name)}").write_text(f"{image} {image}")
+    (cli.root / "imports" / "pulled+%zz").write_text("damaged")
+    other = "localhost:5000/team/shop:2"
+    rows = cli("image", "list", "--no-legend", "--columns", "name,version", "--filter", "kind=oci").splitlines()
+    assert [row.split() for row in rows] == [["shop", "1"], ["example.com/team/shop", "latest"], ["localhost:5000/team/shop", "2"]]
+    assert len(cli("image", "list", "-q").split()) == 3
+    assert cli.json("image", "list")[0]["names"] == cli.json("image", "show", other)["names"]
+    assert other in cli("image", "show", "--format", "text", other) and cli("image", "verify", other) == f"{image[:19]} ok\n"
+    assert cli("image", "extract", other, "-", "--path", "/etc/b") == "b"
+    assert cli("image", "rm", other) == f"untagged {other}\n"
+    assert "nothing in the store" in (cli("image", "rm", other, code=125) or cli.err)
+    assert cli.names("--filter", "kind=oci") == ["shop", "example.com/team/shop"]
+
+
 def test_show_as_text(cli: Cli) -> None:
+    assert "as         0\n" in cli("image", "show", "--format", "text", "shop")
     text = cli("image", "show", "--format", "text", "example.com/app")
     assert "runs       /bin/app -v\n" in text and "as         7:8\n" in text and "signed by  nobody\n" in text
 
@@ -256,6 +276,7 @@ def test_a_full_disk_elsewhere(cli: Cli) -> None:
     code = """
 import os, subprocess, sys
 from pyrun.cli.main import main
+from pyrun.images import trust
 root, small = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=4,size=64k", "none", small], check=True)
 for words in (["render", "example.com/app", small + "/all"], ["export", "example.com/app", "--oci", small + "/oci"],
