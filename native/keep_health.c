@@ -14,7 +14,6 @@
 #include "keep.h"
 #include "pod.h"
 
-#define CLOCK_BOOTTIME 7
 #define MS 1000000ULL
 #define SAID 256           /* bytes of a check's output that are kept */
 #define STOP_GRACE 10000   /* ms between the signal and the kill of an app that is stopped for its health */

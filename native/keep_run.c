@@ -7,7 +7,6 @@
 
 #define DONTWAIT 0x40
 #define NOSIGNAL 0x4000
-#define CLOCK_BOOTTIME 7
 #define LONGEST_BACKOFF 60000 /* ms */
 #define RAN_WELL 10000000000  /* ns; after that the next restart is as quick as the first */
 

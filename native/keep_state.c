@@ -2,7 +2,6 @@
 #include "keep.h"
 
 #define CLOCK_REALTIME 0
-#define CLOCK_BOOTTIME 7
 
 int32_t own_pid(void)
 {
