@@ -12,6 +12,7 @@ import sys
 import termios
 import tty
 
+from pyrun.cli.references import one_pod
 from pyrun.errors import StateError, UsageError
 from pyrun.pod.names import resolve
 from pyrun.pod.state import Pods
@@ -29,7 +30,7 @@ _SECONDS = 5  # to be let in
 def run(args: Args) -> int:
     """Carry out the verb; the exit code is the app's, 0 when the caller has left."""
     keys = detach_keys(args.detach_keys or "ctrl-p,ctrl-q")
-    link = _connect(Pods(args.root), args.pod)
+    link = _connect(Pods(args.root), one_pod(args))
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     for number in (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

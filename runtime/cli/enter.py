@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from pyrun.cli.explain import explainer
+from pyrun.cli.references import one_pod
 from pyrun.engine.launch import Slots, become
 from pyrun.errors import PyrunError, UsageError
 from pyrun.plan import ops
@@ -33,7 +34,7 @@ def run(args: Args) -> int:
         from pyrun.cli.specs import merge_env_files
 
         env = {**merge_env_files(args.set_env_file), **env}
-    with find_enterable(Pods(args.root), args.pod, args.app) as live:
+    with find_enterable(Pods(args.root), one_pod(args), args.app) as live:
         plan = make_plan(
             live,
             args.argv,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 from pyrun.cli.options import RUN
+from pyrun.cli.origin import asked_for, pod_of
 from pyrun.cli.output import emit
 from pyrun.cli.parse import DEFAULT_ROOT, parse
+from pyrun.cli.run import HEALTH, tell
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
+from pyrun.pod.state import Pods
 from pyrun.service import unit as units
 
 TYPE_CHECKING = False
@@ -56,7 +60,11 @@ def _unlink(path: str) -> None:
 
 
 def _generate(args: Args) -> int:
-    """One service that does what `pyrun run` with the same words does."""
+    """One service that does what `pyrun run` with the same words does, or those that a pod was made by."""
+    pods = Pods(args.root)
+    uuid = pod_of(args, pods)
+    if uuid:
+        return _generate_for(args, pods, uuid)
     words = _run_words(sys.argv[1:])
     image = args.image.rpartition("/")[2].partition("@")[0].partition(":")[0].removesuffix(".aci")
     name = args.unit or args.name or image or "pod"
@@ -64,7 +72,29 @@ def _generate(args: Args) -> int:
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
     folder = os.getcwd() if any(_relative(app) for app in _apps(args)) else ""
     images = ", ".join(app.image or os.path.basename(app.pod_manifest or "") for app in _apps(args))
-    made = _service(name, args, words, args.machined, description=f"{images} (pyrun)", directory=folder)
+    return _write(args, _service(name, args, words, args.machined, description=f"{images} (pyrun)", directory=folder))
+
+
+def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
+    """The same for a pod of the background."""
+    directory, words, left_out = asked_for(pods, uuid)
+    args.into = args.into and os.path.abspath(args.into)
+    with contextlib.suppress(OSError):
+        os.chdir(directory)  # what relative paths are relative to
+    parsed = parse(["--root", args.root, "run", *words])
+    name = args.unit or args.image
+    if not units.is_name(name):
+        raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
+    lost = sorted(left_out.keys() & {"interactive", "tty", *HEALTH})
+    if lost:
+        tell(f"left out, as only a pod in the background has it: {', '.join('--' + one.replace('_', '-') for one in lost)}")
+    extra = {"Service": ["Restart=always"]} if left_out.get("restart") == "always" else None
+    folder = directory if any(_relative(app) for app in _apps(parsed)) else ""
+    description = f"{', '.join(app.image for app in _apps(parsed))} (pyrun)"
+    return _write(args, _service(name, parsed, words, args.machined, description=description, directory=folder, extra=extra))
+
+
+def _write(args: Args, made: Unit) -> int:
     if not args.into:
         emit(made.text)
         return 0

@@ -22,7 +22,7 @@ from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, TOLD
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
 from pyrun.cli.verbs_network import NETWORK
-from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL
+from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL, UUID_FILE
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
 TYPE_CHECKING = False
@@ -228,6 +228,7 @@ RUN: tuple[Option, ...] = (
 
 INTO: tuple[Option, ...] = (
     APP,
+    UUID_FILE,
     ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected"),
     ("--tty -t", "", "flag", "", "Process", "give it a terminal of the pod's"),
     (
@@ -293,7 +294,7 @@ VERBS: dict[str, Verb] = {
             ("--machined", "", "flag", "", "Output", "let the unit register the pod with systemd-machined, for machinectl"),
         ),
         _RUN_PAIRS,
-        "print a systemd unit that does what `run` would",
+        "print a systemd unit that does what `run` would, or did for a pod",
     ),
     "systemd units": (
         "generate",

@@ -177,7 +177,7 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
         return argv[place + 1 :] if argv[place : place + 1] == ["--"] else argv[place:]
     while place < len(argv):
         word = argv[place]
-        if takes_command and words:
+        if takes_command and (words or (args.uuid_file and (word == "--" or word[:1] != "-"))):
             args.argv = argv[place + 1 :] if word == "--" else argv[place:]
             break
         if word[:1] != "-" or word == "-":
@@ -216,7 +216,8 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
         label = name.strip("[].")
         if label in ("--", "+"):
             break
-        if not words and name[0] != "[" and not args.__dict__.get("pod_manifest"):
+        instead = args.__dict__.get("uuid_file" if label == "POD" else "pod_manifest")
+        if not words and name[0] != "[" and not instead:
             _fail(args.verb, f"needs {'at least one ' if name[-1] == '.' else ''}{label}", f"`pyrun {args.verb} --help` shows how")
         if name.endswith("..."):
             setattr(args, label.lower() + "s", words)

@@ -11,6 +11,7 @@ import sys
 
 from pyrun import native
 from pyrun.cli.explain import explainer
+from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
 from pyrun.cli.run import BACKGROUND, find_image, options_of, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
@@ -83,7 +84,7 @@ def _prepare(args: Args, *, lasting: bool) -> str:
     image = find_image(args, store)
     with store.lock(exclusive=False):
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args))
-        prepare(recipe, options, pods, uuid, lasting=lasting)
+        prepare(recipe, options, pods, uuid, lasting=lasting, command=of_this_run(args))
     if not args.quiet:
         for note in recipe.notes:
             tell(note)

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
 
-__all__ = ["of_files", "references"]
+__all__ = ["of_files", "one_pod", "references"]
 
 
 def of_files(paths: list[str]) -> list[str]:
@@ -32,3 +32,11 @@ def references(args: Args) -> list[str]:
     if not words:
         raise UsageError(args.verb, "", "needs a POD", hint="name it by UUID, the beginning of one, its name, or --uuid-file")
     return words
+
+
+def one_pod(args: Args) -> str:
+    """Return the one pod that `args.pod` or --uuid-file means; UsageError for both, or for several files."""
+    words = [*([args.pod] if args.pod else []), *of_files(args.uuid_file)]
+    if len(words) != 1:
+        raise UsageError(args.verb, "", "takes one pod", hint="name it by a word or by --uuid-file, and once")
+    return words[0]

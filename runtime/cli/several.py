@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pyrun.cli.explain import explainer
 from pyrun.cli.options import VERBS
+from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
 from pyrun.cli.prepare import become_keeper, refuse_foreground, refuse_sockets
 from pyrun.cli.run import HEALTH, find_image, options_of, save_uuid, tell
@@ -136,7 +137,7 @@ def prepare_pod(args: Args, *, lasting: bool) -> str:
     for app in apps:
         app.options.keep = keep
     with store.lock(exclusive=False):
-        notes = prepare_several(apps, pods, store, probe(), uuid, explain=explainer(args), lasting=lasting)
+        notes = prepare_several(apps, pods, store, probe(), uuid, explain=explainer(args), lasting=lasting, command=of_this_run(args))
     if not args.quiet:
         for note in notes:
             tell(note)

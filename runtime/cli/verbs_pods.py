@@ -67,7 +67,8 @@ class PodArgs(AppcArgs):
     machined: bool
 
 
-_UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")
+UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's UUID from FILE, as --uuid-file-save wrote it")
+_UUID_FILE = UUID_FILE
 _FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
 _FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
 _QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
@@ -210,6 +211,7 @@ POD_VERBS: dict[str, Verb] = {
                 "the keys that leave the pod to itself, with commas: characters or ctrl-X (default ctrl-p,ctrl-q); or none",
             ),
             ("--no-stdin", "", "flag", "", "Pods", "only look: pass no input on"),
+            UUID_FILE,
         ),
         (),
         "look at and type on the terminal of a pod",

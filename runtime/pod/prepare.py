@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["copies", "more_of", "prepare", "stand", "uptime", "write"]
 
 
-def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True) -> str:
+def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True, command: bytes = b"") -> str:
     """Make the pod that `recipe` and `options` describe and return its UUID; on an error nothing is left.
 
-    With `lasting` it survives a power cut; that is of no use to one that is started at once.  StateError when another pod
-    has its name.
+    `command` is kept for `generate systemd`, see pyrun.cli.origin.  With `lasting` it survives a power cut; that is of no use to
+    one that is started at once.  StateError when another pod has its name.
     """
     if options.pod_name:
         check_name(options.pod_name, "--pod-name")
@@ -49,6 +49,8 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
 
     def fill(directory: int) -> None:
         write(directory, "plan", recipe.block_for(uuid))
+        if command:
+            write(directory, "command", command)
         if health is not None:
             _write_health(directory, health, recipe, uuid)
         write(directory, "keep", keep)

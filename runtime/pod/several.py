@@ -63,11 +63,11 @@ class App:
 
 
 def prepare_several(
-    apps: list[App], pods: Pods, store: Store, host: Host, uuid: str, *, explain: list[str], lasting: bool = True
+    apps: list[App], pods: Pods, store: Store, host: Host, uuid: str, *, explain: list[str], lasting: bool = True, command: bytes = b""
 ) -> list[str]:
     """Make a pod of these apps that is ready for the keeper, and return notes for the user; on an error nothing is left.
 
-    UsageError and ConfigError for what does not go together.
+    `command` is kept for `generate systemd`.  UsageError and ConfigError for what does not go together.
     """
     pod = apps[0].options
     _check(apps)
@@ -81,7 +81,7 @@ def prepare_several(
     made = [_decide(app, pods, store, host, uuid, explain, notes, together) for app in apps]
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
-    files = _files(apps, [config for config, _ in made], identifiers, uuid)
+    files = _files(apps, [config for config, _ in made], identifiers, uuid) | ({"command": command} if command else {})
 
     def fill(directory: int) -> None:
         for name, data in files.items():

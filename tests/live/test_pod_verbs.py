@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,3 +110,40 @@ def test_interrupting_a_waiter_harms_nobody(pyrun: Pyrun, detach: Detach) -> Non
         out, err = one.communicate(timeout=20)
         assert (one.returncode, out, err) == (130, "", "")
     assert json.loads(pyrun("status", "--format", "json", uuid, code=0).out)["state"] == "running"
+
+
+def test_a_file_names_the_pod_to_enter(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    file = tmp_path / "uuid"
+    detach("sleep 1000", "--uuid-file-save", str(file))
+    for words in (["exec", "--uuid-file", file, "/bin/echo", "--x"], ["exec", f"--uuid-file={file}", "--", "/bin/echo", "--x"]):
+        assert pyrun(*words, code=0).out == "--x\n"
+    assert pyrun("enter", "--uuid-file", file, input="echo $0\n", code=0).out == "/bin/sh\n"
+    assert "needs a command" in pyrun("exec", "--uuid-file", file, code=2).err
+    assert "no such file" in pyrun("exec", "--uuid-file", tmp_path / "none", "/bin/true", code=2).err
+    assert "no terminal" in pyrun("attach", "--uuid-file", file, code=125).err
+    assert "takes one pod" in pyrun("attach", "--uuid-file", file, "x", code=2).err
+
+
+def test_a_unit_for_a_pod_does_what_made_it(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """Without what only the background has; its ExecStart run by hand does the same as the pod did."""
+    (tmp_path / "file").write_text("content")
+    script = "cat /file; echo $X; test ! -t 0"
+    words = ["-de", "X=a b", "--restart=always", "--pod-name", "maker", "-v./file:/file:ro", "-qw", "/tmp", busybox, "--exec", "/bin/sh"]
+    uuid = pyrun("run", *words, "--", "-c", script, cwd=tmp_path, code=0).out.strip()
+    made = {name: pyrun("generate", "systemd", name, code=0) for name in ("maker", uuid)}
+    lines = made["maker"].out.splitlines()
+    assert f"WorkingDirectory={tmp_path}" in lines and f"RequiresMountsFor={tmp_path}/file" in lines and "SyslogIdentifier=maker" in lines
+    assert lines.index("Restart=always") > lines.index("Restart=on-failure")
+    start = shlex.split(next(line for line in lines if line.startswith("ExecStart=")).removeprefix("ExecStart=").replace("$$", "$"))
+    kept = ["-e", "X=a b", "-v./file:/file:ro", "-w", "/tmp", *map(str, words[-3:]), "--", "-c", script]
+    assert start[1:] == ["--root", str(pyrun.root), "run", *kept]
+    done = subprocess.run(start, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "contenta b\n", "")
+    pyrun("rm", "--force", uuid, code=0)
+    tagged = pyrun("prepare", "--tty", "--pod-name", "both", "--health-cmd", "true", busybox, code=0).out.strip()
+    assert "left out" in (told := pyrun("generate", "systemd", "both", code=0).err) and "--tty" in told and "--health-cmd" in told
+    pyrun("image", "tag", "example.com/busybox", "both", code=0)
+    refused = pyrun("generate", "systemd", "both", code=2).err
+    assert "is a pod and an image" in refused and tagged in refused
+    assert pyrun("generate", "systemd", tagged, code=0).out
+    pyrun("rm", tagged, code=0)
