@@ -87,7 +87,7 @@ static int is_true(struct span value)
 
 static int read_end(struct row *row, int pod)
 {
-    static const unsigned char keys[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, LOST, LOG_DROPPED};
+    static const unsigned char keys[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, OOM_GROUP, LOST, LOG_DROPPED};
     struct span end[KEYS] = {{0, 0}};
 
     if (read_record(&list, pod, "exit", end) < 0)
@@ -141,7 +141,7 @@ static int read_running(struct row *row, int pod)
 /* One pod: 1 when it is in the list or has moved on, 0 when only Python knows what it is. */
 static int read_pod(int phases, int phase, const char *uuid)
 {
-    static const unsigned char keys[] = {APP, NAME, IMAGE, CREATED, RESTART, LOG, EXIT_POLICY, PID_NAMESPACE, POD_NAME};
+    static const unsigned char keys[] = {APP, NAME, IMAGE, CREATED, RESTART, LOG, EXIT_POLICY, PID_NAMESPACE, ISOLATORS, POD_NAME};
     struct span pod[KEYS] = {{0, 0}};
     struct row *row = list.rows + list.count;
     struct stat st;
@@ -159,7 +159,9 @@ static int read_pod(int phases, int phase, const char *uuid)
     }
     (void)str_add(str_add(path, path + sizeof path, uuid), path + sizeof path, "/pod");
     found = read_record(&list, dir < 0 ? phases : dir, dir < 0 ? path : path + length + 1, pod);
-    if (found <= 0 || pod[APPS].size != 0) /* a moment later it may stand in the next phase */
+    if (found > 0 && (pod[APPS].size != 0 || (list.json && pod[ISOLATORS].size != 0)))
+        return 0; /* their members are objects, which are printed in another form than they have here */
+    if (found <= 0) /* a moment later it may stand in the next phase */
         return found == 0 && sys_call4(__NR_newfstatat, phases, uuid, &st, 0) == -ENOENT;
     memset(row, 0, sizeof *row);
     memcpy(row->uuid, uuid, length + 1);
@@ -264,6 +266,7 @@ void list_pods(int argc, char **argv, char **envp)
     if ((unsigned long)map > -4096UL || join(path, root, "/pods/garbage/..", "") == 0)
         return;
     list.at = (char *)map;
+    list.json = (how & (JSON | QUIET)) == JSON;
     list.end = list.at + LIST_ROOM;
     list.rows = take(&list, sizeof *list.rows * MOST_PODS);
     list.order = take(&list, sizeof *list.order * MOST_PODS);
@@ -274,7 +277,7 @@ void list_pods(int argc, char **argv, char **envp)
         sort();
         if (how & QUIET)
             write_ids(&list);
-        else if (how & JSON)
+        else if (list.json)
             write_json(&list);
         else
             write_table(&list, (how & FULL) != 0, (how & NO_LEGEND) == 0);

@@ -8,8 +8,8 @@
 
 /* The members of a pod's records that matter, see pyrun.pod.status; list_scan.c has their names. */
 enum {
-    APP, NAME, IMAGE, CREATED, RESTART, LOG, EXIT_POLICY, PID_NAMESPACE, POD_NAME, APPS, CGROUP, KEEPER,
-    STARTED, RESTARTS, PID, HEALTH, FAILING, CODE, SIGNAL, FINISHED, OOM, LOST, LOG_DROPPED, KEYS
+    APP, NAME, IMAGE, CREATED, RESTART, LOG, EXIT_POLICY, PID_NAMESPACE, ISOLATORS, POD_NAME, APPS, CGROUP, KEEPER,
+    STARTED, RESTARTS, PID, HEALTH, FAILING, CODE, SIGNAL, FINISHED, OOM, OOM_GROUP, LOST, LOG_DROPPED, KEYS
 };
 
 enum { PREPARING, PREPARED, RUNNING, EXITED, PAUSED, RESTARTING };
@@ -32,6 +32,7 @@ struct list {
     struct row *rows, **order;
     size_t count;
     char *at, *end; /* free memory */
+    int json;       /* it is wanted as JSON */
     char *text;     /* the output up to `at`; 0 when there was not enough room */
 };
 

@@ -16,6 +16,7 @@ const struct field fields[KEYS] = {
     [LOG] = FIELD("log", '"'),
     [EXIT_POLICY] = FIELD("exit_policy", '"'),
     [PID_NAMESPACE] = FIELD("pid_namespace", '"'),
+    [ISOLATORS] = FIELD("isolators", '{'),
     [POD_NAME] = FIELD("pod_name", '"'),
     [APPS] = FIELD("apps", '['),
     [CGROUP] = FIELD("cgroup", '"'),
@@ -29,6 +30,7 @@ const struct field fields[KEYS] = {
     [SIGNAL] = FIELD("signal", '0'),
     [FINISHED] = FIELD("finished", '0'),
     [OOM] = FIELD("oom", 't'),
+    [OOM_GROUP] = FIELD("oom_group", 't'),
     [LOST] = FIELD("lost", 't'),
     [LOG_DROPPED] = FIELD("log_dropped", '0'),
 };
@@ -128,7 +130,7 @@ static int key_of(const char *at, size_t size)
 
 static int has_kind(const char *at, char kind)
 {
-    return kind == '0' ? *at >= '0' && *at <= '9' : kind == 't' ? *at == 't' || *at == 'f' : *at == kind;
+    return kind == '0' ? *at >= '0' && *at <= '9' : kind == 't' ? *at == 't' || *at == 'f' : *at == kind || (kind == '{' && *at == '[');
 }
 
 static int scan(const char *at, struct span of[KEYS])

@@ -148,7 +148,7 @@ def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more
     return units.service(
         name,
         command,
-        [*command[: command.index("run")], "gc"],
+        [*command[: command.index("run")], "gc", "--grace-period", "1h"],  # others' pods may be wanted for their logs
         started=registered,
         mounts=[args.root, *sources],
         retain=[cap for app in apps for cap in app.caps_retain or ()],

@@ -12,9 +12,11 @@ DESCRIPTION = (
 # verb (or group) -> paragraphs
 ABOUT: dict[str, tuple[str, ...]] = {
     "run": (
-        "Runs an image in the foreground and exits as its program does. IMAGE is the path of an .aci file, which is imported first,"
-        " or names a stored image: its id, the beginning of one, or NAME[:VERSION][,LABEL=VALUE].",
-        "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them.",
+        "Runs an image in the foreground and exits as its program does. IMAGE is a file, a layout's directory, oci:PATH,"
+        " oci-archive:PATH, docker-archive:PATH, docker://HOST/REPOSITORY:TAG, an https URL, or names a stored image: its id, the"
+        " beginning of one, a tag, or NAME[:VERSION][,LABEL=VALUE]. What is not stored is imported first.",
+        "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them; another image"
+        " makes a pod of several apps.",
         "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options=image` gives that up by name.",
     ),
     "attach": (

@@ -16,10 +16,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["PHASES", "exit_code", "listing", "status"]
+__all__ = ["ALIVE", "COPIED", "ENDED", "PHASES", "exit_code", "listing", "status"]
 
 PHASES = ("preparing", "prepared", "running", "exited")
-_COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace", "isolators")
+# What a pod of one app tells the launcher knows too, in this order: native/list_text.c
+COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace", "isolators")
+ALIVE = ("cgroup", "started", "restarts", "pid", "health", "failing")
+ENDED = ("code", "signal", "started", "finished", "restarts", "oom", "oom_group", "lost", "log_dropped")
 _OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "oom_group", "lost")
 
 
@@ -88,7 +91,7 @@ def _status(pods: Pods, phase: str, uuid: str) -> dict[str, object] | None:
     try:
         record = read_json(fd, "pod")
         found: dict[str, object] = {"uuid": uuid, "pod_name": record.get("pod_name", ""), "state": phase}
-        found.update((name, record[name]) for name in _COPIED if name in record)
+        found.update((name, record[name]) for name in COPIED if name in record)
         if not record:
             found["damaged"] = True
         if apps_of(record):
@@ -109,7 +112,7 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
         return
     run = read_json(fd, "run")
     found["cgroup"] = run.get("cgroup") or record.get("cgroup") or ""
-    for name in ("started", "restarts", "pid"):
+    for name in ALIVE[1:4]:
         if name in run:
             found[name] = run[name]
     _apps(found, run)
@@ -118,7 +121,7 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
     elif "pid" not in found and read_json(fd, "exit"):
         found["state"] = "restarting"
     health = read_json(fd, "health") if "pid" in run else {}
-    found.update((name, health[name]) for name in ("health", "failing") if name in health)
+    found.update((name, health[name]) for name in ALIVE[4:] if name in health)
     if frozen(str(found["cgroup"])):
         found["state"] = "paused"
 
@@ -126,7 +129,7 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
 def _ended(fd: int, found: dict[str, object]) -> None:
     end = read_json(fd, "exit")
     _apps(found, end)
-    for name in ("code", "signal", "started", "finished", "restarts", "oom", "oom_group", "lost", "log_dropped"):
+    for name in ENDED:
         if name in end:
             found[name] = end[name]
     if "code" not in end:

@@ -7,6 +7,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import COMMAND
+from harness import COMMAND, TOP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyrun.cli.main import main
 from pyrun.pod.state import Pods, new_uuid
+from pyrun.pod.status import ALIVE, COPIED, ENDED
 
 WAYS = (
     [],
@@ -107,11 +109,12 @@ USUAL: list[Pod] = [
     ("running", {"pod": record(), "run": run(), "exit": ended()}, False),
     ("running", {"pod": record()}, False),
     ("exited", {"pod": record(), "exit": ended()}, False),
-    ("exited", {"pod": record(name="a-longer-name.example.com/x"), "exit": ended(code=0, signal=9, oom=True)}, False),
+    ("exited", {"pod": record(name="a-longer-name.example.com/x"), "exit": ended(code=0, signal=9, oom=True, oom_group=True)}, False),
     ("exited", {"pod": record(), "exit": ended(code=125, lost=True, log_dropped=12)}, False),
     ("exited", {"pod": record(), "exit": ended(lost=False)}, False),
     ("exited", {"pod": record(exit_policy="main-app", pid_namespace="app")}, False),
 ]
+ISOLATED: Pod = ("prepared", {"pod": record(isolators=[{"name": "resource/memory", "value": {"limit": "64Mi"}}])}, False)
 
 
 @pytest.mark.parametrize("words", WAYS, ids=" ".join)
@@ -123,6 +126,8 @@ def test_usual_pods_need_no_python(launcher: Path, tmp_path: Path, words: list[s
     expected = by_python(tmp_path, *words)
     assert by_launcher(launcher, tmp_path, *words) == expected
     assert expected.count("\n") >= 3 * len(USUAL)
+    make(tmp_path, [ISOLATED])
+    assert by_launcher(launcher, tmp_path, *words) == (None if words == ["--format", "json"] else by_python(tmp_path, *words))
 
 
 @pytest.mark.parametrize(
@@ -155,6 +160,14 @@ def test_whatever_stands_there_is_listed(launcher: Path, tmp_path: Path, change:
     for words in WAYS:
         expected = by_python(tmp_path, *words)
         assert by_launcher(launcher, tmp_path, *words) in (None, expected)
+
+
+def test_both_know_the_same_members() -> None:
+    """What a later version adds to Python's listing it adds to the launcher's."""
+    text = (TOP / "native" / "list_text.c").read_text()
+    for name, members in (("first", COPIED), ("alive", ALIVE), ("ended", ENDED)):
+        (found,) = re.findall(rf"\b{name}\[\] = {{([A-Z_, \n]+)}}", text)
+        assert [word.strip().lower() for word in found.split(",")] == list(members)
 
 
 VALUES: st.SearchStrategy[Any] = st.one_of(
