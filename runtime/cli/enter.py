@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from pyrun.cli.explain import explainer
-from pyrun.cli.references import one_pod
 from pyrun.engine.launch import Slots, become
 from pyrun.errors import PyrunError, UsageError
 from pyrun.plan import ops
@@ -34,7 +33,7 @@ def run(args: Args) -> int:
         from pyrun.cli.specs import merge_env_files
 
         env = {**merge_env_files(args.set_env_file), **env}
-    with find_enterable(Pods(args.root), one_pod(args), args.app) as live:
+    with find_enterable(Pods(args.root), _pod(args), args.app) as live:
         plan = make_plan(
             live,
             args.argv,
@@ -52,3 +51,11 @@ def run(args: Args) -> int:
             become(ops.encode(plan), slots, f"pyrun: enter {live.uuid}", args.root, str(live.init))
         except OSError as error:
             raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
+
+
+def _pod(args: Args) -> str:
+    if not args.uuid_file:
+        return args.pod
+    from pyrun.cli.references import one_pod  # not for everybody
+
+    return one_pod(args)
