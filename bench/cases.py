@@ -139,6 +139,22 @@ class Bench:
             subjects += [self.prepared(), self.cli(), self.cli("pyrun run, cache/run emptied", before=self.stage.forget)]
         return interleave([*subjects, *self.peers()], rounds, max(3, rounds // 10))
 
+    def network(self, rounds: int) -> dict[str, Series]:
+        """The start of /bin/true without a network and with one, Python deciding; in a network namespace that is thrown away."""
+        holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=NULL, stdout=NULL)
+        try:
+            time.sleep(0.2)
+            pyrun = (str(self.stage.pyrun), "--root", str(self.stage.root))
+            within = (shutil.which("nsenter") or "nsenter", f"--net=/proc/{holder.pid}/ns/net", *pyrun)
+            subjects: list[Subject] = []
+            for flags in (("--net", "none"), ("--net", "default"), ("-p", "8080:80")):
+                words = (*within, "run", *flags, *TRUE[1:])
+                subjects.append(self.command(f"pyrun run {' '.join(flags)}", *words, before=self.stage.forget))
+            return interleave(subjects, rounds, max(3, rounds // 10))
+        finally:
+            holder.kill()
+            holder.wait()
+
     def enter(self, rounds: int) -> dict[str, Series]:
         """/bin/true in a running container, which sleeps: pyrun by the launcher alone and through Python, and the peers."""
         uuid = self.stage.directory / "entered"

@@ -32,6 +32,7 @@ CASES = (
         "parent",
         "cli",
         "enter",
+        "net",
         "stop",
         "background",
         "exec",
@@ -213,6 +214,8 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
         results.series["start"] = bench.start(wanted, rounds)
     if "enter" in wanted:
         results.series["enter"] = bench.enter(rounds)
+    if "net" in wanted:
+        results.series["net"] = bench.network(rounds)
     if wanted & set(pods.TITLES):
         tell("bench: pods in the background")
         results.series.update(pods.measure(bench, wanted, rounds))
@@ -261,6 +264,7 @@ def measure_unpacking(results: Results, bench: Bench, rounds: int) -> None:
 def show(results: Results) -> None:
     titles = {
         "start": ("start of /bin/true, ms", {"crun run": "of crun", "runc run": "of runc"}),
+        "net": ("/bin/true with a network, decided by Python each time, ms", {"pyrun run --net none": "of none"}),
         "enter": ("/bin/true in a running container, ms", {"crun exec": "of crun", "runc exec": "of runc"}),
         "exec": ("exec and reap, ms", {"static, no libc": "of no libc"}),
         "import": ("image of 200 MB, gzip, ms", {"gzip -dc | tar -x": "of tar", "gzip -dc | tar -x && sync -f": "of synced"}),

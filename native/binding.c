@@ -283,6 +283,18 @@ static int netns_loopback(void)
     return r;
 }
 
+/* Nobody on a pod's network is its router but the host, which says so without advertisements (CVE-2020-10749). */
+static void netns_no_advertisements(void)
+{
+    int fd = open("/proc/sys/net/ipv6/conf/default/accept_ra", O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        if (write(fd, "0", 1) < 0)
+            errno = 0; /* without IPv6 there is nothing to be told */
+        close(fd);
+    }
+}
+
 static int netns_main(void *argument)
 {
     struct netns *n = argument;
@@ -291,6 +303,8 @@ static int netns_main(void *argument)
         n->ns = -errno;
     else
         n->ns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+    if (n->from < 0)
+        netns_no_advertisements();
     if (n->ns >= 0 && (n->socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, n->family)) < 0)
         n->socket = -errno;
     _exit(0);

@@ -21,7 +21,7 @@ from __future__ import annotations
 from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, TOLD
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
-from pyrun.cli.verbs_network import NETWORK
+from pyrun.cli.verbs_network import NETWORK, NETWORKS
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL, UUID_FILE
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
@@ -273,6 +273,7 @@ VERBS: dict[str, Verb] = {
     ),
     **IMAGES,
     **APPC_VERBS,
+    **NETWORKS,
     "gc": (
         "gc",
         "",

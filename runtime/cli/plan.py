@@ -15,7 +15,10 @@ from pyrun.pod.state import Pods, new_uuid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
+    from pyrun.images.store import Image
+    from pyrun.plan.config import Config
     from pyrun.plan.ops import Plan
+    from pyrun.pod.options import Options
 
 __all__ = ["refuse_several", "run"]
 
@@ -26,13 +29,15 @@ def run(args: Args) -> int:
     store = Store(args.root)
     notes: list[str] = []
     image = find_image(args, store)
-    _, plan = decide(options_of(args), store, image, Pods(args.root), host.probe(), new_uuid(), notes)
+    options = options_of(args)
+    config, plan = decide(options, store, image, Pods(args.root), host.probe(), new_uuid(), notes)
+    network = _network(options, image, config)
     for note in notes:
         tell(note)
     if args.format == "json":
         emit_json(View(plan, notes).to_json())
     else:
-        print(_text(plan))
+        print("\n".join([*network, _text(plan)]))
     return 0
 
 
@@ -50,3 +55,17 @@ def _text(plan: Plan) -> str:
         origin = f"[{one[7]}]" if one[7] else ""
         lines.append(f"{number:3}  {escape(describe(one)):{width}}  {escape(origin)}".rstrip())
     return "\n".join(lines)
+
+
+def _network(options: Options, image: Image, config: Config) -> list[str]:
+    """What is made in the host before the plan, in words."""
+    if config.network != "own":
+        return []
+    from pyrun.pod.network import wanted
+
+    want = wanted(options, [image], config)
+    lines = [f"join network {one['network']}{' with ' + ', '.join(one['args']) if one['args'] else ''}" for one in want["nets"]]
+    lines += [f"join the network of {want['join']}"] if want["join"] else []
+    for kind, address, port, inside in want["ports"]:
+        lines.append(f"forward {address + ':' if address else ''}{port}/{kind} of the host to port {inside}")
+    return [f"  -  {escape(line)}" for line in lines]

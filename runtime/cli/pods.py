@@ -111,14 +111,22 @@ def _show(args: Args, found: list[dict[str, object]]) -> None:
 
 def _say_all(facts: dict[str, object], before: str) -> None:
     for name, value in facts.items():
-        if value not in ("", None):
+        if value not in ("", None, []):
             say(f"{before}{name}={_value(name, value)}")
 
 
 def _value(name: str, value: object) -> object:
+    if name == "networks" and isinstance(value, list):
+        return " ".join(f"{one['network']}:{','.join(one['addresses'])}" for one in value)
+    if name == "ports" and isinstance(value, list):
+        return " ".join(f"{_host_port(one)}->{one['address']}:{one['port']}/{one['protocol']}" for one in value)
     if name in ("created", "started", "finished") and isinstance(value, int):
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(value // 10**9)) + f".{value % 10**9:09d}Z"
     return str(value).lower() if isinstance(value, bool) else value
+
+
+def _host_port(one: dict[str, object]) -> str:
+    return f"{one['host_address']}:{one['host_port']}" if one["host_address"] else str(one["host_port"])
 
 
 def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:

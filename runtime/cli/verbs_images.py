@@ -38,10 +38,10 @@ class ImageArgs:
     overwrite: bool
 
 
-_FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
-_FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
+FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
+FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
 _FORMAT_JSON: Option = ("--format", "FORMAT", "str", "json text", "Output", "print JSON or a summary as text (default json)")
-_NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
+NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
 _FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
 _QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 _OVERWRITE: Option = ("--overwrite", "", "flag", "", "Output", "replace what is there")
@@ -84,25 +84,25 @@ IMAGES: dict[str, Verb] = {
     "image list": (
         "image_list",
         "",
-        (_FORMAT_TABLE, _FULL, _NO_LEGEND, *_LIST),
+        (FORMAT_TABLE, _FULL, NO_LEGEND, *_LIST),
         (("quiet", "columns"), ("quiet", "format")),
         "list the stored images",
     ),
     "image show": ("image", "REF", (_FORMAT_JSON,), (), "print the record and the manifest of a stored image"),
-    "image history": ("image", "REF", (_FORMAT_TABLE, _FULL, _NO_LEGEND), (), "show how an image was made and what its layers are"),
+    "image history": ("image", "REF", (FORMAT_TABLE, _FULL, NO_LEGEND), (), "show how an image was made and what its layers are"),
     "image verify": (
         "image",
         "[REF]...",
-        (("--all", "", "flag", "", "Images", "verify every stored image, and the names and notes of the store"), _FORMAT_TEXT),
+        (("--all", "", "flag", "", "Images", "verify every stored image, and the names and notes of the store"), FORMAT_TEXT),
         (),
         "check stored images against their digests",
     ),
-    "image tag": ("image", "REF NAME", (_FORMAT_TEXT,), (), "give a stored image a further name"),
-    "image rm": ("image", "REF...", (_FORMAT_TEXT,), (), "remove images, or tags, from the store"),
-    "image gc": ("image", "", (*_PRUNE, _FORMAT_TEXT), (), "remove what no image needs; with --all also images that no pod uses"),
-    "image prune": ("image", "", (*_PRUNE, _FORMAT_TEXT), (), "the same as `image gc`"),
-    "image du": ("image", "", (_FORMAT_TABLE, _FULL, _NO_LEGEND), (), "show what images take on disk, shared and alone"),
-    "image tags": ("image_tags", "NAME", (_FORMAT_TEXT, ALLOW_HTTP), (), "list the tags that a registry has of a repository"),
+    "image tag": ("image", "REF NAME", (FORMAT_TEXT,), (), "give a stored image a further name"),
+    "image rm": ("image", "REF...", (FORMAT_TEXT,), (), "remove images, or tags, from the store"),
+    "image gc": ("image", "", (*_PRUNE, FORMAT_TEXT), (), "remove what no image needs; with --all also images that no pod uses"),
+    "image prune": ("image", "", (*_PRUNE, FORMAT_TEXT), (), "the same as `image gc`"),
+    "image du": ("image", "", (FORMAT_TABLE, _FULL, NO_LEGEND), (), "show what images take on disk, shared and alone"),
+    "image tags": ("image_tags", "NAME", (FORMAT_TEXT, ALLOW_HTTP), (), "list the tags that a registry has of a repository"),
     "image export": (
         "image_out",
         "REF [FILE]",

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from pyrun.cli.verbs_images import FORMAT_TABLE, FORMAT_TEXT, NO_LEGEND
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from pyrun.cli.options import Option
+    from pyrun.cli.options import Option, Verb
 
+    Number: TypeAlias = int | None
     Text: TypeAlias = str | None
     Words: TypeAlias = list[str]
 
@@ -27,6 +30,15 @@ class NetworkArgs:
     dns_opt: Words
     dns_domain: Text
     hosts_entry: Words
+    names: Words
+    network: str
+    subnet: Words
+    kind: str
+    bridge: Text
+    mtu: Number
+    internal: bool
+    no_masquerade: bool
+    no_ipv6: bool
 
 
 NETWORK: tuple[Option, ...] = (
@@ -55,3 +67,27 @@ NETWORK: tuple[Option, ...] = (
     ("--dns-domain", "DOMAIN", "str", "", "Network", "the pod's own domain in resolv.conf"),
     ("--hosts-entry", "ADDRESS=NAME", "list", "", "Network", "a line of /etc/hosts, or host for the host's file"),
 )
+
+_CREATE: tuple[Option, ...] = (
+    ("--subnet", "ADDRESS/LENGTH", "list", "", "Network", "addresses, once for IPv4 and once for IPv6 (default: some that are free)"),
+    ("--kind", "KIND", "str", "bridge ptp", "Network", "pods on one bridge (the default), or each with a link to the host alone (ptp)"),
+    ("--bridge", "NAME", "str", "", "Network", "name of the bridge (default pyrunN)"),
+    ("--mtu", "BYTES", "int", "68..65535", "Network", "largest packet"),
+    ("--internal", "", "flag", "", "Network", "no way out: pods reach each other and the host only"),
+    ("--no-masquerade", "", "flag", "", "Network", "let pods reach out with their own addresses; others need a route to them"),
+    ("--no-ipv6", "", "flag", "", "Network", "choose no IPv6 addresses"),
+)
+
+NETWORKS: dict[str, Verb] = {
+    "network list": ("network", "", (FORMAT_TABLE, NO_LEGEND), (), "list networks, those of CNI configurations included"),
+    "network show": ("network", "NETWORK", (FORMAT_TEXT,), (), "show a network and who is on it"),
+    "network create": ("network", "NETWORK", (*_CREATE, FORMAT_TEXT), (), "make a network"),
+    "network rm": (
+        "network",
+        "NAME...",
+        (("--force -f", "", "flag", "", "Network", "even while pods are on it, which then have no way out"),),
+        (),
+        "remove networks",
+    ),
+    "network check": ("network", "POD...", (), (), "look whether the networks of running pods are as they were made"),
+}

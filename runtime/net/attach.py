@@ -11,7 +11,6 @@ What it does not take is here: links in `networks`, elements of our table, lines
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -72,12 +71,19 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
         for fd in (ns, sock):
             if fd >= 0:
                 os.close(fd)
-        with contextlib.suppress(PyrunError, OSError):
-            detach(root, uuid, pod, record)
+        _give_up(root, uuid, pod, record)
         if isinstance(error, OSError) and not isinstance(error, PyrunError):
             raise _refused(error) from error
         raise
     return ns
+
+
+def _give_up(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
+    """The first error is what is told; where this fails too, `gc` tries again."""
+    try:
+        detach(root, uuid, pod, record)
+    except (PyrunError, OSError):
+        return
 
 
 def _limit(link: Netlink, inside: Netlink, made: dict[str, Any], rates: dict[str, int]) -> None:
@@ -149,11 +155,12 @@ def records(root: str) -> dict[str, dict[str, Any]]:
     """Return what the network of each living pod is, by UUID, of those that have one of their own."""
     found: dict[str, dict[str, Any]] = {}
     for phase in ("running", "prepared"):
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(f"{root}/pods/{phase}"):
-                record = _read(entry.path + "/" + _RECORD)
-                if record and leases.alive(root, entry.name):
-                    found[entry.name] = record
+        if not os.path.isdir(f"{root}/pods/{phase}"):
+            continue
+        for entry in os.scandir(f"{root}/pods/{phase}"):
+            record = _read(entry.path + "/" + _RECORD)
+            if record and leases.alive(root, entry.name):
+                found[entry.name] = record
     return found
 
 
@@ -263,8 +270,7 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
             leases.release(f"{root}/networks/{claim}", uuid)
     if failed is not None:
         raise failed  # the record stays, so that `gc` asks again
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_RECORD, dir_fd=pod)
+    leases.unlink(_RECORD, dir_fd=pod)
 
 
 def _delete(uuid: str, record: dict[str, Any]) -> PyrunError | None:

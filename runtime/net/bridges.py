@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.net.networks import Network
 
-__all__ = ["alias_of", "check", "connect", "link_local", "make", "open_ports", "ready"]
+__all__ = ["alias_of", "check", "connect", "is_ours", "link_local", "make", "open_ports", "ready"]
 
 _SYSCTL = "/proc/sys/net/"
 _OURS = ("ip", "mac", "mtu", "name")
@@ -29,6 +29,11 @@ _OURS = ("ip", "mac", "mtu", "name")
 def alias_of(root: str, network: str) -> str:
     """Return what ip-link(8) shows as the alias of our bridges: whose they are."""
     return f"pyrun {root} {network}"[:255]
+
+
+def is_ours(fields: dict[int, bytes], root: str, network: str) -> bool:
+    """Whether a bridge with these attributes is that network's."""
+    return fields.get(ALIAS, b"").rstrip(b"\0").decode(errors="replace") == alias_of(root, network)
 
 
 def ready(network: Network, link: Netlink) -> bool:
@@ -44,7 +49,7 @@ def make(root: str, network: Network, link: Netlink) -> None:
         return
     found = link.link(network.bridge)
     if found is not None:
-        if found[1].get(ALIAS, b"").rstrip(b"\0").decode() != alias_of(root, network.name):
+        if not is_ours(found[1], root, network.name):
             hint = f"remove it (ip link del {network.bridge}), or make the network anew with another name for its bridge"
             raise StateError("make bridge", network.bridge, "there is such an interface, and it is not this network's", hint=hint)
         return

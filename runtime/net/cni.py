@@ -66,12 +66,14 @@ def find(root: str, name: str) -> str | None:
 
 def _load(path: str) -> dict[str, Any]:
     """A conflist, or one plug-in's configuration as a list of one; ConfigError for a malformed file."""
+    import json
+
     try:
         with open(path, "rb") as file:
-            found = fastjson.loads(file.read(_MAX))
+            found = json.loads(file.read(_MAX))
     except OSError as error:
         raise ConfigError("read network configuration", path, errno=error.errno or 0) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ConfigError("read network configuration", path, "not JSON", hint="see cni.dev/docs/spec") from None
     if isinstance(found, dict) and "plugins" not in found and "type" in found:
         found = {"name": found.get("name"), "cniVersion": found.get("cniVersion", "0.3.1"), "plugins": [found]}
@@ -165,8 +167,10 @@ def check(uuid: str, ns: str, made: dict[str, Any]) -> None:
     """CHECK by every plug-in, `ns` is the path of the namespace; ConfigError when one finds something wrong.  From 0.4.0 on."""
     if _version(made["conf"]) < (0, 4, 0) or made["conf"].get("disableCheck"):
         return
+    result = dict(made["result"])  # what named the namespace at the start is gone
+    result["interfaces"] = [{**one, **({"sandbox": ns} if one.get("sandbox") else {})} for one in result.get("interfaces") or []]
     for plugin in made["conf"]["plugins"]:
-        _call("CHECK", uuid, ns, plugin, made, made.get("result"))
+        _call("CHECK", uuid, ns, plugin, made, result)
 
 
 def delete(uuid: str, made: dict[str, Any]) -> None:
@@ -221,9 +225,11 @@ def _call(command: str, uuid: str, ns: str, plugin: dict[str, Any], made: dict[s
 
 
 def _answer(step: str, name: str, code: int, out: bytes, err: bytes) -> dict[str, Any] | None:
+    import json
+
     try:
-        said = fastjson.loads(out) if out.strip() else None
-    except ValueError:
+        said = json.loads(out) if out.strip() else None
+    except (ValueError, RecursionError):
         said = None
     if code:
         message = f"{said.get('msg', '')} {said.get('details', '')}".strip() if isinstance(said, dict) else ""

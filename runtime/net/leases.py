@@ -6,7 +6,6 @@ pod lives, which a lock of the kernel's says (pyrun.pod.state): what a dead pod 
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from pyrun.errors import ConfigError, UsageError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from pyrun.net.addresses import Subnet
     from pyrun.net.networks import Network
 
-__all__ = ["alive", "claim", "lease", "orphans", "release"]
+__all__ = ["alive", "claim", "lease", "orphans", "release", "unlink"]
 
 
 def alive(root: str, uuid: str) -> bool:
@@ -52,11 +51,18 @@ def claim(root: str, path: str, uuid: str) -> str:
                 return ""
             if owner and alive(root, owner):
                 return owner
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            unlink(path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     return claim(root, path, uuid)
+
+
+def unlink(path: str, dir_fd: int | None = None) -> None:
+    """Remove a file, if it is there."""
+    try:
+        os.unlink(path, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return
 
 
 def owner_of(path: str) -> str:
@@ -121,8 +127,7 @@ def release(path: str, uuid: str) -> bool:
     """Give up what `path` stands for if it is this pod's; whether it was."""
     if owner_of(path) != uuid:
         return False
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    unlink(path)
     return True
 
 

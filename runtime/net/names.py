@@ -9,7 +9,6 @@ A file is changed in place, by one write(2): the pod has this very file mounted.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 TYPE_CHECKING = False
@@ -69,12 +68,16 @@ def _change(root: str, network: str, lines: list[str]) -> None:
         file.write("".join(line + "\n" for line in lines))
     os.rename(path + ".new", path)
     section = _section(network, lines, "")
-    with contextlib.suppress(FileNotFoundError):
+    try:
         owners = {os.readlink(entry.path) for entry in os.scandir(f"{root}/networks/{network}") if entry.is_symlink()}
-        for uuid in owners:
-            own = _section(network, lines, uuid) if any(line.endswith(uuid) for line in lines) else section
-            with contextlib.suppress(FileNotFoundError):
-                _replace(_hosts_of(root, uuid), network, own)
+    except FileNotFoundError:
+        return
+    for uuid in owners:
+        own = _section(network, lines, uuid) if any(line.endswith(uuid) for line in lines) else section
+        try:
+            _replace(_hosts_of(root, uuid), network, own)
+        except FileNotFoundError:
+            continue  # it has just gone
 
 
 def _section(network: str, lines: list[str], uuid: str) -> str:

@@ -194,6 +194,15 @@ class Netlink:
             body += pack(_GATEWAY, _raw(gateway)[1])
         self.ask(NEWROUTE, _ACK | _CREATE, body, f"{target or 'default'}/{length}")
 
+    def addresses(self, name: str) -> set[str]:
+        """Return ADDRESS/LENGTH of each address of a link, link-local ones left out."""
+        index, found = self.index(name), set()
+        for _, body in self.ask(GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
+            family, length, _, scope, at = _ADDRESS.unpack_from(body)
+            if at == index and scope != 253:
+                found.add(f"{_socket.inet_ntop(family, attributes(body[8:])[_IFA_ADDRESS])}/{length}")
+        return found
+
     def routes(self) -> list[tuple[str, int, int]]:
         """Return (target, length, number of the link) of every route of the main table but default ones."""
         found = []

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["DEFAULT", "GROUPS", "Lock", "Network", "directory", "find", "known", "make_default", "table_of"]
+__all__ = ["DEFAULT", "GROUPS", "Lock", "Network", "damaged", "directory", "find", "known", "make_default", "table_of"]
 
 DEFAULT, RESTRICTED = "default", "default-restricted"
 GROUPS = 0x70790000  # "py"; the lower half tells networks apart
@@ -136,6 +136,18 @@ def known(root: str) -> list[Network]:
     return found
 
 
+def damaged(root: str) -> list[str]:
+    """Return the names of networks whose file cannot be read."""
+    found = []
+    for file in sorted(os.listdir(directory(root))):
+        try:
+            if file.endswith(".json"):
+                find(root, file[:-5])
+        except StateError:
+            found.append(file[:-5])
+    return found
+
+
 def save(root: str, network: Network) -> None:
     """Write a network's file, whole or not at all; the lock is held."""
     path = f"{directory(root)}/{network.name}.json"
@@ -182,7 +194,11 @@ def free_subnet(root: str, link: Netlink) -> Subnet:
 
 def free_ipv6() -> list[Subnet]:
     """Return a random subnet of RFC 4193, or none where the host has no IPv6."""
-    if not os.path.exists("/proc/sys/net/ipv6"):
+    try:
+        with open("/proc/sys/net/ipv6/conf/all/disable_ipv6", encoding="ascii") as file:
+            if file.read().strip() != "0":
+                return []
+    except OSError:
         return []
     return [Subnet(10, int.from_bytes(b"\xfd" + os.urandom(5) + bytes(10), "big"), 64)]
 

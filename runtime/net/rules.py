@@ -13,6 +13,7 @@ to an address and a port.  Addresses and numbers in it are ours, checked before;
 
 from __future__ import annotations
 
+from pyrun.errors import HostError
 from pyrun.net import nft
 from pyrun.net.addresses import INET
 from pyrun.net.netlink import has_table
@@ -142,7 +143,12 @@ def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
     """Add what one pod has, to the table that is there."""
     commands = [f"add element inet {table_of(root)} {one.map} {{ {one} }}" for one in forwards]
     commands += [_alone("add", root, address) for address in alone]
-    if commands:
+    if not commands:
+        return
+    try:
+        nft.run("\n".join(commands))
+    except HostError:  # of a dead pod, whose port or address this one has taken over, something is there still
+        remove(root, forwards, alone)
         nft.run("\n".join(commands))
 
 
@@ -161,8 +167,6 @@ def remove(root: str, forwards: list[Forward], alone: list[str]) -> None:
     commands = [f"delete element inet {table} {one.map} {{ {one.key} }}" for one in forwards] + isolate(root, alone)
     if not commands or not has_table(table):
         return
-    from pyrun.errors import HostError
-
     try:
         nft.run("\n".join(commands))
     except HostError:

@@ -76,9 +76,7 @@ def make_config(
 
         config.origins["devices"] = "--device"
         add_devices(config, options.device)
-    config.network = options.network
-    if options.net_bandwidth or any(item["name"] == _BANDWIDTH for item in app.get("isolators") or []):
-        _bandwidth(options, app, config)
+    _network(options, app, config)
     config.notify = options.notify
     config.interactive = options.interactive
     config.tty = options.tty
@@ -232,6 +230,15 @@ def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host,
                     remove = [*(remove or []), *item["value"]["set"]]
     config.origins["caps"] = where
     config.bounding, config.permitted = caps.select(retain=retain, remove=remove, uid=config.uid, where=where)
+
+
+def _network(options: Options, app: dict[str, Any], config: Config) -> None:
+    config.network = options.network
+    if options.net_bandwidth or any(item["name"] == _BANDWIDTH for item in app.get("isolators") or []):
+        _bandwidth(options, app, config)
+    if config.network != "own" and (options.net_isolate or options.net_bandwidth):
+        option = "--net-isolate" if options.net_isolate else "--net-bandwidth"
+        raise UsageError(f"option {option}", "", f"has no meaning with --net {config.network}", hint="add --net default, or leave it out")
 
 
 def _bandwidth(options: Options, app: dict[str, Any], config: Config) -> None:

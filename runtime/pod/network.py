@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import StateError
+from pyrun.errors import ConfigError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
@@ -19,17 +19,24 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["SLOT", "connect", "release", "take_network", "wanted"]
+__all__ = ["SLOT", "connect", "join_of", "release", "take_network", "wanted"]
 
 SLOT = 9  # SLOT_NETWORK of native/plan.h, where the keeper finds the namespace
 
 
 def wanted(options: Options, images: list[Image], config: Config) -> dict[str, Any]:
-    """Return what `connect` is to make of these options; UsageError for what has no meaning."""
+    """Return what `connect` is to make of these options; UsageError for what has no meaning, ConfigError without root."""
     declared = []
     for image in images:
         app = image.manifest.get("app")
         declared += list(app.get("ports") or []) if isinstance(app, dict) else []
+    if config.idmap is not None or os.geteuid() != 0:
+        hint = "run pyrun as root, or use --net none or host"
+        raise ConfigError("make a network", "", "that takes root: interfaces and rules are the host's", hint=hint, origin="--net")
+    if join_of(options) and (options.net_isolate or options.net_bandwidth):
+        option = "--net-isolate" if options.net_isolate else "--net-bandwidth"
+        hint = "say it of the pod that the network belongs to"
+        raise UsageError(f"option {option}", "", "is for a network that is made for this pod", hint=hint)
     want = want_of([options.net] if isinstance(options.net, str) else options.net, options.port, declared)
     names = [name for name in (options.pod_name, options.hostname) if name]
     want["names"] = list(dict.fromkeys(names))
@@ -40,6 +47,12 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
     if config.bandwidth:
         want["bandwidth"] = config.bandwidth
     return want
+
+
+def join_of(options: Options) -> bool:
+    """Whether the network is another pod's, or one with a path."""
+    nets = [options.net] if isinstance(options.net, str) else options.net
+    return any(word.startswith(("container:", "pod:", "ns:")) for net in nets for word in net.split(","))
 
 
 def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:

@@ -182,7 +182,7 @@ class Pods:
             names = self.uuids(phase)
             for uuid in names if thorough else names[:_SWEEP_LIMIT]:
                 try:
-                    found = self._collect(phase, uuid, mark)
+                    found = self._collect(phase, uuid, mark, patient=thorough)
                 except OSError as error:
                     stuck.append((uuid, error))
                     continue
@@ -195,7 +195,7 @@ class Pods:
             raise StateError("remove the remains of pod", uuid, errno=first.errno or 0, hint=hint)
         return count
 
-    def _collect(self, phase: str, uuid: str, mark: bool) -> bool:
+    def _collect(self, phase: str, uuid: str, mark: bool, *, patient: bool) -> bool:
         try:
             fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         except OSError:
@@ -204,6 +204,8 @@ class Pods:
             if not lock(fd):
                 return False
             if phase == "preparing" and not self._settled(fd):
+                return False
+            if phase == "garbage" and not patient and self._cleaned(fd):
                 return False
             if phase == "running":
                 self.bury(fd, uuid, mark=mark)
@@ -216,6 +218,15 @@ class Pods:
         finally:
             os.close(fd)
         return True
+
+    def _cleaned(self, fd: int) -> bool:
+        """Whether somebody has just been started to do it (pyrun.pod.cleaner), whom a start should not anticipate."""
+        import time
+
+        try:
+            return time.time() - os.fstat(fd).st_ctime < _SETTLE and os.access("cleaner", os.F_OK, dir_fd=fd)
+        except OSError:
+            return False
 
     def _settled(self, fd: int) -> bool:
         import time

@@ -46,6 +46,8 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     (the app itself where `signal` is 9, else a child of its), `oom_group` when all of it at once;
     `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them;
     `isolators` of the image: the names of those `enforced` and `ignored`, and those `changed`, each with what is stronger;
+    `networks` (network, ifname, addresses, gateways, mac) and forwarded `ports` (protocol, host_address, "" for all,
+    host_port, address, port) of a running pod that has its own;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
 
     Of a pod of several apps `apps` tells each: `name`, `image`, `image_name`, its own `state` and times, `pid`, or `code` and
@@ -120,10 +122,20 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
         found.setdefault("started", record.get("created"))
     elif "pid" not in found and read_json(fd, "exit"):
         found["state"] = "restarting"
+    _network(read_json(fd, "net"), found)
     health = read_json(fd, "health") if "pid" in run else {}
     found.update((name, health[name]) for name in ALIVE[4:] if name in health)
     if frozen(str(found["cgroup"])):
         found["state"] = "paused"
+
+
+def _network(record: dict[str, object], found: dict[str, object]) -> None:
+    """Of a pod with networks of its own: its addresses and forwarded ports, as pyrun.net wrote them."""
+    nets, ports = record.get("nets"), record.get("forwards")
+    if isinstance(nets, list) and isinstance(ports, list):
+        known = ("network", "ifname", "addresses", "gateways", "mac")
+        found["networks"] = [{name: one.get(name) for name in known} for one in nets]
+        found["ports"] = [dict(zip(("protocol", "host_address", "host_port", "address", "port"), one, strict=True)) for one in ports]
 
 
 def _ended(fd: int, found: dict[str, object]) -> None:

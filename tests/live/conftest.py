@@ -6,6 +6,7 @@
     signer       the test key; signer.sign(path) writes path.asc
     busybox      a signed image with busybox and the probe
     shell        runs a shell script in it, on the shared store: shell("id -u", "--user", "app")
+    world        pods with networks, on a host of their own: see tests/support/networld.py
     canary       a host directory that must stay as it is; it is looked at after the test
 
 `pyrun.report(...)` runs the probe image and returns what the probe saw inside (tests/probe_report.c).
@@ -24,6 +25,7 @@ import pytest
 from canary import Canary
 from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
 from mkaci import Image
+from networld import World
 
 HERE = Path(__file__).resolve().parent
 
@@ -148,3 +150,12 @@ def nothing_left_behind(signer: Signer, probe: Path) -> Iterator[None]:
     while (left := Surroundings().difference(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, "left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, probe_image: Path, busybox: Path, signer: Signer) -> Iterator[World]:
+    """A host and a machine beside it, both network namespaces, with pyrun and a state directory on the host."""
+    pyrun = _trusting(tmp_path_factory.mktemp("net") / "state", probe_image, signer)
+    made = World(pyrun, busybox)
+    yield made
+    made.close()

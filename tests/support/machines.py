@@ -86,3 +86,34 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+_SINK = """
+import socket, sys, time
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("up", flush=True)
+peer, _ = server.accept()
+begun = time.monotonic()
+while peer.recv(65536):
+    pass
+print(time.monotonic() - begun, flush=True)
+"""
+
+
+class Sink:
+    """On a machine: reads what one client sends, and knows how long that took."""
+
+    def __init__(self, machine: Machine, port: int) -> None:
+        self.process = machine.start("/usr/bin/python3", "-c", _SINK, str(port))
+        assert self.process.stdout and self.process.stdout.readline() == "up\n"
+
+    def seconds(self) -> float:
+        assert self.process.stdout
+        return float(self.process.stdout.readline())
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()

@@ -1,0 +1,159 @@
+"""Networks of CNI configurations: Debian's plug-ins, and scripted ones that fail or tell what they were asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machines import HOST
+from networld import World, get
+
+PROGRAMS = Path("/usr/lib/cni")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(world: World) -> Iterator[None]:
+    yield
+    assert world.settled() == []
+
+
+def configure(world: World, name: str, *plugins: dict[str, Any], version: str = "1.0.0", raw: str = "") -> Path:
+    folder = world.pyrun.root / "net.d"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"10-{name}.conflist"
+    path.write_text(raw or json.dumps({"cniVersion": version, "name": name, "plugins": list(plugins)}))
+    return path
+
+
+def bridge(world: World, name: str, subnet: str) -> dict[str, Any]:
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(world.pyrun.root / "cni"),
+        "ranges": [[{"subnet": subnet}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    }
+    return {"type": "bridge", "bridge": name, "isGateway": True, "ipam": ipam, "capabilities": {"mac": True}}
+
+
+def leases(world: World, name: str) -> list[str]:
+    folder = world.pyrun.root / "cni" / name
+    return sorted(path.name for path in folder.iterdir() if path.name[0].isdigit()) if folder.exists() else []
+
+
+def test_debians_bridge(world: World) -> None:
+    configure(world, "web", bridge(world, "cni0", "10.22.0.0/24"))
+    world.serve("one", "--net", "web:mac=06:00:00:00:00:22", "-p", "9970:80")
+    try:
+        net = world.status("one")["networks"][0]
+        assert (net["network"], net["addresses"], net["mac"]) == ("web", ["10.22.0.2/24"], "06:00:00:00:00:22")
+        assert leases(world, "web") == ["10.22.0.2"]
+        assert get(world.host, "10.22.0.2") == "one"
+        assert get(world.outside, HOST[0], 9970) == "one", "pyrun forwards where no plug-in does"
+        ask = "for i in 1 2 3 4 5; do nc -w 2 one 80 </dev/null && break; sleep 0.2; done"
+        assert world.sh(ask, "--net", "web") == "one\n", "by name too"
+        assert world.pyrun("network", "check", "one", code=0).out == ""
+        pid = str(world.status("one")["pid"])
+        world.host.run("nsenter", f"--net=/proc/{pid}/ns/net", "ip", "addr", "del", "10.22.0.2/24", "dev", "eth0")
+        assert "CHECK of plug-in bridge for network web" in world.pyrun("network", "check", "one", code=1).out
+        listed = json.loads(world.pyrun("network", "list", "--format", "json", code=0).out)
+        assert [(one["kind"], one["pods"]) for one in listed if one["name"] == "web"] == [("cni", 1)]
+    finally:
+        world.stop("one")
+    assert world.settled() == [] and wait_empty(world, "web"), "host-local's address is given back"
+
+
+def wait_empty(world: World, name: str) -> bool:
+    deadline = time.monotonic() + 10
+    while leases(world, name) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not leases(world, name)
+
+
+def scripted(world: World, name: str, script: str) -> None:
+    """A plug-in of our own, below /opt/cni/bin of this test's mount namespace."""
+    path = Path("/opt/cni/bin") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
+def test_a_plug_in_that_fails_leaves_nothing(world: World, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    record = f'echo "$CNI_COMMAND $CNI_IFNAME $CNI_ARGS" >>{log}; cat >>{log}.$CNI_COMMAND\n'
+    scripted(world, "pyrun-test-fails", record + 'test $CNI_COMMAND = DEL || { echo \'{"code":11,"msg":"no more ports"}\'; exit 1; }\n')
+    try:
+        configure(world, "bad", bridge(world, "cni1", "10.23.0.0/24"), {"type": "pyrun-test-fails", "capabilities": {"portMappings": True}})
+        said = world.sh("true", "--net", "bad:COLOUR=red", "-p", "9971:80", code=125)
+        assert said.startswith("pyrun: ADD of plug-in pyrun-test-fails for network bad: no more ports\nhint: ")
+        assert log.read_text().splitlines() == ["ADD eth0 IgnoreUnknown=1;COLOUR=red", "DEL eth0 IgnoreUnknown=1;COLOUR=red"]
+        asked = json.loads(Path(f"{log}.ADD").read_text())
+        assert asked["runtimeConfig"] == {"portMappings": [{"hostPort": 9971, "containerPort": 80, "protocol": "tcp"}]}
+        assert asked["prevResult"]["ips"][0]["address"] == "10.23.0.2/24" and asked["name"] == "bad"
+        assert leases(world, "bad") == [], "what the first had done is undone"
+    finally:
+        Path("/opt/cni/bin/pyrun-test-fails").unlink()
+
+
+def test_gc_tells_plug_ins_what_still_is(world: World, tmp_path: Path) -> None:
+    log = tmp_path / "gc"
+    result = '{"cniVersion":"1.1.0","ips":[{"address":"10.24.0.2/24"}]}'
+    scripted(world, "pyrun-test-gc", f"test $CNI_COMMAND = GC && cat >{log}; test $CNI_COMMAND != ADD || echo '{result}'\n")
+    try:
+        configure(world, "kept", {"type": "pyrun-test-gc"}, version="1.1.0")
+        uuid = world.serve("alive", "--net", "kept")
+        world.pyrun("gc", code=0)
+        assert json.loads(log.read_text())["cni.dev/valid-attachments"] == [{"containerID": uuid, "ifname": "eth0"}]
+        world.stop("alive")
+        assert world.settled() == []
+        world.pyrun("gc", code=0)
+        assert json.loads(log.read_text())["cni.dev/valid-attachments"] == []
+    finally:
+        Path("/opt/cni/bin/pyrun-test-gc").unlink()
+        (world.pyrun.root / "net.d" / "10-kept.conflist").unlink()
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("{", "not JSON"),
+        ('{"cniVersion": "1.0.0", "name": "broken"}', "plugins is missing, or not a list"),
+        ('{"name": "broken", "plugins": [{"type": "bridge"}]}', "cniVersion is missing, or not a version"),
+        (
+            '{"cniVersion": "1.0.0", "name": "broken", "plugins": [{"type": "../evil"}]}',
+            "plugins[0].type is missing, or not the name of a program",
+        ),
+    ],
+)
+def test_a_malformed_configuration(world: World, raw: str, said: str) -> None:
+    path = configure(world, "broken", raw=raw)
+    try:
+        assert world.sh("true", "--net", "broken", code=125).startswith(f"pyrun: read network configuration {path}: {said}\nhint: ")
+        assert said in world.pyrun("network", "list", code=0).out
+    finally:
+        path.unlink()
+
+
+def test_a_missing_plug_in(world: World) -> None:
+    path = configure(world, "gone", {"type": "nobody-has-this"})
+    try:
+        said = world.sh("true", "--net", "gone", code=125)
+        assert said.startswith("pyrun: join network gone: plug-in nobody-has-this is not in /usr/lib/cni")
+        assert "containernetworking-plugins" in said
+    finally:
+        path.unlink()
+
+
+def test_a_killed_pod_is_taken_back_by_gc(world: World) -> None:
+    configure(world, "web", bridge(world, "cni0", "10.22.0.0/24"))
+    uuid = world.serve("two", "--net", "web")
+    run = json.loads((world.pyrun.root / "pods" / "running" / uuid / "run").read_text())
+    os.kill(run["keeper"], 9)
+    time.sleep(0.3)
+    assert len(leases(world, "web")) == 1
+    world.pyrun("gc", code=0)
+    assert leases(world, "web") == []

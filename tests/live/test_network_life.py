@@ -1,0 +1,220 @@
+"""The life of networks: restarts, several apps, the library, many pods at once, and what crashes leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, TOP
+from machines import HOST, OUTSIDE, Server
+from networld import World, get
+from scale import SCALE
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(world: World) -> Iterator[None]:
+    yield
+    assert world.settled() == []
+
+
+def addresses(world: World, name: str) -> list[str]:
+    return [address for net in world.status(name)["networks"] for address in net["addresses"]]
+
+
+def wait_for(condition: object, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.05)
+
+
+def test_a_restart_keeps_the_network_and_restarting_makes_it_anew(world: World) -> None:
+    script = "test -e /again || { touch /again; exit 1; }; while true; do echo back | nc -l -p 80; done"
+    words = ["run", "-d", "--pod-name", "again", "--restart", "on-failure", "-p", "9400:80", world.image, "--exec", "/bin/sh", "--", "-c"]
+    world.pyrun(*words, script, code=0)
+    wait_for(lambda: world.status("again").get("restarts") == 1 and world.status("again")["state"] == "running")
+    before = addresses(world, "again")
+    assert len(before) == 2 and get(world.outside, HOST[0], 9400) == "back"
+    world.pyrun("restart", "again", "--timeout", "1", code=0)
+    assert len(addresses(world, "again")) == 2
+    assert get(world.outside, HOST[0], 9400) == "back"
+    world.pyrun("stop", "again", "--timeout", "1", code=0)
+    assert world.settled() == [], "a pod that is kept holds no address"
+    world.stop("again")
+
+
+def test_prepared_pods_get_their_network_when_they_run(world: World) -> None:
+    with Server(world.outside, 7101):
+        ask = f"nc {OUTSIDE[0]} 7101 </dev/null"
+        words = [world.image, "--exec", "/bin/sh", "--", "-c", ask]
+        uuid = world.pyrun("prepare", "--rm", "--net", "default", *words, code=0).out.strip()
+        assert world.left() == []
+        assert world.pyrun("run-prepared", uuid, code=0).out.strip() == HOST[0]
+        uuid = world.pyrun("prepare", "--rm", "--net", "default", *words, code=0).out.strip()
+        world.pyrun("run-prepared", "--detach", uuid, code=0)
+    unknown = world.pyrun("prepare", "--rm", "--net", "nowhere", *words, code=0).out.strip()
+    assert "there is no such network" in world.pyrun("run-prepared", unknown, code=125).err
+    world.pyrun("rm", unknown, code=0)
+
+
+def test_apps_of_a_pod_share_its_network(world: World) -> None:
+    serve = ["--exec", "/bin/sh", "--name", "server", "--", "-c", "while true; do echo shared | nc -l -p 80; done"]
+    ask = "for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 127.0.0.1 80 </dev/null && break; sleep 0.2; done; ip -o addr show eth0; cat /etc/hosts"
+    client = [world.image, "--exec", "/bin/sh", "--name", "client", "--", "-c", ask]
+    pod = ("--net", "default", "--hostname", "both", "--exit-policy", "main-app")
+    done = world.pyrun("run", *pod, *client, "---", world.image, *serve, code=0)
+    assert "shared" in done.out and "172.28.0." in done.out and "\tboth" in done.out
+    world.pyrun(
+        "run", "-d", "--rm", "--pod-name", "duo", "--exit-policy", "main-app", "-p", "9500:80", *client, "---", world.image, *serve, code=0
+    )
+    wait_for(lambda: world.pyrun("status", "duo").code != 0)
+
+
+LIBRARY = """
+import sys, pyrun
+runtime = pyrun.Runtime(sys.argv[1])
+ask = ["-c", "nc " + sys.argv[3] + " 7102 </dev/null"]
+print(runtime.run(sys.argv[2], ask, exec="/bin/sh", capture_output=True, net="default", port=["9600:80"]).stdout.decode().strip())
+runtime.settle()
+try:
+    runtime.run(sys.argv[2], exec="/bin/true", net=["nowhere"])
+except pyrun.ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_library(world: World) -> None:
+    with Server(world.outside, 7102):
+        said = world.host.run(str(TOP / ".venv/bin/python"), "-c", LIBRARY, str(world.pyrun.root), "example.com/busybox", OUTSIDE[0])
+    assert said.splitlines() == [HOST[0], "join network nowhere: there is no such network"]
+
+
+def test_names_and_servers(world: World) -> None:
+    flags = ("--dns", "192.0.2.53", "--dns-search", "corp.example", "--dns-opt", "ndots:2", "--hosts-entry", "192.0.2.9=db")
+    seen = world.sh("cat /etc/resolv.conf /etc/hosts", "--net", "default", *flags).splitlines()
+    assert seen[:3] == ["nameserver 192.0.2.53", "search corp.example", "options ndots:2"]
+    assert "192.0.2.9\tdb" in seen
+    alone = world.sh("cat /etc/resolv.conf /etc/hosts", *flags).splitlines()
+    assert alone[:3] == seen[:3] and "192.0.2.9\tdb" in alone, "also without a network"
+    assert world.sh("cat /etc/hosts", "--hosts-entry", "host") == Path("/etc/hosts").read_text()
+    assert world.sh("test -s /etc/resolv.conf || echo none", "--net", "default", "--dns", "none").strip() == "none"
+
+
+def test_many_at_once(world: World) -> None:
+    """Each has an address of its own, and sees the world."""
+    count = 100
+    said: list[str] = []
+
+    def one() -> None:
+        said.append(world.sh("ip -o -4 addr show eth0", "--net", "default").split()[3])
+
+    world.sh("true", "--net", "default")
+    waiting = [threading.Thread(target=one) for _ in range(count)]
+    for at in range(0, count, 25):
+        for thread in waiting[at : at + 25]:
+            thread.start()
+        for thread in waiting[at : at + 25]:
+            thread.join()
+    assert len(said) == count and len(set(said)) == count
+
+
+@pytest.mark.stress
+def test_cycles_leave_nothing(world: World) -> None:
+    """Made and taken back again and again, with a port: zero links, rules and leases are left, and no growth of rules."""
+    world.sh("true", "-p", "9700:80")
+    assert world.settled() == []
+    before = world.host.rules()
+    for _ in range(20 if SCALE == 1 else 500):
+        world.sh("true", "-p", "9700:80")
+    assert world.settled() == []
+    assert world.host.rules() == before
+
+
+def crash(world: World, call: str, number: int, *flags: str) -> int:
+    """Run a pod whose pyrun is killed by its `number`th call of that name; the exit code."""
+    inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", "signal=none"]
+    inject += ["-e", f"inject={call}:signal=KILL:when={number}"]
+    words = [*world.host.within, *inject, str(COMMAND), "run", *flags, str(world.image), "--exec", "/bin/true"]
+    done = subprocess.run(words, env=world.pyrun.environment(), capture_output=True, timeout=60)
+    return done.returncode
+
+
+@pytest.mark.parametrize("call", ["sendto", "symlink", "renameat,rename", "openat"])
+def test_gc_finds_what_a_kill_leaves_at_every_step(world: World, call: str) -> None:
+    """Of openat only a sample: its first hundred are imports."""
+    number, step, killed = 1, 23 if call == "openat" else 1, 0
+    while crash(world, call, number, "--net", "default", "-p", "9800:80") in (137, -9):
+        killed += 1
+        number += step
+        assert killed < 60
+        if killed % 4 == 0:  # what is left over is no hindrance
+            world.sh("true", "--net", "default", "-p", "9800:80")
+        else:
+            world.pyrun("gc", code=0)
+            assert world.settled() == [], f"{call} {number}"
+    assert killed, "it is the right call"
+
+
+def test_gc_takes_back_what_a_killed_supervisor_had(world: World) -> None:
+    uuid = world.serve("dead", "-p", "9900:80", "--net", "default")
+    run = json.loads((world.pyrun.root / "pods" / "running" / uuid / "run").read_text())
+    os.kill(run["keeper"], 9)
+    os.kill(run["supervisor"], 9)
+    wait_for(lambda: world.host.pairs() == [], 10)
+    assert world.left() != [], "addresses, ports and rules outlive a kill"
+    world.sh("true", "-p", "9900:80")  # a port of a dead pod is free
+    assert [line for line in world.pyrun("gc", code=0).out.splitlines() if uuid in line] or world.left() == []
+    assert world.left() == []
+
+
+def test_rules_that_somebody_flushed_come_back(world: World) -> None:
+    world.serve("kept", "-p", "9950:80")
+    try:
+        world.host.run("nft", "flush", "ruleset")
+        assert get(world.outside, HOST[0], 9950) == ""
+        world.sh("true", "--net", "default")
+        assert get(world.outside, HOST[0], 9950) == "kept"
+    finally:
+        world.stop("kept")
+
+
+def test_after_a_reboot(world: World) -> None:
+    """The host's links and rules are gone, the state directory says that pods were running."""
+    world.serve("old", "-p", "9960:80", "--net", "default")
+    run = json.loads((world.pyrun.root / "pods" / "running" / world.status("old")["uuid"] / "run").read_text())
+    os.kill(run["keeper"], 9)
+    wait_for(lambda: world.host.pairs() == [], 10)
+    for link in world.host.links():
+        if link["ifname"].startswith("pyrun"):
+            world.host.run("ip", "link", "del", link["ifname"])
+    world.host.run("nft", "flush", "ruleset")
+    with Server(world.outside, 7103):
+        assert world.sh(f"nc {OUTSIDE[0]} 7103 </dev/null", "-p", "9960:80").strip() == HOST[0]
+    world.pyrun("gc", code=0)
+
+
+def test_a_check_finds_what_is_gone(world: World) -> None:
+    world.serve("checked", "--net", "default")
+    try:
+        assert world.pyrun("network", "check", "checked", code=0).out == ""
+        pid = str(world.status("checked")["pid"])
+        address = addresses(world, "checked")[0]
+        world.host.run("nsenter", f"--net=/proc/{pid}/ns/net", "ip", "addr", "del", address, "dev", "eth0")
+        assert f"network default: address {address} is gone" in world.pyrun("network", "check", "checked", code=1).out
+        shown = json.loads(world.pyrun("network", "show", "default", "--format", "json", code=0).out)
+        assert [one["names"] for one in shown["members"]] == [["checked"]] and shown["up"] is True
+    finally:
+        world.stop("checked")
+
+
+def test_plain_runs_load_nothing_of_networks(world: World) -> None:
+    code = "import sys; sys.argv[0] = 'pyrun'; from pyrun.pod.options import Options; o = Options('/x'); o.net = ['host']; o.network; "
+    code += "print([name for name in sys.modules if name.startswith('pyrun.net')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
