@@ -71,7 +71,8 @@ def run(args: Args) -> int:
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
     _remember(args, recipe)
-    _bundle()
+    if recipe.net is None:  # else more than others need is here
+        _bundle()
     try:
         become(pod.block, pod.slots, pod.title, args.root)
     except OSError as error:

@@ -55,17 +55,22 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
                 from pyrun.pod.network import connect
 
                 pod.slots.network = connect(pods.root, uuid, directory, recipe.net)
-            from pyrun.images.copy import copy_layers, copy_up
-            from pyrun.pod.prepare import write
-            from pyrun.pod.recipe import BLANK
-
-            if recipe.copy:
-                copy_layers(recipe.copy, directory, b"rootfs")
-            for path, name in recipe.volumes:
-                copy_up(recipe.lowers, path, directory, name)
-            for name, text in recipe.files.items():
-                write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
+            if recipe.copy or recipe.volumes or recipe.files:
+                _fill(recipe, directory, uuid)
         except BaseException:
             pod.discard()
             raise
     return pod
+
+
+def _fill(recipe: Recipe, directory: int, uuid: str) -> None:
+    from pyrun.images.copy import copy_layers, copy_up
+    from pyrun.pod.prepare import write
+    from pyrun.pod.recipe import BLANK
+
+    if recipe.copy:
+        copy_layers(recipe.copy, directory, b"rootfs")
+    for path, name in recipe.volumes:
+        copy_up(recipe.lowers, path, directory, name)
+    for name, text in recipe.files.items():
+        write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
