@@ -218,3 +218,29 @@ def test_plain_runs_load_nothing_of_networks(world: World) -> None:
     code = "import sys; sys.argv[0] = 'pyrun'; from pyrun.pod.options import Options; o = Options('/x'); o.net = ['host']; o.network; "
     code += "print([name for name in sys.modules if name.startswith('pyrun.net')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_forwarding_where_bridges_do_not_filter(world: World) -> None:
+    """As on a host without br_netfilter, where a pod's own port is reached by way of the host."""
+    names = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
+    set_to = "for name in {}; do test ! -e /proc/sys/net/bridge/$name || echo {} >/proc/sys/net/bridge/$name; done"
+    world.host.run("sh", "-c", set_to.format(" ".join(names), 0))
+    world.serve("routed", "-p", "9980:80")
+    try:
+        assert get(world.outside, HOST[0], 9980) == get(world.outside, HOST[1], 9980) == get(world.host, "127.0.0.1", 9980) == "routed"
+        ask = f"for i in 1 2 3 4 5 6; do nc -w 3 {HOST[0]} 9980 </dev/null && break; sleep 0.2; done"
+        assert world.sh(ask, "--net", "default") == "routed\n"
+        assert world.pyrun("exec", "routed", "/bin/sh", "-c", ask).out == "routed\n"
+    finally:
+        world.stop("routed")
+        world.host.run("sh", "-c", set_to.format(" ".join(names), 1))
+
+
+def test_without_nftables(world: World) -> None:
+    hidden = 'mount --bind /dev/null $(readlink -f /usr/lib/*/libnftables.so.1) && exec "$@"'
+    world.pyrun.within = [*world.host.within, "unshare", "--mount", "sh", "-c", hidden, "sh"]
+    try:
+        said = world.sh("true", "-p", "9990:80", code=125)
+    finally:
+        world.pyrun.within = world.host.within
+    assert said.startswith("pyrun: set up rules of the network: libnftables.so.1 is not installed\nhint: install nftables ")
