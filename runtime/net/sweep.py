@@ -7,7 +7,7 @@ import os
 
 from pyrun.errors import PyrunError
 from pyrun.net import cni, leases, names, networks, nft, rules
-from pyrun.net.attach import records, standing
+from pyrun.net.attach import detach, records, standing
 from pyrun.net.netlink import GROUP, IFNAME, Netlink, has_table
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ def sweep(root: str) -> int:
     """Remove links in `networks`, interfaces, elements of our table and names of dead pods; return how many."""
     if not os.path.isdir(root + "/networks"):
         return 0
-    count = 0
+    count = _ended(root)
     with networks.Lock(root):
         alive = records(root)
         for path, uuid in leases.orphans(root):
@@ -39,6 +39,27 @@ def sweep(root: str) -> int:
                 valid.setdefault(made["network"], []).append((uuid, made["ifname"]))
     with contextlib.suppress(PyrunError):
         cni.collect(root, valid)
+    return count
+
+
+def _ended(root: str) -> int:
+    """Pods that are kept, and whose cleaner was killed: plug-ins have to be asked, where links and rules would go anyway."""
+    import fcntl
+
+    count = 0
+    for uuid in os.listdir(root + "/pods/exited") if os.path.isdir(root + "/pods/exited") else []:
+        path = f"{root}/pods/exited/{uuid}"
+        if not os.path.exists(path + "/net"):
+            continue
+        pod = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(pod, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            detach(root, uuid, pod)
+            count += 1
+        except BlockingIOError:
+            continue  # somebody is at it
+        finally:
+            os.close(pod)
     return count
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from pyrun.errors import PyrunError
 from pyrun.pod.names import is_uuid, phase_of, release
 from pyrun.pod.state import lock, read_json
 
@@ -42,7 +43,10 @@ def _take(pods: Pods, phase: str, uuid: str, age: float) -> bool:
     try:
         if (age and _age(fd, phase) < age) or not lock(fd):
             return False  # young ones are not even locked: somebody may be starting one
-        pods.delete(phase, uuid)
+        try:
+            pods.delete(phase, uuid)
+        except PyrunError:
+            return False  # its network: the next sweep says so
     finally:
         os.close(fd)
     return True

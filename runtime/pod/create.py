@@ -7,6 +7,7 @@ import time
 
 from pyrun.engine import cgroup
 from pyrun.engine.launch import Slots
+from pyrun.errors import PyrunError
 from pyrun.host import own_cgroup
 
 TYPE_CHECKING = False
@@ -37,8 +38,12 @@ class Pod:
         """Remove the directory and the cgroup of a pod whose supervisor never took over."""
         if self.slots.cgroup_parent >= 0:
             os.rmdir(cgroup.name_of(self.uuid), dir_fd=self.slots.cgroup_parent)
-        self.pods.delete("running", self.uuid)
-        self.slots.close()
+        try:
+            self.pods.delete("running", self.uuid)
+        except PyrunError:  # of its network; why it is discarded is what is told, and `gc` tries again
+            return
+        finally:
+            self.slots.close()
 
 
 def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:

@@ -38,7 +38,7 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
         hint = "say it of the pod that the network belongs to"
         raise UsageError(f"option {option}", "", "is for a network that is made for this pod", hint=hint)
     want = want_of([options.net] if isinstance(options.net, str) else options.net, options.port, declared)
-    names = [name for name in (options.pod_name, options.hostname) if name]
+    names = [name for name in (options.pod_name, options.hostname) if name and name != "localhost"]
     want["names"] = list(dict.fromkeys(names))
     want["hostname"] = config.hostname
     if config.hosts_bound:

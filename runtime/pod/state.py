@@ -30,7 +30,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pyrun.errors import StateError
+from pyrun.errors import PyrunError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,13 +177,13 @@ class Pods:
         `told` hears (phase, uuid).
         """
         count = 0
-        stuck: list[tuple[str, OSError]] = []
+        stuck: list[tuple[str, OSError | PyrunError]] = []
         for phase in ("running",) if mark else ("garbage", "preparing", "running"):
             names = self.uuids(phase)
             for uuid in names if thorough else names[:_SWEEP_LIMIT]:
                 try:
                     found = self._collect(phase, uuid, mark, patient=thorough)
-                except OSError as error:
+                except (OSError, PyrunError) as error:
                     stuck.append((uuid, error))
                     continue
                 count += found
@@ -192,7 +192,8 @@ class Pods:
         if stuck and thorough:
             uuid, first = stuck[0]
             hint = f"see what is below {self.path} and in the pod's cgroup"
-            raise StateError("remove the remains of pod", uuid, errno=first.errno or 0, hint=hint)
+            reason = str(first) if isinstance(first, PyrunError) else ""
+            raise StateError("remove the remains of pod", uuid, reason, errno=first.errno or 0, hint=hint)
         return count
 
     def _collect(self, phase: str, uuid: str, mark: bool, *, patient: bool) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +157,35 @@ def test_a_killed_pod_is_taken_back_by_gc(world: World) -> None:
     assert len(leases(world, "web")) == 1
     world.pyrun("gc", code=0)
     assert leases(world, "web") == []
+
+
+def test_a_plug_in_that_does_not_let_go_is_asked_again(world: World, tmp_path: Path) -> None:
+    """Nobody else is kept from starting, `gc` says what is the matter, and succeeds once the plug-in does."""
+    stuck, result = tmp_path / "stuck", '{"cniVersion":"1.0.0","ips":[{"address":"10.25.0.2/24"}]}'
+    stuck.touch()
+    scripted(world, "pyrun-test-stuck", f"test $CNI_COMMAND != ADD || echo '{result}'; test $CNI_COMMAND != DEL || test ! -e {stuck}\n")
+    path = configure(world, "stuck", {"type": "pyrun-test-stuck"})
+    try:
+        world.sh("true", "--net", "stuck")
+        wait_for(lambda: any((world.pyrun.root / "pods" / "garbage").iterdir()))
+        world.sh("true")
+        said = ""
+        for _ in range(50):
+            said = world.pyrun("gc").err
+            if said:
+                break
+            time.sleep(0.1)
+        assert "remove the remains of pod" in said and "DEL of plug-in pyrun-test-stuck for network stuck: exit status 1" in said
+        stuck.unlink()
+        world.pyrun("gc", code=0)
+        assert not any((world.pyrun.root / "pods" / "garbage").iterdir())
+    finally:
+        Path("/opt/cni/bin/pyrun-test-stuck").unlink()
+        path.unlink()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.05)
