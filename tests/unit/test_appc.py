@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ from pyrun.pod.state import new_uuid
 TOP = Path(__file__).resolve().parents[2]
 
 
+@cache
 def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("appc_tool", TOP / "tools" / "appc.py")
     assert spec is not None and spec.loader is not None
@@ -23,10 +25,12 @@ def test_every_required_row_has_a_test_or_a_reason() -> None:
     assert tool().gaps() == []
 
 
-def test_the_page_is_current() -> None:
+def test_the_page_is_true() -> None:
     """`tools/appc.py` writes it again."""
     made = tool()
-    assert made.PAGE.read_text() == made.page()
+    text = made.PAGE.read_text()
+    assert made.stale(text) == [] == made.stale(made.page())
+    assert made.stale(text.replace("test_ace_45", "test_gone")) and made.stale(text.replace("| ACI-", "| ACX-", 1))
 
 
 def test_ids_are_found_in_names_ranges_and_words() -> None:
