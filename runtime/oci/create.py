@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyrun.errors import ConfigError, HostError, UsageError
+from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
@@ -98,14 +100,13 @@ def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:
 
 
 def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: _Making) -> None:
-    from pyrun.host import probe
-
     container = making.container
     record = _record(container, config, bundle)
+    user = is_user(args.get("rootless", "auto"))
     group = _group(args, config, container.id)
     if group:
         state.write("group", os.fsencode(group), container.fd)
-        cgroups.make(group)
+        group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
     _announce_sockets(config)
     own_streams(config.get("process") or {}, config)
@@ -118,8 +119,15 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         state=(with_pid[0], with_pid[1]),
         pivot="no-pivot" not in args.options,
         group=group,
+        user=user,
     )
-    limits = _limits(config, group)
+    if plan.uid_map and os.geteuid():
+        from pyrun.oci import rootless
+
+        rootless.map_ids(plan)
+    if user and read_small("/proc/self/setgroups") == b"deny\n":
+        plan.flags |= ops.SETGROUPS_DENY
+    limits = _limits(config, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     fds = _descriptors(container, group)
     try:
@@ -164,12 +172,34 @@ def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
     return cgroups.directory(path, name)
 
 
-def _limits(config: dict[str, Any], group: str) -> list[Op]:
+def is_user(said: str = "auto") -> bool:
+    """Whether this process has not the rights of the host's root; `--rootless` true or false decides instead."""
+    if said != "auto":
+        return said in ("true", "1")
+    return os.geteuid() != 0 or read_small("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+
+
+def _make_group(config: dict[str, Any], group: str, user: bool) -> str:
+    """Make the cgroup; a user who has no part of the tree goes without one, as long as nothing is to be limited in it."""
+    try:
+        cgroups.make(group)
+    except HostError as error:
+        wanted = dict(config.get("linux", {}).get("resources") or {})
+        wanted.pop("devices", None)
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or any(wanted.values()) or not user:
+            raise
+        return ""
+    return group
+
+
+def _limits(config: dict[str, Any], group: str, user: bool) -> list[Op]:
     wanted = config.get("linux", {}).get("resources")
     if not wanted:
         return []
     from pyrun.oci import resources
 
+    if user:  # bpf(2) refuses the program, and the kernel lets nobody open a node that a user could have made
+        wanted = {name: value for name, value in wanted.items() if name != "devices"}
     limits = resources.resource_ops(wanted, group)
     resources.enable(group, [(str(one[3]), one[7]) for one in limits if one[0] == ops.LIMIT])
     return limits

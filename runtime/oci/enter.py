@@ -9,6 +9,7 @@ from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import filter_of, keep_descriptors, own_streams, root_of, take_terminal, write_pid
 from pyrun.oci.launch import Launch
+from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         raise StateError("exec", container.id, "container not running") from None
     own_streams(process, config)
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding)
+    if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
+        plan.flags |= ops.SETGROUPS_DENY
     fds = {6: pidfd}
     relay = -1
 
@@ -80,6 +83,8 @@ def _group(args: Arguments, container: Container, pid: int) -> str:
     group: str = container.record.get("cgroup", "")
     if group and args.get("cgroup"):
         return f"{group}/{args.get('cgroup').strip('/')}"
+    if not group:  # it lives where its starter did
+        return ""
     base = cgroups.tree()
     for line in read_small(f"/proc/{pid}/cgroup").decode().splitlines():
         if base and line.startswith("0::/") and os.path.isdir(base + line[3:]):

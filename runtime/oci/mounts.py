@@ -136,13 +136,16 @@ class _Wanted:
 class Mounter:
     """Turns mounts into operations; `trees` counts those that the helper makes before it clones."""
 
-    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, group: str) -> None:
-        """`kinds` are the types of the container's own namespaces with their paths, `maps` its id maps, `group` its cgroup's directory."""
+    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, group: str, user: bool) -> None:
+        """`kinds` are the types of the container's own namespaces with their paths, `maps` its id maps, `group` its cgroup's directory.
+
+        `user` says that the caller has no rights outside of a user namespace, so that there is nothing to be done before the clone.
+        """
         self.bundle = bundle
         self.kinds = kinds
         self.maps = maps
-        self.users = "user" in kinds
-        self.early = self.users or bool(kinds.get("mount"))  # sources are within reach before the clone only
+        self.users = user or "user" in kinds
+        self.early = not user and ("user" in kinds or bool(kinds.get("mount")))  # sources are within reach before the clone only
         self.group = group
         self.label = ""
         self.trees = 0
@@ -192,7 +195,7 @@ class Mounter:
         one = self._op([kind, source, target, "", "", *options], wanted, how, flags=flags, where=where)
         if self.users and kind in _INSTEAD and self.kinds.get(_INSTEAD[kind][0]) != "":
             # not this user namespace's to mount: then what the host shows of it
-            instead = self._tree(["", _INSTEAD[kind][1], target, "", ""], wanted, _BIND | _DEEP, where)
+            instead = self._shown(["", _INSTEAD[kind][1], target, "", ""], wanted, _BIND | _DEEP, where)
             return [(one[0], one[1] | ops.ELSE, *one[2:]), instead]
         return [one]
 
@@ -242,11 +245,14 @@ class Mounter:
         if "cgroup" in self.kinds:
             return [self._op(["cgroup2", "cgroup", target, "", ""], wanted, 0, where=where)]
         source = self.group or "/sys/fs/cgroup"
-        return [self._tree(["", source, target, "", ""], wanted, _BIND, where)]
+        return [self._shown(["", source, target, "", ""], wanted, _BIND, where)]
 
     def bound_device(self, path: str, where: str) -> Op:
         """Return the operation that shows a node of the host at `path`, which no user namespace may make."""
-        return self._tree(["", path, path, "", ""], _Wanted(), _BIND, where)
+        return self._shown(["", path, path, "", ""], _Wanted(), _BIND, where)
+
+    def _shown(self, words: list[str], wanted: _Wanted, how: int, where: str) -> Op:
+        return self._tree(words, wanted, how, where) if self.early else self._op(words, wanted, how, where=where)
 
     def tree(self, where: str) -> int:
         """Return the number of one more tree that the helper makes before it clones."""

@@ -48,11 +48,13 @@ def oci_plan(
     state: tuple[str, str] = ("", ""),
     pivot: bool = True,
     group: str = "",
+    user: bool = False,
 ) -> Plan:
     """Return the plan that creates the container of a checked configuration.
 
     `seccomp` is its compiled filter, `bounding` the caller's own bounding set, `state` the JSON for hooks before and
-    behind the pid (status creating), `pivot` False for a root that cannot be pivoted from, `group` the directory of its cgroup.
+    behind the pid (status creating), `pivot` False for a root that cannot be pivoted from, `group` the directory of its cgroup,
+    `user` that the caller is root in a user namespace at most, who can make no device nodes.
     ConfigError for what the kernel or the host cannot do.
     """
     linux = spec.get("linux", {})
@@ -63,7 +65,7 @@ def oci_plan(
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
-    mounter = mounts.Mounter(bundle, kinds, maps, group=group)
+    mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user)
     _root(spec, linux, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
