@@ -129,7 +129,7 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0; /* the staged root is gone: nothing that names it may follow */
         }
     }
-    if ((h->clone_flags & NEW_NETWORK) && network == 0)
+    if ((h->clone_flags & NEW_NETWORK) && network == 0 && !(h->flags & PLAN_ENTER))
         return 0; /* the app would have the host's */
     return app != 0 && pivot != 0 && ops[h->op_count - 1].code == OP_EXEC;
 }

@@ -38,17 +38,18 @@ void inherit(struct context *ctx)
  * host's stays, but for the link. */
 long join_namespaces(struct context *ctx)
 {
-    const uint64_t user = ctx->plan->clone_flags & CLONE_NEWUSER;
+    const uint64_t user = ctx->plan->clone_flags & CLONE_NEWUSER, time = ctx->plan->clone_flags & CLONE_NEWTIME;
+    const uint64_t all = ctx->plan->flags & PLAN_OCI ? ctx->plan->clone_flags : JOINED | user | time;
     struct stat before, after;
     long r = sys_call4(__NR_newfstatat, AT_FDCWD, "/", &before, 0);
 
     if (r == 0)
-        r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, JOINED | user | (ctx->plan->clone_flags & CLONE_NEWTIME));
+        r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, all);
     if (r == 0 && user && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0)
         r = sys_call3(__NR_setresuid, 0, 0, 0);
     if (r == 0)
         r = sys_call4(__NR_newfstatat, AT_FDCWD, "/", &after, 0);
-    if (r == 0 && before.st_dev == after.st_dev && before.st_ino == after.st_ino)
+    if (r == 0 && (all & CLONE_NEWNS) && before.st_dev == after.st_dev && before.st_ino == after.st_ino)
         r = -EAGAIN;
     if (r < 0 || (r = ctx->link = (int)sys_call3(__NR_fcntl, ctx->link, F_DUPFD_CLOEXEC, SLOT_COUNT)) < 0)
         return r;

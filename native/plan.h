@@ -94,7 +94,7 @@ struct plan_header {
     uint32_t explain;     /* pool: argv list of the program that explains a failure */
     uint32_t explain_count;
     uint32_t timens;      /* pool: text for /proc/self/timens_offsets, 0 none */
-    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2) */
+    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2); with PLAN_ENTER and PLAN_OCI: those to join */
 };
 
 /* plan_op.flags: two that every operation knows, the others belong to one operation. */

@@ -10,6 +10,7 @@ from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
+from pyrun.oci.streams import announce_sockets, keep_descriptors, own_streams, take_terminal
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
-    from pyrun.plan.ops import Op
+    from pyrun.plan.ops import Op, Plan
 
-__all__ = ["create", "filter_of", "keep_descriptors", "own_streams", "root_of", "take_terminal", "write_pid"]
+__all__ = ["create", "filter_of", "is_user", "root_of", "write_pid"]
 
 _MARK = "\0"
 
@@ -108,27 +109,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         state.write("group", os.fsencode(group), container.fd)
         group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
-    _announce_sockets(config)
-    own_streams(config.get("process") or {}, config)
-    with_pid = fastjson.dumps({**_hook_state(container, record, "creating"), "pid": _MARK}).split(fastjson.dumps(_MARK))
-    plan = planner.oci_plan(
-        config,
-        bundle,
-        seccomp=filter_of(config),
-        bounding=probe().bounding,
-        state=(with_pid[0], with_pid[1]),
-        pivot="no-pivot" not in args.options,
-        group=group,
-        user=user,
-    )
-    if plan.uid_map and os.geteuid():
-        from pyrun.oci import rootless
-
-        rootless.map_ids(plan)
-    if user and read_small("/proc/self/setgroups") == b"deny\n":
-        plan.flags |= ops.SETGROUPS_DENY
-    limits = _limits(config, group, user)
-    plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
+    plan = _plan(args, config, bundle, container, record)
     fds = _descriptors(container, group)
     try:
         making.launch = launch = Launch(plan, fds, keep_descriptors(args))
@@ -154,6 +135,32 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
     _settle(args, container, record, text, launch)
+
+
+def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
+    group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
+    announce_sockets(config)
+    own_streams(config.get("process") or {}, config)
+    with_pid = fastjson.dumps({**_hook_state(container, record, "creating"), "pid": _MARK}).split(fastjson.dumps(_MARK))
+    plan = planner.oci_plan(
+        config,
+        bundle,
+        seccomp=filter_of(config),
+        bounding=probe().bounding,
+        state=(with_pid[0], with_pid[1]),
+        pivot="no-pivot" not in args.options,
+        group=group,
+        user=user,
+    )
+    if plan.uid_map and os.geteuid():
+        from pyrun.oci import rootless
+
+        rootless.map_ids(plan)
+    if user and read_small("/proc/self/setgroups") == b"deny\n":
+        plan.flags |= ops.SETGROUPS_DENY
+    limits = _limits(config, group, user)
+    plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
+    return plan
 
 
 def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
@@ -301,79 +308,3 @@ def _descriptors(container: Container, group: str) -> dict[int, int]:
             os.close(fd)
         raise HostError("prepare", container.id, errno=error.errno or 0) from None
     return fds
-
-
-def keep_descriptors(args: Arguments) -> int:
-    """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many."""
-    count = args.number("preserve-fds")
-    listen = os.environ.get("LISTEN_FDS", "")
-    if listen.isdigit():
-        count += int(listen)
-    if count > ops.SLOT_LISTEN_MAX:
-        raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
-    for number in range(count):
-        try:
-            os.dup2(3 + number, ops.SLOT_LISTEN + number)
-        except OSError as error:
-            raise HostError("keep descriptor", str(3 + number), errno=error.errno or 0, origin="--preserve-fds") from None
-    return count
-
-
-def _announce_sockets(config: dict[str, Any]) -> None:
-    """sd_listen_fds(3): the program is to find those that come from the caller, and its own pid beside them."""
-    count = os.environ.get("LISTEN_FDS", "")
-    if count.isdigit() and int(count) and "process" in config:
-        names = os.environ.get("LISTEN_FDNAMES", "")
-        more = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
-        config["process"]["env"] = [*config["process"].get("env", ()), *more]
-
-
-def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:
-    """Give pipes and terminals among the standard streams to the program's user, who may want to open /dev/stdout.
-
-    What others share is left alone: files, sockets' names, /dev/null.
-    """
-    uid = process.get("user", {}).get("uid", 0)
-    if not uid or process.get("terminal"):
-        return
-    for row in config.get("linux", {}).get("uidMappings", ()):
-        if row["containerID"] <= uid < row["containerID"] + row["size"]:
-            uid = row["hostID"] + uid - row["containerID"]
-            break
-    null = os.stat("/dev/null").st_rdev
-    for fd in (0, 1, 2):
-        found = os.fstat(fd)
-        kind = found.st_mode & 0o170000
-        if kind in (0o010000, 0o140000) or (kind == 0o020000 and found.st_rdev != null):
-            try:
-                os.fchown(fd, uid, -1)
-            except OSError:  # of another user namespace, or read-only
-                return
-
-
-def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
-    """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
-    size = process.get("consoleSize") or {}
-    if size.get("height") or size.get("width"):
-        import fcntl
-        import struct
-
-        fcntl.ioctl(master, 0x5414, struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0))  # TIOCSWINSZ
-    path = args.get("console-socket")
-    if not path:
-        return master
-    import _socket
-    import fcntl
-
-    number = fcntl.ioctl(master, 0x80045430, bytes(4))  # TIOCGPTN
-    name = f"/dev/pts/{int.from_bytes(number, 'little')}"
-    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        client.connect(path)
-        client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
-    except OSError as error:
-        raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
-    finally:
-        client.close()
-        os.close(master)
-    return -1

@@ -7,8 +7,9 @@ import os
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
-from pyrun.oci.create import filter_of, keep_descriptors, own_streams, root_of, take_terminal, write_pid
+from pyrun.oci.create import filter_of, root_of, write_pid
 from pyrun.oci.launch import Launch
+from pyrun.oci.streams import keep_descriptors, own_streams, take_terminal
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
 
 __all__ = ["execute"]
+
+# as /proc/PID/ns calls them
+_NAMESPACES = {
+    "cgroup": ops.CLONE_NEWCGROUP, "ipc": ops.CLONE_NEWIPC, "mnt": ops.CLONE_NEWNS, "net": ops.CLONE_NEWNET, "pid": ops.CLONE_NEWPID,
+    "time": ops.CLONE_NEWTIME, "user": ops.CLONE_NEWUSER, "uts": ops.CLONE_NEWUTS,
+}  # fmt: skip
 
 
 def execute(args: Arguments) -> int:
@@ -55,6 +62,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         raise StateError("exec", container.id, "container not running") from None
     own_streams(process, config)
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding)
+    plan.clone_flags = _others(pid)
     if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
     fds = {6: pidfd}
@@ -76,6 +84,18 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
             os.close(fd)
     launch.run(terminal=terminal)
     return launch, relay
+
+
+def _others(pid: int) -> int:
+    """The namespaces of the process that are not this one's: to enter one's own again takes rights over it (setns(2))."""
+    found = 0
+    for name, flag in _NAMESPACES.items():
+        try:
+            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+                found |= flag
+        except FileNotFoundError:  # a kernel without them
+            pass
+    return found
 
 
 def _group(args: Arguments, container: Container, pid: int) -> str:

@@ -87,7 +87,8 @@ OCI = set(
     pyrun.plan pyrun.plan.caps pyrun.plan.mounts pyrun.plan.ops pyrun.plan.rlimits
     pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.launch
     pyrun.oci.main pyrun.oci.mounts pyrun.oci.planner pyrun.oci.process pyrun.oci.rules pyrun.oci.rules_linux
-    pyrun.oci.rules_process pyrun.oci.rules_resources pyrun.oci.spec pyrun.oci.start pyrun.oci.state pyrun.oci.sysctl
+    pyrun.oci.rules_process pyrun.oci.rules_resources pyrun.oci.spec pyrun.oci.start pyrun.oci.state
+    pyrun.oci.streams pyrun.oci.sysctl
     pyrun.cli pyrun.cli.bundle pyrun.cli.oci
     _socket select time
     """.split()

@@ -1,0 +1,92 @@
+"""What a container gets of its caller's descriptors: streams, sockets, kept ones, and a terminal that goes to somebody."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import HostError
+from pyrun.plan import ops
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.oci.arguments import Arguments
+
+__all__ = ["announce_sockets", "keep_descriptors", "own_streams", "take_terminal"]
+
+
+def keep_descriptors(args: Arguments) -> int:
+    """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many."""
+    count = args.number("preserve-fds")
+    listen = os.environ.get("LISTEN_FDS", "")
+    if listen.isdigit():
+        count += int(listen)
+    if count > ops.SLOT_LISTEN_MAX:
+        raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
+    for number in range(count):
+        try:
+            os.dup2(3 + number, ops.SLOT_LISTEN + number)
+        except OSError as error:
+            raise HostError("keep descriptor", str(3 + number), errno=error.errno or 0, origin="--preserve-fds") from None
+    return count
+
+
+def announce_sockets(config: dict[str, Any]) -> None:
+    """sd_listen_fds(3): the program is to find those that come from the caller, and its own pid beside them."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if count.isdigit() and int(count) and "process" in config:
+        names = os.environ.get("LISTEN_FDNAMES", "")
+        more = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
+        config["process"]["env"] = [*config["process"].get("env", ()), *more]
+
+
+def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:
+    """Give pipes and terminals among the standard streams to the program's user, who may want to open /dev/stdout.
+
+    What others share is left alone: files, sockets' names, /dev/null.
+    """
+    uid = process.get("user", {}).get("uid", 0)
+    if not uid or process.get("terminal"):
+        return
+    for row in config.get("linux", {}).get("uidMappings", ()):
+        if row["containerID"] <= uid < row["containerID"] + row["size"]:
+            uid = row["hostID"] + uid - row["containerID"]
+            break
+    null = os.stat("/dev/null").st_rdev
+    for fd in (0, 1, 2):
+        found = os.fstat(fd)
+        kind = found.st_mode & 0o170000
+        if kind in (0o010000, 0o140000) or (kind == 0o020000 and found.st_rdev != null):
+            try:
+                os.fchown(fd, uid, -1)
+            except OSError:  # of another user namespace, or read-only
+                return
+
+
+def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
+    """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
+    size = process.get("consoleSize") or {}
+    if size.get("height") or size.get("width"):
+        import fcntl
+        import struct
+
+        fcntl.ioctl(master, 0x5414, struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0))  # TIOCSWINSZ
+    path = args.get("console-socket")
+    if not path:
+        return master
+    import _socket
+    import fcntl
+
+    number = fcntl.ioctl(master, 0x80045430, bytes(4))  # TIOCGPTN
+    name = f"/dev/pts/{int.from_bytes(number, 'little')}"
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        client.connect(path)
+        client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
+    except OSError as error:
+        raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
+    finally:
+        client.close()
+        os.close(master)
+    return -1
