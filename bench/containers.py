@@ -30,7 +30,7 @@ TITLES = {"containers": ("OCI runtimes, ms", {}), "by-podman": ("OCI runtimes be
 
 def program(bench: Bench, name: str) -> str:
     """The path of a runtime: ours from the wheel that is measured."""
-    return str(bench.stage.pyrun.parent / OURS) if name == OURS else shutil.which(name, path=ENVIRONMENT["PATH"]) or ""
+    return str(Path(bench.stage.pyrun).parent / OURS) if name == OURS else shutil.which(name, path=ENVIRONMENT["PATH"]) or ""
 
 
 class Life:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["wait"]
 
-_KEPT = (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP, signal.SIGWINCH)
+# SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH
+_KEPT = (9, 13, 17, 19, 20, 21, 22, 28)
+_WINCH = 28
 _CHUNK = 1 << 16
 
 
@@ -21,12 +22,14 @@ def wait(pid: int, master: int) -> int:
     pidfd = os.pidfd_open(pid)
 
     def forward(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, number)
+        try:
+            _signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return
 
-    for number in signal.valid_signals() - set(_KEPT):
-        if number < 32:
-            signal.signal(number, forward)
+    for number in range(1, 32):
+        if number not in _KEPT:
+            _signal.signal(number, forward)
     if master >= 0:
         _relay(pidfd, master)
     _, status = os.waitpid(pid, 0x40000000)  # __WALL
@@ -45,7 +48,7 @@ def _relay(pidfd: int, master: int) -> None:
         saved = termios.tcgetattr(0)
         tty.setraw(0)
         _size(master)
-        signal.signal(signal.SIGWINCH, lambda *_: _size(master))
+        _signal.signal(_WINCH, lambda *_: _size(master))
     try:
         poll = select.poll()
         poll.register(master, select.POLLIN)
