@@ -42,12 +42,10 @@ long oci_close(int first)
     return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
 }
 
-/* A ramfs cannot be pivoted from: what is under the root stays mounted, but out of reach. */
+/* A ramfs cannot be pivoted from: what is under the root, which lies over "/" already, stays mounted, but out of reach. */
 long oci_root(void)
 {
-    long r = sys_mount(".", "/", "", MS_MOVE, 0);
-
-    return r < 0 ? r : sys_call1(__NR_chroot, ".");
+    return sys_call1(__NR_chroot, ".");
 }
 
 /* Puts what must outlive OP_SESSION where that leaves it alone. */

@@ -78,7 +78,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         launch = Launch(plan, fds, keep_descriptors(args), str(pid))
     except OSError as error:
-        raise HostError("exec", container.id, errno=error.errno or 0) from None
+        raise HostError("exec in", str(error.filename or container.id), errno=error.errno or 0) from None
     finally:
         for fd in fds.values():
             os.close(fd)

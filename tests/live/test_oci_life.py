@@ -350,3 +350,20 @@ def test_network_devices(oci: Runtime) -> None:
     oci.command("/bin/true")
     assert "linux.netDevices.none7" in oci("create", "one", code=1).stderr
     assert not oci.leftovers()
+
+
+def test_options_of_create_and_run(oci: Runtime) -> None:
+    """Without a pivot, without a session keyring, without a cgroup of its own."""
+    oci.command("/bin/sh", "-c", "ls /; cat /proc/self/cgroup")
+    for flags in (["run", "--no-pivot"], ["run", "--no-new-keyring"], ["--cgroup-manager=disabled", "run"]):
+        shown = oci(*flags, "one").stdout
+        assert "probe\n" in shown and "home\n" not in shown
+    assert "no such manager" in oci("--cgroup-manager", "none", "create", "one", code=2).stderr
+    pids = [oci.start_sleeping(name) for name in ("two", "three")]
+    assert json.loads(oci("list", "--format", "json").stdout)[1]["pid"] == pids[0]
+    assert "sleep 1000" in oci("ps", "two").stdout
+    oci("exec", "two", "/bin/sh", "-c", "sleep 1000 & exit 0")
+    oci("kill", "--all", "two", "KILL")
+    wait_until_gone(pids[0])
+    oci("delete", "--force", "--regex", "^t")
+    assert not oci.leftovers()
