@@ -72,13 +72,13 @@ does nothing much (`python`); and until a live process has found the stored imag
 
 def table(series: Mapping[str, Mapping[str, float]], peers: Mapping[str, str]) -> Iterator[str]:
     peers = {name: head for name, head in peers.items() if name in series}
-    columns = [(head, key) for head, key in COLUMNS if all(row[key] is not None for row in series.values())]
+    columns = [(head, key) for head, key in COLUMNS if any(row[key] is not None for row in series.values())]
     heads = ["", *[head for head, _ in columns], *peers.values()]
     yield "| " + " | ".join(heads) + " |"
     yield "|---" + "|--:" * (len(heads) - 1) + "|"
     for name, row in sorted(series.items(), key=lambda item: item[1]["p50"]):
         digits = 0 if row["p50"] > 500 else 2
-        cells = [f"{row[key]:.{digits}f}" for _, key in columns]
+        cells = ["" if row[key] is None else f"{row[key]:.{digits}f}" for _, key in columns]
         cells += [f"{row['p50'] / series[peer]['p50']:.2f}" for peer in peers]
         shown = name.replace("|", "\\|")
         yield f"| {shown} | " + " | ".join(cells) + " |"

@@ -106,13 +106,13 @@ def table(title: str, series: dict[str, Series], peers: dict[str, str]) -> None:
     """Prints one series: milliseconds, and the p50 as a multiple of each peer's; `peers` maps names to column heads."""
     peers = {peer: head for peer, head in peers.items() if peer in series}
     columns = [
-        key for key in ("min", "p50", "p90", "cpu_p50", "gone_p50") if all(one.summary()[key] is not None for one in series.values())
+        key for key in ("min", "p50", "p90", "cpu_p50", "gone_p50") if any(one.summary()[key] is not None for one in series.values())
     ]
     heads = "".join(f"{key.removesuffix('_p50'):>8}" for key in columns)
     print(f"\n{title:<34}{heads}" + "".join(f"{head:>12}" for head in peers.values()))
     for name, one in sorted(series.items(), key=lambda item: item[1].p50()):
         row = one.summary()
-        cells = "".join(f"{row[key]:8.2f}" for key in columns)
+        cells = "".join(f"{'':8}" if row[key] is None else f"{row[key]:8.2f}" for key in columns)
         print(f"{name:<34}{cells}" + "".join(f"{one.p50() / series[peer].p50():12.2f}" for peer in peers))
 
 

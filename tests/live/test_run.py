@@ -325,12 +325,14 @@ def test_the_store_for_programs(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> 
     mine = store.pull(str(tmp_path / "built.aci"), unsigned=True)
     assert mine.id == built and store.get("example.com/built").id == built
     done = library.run(built, root=store.root, insecure_options=["image"], capture_output=True)
+    library.settle(root=store.root)  # else the pod may still use it
     assert done.stdout == b"built\n" and store.remove(built) > 0
     image = store.pull(str(busybox))
     told: list[tuple[str, list[str]]] = []
     assert store.verify(progress=lambda one, wrong: told.append((one, wrong))) == {image.id: []} and told == [(image.id, [])]
     assert store.tag(image.id, "local/box") == "" and store.get("local/box").id == image.id == store.images()[0].id
     assert library.run("local/box", ["-c", "exit 3"], exec="/bin/sh", root=store.root).returncode == 3
+    library.settle(root=store.root)
     assert store.remove("local/box") == 0 and store.usage()
     gone: list[str] = []
     assert store.gc().count == 0 and store.gc(older_than=0, dry_run=True, progress=gone.append).images == [image.id] == gone
