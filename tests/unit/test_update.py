@@ -1,0 +1,63 @@
+"""What `update` changes stands in the plan for the pod's next starts, and nothing else of the plan does."""
+
+from __future__ import annotations
+
+from pyrun.plan import ops
+from pyrun.plan.devices_bpf import POD_DEFAULT, device_program, rules_of_text
+from pyrun.plan.ops import Plan, decode, encode, op
+from pyrun.pod.update import _changed
+
+
+def plan() -> Plan:
+    made = Plan(
+        [
+            op(ops.LIMIT, "memory.max", "67108864", origin="--memory"),
+            op(ops.LIMIT, "io.max", "8:0 rbps=1", origin="--io-max"),
+            op(ops.LIMIT, "pids.max", "20", a="/sys/fs/cgroup/pids/x", origin="--pids-limit"),
+            op(ops.PROPAGATION, n=ops.MS_PRIVATE),
+            op(ops.MKNOD, "/dev/null", n=0o020666, a=1 << 8 | 3),
+            op(ops.MKNOD, "/dev/fuse", n=0o020600, a=10 << 8 | 229, b=1 << 32),
+            op(ops.SECCOMP, bytes(16), origin="filter"),
+            op(ops.EXEC, ["/bin/sh", "-c", "x"], ["A=b"], b=["/bin/sh"]),
+        ],
+        clone_flags=ops.CLONE_NEWNS,
+        flags=ops.REMOVE,
+    )
+    made.uid_map, made.gid_map, made.pod_name, made.cgroup_name = "0 1 2\n", "3 4 5\n", "uuid", "pyrun-uuid"
+    made.timens, made.explain = "monotonic 1 0\n", ["python", "-m", "pyrun"]
+    return made
+
+
+def test_a_plan_is_read_as_it_was_written() -> None:
+    block = encode(plan())
+    again = decode(block)
+    end = sum(int.from_bytes(block[at : at + 4], "little") for at in (16, 20))  # of the pool; the notes behind it hold the same values
+    assert encode(again)[24:end] == block[24:end] and again.ops == plan().ops == decode(encode(again)).ops
+    assert (again.pod_name, again.cgroup_name, again.timens, again.explain) == (
+        "uuid",
+        "pyrun-uuid",
+        "monotonic 1 0\n",
+        ["python", "-m", "pyrun"],
+    )
+
+
+def test_limits_are_replaced_by_file_and_device() -> None:
+    wanted = [("", "memory.max", "1048576", "u"), ("", "io.max", "8:16 wbps=2", "u"), ("/sys/fs/cgroup/pids/x", "pids.max", "max", "u")]
+    found = [(one[5], one[3], one[4]) for one in _changed(plan().ops, wanted, [], []) if one[0] == ops.LIMIT]
+    assert found == [
+        (0, "memory.max", "1048576"),
+        (0, "io.max", "8:0 rbps=1"),
+        ("/sys/fs/cgroup/pids/x", "pids.max", "max"),
+        (0, "io.max", "8:16 wbps=2"),
+    ]
+    unlimited = _changed(plan().ops, [("", "memory.max", "max", "u")], [], [])
+    assert not any(one[3] == "memory.max" for one in unlimited), "a new cgroup has none anyway"
+    assert [one[0] for one in unlimited][-5:] == [one[0] for one in plan().ops][-5:], "the rest stays in its order"
+
+
+def test_a_closed_device_has_no_node_and_no_rule() -> None:
+    found = _changed(plan().ops, [], [], POD_DEFAULT)
+    (program,) = [one for one in found if one[0] == ops.DEVICES]
+    assert program[3] == device_program(POD_DEFAULT) and rules_of_text(str(program[4])) == list(POD_DEFAULT)
+    assert [one[3] for one in found if one[0] == ops.MKNOD] == ["/dev/null"]
+    assert [one[0] for one in found][:4] == [ops.LIMIT, ops.LIMIT, ops.LIMIT, ops.DEVICES], "before the clone, in front"
