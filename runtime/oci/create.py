@@ -10,6 +10,7 @@ from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
+from pyrun.oci.process import lost_capabilities
 from pyrun.oci.streams import announce_sockets, keep_descriptors, own_streams, take_terminal
 from pyrun.plan import ops
 
@@ -100,6 +101,16 @@ def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:
         raise ConfigError("make terminal", "", "--console-socket without process.terminal", origin="--console-socket")
 
 
+def _bounding(args: Arguments, config: dict[str, Any]) -> int:
+    """Return the caller's own bounding set, and warn of capabilities that are asked for and not to be had (config.md)."""
+    bounding = probe().bounding
+    for text in lost_capabilities(config, bounding):
+        from pyrun.oci.main import warn
+
+        warn(args, text)
+    return bounding
+
+
 def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: _Making) -> None:
     container = making.container
     record = _record(container, config, bundle)
@@ -146,7 +157,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         config,
         bundle,
         seccomp=filter_of(config),
-        bounding=probe().bounding,
+        bounding=_bounding(args, config),
         state=(with_pid[0], with_pid[1]),
         pivot="no-pivot" not in args.options,
         group=group,

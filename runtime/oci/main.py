@@ -12,7 +12,7 @@ import sys
 from pyrun.errors import PyrunError, UsageError
 from pyrun.oci.arguments import Arguments, parse
 
-__all__ = ["main"]
+__all__ = ["main", "warn"]
 
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
@@ -88,7 +88,7 @@ def _tell(args: Arguments, error: PyrunError) -> None:
         text += f" (from {error.origin})"
     log = args.get("log")
     if log:
-        _log(log, args.get("log-format"), text)
+        _log(log, args.get("log-format"), "error", text)
     text = f"pyrun-oci: {text}" + (f"\nhint: {error.hint}" if error.hint else "")
     try:
         sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "?" for c in text) + "\n")
@@ -97,7 +97,16 @@ def _tell(args: Arguments, error: PyrunError) -> None:
         pass
 
 
-def _log(path: str, form: str, text: str) -> None:
+def warn(args: Arguments, text: str) -> None:
+    """Tell of what is done otherwise than asked for: in the file of `--log`, else on standard error."""
+    log = args.get("log")
+    if log:
+        _log(log, args.get("log-format"), "warning", text)
+    else:
+        sys.stderr.write(f"pyrun-oci: warning: {''.join(c if c.isprintable() else '?' for c in text)}\n")
+
+
+def _log(path: str, form: str, level: str, text: str) -> None:
     import os
     import time
 
@@ -105,9 +114,9 @@ def _log(path: str, form: str, text: str) -> None:
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if form == "json":
-        line = fastjson.dumps({"level": "error", "msg": text, "time": now})
+        line = fastjson.dumps({"level": level, "msg": text, "time": now})
     else:
-        line = f'time="{now}" level=error msg={fastjson.dumps(text)}'
+        line = f'time="{now}" level={level} msg={fastjson.dumps(text)}'
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
     except OSError:

@@ -10,7 +10,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.oci import devices, mounts, sysctl
-from pyrun.oci.process import hooks, process_ops, selinux
+from pyrun.oci.process import held_capabilities, hooks, process_ops, selinux
 from pyrun.plan import caps, ops
 from pyrun.plan.ops import Plan, op
 
@@ -77,6 +77,7 @@ def oci_plan(
     todo += devices.device_ops(spec, mounter)
     _kernel(spec, linux, kinds, todo)
     _leave(spec, linux, todo, state, pivot)
+    bounding = held_capabilities(spec, bounding)
     process_ops(spec, todo, seccomp=seccomp, bounding=bounding, state=state, home=_home(spec, bundle))
     plan = Plan(todo, clone_flags=flags, flags=ops.OCI)
     if "user" in kinds and not kinds["user"]:
@@ -95,6 +96,7 @@ def enter_plan(spec: dict[str, Any], process: dict[str, Any], *, seccomp: bytes 
         todo.append(op(ops.OCI_LABEL, n=0, origin="process"))
     todo.append(op(ops.PIVOT, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
+    bounding = held_capabilities(spec, bounding)
     process_ops({"process": process, "linux": linux}, todo, seccomp=seccomp, bounding=bounding, state=("", ""), entering=True)
     own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)

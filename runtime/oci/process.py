@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["capability_sets", "hooks", "process_ops", "selinux"]
+__all__ = ["capability_sets", "held_capabilities", "hooks", "lost_capabilities", "process_ops", "selinux"]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -198,6 +198,18 @@ def capability_sets(wanted: dict[str, list[str]], bounding: int) -> tuple[tuple[
     masks["effective"] &= masks["permitted"]
     masks["ambient"] &= masks["permitted"] & masks["inheritable"]
     return (masks["bounding"], masks["effective"], masks["permitted"], masks["inheritable"], masks["ambient"]), warnings
+
+
+def held_capabilities(spec: dict[str, Any], bounding: int) -> int:
+    """Return what can be granted: in a user namespace all there is, else what the caller holds."""
+    users = any(one["type"] == "user" for one in spec.get("linux", {}).get("namespaces", ()))
+    return caps.ALL if users else bounding
+
+
+def lost_capabilities(spec: dict[str, Any], bounding: int) -> list[str]:
+    """Return a warning for each capability that the process is not given, though the configuration asks for it."""
+    wanted = spec.get("process", {}).get("capabilities", {})
+    return capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
 
 
 def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> Op:

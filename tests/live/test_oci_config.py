@@ -73,7 +73,12 @@ def test_five_capability_sets(oci: Runtime) -> None:
         "effective": kill,
         "ambient": [*chown, "CAP_SYS_TIME"],
     }
-    words = oci.shell("grep ^Cap /proc/self/status").split()
+    oci.command("/bin/grep", "^Cap", "/proc/self/status")
+    log = oci.folder / "log"
+    words = oci("--log", log, "--log-format", "json", "run", "one").stdout.split()
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert told[0]["level"] == "warning" and told[0]["msg"] == "process.capabilities.bounding[2]: CAP_NO_SUCH cannot be granted"
+    assert "CAP_NO_SUCH" in oci("run", "two").stderr, "without a log"
     held = {name.rstrip(":"): int(value, 16) for name, value in zip(words[::2], words[1::2], strict=True)}
     assert held["CapBnd"] & ~(1 << 24) == 0x21
     assert (held["CapInh"], held["CapAmb"], held["CapPrm"], held["CapEff"]) == (0x20, 0x20, 0x20, 0x20)
@@ -149,6 +154,8 @@ def test_a_user_namespace_has_its_ids_mapped(oci: Runtime) -> None:
     words = oci.shell(script).split()
     assert words == "1000 7 8 0 100000 10 1000 200000 5 0 100000 65536 crw-rw-rw-".split()
     assert os.stat(oci.bundle / "rootfs/tmp/x").st_uid == 200000
+    oci.config["process"]["capabilities"]["bounding"] = ["CAP_SYS_RESOURCE", "CAP_SYS_ADMIN"]
+    assert oci.shell("grep CapBnd /proc/self/status", "two") == "CapBnd:\t0000000001200000\n", "root of a namespace of its own has them all"
 
 
 def test_clocks_have_offsets(oci: Runtime) -> None:

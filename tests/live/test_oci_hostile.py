@@ -62,6 +62,16 @@ def test_no_descriptor_of_the_host_is_a_directory_to_start_in(oci: Runtime, numb
     refused(oci)
 
 
+def test_nor_for_one_that_enters(oci: Runtime) -> None:
+    oci.start_sleeping()
+    (oci.bundle / "rootfs/link").symlink_to("/proc/self/fd/9")
+    for cwd in [*(f"/proc/self/fd/{number}" for number in range(3, 12)), "/proc/self/fd/200", "/proc/self/fd/201/..", "/link"]:
+        done = oci("exec", "--cwd", cwd, "one", "/bin/ls", code=None)
+        assert done.returncode == 255 and done.stdout == "", done
+    assert oci("exec", "one", "/bin/ls", "/proc/self/fd").stdout.split() == ["0", "1", "2", "3"]
+    oci("delete", "--force", "one")
+
+
 def test_the_program_gets_no_descriptor_but_its_streams(oci: Runtime) -> None:
     oci.command("/bin/ls", "/proc/self/fd")
     files = [os.open("/", os.O_RDONLY | os.O_DIRECTORY) for _ in range(60)]
