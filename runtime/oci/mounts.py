@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError
+from pyrun.host import CGROUP_ROOTS
 from pyrun.plan import ops
 from pyrun.plan.ops import mount_blob, op
 
@@ -239,12 +240,13 @@ class Mounter:
 
     def _cgroup(self, wanted: _Wanted, target: str, where: str) -> list[Op]:
         """The tree as the container's namespace shows it, else its own part of the host's (cgroup_namespaces(7))."""
-        if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
-            hint = "mount a pure cgroup2 tree on /sys/fs/cgroup, or leave the mount out"
-            raise ConfigError("mount cgroup on", target, "the host has no unified cgroup2 tree", hint=hint, origin=where)
+        base = next((path for path in CGROUP_ROOTS if os.path.exists(path + "/cgroup.controllers")), "")
+        if not base:
+            hint = "mount a cgroup2 tree on /sys/fs/cgroup, or leave the mount out"
+            raise ConfigError("mount cgroup on", target, "the host has no cgroup2 tree", hint=hint, origin=where)
         if "cgroup" in self.kinds:
             return [self._op(["cgroup2", "cgroup", target, "", ""], wanted, 0, where=where)]
-        source = self.group or "/sys/fs/cgroup"
+        source = self.group or base
         return [self._shown(["", source, target, "", ""], wanted, _BIND, where)]
 
     def bound_device(self, path: str, where: str) -> Op:

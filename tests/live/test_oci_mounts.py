@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 ADMIN = ["CAP_SYS_ADMIN"]
 
@@ -268,6 +268,18 @@ def test_the_cgroup_mount_shows_the_containers_own_tree(oci: Runtime) -> None:
     oci.config["linux"]["namespaces"] = [one for one in oci.config["linux"]["namespaces"] if one["type"] != "cgroup"]
     own = oci.shell("grep -c . /sys/fs/cgroup/cgroup.procs; grep -q $$ /sys/fs/cgroup/cgroup.procs && echo member")
     assert own.endswith("member\n"), "without a namespace of its own it is bound"
+
+
+@pytest.mark.parametrize("tree", ["mkdir unified && mount -t cgroup2 cgroup2 unified", "true"])
+def test_the_cgroup_mount_on_other_hosts(oci: Runtime, tree: str) -> None:
+    """One that has version 1 beside version 2, and one that has no version 2."""
+    oci.command("/bin/sh", "-c", "ls -d /sys/fs/cgroup/cgroup.procs")
+    prepare = f'mount -t tmpfs none /sys/fs/cgroup && cd /sys/fs/cgroup && {tree} && cd / && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-c", prepare, "sh", OCI, "--root", oci.root, "run", "--bundle", oci.bundle, "one"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "/sys/fs/cgroup/cgroup.procs\n" * (tree != "true"), done.stderr
+    assert tree != "true" or ("no cgroup2 tree" in done.stderr and "mounts[6]" in done.stderr)
+    assert not oci.leftovers()
 
 
 def test_what_a_user_namespace_may_not_mount_is_the_hosts(oci: Runtime) -> None:
