@@ -92,6 +92,16 @@ def test_kernel_file_systems_are_mounted_on_directories_only(oci: Runtime, name:
     refused(oci, "symbolic link", "mounts[")
 
 
+@pytest.mark.parametrize("target", ["/p/sys", "/p", "/p/self/attr", "/q/uptime"])
+def test_links_lead_no_mount_into_procfs(oci: Runtime, target: str) -> None:
+    """CVE-2019-16884, with a link for the path."""
+    (oci.bundle / "rootfs/p").symlink_to("/proc")
+    (oci.bundle / "rootfs/q").symlink_to("p/../p")
+    source = "/etc/passwd" if target == "/q/uptime" else "/tmp"
+    oci.config["mounts"].append(bind(source, target))
+    refused(oci, "hide a part of procfs", "mounts[7]")
+
+
 LINKS = ["{0}", "../../../../../../../../../..{0}", "/one", "/proc/self/root{0}", "/proc/1/cwd"]
 
 

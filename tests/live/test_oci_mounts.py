@@ -135,6 +135,25 @@ def test_options_of_a_bind_and_of_all_below_it(oci: Runtime, host_mount: Callabl
     assert found["/new/place/file"][0] == "ro,relatime"
 
 
+def test_what_is_mounted_is_mounted_again(oci: Runtime, host_mount: Callable[..., Path]) -> None:
+    top = host_mount("top")
+    found = seen(
+        oci,
+        tmpfs("/one", "size=8k", "nosuid"),
+        {"destination": "/one", "type": "tmpfs", "options": ["remount", "size=4k", "ro", "nodev"]},
+        bind(top, "/two", "rbind", "nosuid"),
+        {"destination": "/two", "options": ["bind", "remount", "ro"], "source": "/none", "type": "none"},
+        tmpfs("/three"),
+        {"destination": "/three", "type": "none", "options": ["shared"]},
+    )
+    assert (found["/one"][0], found["/one"][2].removesuffix(",inode64")) == ("ro,nodev,relatime", "ro,size=4k"), "as mount(8): all anew"
+    assert found["/two"][0] == "ro,nosuid,relatime", "of a bind only what is named"
+    assert found["/three"][1] == "shared"
+    oci.config["mounts"].append({"destination": "/etc", "options": ["remount", "ro"]})
+    oci.command("/bin/true")
+    assert "mount again" in oci("run", "one", code=1).stderr, "nothing is mounted there"
+
+
 def test_mounts_stand_in_their_order(oci: Runtime, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
