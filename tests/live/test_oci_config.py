@@ -218,6 +218,30 @@ def test_scheduling_memory_and_personality(oci: Runtime) -> None:
         oci("delete", "--force", "one")
 
 
+def test_what_enters_has_its_own_scheduling(oci: Runtime, tmp_path: Path) -> None:
+    """execCPUAffinity is for exec alone (config.md); what is the container's holds for it, too."""
+    oci.config["process"]["execCPUAffinity"] = {"initial": "0", "final": "0"}
+    oci.config["linux"]["personality"] = {"domain": "LINUX32"}
+    pid = oci.start_sleeping()
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+    script = "grep Cpus_allowed_list /proc/self/status; grep ^policy /proc/self/sched; uname -m; id -u; pwd"
+    process = {
+        "args": ["/bin/sh", "-c", script],
+        "cwd": "/tmp",
+        "env": ["PATH=/bin"],
+        "user": {"uid": 1000, "gid": 1000},
+        "execCPUAffinity": {"final": "1"},
+        "scheduler": {"policy": "SCHED_BATCH"},
+    }
+    (tmp_path / "process").write_text(json.dumps(process))
+    lines = oci("exec", "--process", tmp_path / "process", "one").stdout.split()
+    assert (lines[1], lines[4], lines[5:]) == ("1", "3", ["i686", "1000", "/tmp"])
+    process["cwd"] = "tmp"
+    (tmp_path / "process").write_text(json.dumps(process))
+    assert "cwd: 'tmp' is not an absolute path" in oci("exec", "--process", tmp_path / "process", "one", code=255).stderr
+    oci("delete", "--force", "one")
+
+
 def test_realtime_and_deadline(oci: Runtime) -> None:
     oci.config["process"]["scheduler"] = {"policy": "SCHED_RR", "priority": 7}
     pid = oci.start_sleeping()
