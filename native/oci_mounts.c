@@ -266,6 +266,12 @@ static long mount_again(struct context *ctx, const struct plan_op *op, const str
     return r < 0 ? r : finish(target, how);
 }
 
+/* Without privileges outside there were none to make it with: then it is made in here, as far as these privileges go. */
+static int is_made(const struct plan_op *op)
+{
+    return op->b != 0 && trees[op->b] != -EPERM;
+}
+
 /* A tree that the helper made is one of the host's mounts: it must not take what is mounted in here out there. */
 static long take_tree(const struct plan_op *op, uint32_t again)
 {
@@ -308,7 +314,7 @@ long op_oci_mount(struct context *ctx, const struct plan_op *op)
     long r;
 
     if (!(op->a & (OCIM_CLASSIC | OCIM_AGAIN))) {
-        if (op->b != 0)
+        if (is_made(op))
             tree = (int)take_tree(op, how.propagation[0] | how.propagation[1]);
         else
             tree = (int)(op->a & OCIM_BIND ? copy_tree(ctx, op) : new_tree(ctx, op, &names, &how));
@@ -337,7 +343,7 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
 
     if (r < 0)
         return r;
-    tree = op->b != 0 ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op);
+    tree = is_made(op) ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op);
     if (tree < 0)
         return tree;
     r = set_attributes((int)tree, 0, &alone);
