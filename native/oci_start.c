@@ -71,7 +71,8 @@ static int container(struct context *ctx)
     char byte;
     long r = 0;
 
-    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    if (!(ctx->plan->clone_flags & CLONE_NEWUSER)) /* else a user's helper could not write the maps */
+        (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     if (keep_descriptors(ctx) < 0)
         return 125;
     if (ctx->plan->clone_flags & CLONE_NEWUSER) {
