@@ -190,7 +190,8 @@ def _device(config: Config, todo: list[Op], path: str, number: int, source: str)
         todo.append(op(ops.MKNOD, path, n=_CHARACTER | 0o666, a=number, origin="default devices"))
         return
     todo.append(op(ops.MKFILE, path, n=0o666, origin="default devices"))
-    todo.append(op(ops.BIND, source, path, origin="default devices"))
+    # read-only keeps the owner and the mode of the host's node as they are, and nobody from writing to the device
+    todo.append(op(ops.BIND, source, path, a=ops.ATTR_RDONLY, origin="default devices"))
 
 
 def _volumes(config: Config, todo: list[Op]) -> None:

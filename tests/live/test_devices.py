@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_no_other_device_opens_with_the_capability(shell: Shell, where: str) -> 
     script = "".join(f"mknod {where}x{i} {kind} {a} {b} || exit 1; (: <{where}x{i}); " for i, (kind, a, b) in enumerate(FOREIGN))
     out = shell(f"({script}) 2>&1; true", *MKNOD)
     assert out.count("Permission denied") == len(FOREIGN), out
+
+
+@pytest.mark.parametrize("flags", [MKNOD, ("--insecure-options", "all-run")], ids=["mknod", "insecure"])
+def test_the_nodes_of_the_host_stay_as_they_are(shell: Shell, flags: tuple[str, ...]) -> None:
+    """Where nodes are bound, root in the pod has the host's own: neither mode nor owner of it can be changed."""
+    before = os.stat("/dev/null")
+    out = shell("exec 2>&1; chmod 600 /dev/null; chown 1 /dev/null; touch -d @0 /dev/null; echo x >/dev/null && echo written", *flags)
+    assert out.count("Read-only file system") == 3 and out.endswith("written"), out
+    after = os.stat("/dev/null")
+    assert (after.st_mode, after.st_uid, after.st_mtime) == (before.st_mode, before.st_uid, before.st_mtime)
 
 
 def test_no_other_device_opens_in_an_insecure_pod(shell: Shell) -> None:

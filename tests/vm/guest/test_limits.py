@@ -127,7 +127,7 @@ def test_isolators_of_the_image(shared: Pyrun, image: Callable[..., Path], insid
     for flags, first in (((), "41943040"), (("--memory", "50Mi"), "52428800")):
         words = [*unit, *flags, made, "--exec", "/bin/sh", "--", "-c", script]
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120)
-        assert done.stdout.splitlines() == [first, "8388608", "50000 100000", "10"], done.stderr
+        assert done.stdout.splitlines() == [first, "8388608", "50000 100000", "35"], done.stderr
 
 
 def test_below_a_unit_that_is_not_delegated(inside: Run) -> None:
