@@ -305,7 +305,8 @@ static int netns_main(void *argument)
         n->ns = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
     if (n->from < 0)
         netns_no_advertisements();
-    if (n->ns >= 0 && (n->socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, n->family)) < 0)
+    /* to the kernel the same as SOCK_RAW; asyncio, and so pyroute2, takes no other */
+    if (n->ns >= 0 && (n->socket = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, n->family)) < 0)
         n->socket = -errno;
     _exit(0);
 }

@@ -63,7 +63,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
                         assert network is not None
                         bridges.connect(link, inside, ns, network, made)
                     if want.get("bandwidth") and not made.get("runtime", {}).get("bandwidth"):
-                        _limit(link, inside, made, want["bandwidth"])
+                        _limit(ns, made, want["bandwidth"])
                 _routes(inside, record)
         with networks.Lock(root):
             _publish(root, uuid, pod, want, record)
@@ -86,13 +86,13 @@ def _give_up(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
         return
 
 
-def _limit(link: Netlink, inside: Netlink, made: dict[str, Any], rates: dict[str, int]) -> None:
+def _limit(ns: int, made: dict[str, Any], rates: dict[str, int]) -> None:
     from pyrun.net import bandwidth
 
     if made["kind"] == "cni":
         hint = "declare the capability bandwidth in its configuration, for the plug-in bandwidth"
         raise ConfigError("limit the bandwidth of network", made["network"], "it is made by plug-ins", hint=hint, origin="--net-bandwidth")
-    bandwidth.limit(link, inside, made, rates)
+    bandwidth.limit(ns, made, rates)
 
 
 def _refused(error: OSError) -> HostError:

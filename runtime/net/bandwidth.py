@@ -2,9 +2,13 @@
 
 in    what the pod receives: on the host's end of its interface
 out   what the pod sends: on the pod's end.  An app with CAP_NET_ADMIN, which is not among the defaults, could take it away
+
+pyroute2 asks the kernel, and is imported by those who limit only: its import takes longer than the rest of a start.
 """
 
 from __future__ import annotations
+
+import os
 
 from pyrun.errors import UsageError
 
@@ -12,12 +16,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyrun.net.netlink import Netlink
-
 __all__ = ["limit", "parse"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _BURST_TIME = 20  # 1/20 s, in what a bucket holds at least
+_WAIT = 20  # 1/20 s
+_MOST = 0xFFFFFFFF  # bytes, or bytes a second, that a request of tbf has room for
 _SMALLEST_BURST = 16 << 10  # bytes, more than the largest packet that an interface with offloads passes on at low rates
 
 
@@ -48,8 +52,28 @@ def _wrong(where: str, text: str) -> UsageError:
     return UsageError(f"option {where}", text, "not a rate from 8k to 1000g", hint=hint)
 
 
-def limit(link: Netlink, inside: Netlink, made: dict[str, Any], rates: dict[str, int]) -> None:
-    """Limit one interface of a pod; OSError when the kernel cannot."""
-    for where, name, way in ((link, made["link"], "in"), (inside, made["ifname"], "out")):
-        if way in rates:
-            where.limit(name, rates[way] // 8, max(rates[way] // 8 // _BURST_TIME, _SMALLEST_BURST))
+def limit(ns: int, made: dict[str, Any], rates: dict[str, int]) -> None:
+    """Limit one interface of a pod whose network is the descriptor `ns`; OSError when the kernel cannot."""
+    from pyrun import native
+
+    if "in" in rates:
+        _shape(-1, made["link"], rates["in"] // 8)
+    if "out" in rates:
+        other, sock = native.netns(ns)
+        os.close(other)
+        _shape(sock, made["ifname"], rates["out"] // 8)
+
+
+def _shape(sock: int, name: str, rate: int) -> None:
+    """Send no more than `rate` bytes a second by a link; what would wait longer than 50 ms is lost.  `sock` is taken over."""
+    from pyroute2.iproute.linux import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    rate = min(rate, _MOST)
+    burst = max(rate // _BURST_TIME, _SMALLEST_BURST)
+    with IPRoute(fileno=sock if sock >= 0 else None) as link:
+        try:
+            (index,) = link.link_lookup(ifname=name)
+            link.tc("add", "tbf", index, rate=rate, burst=burst, limit=min(burst + rate // _WAIT, _MOST))
+        except NetlinkError as error:
+            raise OSError(error.code, os.strerror(error.code), name) from None

@@ -150,6 +150,8 @@ def check(root: str, uuid: str, namespace: str) -> list[str]:
 
     Plug-ins are asked by CHECK.
     """
+    from pyroute2.iproute.linux import IPRoute
+
     from pyrun import native
     from pyrun.errors import PyrunError
 
@@ -158,18 +160,22 @@ def check(root: str, uuid: str, namespace: str) -> list[str]:
     ns = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         other, sock = native.netns(ns)
-        os.close(other)
-        with Netlink() as link, Netlink(sock) as inside:
-            for made in record["nets"]:
-                if made["kind"] == "cni":
-                    try:
-                        cni.check(uuid, namespace, made)
-                    except PyrunError as error:
-                        wrong.append(str(error))
-                elif not link.index(made["link"]):
-                    wrong.append(f"network {made['network']}: the host's interface {made['link']} is gone")
-                missing = set(made["addresses"]) - inside.addresses(made["ifname"]) if made["kind"] == "bridge" else set()
-                wrong += [f"network {made['network']}: address {address} is gone" for address in sorted(missing)]
     finally:
         os.close(ns)
+    os.close(other)
+    with IPRoute() as host, IPRoute(fileno=sock) as inside:
+        for made in record["nets"]:
+            if made["kind"] == "cni":
+                try:
+                    cni.check(uuid, namespace, made)
+                except PyrunError as error:
+                    wrong.append(str(error))
+                continue
+            if not host.link_lookup(ifname=made["link"]):
+                wrong.append(f"network {made['network']}: the host's interface {made['link']} is gone")
+            index = set(inside.link_lookup(ifname=made["ifname"]))
+            there = {one.get("address") for one in inside.get_addr() if one["index"] in index}
+            wrong += [
+                f"network {made['network']}: address {one} is gone" for one in made["addresses"] if one.partition("/")[0] not in there
+            ]
     return wrong

@@ -1,7 +1,7 @@
 """The few messages of rtnetlink(7) that starting a pod takes, in one datagram where the kernel lets us.
 
-pyroute2 speaks all of netlink, and needs 130 ms to be imported; a start may cost 15.  So what every start needs is here, and
-what is rare (macvlan, traffic control) asks pyroute2; the tests read back with pyroute2 what was made here.
+pyroute2 speaks all of netlink, and takes 150 ms or more to be imported; a start may cost 15 for its network.  So what every start
+needs is here; what is rare asks pyroute2, where it is needed: limits of bandwidth, `network check`, the links that `gc` looks for.
 
     request     struct nlmsghdr | family's own header | attributes, each struct nlattr | value, padded to 4 bytes
     answer      NLMSG_ERROR with 0 or minus an errno, with NLM_F_ACK; a dump ends in NLMSG_DONE
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Netlink", "has_table", "pack"]
 
 _HEADER, _ATTRIBUTE, _LINK, _ADDRESS, _ROUTE = Struct("=IHHII"), Struct("=HH"), Struct("=BxHiII"), Struct("=BBBBI"), Struct("=8BI")
-_RATE, _BUCKET, _TRAFFIC, _NEWQDISC = Struct("=BBHhHI"), Struct("=3I"), Struct("=BxxxiIII"), 36
 _REQUEST, _ACK, _CREATE, _EXCLUSIVE, _DUMP = 1, 4, 0x400, 0x200, 0x300
 _ERROR, _DONE = 2, 3
 NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, GETADDR, NEWROUTE, GETROUTE = 16, 17, 18, 19, 20, 22, 24, 26
@@ -156,13 +155,6 @@ class Netlink:
         body = _LINK.pack(0, 0, self.index(name), 0, 0) + pack(LINKINFO | _NESTED, _text(_SLAVE_KIND, "bridge") + data)
         self.ask(NEWLINK, _ACK, body, name)
 
-    def limit(self, name: str, rate: int, burst: int) -> None:
-        """Send no more than `rate` bytes a second by a link, after `burst` bytes at once; what waits longer than 50 ms is lost."""
-        spec = _RATE.pack(0, 1, 0, 0, 0, min(rate, 0xFFFFFFFF))  # 1: Ethernet; the kernel then wants no table
-        parms = pack(1, spec + bytes(12) + _BUCKET.pack(min(burst + rate // 20, 0xFFFFFFFF), 0, 0)) + _number(6, min(burst, 0xFFFFFFFF))
-        body = _TRAFFIC.pack(0, self.index(name), 0, 0xFFFFFFFF, 0) + _text(1, "tbf") + pack(2 | _NESTED, parms)
-        self.ask(_NEWQDISC, _ACK | _CREATE | _EXCLUSIVE, body, name)
-
     def up(self, index: int) -> None:
         """Bring a link up."""
         self.ask(SETLINK, _ACK, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
@@ -193,15 +185,6 @@ class Netlink:
         if gateway:
             body += pack(_GATEWAY, _raw(gateway)[1])
         self.ask(NEWROUTE, _ACK | _CREATE, body, f"{target or 'default'}/{length}")
-
-    def addresses(self, name: str) -> set[str]:
-        """Return ADDRESS/LENGTH of each address of a link, link-local ones left out."""
-        index, found = self.index(name), set()
-        for _, body in self.ask(GETADDR, _DUMP, _ADDRESS.pack(0, 0, 0, 0, 0)):
-            family, length, _, scope, at = _ADDRESS.unpack_from(body)
-            if at == index and scope != 253:
-                found.add(f"{_socket.inet_ntop(family, attributes(body[8:])[_IFA_ADDRESS])}/{length}")
-        return found
 
     def routes(self) -> list[tuple[str, int, int]]:
         """Return (target, length, number of the link) of every route of the main table but default ones."""

@@ -8,7 +8,7 @@ import os
 from pyrun.errors import PyrunError
 from pyrun.net import cni, leases, names, networks, nft, rules
 from pyrun.net.attach import detach, records, standing
-from pyrun.net.netlink import GROUP, IFNAME, Netlink, has_table
+from pyrun.net.netlink import Netlink, has_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,20 +77,14 @@ def _names(root: str, network: str, alive: set[str]) -> int:
 
 def _interfaces(root: str, alive: dict[str, dict[str, Any]]) -> int:
     """The kernel takes them apart with their namespace; somebody who holds that open keeps them, with their address."""
+    from pyroute2.iproute.linux import IPRoute
+
     groups = {network.group for network in networks.known(root)}
     living = {made["link"] for record in alive.values() for made in record["nets"]}
-    count = 0
+    with IPRoute() as kernel:
+        found = [one.get("ifname") for one in kernel.get_links() if one.get("group") in groups]
     with Netlink() as link:
-        for _, fields in link.links():
-            name = fields.get(IFNAME, b"").rstrip(b"\0").decode()
-            if (
-                int.from_bytes(fields.get(GROUP, b""), "little") in groups
-                and name[:2] == "py"
-                and name[10:11] == "-"
-                and name not in living
-            ):
-                count += link.delete(name)
-    return count
+        return sum(link.delete(name) for name in found if name[:2] == "py" and name[10:11] == "-" and name not in living)
 
 
 def _elements(root: str) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,12 +146,28 @@ def test_bandwidth_is_limited_both_ways(world: World) -> None:
         assert 1.5 < sink.seconds() < 20, "2.4 megabit at 1 megabit a second"
     world.serve("slow", *flags)
     try:
-        link = world.host.pairs()[0]
-        assert "rate 4Mbit" in world.host.run("tc", "qdisc", "show", "dev", link)
-        pid = str(world.status("slow")["pid"])
-        assert "rate 1Mbit" in world.host.run("nsenter", f"--net=/proc/{pid}/ns/net", "tc", "qdisc", "show", "dev", "eth0")
+        inside = ["nsenter", f"--net=/proc/{world.status('slow')['pid']}/ns/net"]
+        for within, link, rate in (([], world.host.pairs()[0], 4_000_000), (inside, "eth0", 1_000_000)):
+            (found,) = json.loads(world.host.run(*within, "tc", "-j", "qdisc", "show", "dev", link))
+            assert (found["kind"], found["root"], found["options"]["rate"]) == ("tbf", True, rate // 8)
+            assert (found["options"]["burst"], found["options"]["lat"]) == (max(rate // 160, 16 << 10), 50_000)
     finally:
         world.stop("slow")
+
+
+def test_only_who_limits_bandwidth_imports_pyroute2(world: World) -> None:
+    """Its import takes longer than all of a start."""
+    boot = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyrun.cli.main import entry; entry()"  # as native/launcher.c does it
+    python = [*world.host.within, sys.executable, "-I", "-S", "-E", "-X", "utf8", "-X", "importtime", "-c", boot]
+    for flags, needed in ((["-p", "9310:80"], False), (["--net-bandwidth", "10m"], True)):
+        command = ["run", "--net", "default", *flags, str(world.image), "--exec", "/bin/true"]
+        done = subprocess.run(
+            [*python, sysconfig.get_path("platlib"), *command], env=world.pyrun.environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+        assert "pyrun.net.netlink" in found, "the list is of the right thing"
+        assert ("pyroute2" in found, "asyncio" in found) == (needed, needed)
 
 
 def test_networks_of_others(world: World) -> None:

@@ -14,11 +14,16 @@ from machines import HOST
 from networld import World, get
 
 PROGRAMS = Path("/usr/lib/cni")
+OWN = Path("/opt/cni/bin")  # what a test puts there, or makes of it, goes with the test
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(world: World) -> Iterator[None]:
+    missing = [folder for folder in (OWN, OWN.parent) if not folder.exists()]
     yield
+    for folder in missing:
+        if folder.exists():
+            folder.rmdir()
     assert world.settled() == []
 
 
@@ -75,8 +80,8 @@ def wait_empty(world: World, name: str) -> bool:
 
 
 def scripted(world: World, name: str, script: str) -> None:
-    """A plug-in of our own, below /opt/cni/bin of this test's mount namespace."""
-    path = Path("/opt/cni/bin") / name
+    """A plug-in of our own, where administrators put theirs."""
+    path = OWN / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)
@@ -96,7 +101,7 @@ def test_a_plug_in_that_fails_leaves_nothing(world: World, tmp_path: Path) -> No
         assert asked["prevResult"]["ips"][0]["address"] == "10.23.0.2/24" and asked["name"] == "bad"
         assert leases(world, "bad") == [], "what the first had done is undone"
     finally:
-        Path("/opt/cni/bin/pyrun-test-fails").unlink()
+        (OWN / "pyrun-test-fails").unlink()
 
 
 def test_gc_tells_plug_ins_what_still_is(world: World, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_gc_tells_plug_ins_what_still_is(world: World, tmp_path: Path) -> None:
         world.pyrun("gc", code=0)
         assert json.loads(log.read_text())["cni.dev/valid-attachments"] == []
     finally:
-        Path("/opt/cni/bin/pyrun-test-gc").unlink()
+        (OWN / "pyrun-test-gc").unlink()
         (world.pyrun.root / "net.d" / "10-kept.conflist").unlink()
 
 
@@ -180,7 +185,7 @@ def test_a_plug_in_that_does_not_let_go_is_asked_again(world: World, tmp_path: P
         world.pyrun("gc", code=0)
         assert not any((world.pyrun.root / "pods" / "garbage").iterdir())
     finally:
-        Path("/opt/cni/bin/pyrun-test-stuck").unlink()
+        (OWN / "pyrun-test-stuck").unlink()
         path.unlink()
 
 
