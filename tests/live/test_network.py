@@ -155,6 +155,20 @@ def test_bandwidth_is_limited_both_ways(world: World) -> None:
         world.stop("slow")
 
 
+def test_an_images_isolator_limits_bandwidth_and_the_flag_wins(world: World, image: Callable[..., Path]) -> None:
+    isolator = {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "2M"}}
+    path = image("example.com/slow", app={"isolators": [isolator]})
+    for flags, rate in (([], 2_000_000), (["--net-bandwidth", "in=3m"], 3_000_000)):
+        command = ["run", "--detach", "--rm", "--pod-name", "isolated", "--net", "default", *flags]
+        world.pyrun(*command, path, "--exec", "/probe", "--", "sleep", "60", code=0)
+        try:
+            (found,) = json.loads(world.host.run("tc", "-j", "qdisc", "show", "dev", world.host.pairs()[0]))
+            assert (found["kind"], found["options"]["rate"]) == ("tbf", rate // 8)
+        finally:
+            world.stop("isolated")
+            assert world.settled() == []
+
+
 def test_only_who_limits_bandwidth_imports_pyroute2(world: World) -> None:
     """Its import takes longer than all of a start."""
     boot = "import sys; sys.path.insert(0, sys.argv.pop(1)); from pyrun.cli.main import entry; entry()"  # as native/launcher.c does it
