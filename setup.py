@@ -115,6 +115,7 @@ KEEPER = program(
 PARK = program("pyrun.native.park", "native/park.c", "native/start.c")
 HELPER = program(
     "pyrun.native.helper",
+    "native/start.c",
     "native/main.c",
     "native/supervise.c",
     "native/terminal.c",
@@ -125,7 +126,7 @@ HELPER = program(
     "native/init.c",
     "native/enter.c",
     "native/handlers.c",
-    "native/oci_start.c",
+    "native/oci_start.c",  # from here on nothing that is needed while the app runs: see give_back_code()
     "native/oci_mounts.c",
     "native/oci_cover.c",
     "native/oci_copy.c",
@@ -139,7 +140,6 @@ HELPER = program(
     "native/network.c",
     "native/path.c",
     "native/decode.c",
-    "native/start.c",
 )
 
 setup(

@@ -97,15 +97,16 @@ def strict(text: bytes) -> object:
 
 
 def _load(text: str | bytes, scan: Callable[[str, int], tuple[object, int]]) -> object:
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    start = len(text) - len(text.lstrip(_BLANK))
     try:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        start = len(text) - len(text.lstrip(_BLANK))
         value, end = scan(text, start)
     except StopIteration as stop:
         raise ValueError(f"no JSON value at character {stop.value}") from None
     except RecursionError:
         raise ValueError("JSON nests too deep") from None
+    except SystemError:  # the C scanner fails without words where package json, whose error it would raise, is not loaded
+        value, end = _slow_scan(text, start)
     if text[end:].strip(_BLANK):
         raise ValueError(f"text after the JSON value at character {end}")
     return value

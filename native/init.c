@@ -170,6 +170,7 @@ __attribute__((noinline)) static long vfork_app(const struct app *app)
                      : "a"(__NR_clone), "D"(CLONE_VM | CLONE_VFORK | SIGCHLD), "S"(stack + sizeof stack), "d"(0), "r"(none1),
                        "r"(none2), "r"(argument)
                      : "rcx", "r11", "memory");
+    give_back(stack, sizeof stack);
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids in the same memory sets it to fs.suid_dumpable */
     return pid;
 }
@@ -220,6 +221,9 @@ static void start_app(struct context *ctx, uint32_t app_op)
     close_between(low + 1, high);
     close_between(high + 1, INT32_MAX);
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
+    give_back(arena, sizeof arena);
+    give_back_code();
+    give_back_stack();
     r = confine();
     if (r < 0)
         sys_exit(125);

@@ -62,6 +62,7 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
     } while (1)
 
 #define PAGE_SIZE 4096UL
+#define MADV_RANDOM 1
 #define MADV_DONTNEED 4
 
 /* For a process that from now on mostly waits: the memory of stack frames that are gone goes back to the kernel. */
@@ -71,6 +72,15 @@ __attribute__((noinline, unused)) static void give_back_stack(void)
     const unsigned long end = ((unsigned long)__builtin_frame_address(0) - IN_USE) & ~(PAGE_SIZE - 1);
 
     (void)sys_call3(__NR_madvise, end - DEEPEST, DEEPEST, MADV_DONTNEED);
+}
+
+/* Likewise whole pages of an array, which read as zeros from then on. */
+__attribute__((unused)) static void give_back(const void *array, size_t size)
+{
+    const unsigned long start = ((unsigned long)array + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+    const unsigned long end = ((unsigned long)array + size) & ~(PAGE_SIZE - 1);
+
+    (void)sys_call3(__NR_madvise, start, end - start, MADV_DONTNEED);
 }
 
 static inline size_t str_len(const char *s)

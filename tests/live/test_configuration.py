@@ -98,7 +98,7 @@ def etcd(tmp_path: Path) -> Iterator[str]:
     assert shutil.which("etcd"), "apt-get install etcd-server"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         client, peer = (f"http://127.0.0.1:{server.getsockname()[1]}" for server in (one, other))
-    flags = ["--data-dir", tmp_path / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client]
+    flags: list[str | Path] = ["--data-dir", tmp_path / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client]
     flags += [
         "--listen-peer-urls",
         peer,

@@ -152,7 +152,7 @@ class FakePods:
 
     def __init__(self, root: Path, count: int) -> None:
         self.root = root
-        self.links = []
+        self.links: list[socket.socket] = []
         self.places: list[tuple[str, str]] = []  # address, token
         for number in range(count):
             uuid, token, address = f"00000000-0000-4000-8000-{number:012d}", f"token{number}", f"127.99.{number >> 8}.{1 + (number & 255)}"

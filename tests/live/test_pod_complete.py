@@ -30,7 +30,7 @@ def manifest(tmp_path: Path, image_id: str) -> Callable[..., Path]:
     def make(apps: dict[str, dict[str, Any]], **more: Any) -> Path:
         listed = []
         for name, parts in apps.items():
-            outer = {key: parts.pop(key) for key in ("mounts", "annotations", "readOnlyRootFS") if key in parts}
+            outer: dict[str, Any] = {key: parts.pop(key) for key in ("mounts", "annotations", "readOnlyRootFS") if key in parts}
             app = {"exec": ["/bin/sh", "-c", parts.pop("script")], "user": "0", "group": "0", **parts}
             listed.append({"name": name, "image": {"id": image_id}, "app": app, **outer})
         path = tmp_path / "pod.json"

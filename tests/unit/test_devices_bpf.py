@@ -109,7 +109,8 @@ def test_oci() -> None:
     assert says(program, "c", 10, 4, "rw") and not says(program, "b", 10, 4, "rw")
     assert says(program, "c", 1, 3, "rwm"), "the defaults whatever the rules say"
     assert says(program, "b", 8, 0, "m") and not says(program, "b", 8, 0, "r"), "any node may be made"
-    for absent in (None, []):
+    nothing: list[Any] = []
+    for absent in (None, nothing):
         assert rules_of_oci(absent) == list(OCI_DEFAULT) and not says(device_program(rules_of_oci(absent)), "c", 10, 4, "r")
 
 

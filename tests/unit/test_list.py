@@ -25,7 +25,7 @@ from pyrun.cli.main import main
 from pyrun.pod.state import Pods, new_uuid
 from pyrun.pod.status import ALIVE, COPIED, ENDED
 
-WAYS = (
+WAYS: tuple[list[str], ...] = (
     [],
     ["--full"],
     ["--no-legend"],

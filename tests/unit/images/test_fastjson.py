@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -46,3 +48,17 @@ def test_refused(text: str | bytes) -> None:
 def test_not_json(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         fastjson.dumps(value)
+
+
+def test_refused_where_package_json_is_not_loaded() -> None:
+    """As in every command: the C scanner would raise that package's error, and finds none."""
+    texts = [b"{", b'{"a"', b'"', b'{"a":', b"{]", b"[1", b'{"a":1,}', b'"\\x"']
+    script = f"""
+import sys, pyrun.images.fastjson as fastjson
+for text in {texts}:
+    sys.modules.pop("json.decoder", None), sys.modules.pop("json", None)
+    try: fastjson.loads(text)
+    except ValueError: continue
+    sys.exit(repr(text))
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stderr == ""
