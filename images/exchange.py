@@ -15,10 +15,11 @@ import json
 import os
 import zlib
 
-from pyrun.errors import ConfigError, ImageError, UsageError
+from pyrun.errors import ConfigError, ImageError, ManifestError, UsageError
 from pyrun.images import build, fastjson
 from pyrun.images.export import export_aci, export_oci
 from pyrun.images.fresh import fresh
+from pyrun.images.manifest import parse_image_manifest
 from pyrun.images.passwd import resolve_user
 from pyrun.images.render import render
 from pyrun.images.rootfs import RootFS
@@ -65,11 +66,19 @@ def _kept(image: Image) -> dict[str, Any] | None:
     for note in notes:
         if note["name"] == "appc.io/manifest":
             try:
-                found = json.loads(note["value"])
-            except ValueError:
+                found: dict[str, Any] = json.loads(note["value"])
+                meant = parse_image_manifest(note["value"].encode()).get("app") or {}
+            except (ValueError, RecursionError, ManifestError):
                 return None
-            return found if isinstance(found, dict) else None
+            return (
+                found if _says(meant) == _says(image.manifest.get("app") or {}) else None
+            )  # else of an image that this one was built from
     return None
+
+
+def _says(app: Any) -> tuple[object, ...]:
+    variables = {one["name"]: one["value"] for one in app.get("environment") or []}
+    return app.get("exec") or [], variables, app.get("workingDirectory") or "/"
 
 
 def to_aci(store: Store, image: Image, root: str, staging: str, target: str, *, name: str = "", **more: Any) -> str:

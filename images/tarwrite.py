@@ -117,7 +117,7 @@ class Tree:
     def __init__(self, write: Sink) -> None:
         self.write = write
         self._policy = Policy()
-        self._seen: dict[int, bytes] = {}
+        self._seen: dict[tuple[int, int], bytes] = {}
 
     def tree(self, rootfs: str) -> None:
         """All of it, by a walk that recurses nowhere, since an image may nest deep."""
@@ -156,7 +156,7 @@ class Tree:
         if kind == stat.S_IFCHR and info.st_rdev == 0:
             self.hidden(prefix, name)
             return
-        first = self._seen.setdefault(info.st_ino, path) if info.st_nlink > 1 else path
+        first = self._seen.setdefault((info.st_dev, info.st_ino), path) if info.st_nlink > 1 else path
         if first != path:
             self.member(path, LINK, info, target=first)
         elif kind == stat.S_IFREG:

@@ -134,11 +134,15 @@ long metadata_listen(struct context *ctx, const struct plan_op *op)
 {
     const uint16_t port = (uint16_t)op->a;
     struct inet_address address = {.family = 2 /* AF_INET */, .port = (uint16_t)(port >> 8 | port << 8)};
+    /* Only sockets of one user share a port (socket(7), SO_REUSEPORT).  In the host's network no app of another pod may: the
+     * socket is that of a user whom only this pod knows. */
+    const long user = sys_call1(__NR_setfsuid, op->a >> 16);
     OWNED_FD fd = (int)sys_call3(__NR_socket, 2, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
     struct link_message message;
     const int yes = 1;
     long r = fd;
 
+    (void)sys_call1(__NR_setfsuid, user);
     address.host = __builtin_bswap32((uint32_t)(op->a >> 16));
     if (r >= 0)
         r = sys_call5(__NR_setsockopt, fd, 1, 15 /* SO_REUSEPORT */, &yes, sizeof yes);

@@ -55,7 +55,7 @@ long op_oci_attribute(struct context *ctx, const struct plan_op *op)
     case OCI_IO_PRIORITY:
         return sys_call3(__NR_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, op->a);
     case OCI_MEMORY_POLICY:
-        return sys_call3(__NR_set_mempolicy, op->a, op->b != 0 ? blob : 0, op->b * 8);
+        return sys_call3(__NR_set_mempolicy, op->a, op->b != 0 ? blob : 0, op->b * 64 + 1); /* b words; the kernel leaves the last bit out */
     case OCI_PERSONALITY: {
         long r = sys_call1(__NR_personality, op->a);
 
@@ -75,12 +75,14 @@ long op_oci_attribute(struct context *ctx, const struct plan_op *op)
 long op_oci_label(struct context *ctx, const struct plan_op *op)
 {
     const char *text = pool_string(ctx, op->s2);
+    static int held; /* who enters has it from before it joined */
     OWNED_FD fd = -1;
     long r;
 
     if (op->n == 0) {
-        fd = (int)sys_openat(AT_FDCWD, "/proc/self/attr", O_PATH | O_DIRECTORY, 0);
-        r = fd < 0 ? fd : sys_call3(__NR_dup3, fd, OCI_LABEL, O_CLOEXEC);
+        fd = held ? -1 : (int)sys_openat(AT_FDCWD, "/proc/self/attr", O_PATH | O_DIRECTORY, 0);
+        r = held ? 0 : fd < 0 ? fd : sys_call3(__NR_dup3, fd, OCI_LABEL, O_CLOEXEC);
+        held = r >= 0;
         return r < 0 ? r : 0;
     }
     fd = (int)sys_openat(OCI_LABEL, pool_string(ctx, op->s1), O_WRONLY, 0);

@@ -23,6 +23,7 @@
 #include "oci_ops.h"
 
 #define JOIN_SECONDS 10 /* as in enter.c */
+#define NAMESPACES 8    /* kinds of them */
 
 static void tell(const struct context *ctx, const struct plan_report *what)
 {
@@ -94,12 +95,12 @@ static int container(struct context *ctx)
 }
 
 /* Once in another user namespace nobody may clone into a cgroup of the host's, so this process goes there first. */
-static long join_namespace(struct context *ctx, const struct plan_op *op)
+static long join_namespace(struct context *ctx, const struct plan_op *op, int file)
 {
-    OWNED_FD fd = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->s1), O_RDONLY, 0);
-    long r = fd < 0 ? fd : 0;
+    OWNED_FD fd = file;
+    long r = 0;
 
-    if (r == 0 && op->n == CLONE_NEWUSER && (ctx->plan->flags & PLAN_HAS_CGROUP)) {
+    if (op->n == CLONE_NEWUSER && (ctx->plan->flags & PLAN_HAS_CGROUP)) {
         ctx->inside = 1;
         r = write_file(SLOT_CGROUP, "cgroup.procs", 0, 0, "0", 1);
     }
@@ -110,9 +111,27 @@ static long join_namespace(struct context *ctx, const struct plan_op *op)
     return r;
 }
 
+/* One of a kind.  All are opened first: a mount namespace that is joined takes the paths away. */
+static long open_namespaces(const struct context *ctx, uint32_t *step, int *files)
+{
+    int count = 0;
+
+    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++) {
+        if (ctx->ops[*step].code != OP_JOIN)
+            continue;
+        if (count == NAMESPACES)
+            return -E2BIG;
+        files[count] = (int)sys_openat(AT_FDCWD, pool_string(ctx, ctx->ops[*step].s1), O_RDONLY, 0);
+        if (files[count++] < 0)
+            return files[count - 1];
+    }
+    return 0;
+}
+
 static long create(struct context *ctx, uint32_t *step)
 {
     const uint64_t elsewhere = CLONE_NEWTIME | CLONE_NEWCGROUP;
+    int files[NAMESPACES], next = 0;
     long r;
 
     if ((r = oci_trees(ctx, step)) < 0)
@@ -120,10 +139,12 @@ static long create(struct context *ctx, uint32_t *step)
     *step = STEP_TIMENS;
     if ((r = new_time(ctx)) < 0)
         return r;
+    if ((r = open_namespaces(ctx, step, files)) < 0)
+        return r;
     for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++) {
         const struct plan_op *op = &ctx->ops[*step];
 
-        r = op->code == OP_JOIN ? join_namespace(ctx, op) : set_limit(ctx, op);
+        r = op->code == OP_JOIN ? join_namespace(ctx, op, files[next++]) : set_limit(ctx, op);
         if (r < 0)
             return r;
     }
@@ -144,17 +165,21 @@ static int joiner(struct context *ctx)
     uint32_t i;
     long r = keep_descriptors(ctx);
 
+    for (i = 0; r == 0 && ctx->ops[i].code != OP_APP; i++) /* by the runtime's /proc, not the container's */
+        if (ctx->ops[i].code == OP_OCI_LABEL)
+            r = op_oci_label(ctx, &ctx->ops[i]);
     if (r == 0) {
         inherit(ctx);
         r = join_namespaces(ctx);
     }
     if (r >= 0)
-        r = sys_call3(__NR_dup3, ctx->link, OCI_LINK, O_CLOEXEC);
+        sys_close(ctx->link); /* a copy of OCI_LINK, which is above what the limits of init allow to make */
+    ctx->link = OCI_LINK;
     if (r < 0)
         fail(ctx, STEP_JOIN, r);
-    ctx->link = OCI_LINK;
     i = run_ops(ctx, run_ops(ctx, 0, OP_APP) + 1, OP_SESSION);
     sys_close(ctx->root);
+    sys_close(OCI_LABEL); /* of the host's procfs; absent without a label */
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids may have set it */
     r = sys_call5(__NR_clone, CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD, 0, &ctx->shared->entered, 0, 0);
     if (r < 0)
@@ -291,6 +316,7 @@ static void wait_for_byte(int fd)
 
 static long op_park(struct context *ctx)
 {
+    sys_close(OCI_LABEL); /* of the host's procfs, and written by now */
     tell(ctx, &(struct plan_report){.kind = PLAN_PARKED});
     wait_for_byte(OCI_LINK);
     sys_close(OCI_LINK);
@@ -331,6 +357,7 @@ long run_oci_op(struct context *ctx, const struct plan_op *op)
     case OP_OCI_ROOT:
         return op_oci_root(ctx, op);
     case OP_OCI_MOUNT:
+        forget_parent(); /* it may be covered now */
         return op_oci_mount(ctx, op);
     case OP_OCI_COVER:
         return op_oci_cover(ctx, op);

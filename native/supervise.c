@@ -340,7 +340,8 @@ int supervise(struct context *ctx)
     int32_t status = 0;
     long r = start(ctx, &end.op);
 
-    if (r == 0 && (ctx->plan->flags & PLAN_ACCOUNT) && !entering) /* the app's streams end with the pod: nobody waits for the cleaning up */
+    /* The app's streams end with the pod, or with its last handler: nobody waits for the cleaning up. */
+    if (r == 0 && (ctx->plan->flags & PLAN_ACCOUNT) && !entering && !find_handler(ctx, HANDLER_POST_STOP))
         (void)sys_call3(__NR_close_range, 0, 2, 0);
     if (r < 0) {
         end.error = (int32_t)-r;

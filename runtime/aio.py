@@ -142,7 +142,11 @@ async def _readable(fd: int) -> None:
 
 async def _gone(supervisor: Supervisor) -> None:
     while not supervisor.reap():
-        await _readable(supervisor.pidfd)
+        own = os.dup(supervisor.pidfd)  # a loop has one reader for each descriptor, and others may wait too
+        try:
+            await _readable(own)
+        finally:
+            os.close(own)
 
 
 async def _bury(supervisor: Supervisor) -> None:

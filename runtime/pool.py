@@ -10,12 +10,13 @@ Each shell is used once: whatever the code in it did goes with it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
 
 from pyrun.calls import runtime_of
-from pyrun.errors import ExecError, StateError, UsageError
+from pyrun.errors import ExecError, PyrunError, StateError, UsageError
 from pyrun.native import HELPER
 from pyrun.plan import ops
 from pyrun.pod.binds import Volume
@@ -129,7 +130,8 @@ class Pool:
         else:
             raise StateError("run container", "", "the shells of the pool end by themselves", hint="something kills their processes")
         result, failed = done
-        self.fill()
+        with contextlib.suppress(OSError, PyrunError):  # the next run finds no shell and says why
+            self.fill()
         if failed:
             hint = "the program is looked up in the pod: name it by its path there"
             raise ExecError("execute", args[0], errno=failed, hint=hint)

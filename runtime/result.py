@@ -63,7 +63,8 @@ class Result:
         None where this process ignores SIGCHLD, so that the kernel tells nobody.
         """
         while not self._supervisor.reap():
-            readable(None, self._supervisor.pidfd)
+            if (pidfd := self._supervisor.pidfd) >= 0:  # else another thread has just reaped it
+                readable(None, pidfd)
         return self._supervisor.rusage
 
     @property

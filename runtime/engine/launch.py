@@ -255,8 +255,10 @@ class Supervisor:
                 if pid == 0:
                     return False
                 self.rusage = rusage
-            os.close(self.pidfd)
-            self.pidfd = -1
+            pidfd, self.pidfd = self.pidfd, -1
+            if self._control in _open:
+                _open[self._control] = -1  # whoever forks now must not close what has this number next
+            os.close(pidfd)
         self.hang_up()
         return True
 
@@ -280,7 +282,10 @@ _abandoned: list[tuple[int, int]] = []  # supervisors that are to be reaped when
 def _reap_abandoned() -> None:
     """Never waits; who starts containers and drops them leaves no more of them behind than end before the next one starts."""
     for _ in range(len(_abandoned)):
-        pid, pidfd = _abandoned.pop()
+        try:
+            pid, pidfd = _abandoned.pop()
+        except IndexError:  # another thread does the same
+            return
         if not readable(0, pidfd):
             _abandoned.insert(0, (pid, pidfd))
             continue
@@ -309,9 +314,16 @@ def _forget() -> None:
     global _reaping
     _reaping = allocate_lock()  # somebody may have held it
     for fd in [*_open, *_open.values(), *[pidfd for _, pidfd in _abandoned]]:
-        os.close(fd)
+        _shut(fd)
     _open.clear()
     _abandoned.clear()
+
+
+def _shut(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        return  # another thread was closing it
 
 
 def readable(seconds: float | None, *fds: int) -> bool:

@@ -169,6 +169,9 @@ def _claim(
 ) -> None:
     """Take addresses; what is taken is in the record, so that it is given back when the next step fails."""
     one, want = asked
+    if network is None and want.get("isolate"):
+        hint = "join a network of pyrun's, or isolate it by a plug-in (firewall)"
+        raise ConfigError("isolate from the host on network", one["network"], "it is made by plug-ins", hint=hint, origin="--net-isolate")
     made: dict[str, Any] = {"network": one["network"], "ifname": one.get("name") or f"eth{place}", "link": f"py{uuid[:8]}-{place}"}
     if any(other["ifname"] == made["ifname"] for other in record["nets"]):
         raise ConfigError(
@@ -259,7 +262,9 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
     with networks.Lock(root):
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
         mine = [rules.Forward(*one) for one in record["forwards"] if ports.path_of(one[0], one[1], one[2]) in held]
-        rules.remove(root, mine, [one for one in record["alone"] if one.startswith("fe80:") or any(c.endswith("/" + one) for c in held)])
+        whole = held == set(record["claims"])  # else somebody has the address now, and the link-local one with it
+        alone = [one for one in record["alone"] if (whole if one.startswith("fe80:") else any(c.endswith("/" + one) for c in held))]
+        rules.remove(root, mine, alone)
         for made in record["nets"]:
             names.forget(root, made["network"], uuid)
         if any(made.get("kind") in ("bridge", "ptp") for made in record["nets"]):

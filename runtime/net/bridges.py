@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import StateError, UsageError
-from pyrun.net.addresses import parse_mac
+from pyrun.net.addresses import INET6, parse_mac, text_of
 from pyrun.net.netlink import ALIAS, Netlink
 
 TYPE_CHECKING = False
@@ -134,4 +134,4 @@ def link_local(mac: str) -> str:
     """Return the address that the kernel gives an interface with this MAC (RFC 4291, appendix A)."""
     raw = bytes.fromhex(mac.replace(":", ""))
     words = (bytes((raw[0] ^ 2,)) + raw[1:3] + b"\xff\xfe" + raw[3:]).hex()
-    return "fe80::" + ":".join(words[at : at + 4].lstrip("0") or "0" for at in range(0, 16, 4))
+    return text_of(INET6, int("fe80" + "0" * 12 + words, 16))

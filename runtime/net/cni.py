@@ -98,6 +98,8 @@ def _wrong(found: object) -> str:
         kind = plugin.get("type") if isinstance(plugin, dict) else None
         if not isinstance(kind, str) or not kind or "/" in kind or kind[0] == ".":
             return f"plugins[{place}].type is missing, or not the name of a program"
+        if not isinstance(plugin.get("capabilities") or {}, dict):
+            return f"plugins[{place}].capabilities is not an object"
     return ""
 
 
@@ -154,6 +156,13 @@ def add(uuid: str, ns: int, made: dict[str, Any]) -> None:
     for plugin in made["conf"]["plugins"]:
         result = _call("ADD", uuid, f"/proc/{os.getpid()}/fd/{ns}", plugin, made, result) or result
     made["result"] = result or {}
+    try:
+        _take(made)
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError("join network", made["network"], "the answer of its plug-ins is no result of CNI", origin="--net") from None
+
+
+def _take(made: dict[str, Any]) -> None:
     addresses = [ip["address"] for ip in made["result"].get("ips") or []]
     addresses += [part["ip"] for key in ("ip4", "ip6") if (part := made["result"].get(key))]
     made["addresses"] = addresses

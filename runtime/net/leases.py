@@ -102,6 +102,7 @@ def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str) -
 
 
 def _note(path: str, place: int) -> None:
+    unlink(path + ".new")  # of somebody who was killed between the next two lines; the lock is held
     os.symlink(str(place), path + ".new")
     os.rename(path + ".new", path)
 

@@ -65,10 +65,10 @@ oifgroup != {ours} ip6 saddr @masq6 masquerade
 }}
 chain between {{ type filter hook forward priority 0; policy accept;
 ct state established,related accept
-ct status dnat accept
 iifgroup . oifgroup @near accept
-iifgroup {ours} oifgroup {ours} drop
 iifgroup @closed drop
+ct status dnat accept
+iifgroup {ours} oifgroup {ours} drop
 oifgroup @closed drop
 }}
 chain host {{ type filter hook input priority 0; policy accept;

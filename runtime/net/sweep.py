@@ -23,7 +23,7 @@ def sweep(root: str) -> int:
     """Remove links in `networks`, interfaces, elements of our table and names of dead pods; return how many."""
     if not os.path.isdir(root + "/networks"):
         return 0
-    count = _ended(root)
+    count, failed = _ended(root)
     with networks.Lock(root):
         alive = records(root)
         for path, uuid in leases.orphans(root):
@@ -39,28 +39,36 @@ def sweep(root: str) -> int:
                 valid.setdefault(made["network"], []).append((uuid, made["ifname"]))
     with contextlib.suppress(PyrunError):
         cni.collect(root, valid)
+    if failed is not None:
+        raise failed  # the rest had its turn
     return count
 
 
-def _ended(root: str) -> int:
+def _ended(root: str) -> tuple[int, PyrunError | None]:
     """Pods that are kept, and whose cleaner was killed: plug-ins have to be asked, where links and rules would go anyway."""
     import fcntl
 
     count = 0
+    failed: PyrunError | None = None
     for uuid in os.listdir(root + "/pods/exited") if os.path.isdir(root + "/pods/exited") else []:
         path = f"{root}/pods/exited/{uuid}"
         if not os.path.exists(path + "/net"):
             continue
-        pod = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            pod = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # it has just gone
         try:
             fcntl.flock(pod, fcntl.LOCK_EX | fcntl.LOCK_NB)
             detach(root, uuid, pod)
             count += 1
         except BlockingIOError:
             continue  # somebody is at it
+        except PyrunError as error:
+            failed = failed or error
         finally:
             os.close(pod)
-    return count
+    return count, failed
 
 
 def _host_files(root: str) -> list[str]:

@@ -11,7 +11,7 @@ plug-ins.  Grammar only, and what the image declares; what there is on the host 
 from __future__ import annotations
 
 from pyrun.errors import UsageError
-from pyrun.net.addresses import family_of, parse_mac
+from pyrun.net.addresses import INET6, family_of, number_of, parse_mac, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def _split(text: str, body: str) -> tuple[str, str, str | None]:
         address, bracket, body = body[1:].partition("]:")
         if not bracket or family_of(address) != 10:
             raise _wrong(text, "the address in brackets is none")
+        address = text_of(INET6, number_of(address))  # one form, by which a clash is seen
     parts = body.split(":")
     if not address and len(parts) > 1 and "." in parts[0]:
         address = parts.pop(0)

@@ -25,7 +25,7 @@ def agree(spec: dict[str, Any]) -> None:
         if value and len(value.encode()) > _HOST_NAME_MAX:
             raise Bad(f"has {len(value.encode())} bytes, and the kernel takes {_HOST_NAME_MAX}", "choose a shorter one", name)
     for index, mount in enumerate(spec.get("mounts", ())):
-        _mount(mount, kinds, f"mounts[{index}]")
+        _mount(mount, bool(linux.get("uidMappings")), f"mounts[{index}]")
     _users(linux, kinds)
     if linux.get("timeOffsets") and kinds.get("time") != "":
         reason = "a namespace that is joined keeps its clocks" if "time" in kinds else "needs a time namespace"
@@ -42,13 +42,13 @@ def agree(spec: dict[str, Any]) -> None:
         raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
 
 
-def _mount(mount: dict[str, Any], kinds: dict[str, str], where: str) -> None:
+def _mount(mount: dict[str, Any], has_maps: bool, where: str) -> None:
     options = mount.get("options", ())
     mapped = "uidMappings" in mount or "gidMappings" in mount
     for name, other in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
         if mount.get(name) and not mount.get(other):
             raise Bad(f"is required along with {name}", where=f"{where}.{other}")
-    if ("idmap" in options or "ridmap" in options) and not mapped and "user" not in kinds:
+    if ("idmap" in options or "ridmap" in options) and not mapped and not has_maps:
         raise Bad("idmap has no mapping", "give uidMappings and gidMappings, or the container a user namespace", f"{where}.options")
     if mapped and not {"bind", "rbind"}.intersection(options) and mount.get("type") != "bind":
         raise Bad("goes with bind mounts", "add bind or rbind to options", f"{where}.uidMappings")

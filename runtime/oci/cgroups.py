@@ -46,7 +46,8 @@ def make(path: str) -> None:
     """Make the cgroup and those above it.  HostError when that is not possible, or processes are in it."""
     try:
         os.makedirs(path, 0o755, exist_ok=True)
-        if read_small(path + "/cgroup.procs"):
+        # whoever removes the container kills all that is below; the root of the tree has no events
+        if read_small(path + "/cgroup.procs") or b"populated 1" in read_small(path + "/cgroup.events"):
             raise HostError("make cgroup", path, "there are processes in it already", origin="linux.cgroupsPath")
     except OSError as error:
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None

@@ -84,7 +84,7 @@ def create(args: Arguments) -> tuple[Container, int]:
 def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]:
     path = args.get("config") or bundle + "/config.json"
     try:
-        text = state.read(path)
+        text = state.read(path, follow=True)
     except OSError as error:
         hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
         raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None

@@ -160,7 +160,7 @@ def _user(args: Arguments, user: dict[str, Any]) -> dict[str, Any]:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        data = state.read(path)
+        data = state.read(path, follow=True)
     except OSError as error:
         raise ConfigError("read process", path, errno=error.errno or 0, origin="--process") from None
     return spec.load_process(data)

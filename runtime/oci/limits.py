@@ -45,7 +45,7 @@ def _wanted(args: Arguments) -> dict[str, Any]:
     path = args.get("resources")
     if path:
         try:
-            data = sys.stdin.buffer.read() if path == "-" else state.read(path)
+            data = sys.stdin.buffer.read() if path == "-" else state.read(path, follow=True)
         except OSError as error:
             raise ConfigError("read resources", path, errno=error.errno or 0, origin="--resources") from None
         found = spec.load_resources(data)

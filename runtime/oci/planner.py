@@ -89,6 +89,9 @@ def oci_plan(
 def enter_plan(spec: dict[str, Any], process: dict[str, Any], *, seccomp: bytes = b"", bounding: int = caps.ALL) -> Plan:
     """Return the plan of one more process in the container of `spec`, as native/oci_start.c enters it."""
     linux = spec.get("linux", {})
+    if seccomp and any(call["action"] == "SCMP_ACT_NOTIFY" for call in linux.get("seccomp", {}).get("syscalls", ())):
+        hint = "the listener is told of the container's own process only"
+        raise ConfigError("enter container", "SCMP_ACT_NOTIFY", "its filter cannot be had again", hint=hint, origin="linux.seccomp")
     todo: list[Op] = []
     if process.get("terminal"):
         todo.append(op(ops.TTY, a=process.get("user", {}).get("uid", 0), origin="process.terminal"))

@@ -119,8 +119,13 @@ def _end(container: Container, pid: int) -> None:
     from pyrun.oci.control import destroy
 
     try:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0x40000000)
+        container.lock()
+    except StateError:  # somebody else has deleted it
+        return
+    try:
+        if os.waitpid(pid, 0x40000000 | os.WNOHANG)[0] == 0:  # it has not ended, so the pid is still its own
+            os.kill(pid, 9)
+            os.waitpid(pid, 0x40000000)
     except (ProcessLookupError, ChildProcessError):
         pass
     destroy(container, force=True)

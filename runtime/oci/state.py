@@ -47,9 +47,9 @@ def start_time(pid: int) -> int:
     return 0 if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
-def read(path: str, dir_fd: int | None = None) -> bytes:
-    """Return a whole file."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=dir_fd)
+def read(path: str, dir_fd: int | None = None, *, follow: bool = False) -> bytes:
+    """Return a whole file; only one that the caller names may be behind a link."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
     try:
         parts = []
         while part := os.read(fd, 1 << 16):
@@ -87,14 +87,15 @@ class Container:
         except FileNotFoundError:
             raise self._absent() from None
         if lock:
-            self._lock()
+            self.lock()
         self._load()
 
     def _absent(self) -> StateError:
         hint = "`pyrun-oci list` shows those there are"
         return StateError("find container", self.id, "container does not exist", errno=errno.ENOENT, hint=hint)
 
-    def _lock(self) -> None:
+    def lock(self) -> None:
+        """Wait for the lock; StateError when the container has been deleted meanwhile."""
         import fcntl
 
         fcntl.flock(self.fd, fcntl.LOCK_EX)
@@ -207,9 +208,17 @@ def create(root: str, name: str) -> Container:
         os.mkdir(f"{root}/{name}", 0o700)
     except FileExistsError:
         if not _abandoned(root, name):
-            hint = "choose another id, or delete that one first"
-            raise StateError("create container", name, "container with given ID already exists", errno=errno.EEXIST, hint=hint) from None
-    return Container(root, name)
+            raise _exists(name) from None
+    container = Container(root, name)
+    if container.record:  # another create was faster
+        container.close()
+        raise _exists(name)
+    return container
+
+
+def _exists(name: str) -> StateError:
+    hint = "choose another id, or delete that one first"
+    return StateError("create container", name, "container with given ID already exists", errno=errno.EEXIST, hint=hint)
 
 
 def _abandoned(root: str, name: str) -> bool:

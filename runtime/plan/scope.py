@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,20 +33,26 @@ def properties_of(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
     """
     found: list[list[str]] = []
     for file, text in limits:
-        words = text.split()
-        if file in _NUMBERS:
-            number = _INFINITY if words[-1] == "max" else int(words[-1]) + _MORE.get(file, 0)
-            found.append([_NUMBERS[file], "t", str(number)])
-        elif file == "cpu.max":
-            period = int(words[1]) if len(words) > 1 else 100_000
-            quota = _INFINITY if words[0] == "max" else int(words[0]) * 1_000_000 // period
-            found += [["CPUQuotaPerSecUSec", "t", str(quota)], ["CPUQuotaPeriodUSec", "t", str(period)]]
-        elif file in _SETS:
-            bits = 0
-            for part in text.split(","):
-                low, _, high = part.partition("-")
-                for bit in range(int(low), int(high or low) + 1):
-                    bits |= 1 << bit
-            data = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
-            found.append([_SETS[file], "ay", str(len(data)), *map(str, data)])
+        with contextlib.suppress(ValueError):  # a form that only the kernel reads: the pod's own cgroup has the limit
+            found += _of(file, text)
     return found
+
+
+def _of(file: str, text: str) -> list[list[str]]:
+    words = text.split()
+    if file in _NUMBERS and words[:-1] in ([], ["default"]):
+        number = _INFINITY if words[-1] == "max" else int(words[-1]) + _MORE.get(file, 0)
+        return [[_NUMBERS[file], "t", str(number)]]
+    if file == "cpu.max":
+        period = int(words[1]) if len(words) > 1 else 100_000
+        quota = _INFINITY if words[0] == "max" else int(words[0]) * 1_000_000 // period
+        return [["CPUQuotaPerSecUSec", "t", str(quota)], ["CPUQuotaPeriodUSec", "t", str(period)]]
+    if file not in _SETS:
+        return []
+    bits = 0
+    for part in text.split(","):
+        low, _, high = part.partition("-")
+        for bit in range(int(low), int(high or low) + 1):
+            bits |= 1 << bit
+    data = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    return [[_SETS[file], "ay", str(len(data)), *map(str, data)]]

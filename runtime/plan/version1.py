@@ -52,7 +52,12 @@ def version_1(limits: Iterable[Limit], held: Mapping[str, str] | None) -> list[L
     found: list[Limit1] = []
     wanted = {file: (text, origin) for file, text, origin in limits}
     for file, text, origin in limits:
-        for name, value in _translate(file, text, origin, wanted):
+        try:
+            translated = _translate(file, text, origin, wanted)
+        except (KeyError, ValueError):
+            hint = "write plain numbers, without units"
+            raise HostError("set limit", f"{file} {text}", "cannot be said to cgroup version 1", hint=hint, origin=origin) from None
+        for name, value in translated:
             found.append((controller_of(file), name, value, origin))
     for file, other in (("cpuset.cpus", "cpuset.mems"), ("cpuset.mems", "cpuset.cpus")):
         if file in wanted and other not in wanted and held is not None:
@@ -81,6 +86,7 @@ def _translate(file: str, text: str, origin: str, wanted: Mapping[str, tuple[str
         rates = [word.split("=") for word in rest.split()]
         return [(f"blkio.throttle.{_THROTTLES[key]}_device", f"{first} {0 if value == 'max' else value}") for key, value in rates]
     if file == "io.weight":
+        first, rest = (first, rest) if rest else ("default", first)
         weight = 10 + (int(rest) - 1) * 990 // 9999
         return [("blkio.bfq.weight", str(weight)) if first == "default" else ("blkio.bfq.weight_device", f"{first} {weight}")]
     if file.startswith("hugetlb.") and file.endswith(".max"):

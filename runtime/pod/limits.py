@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["of", "of_pod", "placed"]
+__all__ = ["of", "of_pod", "placed", "with_rates"]
 
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
@@ -41,7 +41,7 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
     found: dict[tuple[str, str], Limit] = {}
     for isolator in isolators:
         for limit in _of_isolator(isolator["name"], isolator["value"]):
-            found[_key(limit)] = _with_rates(found.get(_key(limit)), limit)
+            found[_key(limit)] = with_rates(found.get(_key(limit)), limit)
     for name in LIMITS:
         value = getattr(options, name)
         if value is None or value is False or value == []:
@@ -53,7 +53,7 @@ def of(options: Options, isolators: Iterable[dict[str, Any]], *, fresh: bool = T
                 if key in found and found[key][2].startswith("--"):
                     hint = f"keep one of {found[key][2]} and {flag}" if found[key][2] != flag else f"write {flag} once for it"
                     raise UsageError("set limit", limit[0], "is set twice", hint=hint, origin=flag)
-                found[key] = _with_rates(found.get(key), limit)
+                found[key] = with_rates(found.get(key), limit)
     limits = list(found.values())
     by_file = {file: (text, origin) for file, text, origin in limits}
     check_together(by_file)
@@ -67,7 +67,7 @@ def _key(limit: Limit) -> tuple[str, str]:
     return limit[0], limit[1].partition(" ")[0] if limit[0] in KEYED and limit[0] != "io.weight" else ""
 
 
-def _with_rates(old: Limit | None, new: Limit) -> Limit:
+def with_rates(old: Limit | None, new: Limit) -> Limit:
     """Rates of a disk that somebody else has limited stay, unless the new one says otherwise."""
     if old is None or new[0] != "io.max":
         return new

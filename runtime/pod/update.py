@@ -16,7 +16,7 @@ from pyrun.engine.placement import adjust
 from pyrun.errors import HostError, PyrunError, StateError, UsageError
 from pyrun.plan import ops
 from pyrun.plan.devices_bpf import POD_DEFAULT, device_program, rules_of_text, text_of
-from pyrun.plan.resources import UNLIMITED
+from pyrun.plan.resources import KEYED, UNLIMITED
 from pyrun.pod import limits
 from pyrun.pod.devices import read_device, rule_of
 from pyrun.pod.live import find_live
@@ -59,16 +59,19 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
             raise StateError("update pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
         plan = _plan_of(live)
         wanted = _placed(plan, asked)
+        before = _rules(live, plan)
         rules: list[Rule] = []
         if added or closed:
-            rules = [rule for rule in _rules(live, plan) or POD_DEFAULT if rule[:3] not in closed]
+            rules = [rule for rule in before or POD_DEFAULT if rule[:3] not in closed]
             rules += [rule_of(one.mode, one.number, access) for one, access in added]
         with contextlib.ExitStack() as held, contextlib.ExitStack() as undo:
             for limit in wanted:
                 _set(live.cgroup, limit, undo)
             if rules:
                 _make_nodes(live, plan, [one for one, _ in added], held, undo)
-                _attach(live, rules, added[0][0].origin if added else _DENY)
+                origin = added[0][0].origin if added else _DENY
+                _attach(live, device_program(rules), origin)
+                undo.callback(_attach, live, device_program(before) if before else b"", origin)
             if asked:
                 adjust(live.cgroup, [limit[:2] for limit in asked])
             _keep(live, plan, wanted, [one for one, _ in added], rules)
@@ -135,6 +138,8 @@ def _set(cgroup: str, limit: Placed, undo: contextlib.ExitStack) -> None:
             hint = "start the pod with a limit of that kind: then pyrun enables the controller for it"
         raise HostError("set limit", f"{file} {text}", reason, errno=error.errno or 0, hint=hint, origin=origin) from None
     undo.callback(_restore, path, old)
+    if file == "io.max" and not any(line.split()[:1] == text.split()[:1] for line in old.splitlines()):
+        undo.callback(_write, path, f"{text.split()[0]} rbps=max wbps=max riops=max wiops=max")  # a disk without a limit has no line
 
 
 def _restore(path: str, text: str) -> None:
@@ -191,11 +196,11 @@ def _make_node(root: int, device: Device, held: contextlib.ExitStack, undo: cont
     os.chmod(f"/proc/self/fd/{node}", stat.S_IMODE(device.mode))
 
 
-def _attach(live: Live, rules: Sequence[Rule], origin: str) -> None:
+def _attach(live: Live, program: bytes, origin: str) -> None:
     try:
         fd = os.open(live.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            native.device_program(fd, device_program(rules))
+            native.device_program(fd, program)
         finally:
             os.close(fd)
     except OSError as error:
@@ -226,13 +231,15 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[Placed], devices: Sequence[De
 
 def _changed(held: Sequence[Op], wanted: Sequence[Placed], devices: Sequence[Device], rules: Sequence[Rule]) -> list[Op]:
     def key(where: object, file: object, text: object) -> tuple[object, object, str]:
-        one_of_many = file == "io.max" or str(file).startswith("blkio.throttle.")
+        one_of_many = file in KEYED or str(file).startswith(("blkio.throttle.", "blkio.bfq.weight_device"))
         return where or 0, file, str(text).partition(" ")[0] if one_of_many else ""
 
     told = {key(one[5], one[3], one[4]): one for one in held if one[0] == ops.LIMIT}
-    told.update(
-        {key(where, file, text): ops.op(ops.LIMIT, file, text, a=where or 0, origin=origin) for where, file, text, origin in wanted}
-    )
+    for where, file, text, origin in wanted:
+        old = told.get(key(where, file, text))
+        if old is not None:  # rates of a disk that are not named stay, as in the kernel
+            text = limits.with_rates((file, str(old[4]), ""), (file, text, origin))[1]
+        told[key(where, file, text)] = ops.op(ops.LIMIT, file, text, a=where or 0, origin=origin)
     found = [one for one in told.values() if one[5] or (one[3], one[4]) not in UNLIMITED]
     program = device_program(rules) if rules else b""
     found += [ops.op(ops.DEVICES, program, text_of(rules), origin="pyrun update")] if program else []

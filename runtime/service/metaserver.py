@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import selectors
 import socket
 import struct
@@ -194,8 +195,9 @@ class Service:
                 self.selector.unregister(pod.listener)
         try:
             threading.Thread(target=self.serve, args=(pod, connection, address), daemon=True).start()
-        except RuntimeError:  # no more threads
-            self.serve(pod, connection, address)
+        except RuntimeError:  # no more threads: this one must not wait for a client
+            connection.close()
+            self.done(pod)
 
     def serve(self, pod: Pod, connection: socket.socket, address: object) -> None:
         """In the thread."""
@@ -206,15 +208,19 @@ class Service:
                 with contextlib.suppress(OSError):
                     handler(connection, address, _NO_SERVER)
         finally:
-            with self.lock:
-                pod.busy -= 1
-                again = pod.waits
-                if again:
-                    pod.waits = False
-                    self.free.append(pod)
+            self.done(pod)
+
+    def done(self, pod: Pod) -> None:
+        """One connection of a pod less: it may have another."""
+        with self.lock:
+            pod.busy -= 1
+            again = pod.waits
             if again:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self.wakes, b"x")
+                pod.waits = False
+                self.free.append(pod)
+        if again:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self.wakes, b"x")
 
     def resume(self) -> None:
         """Pods that were busy have room again."""
@@ -238,6 +244,8 @@ def main(root: str, *, told: bool = True) -> None:
         if door is None:
             return
         sys.setswitchinterval(0.0005)
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # two for each pod and its connections: 1,024 are soon gone
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         service = Service(root, door)
         _give_up_privileges()
         if told:

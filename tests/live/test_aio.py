@@ -101,6 +101,16 @@ def test_cancelled(loop: Callable[[Awaitable[object]], object]) -> None:
     loop(main())
 
 
+def test_closed_by_several_at_once(loop: Callable[[Awaitable[object]], object]) -> None:
+    async def main() -> None:
+        app = await started("sleep 1000")
+        await app.wait_running()
+        await asyncio.wait_for(asyncio.gather(app.close(), app.close(), app.close()), 20)
+        assert not os.path.exists(f"/proc/{app.pid}")
+
+    loop(main())
+
+
 def test_a_container(loop: Callable[[Awaitable[object]], object]) -> None:
     async def main() -> None:
         script = 'trap "exit 5" TERM; echo up; while read x; do echo "<$x>"; done; echo end; sleep 1000 & wait'

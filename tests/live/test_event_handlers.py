@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from harness import Pyrun
 
+import pyrun as library
+
 Handled = Callable[..., Path]
 
 
@@ -57,6 +59,14 @@ def test_im_19_im_20_ace_46_order_and_one_root(shared: Pyrun, handled: Handled, 
 )
 def test_im_20_post_stop_after_any_end(shared: Pyrun, handled: Handled, main: str, code: int) -> None:
     assert shared("run", handled(main, post="echo post"), code=code).out == "post\n"
+
+
+def test_im_20_post_stop_writes_where_the_library_reads(shared: Pyrun, handled: Handled) -> None:
+    made = handled("echo main", post="echo post; echo bad >&2")
+    name = shared("fetch", made, code=0).out.split()[0]
+    done = library.run(name, root=str(shared.root), capture_output=True, timeout=20)
+    library.settle(root=str(shared.root))
+    assert (done.stdout, done.stderr, done.returncode) == (b"main\npost\n", b"bad\n", 0)
 
 
 def test_ace_40_mandated_environment_in_all_three_phases(shared: Pyrun, handled: Handled) -> None:

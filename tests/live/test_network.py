@@ -139,6 +139,32 @@ def test_isolated_pods_do_not_reach_the_host(world: World) -> None:
         assert world.sh("nc -w 1 172.28.0.1 7004 </dev/null", "--net", "default").startswith("172.28.0.")
 
 
+def test_a_restricted_network_has_no_way_by_a_port_of_another(world: World) -> None:
+    world.serve("open", "-p", "8090:80")
+    try:
+        ask = f"for i in 1 2 3; do nc -w 1 {HOST[0]} 8090 </dev/null; done; echo end"
+        assert "open" in world.sh(ask, "--net", "default")
+        assert world.sh(ask, "--net", "default-restricted") == "end\n"
+    finally:
+        world.stop("open")
+
+
+def test_one_address_in_two_spellings_is_one_port(world: World) -> None:
+    world.serve("first", "-p", "[2001:db8::2]:9102:80")
+    try:
+        assert "forward port" in world.sh("true", "-p", "[2001:db8:0::2]:9102:80", code=125)
+        assert get(world.outside, HOST[1], 9102) == "first"
+    finally:
+        world.stop("first")
+
+
+def test_a_note_that_somebody_left_half_written_stops_nobody(world: World) -> None:
+    world.sh("true", "--net", "default")
+    for last in (world.pyrun.root / "networks").glob("*/last?"):
+        (last.parent / (last.name + ".new")).symlink_to("7")
+    world.sh("true", "--net", "default")
+
+
 def test_bandwidth_is_limited_both_ways(world: World) -> None:
     flags = ("--net", "default", "--net-bandwidth", "in=4m,out=1m")
     with Sink(world.host, 7006) as sink:

@@ -55,6 +55,15 @@ def test_limits_are_replaced_by_file_and_device() -> None:
     assert [one[0] for one in unlimited][-5:] == [one[0] for one in plan().ops][-5:], "the rest stays in its order"
 
 
+def test_what_a_file_has_several_of_stays() -> None:
+    """An update of one line of io.latency, or one rate of io.max, leaves the others for the next start, as the kernel does."""
+    held = [ops.op(ops.LIMIT, "io.latency", f"8:{minor} target=1", origin="--io-latency") for minor in (0, 16)]
+    held.append(ops.op(ops.LIMIT, "io.max", "8:0 rbps=1 wbps=2", origin="--io-max"))
+    wanted = [("", "io.latency", "8:16 target=5", "u"), ("", "io.max", "8:0 rbps=9", "u")]
+    found = [(one[3], one[4]) for one in _changed(held, wanted, [], []) if one[0] == ops.LIMIT]
+    assert found == [("io.latency", "8:0 target=1"), ("io.latency", "8:16 target=5"), ("io.max", "8:0 wbps=2 rbps=9")]
+
+
 def test_a_closed_device_has_no_node_and_no_rule() -> None:
     found = _changed(plan().ops, [], [], POD_DEFAULT)
     (program,) = [one for one in found if one[0] == ops.DEVICES]
