@@ -48,7 +48,7 @@ USAGE = [
     ["run"],
     ["run", "IMAGE", "second-image"],
     ["run", "--no-such-option", "IMAGE"],
-    ["run", "IMAGE", "--net", "bridge0"],
+    ["run", "IMAGE", "--net", "bridge 0"],
     ["run", "IMAGE", "--upper", "cloud"],
     ["run", "IMAGE", "--umask", "9"],
     ["run", "IMAGE", "--umask", "01000"],

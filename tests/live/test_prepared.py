@@ -92,7 +92,13 @@ def test_it_expires(pyrun: Pyrun) -> None:
     """PRP-05: a day by default; never while somebody starts it."""
     uuid = prepare(pyrun, "exit", "0")
     assert pyrun("gc", code=0).out == "" and phase(pyrun, "prepared") == [uuid]
-    os.utime(pyrun.root / "pods" / "prepared" / uuid, (1, 1))
+    record = pyrun.root / "pods" / "prepared" / uuid / "pod"
+    os.utime(record.parent, (1, 1))
+    assert pyrun("gc", code=0).out == "", "a date by itself makes nothing old"
+    record.write_text(
+        json.dumps({**json.loads(record.read_text()), "uptime": 1 << 62})
+    )  # made before the last boot: the date is all there is
+    os.utime(record.parent, (1, 1))
     assert pyrun("gc", "--expire-prepared", "90000d", code=0).out == ""
     assert uuid in pyrun("gc", code=0).out
     assert phase(pyrun, "prepared") == phase(pyrun, "garbage") == []

@@ -75,6 +75,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "pyrun/native/keeper",
         "pyrun/native/park",
         "pyrun/native/plan.h",
+        "pyrun/native/oci_plan.h",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun-oci",
     }
