@@ -58,7 +58,7 @@ def inserted(config: Config, *more: Op) -> tuple[Plan, int]:
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second while it is just ending
         return True
 
 
