@@ -112,6 +112,7 @@ def test_a_pod_that_has_not_pivoted(shared: Pyrun, start: Start, busybox: Path, 
     until(lambda: uuid.exists() and uuid.read_text().strip(), "a UUID")
     name = uuid.read_text().strip()
     until((shared.root / "pods/running" / name).exists, "a directory")
+    until((cgroup_of(shared, name) / "cgroup.procs").exists, "a cgroup")
     until(lambda: len((cgroup_of(shared, name) / "cgroup.procs").read_text().split()) > 0, "an init")
     for flags in ((), ("--env", "A=B")):
         refused = shared("exec", *flags, name, "/bin/hostname", code=125)
