@@ -22,6 +22,8 @@ from harness import TOP, compile_probe, copy_of_sources
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
 PREFIX = TOP / "build" / "vm" / "prefix"
+# what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
+MACHINE = {"VMTEST_APT": "apparmor dbus-user-session passt"}
 LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a fifth of that on an idle machine
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 
@@ -86,7 +88,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[
     files = " ".join(f"tests/live/{path.name}" for path in sorted(GUEST.glob("test_*.py")))
     inside = f".venv/bin/python3 -m pytest -q --durations=12 --junitxml=$OUT/report.xml {files}"
     command: list[str | Path] = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    env = {**os.environ, **MACHINE}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     print(done.stdout)
     shutil.rmtree(folder)
     assert (out / "report.xml").exists(), f"exit {done.returncode}, no report:\n{done.stdout}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ def test_the_machine_is_the_one_that_is_meant() -> None:
     assert os.uname().release.startswith("6.1."), "Debian 12's kernel"
     assert Path("/proc/1/comm").read_text() == "systemd\n"
     assert {"cpu", "io", "memory", "pids"} <= set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split())
+    assert "apparmor" in Path("/sys/kernel/security/lsm").read_text().split(",")
+    needed = "podman crun newuidmap slirp4netns pasta apparmor_parser loginctl"
+    assert [name for name in needed.split() if shutil.which(name) is None] == []
+    assert Path("/usr/lib/systemd/user/dbus.socket").exists(), "each user's own bus"
 
 
 def test_what_the_app_sees(shared: Pyrun) -> None:
