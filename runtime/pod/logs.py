@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from pyrun.errors import StateError
 from pyrun.pod.state import read_json
@@ -26,6 +27,7 @@ __all__ = ["open_app", "open_pod", "read_log"]
 
 _CHUNK = 65536
 _LONGEST = 1 << 20
+_PATIENCE, _FEW = 100, 10  # tries; the few are for a log of one file, which is away for a moment when it is begun again
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
 
 
@@ -106,6 +108,9 @@ def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "",
     files: list[int] = []
     try:
         files += _files(pod)
+        if not files:
+            hint = "its output went elsewhere (--log-driver), or it ran in the foreground"
+            raise StateError("read the log", "", "the pod has none", hint=hint)
         held: list[Line] = []
         reader = _Reader()
         for fd in files:
@@ -126,40 +131,70 @@ def read_log(pod: int, *, follow: bool = False, tail: int = -1, since: str = "",
             follower.close()
 
 
-def _files(pod: int) -> list[int]:
-    names = [name for name in os.listdir(pod) if name == "log" or (name[:4] == "log." and name[4:].isdecimal())]
-    if not names:
-        hint = "its output went elsewhere (--log-driver), or it ran in the foreground"
-        raise StateError("read the log", "", "the pod has none", hint=hint)
-    names.sort(key=lambda name: int(name[4:] or 0))
+def _files(pod: int, last: int = -1) -> list[int]:
+    """Descriptors of the log's files, oldest first: all of them, or those newer than the one that is open as `last`.
+
+    A rotation moves files to higher numbers, one after another from the highest, and then begins a new one.  Whoever goes
+    upwards meanwhile may meet a file twice but misses none; when a new one was begun, it goes again.
+    """
+    known = os.fstat(last).st_ino if last >= 0 else 0
+    found: list[int] = []
+    for tries in range(_PATIENCE):
+        found = _upwards(pod, known)
+        newest = _inode(pod)
+        if newest == (os.fstat(found[-1]).st_ino if found else known) or (newest == 0 and tries > _FEW):
+            break
+        while found:
+            os.close(found.pop())
+    return found
+
+
+def _upwards(pod: int, known: int) -> list[int]:
+    """Descriptors of the files below the one with the inode `known`, oldest first."""
     found: dict[int, int] = {}
-    for name in names:  # newest first, so that one which is renamed meanwhile is met again, not missed
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pod)
-            if found.setdefault(os.fstat(fd).st_ino, fd) != fd:
-                os.close(fd)
-    return list(reversed(found.values()))
+    number = 0
+    while True:
+        fd = _open(pod, number)
+        inode = os.fstat(fd).st_ino if fd >= 0 else 0
+        if fd >= 0 and (inode == known or found.setdefault(inode, fd) != fd):
+            os.close(fd)
+        if (inode == known and known) or (fd < 0 and not _there(pod, number + 1)):
+            return list(reversed(found.values()))
+        number += 1
 
 
-def _newer(pod: int, fd: int) -> list[int]:
-    """The files that the log was rotated to since `fd` was its newest; none when it still is, or the pod was removed."""
+def _inode(pod: int) -> int:
+    """That of the file that is written to, 0 when there is none: no pod, or the keeper was killed in a rotation."""
     try:
-        files = _files(pod)
-    except (OSError, StateError):
-        return []
-    inodes = [os.fstat(one).st_ino for one in files]
-    known = os.fstat(fd).st_ino
-    first = inodes.index(known) + 1 if known in inodes else 0
-    for one in files[:first]:
-        os.close(one)
-    return files[first:]
+        return os.stat("log", dir_fd=pod, follow_symlinks=False).st_ino
+    except OSError:
+        return 0
+
+
+def _name(number: int) -> str:
+    return f"log.{number}" if number else "log"
+
+
+def _there(pod: int, number: int) -> bool:
+    return os.access(_name(number), os.F_OK, dir_fd=pod, follow_symlinks=False)
+
+
+def _open(pod: int, number: int) -> int:
+    """A descriptor of that file of the log, or -1; waits while a rotation has it between two numbers."""
+    for tries in range(_PATIENCE):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(_name(number), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pod)
+        if not _there(pod, number + 1) and (number or tries > _FEW):
+            break
+        time.sleep(0.001)
+    return -1
 
 
 def _follow(pod: int, files: list[int], reader: _Reader, follower: _Follower) -> Iterator[Line]:
     alive = True
     while True:
         yield from reader.lines(files[-1])
-        for fd in _newer(pod, files[-1]):
+        for fd in _files(pod, files[-1]):
             yield from reader.lines(files[-1])
             os.close(files[-1])
             files[-1] = fd
