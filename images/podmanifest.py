@@ -49,8 +49,11 @@ def parse_pod_manifest(data: bytes) -> dict[str, Any]:
     return top.members
 
 
-# Limits of all apps together, which the cgroup above theirs has.
-_TOGETHER = ("resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops")
+# Limits of all apps together, which the cgroup above theirs has; what each app has that names none itself.
+_TOGETHER = (
+    *("os/linux/apparmor-profile", "os/linux/selinux-context"),
+    *("resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops"),
+)
 
 
 def _refuse(top: Object) -> None:

@@ -101,7 +101,7 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             return 0;
         if (ops[i].code == OP_NETWORK && (!(h->clone_flags & NEW_NETWORK) || network++ > 0))
             return 0;
-        if (ops[i].code >= OP_JOIN && ops[i].code != OP_METADATA && !(h->flags & PLAN_OCI))
+        if (ops[i].code >= OP_JOIN && !of_pods(&ops[i]) && !(h->flags & PLAN_OCI))
             return 0;
         if (before_clone(&ops[i])) {
             if (i > 0 && !before_clone(&ops[i - 1]))

@@ -15,5 +15,11 @@ static int oci_op_ok(const struct plan_header *h, const char *pool, const struct
 
 static int oci_before_pivot(const struct plan_op *op)
 {
-    return (op->code >= OP_OCI_ROOT && op->code <= OP_OCI_LISTENER) || (op->code == OP_OCI_LABEL && op->n == 0);
+    return (op->code >= OP_OCI_ROOT && op->code <= OP_OCI_LISTENER) || (op->code == OP_LABEL && op->n == 0);
+}
+
+/* Of the operations behind OP_JOIN those that plans of pods may have as well. */
+static int of_pods(const struct plan_op *op)
+{
+    return op->code == OP_METADATA || op->code == OP_SYSCTL || (op->code == OP_LABEL && op->n == 2);
 }

@@ -20,7 +20,7 @@ long copy_up(int from, int to);
 
 /* oci_process.c */
 long op_oci_device(struct context *ctx, const struct plan_op *op);
-long op_oci_sysctl(struct context *ctx, const struct plan_op *op);
+long op_oci_sysctl(const struct context *ctx, const struct plan_op *op);
 long op_oci_attribute(struct context *ctx, const struct plan_op *op);
 long op_oci_label(struct context *ctx, const struct plan_op *op);
 long op_oci_listener(struct context *ctx, const struct plan_op *op);

@@ -22,27 +22,31 @@ long op_oci_device(struct context *ctx, const struct plan_op *op)
     return r;
 }
 
-/* Before the pivot, by the runtime's own /proc, and never out of it: neither a mount nor a link can bend the path
- * (CVE-2025-52881).  The kernel shows the values of the writer's namespaces. */
-long op_oci_sysctl(struct context *ctx, const struct plan_op *op)
+/* Writes s2 to the file s1 of procfs, and never to anything else: neither a mount nor a link can bend the path (CVE-2025-52881). */
+static long write_proc(const struct context *ctx, const struct plan_op *op, const char *directory, uint64_t resolve)
 {
-    const struct open_how how = {.flags = O_WRONLY | O_CLOEXEC,
-                                 .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV};
+    const struct open_how how = {.flags = O_WRONLY | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | resolve};
     const char *text = pool_string(ctx, op->s2);
-    OWNED_FD sys = (int)sys_openat(AT_FDCWD, "/proc/sys", O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    OWNED_FD dir = (int)sys_openat(AT_FDCWD, directory, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     OWNED_FD fd = -1;
     struct { /* struct statfs of statfs(2) */
         long type, rest[32];
     } fs;
-    long r = sys < 0 ? sys : sys_call2(__NR_fstatfs, sys, &fs);
+    long r = dir < 0 ? dir : sys_call2(__NR_fstatfs, dir, &fs);
 
     if (r == 0 && fs.type != PROC_SUPER_MAGIC)
         r = -ENODEV;
     if (r == 0)
-        r = fd = (int)sys_call4(__NR_openat2, sys, pool_string(ctx, op->s1), &how, sizeof how);
+        r = fd = (int)sys_call4(__NR_openat2, dir, pool_string(ctx, op->s1), &how, sizeof how);
     if (r >= 0)
         r = sys_write(fd, text, str_len(text));
     return r < 0 ? r : 0;
+}
+
+/* Before the pivot, by the runtime's own /proc.  The kernel shows the values of the writer's namespaces. */
+long op_oci_sysctl(const struct context *ctx, const struct plan_op *op)
+{
+    return write_proc(ctx, op, "/proc/sys", RESOLVE_NO_SYMLINKS);
 }
 
 long op_oci_attribute(struct context *ctx, const struct plan_op *op)
@@ -71,7 +75,7 @@ long op_oci_attribute(struct context *ctx, const struct plan_op *op)
 }
 
 /* proc_pid_attr(5) wants the credentials of the program, hence late; by then /proc is the container's, so the runtime's
- * own is held from before the pivot. */
+ * own is held from before the pivot.  A pod's /proc is always its own: there the path goes through `self`, a link. */
 long op_oci_label(struct context *ctx, const struct plan_op *op)
 {
     const char *text = pool_string(ctx, op->s2);
@@ -79,6 +83,8 @@ long op_oci_label(struct context *ctx, const struct plan_op *op)
     OWNED_FD fd = -1;
     long r;
 
+    if (op->n == 2)
+        return write_proc(ctx, op, "/proc", RESOLVE_NO_MAGICLINKS);
     if (op->n == 0) {
         fd = held ? -1 : (int)sys_openat(AT_FDCWD, "/proc/self/attr", O_PATH | O_DIRECTORY, 0);
         r = held ? 0 : fd < 0 ? fd : sys_call3(__NR_dup3, fd, OCI_LABEL, O_CLOEXEC);

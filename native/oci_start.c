@@ -166,7 +166,7 @@ static int joiner(struct context *ctx)
     long r = keep_descriptors(ctx);
 
     for (i = 0; r == 0 && ctx->ops[i].code != OP_APP; i++) /* by the runtime's /proc, not the container's */
-        if (ctx->ops[i].code == OP_OCI_LABEL)
+        if (ctx->ops[i].code == OP_LABEL)
             r = op_oci_label(ctx, &ctx->ops[i]);
     if (r == 0) {
         inherit(ctx);
@@ -363,11 +363,11 @@ long run_oci_op(struct context *ctx, const struct plan_op *op)
         return op_oci_cover(ctx, op);
     case OP_OCI_DEVICE:
         return op_oci_device(ctx, op);
-    case OP_OCI_SYSCTL:
+    case OP_SYSCTL:
         return op_oci_sysctl(ctx, op);
     case OP_OCI_LISTENER:
         return op_oci_listener(ctx, op);
-    case OP_OCI_LABEL:
+    case OP_LABEL:
         return op_oci_label(ctx, op);
     case OP_OCI_ATTRIBUTE:
         return op_oci_attribute(ctx, op);

@@ -178,9 +178,10 @@ enum plan_code {
                               OCIM_ flags a; tree b (below OCI_TREES): made before the clone, 0 not */
     OP_OCI_COVER = 46,     /* in-root s1, n OCI_MASKED or OCI_READONLY */
     OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half */
-    OP_OCI_SYSCTL = 48,    /* file s1 below /proc/sys with content s2 */
+    OP_SYSCTL = 48,        /* file s1 below /proc/sys with content s2; of pods too */
     OP_OCI_LISTENER = 49,  /* connect to the socket s1, for OP_SECCOMP with SECCOMP_FILTER_FLAG_NEW_LISTENER */
-    OP_OCI_LABEL = 50,     /* n 0: open the directory of labels; n 1, behind OP_APP: write s2 to its file s1 */
+    OP_LABEL = 50,         /* n 0: open the directory of labels; n 1, behind OP_APP: write s2 to its file s1; n 2, of pods: to file s1
+                              below their own /proc */
     /* behind OP_APP */
     OP_OCI_ATTRIBUTE = 51, /* OCI_... n, value a, b bytes at s1 (OCI_MEMORY_POLICY: b words of 64 bits) */
     /* the supervisor, and once more init before the pivot, in the pod's network */

@@ -203,7 +203,7 @@ static struct plan_op *put_ops(struct quick *quick, struct plan_header *header)
         if (op->code == OP_SECCOMP && !identity)
             return 0;
         identity |= op->code == OP_IDS;
-        if (!visible && (op->code == OP_NO_NEW_PRIVS || op->code == OP_SECCOMP || op->code == OP_EXEC)) {
+        if (!visible && (op->code == OP_LABEL || op->code == OP_NO_NEW_PRIVS || op->code == OP_SECCOMP || op->code == OP_EXEC)) {
             put(quick, &session, sizeof session);
             if (!quick->interactive)
                 put(quick, &null, sizeof null);

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     Words: TypeAlias = list[str]
 
 
+SECURITY_OPT: Option = (
+    "--security-opt",
+    "MODULE=LABEL",
+    "list",
+    "",
+    "app Security",
+    "confine the app by a security module of Linux: apparmor=PROFILE, or label=USER:ROLE:TYPE:LEVEL of SELinux",
+)
+
+
 class AppcArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
@@ -43,6 +53,7 @@ class AppcArgs:
     compression: str
     latest: Number
     drop: bool
+    security_opt: Words
 
 
 BUILD: dict[str, Verb] = {

@@ -85,6 +85,10 @@ _HINTS = {
     (ops.METADATA, errno.ECONNRESET): "it ended, or does not know this pod: try `pyrun metadata` by hand",
     (ops.METADATA, errno.EADDRINUSE): "another program of the host listens there: start the pod again",
     (ops.METADATA, errno.ENAMETOOLONG): "a unix socket has a path of up to 107 bytes: use a shorter --root",
+    (ops.LABEL, errno.ENOENT): "load it first: apparmor_parser -r FILE; aa-status lists those that are loaded",
+    (ops.LABEL, errno.EINVAL): "the policy that is loaded knows no such context",
+    (ops.LABEL, errno.EACCES): "the policy does not let pyrun change to it",
+    (ops.LABEL, errno.EPERM): "the policy does not let pyrun change to it",
     (ops.LIMIT, errno.EINVAL): "the kernel does not take this value: see cgroups(7)",
     (ops.LIMIT, errno.ERANGE): "the kernel does not take this value: see cgroups(7)",
     (ops.LIMIT, errno.ENODEV): "the disk cannot be limited: name a whole disk, as in /dev/vda",
@@ -129,6 +133,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         reason, hint = "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
     elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
         reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
+    elif code == ops.LABEL and error == errno.ENOENT:
+        reason = "no such profile is loaded"
     elif code == ops.HANDLER:
         reason, hint = _handler(error, detail)
     elif code == ops.BIND and detail == DETAIL_TARGET:

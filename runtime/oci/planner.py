@@ -96,7 +96,7 @@ def enter_plan(spec: dict[str, Any], process: dict[str, Any], *, seccomp: bytes 
     if process.get("terminal"):
         todo.append(op(ops.TTY, a=process.get("user", {}).get("uid", 0), origin="process.terminal"))
     if process.get("apparmorProfile") or process.get("selinuxLabel"):
-        todo.append(op(ops.OCI_LABEL, n=0, origin="process"))
+        todo.append(op(ops.LABEL, n=0, origin="process"))
     todo.append(op(ops.PIVOT, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
     bounding = held_capabilities(spec, bounding)
@@ -158,7 +158,7 @@ def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], 
     """Names, parameters and scores, while /proc is still the runtime's own."""
     for key, value in linux.get("sysctl", {}).items():
         _refuse_host(key, kinds, linux)
-        todo.append(op(ops.OCI_SYSCTL, sysctl.path(key), value, origin=f"linux.sysctl[{key!r}]"))
+        todo.append(op(ops.SYSCTL, sysctl.path(key), value, origin=f"linux.sysctl[{key!r}]"))
     if spec.get("hostname"):
         todo.append(op(ops.HOSTNAME, spec["hostname"], origin="hostname"))
     if spec.get("domainname"):
@@ -188,7 +188,7 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
     if linux.get("seccomp", {}).get("listenerPath"):
         todo.append(op(ops.OCI_LISTENER, linux["seccomp"]["listenerPath"], origin="linux.seccomp.listenerPath"))
     if process.get("apparmorProfile") or process.get("selinuxLabel"):
-        todo.append(op(ops.OCI_LABEL, n=0, origin="process"))
+        todo.append(op(ops.LABEL, n=0, origin="process"))
     todo.append(op(ops.CHECKPOINT, origin="hooks"))
     hooks(spec, "createContainer", todo, state)
     for name, how in (("readonlyPaths", _READONLY), ("maskedPaths", _MASKED)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError
-from pyrun.host import read_small
 from pyrun.images import fastjson
 from pyrun.oci.rules_process import number_list
 from pyrun.plan import caps, ops, rlimits
@@ -229,23 +228,26 @@ def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> O
 
 def selinux(label: str, where: str) -> None:
     """Refuse a label where the kernel has none."""
-    if not os.path.exists("/sys/fs/selinux/enforce"):
-        raise ConfigError("set SELinux label", label, "SELinux is not enabled here", hint="leave it out", origin=where)
+    from pyrun.pod.labels import module_off
+
+    reason = module_off("label")
+    if reason:
+        raise ConfigError("use SELinux context", label, reason, hint="leave it out", origin=where)
 
 
 def _labels(process: dict[str, Any], todo: list[Op]) -> None:
     if process.get("apparmorProfile"):
         where = "process.apparmorProfile"
-        if read_small("/sys/module/apparmor/parameters/enabled") != b"Y\n":
-            raise ConfigError(
-                "set AppArmor profile", process["apparmorProfile"], "this kernel has no AppArmor", hint="leave it out", origin=where
-            )
-        file = "apparmor/exec" if os.path.exists("/proc/self/attr/apparmor/exec") else "exec"
-        todo.append(op(ops.OCI_LABEL, file, "exec " + process["apparmorProfile"], n=1, origin=where))
+        from pyrun.pod.labels import module_off, profile_file
+
+        reason = module_off("apparmor")
+        if reason:
+            raise ConfigError("use AppArmor profile", process["apparmorProfile"], reason, hint="leave it out", origin=where)
+        todo.append(op(ops.LABEL, profile_file(), "exec " + process["apparmorProfile"], n=1, origin=where))
     if process.get("selinuxLabel"):
         where = "process.selinuxLabel"
         selinux(process["selinuxLabel"], where)
-        todo.append(op(ops.OCI_LABEL, "exec", process["selinuxLabel"], n=1, origin=where))
+        todo.append(op(ops.LABEL, "exec", process["selinuxLabel"], n=1, origin=where))
 
 
 def _paths(name: str, env: list[str]) -> list[str]:

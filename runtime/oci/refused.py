@@ -32,9 +32,8 @@ _STEPS = {
     ops.OCI_ROOT: "use root",
     ops.OCI_COVER: "cover",
     ops.OCI_DEVICE: "make device",
-    ops.OCI_SYSCTL: "set kernel parameter",
+    ops.SYSCTL: "set kernel parameter",
     ops.OCI_LISTENER: "connect to seccomp listener",
-    ops.OCI_LABEL: "set label",
 }
 _HINTS = {
     (ops.JOIN, errno.EINVAL): "the file is not a namespace of that type",
@@ -42,13 +41,12 @@ _HINTS = {
     (ops.OCI_DEVICE, errno.EEXIST): "there is another file already, and it is not the device that is asked for",
     (ops.OCI_DEVICE, errno.EPERM): "nodes can be made with CAP_MKNOD only, and never in a user namespace",
     (ops.OCI_DEVICE, errno.EROFS): "mount a tmpfs on /dev, or make the root writable",
-    (ops.OCI_SYSCTL, errno.ENOENT): "this kernel has no such parameter, or the namespace has none of its own",
-    (ops.OCI_SYSCTL, errno.EINVAL): "the kernel does not take this value",
-    (ops.OCI_SYSCTL, errno.EACCES): "it belongs to another user namespace",
+    (ops.SYSCTL, errno.ENOENT): "this kernel has no such parameter, or the namespace has none of its own",
+    (ops.SYSCTL, errno.EINVAL): "the kernel does not take this value",
+    (ops.SYSCTL, errno.EACCES): "it belongs to another user namespace",
     (ops.OCI_ATTRIBUTE, errno.EPERM): "it takes more privileges than the runtime has (CAP_SYS_NICE, CAP_SYS_ADMIN)",
     (ops.OCI_ATTRIBUTE, errno.EINVAL): "this kernel or host does not take these values together",
     (ops.OCI_ATTRIBUTE, errno.EBUSY): "the processors have no such time to give",
-    (ops.OCI_LABEL, errno.ENOENT): "the kernel knows no such profile: load it first",
     (ops.OCI_ROOT, errno.EINVAL): "the root is on a mount that cannot be copied (unbindable)",
 }
 
@@ -56,6 +54,10 @@ _HINTS = {
 def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
     """Return the exception for an operation that failed with errno `error`."""
     code, _, number, s1, s2, how, _, origin = one
+    if code == ops.LABEL:
+        from pyrun.engine.explain import failure
+
+        return failure((one,) * (index + 1), index, error, detail)
     reason, subject = "", s1 if isinstance(s1, str) else ""
     step, hint = _STEPS.get(code, "set up the container"), _HINTS.get((code, error), "")
     if code == ops.OCI_MOUNT:
@@ -63,7 +65,7 @@ def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
         step, subject, reason, hint = _mount(s1, how, error, detail)
     elif code == ops.OCI_ATTRIBUTE:
         step = _ATTRIBUTES[number] if isinstance(number, int) else step
-    elif code == ops.OCI_SYSCTL:
+    elif code == ops.SYSCTL:
         assert isinstance(s2, str)
         subject = f"{subject.replace('/', '.')}={s2}"
     elif code == ops.OCI_COVER:

@@ -23,7 +23,7 @@ NAMES = {
     in (
         "PROPAGATION SCRATCH HOST_DIR OVERLAY ROOT_BIND UNMOUNT MKDIR MKFILE WRITE SYMLINK MKNOD MOUNT BIND MASK READONLY ROOT_READONLY"
         " HOSTNAME DOMAINNAME NETWORK TTY OOM_SCORE PIVOT KEYRING APP SESSION STDIN_NULL UMASK RLIMIT IDS CAPS CHDIR NO_NEW_PRIVS"
-        " SECCOMP EXEC LIMIT DEVICES HANDLER METADATA"
+        " SECCOMP EXEC LIMIT DEVICES HANDLER METADATA LABEL SYSCTL"
     ).split()
 }
 
@@ -122,6 +122,11 @@ def _exec(one: Op) -> str:
     return f"execute {one[3]!r} with {len(one[4])} variables{tried}"
 
 
+def _label(one: Op) -> tuple[str, str]:
+    name = _text(one[4])
+    return ("use AppArmor profile", name[5:]) if name.startswith("exec ") else ("use SELinux context", name)
+
+
 _WORDS: dict[int, Callable[[Op], str]] = {
     ops.PROPAGATION: lambda one: "make every mount private",
     ops.SCRATCH: lambda one: f"mount tmpfs on {_text(one[3])} {_text(one[4])}",
@@ -161,6 +166,8 @@ _WORDS: dict[int, Callable[[Op], str]] = {
     ops.METADATA: lambda one: f"offer the metadata service at {_address(one[5])}",
     ops.HANDLER: lambda one: f"run the event handler {_text(one[3])} as the app, for up to {_text(one[5])} seconds",
     ops.LIMIT: _limit,
+    ops.LABEL: lambda one: " ".join(_label(one)),
+    ops.SYSCTL: lambda one: f"set kernel parameter {_text(one[3]).replace('/', '.')}={_text(one[4])}",
 }
 
 
@@ -181,6 +188,8 @@ def step(one: Op) -> tuple[str, str]:
         return "offer the metadata service at", _address(one[5])
     if code == ops.HANDLER:
         return "run event handler", _text(s1)
+    if code == ops.LABEL:
+        return _label(one)
     if code == ops.LIMIT:
         return "set limit", f"{_text(s1)} {_text(s2)}"
     if code == ops.DEVICES:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "entering", "environment", "exposed", "user_id"]
 
-_LAST = (ops.NO_NEW_PRIVS, ops.SECCOMP, ops.EXEC)
+_LAST = (ops.LABEL, ops.NO_NEW_PRIVS, ops.SECCOMP, ops.EXEC)
 _CAP_SYS_PTRACE = 1 << 19
 
 

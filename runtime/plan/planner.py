@@ -263,13 +263,17 @@ def _confinement(config: Config, bounding: int, permitted: int) -> list[Op]:
         clamp = ops.CLAMP if origin == rlimits.DEFAULT_ORIGIN else 0
         todo.append(op(ops.RLIMIT, n=number, a=soft, b=hard, flags=clamp, origin=origin))
     seccomp = op(ops.SECCOMP, config.seccomp, origin=config.origin("seccomp"))
-    if config.seccomp and not config.no_new_privs:
-        todo.append(seccomp)
+    early = config.seccomp and not config.no_new_privs
+    labels = [op(ops.LABEL, f"self/attr/{file}", text, n=2, origin=origin) for file, text, origin in config.labels]
+    if early:  # which may forbid what the labels take
+        todo += [*labels, seccomp]
     todo.append(op(ops.CAPS, caps, n=0, origin=config.origin("caps")))
     groups = b"".join([gid.to_bytes(4, "little") for gid in config.groups])
     todo.append(op(ops.IDS, groups, n=len(config.groups), a=config.uid, b=config.gid, origin=user))
     todo.append(op(ops.CAPS, caps, n=1, origin=config.origin("caps")))
     todo.append(op(ops.CHDIR, config.cwd, origin=config.origin("cwd")))
+    if not early:
+        todo += labels
     if config.no_new_privs:
         todo.append(op(ops.NO_NEW_PRIVS, origin="no_new_privs"))
         if config.seccomp:
@@ -280,8 +284,8 @@ def _confinement(config: Config, bounding: int, permitted: int) -> list[Op]:
 def _handler(config: Config, handler: tuple[str, list[str], list[str], int], todo: list[Op]) -> None:
     """A program beside the app's, confined as that is.
 
-    It may not trace others: the init of an app that has not started yet still has all privileges.  Where a filter comes last,
-    so does the session, as native/enter.c wants it; else nobody who could see the process is left in the pod.
+    It may not trace others: the init of an app that has not started yet still has all privileges.  Where a filter or a label comes
+    last, so does the session, as native/enter.c wants it; else nobody who could see the process is left in the pod.
     """
     name, argv, paths, seconds = handler
     origin = f"event handler {name}"
@@ -290,5 +294,6 @@ def _handler(config: Config, handler: tuple[str, list[str], list[str], int], tod
     visible = [op(ops.SESSION, origin=origin), op(ops.STDIN_NULL, origin=origin)]
     steps = _confinement(config, config.bounding & ~_CAP_SYS_PTRACE, config.permitted & ~_CAP_SYS_PTRACE)
     codes = [one[0] for one in steps]
-    place = codes.index(ops.NO_NEW_PRIVS) if ops.NO_NEW_PRIVS in codes else 0 if ops.SECCOMP in codes else len(codes)
+    last = [code for code in (ops.LABEL, ops.NO_NEW_PRIVS) if code in codes]
+    place = codes.index(last[0]) if last else 0 if ops.SECCOMP in codes else len(codes)
     todo += [*steps[:place], *visible, *steps[place:], op(ops.EXEC, argv, config.env, b=paths, origin=origin)]

@@ -5,9 +5,8 @@ What cannot be enforced, and would be missed, is an error; isolators that nobody
 
 from __future__ import annotations
 
-import os
-
 from pyrun.errors import ConfigError
+from pyrun.pod.labels import ISOLATORS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +33,6 @@ _STRONGER: dict[str, tuple[tuple[str, ...], str]] = {
     "resource/block-bandwidth": (("io_max",), ""),
     "resource/block-iops": (("io_max",), ""),
     "resource/network-bandwidth": (("net_bandwidth",), ""),
-}
-_MODULES = {  # isolator -> its name, a path that is there where the kernel has it
-    "os/linux/selinux-context": ("SELinux", "/sys/fs/selinux/enforce"),
-    "os/linux/apparmor-profile": ("AppArmor", "/sys/kernel/security/apparmor/profiles"),
 }
 
 
@@ -77,10 +72,8 @@ def _by(options: Options, name: str, value: object) -> str | None:
             if value is True or "new-privs" in options.insecure_options
             else "pyrun's default, which --insecure-options=new-privs gives up"
         )
-    if name in _MODULES:
-        module, path = _MODULES[name]
-        reason = "pyrun does not confine by it yet" if os.path.exists(path) else f"this kernel has no {module}, or it is off"
-        raise ConfigError("apply isolator", name, reason, hint="run an image without it", origin="app.isolators")
+    if name in ISOLATORS:  # whether the kernel can is asked by `labels_of`
+        return "--security-opt" if any(word.startswith(ISOLATORS[name] + "=") for word in options.security_opt) else ""
     if name.startswith(("resource/", "os/linux/", "os/unix/")):
         hint = "this version of pyrun does not enforce it; run an image without it"
         raise ConfigError("apply isolator", name, "cannot be enforced", hint=hint, origin="app.isolators")

@@ -85,6 +85,7 @@ class Keywords(TypedDict, total=False):
     restart: str
     rlimit: Sequence[str]
     seccomp: str | None
+    security_opt: Sequence[str]
     set_env: Mapping[str, str]
     supplementary_gids: Sequence[int]
     swap: str | int | None

@@ -132,7 +132,7 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
 
 def _together(apps: list[App], host: Host, root: str) -> list[tuple[str, str, str]]:
     """The limits of all apps together."""
-    known = [one for one in apps[0].isolators if one["name"].startswith(("resource/", "os/linux/"))]
+    known = [one for one in apps[0].isolators if one["name"].startswith("resource/") or one["name"] == "os/linux/cpu-shares"]
     found = limits.of_pod(apps[0].options.pod_limit, known, root)
     if limits.placed(found, host.cgroup, "")[1]:
         hint = "run each app as a pod of its own, or boot with systemd.unified_cgroup_hierarchy=1"

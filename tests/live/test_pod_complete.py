@@ -178,7 +178,6 @@ def test_ace_50_status_lists_what_became_of_isolators(shared: Pyrun, image: Call
     ("name", "value"),
     [
         pytest.param("os/linux/selinux-context", {"user": "u", "role": "r", "type": "t", "level": "s0"}, id="ACE-72"),
-        pytest.param("os/linux/apparmor-profile", {"profile": "none"}, id="ACE-73"),
         pytest.param("os/linux/unheard-of", 1, id="ACE-50"),
     ],
 )
@@ -188,6 +187,25 @@ def test_what_cannot_be_enforced_is_an_error(shared: Pyrun, image: Callable[...,
 
     refused = shared("run", image(edit=edit), code=125)
     assert refused.err.startswith(f"pyrun: apply isolator {name}: ") and "from: app.isolators" in refused.err
+
+
+def test_ace_73_a_profile_that_cannot_be_had_is_an_error(shared: Pyrun, image: Callable[..., Path]) -> None:
+    """Whether this kernel has AppArmor or not; where it has, tests/vm/guest/test_labels.py looks from inside."""
+
+    def edit(made: Any) -> None:
+        made.manifest["app"]["isolators"] = [{"name": "os/linux/apparmor-profile", "value": {"profile": "none-such"}}]
+
+    here = Path("/sys/module/apparmor/parameters/enabled")
+    on = here.exists() and here.read_text() == "Y\n"
+    refused = shared("run", image(edit=edit), code=125)
+    of_isolator = "apply isolator os/linux/apparmor-profile: this kernel has no AppArmor, or it is off"
+    unknown = "use AppArmor profile none-such: no such profile is loaded"
+    assert refused.err.startswith(f"pyrun: {unknown if on else of_isolator}\nhint: ")
+    refused = shared("run", "--security-opt", "apparmor=none-such", image(), code=125)
+    assert refused.err.startswith("pyrun: use AppArmor") and "none-such" in refused.err and "\nfrom: --security-opt" in refused.err
+    for word in ("apparmor", "label=", "seccomp=x.json", "no-new-privileges"):
+        refused = shared("run", "--security-opt", word, image(), code=2)
+        assert refused.err.startswith(f"pyrun: option --security-opt {word}: not known\nhint: write apparmor=PROFILE or label=")
 
 
 def test_ace_58_a_demanded_no_new_privileges_is_not_given_up(shared: Pyrun, image: Callable[..., Path]) -> None:
