@@ -107,6 +107,7 @@ KEEPER = program(
     "native/keep_log.c",
     "native/keep_tty.c",
     "native/keep_pod.c",
+    "native/keep_manager.c",
     "native/handover.c",
     "native/files.c",
     "native/shared.c",

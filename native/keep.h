@@ -24,7 +24,8 @@
  * control socket, so the pod is killed; there is no exit record then, and no lock.
  *
  * A pod of several apps (KEEP_SEVERAL) has a plan, a helper and a log for each, below apps/NAME, and one process more: the
- * holder, whose namespaces the others join (keep_pod.c).  In the foreground the front itself is the keeper then.
+ * holder, whose namespaces the others join (keep_pod.c).  In the foreground the front itself is the keeper then, and so it is
+ * where somebody has to look after the health of an app.
  */
 #ifndef PYRUN_KEEP_H
 #define PYRUN_KEEP_H
@@ -42,9 +43,8 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 
 #define KEEP_REMOVE 1     /* when it has ended nothing is kept */
 #define KEEP_FOREGROUND 2 /* it wants the caller's input, which there is none of in the background */
-#define KEEP_HEALTH 8     /* health.keep and health.plan are there; in the foreground nobody looks at them, and that is said */
-#define KEEP_CHECKED 16   /* health checks were asked for by name, so it must not be in the foreground */
 #define KEEP_TTY 4        /* it wants a terminal; in the background that is keep_tty.c's */
+#define KEEP_HEALTH 8     /* health.keep and health.plan are there, of an app at least */
 #define KEEP_SEVERAL 32   /* the file `apps.keep` says which */
 #define KEEP_SHARE_PID 64 /* one pid namespace for all of them */
 #define KEEP_SHARE_NET 128 /* a network namespace of their own; without it the host's */
@@ -85,22 +85,6 @@ struct log {
     uint64_t size;
 };
 
-struct app {
-    struct keep_app how;
-    int dir, plan, own; /* `own`: its cgroup, between its making and the start */
-    int control;        /* to its helper, -1 when that is gone */
-    int streams[3];
-    struct log log;
-    uint32_t flags; /* of the plan, as it was prepared */
-    int32_t helper_pid, init_pid;
-    /* of this run; `ended`: its helper told how */
-    int running, ended, failed;
-    int32_t status;
-    uint32_t oom; /* the kernel killed some of it for want of memory */
-    uint64_t started, finished;
-    struct plan_report failure;
-};
-
 /* Of health checks: the file `health.keep`, written by pyrun.pod.health; times in milliseconds. */
 #define HEALTH_MAGIC 0x746c6568
 #define HEALTH_VERSION 1
@@ -116,6 +100,39 @@ struct health {
     uint32_t retries;
     uint32_t on_failure; /* enum health_action */
     uint32_t signal;     /* that asks the app to end */
+};
+
+#define HEALTH_SAID 256 /* bytes of a check's output that are kept */
+
+struct check {
+    struct health how;
+    int plan, init, helper, output; /* `helper`: a pidfd of the one that runs now; `init` of the app's, -1 when there is nothing to check */
+    int32_t init_pid, helper_pid;
+    int state, stops; /* `stops`: the app was asked to end for its health */
+    uint32_t failing;
+    uint64_t begun, due, started; /* ns of CLOCK_BOOTTIME, the last of CLOCK_REALTIME; `due`: of the next step */
+    char said[HEALTH_SAID + 1];
+    size_t said_size;
+};
+
+struct app {
+    struct keep_app how;
+    int dir, plan, own; /* `own`: its cgroup, between its making and the start */
+    int control;        /* to its helper, -1 when that is gone */
+    int words;          /* a socket for what it says to the service manager, -1 where that is not wanted */
+    uint32_t told;      /* TOLD_..., of keep_manager.c */
+    uint64_t sockets;   /* which of the service manager's it gets */
+    struct check check;
+    int streams[3];
+    struct log log;
+    uint32_t flags; /* of the plan, as it was prepared */
+    int32_t helper_pid, init_pid;
+    /* of this run; `ended`: its helper told how */
+    int running, ended, failed;
+    int32_t status;
+    uint32_t oom; /* the kernel killed some of it for want of memory */
+    uint64_t started, finished;
+    struct plan_report failure;
 };
 
 struct keeper {
@@ -136,7 +153,9 @@ struct keeper {
     uint64_t deadline;         /* when what still runs is killed, CLOCK_BOOTTIME */
     int running, stopping, killing;
     int revive; /* it is stopped for its health, to start again whatever its policy */
-    char **environment; /* in the foreground, of several apps */
+    char **environment; /* the caller's */
+    int foreground;     /* this is the process that was asked; its streams are the apps' */
+    int ready;          /* the service manager has been told */
 };
 
 /* keeper.c */
@@ -148,12 +167,15 @@ const char *cgroup_name(const struct keeper *keeper);
 
 /* keep_run.c */
 int keep(struct keeper *keeper);
+void send_signal(const struct app *app, uint32_t number);
+void decide(struct keeper *keeper, const struct app *because); /* the pod ends: what else runs is asked to end too */
 
 /* keep_state.c */
 int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
 void write_exit(const struct keeper *keeper);
 int told_to_stop(const struct keeper *keeper);
+int wanted_again(const struct keeper *keeper);
 void bury(const struct keeper *keeper, int remove);
 
 /* keep_log.c */
@@ -163,14 +185,24 @@ long log_take(const struct keeper *keeper, struct app *app, int stream); /* move
 void log_end(const struct keeper *keeper, struct app *app); /* the app has ended: the rest, and an end to its last line */
 uint64_t log_dropped(void);                       /* bytes that could not be written */
 
-/* keep_health.c: of pods with one app */
+/* keep_health.c */
 #define HEALTH_SLOTS 2 /* of poll(2) */
 struct pollfd;
-void health_begin(const struct keeper *keeper, int32_t pid); /* the app runs; `pid` is init's */
-void health_watch(struct pollfd *slots);
-uint64_t health_due(void); /* when health_move is wanted at the latest, CLOCK_BOOTTIME; ~0 never */
-void health_move(struct keeper *keeper, const struct pollfd *slots);
-void health_end(void);
+void health_begin(const struct keeper *keeper, struct app *app); /* the app runs */
+void health_watch(const struct app *app, struct pollfd *slots);
+uint64_t health_due(const struct keeper *keeper); /* when health_move is wanted at the latest, CLOCK_BOOTTIME; ~0 never */
+void health_move(struct keeper *keeper, struct app *app, const struct pollfd *slots);
+void health_end(struct app *app);
+
+/* keep_manager.c */
+#define MANAGER_WORDS 5 /* of the helper's environment, the end included */
+int manager_sockets(struct keeper *keeper, const char *which); /* 0 where `which` makes no sense */
+int manager_listen(struct app *app);
+void manager_hear(struct keeper *keeper, struct app *app);
+void manager_ready(struct keeper *keeper); /* all of them run, or one has ended */
+uint32_t manager_count(const struct app *app); /* how many sockets it gets */
+void manager_hand_over(const struct app *app); /* in the helper's process: they stand in a row */
+void manager_environment(const struct keeper *keeper, const struct app *app, char *words[MANAGER_WORDS], char names[PATH_SIZE]);
 
 /* keep_tty.c */
 #define TTY_SLOTS 66 /* of poll(2) */
@@ -185,6 +217,5 @@ int read_apps(struct keeper *keeper);
 int share_memory(struct keeper *keeper, const char *root);
 long share_begin(struct keeper *keeper);
 void share_end(struct keeper *keeper);
-void notify_ready(const struct keeper *keeper);
 
 #endif

@@ -140,10 +140,3 @@ void share_end(struct keeper *keeper)
     if (keeper->memory[0] != '\0')
         (void)sys_call2(__NR_umount2, keeper->memory, MNT_DETACH);
 }
-
-/* sd_notify(3): all apps run.  The helpers do not know of the service manager. */
-void notify_ready(const struct keeper *keeper)
-{
-    if (keeper->environment != 0 && !(keeper->apps[0].flags & PLAN_NOTIFY_NONE))
-        tell_manager(keeper->environment, "READY=1", 7);
-}

@@ -12,7 +12,8 @@
 
 #define GRACE 10000000000     /* ns between the signal that asks the apps of a pod to end and the kill */
 
-enum { POLL_SIGNAL, POLL_FRONT, POLL_HEALTH, POLL_TTY = POLL_HEALTH + HEALTH_SLOTS, POLL_APPS = POLL_TTY + TTY_SLOTS, POLL_EACH = 3 };
+enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS };
+enum { EACH_CONTROL, EACH_OUT, EACH_ERR, EACH_WORDS, EACH_HEALTH, POLL_EACH = EACH_HEALTH + HEALTH_SLOTS };
 
 #define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
 
@@ -39,7 +40,6 @@ static long start_helper(struct keeper *keeper, struct app *app)
     const int several = (keeper->how.flags & KEEP_SEVERAL) != 0;
     uint32_t flags = (app->flags & ~(uint32_t)(PLAN_HAS_EXPLAIN | PLAN_REMOVE)) | PLAN_HAS_CONTROL | PLAN_TELL_RUNNING;
     int links[2], slots[SLOT_COUNT];
-    char *no_environment[1] = {0};
     const int plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0); /* `pyrun update` may have put another one there */
     long r;
 
@@ -51,19 +51,23 @@ static long start_helper(struct keeper *keeper, struct app *app)
         (void)sys_call4(__NR_wait4, app->helper_pid, 0, __WALL, 0);
     app->helper_pid = 0;
     make_cgroup(keeper, app);
+    flags |= manager_count(app) << PLAN_LISTEN_SHIFT;
     r = set_plan_flags(app, flags | (app->own >= 0 ? PLAN_HAS_CGROUP : 0));
     if (r < 0 || (r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links)) < 0)
         return r;
     app->started = clock_ns(0);
     r = sys_call5(__NR_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
     if (r == 0) {
-        int wanted[SLOT_COUNT] = {app->streams[0], app->streams[1], app->streams[2], app->plan, links[1], keeper->pod, keeper->holder,
+        int wanted[SLOT_COUNT] = {app->streams[0], app->streams[1], app->streams[2], app->plan, links[1], app->dir, keeper->holder,
                                   app->own,        app->own < 0 ? -1 : several ? keeper->group : keeper->parent, app->flags & PLAN_NETWORK ? SLOT_NETWORK : -1};
+        char *words[MANAGER_WORDS], names[PATH_SIZE];
 
-        if (several) /* a key of the terminal that means all of its processes comes to the apps through this one alone */
+        if (keeper->foreground) /* a key of the terminal that means all of its processes comes to the apps through this one alone */
             (void)sys_call0(__NR_setsid);
         memcpy(slots, wanted, sizeof slots);
-        (void)become_helper(keeper->helper, slots, 0, keeper->uuid, no_environment);
+        manager_environment(keeper, app, words, names);
+        manager_hand_over(app);
+        (void)become_helper(keeper->helper, slots, 0, keeper->uuid, words);
         sys_exit(125);
     }
     sys_close(links[1]);
@@ -75,12 +79,22 @@ static long start_helper(struct keeper *keeper, struct app *app)
     return r < 0 ? r : 0;
 }
 
-static void send_signal(const struct app *app, uint32_t number)
+void send_signal(const struct app *app, uint32_t number)
 {
     unsigned char signal = (unsigned char)number;
 
     if (app->control >= 0)
         (void)sys_call6(__NR_sendto, app->control, &signal, 1, NOSIGNAL | DONTWAIT, 0, 0);
+}
+
+/* In the foreground the helper gets it as if it had been asked itself: it knows its terminal's size and when to hurry. */
+static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t number)
+{
+    number = number == SIGTERM && app->how.stop != 0 ? app->how.stop : number;
+    if (!keeper->foreground)
+        send_signal(app, number);
+    else if (app->control >= 0 && app->helper_pid > 0)
+        (void)sys_call2(__NR_kill, app->helper_pid, number);
 }
 
 /* Any signal goes on to the apps; one that asks a service to end also says that it is not to come back. */
@@ -92,12 +106,11 @@ static void on_signals(struct keeper *keeper)
         keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT;
         if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGPIPE)
             for EACH_APP (app, keeper)
-                send_signal(app, info.ssi_signo == SIGTERM && app->how.stop != 0 ? app->how.stop : info.ssi_signo);
+                pass_on(keeper, app, info.ssi_signo);
     }
 }
 
-/* The pod ends: what else runs is asked to end too. */
-static void decide(struct keeper *keeper, const struct app *because)
+void decide(struct keeper *keeper, const struct app *because)
 {
     keeper->decided = because;
     keeper->deadline = keeper->count == 1 ? ~0ULL : clock_ns(CLOCK_BOOTTIME) + GRACE;
@@ -112,10 +125,13 @@ static void app_ended(struct keeper *keeper, struct app *app)
     int left = 0, bad = !app->ended || app->status != 0;
 
     app->init_pid = 0;
+    health_end(app);
     for EACH_APP (other, keeper)
         left += other != app && !other->ended && other->control >= 0;
     if (keeper->decided == 0 && (left == 0 || (keeper->exit == EXIT_MAIN ? app == keeper->apps : keeper->exit == EXIT_FIRST_FAILURE && bad)))
         decide(keeper, keeper->exit == EXIT_MAIN ? keeper->apps : app);
+    else if (keeper->decided == 0)
+        manager_ready(keeper);
     if (keeper->how.flags & KEEP_SEVERAL)
         write_run(keeper);
     else if (app->ended && !app->failed)
@@ -145,8 +161,9 @@ static void app_runs(struct keeper *keeper, struct app *app, const struct plan_r
             return;
     keeper->running = 1;
     tell_front(keeper, report);
-    notify_ready(keeper);
-    health_begin(keeper, report->pid);
+    manager_ready(keeper);
+    for EACH_APP (other, keeper)
+        health_begin(keeper, other);
     give_back_stack();
 }
 
@@ -198,12 +215,30 @@ static void watch_all(struct keeper *keeper, struct pollfd *polls)
 
     watch(&polls[POLL_SIGNAL], keeper->signals);
     watch(&polls[POLL_FRONT], keeper->front);
-    health_watch(polls + POLL_HEALTH);
     tty_watch(polls + POLL_TTY);
     for EACH_APP (app, keeper) {
-        watch(slots++, app->control);
-        watch(slots++, log_source(app, 0));
-        watch(slots++, log_source(app, 1));
+        watch(&slots[EACH_CONTROL], app->control);
+        watch(&slots[EACH_OUT], log_source(app, 0));
+        watch(&slots[EACH_ERR], log_source(app, 1));
+        watch(&slots[EACH_WORDS], app->words);
+        health_watch(app, slots + EACH_HEALTH);
+        slots += POLL_EACH;
+    }
+}
+
+static void move_all(struct keeper *keeper, const struct pollfd *slots)
+{
+    for EACH_APP (app, keeper) {
+        if (slots[EACH_OUT].revents)
+            (void)log_take(keeper, app, 0);
+        if (slots[EACH_ERR].revents)
+            (void)log_take(keeper, app, 1);
+        if (slots[EACH_WORDS].revents)
+            manager_hear(keeper, app);
+        if (slots[EACH_CONTROL].revents && !on_control(keeper, app))
+            app_gone(keeper, app);
+        health_move(keeper, app, slots + EACH_HEALTH);
+        slots += POLL_EACH;
     }
 }
 
@@ -222,7 +257,7 @@ static int time_is_up(struct keeper *keeper)
 /* 0 when the time is up for a pod that is to end. */
 static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
 {
-    const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, due = health_due() < end ? health_due() : end;
+    const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, check = health_due(keeper), due = check < end ? check : end;
     const uint64_t now = due != ~0ULL ? clock_ns(CLOCK_BOOTTIME) : 0, left = now < due ? due - now : 0;
     struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
 
@@ -242,8 +277,6 @@ static void wait_for_helpers(struct keeper *keeper)
     struct pollfd polls[POLL_APPS + POLL_EACH * KEEP_APPS];
 
     while (any_helper(keeper)) {
-        const struct pollfd *slots = polls + POLL_APPS;
-
         watch_all(keeper, polls);
         if (!wait_for_change(keeper, polls)) {
             if (!time_is_up(keeper))
@@ -252,21 +285,11 @@ static void wait_for_helpers(struct keeper *keeper)
         }
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
-        for EACH_APP (app, keeper) {
-            if (slots[1].revents)
-                (void)log_take(keeper, app, 0);
-            if (slots[2].revents)
-                (void)log_take(keeper, app, 1);
-            if (slots[0].revents && !on_control(keeper, app))
-                app_gone(keeper, app);
-            slots += POLL_EACH;
-        }
-        health_move(keeper, polls + POLL_HEALTH);
+        move_all(keeper, polls + POLL_APPS);
         tty_move(keeper, polls + POLL_TTY);
         if (keeper->front >= 0 && polls[POLL_FRONT].revents)
             break; /* nobody waits for the start any more: give it up */
     }
-    health_end();
     for EACH_APP (app, keeper) /* all at once, then one after the other: they clean up at the same time */
         send_signal(app, SIGKILL);
     for EACH_APP (app, keeper)
@@ -282,7 +305,7 @@ static void run_once(struct keeper *keeper)
     keeper->decided = 0;
     for EACH_APP (app, keeper) {
         app->running = app->ended = app->failed = 0;
-        app->oom = 0;
+        app->oom = app->told = 0;
         app->started = 0;
     }
     r = share_begin(keeper);
@@ -296,18 +319,6 @@ static void run_once(struct keeper *keeper)
     tty_rest(keeper);
     if ((keeper->how.flags & KEEP_SEVERAL) || !keeper->apps[0].ended || keeper->apps[0].failed)
         write_exit(keeper);
-}
-
-static int wanted_again(const struct keeper *keeper)
-{
-    uint32_t how = keeper->how.restart;
-    int good = keeper->decided->ended && keeper->decided->status == 0;
-
-    if (keeper->revive && !told_to_stop(keeper))
-        return 1;
-    if (how == RESTART_NO || (how == RESTART_ON_FAILURE && good) || told_to_stop(keeper))
-        return 0;
-    return keeper->how.restart_max == 0 || keeper->restarts < keeper->how.restart_max;
 }
 
 /* Sleeps, but not through a signal; 0 when the pod is to stop. */
@@ -334,8 +345,8 @@ static int open_streams(struct keeper *keeper)
     int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
 
     for EACH_APP (app, keeper) {
-        app->streams[0] = null;
-        if (null < 0 || !log_start(keeper, app))
+        app->streams[0] = keeper->foreground && !(keeper->how.flags & KEEP_SEVERAL) ? 0 : null;
+        if (null < 0 || !log_start(keeper, app) || (keeper->foreground && !manager_listen(app)))
             return 0;
     }
     return !(keeper->how.flags & KEEP_TTY) || tty_start(keeper, keeper->apps[0].streams);

@@ -144,6 +144,18 @@ int told_to_stop(const struct keeper *keeper)
     return keeper->stopping || sys_call3(__NR_faccessat, keeper->pod, "stop", 0 /* F_OK */) == 0;
 }
 
+int wanted_again(const struct keeper *keeper)
+{
+    uint32_t how = keeper->how.restart;
+    int good = keeper->decided->ended && keeper->decided->status == 0;
+
+    if (keeper->revive && !told_to_stop(keeper))
+        return 1;
+    if (how == RESTART_NO || (how == RESTART_ON_FAILURE && good) || told_to_stop(keeper))
+        return 0;
+    return keeper->how.restart_max == 0 || keeper->restarts < keeper->how.restart_max;
+}
+
 /* One rename is the transition; what is not removed here `pyrun gc` removes.  Whoever sees a pod in exited/ may lock it. */
 void bury(const struct keeper *keeper, int remove)
 {

@@ -1,8 +1,11 @@
 /* The program `keeper`: runs a pod that stands prepared on disk, in the foreground or in the background; see keep.h.
  *
- *     keeper ROOT UUID front          become the pod's supervisor, or of a pod of several apps their keeper
+ *     keeper ROOT UUID front          become the pod's supervisor, or stay its keeper where one is needed
  *     keeper ROOT UUID detach         return when the app runs, and print the UUID
  *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
+ *
+ * One more word says which apps get which of the service manager's sockets, which stand from SLOT_LISTEN on: for each app a
+ * number with a bit for each socket, with commas between.
  *
  * Exit codes are those of pyrun: 125 when the pod could not be started. */
 #include "keep.h"
@@ -34,11 +37,11 @@ static int read_flags(struct app *app)
 {
     struct plan_header head;
 
-    app->own = app->control = -1;
+    app->own = app->control = app->words = app->check.plan = app->check.init = app->check.helper = app->check.output = -1;
     app->plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0);
     if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC)
         return 0;
-    app->flags = head.flags & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
+    app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
     return 1;
 }
 
@@ -85,8 +88,6 @@ static int take(struct keeper *keeper, const char *root, int front)
         return fail("start pod ", keeper->uuid, "its plan was made by another version of pyrun", "remove it with `pyrun rm` and prepare it again");
     if (!front && (keeper->how.flags & KEEP_FOREGROUND))
         return fail("start pod ", keeper->uuid, "it was prepared with standard input", "run it without --detach, or prepare it with --tty too");
-    if (front && (keeper->how.flags & KEEP_CHECKED))
-        return fail("start pod ", keeper->uuid, "it was prepared with health checks", "add --detach: in the foreground nobody makes them");
     if (sys_call4(__NR_renameat, keeper->pods, path, keeper->pods, to) < 0)
         return fail("start pod ", keeper->uuid, "somebody else was quicker", "a prepared pod runs once");
     return 0;
@@ -173,16 +174,15 @@ static int load_helper(struct keeper *keeper)
 
 static int become_supervisor(struct keeper *keeper, char **envp)
 {
-    static const char unchecked[] = "pyrun: note: the image's health check is not made in the foreground: add --detach for it\n";
     struct app *app = keeper->apps;
+    uint32_t flags = app->flags | PLAN_HAS_POD | manager_count(app) << PLAN_LISTEN_SHIFT;
     int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1, app->flags & PLAN_NETWORK ? SLOT_NETWORK : -1};
 
-    if (keeper->how.flags & KEEP_HEALTH)
-        (void)sys_write(2, unchecked, sizeof unchecked - 1);
+    manager_hand_over(app);
     make_cgroup(keeper, app);
     slots[SLOT_CGROUP] = app->own;
     slots[SLOT_CGROUP_PARENT] = app->own < 0 ? -1 : keeper->parent;
-    if (set_plan_flags(app, app->flags | PLAN_HAS_POD | (app->own >= 0 ? PLAN_HAS_CGROUP : 0)) == 0)
+    if (set_plan_flags(app, flags | (app->own >= 0 ? PLAN_HAS_CGROUP : 0)) == 0)
         (void)become_helper(keeper->helper, slots, 3, keeper->uuid, envp);
     bury(keeper, 1);
     return fail("start pod ", keeper->uuid, "the native helper cannot be executed", "is the installation complete?");
@@ -254,14 +254,15 @@ static int detach(struct keeper *keeper, int talk, char **envp)
     return keep(keeper);
 }
 
-/* Of several apps: as a service is run, in the very process that was asked. */
+/* As a service is run, in the very process that was asked, with its streams. */
 static int stay(struct keeper *keeper, char **envp)
 {
     int r;
 
     keeper->how.restart = RESTART_NO;
     keeper->how.log = LOG_PASSTHROUGH;
-    keeper->environment = envp;
+    keeper->how.flags &= ~(uint32_t)KEEP_TTY;
+    keeper->foreground = 1;
     r = keep(keeper);
     for (const struct app *app = keeper->apps; app < keeper->apps + keeper->count; app++)
         if (app->failed)
@@ -272,14 +273,19 @@ static int stay(struct keeper *keeper, char **envp)
 int program(int argc, char **argv, char **envp)
 {
     static struct keeper keeper;
-    int front = argc == 4 && str_eq(argv[3], "front"), r;
+    int front = argc > 3 && str_eq(argv[3], "front"), r;
 
-    if (argc != 4)
+    if (argc < 4 || argc > 5)
         return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
     keeper.front = keeper.group = keeper.holder = -1;
     keeper.uuid = argv[2];
+    keeper.environment = envp;
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     r = take(&keeper, argv[1], front);
+    if (r == 0 && argc == 5 && !manager_sockets(&keeper, argv[4])) {
+        bury(&keeper, 1);
+        return fail("the keeper", "", "was told of sockets that it does not have", "use `pyrun run-prepared`");
+    }
     if (r != 0)
         return r;
     name_cgroup(&keeper);
@@ -291,7 +297,7 @@ int program(int argc, char **argv, char **envp)
         bury(&keeper, 1);
         return fail("start pod ", keeper.uuid, "its shared memory cannot be mounted", "pyrun needs root (CAP_SYS_ADMIN)");
     }
-    if (front && (keeper.how.flags & KEEP_SEVERAL))
+    if (front && (keeper.how.flags & (KEEP_SEVERAL | KEEP_HEALTH)))
         return stay(&keeper, envp);
     if (front)
         return become_supervisor(&keeper, envp);

@@ -27,11 +27,13 @@ from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
     from pyrun.cli.parse import Args
+    from pyrun.images.store import Image
 
-__all__ = ["become_keeper", "refuse_foreground", "refuse_sockets", "run", "run_detached"]
+__all__ = ["become_keeper", "refuse_foreground", "refuse_sockets", "run", "run_checked", "run_detached", "take_sockets"]
 
 
 def run(args: Args) -> int:
@@ -43,7 +45,7 @@ def run(args: Args) -> int:
 
         print(prepare_pod(args, lasting=True))
         return 0
-    print(_prepare(args, lasting=True))
+    print(_prepare(args, lasting=True, keep=not args.rm))
     return 0
 
 
@@ -54,13 +56,23 @@ def run_detached(args: Args) -> int:
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
-    pods, uuid = Pods(args.root), _prepare(args, lasting=False)
+    _start(args, _prepare(args, lasting=False, keep=not args.rm), "detach")
+
+
+def run_checked(args: Args, uuid: str, image: Image) -> NoReturn:
+    """Run an app in the foreground of which somebody has to look after its health: by way of a prepared pod and its keeper."""
+    sockets = take_sockets()
+    _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image), "front", sockets)
+
+
+def _start(args: Args, uuid: str, how: str, sockets: int = 0) -> NoReturn:
+    pods = Pods(args.root)
     try:
         take_place(pods, uuid)
+        become_keeper(args.root, uuid, how, [sockets])
     except BaseException:
         remove(pods, uuid)
         raise
-    become_keeper(args.root, uuid, "detach")
 
 
 def refuse_foreground(args: Args) -> None:
@@ -71,17 +83,18 @@ def refuse_foreground(args: Args) -> None:
         raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
 
 
-def _prepare(args: Args, *, lasting: bool) -> str:
-    uuid = new_uuid()
-    if args.uuid_file_save:
-        save_uuid(args.uuid_file_save, uuid)
+def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Image | None = None) -> str:
+    if not uuid:
+        uuid = new_uuid()
+        if args.uuid_file_save:
+            save_uuid(args.uuid_file_save, uuid)
     options = options_of(args)
-    options.keep = not args.rm
+    options.keep = keep
     restart_policy(options.restart or "no")
     pods = Pods(args.root)
     pods.sweep()
     store = Store(args.root)
-    image = find_image(args, store)
+    image = image or find_image(args, store)
     with store.lock(exclusive=False):
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args))
         prepare(recipe, options, pods, uuid, lasting=lasting, command=of_this_run(args))
@@ -99,7 +112,8 @@ def refuse_sockets(verb: str) -> None:
 
 
 def _run_prepared(args: Args) -> int:
-    refuse_sockets(args.verb)
+    if args.detach:
+        refuse_sockets(args.verb)
     words = references(args)
     if len(words) != 1:
         raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")
@@ -107,12 +121,24 @@ def _run_prepared(args: Args) -> int:
     phase, uuid = resolve(pods, words[0])
     if phase != "prepared":
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
+    if os.path.exists(f"{pods.path}/prepared/{uuid}/apps.keep"):
+        refuse_sockets("run-prepared of several apps")
+    sockets = 0 if args.detach else take_sockets()
     take_place(pods, uuid)
-    become_keeper(args.root, uuid, "detach" if args.detach else "front")
+    become_keeper(args.root, uuid, "detach" if args.detach else "front", [sockets])
 
 
-def become_keeper(root: str, uuid: str, how: str) -> NoReturn:
-    """Turn this process into the keeper of a prepared pod; `how` as native/keeper.c has it."""
+def take_sockets() -> int:
+    """Move the service manager's sockets to where a keeper has them; a number with a bit for each."""
+    from pyrun.engine.launch import take_sockets as take
+
+    count = take()
+    os.closerange(3, 3 + count)
+    return (1 << count) - 1
+
+
+def become_keeper(root: str, uuid: str, how: str, sockets: Sequence[int] = ()) -> NoReturn:
+    """Turn this process into the keeper of a prepared pod; `how` and which apps get which `sockets` as native/keeper.c has it."""
     pods = Pods(root)
     if os.path.exists(f"{pods.path}/prepared/{uuid}/net.want"):
         from pyrun.pod.network import SLOT, take_network
@@ -121,6 +147,7 @@ def become_keeper(root: str, uuid: str, how: str) -> NoReturn:
         os.set_inheritable(SLOT, True)
     sys.stdout.flush()
     try:
-        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how], os.environ)
+        more = [",".join(map(str, sockets))] if any(sockets) else []
+        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how, *more], os.environ)
     except OSError as error:
         raise PyrunError("start the native keeper", errno=error.errno or 0, hint="is the installation complete?") from error

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
-BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt")) | HEALTH
+BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
 
 def run(args: Args) -> int:
@@ -54,11 +54,12 @@ def run(args: Args) -> int:
     pods.sweep()
     store = Store(args.root)
     image = find_image(args, store)
+    if args.given & HEALTH or (has_check(image) and not options.no_healthcheck):
+        from pyrun.cli.prepare import run_checked
+
+        run_checked(args, uuid, image)
     with store.lock(exclusive=False):
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=_sources(args, store, image))
-        if not options.no_healthcheck and has_check(image):
-            recipe.notes.append("the image's health check is not made in the foreground: add --detach for it, or --no-healthcheck")
-            recipe.checks = None  # to be said each time
         if recipe.controllers:
             from pyrun.engine.placement import take
             from pyrun.pod.place import limits_of

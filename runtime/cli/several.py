@@ -12,8 +12,7 @@ from pyrun.cli.options import VERBS
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
 from pyrun.cli.prepare import become_keeper, refuse_foreground, refuse_sockets
-from pyrun.cli.run import HEALTH, find_image, options_of, save_uuid, tell
-from pyrun.errors import UsageError
+from pyrun.cli.run import find_image, options_of, save_uuid, tell
 from pyrun.host import probe
 from pyrun.images.store import Store
 from pyrun.pod.control import remove
@@ -122,9 +121,6 @@ def run_several(args: Args) -> int:
 
 def prepare_pod(args: Args, *, lasting: bool) -> str:
     """Make a pod of several apps that is ready to run; return its UUID."""
-    if args.given & HEALTH:
-        option = "--" + min(args.given & HEALTH).replace("_", "-")
-        raise UsageError(f"option {option}", "", "is for pods of one app", hint="run the app that is to be checked in a pod of its own")
     uuid = new_uuid()
     if args.uuid_file_save:
         save_uuid(args.uuid_file_save, uuid)

@@ -110,23 +110,30 @@ HEALTH: tuple[Option, ...] = (
         "COMMAND",
         "str",
         "",
-        "Health",
+        "app Health",
         "run COMMAND in the pod now and then, a line for /bin/sh or a JSON array of words; exit code 0 means healthy"
         " (default: the image's own)",
     ),
-    ("--health-interval", "DURATION", "str", "", "Health", "time between two checks, as in 10s or 500ms (default 30s)"),
-    ("--health-timeout", "DURATION", "str", "", "Health", "a check that takes longer has failed (default 30s)"),
-    ("--health-retries", "N", "int", "1..1000000", "Health", "so many failures in a row make the pod unhealthy (default 3)"),
-    ("--health-start-period", "DURATION", "str", "", "Health", "failures do not count for that long, until a check succeeds (default 0)"),
+    ("--health-interval", "DURATION", "str", "", "app Health", "time between two checks, as in 10s or 500ms (default 30s)"),
+    ("--health-timeout", "DURATION", "str", "", "app Health", "a check that takes longer has failed (default 30s)"),
+    ("--health-retries", "N", "int", "1..1000000", "app Health", "so many failures in a row make the pod unhealthy (default 3)"),
+    (
+        "--health-start-period",
+        "DURATION",
+        "str",
+        "",
+        "app Health",
+        "failures do not count for that long, until a check succeeds (default 0)",
+    ),
     (
         "--health-on-failure",
         "ACTION",
         "str",
         "none kill restart stop",
-        "Health",
+        "app Health",
         "what becomes of an unhealthy pod: none (the default), kill (its --restart policy decides then), restart, or stop",
     ),
-    ("--no-healthcheck", "", "flag", "", "Health", "do not run the image's own health check"),
+    ("--no-healthcheck", "", "flag", "", "app Health", "do not run the image's own health check"),
 )
 
 

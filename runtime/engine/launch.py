@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resource import struct_rusage
     from typing import NoReturn
 
-__all__ = ["Report", "Slots", "Supervisor", "become", "readable", "start", "start_recipe"]
+__all__ = ["Report", "Slots", "Supervisor", "become", "readable", "start", "start_recipe", "take_sockets"]
 
 _REPORT = Struct("=IIiIiiQ")
 _MESSAGE = 4096
@@ -85,7 +85,7 @@ def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -
     native.helper(directory)
     if native.helper_note:
         sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
-    flags = _take_sockets() << ops.LISTEN_SHIFT
+    flags = take_sockets() << ops.LISTEN_SHIFT
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     environment = {name: value for name, value in posix.environ.items() if name}
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent, slots.network]
@@ -93,7 +93,7 @@ def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -
     raise AssertionError("execveat came back")
 
 
-def _take_sockets() -> int:
+def take_sockets() -> int:
     """Move the sockets that the service manager passed to this very process to where the helper looks for them.
 
     sd_listen_fds(3): they stand at 3 and above, where the helper has its own.  Returns how many there are.

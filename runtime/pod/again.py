@@ -137,7 +137,8 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
         raise StateError("restart pod", uuid, "somebody else is using it", hint="try again")
     if phase_of(pods, uuid) == "running":
         pods.bury(fd, uuid)
-    for name in ("exit", "run", "stop", "health"):
+    apps = [f"apps/{one['name']}/health" for one in apps_of(read_json(fd, "pod"))]
+    for name in ("exit", "run", "stop", "health", *apps):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=fd)
     os.rename("exited/" + uuid, "prepared/" + uuid, src_dir_fd=pods.fd, dst_dir_fd=pods.fd)

@@ -12,6 +12,7 @@ import time
 
 from pyrun import native
 from pyrun.host import read_small
+from pyrun.pod.live import apps_of
 from pyrun.pod.state import read_json
 from pyrun.pod.status import PHASES
 
@@ -61,8 +62,8 @@ class _Watcher:
         self.pods = pods
         self.fd = -1
         self.phases: dict[int, str] = {}
-        self.running: dict[int, str] = {}
-        self.health: dict[str, object] = {}
+        self.running: dict[int, tuple[str, str]] = {}  # watch -> pod, and which of several apps
+        self.health: dict[tuple[str, str], object] = {}
         self.counts: dict[int, tuple[str, str]] = {}  # watch -> pod and file
         self.counted: dict[tuple[str, str], dict[str, int]] = {}
         self.wanted: dict[str, float] = {}  # pods whose cgroup may be made just now, and until when it is looked for
@@ -78,11 +79,13 @@ class _Watcher:
         os.close(self.fd)
 
     def _look_into(self, uuid: str) -> None:
-        try:
-            _, watch = native.inotify(os.fsencode(f"{self.pods.path}/running/{uuid}"), _MOVED_TO | _ONLYDIR, self.fd)
-        except OSError:
-            return  # it has ended already
-        self.running[watch] = uuid
+        for app in ["", *[one["name"] for one in apps_of(self._read("running", uuid, "pod"))]]:
+            path = f"{self.pods.path}/running/{uuid}{'/apps/' + app if app else ''}"
+            try:
+                _, watch = native.inotify(os.fsencode(path), _MOVED_TO | _ONLYDIR, self.fd)
+            except OSError:
+                return  # it has ended already
+            self.running[watch] = uuid, app
 
     def wait(self) -> Iterator[Event]:
         import select
@@ -107,9 +110,9 @@ class _Watcher:
         elif watch in self.counts:
             yield from self._counts(watch, mask)
         elif mask & _IGNORED:
-            self.health.pop(self.running.pop(watch, ""), None)
+            self.health.pop(self.running.pop(watch, ("", "")), None)
         elif watch in self.running:
-            yield from self._inside(self.running[watch], name)
+            yield from self._inside(*self.running[watch], name)
         elif watch in self.phases and mask & _MOVED_TO:
             phase = self.phases[watch]
             if phase == "running":
@@ -117,16 +120,19 @@ class _Watcher:
                 self.wanted[name] = time.monotonic() + _PATIENCE
             yield self._told(_ARRIVED[phase], phase, name)
 
-    def _inside(self, uuid: str, name: str) -> Iterator[Event]:
+    def _inside(self, uuid: str, app: str, name: str) -> Iterator[Event]:
         for phase in ("running", "exited", "garbage"):
-            found = self._read(phase, uuid, name)
+            found = self._read(phase, uuid, f"apps/{app}/{name}" if app else name)
             if found:
                 break
         else:
             found = {}
-        if name == "health" and found.get("health") != self.health.get(uuid):
-            self.health[uuid] = found.get("health")
-            yield {**self._told("health", "running", uuid), **{key: found[key] for key in ("health", "failing") if key in found}}
+        if name == "health" and found.get("health") != self.health.get((uuid, app)):
+            self.health[uuid, app] = found.get("health")
+            told = {**self._told("health", "running", uuid), **({"app": app} if app else {})}
+            yield {**told, **{key: found[key] for key in ("health", "failing") if key in found}}
+        elif app:
+            return
         elif name == "run" and "pid" in found:
             self.wanted[uuid] = time.monotonic() + _PATIENCE
             yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}

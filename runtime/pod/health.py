@@ -11,6 +11,7 @@ import os
 from struct import Struct
 
 from pyrun.errors import ConfigError, StateError, UsageError
+from pyrun.pod.live import apps_of
 from pyrun.pod.state import read_json
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["Health", "asked", "health_of", "until", "wanted", "write_files"]
+__all__ = ["Health", "asked", "until", "wanted", "write_files"]
 
 MAGIC, VERSION = 0x746C6568, 1
 _HEALTH = Struct("=8I")
@@ -170,19 +171,10 @@ def write_files(directory: int, health: Health, block: bytes, signal: int) -> No
             os.close(file)
 
 
-def health_of(fd: int) -> dict[str, object]:
-    """Return what is known of a running pod's health, {} of one without checks.
-
-    `health` starting, healthy or unhealthy; `failing` checks in a row; of the last one `code` (124: its time was over),
-    `started`, `finished` in nanoseconds since 1970 and the beginning of its `output`.
-    """
-    return read_json(fd, "health")
-
-
 def until(pods: Pods, uuid: str, state: str, seconds: float | None = None) -> bool:
-    """Wait until a running pod is healthy or unhealthy; whether it came to that within `seconds`.
+    """Wait until a running pod is healthy, which all of its apps that have checks are then, or unhealthy, which one of them is.
 
-    StateError when it has no health checks, or has ended.
+    Whether it came to that within `seconds`.  StateError when it has no health checks, or has ended.
     """
     import select
     import time
@@ -193,12 +185,16 @@ def until(pods: Pods, uuid: str, state: str, seconds: float | None = None) -> bo
     fd = watch = -1
     try:
         fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
-        if "health.keep" not in os.listdir(fd):
+        dirs = [f"/apps/{one['name']}" for one in apps_of(read_json(fd, "pod"))] or [""]
+        dirs = [one for one in dirs if os.access(f".{one}/health.keep", os.F_OK, dir_fd=fd)]
+        if not dirs:
             raise StateError("wait for pod", uuid, "it has no health checks", hint="start it with --health-cmd")
-        watch, _ = native.inotify(b"/proc/self/fd/%d" % fd, _CHANGES)
+        for where in ["", *dirs]:
+            watch, _ = native.inotify(f"/proc/self/fd/{fd}{where}".encode(), _CHANGES, watch)
         poll = select.poll()
         poll.register(watch, select.POLLIN)
-        while health_of(fd).get("health") != state:
+        matters = any if state == "unhealthy" else all
+        while not matters(read_json(fd, f".{one}/health").get("health") == state for one in dirs):
             os.stat("running/" + uuid, dir_fd=pods.fd, follow_symlinks=False)
             left = None if end is None else (end - time.monotonic()) * 1000
             if (left is not None and left <= 0) or not poll.poll(left):
@@ -208,6 +204,6 @@ def until(pods: Pods, uuid: str, state: str, seconds: float | None = None) -> bo
     except FileNotFoundError:
         raise StateError("wait for pod", uuid, f"it does not run, so it will not be {state}", hint="see `pyrun status`") from None
     finally:
-        for one in (fd, watch):
-            if one >= 0:
-                os.close(one)
+        for held in (fd, watch):
+            if held >= 0:
+                os.close(held)

@@ -29,7 +29,13 @@ def inspect(pods: Pods, uuid: str) -> dict[str, object]:
         found["exit_code"] = exit_code(found)
     fd = open_pod(pods, uuid)
     try:
-        for name in ("pod", "run", "exit", *(["health"] if "health" in found else [])):
+        apps = found.get("apps")
+        for app in apps if isinstance(apps, list) else []:
+            if "health" in app:
+                app["health"] = read_json(fd, f"apps/{app['name']}/health")
+        if "health" in found:
+            found["health"] = {"health": found["health"]} if apps else read_json(fd, "health")
+        for name in ("pod", "run", "exit"):
             found[name] = read_json(fd, name)
         found["files"] = sorted(os.listdir(fd))
     finally:

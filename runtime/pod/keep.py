@@ -15,7 +15,7 @@ __all__ = ["encode", "encode_apps", "restart_policy"]
 MAGIC = 0x7065656B
 VERSION = 1
 REMOVE, FOREGROUND, TTY, SEVERAL, SHARE_PID, SHARE_NET = 1, 2, 4, 32, 64, 128
-HEALTH, CHECKED = 8, 16
+HEALTH = 8
 MOST_APPS = 32
 EXITS = ("first-failure", "last-exit", "main-app")
 _APPS, _APP = Struct("=2I"), Struct("=64s64s2I")

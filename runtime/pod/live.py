@@ -226,9 +226,10 @@ def _is_init(pid: int) -> bool:
 
 
 def _supervises(live: Live, pid: int) -> bool:
-    """Whether this process holds the pod's directory where a supervisor does (native/plan.h, SLOT_POD)."""
+    """Whether this process holds the pod's directory, or of several apps its app's, where a supervisor does (native/plan.h, SLOT_POD)."""
     try:
-        held, own = os.stat(f"/proc/{pid}/fd/{lib.SLOT_POD}"), os.fstat(live.fd)
+        held = os.stat(f"/proc/{pid}/fd/{lib.SLOT_POD}")
+        own = os.stat(f"apps/{live.app}", dir_fd=live.fd) if live.app else os.fstat(live.fd)
     except OSError:
         return False
     return (held.st_dev, held.st_ino) == (own.st_dev, own.st_ino)

@@ -15,7 +15,7 @@ import time
 from pyrun import native
 from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
-from pyrun.pod.keep import CHECKED, HEALTH, encode
+from pyrun.pod.keep import HEALTH, encode
 from pyrun.pod.names import check_name, claim, release
 from pyrun.pod.recipe import BLANK
 from pyrun.pod.state import new_uuid
@@ -24,12 +24,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyrun.images.store import Image
     from pyrun.pod.health import Health
     from pyrun.pod.options import Options
     from pyrun.pod.recipe import Recipe
     from pyrun.pod.state import Pods
 
-__all__ = ["copies", "more_of", "prepare", "stand", "uptime", "write"]
+__all__ = ["copies", "health_of", "more_of", "prepare", "stand", "uptime", "write"]
 
 
 def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, lasting: bool = True, command: bytes = b"") -> str:
@@ -42,8 +43,8 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         check_name(options.pod_name, "--pod-name")
     uuid = uuid or new_uuid()
     identifier = options.pod_name or f"{fastjson.loads(recipe.record + '}')['app']}-{uuid[:8]}"  # type: ignore[index]
-    health = _health(options, recipe)
-    keep = encode(options, identifier, 0 if health is None else HEALTH | (CHECKED if _asked(options) else 0))
+    health = health_of(options, recipe.image)
+    keep = encode(options, identifier, 0 if health is None else HEALTH)
     more = "".join(f',"{name}":{fastjson.quote(value)}' for name, value in more_of(options, identifier) if value)
     more += f',"uptime":{uptime()}'
 
@@ -103,19 +104,14 @@ def more_of(options: Options, identifier: str) -> list[tuple[str, str]]:
     return [("pod_name", options.pod_name or ""), ("restart", restart), ("log", options.log_driver), ("journal", identifier[:63])]
 
 
-def _asked(options: Options) -> bool:
-    from pyrun.pod.health import asked
+def health_of(options: Options, image: Image | None) -> Health | None:
+    """Return the health checks that options and image ask for, None for none; UsageError or ConfigError for what makes no sense."""
+    from pyrun.pod.health import asked, wanted
 
-    return asked(options)
-
-
-def _health(options: Options, recipe: Recipe) -> Health | None:
-    config = recipe.image.manifest.get("config") if recipe.image is not None else None
-    if recipe.image is None or (not (isinstance(config, dict) and config.get("Healthcheck")) and not _asked(options)):
+    config = image.manifest.get("config") if image is not None else None
+    if image is None or (not (isinstance(config, dict) and config.get("Healthcheck")) and not asked(options)):
         return None
-    from pyrun.pod.health import wanted
-
-    return wanted(options, recipe.image)
+    return wanted(options, image)
 
 
 def _write_health(directory: int, health: Health, recipe: Recipe, uuid: str) -> None:

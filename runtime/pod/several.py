@@ -4,7 +4,7 @@
     keep, apps.keep         how it is run (native/keep.h)
     shm                     where /dev/shm of all apps is mounted while it runs
     volume-NAME             an empty volume, for whoever mounts it
-    apps/NAME               of one app: plan, log, upper, work, rootfs, volume-NAME
+    apps/NAME               of one app: plan, log, upper, work, rootfs, volume-NAME, what its health checks are
 
 The network, host name and System V memory are the pod's, and so are the process numbers with --pid pod.  Root file system,
 user, variables, mounts, limits, capabilities and filter are each app's own;
@@ -23,11 +23,11 @@ from pyrun.plan.planner import run_plan
 from pyrun.pod import limits
 from pyrun.pod.config import app_name, make_config
 from pyrun.pod.control import signal_number
-from pyrun.pod.keep import MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
+from pyrun.pod.keep import HEALTH, MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
 from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
-from pyrun.pod.prepare import copies, more_of, stand, uptime, write
-from pyrun.pod.recipe import Recipe, given_documents, has_check, post_stop
+from pyrun.pod.prepare import copies, health_of, more_of, stand, uptime, write
+from pyrun.pod.recipe import Recipe, given_documents, post_stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyrun.host import Host
     from pyrun.images.store import Image, Store
     from pyrun.plan.config import Config
+    from pyrun.pod.health import Health
     from pyrun.pod.options import Options, Volume
     from pyrun.pod.state import Pods
 
@@ -74,14 +75,17 @@ def prepare_several(
     if pod.pod_name:
         check_name(pod.pod_name, "--pod-name")
     _hand_out_volumes(apps)
+    again = any(app.options.health_on_failure == "restart" for app in apps)
     notes = _unknown(pod)
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
     together = _together(apps, host, pods.root)
-    made = [_decide(app, pods, store, host, uuid, explain, notes, together) for app in apps]
+    made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again) for app in apps]
+    health = [health_of(app.options, app.image) for app in apps]
     _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
-    files = _files(apps, [config for config, _ in made], identifiers, uuid) | ({"command": command} if command else {})
+    more = HEALTH if any(health) else 0
+    files = _files(apps, [config for config, _ in made], identifiers, uuid, more) | ({"command": command} if command else {})
 
     def fill(directory: int) -> None:
         for name, data in files.items():
@@ -90,8 +94,8 @@ def prepare_several(
         os.mkdir("apps", 0o700, dir_fd=directory)
         for config, _ in made:
             _make_volumes(config, directory)
-        for app, (_, recipe) in zip(apps, made, strict=True):
-            _fill_app(directory, app.name, recipe)
+        for app, (_, recipe), checks in zip(apps, made, health, strict=True):
+            _fill_app(directory, app, recipe, checks)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
     record = _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made])
@@ -99,24 +103,28 @@ def prepare_several(
     return notes
 
 
-def _fill_app(directory: int, name: str, recipe: Recipe) -> None:
-    os.mkdir(f"apps/{name}", 0o700, dir_fd=directory)
-    own = os.open(f"apps/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+def _fill_app(directory: int, app: App, recipe: Recipe, health: Health | None) -> None:
+    os.mkdir(f"apps/{app.name}", 0o700, dir_fd=directory)
+    own = os.open(f"apps/{app.name}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:
         write(own, "plan", recipe.block)
+        if health is not None:
+            from pyrun.pod.health import write_files
+
+            write_files(own, health, recipe.block, _stop_signal(app.image))
         copies(recipe, own)
     finally:
         os.close(own)
 
 
-def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: str) -> dict[str, bytes]:
+def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: str, more: int) -> dict[str, bytes]:
     """What stands in the pod's directory, by name."""
     pod, files = apps[0].options, {}
     signals = [_stop_signal(app.image) for app in apps]
     if pod.mds:
         decided = [(app.options, app.image, one) for app, one in zip(apps, made, strict=True)]
         files["metadata"] = describe(uuid, decided, pod.described, given_documents(pod)).encode("utf-8", "surrogateescape")
-    flags = SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
+    flags = more | SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
     files["keep"] = encode(pod, identifiers[0], flags)
     files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
     controllers = [f"@{pod.cgroup_manager}"] if pod.cgroup_manager not in (None, "auto") else []
@@ -196,15 +204,25 @@ def _hand_out_volumes(apps: list[App]) -> None:
 
 
 def _decide(
-    app: App, pods: Pods, store: Store, host: Host, uuid: str, explain: list[str], notes: list[str], together: list[tuple[str, str, str]]
+    app: App,
+    pods: Pods,
+    store: Store,
+    host: Host,
+    uuid: str,
+    explain: list[str],
+    notes: list[str],
+    together: list[tuple[str, str, str]],
+    *,
+    again: bool,
 ) -> tuple[Config, Recipe]:
-    """One app's plan.  Errors and notes say whose they are."""
+    """One app's plan.  Errors and notes say whose they are.  `again`: the pod may start more than once for the health of an app."""
     lowers = [store.layer_dir(layer) for layer in app.image.layers]
     own: list[str] = []
     app.options.name = app.name
     pod_dir = pods.running(uuid)
     config = make_config(app.options, app.image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=own)
     config.app_dir, config.group = f"{pod_dir}/apps/{app.name}", app.name
+    config.again |= again
     config.share = "pod" if app.options.pid == "pod" else "app"
     if config.share == "pod" and config.bounding & _CAP_SYS_PTRACE:
         hint = "let each app have its own process numbers, --pid app, or take it away: --caps-remove CAP_SYS_PTRACE"
@@ -215,8 +233,6 @@ def _decide(
         reason = "where the controller is in cgroup version 1, only pods of one app have limits"
         raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits_1[0][3])
     config.limits_pod = together
-    if has_check(app.image) and not app.options.no_healthcheck:
-        own.append("the image's health check is not made in a pod of several apps: --no-healthcheck says that this is meant")
     if app.options.no_overlay:
         config.copy_root = config.app_dir + "/rootfs"
     plan = run_plan(config)

@@ -44,7 +44,8 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
     while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory
     (the app itself where `signal` is 9, else a child of its), `oom_group` when all of it at once;
-    `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them;
+    `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them; of several apps each has
+    these, and the pod's `health` is the worst of theirs;
     `isolators` of the image: the names of those `enforced` and `ignored`, and those `changed`, each with what is stronger;
     `networks` (network, ifname, addresses, gateways, mac) and forwarded `ports` (protocol, host_address, "" for all,
     host_port, address, port) of a running pod that has its own;
@@ -123,10 +124,22 @@ def _running(fd: int, record: dict[str, object], found: dict[str, object]) -> No
     elif "pid" not in found and read_json(fd, "exit"):
         found["state"] = "restarting"
     _network(read_json(fd, "net"), found)
-    health = read_json(fd, "health") if "pid" in run else {}
-    found.update((name, health[name]) for name in ALIVE[4:] if name in health)
+    _health(fd, run, found)
     if frozen(str(found["cgroup"])):
         found["state"] = "paused"
+
+
+def _health(fd: int, run: dict[str, object], found: dict[str, object]) -> None:
+    """Of several apps each its own; the pod does as the worst of them."""
+    if "pid" in run:
+        known = read_json(fd, "health")
+        found.update((name, known[name]) for name in ALIVE[4:] if name in known)
+    apps = found.get("apps")
+    for app in apps if isinstance(apps, list) else []:
+        known = read_json(fd, f"apps/{app['name']}/health") if app["state"] == "running" else {}
+        app.update((name, known[name]) for name in ALIVE[4:] if name in known)
+    states = [app.get("health") for app in apps] if isinstance(apps, list) else []
+    found.update(("health", one) for one in ("healthy", "starting", "unhealthy") if one in states)
 
 
 def _network(record: dict[str, object], found: dict[str, object]) -> None:

@@ -159,14 +159,6 @@ def test_the_check_of_the_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> No
     assert "health" not in status(pyrun, none)
     assert "no health checks" in pyrun("wait", "--condition", "healthy", none, code=125).err
     pyrun("rm", "--force", uuid, other, none, code=0)
-    told, ends = "health check is not made", ("--exec", "/probe", "--", "exit", "0")
-    for _ in range(2):
-        assert told in pyrun("run", image, *ends, code=0).err
-    assert pyrun("run", "--no-healthcheck", image, *ends, code=0).err == "" == pyrun("run", "--quiet", image, *ends, code=0).err
-    prepared = [pyrun("prepare", *flags, image, *ends, code=0).out.strip() for flags in ([], ["--no-healthcheck"])]
-    assert [told in pyrun("run-prepared", one, code=0).err for one in prepared] == [True, False]
-    several = ["--name", "a", image, *ends, "---", "--name", "b", image, *ends]
-    assert pyrun("run", *several, code=0).err.count(told) == 2 and pyrun("run", "--no-healthcheck", *several, code=0).err == ""
     pyrun("gc", code=0)
 
 
@@ -192,15 +184,7 @@ def test_nothing_more_stays_beside_a_pod_that_is_checked(pyrun: Pyrun, detach: D
     ],
 )
 def test_what_makes_no_sense_is_refused(pyrun: Pyrun, flags: list[str], word: str) -> None:
-    refused = pyrun("run", "--detach", *flags, pyrun.probe_image, code=2).err
-    assert word in refused and "hint:" in refused and "Traceback" not in refused
+    for detach in ([], ["--detach"]):
+        refused = pyrun("run", *detach, *flags, pyrun.probe_image, code=2).err
+        assert word in refused and "hint:" in refused and "Traceback" not in refused
     assert [path for phase in ("prepared", "preparing") for path in (pyrun.root / "pods" / phase).glob("*")] == []
-
-
-def test_in_the_foreground_nobody_would_check(pyrun: Pyrun) -> None:
-    assert "--detach" in pyrun("run", "--health-cmd", "true", pyrun.probe_image, code=2).err
-    uuid = pyrun("prepare", "--health-cmd", "true", pyrun.probe_image, code=0).out.strip()
-    assert "--detach" in pyrun("run-prepared", uuid, code=125).err
-    pyrun("rm", uuid, code=0)
-    several = ["run", "--detach", "--health-cmd", "true", pyrun.probe_image, "---", "--name", "other", pyrun.probe_image]
-    assert "one app" in pyrun(*several, code=2).err

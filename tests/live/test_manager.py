@@ -17,6 +17,7 @@ import pytest
 from harness import COMMAND, Pyrun
 
 LIMIT = 60
+CHECKED = ("--health-cmd", '["/probe", "exit", "0"]', "--health-interval", "20ms")  # somebody stays in front for the checks
 
 
 class Manager:
@@ -64,12 +65,12 @@ def manager(shared: Pyrun, tmp_path: Path) -> Iterator[Manager]:
     made.stop()
 
 
-@pytest.mark.parametrize("path", ["decided", "repeated"])
+@pytest.mark.parametrize("path", ["decided", "repeated", "checked"])
 def test_ready_when_the_program_runs(manager: Manager, path: str) -> None:
     """READY=1 comes from the very process that the manager started; the app hears of no manager."""
     if path == "repeated":
         manager.pyrun.probe("exit", "0", code=0)
-    process = manager.start("notify")
+    process = manager.start("notify", flags=CHECKED if path == "checked" else ())
     assert manager.hear() == ("READY=1", process.pid)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
 
@@ -81,11 +82,12 @@ def test_not_ready_when_it_could_not_start(manager: Manager) -> None:
     assert manager.quiet()
 
 
+@pytest.mark.parametrize("checked", [(), CHECKED], ids=["alone", "checked"])
 @pytest.mark.parametrize("user", ["root", "app"])
-def test_the_app_says_when_it_is_ready(manager: Manager, user: str) -> None:
+def test_the_app_says_when_it_is_ready(manager: Manager, user: str, checked: tuple[str, ...]) -> None:
     """Its words come from the supervisor, without those that would take the manager in."""
     texts = ("STATUS=warming up", "MAINPID=1\nREADY=1\nFDSTORE=1\nWATCHDOG=1", "MAINPID=1", "NOTIFYACCESS=all\nSTATUS=100 %\nREADYX=1")
-    process = manager.start("notify", *texts, flags=("--notify", "app", "--user", user, "--readonly-rootfs"))
+    process = manager.start("notify", *texts, flags=("--notify", "app", "--user", user, "--readonly-rootfs", *checked))
     said = [manager.hear() for _ in range(3)]
     assert said == [(text, process.pid) for text in ("STATUS=warming up", "READY=1\nWATCHDOG=1", "STATUS=100 %")]
 
@@ -134,17 +136,19 @@ def ask(path: str) -> list[str]:
             return file.read().splitlines()
 
 
+@pytest.mark.parametrize("checked", [(), CHECKED], ids=["alone", "checked"])
 @pytest.mark.parametrize("names", ["web", "web:admin:three:four:five:six:seven:eight"])
-def test_sockets_are_handed_on(shared: Pyrun, tmp_path: Path, names: str) -> None:
+def test_sockets_are_handed_on(shared: Pyrun, tmp_path: Path, names: str, checked: tuple[str, ...]) -> None:
     """From 3 on, with their names, and for the pid that the app has in its own namespace."""
-    process = activate(shared, tmp_path / "socket", names)
+    process = activate(shared, tmp_path / "socket", names, *checked)
     said = ask(f"{tmp_path}/socket-web")
     assert (process.wait(timeout=LIMIT), process.communicate()[1]) == (0, "")
     assert said == ["2", f"LISTEN_FDS={len(names.split(':'))}", "LISTEN_PID=2", f"LISTEN_FDNAMES={names}"]
 
 
-def test_the_watchdog_is_the_apps_when_it_speaks_itself(shared: Pyrun, tmp_path: Path) -> None:
-    process = activate(shared, tmp_path / "socket", "web", "--notify", "app")
+@pytest.mark.parametrize("checked", [(), CHECKED], ids=["alone", "checked"])
+def test_the_watchdog_is_the_apps_when_it_speaks_itself(shared: Pyrun, tmp_path: Path, checked: tuple[str, ...]) -> None:
+    process = activate(shared, tmp_path / "socket", "web", "--notify", "app", *checked)
     assert ask(f"{tmp_path}/socket-web")[-2:] == ["WATCHDOG_PID=2", "WATCHDOG_USEC=1000000"]
     assert process.wait(timeout=LIMIT) == 0
     process.communicate()

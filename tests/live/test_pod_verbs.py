@@ -141,7 +141,9 @@ def test_a_unit_for_a_pod_does_what_made_it(pyrun: Pyrun, busybox: Path, tmp_pat
     assert (done.returncode, done.stdout, done.stderr) == (0, "contenta b\n", "")
     pyrun("rm", "--force", uuid, code=0)
     tagged = pyrun("prepare", "--tty", "--pod-name", "both", "--health-cmd", "true", busybox, code=0).out.strip()
-    assert "left out" in (told := pyrun("generate", "systemd", "both", code=0).err) and "--tty" in told and "--health-cmd" in told
+    made = {"both": pyrun("generate", "systemd", "both", code=0)}
+    assert "left out" in (told := made["both"].err) and "--tty" in told and "--health-cmd" not in told
+    assert " --health-cmd true " in made["both"].out, "the unit's process makes the checks itself"
     pyrun("image", "tag", "example.com/busybox", "both", code=0)
     refused = pyrun("generate", "systemd", "both", code=2).err
     assert "is a pod and an image" in refused and tagged in refused
