@@ -19,8 +19,8 @@ hypothesis.settings.load_profile("ci" if CI else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No setting of the caller's own pyrun reaches a test, nor a signal ignored since pytest runs in the background."""
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    """No setting of the caller's own pyrun reaches a test, nor a signal ignored since pytest runs in the background or under nohup(1)."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL), (signal.SIGHUP, signal.SIG_DFL)):
         signal.signal(number, handler)
     for name in [name for name in os.environ if name.startswith("PYRUN_")]:
         del os.environ[name]

@@ -15,7 +15,7 @@ from _thread import allocate_lock
 from struct import Struct
 
 from pyrun import native
-from pyrun.errors import HostError, StateError
+from pyrun.errors import HostError, StateError, UsageError
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ __all__ = ["Report", "Slots", "Supervisor", "become", "readable", "start", "star
 
 _REPORT = Struct("=IIiIiiQ")
 _MESSAGE = 4096
+_SIGNALS = 64
 FAILED, RUNNING, EXITED, FIGURES = 1, 2, 3, 6
 
 
@@ -212,12 +213,24 @@ class Supervisor:
                 _abandoned.append((self.pid, self.pidfd))
 
     def kill(self, signal: int) -> None:
-        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended."""
+        """Send a signal (signal(7)) to the app, SIGKILL to the whole pod; ProcessLookupError when it has ended.
+
+        UsageError for what is not the number of a signal.
+        """
+        import socket
+
         self._mine()
+        if not 1 <= signal <= _SIGNALS:
+            raise UsageError("signal pod", str(signal), "not the number of a signal", hint=f"1 to {_SIGNALS}, see signal(7)")
+        if self._control < 0:
+            raise ProcessLookupError("the pod has ended")
+        link = socket.socket(fileno=self._control)
         try:
-            os.write(self._control, bytes((signal,)))
+            link.send(bytes((signal,)), socket.MSG_NOSIGNAL)
         except OSError:
             raise ProcessLookupError("the pod has ended") from None
+        finally:
+            link.detach()
 
     def hang_up(self) -> None:
         """The life-line ends here, also where a process that was forked meanwhile has a copy of the descriptor."""

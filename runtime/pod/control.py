@@ -245,7 +245,9 @@ def _kill_all(pods: Pods, held: Held) -> None:
 
 
 def kill(pods: Pods, uuid: str, number: int) -> None:
-    """Send a signal to a pod's app, SIGKILL to all of the pod; StateError when it does not run."""
+    """Send a signal to a pod's app, SIGKILL to all of the pod; StateError when it does not run, UsageError for no signal's number."""
+    if number not in signals.valid_signals():
+        raise UsageError("signal pod", str(number), "not the number of a signal", hint="see signal(7)")
     held = hold(pods, uuid)
     if held is None:
         raise StateError("signal pod", uuid, "it does not run", hint="see `pyrun list`")

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -77,9 +78,26 @@ def test_a_container_and_its_end(runtime: Runtime) -> None:
         title = Path(f"/proc/{children()[-1]}/cmdline").read_bytes()
         assert title == f"pyrun: pod {container.uuid}\0".encode()
         assert pods(runtime) == [container.uuid]
+        for wrong in (0, 65, 300, -9):
+            with pytest.raises(UsageError, match="not the number of a signal"):
+                container.kill(wrong)
         container.kill(signal.SIGKILL)
         assert container.wait() == -9
     assert pods(runtime) == []
+
+
+def test_a_signal_to_what_has_ended_is_no_broken_pipe(runtime: Runtime) -> None:
+    """Nor does it end a program that has SIGPIPE as the kernel gives it."""
+    handler = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        with start(runtime, "exit", "0") as container:
+            select.select([container], [], [])
+            os.waitid(os.P_PIDFD, container.fileno(), os.WEXITED | os.WNOWAIT)
+            with pytest.raises(ProcessLookupError):
+                container.kill(signal.SIGTERM)
+            assert container.wait() == 0
+    finally:
+        signal.signal(signal.SIGPIPE, handler)
 
 
 def test_what_cannot_be_executed(runtime: Runtime) -> None:
