@@ -51,7 +51,7 @@ def parse_pod_manifest(data: bytes) -> dict[str, Any]:
 
 # Limits of all apps together, which the cgroup above theirs has; what each app has that names none itself.
 _TOGETHER = (
-    *("os/linux/apparmor-profile", "os/linux/selinux-context"),
+    *("os/linux/apparmor-profile", "os/linux/selinux-context", "os/unix/sysctl"),
     *("resource/memory", "resource/cpu", "os/linux/cpu-shares", "resource/block-bandwidth", "resource/block-iops"),
 )
 

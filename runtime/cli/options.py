@@ -18,7 +18,7 @@ An option is a row of six strings:
 
 from __future__ import annotations
 
-from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, SECURITY_OPT, TOLD
+from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, SECURITY_OPT, SYSCTL, TOLD
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
 from pyrun.cli.verbs_network import NETWORK, NETWORKS
@@ -219,6 +219,7 @@ RUN: tuple[Option, ...] = (
         "system call filter: mode=retain or mode=remove, then errno=NAME if wanted, then calls and @groups, all with commas",
     ),
     SECURITY_OPT,
+    SYSCTL,
     *TOLD,
     *SEVERAL,
     *BACKGROUND,

@@ -24,6 +24,14 @@ SECURITY_OPT: Option = (
     "app Security",
     "confine the app by a security module of Linux: apparmor=PROFILE, or label=USER:ROLE:TYPE:LEVEL of SELinux",
 )
+SYSCTL: Option = (
+    "--sysctl",
+    "NAME=VALUE",
+    "list",
+    "",
+    "Pod",
+    "set a kernel parameter of the pod's own network or IPC namespace, as in net.core.somaxconn=1024",
+)
 
 
 class AppcArgs:
@@ -54,6 +62,7 @@ class AppcArgs:
     latest: Number
     drop: bool
     security_opt: Words
+    sysctl: Words
 
 
 BUILD: dict[str, Verb] = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pyrun.oci import sysctl
 from pyrun.oci.rules import Bad
+from pyrun.plan import sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
 __all__ = ["agree"]
@@ -35,11 +36,26 @@ def agree(spec: dict[str, Any]) -> None:
     _net_names(linux.get("netDevices", {}))
     for key in linux.get("sysctl", ()):
         try:
-            sysctl.check(key, kinds, spec.get("hostname", ""))
+            _sysctl(key, kinds, spec.get("hostname", ""))
         except Bad as bad:
             raise bad.inside(f"linux.sysctl[{key!r}]") from None
     if "mount" not in kinds:
         raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
+
+
+def _sysctl(key: str, own: Collection[str], hostname: str) -> None:
+    """Refuse a parameter that would change the host; `own` are the types of the container's own namespaces."""
+    try:
+        name = sysctl.path(key)
+    except ValueError as wrong:
+        raise Bad(*wrong.args) from None
+    kind = sysctl.namespace(name)
+    if name == "kernel/hostname" and hostname:
+        raise Bad("says the same as hostname", "keep one of them")
+    if not kind:
+        raise Bad("is not kept apart by any namespace, it would change the host", "set it on the host if it must be")
+    if kind not in own:
+        raise Bad(f"would change the host: the container has no {kind} namespace of its own", f"add {kind} to linux.namespaces")
 
 
 def _mount(mount: dict[str, Any], has_maps: bool, where: str) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError
-from pyrun.oci import devices, mounts, sysctl
+from pyrun.oci import devices, mounts
 from pyrun.oci.process import held_capabilities, hooks, process_ops, selinux
-from pyrun.plan import caps, ops
+from pyrun.plan import caps, ops, sysctl
 from pyrun.plan.ops import Plan, op
 
 TYPE_CHECKING = False
@@ -173,8 +173,7 @@ def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], 
 
 def _refuse_host(key: str, kinds: dict[str, str], linux: dict[str, Any]) -> None:
     """A namespace that is joined may be the host's own."""
-    name = sysctl.path(key)
-    kind = "network" if name.startswith("net/") else "uts" if name in sysctl.UTS else "user" if name.startswith("user/") else "ipc"
+    kind = sysctl.namespace(sysctl.path(key))
     path = kinds.get(kind, "")
     if path and os.path.exists(path) and os.path.samefile(path, f"/proc/self/ns/{_SELF[kind]}"):
         hint = f"{_where(linux, kind)} is the host's own namespace"

@@ -32,7 +32,6 @@ _STEPS = {
     ops.OCI_ROOT: "use root",
     ops.OCI_COVER: "cover",
     ops.OCI_DEVICE: "make device",
-    ops.SYSCTL: "set kernel parameter",
     ops.OCI_LISTENER: "connect to seccomp listener",
 }
 _HINTS = {
@@ -41,9 +40,6 @@ _HINTS = {
     (ops.OCI_DEVICE, errno.EEXIST): "there is another file already, and it is not the device that is asked for",
     (ops.OCI_DEVICE, errno.EPERM): "nodes can be made with CAP_MKNOD only, and never in a user namespace",
     (ops.OCI_DEVICE, errno.EROFS): "mount a tmpfs on /dev, or make the root writable",
-    (ops.SYSCTL, errno.ENOENT): "this kernel has no such parameter, or the namespace has none of its own",
-    (ops.SYSCTL, errno.EINVAL): "the kernel does not take this value",
-    (ops.SYSCTL, errno.EACCES): "it belongs to another user namespace",
     (ops.OCI_ATTRIBUTE, errno.EPERM): "it takes more privileges than the runtime has (CAP_SYS_NICE, CAP_SYS_ADMIN)",
     (ops.OCI_ATTRIBUTE, errno.EINVAL): "this kernel or host does not take these values together",
     (ops.OCI_ATTRIBUTE, errno.EBUSY): "the processors have no such time to give",
@@ -53,8 +49,8 @@ _HINTS = {
 
 def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
     """Return the exception for an operation that failed with errno `error`."""
-    code, _, number, s1, s2, how, _, origin = one
-    if code == ops.LABEL:
+    code, _, number, s1, _, how, _, origin = one
+    if code in (ops.LABEL, ops.SYSCTL):
         from pyrun.engine.explain import failure
 
         return failure((one,) * (index + 1), index, error, detail)
@@ -65,9 +61,6 @@ def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
         step, subject, reason, hint = _mount(s1, how, error, detail)
     elif code == ops.OCI_ATTRIBUTE:
         step = _ATTRIBUTES[number] if isinstance(number, int) else step
-    elif code == ops.SYSCTL:
-        assert isinstance(s2, str)
-        subject = f"{subject.replace('/', '.')}={s2}"
     elif code == ops.OCI_COVER:
         step = "make read-only" if number else "hide"
     elif code == ops.JOIN and error == errno.EINVAL:

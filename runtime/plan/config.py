@@ -127,7 +127,7 @@ class Config:
     `limits_1` (directory of version 1, file, content, origin), `limits_pod` those of all apps together;
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
     `isolators` which of the image's are enforced, changed or ignored; `labels` of security modules (file of /proc/self/attr, content,
-    origin); `metadata` where its service is to be had, None without one;
+    origin); `sysctls` (path below /proc/sys, value, origin); `metadata` where its service is to be had, None without one;
     `handlers` of the app's start and end (name, argv, what to try for argv[0], seconds);
     `lowers` the layer directories, top first;
     `upper` where changes go; `stage` an empty host directory to mount on; `pod_dir` the pod's own
@@ -187,6 +187,7 @@ class Config:
         "seccomp",
         "share",
         "stage",
+        "sysctls",
         "time_offsets",
         "tty",
         "uid",
@@ -218,6 +219,7 @@ class Config:
         self.metadata: Metadata | None = None
         self.isolators: dict[str, object] = {}
         self.labels: list[tuple[str, str, str]] = []
+        self.sysctls: list[tuple[str, str, str]] = []
         self.handlers: list[tuple[str, list[str], list[str], int]] = []
         self.oom_score_adj: int | None = None
         self.hostname = "pyrun-" + uuid

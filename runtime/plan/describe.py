@@ -190,6 +190,8 @@ def step(one: Op) -> tuple[str, str]:
         return "run event handler", _text(s1)
     if code == ops.LABEL:
         return _label(one)
+    if code == ops.SYSCTL:
+        return "set kernel parameter", f"{_text(s1).replace('/', '.')}={_text(s2)}"
     if code == ops.LIMIT:
         return "set limit", f"{_text(s1)} {_text(s2)}"
     if code == ops.DEVICES:

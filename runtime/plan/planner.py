@@ -237,6 +237,7 @@ def _leave(config: Config, todo: list[Op]) -> None:
         own = config.metadata
         where = own.address << 16 | own.port
         todo.append(op(ops.METADATA, own.socket, own.command, n=len(own.command), a=where, b=config.app, origin="--mds"))
+    todo += [op(ops.SYSCTL, name, value, origin=origin) for name, value, origin in config.sysctls]
     todo.append(op(ops.HOSTNAME, config.hostname, origin=config.origin("hostname")))
     if config.oom_score_adj is not None:
         todo.append(op(ops.OOM_SCORE, n=config.oom_score_adj, origin=config.origin("oom_score_adj")))

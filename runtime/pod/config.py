@@ -128,12 +128,14 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
 
 def _told(options: Options, image: Image, app: dict[str, Any], config: Config, notes: list[str]) -> None:
     of_pod = (options.described.get("pod") or {}).get("isolators")
-    if app.get("isolators") or of_pod or options.security_opt:
+    if app.get("isolators") or of_pod or options.security_opt or options.sysctl:
         from pyrun.pod.isolators import judge
         from pyrun.pod.labels import inherited, labels_of
+        from pyrun.pod.sysctl import parameters
 
         isolators = inherited(app.get("isolators") or [], of_pod or [])
         config.labels = labels_of(options, isolators)
+        config.sysctls = parameters(options, isolators)
         config.isolators = judge(options, isolators, notes) if isolators else {}
     config.app = app_name(options, image)
     if options.mds:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pyrun.errors import ConfigError
 from pyrun.pod.labels import ISOLATORS
+from pyrun.pod.sysctl import ISOLATOR as SYSCTL
+from pyrun.pod.sysctl import beaten
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ def _by(options: Options, name: str, value: object) -> str | None:
             return f"--insecure-options={word}"
         given = [flag for flag in flags if getattr(options, flag) not in (None, False, [])]
         return "--" + given[0].replace("_", "-") if given else ""
+    if name == SYSCTL:
+        assert isinstance(value, dict)
+        return "--sysctl" if beaten(options, value) else ""
     if name == NO_NEW_PRIVILEGES:  # only a host's operator gives up the default
         return (
             ""

@@ -89,6 +89,7 @@ class Keywords(TypedDict, total=False):
     set_env: Mapping[str, str]
     supplementary_gids: Sequence[int]
     swap: str | int | None
+    sysctl: Sequence[str]
     umask: int | None
     upper: Literal["disk", "tmpfs"]
     user: str | None

@@ -9,6 +9,7 @@ import os
 
 from pyrun.errors import ConfigError, UsageError
 from pyrun.host import read_small
+from pyrun.pod.sysctl import ISOLATOR as SYSCTL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def module_off(word: str) -> str:
 def inherited(own: list[dict[str, Any]], of_pod: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return an app's isolators and, behind them, those of its pod that hold for it unless it has its own (appc-spec, ACE)."""
     names = {item["name"] for item in own}
-    return [*own, *(item for item in of_pod if item["name"] in ISOLATORS and item["name"] not in names)]
+    return [*own, *(item for item in of_pod if item["name"] in (*ISOLATORS, SYSCTL) and item["name"] not in names)]
 
 
 def labels_of(options: Options, isolators: list[dict[str, Any]]) -> list[Label]:

@@ -116,6 +116,7 @@ class Options:
         self.caps_remove: list[str] | None = None
         self.seccomp: str | None = None
         self.security_opt: list[str] = []
+        self.sysctl: list[str] = []
         self.insecure_options: list[str] = []
 
     def _network(self) -> None:

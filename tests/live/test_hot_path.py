@@ -88,7 +88,7 @@ OCI = set(
     pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.launch
     pyrun.oci.main pyrun.oci.mounts pyrun.oci.planner pyrun.oci.process pyrun.oci.rules pyrun.oci.rules_linux
     pyrun.oci.rules_process pyrun.oci.rules_resources pyrun.oci.spec pyrun.oci.start pyrun.oci.state
-    pyrun.oci.streams pyrun.oci.sysctl
+    pyrun.oci.streams pyrun.plan.sysctl
     pyrun.cli pyrun.cli.bundle pyrun.cli.oci
     _socket select time
     """.split()
