@@ -151,15 +151,13 @@ class Pool:
     ) -> tuple[Result, int] | None:
         """The result, and the errno of an execve that failed; None when the shell was killed before it took the order."""
         import socket
-        from array import array
 
         container, ours = self._take()
         with ours:
             try:
                 first, *others = streams.app
                 try:
-                    fds = array("i", [others[0] if first is None else first, *others])
-                    ours.sendmsg([order], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_NOSIGNAL)
+                    socket.send_fds(ours, [order], [others[0] if first is None else first, *others])
                 except (BrokenPipeError, ConnectionResetError):
                     container.close()
                     return None
