@@ -80,6 +80,7 @@ LAUNCHER = program(
     "pyrun",
     "native/launcher.c",
     "native/fast.c",
+    "native/words.c",
     "native/quick.c",
     "native/list.c",
     "native/list_scan.c",

@@ -1,4 +1,5 @@
-/* The launcher's short way: carry out a decision that `pyrun run` made before for the very same command line.
+/* The launcher's short way: carry out a decision that `pyrun run` made before for this command line, or one that differs only in
+ * what is handed on to the app (words.c).
  *
  * Nothing is decided here.  Whatever is not exactly as it was when the recipe was written, and whatever goes
  * wrong before the helper takes over, undoes itself and leaves the command to Python.  The steps are those of
@@ -7,6 +8,7 @@
 #include "handover.h"
 #include "pod.h"
 #include "recipe.h"
+#include "words.h"
 
 #define PODS_LOOKED_AT 64
 
@@ -15,6 +17,7 @@ struct fast {
     char *data; /* the recipe, in private memory */
     const struct recipe_header *recipe;
     struct pod pod;
+    char form; /* which one it was found under */
     int store, pods, helper;
 };
 
@@ -35,28 +38,7 @@ const char *root_of(int argc, char **argv, char **envp, int *verb)
     return i < argc && root[0] == '/' ? root : 0;
 }
 
-static char *add_key(char *at, const char *end, const char *word)
-{
-    at = str_add(at, end, word);
-    return at == 0 || at + 1 >= end ? 0 : at + 1; /* keeps the NUL */
-}
-
-static size_t make_key(char *key, size_t size, int argc, char **argv, char **envp)
-{
-    const char *end = key + size;
-    char directory[PATH_SIZE];
-    char *at = key;
-
-    if (sys_call2(__NR_getcwd, directory, sizeof directory) < 0)
-        return 0;
-    at = add_key(at, end, directory);
-    at = add_key(at, end, from_environment(envp, "PYRUN_ROOT"));
-    for (int i = 1; i < argc; i++)
-        at = add_key(at, end, argv[i]);
-    return at == 0 ? 0 : (size_t)(at - key);
-}
-
-static int open_recipe(struct fast *fast, const char *key, size_t size)
+static int open_recipe(const struct fast *fast, const char *key, size_t size)
 {
     static const char digits[] = "0123456789abcdef";
     uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
@@ -77,10 +59,10 @@ static int inside(const struct recipe_header *recipe, uint32_t offset, uint32_t 
     return offset <= recipe->size && size <= recipe->size - offset;
 }
 
-/* Reads the recipe of this key; it must be root's own file and whole. */
-static int load(struct fast *fast, const char *key, size_t key_size)
+/* Reads the recipe of this form of the command line; it must be root's own file and whole. */
+static int load(struct fast *fast, struct words *words, char form)
 {
-    OWNED_FD fd = open_recipe(fast, key, key_size);
+    OWNED_FD fd = words_key(words, form) ? open_recipe(fast, words->key, words->key_size) : -1;
     const struct recipe_header *recipe;
     struct stat st;
     long map;
@@ -93,13 +75,16 @@ static int load(struct fast *fast, const char *key, size_t key_size)
         return 0;
     fast->data = (char *)map;
     fast->recipe = recipe = (const struct recipe_header *)map;
+    fast->form = form;
     return recipe->magic == RECIPE_MAGIC && recipe->version == RECIPE_VERSION && recipe->size == st.st_size &&
            fast->data[recipe->size - 1] == '\0' && recipe->check_count <= 256 &&
-           inside(recipe, sizeof *recipe, recipe->check_count * (uint32_t)sizeof(struct recipe_check)) &&
+           recipe->place_count <= WORDS_VARIABLES && recipe->plan % 8 == 0 &&
+           inside(recipe, sizeof *recipe,
+                  recipe->check_count * (uint32_t)sizeof(struct recipe_check) + recipe->place_count * (uint32_t)sizeof(uint32_t)) &&
            inside(recipe, recipe->key, recipe->key_size) && inside(recipe, recipe->plan, recipe->plan_size) &&
            inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->size &&
-           recipe->plan_size >= sizeof(struct plan_header) && recipe->key_size == key_size &&
-           memcmp(fast->data + recipe->key, key, key_size) == 0;
+           recipe->plan_size >= sizeof(struct plan_header) && recipe->key_size == words->key_size &&
+           memcmp(fast->data + recipe->key, words->key, words->key_size) == 0;
 }
 
 static int unchanged(const struct fast *fast)
@@ -164,15 +149,18 @@ static void become(struct fast *fast, int plan, char **envp)
     pod->parent = slots[SLOT_CGROUP_PARENT];
 }
 
-static void start(struct fast *fast, char **envp)
+static void start(struct fast *fast, const struct words *words, char **envp)
 {
-    char *data = fast->data;
+    char *data = fast->data, *block;
     const struct recipe_header *recipe = fast->recipe;
+    const void *places = (const struct recipe_check *)(recipe + 1) + recipe->check_count;
+    size_t size = recipe->plan_size;
     int plan;
 
-    if (pod_begin(&fast->pod, fast->pods) < 0 || pod_make(&fast->pod, data + recipe->record, recipe->record_size) < 0)
+    block = words_plan(words, fast->form, data + recipe->plan, &size, places, recipe->place_count);
+    if (block == 0 || pod_begin(&fast->pod, fast->pods) < 0 || pod_make(&fast->pod, data + recipe->record, recipe->record_size) < 0)
         return;
-    plan = (int)pod_plan(&fast->pod, data + recipe->plan, recipe->plan_size, 0);
+    plan = (int)pod_plan(&fast->pod, block, size, 0);
     if (plan >= 0)
         become(fast, plan, envp);
     pod_undo(&fast->pod);
@@ -210,11 +198,11 @@ static void run_prepared(const char *root, char **words, char **envp)
 /* Comes back only when Python has to do it. */
 void run_recipe(int argc, char **argv, char **envp)
 {
-    static char key[65536];
+    static const char forms[] = {RECIPE_EXACT, RECIPE_OPEN, RECIPE_PROGRAM};
+    static struct words words;
     static struct fast fast;
     char path[PATH_SIZE];
-    size_t key_size;
-    int verb;
+    int verb, found = 0;
 
     if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
         return;
@@ -224,14 +212,15 @@ void run_recipe(int argc, char **argv, char **envp)
         run_prepared(fast.root, argv + verb + 1, envp);
     if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || sys_call0(__NR_geteuid) != 0)
         return;
-    key_size = make_key(key, sizeof key, argc, argv, envp);
-    if (key_size == 0 || !load(&fast, key, key_size) || join(path, fast.root, "/locks/store", "") == 0)
+    if (!words_split(&words, argc, argv, envp) || join(path, fast.root, "/locks/store", "") == 0)
         return;
     fast.store = (int)sys_openat(AT_FDCWD, path, O_RDWR, 0);
     (void)join(path, fast.root, "/pods", "");
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-    if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0 && unchanged(&fast) &&
-        swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
-        start(&fast, envp);
+    if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0)
+        for (size_t i = 0; i < sizeof forms && !found; i++)
+            found = load(&fast, &words, forms[i]) && unchanged(&fast);
+    if (found && swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
+        start(&fast, &words, envp);
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);
 }

@@ -4,7 +4,7 @@
 
 #include "sys.h"
 
-/* Becomes the helper when this very command line was decided before and nothing changed since; else returns. */
+/* Becomes the helper when this command line was decided before, or one of the same meaning, and nothing changed since; else returns. */
 void run_recipe(int argc, char **argv, char **envp);
 
 /* Enters a running pod when that takes nothing but a UUID and a command; else returns. */

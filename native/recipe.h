@@ -1,12 +1,16 @@
-/* A recipe on disk: what `pyrun run` decided for one command line, for the launcher to use again.
+/* A recipe on disk: what `pyrun run` decided for a command line, and all that differ only in what it hands on, for the
+ * launcher to use again.
  *
  * The file cache/run/HASH below the state root, HASH being FNV-1a (64 bits, hexadecimal) of the key:
  *
- *     struct recipe_header | struct recipe_check[check_count] | key | plan | record | strings
+ *     struct recipe_header | struct recipe_check[check_count] | uint32_t place[place_count] | key | plan | record | strings
  *
- * key     current directory, $PYRUN_ROOT and every argument, each with a NUL behind it
+ * key     its form (RECIPE_...), current directory, $PYRUN_ROOT and the words that decide, each with a NUL behind it; of a
+ *         variable the value is left out, but for PATH, see words.c
  * checks  files that decided; one that changed makes the recipe worthless
- * plan    an encoded plan (plan.h) with BLANK for the pod's UUID
+ * place   where in the app's environment the variables of the command line go, RECIPE_NOWHERE: they are not in it
+ * plan    an encoded plan (plan.h), at a multiple of 8, with BLANK for the pod's UUID, without those values and without the
+ *         arguments that are not in the key: they go behind the app's own
  * record  the pod's file `pod` up to its last two members, likewise
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
@@ -15,7 +19,11 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 2
+#define RECIPE_VERSION 3
+#define RECIPE_EXACT '0'   /* the app gets no arguments */
+#define RECIPE_OPEN '1'    /* none of its arguments decides */
+#define RECIPE_PROGRAM '2' /* the first is its program */
+#define RECIPE_NOWHERE 0xffffffff
 #define RECIPE_BLANK "00000000-0000-4000-8000-000000000000"
 #define UUID_LENGTH 36
 
@@ -31,7 +39,7 @@ struct recipe_header {
     uint32_t record;
     uint32_t record_size;
     uint32_t helper; /* path of the helper program */
-    uint32_t unused;
+    uint32_t place_count;
 };
 
 struct recipe_check {

@@ -100,7 +100,7 @@ def _remember(args: Args, recipe: Recipe) -> None:
     from pyrun import native
     from pyrun.pod.cache import save
 
-    save(args.root, sys.argv[1:], recipe, native.HELPER)
+    save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 
 def _bundle() -> None:
@@ -173,7 +173,9 @@ def _sources(args: Args, store: Store, image: Image) -> list[str]:
     own = [native.HELPER, pyrun.__file__ or ""]  # another version decides otherwise
     reference = resolve.parse(args.image)
     if reference.path:
-        return [os.path.abspath(reference.path), *own]
+        path = os.path.abspath(reference.path)
+        index = [path + "/index.json"] if os.path.isdir(path) else []  # of a layout, which may be written to in place
+        return [path, *index, *own]
     more = [f"{store.root}/imports"] if reference.kind in ("registry", "url") else []
     if os.path.isdir(f"{store.root}/tags"):  # where there are none, no tag was meant
         more.append(f"{store.root}/tags")

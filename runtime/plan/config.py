@@ -122,6 +122,7 @@ class Config:
     """One app in one pod, ready to be planned.
 
     Attributes are plain values: `app` the app's name, `argv`, `paths` (what to try for argv[0], in order), `env` (NAME=VALUE),
+    `variables` (the places in it of those whose value is the caller's and decides nothing),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin),
     `limits_1` (directory of version 1, file, content, origin), `limits_pod` those of all apps together;
@@ -194,6 +195,7 @@ class Config:
         "umask",
         "upper",
         "uuid",
+        "variables",
     )
 
     def __init__(self, uuid: str, argv: list[str], lowers: list[str], *, stage: str, pod_dir: str) -> None:
@@ -202,6 +204,7 @@ class Config:
         self.argv = argv
         self.paths = [argv[0]]
         self.env: list[str] = []
+        self.variables: dict[str, int] = {}
         self.cwd = "/"
         self.make_cwd = False
         self.umask = 0o022

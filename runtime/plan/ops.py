@@ -12,15 +12,19 @@ import marshal
 from struct import Struct
 from struct import error as StructError
 
+from pyrun.errors import UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Field = int | str | bytes | list[str]
     Op = tuple[int, int, Field, Field, Field, Field, Field, str]
 
 MAGIC = 0x6E757279
 VERSION = 1
+MAX_SIZE = 4 << 20  # of a plan
+MAX_LIST = 16384  # strings of a list
 
 # Codes and flags of native/plan.h; tests/test_house.py holds the two against each other.
 PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRITE, SYMLINK, MKNOD, MOUNT, BIND, MASK = range(1, 15)
@@ -95,6 +99,7 @@ _FLAGS = 24  # offset of plan_header.flags
 _OP = Struct("=HHIIIQQ")
 _CAPS = Struct("=5Q")
 _MOUNT = Struct("=4Q4I")
+_IN_POOL = (SECCOMP, EXEC)  # what the notes leave out: a filter is large, and the program's words may be exchanged, see `fill`
 
 
 def op(code: int, s1: Field = 0, s2: Field = 0, *, n: Field = 0, a: Field = 0, b: Field = 0, flags: int = 0, origin: str = "") -> Op:
@@ -205,7 +210,7 @@ def encode(plan: Plan) -> bytes:
     if not pool.data.endswith(b"\0"):
         pool.data.append(0)
     start = _HEADER.size + len(packed)
-    notes = marshal.dumps([one if one[0] != SECCOMP else (SECCOMP, one[1], 0, 0, 0, 0, 0, one[7]) for one in plan.ops])
+    notes = marshal.dumps([one if one[0] not in _IN_POOL else (one[0], one[1], 0, 0, 0, 0, 0, one[7]) for one in plan.ops])
     size = start + len(pool.data) + len(notes)
     head = _HEADER.pack(
         MAGIC, VERSION, size, len(plan.ops), start, len(pool.data), flags, *names, explain, len(plan.explain), timens, plan.clone_flags
@@ -219,12 +224,62 @@ def add_flags(block: bytes, flags: int) -> bytes:
     return b"".join((block[:_FLAGS], (held | flags).to_bytes(4, "little"), block[_FLAGS + 4 :]))
 
 
+def fill(block: bytes, words: Sequence[str], variables: Mapping[int, str]) -> bytes:
+    """Return an encoded plan with `words` behind the app's arguments and other `variables`: place in its environment -> NAME=VALUE.
+
+    The launcher does the same (native/words.c), byte for byte.  UsageError where the helper would not take that many.
+    """
+    if not words and not variables:
+        return block
+    fields = list(_HEADER.unpack_from(block))
+    end = fields[4] + fields[5]
+    head, pool, strings = bytearray(block[: fields[4]]), block[fields[4] : end], _Pool()
+    strings.data = bytearray()
+    env = 0
+    for at in range(_HEADER.size, fields[4], _OP.size):
+        code, flags, n, s1, s2, a, b = _OP.unpack_from(block, at)
+        if code != EXEC:
+            continue
+        if words:
+            if n + len(words) > MAX_LIST:
+                raise too_many(f"{n + len(words)} arguments")
+            s1, n = len(pool) + strings.strings([*_words(pool, s1, n), *words]), n + len(words)
+            words = ()  # the programs behind the first are event handlers
+        if variables:
+            env = env or len(pool) + strings.strings([variables.get(i, word) for i, word in enumerate(_words(pool, s2, a))])
+            s2 = env
+        _OP.pack_into(head, at, code, flags, n, s1, s2, a, b)
+    fields[2] += len(strings.data)
+    fields[5] += len(strings.data)
+    if fields[2] > MAX_SIZE:
+        raise too_many(f"{len(strings.data)} bytes of arguments and variables")
+    _HEADER.pack_into(head, 0, *fields)
+    return b"".join((head, pool, strings.data, block[end:]))
+
+
+def too_many(what: str) -> UsageError:
+    """Return the error for an app that would get more than fits into a plan."""
+    return UsageError("start app", "", f"it would get {what}, which is too many", hint="hand over a file with them, in a volume")
+
+
+def _words(pool: bytes, at: int, count: int) -> list[str]:
+    return [word.decode("utf-8", "surrogateescape") for word in pool[at:].split(b"\0", count)[:count]]
+
+
 def notes(block: bytes) -> list[Op]:
-    """Return the operations of an encoded plan, for naming the one that failed."""
+    """Return the operations of an encoded plan, for naming the one that failed; of a filter only that it is there."""
     fields = _HEADER.unpack_from(block)
     found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
-    if fields[6] & ENTER:
-        found = _entered(block, fields, found)
+    return _entered(block, fields, found) if fields[6] & ENTER else _with_programs(block, fields, found)
+
+
+def _with_programs(block: bytes, fields: tuple[int, ...], found: list[Op]) -> list[Op]:
+    for index, one in enumerate(found):
+        if one[0] == EXEC:
+            _, _, n, s1, s2, a, b = _OP.unpack_from(block, _HEADER.size + index * _OP.size)
+            pool = block[fields[4] : fields[4] + fields[5]]
+            paths = _words(pool, b & 0xFFFFFFFF, b >> 32)
+            found[index] = op(EXEC, _words(pool, s1, n), _words(pool, s2, a), b=paths, flags=one[1], origin=one[7])
     return found
 
 
@@ -235,7 +290,7 @@ def _entered(block: bytes, fields: tuple[int, ...], pod: list[Op]) -> list[Op]:
         known.setdefault(one[0], []).append(one)
     packed = [_OP.unpack_from(block, _HEADER.size + index * _OP.size) for index in range(fields[3])]
     _, _, count, at, *_ = packed[-1]
-    words = [word.decode("utf-8", "surrogateescape") for word in block[fields[4] + at :].split(b"\0", count)[:count]]
+    words = _words(block, fields[4] + at, count)
     return [known[one[0]].pop(0) for one in packed[:-1]] + [op(EXEC, words, [], origin=ENTERED)]
 
 
@@ -246,19 +301,16 @@ def decode(block: bytes) -> Plan:
         if fields[0] != MAGIC or fields[1] != VERSION or fields[2] != len(block):
             raise ValueError("no plan of this version")
         found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
+        found = _with_programs(block, fields, found)
         for index, one in enumerate(found):
-            if one[0] == SECCOMP:  # left out of the notes
+            if one[0] == SECCOMP:
                 _, _, size, at, *_ = _OP.unpack_from(block, _HEADER.size + index * _OP.size)
                 found[index] = op(SECCOMP, block[fields[4] + at : fields[4] + at + size], origin=one[7])
     except (StructError, EOFError, TypeError, IndexError) as error:
         raise ValueError(str(error)) from None
     pool = block[fields[4] : fields[4] + fields[5]]
-
-    def words(at: int, count: int) -> list[str]:
-        return [word.decode("utf-8", "surrogateescape") for word in pool[at:].split(b"\0", count)[:count]]
-
     plan = Plan(found, clone_flags=fields[-1], flags=fields[6] & ~HAS_EXPLAIN)
-    (plan.uid_map,), (plan.gid_map,), (plan.pod_name,), (plan.cgroup_name,) = (words(at, 1) for at in fields[7:11])
-    (plan.timens,) = words(fields[13], 1)
-    plan.explain = words(fields[11], fields[12])
+    (plan.uid_map,), (plan.gid_map,), (plan.pod_name,), (plan.cgroup_name,) = (_words(pool, at, 1) for at in fields[7:11])
+    (plan.timens,) = _words(pool, fields[13], 1)
+    plan.explain = _words(pool, fields[11], fields[12])
     return plan

@@ -12,7 +12,7 @@ import os
 from pyrun.errors import ConfigError, UsageError, blame
 from pyrun.images.passwd import member_groups, resolve_user
 from pyrun.images.rootfs import RootFS
-from pyrun.plan import caps, rlimits, seccomp
+from pyrun.plan import caps, ops, rlimits, seccomp
 from pyrun.plan.config import Config
 from pyrun.plan.mounts import NOTIFY
 from pyrun.pod.volumes import mounts_of
@@ -157,14 +157,19 @@ def _environment(options: Options, app: dict[str, Any], identity: Identity, imag
         env.setdefault("LOGNAME", identity.name)
     if options.tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
-    env["AC_APP_NAME"] = config.app
-    env["container"] = "pyrun"
+    own = {"AC_APP_NAME": config.app, "container": "pyrun"}
     env.pop("AC_METADATA_URL", None)
     if config.metadata:
-        env["AC_METADATA_URL"] = config.metadata.url
+        own["AC_METADATA_URL"] = config.metadata.url
     if options.notify == "app":
-        env["NOTIFY_SOCKET"] = NOTIFY
+        own["NOTIFY_SOCKET"] = NOTIFY
+    env.update(own)
     config.env = [f"{name}={value}" for name, value in env.items()]
+    for what, count in (("arguments", len(config.argv)), ("variables", len(env))):
+        if count > ops.MAX_LIST:
+            raise ops.too_many(f"{count} {what}")
+    given = options.set_env.keys() - own.keys() - {"PATH"}
+    config.variables = {name: place for place, name in enumerate(env) if name in given} if given else {}
     config.paths = _paths(config.argv[0], config.env)
 
 

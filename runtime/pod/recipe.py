@@ -2,7 +2,8 @@
 
 Working a plan out costs a millisecond, carrying one out costs two.  The same request meets the same
 plan as long as what it was made from is unchanged, so a recipe carries `checks`: the stat(2) of every
-file that decided, the image's record and its signer's key among them.  The library keeps recipes in
+file that decided, the image's record and its signer's key among them.  What only goes to the app, its
+arguments and the values of its variables, may be exchanged.  The library keeps recipes in
 memory; `pyrun run` writes them below cache/run, where its launcher finds them (native/recipe.h).
 """
 
@@ -18,6 +19,7 @@ from pyrun.pod.config import app_name, make_config
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pyrun.host import Host
@@ -43,7 +45,8 @@ class Recipe:
     """What it takes to start one more pod like the last one.
 
     `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
-    the UUID; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
+    the UUID; `plain` is the plan without what may be exchanged: all arguments of the request but the first `kept`, and the variables
+    at `places` of its environment; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
     directory of the pod); `notes` is what the user should be told.
     `net` is what network to make, None where the plan says it all.
     `files` are further ones in the pod's directory, by name.
@@ -51,10 +54,15 @@ class Recipe:
     manages it (@systemd, @cgroupfs) where that was said; see `pyrun.engine.placement.take`.
     """
 
-    __slots__ = ("block", "checks", "controllers", "copy", "files", "image", "lowers", "net", "notes", "record", "volumes")
+    __slots__ = (
+        *("block", "checks", "controllers", "copy", "files", "image", "kept", "lowers", "net", "notes", "places", "plain", "record"),
+        "volumes",
+    )
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
-        self.block = block
+        self.block = self.plain = block
+        self.kept = 0
+        self.places: dict[str, int] = {}
         self.record = record
         self.copy = copy
         self.image: Image | None = None
@@ -79,6 +87,18 @@ class Recipe:
     def fresh(self) -> bool:
         """Whether everything that decided is as it was."""
         return self.checks is not None and all(_stat(path, kind) == then for path, then, kind in self.checks)
+
+    def exchange(self, argv: Sequence[str], variables: Mapping[str, str]) -> bytes:
+        """Return the plan for a request that has other arguments and other values of the same variables."""
+        return ops.fill(self.plain, argv[self.kept :], {at: f"{name}={variables[name]}" for name, at in self.places.items()})
+
+    def again(self, argv: Sequence[str], variables: Mapping[str, str]) -> Recipe:
+        """Return this decision for such a request; the first `kept` arguments are the same."""
+        other = Recipe.__new__(Recipe)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.block = self.exchange(argv, variables)
+        return other
 
     def block_for(self, uuid: str) -> bytes:
         """Return the plan of the pod `uuid`."""
@@ -147,21 +167,11 @@ def make_recipe(
         raise UsageError("option --pod-limit", "", "is for a pod of several apps", hint="limit the only app, for example with --memory")
     config, plan = decide(options, store, image, pods, host, BLANK, notes, lowers)
     plan.explain = explain or []
-    record = fastjson.dumps(
-        {
-            "uuid": BLANK,
-            "app": app_name(options, image),
-            "image": image.id,
-            "name": image.name,
-            "keep": bool(options.keep),
-            "insecure": list(options.insecure_options),
-            **_stop_signal(image),
-            **_more(options, config),
-        }
-    )
-    copy = config.lowers if config.copy_root else []
     checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
-    recipe = Recipe(ops.encode(plan), record[:-1], copy, notes, checks)
+    kept = _take_out(plan, config, options)
+    recipe = Recipe(ops.encode(plan), _record(options, image, config), config.lowers if config.copy_root else [], notes, checks)
+    recipe.kept, recipe.places = kept, config.variables
+    recipe.block = recipe.exchange(options.argv, options.set_env)
     recipe.image = image
     recipe.lowers = config.lowers
     recipe.controllers = [f"@{options.cgroup_manager}"] if options.cgroup_manager not in (None, "auto") else []
@@ -175,6 +185,33 @@ def make_recipe(
     if recipe.copies or options.names_given or config.limits_1:
         recipe.checks = None  # each pod needs something of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe
+
+
+def _record(options: Options, image: Image, config: Config) -> str:
+    """The first members of the file `pod`."""
+    record = fastjson.dumps(
+        {
+            "uuid": BLANK,
+            "app": app_name(options, image),
+            "image": image.id,
+            "name": image.name,
+            "keep": bool(options.keep),
+            "insecure": list(options.insecure_options),
+            **_stop_signal(image),
+            **_more(options, config),
+        }
+    )
+    return record[:-1]
+
+
+def _take_out(plan: Plan, config: Config, options: Options) -> int:
+    """Take what may be exchanged out of the plan; return how many of the arguments are left: where the first is the program, it decides."""
+    kept = 1 if options.argv and len(config.argv) == len(options.argv) else 0
+    argv = config.argv[: len(config.argv) - len(options.argv) + kept]
+    names = {at: f"{name}=" for name, at in config.variables.items()}
+    env = [names.get(at, word) for at, word in enumerate(config.env)]
+    plan.ops = [one if one[0] != ops.EXEC else (*one[:3], argv if one[3] is config.argv else one[3], env, *one[5:]) for one in plan.ops]
+    return kept
 
 
 def _more(options: Options, config: Config) -> dict[str, object]:

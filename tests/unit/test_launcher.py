@@ -38,7 +38,19 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C compiler to build the launcher with: `make setup` installs one, and with CI=true a skip fails")
     path = tmp_path_factory.mktemp("launcher") / "pyrun"
     flags = (NATIVE / "compile_flags.txt").read_text().split()
-    names = ("launcher.c", "fast.c", "quick.c", "list.c", "list_scan.c", "list_text.c", "pod.c", "handover.c", "decode.c", "start.c")
+    names = (
+        "launcher.c",
+        "fast.c",
+        "words.c",
+        "quick.c",
+        "list.c",
+        "list_scan.c",
+        "list_text.c",
+        "pod.c",
+        "handover.c",
+        "decode.c",
+        "start.c",
+    )
     sources = [str(NATIVE / name) for name in names]
     subprocess.run([compiler, *flags, "-fcf-protection=none", *LINK, "-o", str(path), *sources], check=True, timeout=60)
     return path

@@ -42,24 +42,25 @@ def test_hash_is_fnv_1a() -> None:
     assert cache.name_of(b"foobar") == "85944171f73967e8"  # a test vector of the algorithm's authors
 
 
-def test_key_holds_directory_root_and_every_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_holds_directory_root_and_every_word_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRUN_ROOT", "/r")
-    assert cache.key_of(["run", "a b", ""]) == os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
-    assert cache.key_of(["run", "a", "b"]) != cache.key_of(["run", "a b"])
+    assert cache.key_of(["run", "a b", ""], 0) == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
+    assert cache.key_of(["run", "a", "b"], 0) != cache.key_of(["run", "a b"], 0)
 
 
 def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = recipe(tmp_path)
-    cache.save(str(tmp_path), ["run", "x"], made, "/path/helper")
+    cache.save(str(tmp_path), ["run", "x"], made, "/path/helper", {})
     (path,) = (tmp_path / "cache/run").iterdir()
     data = path.read_bytes()
-    key = cache.key_of(["run", "x"])
+    key = cache.key_of(["run", "x"], 0)
     assert path.name == cache.name_of(key)
     assert path.stat().st_mode & 0o777 == 0o600
-    _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, _ = Struct("=12I").unpack_from(data)
-    assert (size, checks, data[-1]) == (len(data), 1, 0)
+    _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, places = Struct("=12I").unpack_from(data)
+    assert (size, checks, places, data[-1]) == (len(data), 1, 0, 0)
+    assert plan % 8 == 0
     assert data[key_at : key_at + key_size] == key
     assert data[plan : plan + plan_size] == made.block
     assert data[record : record + record_size].decode() == made.record
@@ -69,14 +70,14 @@ def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.Monk
 def test_recipes_do_not_pile_up(tmp_path: Path) -> None:
     made = recipe(tmp_path)
     for number in range(cache._KEPT + 3):
-        cache.save(str(tmp_path), ["run", str(number)], made, "/helper")
+        cache.save(str(tmp_path), ["run", str(number)], made, "/helper", {})
     assert len(list((tmp_path / "cache/run").iterdir())) == 3
 
 
 def test_what_may_not_be_repeated_is_not_written(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, [], ["a note"], None), "/helper")
-    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, ["/layer"], [], made.checks), "/helper")
+    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, [], ["a note"], None), "/helper", {})
+    cache.save(str(tmp_path), ["run", "x"], Recipe(made.block, made.record, ["/layer"], [], made.checks), "/helper", {})
     assert not (tmp_path / "cache").exists()
 
 

@@ -1,0 +1,48 @@
+/* What the launcher makes of a command line: words FORM COMMAND-LINE... writes the key of that form, and with a plan on standard
+ * input, behind a struct places, that plan with the line's words in it.  Exit code 1: that is for Python. */
+#include "words.h"
+
+#include "plan.h"
+
+struct places {
+    uint32_t count;
+    uint32_t place[127];
+};
+
+static void out(const void *data, size_t size)
+{
+    const uint32_t head = (uint32_t)size;
+
+    (void)sys_write(1, (const char *)&head, sizeof head);
+    (void)sys_write(1, data, size);
+}
+
+int program(int argc, char **argv, char **envp)
+{
+    static struct words words;
+    static struct {
+        struct places places;
+        char plan[PLAN_MAX_SIZE];
+    } input __attribute__((aligned(8)));
+    size_t size = 0;
+    long n;
+
+    if (!words_split(&words, argc - 1, argv + 1, envp))
+        return 1;
+    for (char form = RECIPE_EXACT; form <= argv[1][0]; form++)
+        if (!words_key(&words, form) && form == argv[1][0])
+            return 1;
+    out(words.key, words.key_size);
+    while ((n = sys_read(0, (char *)&input + size, sizeof input - size)) > 0)
+        size += (size_t)n;
+    if (size > sizeof input.places) {
+        char *plan;
+
+        size -= sizeof input.places;
+        plan = words_plan(&words, argv[1][0], input.plan, &size, input.places.place, input.places.count);
+        if (plan == 0)
+            return 1;
+        out(plan, size);
+    }
+    return 0;
+}
