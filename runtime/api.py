@@ -44,6 +44,12 @@ _REMEMBERED = 256  # recipes; about 15 kB each
 _OWN = ("root", "argv", "interactive", "tty")  # options that have another form here
 
 
+def _list(args: Sequence[str]) -> list[str]:
+    if isinstance(args, str):
+        raise UsageError("start container", args, "args is one text", hint="it is a list of words")
+    return list(args)
+
+
 class App:
     """One app of a pod of several: a stored image, arguments, and the keywords that are its own; see `Runtime.prepare_pod`."""
 
@@ -297,10 +303,8 @@ class Runtime:
             supervisor.close()
 
     def _wanted(self, args: Sequence[str], interactive: bool, options: Keywords) -> Options:
-        if isinstance(args, str):
-            raise UsageError("start container", args, "args is one text", hint="it is a list of words")
         wanted = Options(self.root)
-        wanted.argv = list(args)
+        wanted.argv = _list(args)
         wanted.interactive = interactive
         for name, value in options.items():
             if name not in wanted.__dict__ or name in _OWN:
@@ -315,13 +319,20 @@ class Runtime:
             from pyrun.pod.bare import stamp as stamp_of
 
             stamp = stamp_of(rootfs)
-        key = repr((image, rootfs, stamp, args, interactive, sorted(options.items())))
-        known = self._recipes.get(key)
-        if known is not None and known.fresh():
-            return known
+        env = options.get("set_env", {})
+        more = sorted(option for option in options.items() if option[0] != "set_env")
+        deciding = (image, rootfs, stamp, interactive, more, list(env), env.get("PATH"))
+        own = 1 if rootfs is not None and not options.get("exec") else 0  # the program is the first of `args`
+        args = _list(args)
+        keys = [repr((kept, args[: own + kept], len(args) > own, deciding)) for kept in (0, 1)]
+        for key in keys:
+            known = self._recipes.get(key)
+            if known is not None and known.fresh():
+                return known.again(args[own:], env)
         wanted, found, lowers = self._decided(image, args, rootfs, interactive, options)
         sources = [] if lowers else [self.store.ref_dir(found.name), self.root + "/images"]
-        return self._remember(key, make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources, lowers=lowers))
+        recipe = make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources, lowers=lowers)
+        return self._remember(keys[recipe.kept], recipe)
 
     def _decided(
         self, image: str | None, args: Sequence[str], rootfs: str | None, interactive: bool, options: Keywords
@@ -337,7 +348,7 @@ class Runtime:
         from pyrun.pod.bare import HOST, bare_image, host_root
 
         if not wanted.exec:
-            wanted.argv = []
+            wanted.argv, args = wanted.argv[1:], wanted.argv[:1]
         found = bare_image(rootfs, args)
         if rootfs != HOST:
             return wanted, found, [rootfs]

@@ -207,3 +207,34 @@ def commands() -> list[str]:
             except OSError:
                 continue
     return found
+
+
+def test_other_arguments_meet_the_same_decision(runtime: Runtime) -> None:
+    assert [run(runtime, "exit", code) for code in ("3", "4")] == [3, 4]
+    kept = set(runtime._recipes)
+    assert len(kept) == 1
+    for value in ("one", "two"):
+        done = runtime.run(NAME, exec="/probe", set_env={"A": value, "container": value}, capture_output=True)
+        seen = json.loads(done.stdout)["env"]
+        assert f"A={value}" in seen and "container=pyrun" in seen
+    assert len(set(runtime._recipes) - kept) == 1, "no arguments, and these variables"
+    assert json.loads(runtime.run(NAME, exec="/probe", set_env={"B": "one"}, capture_output=True).stdout)["env"].count("B=one") == 1
+    for path, code in (("/", 5), ("/nowhere", None), ("/", 5)):
+        if code is None:
+            with pytest.raises(ExecError):
+                runtime.call(NAME, ["exit", "5"], exec="probe", set_env={"PATH": path})
+        else:
+            assert runtime.call(NAME, ["exit", "5"], exec="probe", set_env={"PATH": path}) == code
+    with pytest.raises(UsageError):
+        runtime.call(NAME, "exit", exec="/probe")
+
+
+def test_without_an_image_the_program_decides(runtime: Runtime, tmp_path: Path, probe: Path) -> None:
+    (tmp_path / "probe").write_bytes(probe.read_bytes())
+    (tmp_path / "probe").chmod(0o755)
+    for code in ("3", "4"):
+        assert runtime.call(None, ["/probe", "exit", code], rootfs=str(tmp_path)) == int(code)
+    assert len(runtime._recipes) == 1
+    with pytest.raises(ExecError):
+        runtime.call(None, ["/other", "exit", "3"], rootfs=str(tmp_path))
+    assert runtime.call(None, ["exit", "6"], rootfs=str(tmp_path), exec="/probe") == 6
