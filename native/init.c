@@ -118,7 +118,8 @@ __attribute__((noreturn)) static void stay(struct shared *shared, int link, long
     for (;;) {
         if (app < 0 && link >= 0) {
             if (sys_call0(__NR_getpid) == 1) /* else others of the pod are in this pid namespace */
-                (void)sys_call2(__NR_kill, -1, SIGKILL);
+                for ((void)sys_call2(__NR_kill, -1, SIGKILL); sys_call4(__NR_wait4, -1, 0, __WALL, 0) > 0;)
+                    ; /* only then are they gone */
             shared->stays = 1;
             sys_close(link);
             link = -1;
