@@ -69,6 +69,11 @@ class Containers:
     def words(self, name: str) -> list[str]:
         return [self.paths[name], "--root", str(self.bench.oci_root / f"{name}-oci")]
 
+    def forget(self) -> None:
+        """The next create has to decide again."""
+        for path in (self.bench.oci_root / f"{OURS}-oci" / ".recipes").glob("*"):
+            path.unlink()
+
     def measure(self, rounds: int) -> dict[str, Series]:
         filtered = self.bench.stage.bundle("oci-filtered", self.bench.stage.allowed_calls())
         subjects: list[Subject] = []
@@ -77,6 +82,8 @@ class Containers:
             subjects.append(Life(f"{LIFE}, {name}", words, self.sleeping))
             run = [*words, "run", "--bundle", str(filtered), f"bench-{os.getpid()}"]
             subjects.append(Command(f"{FILTERED}, {name}", run, ENVIRONMENT))
+            if name == OURS:
+                subjects.append(Command(f"{FILTERED}, {name}, recipes removed", run, ENVIRONMENT, self.forget))
             start = [*words, "run", "--detach", "--bundle", str(self.sleeping), "bench-exec"]
             subprocess.run(start, check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL, stderr=NULL)
             subjects.append(Command(f"{ENTER}, {name}", [*words, "exec", "bench-exec", "/bin/true"], ENVIRONMENT))

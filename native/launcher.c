@@ -8,6 +8,7 @@
  * usual console script imports more than pyrun does.  Nothing here allocates, and no pointer is stored in
  * static data: nobody relocates a static PIE without libc.
  */
+#include "again.h"
 #include "fast.h"
 #include "oci_verbs.h"
 
@@ -131,6 +132,34 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
     return sys_call3(__NR_execve, python, args, envp);
 }
 
+#ifdef PYRUN_OCI
+static size_t count(char **words)
+{
+    size_t n = 0;
+
+    while (words[n] != 0)
+        n++;
+    return n;
+}
+
+/* The environment, with the descriptor of what a recipe can be made of (again.h); nobody else's word for it counts. */
+static char **with_key(char **environment, char **envp, char key[64], int fd)
+{
+    static const char name[] = "PYRUN_OCI_KEY=";
+    size_t n = 0;
+
+    for (; *envp != 0; envp++)
+        if (memcmp(*envp, name, sizeof name - 1) != 0)
+            environment[n++] = *envp;
+    if (fd >= 0 && sys_call3(__NR_fcntl, fd, F_SETFD, 0) == 0) {
+        (void)str_add_number(str_add(key, key + 64, name), key + 64, (uint64_t)fd);
+        environment[n++] = key;
+    }
+    environment[n] = 0;
+    return environment;
+}
+#endif
+
 int program(int argc, char **argv, char **envp)
 {
     char self[LONGEST_PATH], beside[LONGEST_PATH];
@@ -144,6 +173,8 @@ int program(int argc, char **argv, char **envp)
 #ifdef PYRUN_OCI
     if (oci_verb(argc, argv))
         return 0;
+    char **environment = __builtin_alloca(sizeof *envp * (count(envp) + 2)), key[64];
+    envp = with_key(environment, envp, key, again_verb(argc, argv, envp));
 #else
     enter_pod(argc, argv, envp);
     run_recipe(argc, argv, envp);

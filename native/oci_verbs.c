@@ -13,22 +13,9 @@
 #include "oci_verbs.h"
 #include "shared.h"
 
-#define LARGEST 65536
-
-enum status { UNKNOWN, CREATED, RUNNING, PAUSED, STOPPED };
-
 struct request {
     const char *root, *verb, *id, *signal;
     int force;
-};
-
-struct container {
-    char text[LARGEST], path[PATH_SIZE];
-    const char *group, *hooks, *head, *tail;
-    int32_t pid;
-    uint64_t started;
-    int dir, pidfd;
-    enum status status;
 };
 
 static struct container container;
@@ -206,7 +193,7 @@ static int show(const struct container *c)
 }
 
 /* The process has closed its end of the fifo once its program runs. */
-static int start(const struct container *c)
+int start_container(const struct container *c)
 {
     OWNED_FD fifo = (int)sys_openat(c->dir, "start", O_WRONLY | O_NONBLOCK | O_NOFOLLOW, 0);
     struct pollfd end = {fifo, 0, 0};
@@ -229,7 +216,7 @@ static int end_process(const struct container *c)
     return sys_call4(__NR_pidfd_send_signal, c->pidfd, SIGKILL, 0, 0) == 0 && sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8) == 1;
 }
 
-static int remove_container(struct container *c)
+int remove_container(struct container *c)
 {
     static const char files[][8] = {"start", "failure", "config", "group", "plan", "fast", "state"};
     char above[PATH_SIZE];
@@ -253,6 +240,11 @@ static int remove_container(struct container *c)
     return sys_call3(__NR_unlinkat, AT_FDCWD, c->path, AT_REMOVEDIR) == 0;
 }
 
+struct container *new_container(void)
+{
+    return &container;
+}
+
 int oci_verb(int argc, char **argv)
 {
     struct request request = {.root = sys_call0(__NR_geteuid) == 0 ? "/run/pyrun-oci" : 0, .signal = "TERM"};
@@ -270,7 +262,7 @@ int oci_verb(int argc, char **argv)
     if (c->hooks[0] != '\0')
         return 0;
     if (str_eq(request.verb, "start"))
-        return c->status == CREATED && start(c);
+        return c->status == CREATED && start_container(c);
     if (c->status != STOPPED && !((request.force || c->status == CREATED) && end_process(c)))
         return 0;
     return remove_container(c);

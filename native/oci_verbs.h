@@ -2,7 +2,31 @@
 #ifndef PYRUN_OCI_VERBS_H
 #define PYRUN_OCI_VERBS_H
 
+#include "sys.h"
+
+#define LARGEST 65536
+
+enum status { UNKNOWN, CREATED, RUNNING, PAUSED, STOPPED };
+
+struct container {
+    char text[LARGEST], path[PATH_SIZE];
+    const char *group, *hooks, *head, *tail;
+    int32_t pid;
+    uint64_t started;
+    int dir, pidfd;
+    enum status status;
+};
+
 /* Carries out a verb; 0 when that is Python's to do. */
 int oci_verb(int argc, char **argv);
+
+/* The one that there is memory for. */
+struct container *new_container(void);
+
+/* Lets the process of a created container go on; 0 when it was not to be had, or could not execute its program. */
+int start_container(const struct container *c);
+
+/* Removes cgroup and directory of one whose process has ended; 0 when something is left. */
+int remove_container(struct container *c);
 
 #endif

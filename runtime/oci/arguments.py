@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pyrun.errors import UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyrun.oci.recipe import Key
+
 __all__ = ["Arguments", "general", "parse", "verbs"]
 
 # Each word: an option, "=" behind it when it takes a value, "*" when it may be given again; "-x,--long" are two names of one.
@@ -47,12 +51,16 @@ _PROGRAM_FOLLOWS = ("exec",)  # behind the first positional argument everything 
 
 
 class Arguments:
-    """A parsed command line: `verb`, `options` of all names without dashes, `lists` of those that may be repeated, `words`."""
+    """A parsed command line: `verb`, `options` of all names without dashes, `lists` of those that may be repeated, `words`.
 
-    __slots__ = ("lists", "options", "verb", "words")
+    `key` is what the launcher has made of the configuration, for the next container of its kind.
+    """
+
+    __slots__ = ("key", "lists", "options", "verb", "words")
 
     def __init__(self) -> None:
         self.verb = ""
+        self.key: Key | None = None
         self.options: dict[str, str] = {}
         self.lists: dict[str, list[str]] = {}
         self.words: list[str] = []

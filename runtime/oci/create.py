@@ -146,6 +146,10 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
     _settle(args, container, record, text, launch)
+    if args.key is not None and args.key.text == text:
+        from pyrun.oci import recipe
+
+        recipe.save(container.root, args.key, config, plan, container.id)
 
 
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:

@@ -58,6 +58,10 @@ def _dispatch(args: Arguments) -> int:
 
         sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n")
         return 0
+    if b"PYRUN_OCI_KEY" in posix.environ:  # of the launcher's
+        from pyrun.oci.recipe import take_key
+
+        args.key = take_key()
     _close_leaks(args)
     if "help" in args.options and args.verb in ("checkpoint", "restore"):
         from pyrun.oci.criu import refuse

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["enter_plan", "oci_plan"]
+__all__ = ["enter_plan", "home_of", "oci_plan"]
 
 _NAMESPACES = {
     "pid": ops.CLONE_NEWPID,
@@ -212,7 +212,6 @@ def _home(spec: dict[str, Any], bundle: str) -> str:
         return ""
     from pyrun import native
 
-    uid = b"%d" % spec["process"].get("user", {}).get("uid", 0)
     try:
         root = os.open(os.path.join(bundle, spec["root"]["path"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -225,8 +224,13 @@ def _home(spec: dict[str, Any], bundle: str) -> str:
             os.close(fd)
     except OSError:
         return "/"
-    for line in data.split(b"\n"):
+    return home_of(data, spec["process"].get("user", {}).get("uid", 0))
+
+
+def home_of(passwd: bytes, uid: int) -> str:
+    """Return the directory of a user by the text of /etc/passwd (passwd(5)), "/" without one."""
+    for line in passwd.split(b"\n"):
         fields = line.split(b":")
-        if len(fields) > 5 and fields[2] == uid and fields[5].startswith(b"/") and b"\0" not in fields[5]:
+        if len(fields) > 5 and fields[2] == b"%d" % uid and fields[5].startswith(b"/") and b"\0" not in fields[5]:
             return fields[5].decode("utf-8", "surrogateescape")
     return "/"

@@ -14,6 +14,7 @@ from harness import TOP
 
 OCI = TOP / ".venv" / "bin" / "pyrun-oci"
 BUSYBOXES = (TOP / "build" / "busybox", Path("/bin/busybox"))  # the first is the virtual machine's
+NO_PYTHON = 99  # what `Alone` ends with when it needs an interpreter
 APPLETS = "cat chmod cp echo env false grep head hostname id kill ls mkdir mount nc ps rm sh sleep stat test touch tr true tty wc".split()
 
 
@@ -81,4 +82,26 @@ class Runtime:
     def leftovers(self) -> list[str]:
         """State directories and cgroups that are left."""
         left = os.listdir(self.root) if self.root.exists() else []
-        return left
+        return [name for name in left if name != ".recipes"]
+
+
+class Alone:
+    """The launcher, and an interpreter beside it that only tells that it was wanted."""
+
+    def __init__(self, folder: Path, oci: Runtime) -> None:
+        folder.mkdir()
+        self.oci = oci
+        self.program = folder / "pyrun-oci"
+        shutil.copy(OCI, self.program)
+        (folder / "python3").write_text(f"#!/bin/sh\nexit {NO_PYTHON}\n")
+        (folder / "python3").chmod(0o755)
+
+    def __call__(self, *words: str | Path, code: int = 0, **more: Any) -> str:
+        more = {"stdin": subprocess.DEVNULL, "cwd": self.oci.bundle, **more}
+        command = [str(word) for word in (self.program, "--root", self.oci.root, *words)]
+        with (self.oci.folder / "out").open("w+") as out:  # not a pipe: a container would hold it open
+            seen = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=60, **more).returncode
+            out.seek(0)
+            text = out.read()
+        assert seen == code, f"{command}: exit {seen}\n{text}"
+        return text

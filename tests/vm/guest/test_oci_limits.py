@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import NO_PYTHON, Alone, Runtime
 
 
 @pytest.fixture
@@ -57,6 +57,28 @@ def test_limits_hold(oci: Runtime) -> None:
     assert shown["memory"]["usage"]["limit"] == 96 << 20 and shown["pids"]["current"] >= 1
     oci("delete", "--force", "one")
     assert not group.exists()
+
+
+def test_limits_hold_without_python(oci: Runtime, tmp_path: Path) -> None:
+    """By the launcher, once their controllers are enabled where the cgroup is to be."""
+    alone = Alone(tmp_path / "alone", oci)
+    oci.config["linux"]["resources"] = LIMITS
+    oci.command("/bin/sleep", "1000")
+    for place in ("/again/one", "/again/two/x", "/again/two/y"):
+        name = place.replace("/", "-")[1:]
+        oci.config["linux"]["cgroupsPath"] = place
+        oci.write()
+        if place.endswith("x"):
+            alone("create", name, code=NO_PYTHON)
+        (alone if place.endswith("y") else oci)("create", name)
+        group = Path("/sys/fs/cgroup" + place)
+        assert group_of(oci.state(name)["pid"]) == group and values(group) == WANTED
+        oci("start", name)
+        oci("update", "--pids-limit", "30", name)
+        assert values(group)["pids.max"] == "30"
+        oci("delete", "--force", name)
+        assert not group.exists()
+    assert not oci.leftovers()
 
 
 def test_a_scope_of_systemd(oci: Runtime) -> None:
