@@ -85,7 +85,7 @@ int again_read(struct again *a);
 int again_plan(const struct again *a, const struct again_recipe *recipe, char *data);
 
 /* Writes what a container that waits has on disk; 0 when some of it could not be written (again_state.c). */
-int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, size_t size);
+int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, size_t size, const char *helper);
 
 /* Makes the container by the plan of a recipe, which is whole, and ends; comes back when Python has to do it (again_make.c). */
 void again_make(struct again *a, const struct again_recipe *recipe, char *data, char **envp);

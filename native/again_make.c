@@ -309,7 +309,8 @@ void again_make(struct again *a, const struct again_recipe *recipe, char *data, 
         (a->group[0] == '\0' || sys_call4(__NR_renameat, c->dir, "group.new", c->dir, "group") == 0) && make_group(&m) &&
         has_limits(&m, (const struct plan_header *)(const void *)plan)) {
         own_streams(recipe->owner);
-        if (launch(&m, plan, recipe->plan_size, data + recipe->helper) && again_settle(a, c->dir, (int32_t)m.pid, plan, recipe->plan_size) &&
+        if (launch(&m, plan, recipe->plan_size, data + recipe->helper) &&
+            again_settle(a, c->dir, (int32_t)m.pid, plan, recipe->plan_size, data + recipe->helper) &&
             sys_write(m.socket, "G", 1) == 1) {
             sys_close(m.socket);
             m.socket = -1;

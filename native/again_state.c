@@ -128,7 +128,7 @@ static long write_state(struct page *page, const struct again *a, int dir, int32
 }
 
 /* As `state` prints it, with a hole for what changes. */
-static long write_fast(struct page *page, const struct again *a, int dir, int32_t pid, uint64_t started, uint64_t now)
+static long write_fast(struct page *page, const struct again *a, int dir, int32_t pid, uint64_t started, uint64_t now, const char *helper)
 {
     page->at = page->text;
     add_number(page, (uint64_t)pid);
@@ -144,6 +144,9 @@ static long write_fast(struct page *page, const struct again *a, int dir, int32_
         page->at++; /* keeps the NUL */
     add_rest(page, a, ",\n  ", now);
     add(page, "\n}\n");
+    if (page->at != 0)
+        page->at++;
+    add(page, helper);
     return save(page, dir, "fast");
 }
 
@@ -171,12 +174,12 @@ static long write_pid(const char *path, int32_t pid)
     return r;
 }
 
-int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, size_t size)
+int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, size_t size, const char *helper)
 {
     static struct page page;
     const uint64_t started = start_time(pid), now = clock_ns(0);
 
     return started != 0 && write_file(dir, "config", O_CREAT | O_TRUNC, 0600, a->text, a->size) == 0 &&
            (a->pid_file == 0 || write_pid(a->pid_file, pid) == 0) && write_state(&page, a, dir, pid, started, now) == 0 &&
-           write_file(dir, "plan", O_CREAT | O_TRUNC, 0600, plan, size) == 0 && write_fast(&page, a, dir, pid, started, now) == 0;
+           write_file(dir, "plan", O_CREAT | O_TRUNC, 0600, plan, size) == 0 && write_fast(&page, a, dir, pid, started, now, helper) == 0;
 }

@@ -171,7 +171,7 @@ int program(int argc, char **argv, char **envp)
     if (standard_streams() < 0)
         return fail("", "/dev/null", ": cannot be opened in place of a closed standard stream", 0);
 #ifdef PYRUN_OCI
-    if (oci_verb(argc, argv))
+    if (oci_verb(argc, argv, envp))
         return 0;
     char **environment = __builtin_alloca(sizeof *envp * (count(envp) + 2)), key[64];
     envp = with_key(environment, envp, key, again_verb(argc, argv, envp));

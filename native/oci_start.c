@@ -49,14 +49,13 @@ long oci_root(void)
     return sys_call1(__NR_chroot, ".");
 }
 
-/* Puts what must outlive OP_SESSION where that leaves it alone. */
+/* Puts what must outlive OP_SESSION where that leaves it alone.  Signals are as they come with a program: Python ignores some. */
 static long keep_descriptors(struct context *ctx)
 {
     long r = sys_call3(__NR_dup3, SLOT_CONTROL, OCI_LINK, O_CLOEXEC);
 
-    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
-        r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC);
-    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
+    default_signals(ALL_SIGNALS_OF_LINUX);
+    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER) && (r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC)) >= 0)
         r = sys_call3(__NR_dup3, SLOT_ERROR, OCI_ERROR, O_CLOEXEC);
     if (r < 0)
         return r;

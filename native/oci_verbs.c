@@ -1,16 +1,16 @@
-/* The launcher's short ways for `pyrun-oci`: state, start, kill and delete of a container, when nothing is unusual.
+/* The launcher's short ways for `pyrun-oci`: state, start, kill, delete and exec (oci_exec.c), when nothing is unusual.
  *
  * pyrun.oci.state describes the directory of a container; its file `fast` has what is needed here:
  *
  *     pid \n start time \n directory of the cgroup \n hooks (a word, or nothing) \n
- *     the state's JSON up to the pid \0 the rest of it behind the status
+ *     the state's JSON up to the pid \0 the rest of it behind the status \0 the helper program
  *
  * Nothing is told here but success.  Whatever is not as it should be, every option that is not known here and every
  * error is left to Python, which begins again; the steps are those of pyrun.oci.start and pyrun.oci.control. */
 #include <linux/poll.h>
 
 #include "handover.h"
-#include "oci_verbs.h"
+#include "oci_exec.h"
 #include "shared.h"
 
 struct request {
@@ -20,7 +20,7 @@ struct request {
 
 static struct container container;
 
-static const char *value_of(int argc, char **argv, int *i, const char *name)
+const char *value_of(int argc, char **argv, int *i, const char *name)
 {
     const size_t size = str_len(name);
 
@@ -31,11 +31,20 @@ static const char *value_of(int argc, char **argv, int *i, const char *name)
 
 static int is_verb(const char *word)
 {
-    return str_eq(word, "state") || str_eq(word, "start") || str_eq(word, "kill") || str_eq(word, "delete");
+    return str_eq(word, "state") || str_eq(word, "start") || str_eq(word, "kill") || str_eq(word, "delete") || str_eq(word, "exec");
+}
+
+static int is_id(const char *word)
+{
+    if (word[0] == '-' || word[0] == '.' || word[0] == '\0')
+        return 0;
+    while (*word != '/' && *word != '\0')
+        word++;
+    return *word == '\0';
 }
 
 /* 0 for what only Python knows. */
-static int understand(int argc, char **argv, struct request *request)
+static int understand(int argc, char **argv, char **envp, struct request *request)
 {
     const char *value;
     int i = 1;
@@ -53,16 +62,17 @@ static int understand(int argc, char **argv, struct request *request)
     if (i >= argc || request->root == 0 || request->root[0] != '/' || !is_verb(argv[i]))
         return 0;
     request->verb = argv[i++];
+    if (request->verb[0] == 'e') {
+        oci_exec(&container, request->root, argv + i, envp);
+        return 0;
+    }
     if (i < argc && request->verb[0] == 'd' && (str_eq(argv[i], "--force") || str_eq(argv[i], "-f"))) {
         request->force = 1;
         i++;
     }
-    if (i >= argc || argv[i][0] == '-' || argv[i][0] == '.' || argv[i][0] == '\0')
+    if (i >= argc || !is_id(argv[i]))
         return 0;
     request->id = argv[i++];
-    for (const char *c = request->id; *c != '\0'; c++)
-        if (*c == '/')
-            return 0;
     if (i < argc && request->verb[0] == 'k')
         request->signal = argv[i++];
     return i == argc;
@@ -136,16 +146,15 @@ static int frozen(const char *group)
     return 0;
 }
 
-/* 0 unless the container is there and its file is what it should be. */
-static int look(const struct request *request, struct container *c, int lock)
+int find_container(struct container *c, const char *root, const char *id, int lock)
 {
     const char *pid, *started;
     char *at = c->text;
     OWNED_FD fd = -1;
     long n;
 
-    c->pidfd = -1;
-    if (join(c->path, request->root, "/", request->id) == 0)
+    c->pidfd = c->dir = -1;
+    if (!is_id(id) || join(c->path, root, "/", id) == 0)
         return 0;
     c->dir = (int)sys_openat(AT_FDCWD, c->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
     if (c->dir < 0 || (lock && sys_call2(__NR_flock, c->dir, LOCK_EX) < 0))
@@ -163,6 +172,8 @@ static int look(const struct request *request, struct container *c, int lock)
     c->tail = at + str_len(at) + 1;
     if (c->pid <= 0 || c->tail >= c->text + n)
         return 0;
+    c->helper = c->tail + str_len(c->tail);
+    c->helper += c->helper < c->text + n;
     c->pidfd = (int)sys_call2(__NR_pidfd_open, c->pid, 0); /* before the look: it is of that very process then */
     if (c->pidfd < 0 || !alive(c))
         c->status = STOPPED;
@@ -245,15 +256,15 @@ struct container *new_container(void)
     return &container;
 }
 
-int oci_verb(int argc, char **argv)
+int oci_verb(int argc, char **argv, char **envp)
 {
     struct request request = {.root = sys_call0(__NR_geteuid) == 0 ? "/run/pyrun-oci" : 0, .signal = "TERM"};
     struct container *c = &container;
     int kill;
 
-    if (!understand(argc, argv, &request) || (kill = signal_number(request.signal)) < 0)
+    if (!understand(argc, argv, envp, &request) || (kill = signal_number(request.signal)) < 0)
         return 0;
-    if (!look(&request, c, request.verb[0] != 'k' && !str_eq(request.verb, "state")))
+    if (!find_container(c, request.root, request.id, request.verb[0] != 'k' && !str_eq(request.verb, "state")))
         return c->dir == -ENOENT && request.force; /* clients delete twice */
     if (str_eq(request.verb, "state"))
         return show(c);

@@ -10,15 +10,21 @@ enum status { UNKNOWN, CREATED, RUNNING, PAUSED, STOPPED };
 
 struct container {
     char text[LARGEST], path[PATH_SIZE];
-    const char *group, *hooks, *head, *tail;
+    const char *group, *hooks, *head, *tail, *helper;
     int32_t pid;
     uint64_t started;
     int dir, pidfd;
     enum status status;
 };
 
+/* 0 unless the container is there and its file is what it should be. */
+int find_container(struct container *c, const char *root, const char *id, int lock);
+
+/* The value of the option `name` at argv[*i], `--name value` or `--name=value`; 0 when that is another one. */
+const char *value_of(int argc, char **argv, int *i, const char *name);
+
 /* Carries out a verb; 0 when that is Python's to do. */
-int oci_verb(int argc, char **argv);
+int oci_verb(int argc, char **argv, char **envp);
 
 /* The one that there is memory for. */
 struct container *new_container(void);

@@ -9,7 +9,7 @@ from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import filter_of, root_of, write_pid
 from pyrun.oci.launch import Launch
-from pyrun.oci.streams import keep_descriptors, own_streams, take_terminal
+from pyrun.oci.streams import keep_descriptors, own_streams, size_terminal, take_terminal
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -42,9 +42,16 @@ def execute(args: Arguments) -> int:
     if process.get("terminal") and "detach" in args.options and not args.get("console-socket"):
         raise ConfigError("make terminal", "", "it needs --console-socket", hint="or leave out --detach", origin="--tty")
     launch, master = _start(args, container, config, process)
-    if args.get("pid-file"):
-        write_pid(args.get("pid-file"), launch.pid)
     launch.close()
+    try:
+        if master >= 0:
+            master = take_terminal(args, process, master)
+        if args.get("pid-file"):
+            write_pid(args.get("pid-file"), launch.pid)
+    except HostError:
+        os.kill(launch.pid, 9)  # a child that nobody has reaped
+        os.waitpid(launch.pid, 0x40000000)  # __WALL
+        raise
     if "detach" in args.options:
         return 0
     from pyrun.oci import attend
@@ -70,7 +77,8 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
 
     def terminal(fd: int) -> None:
         nonlocal relay
-        relay = take_terminal(args, process, fd)
+        relay = fd
+        size_terminal(process, fd)
 
     try:
         group = _group(args, container, pid)

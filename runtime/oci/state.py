@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pyrun import native
 from pyrun.errors import StateError
 from pyrun.images import fastjson
 
@@ -168,11 +169,12 @@ class Container:
         """Return what the file `fast` is to hold."""
         record = self.record
         lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), "hooks" if record.get("hooks") else ""]
+        helper = os.fsencode(os.path.abspath(native.HELPER))
         if any("\n" in line for line in lines):
             return b""
         text = pretty({**self.state("\0"), "pid": 0})
         head, _, tail = text.partition('0,\n  "status": "\\u0000"')
-        return "".join(line + "\n" for line in lines).encode() + head.encode() + b"\0" + tail.encode()
+        return b"\0".join((("".join(line + "\n" for line in lines) + head).encode(), tail.encode(), helper))
 
     def remove(self) -> None:
         """Remove its directory; that it is locked is the caller's affair."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
 
-__all__ = ["announce_sockets", "keep_descriptors", "own_streams", "take_terminal"]
+__all__ = ["announce_sockets", "keep_descriptors", "own_streams", "size_terminal", "take_terminal"]
 
 
 def keep_descriptors(args: Arguments) -> int:
@@ -64,14 +64,19 @@ def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:
                 return
 
 
-def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
-    """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
+def size_terminal(process: dict[str, Any], master: int) -> None:
+    """Give a new terminal the size that `process` asks for."""
     size = process.get("consoleSize") or {}
     if size.get("height") or size.get("width"):
         import fcntl
         import struct
 
         fcntl.ioctl(master, 0x5414, struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0))  # TIOCSWINSZ
+
+
+def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
+    """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
+    size_terminal(process, master)
     path = args.get("console-socket")
     if not path:
         return master

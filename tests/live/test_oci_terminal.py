@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
-import select
-import socket
 import struct
 import subprocess
 import termios
@@ -15,6 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from bundles import OCI, Runtime
+from consoles import Socket, read_until
 
 
 @pytest.fixture
@@ -22,36 +20,6 @@ def oci(tmp_path: Path, probe: Path) -> Runtime:
     made = Runtime(tmp_path, probe)
     made.config["process"]["terminal"] = True
     return made
-
-
-class Socket:
-    """What conmon and containerd's shim do: listen, and take the master of a terminal."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen(1)
-        self.listener.settimeout(10)
-
-    def master(self) -> tuple[int, str]:
-        client, _ = self.listener.accept()
-        with client:
-            data, control, _, _ = client.recvmsg(4096, socket.CMSG_SPACE(4))
-        fds = array.array("i")
-        fds.frombytes(control[0][2][:4])
-        return fds[0], data.decode()
-
-    def close(self) -> None:
-        self.listener.close()
-
-
-def read_until(master: int, wanted: bytes) -> bytes:
-    seen = b""
-    while wanted not in seen:
-        assert select.select([master], [], [], 10)[0], seen
-        seen += os.read(master, 4096)
-    return seen
 
 
 def test_the_console_socket_gets_the_terminal(oci: Runtime, tmp_path: Path) -> None:
