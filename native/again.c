@@ -19,15 +19,6 @@ struct recipe {
 
 static struct again again;
 
-static const char *value_of(int argc, char **argv, int *i, const char *name)
-{
-    const size_t size = str_len(name);
-
-    if (str_eq(argv[*i], name) && *i + 1 < argc)
-        return argv[++*i];
-    return memcmp(argv[*i], name, size) == 0 && argv[*i][size] == '=' ? argv[*i] + size + 1 : 0;
-}
-
 static int is_name(const char *id)
 {
     size_t n = 0;

@@ -9,12 +9,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from select import poll
 
-__all__ = ["wait"]
+__all__ = ["hold", "wait"]
 
 # SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH
 _KEPT = (9, 13, 17, 19, 20, 21, 22, 28)
+_FORWARDED = [number for number in range(1, 32) if number not in _KEPT]
 _WINCH = 28
 _CHUNK = 1 << 16
+
+
+def hold() -> None:
+    """Let signals wait until `wait` can pass them on: a program that is being started may be told of its end at once."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _FORWARDED)
 
 
 def wait(pid: int, master: int) -> int:
@@ -27,9 +33,9 @@ def wait(pid: int, master: int) -> int:
         except ProcessLookupError:
             return
 
-    for number in range(1, 32):
-        if number not in _KEPT:
-            _signal.signal(number, forward)
+    for number in _FORWARDED:
+        _signal.signal(number, forward)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _FORWARDED)
     if master >= 0:
         _relay(pidfd, master)
     _, status = os.waitpid(pid, 0x40000000)  # __WALL

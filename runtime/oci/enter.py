@@ -41,6 +41,10 @@ def execute(args: Arguments) -> int:
     process = _process(args, config)
     if process.get("terminal") and "detach" in args.options and not args.get("console-socket"):
         raise ConfigError("make terminal", "", "it needs --console-socket", hint="or leave out --detach", origin="--tty")
+    from pyrun.oci import attend
+
+    if "detach" not in args.options:
+        attend.hold()
     launch, master = _start(args, container, config, process)
     launch.close()
     try:
@@ -54,8 +58,6 @@ def execute(args: Arguments) -> int:
         raise
     if "detach" in args.options:
         return 0
-    from pyrun.oci import attend
-
     return attend.wait(launch.pid, master)
 
 

@@ -95,6 +95,10 @@ def run(args: Arguments) -> int:
     container, master = make(args)
     pid = container.record["pid"]
     try:
+        if "detach" not in args.options:
+            from pyrun.oci import attend
+
+            attend.hold()
         let_go(container)
         if "detach" in args.options:
             container.close()

@@ -153,7 +153,7 @@ class Container:
 
     def config(self) -> dict[str, Any]:
         """Return the configuration as it was at create."""
-        value = fastjson.loads(read("config", self.fd))
+        value = fastjson.strict(read("config", self.fd))
         assert isinstance(value, dict)
         return value
 

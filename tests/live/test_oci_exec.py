@@ -66,6 +66,7 @@ WORLDS: dict[str, dict[str, Any]] = {
         },
     },
     "few namespaces": {"linux": {"namespaces": [{"type": "mount"}, {"type": "uts"}]}, "hostname": "few"},
+    "nulls": {"process": {"rlimits": None, "capabilities": None, "oomScoreAdj": None}, "linux": {"seccomp": None, "uidMappings": None}},
     "odd": {
         "linux": {"personality": {"domain": "LINUX32"}, "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0"}},
         "process": {
@@ -181,11 +182,13 @@ def test_it_ends_as_its_process_does(oci: Runtime) -> None:
     assert execute(oci, "one", "sh", "-c", "exit 7").returncode == 7
     assert execute(oci, "one", "sh", "-c", "kill -9 $$").returncode == 137
     script = "trap 'echo told; exit 5' USR1; echo ready; while :; do busybox usleep 20000; done"
-    with subprocess.Popen([OCI, "--root", oci.root, "exec", "one", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdout is not None and client.stdout.readline() == "ready\n"
-        client.send_signal(signal.SIGUSR1)
-        assert client.stdout.read() == "told\n"
-    assert client.returncode == 5
+    for options in ([], [PYTHONS]):
+        words = [OCI, "--root", oci.root, "exec", *options, "one", "sh", "-c", script]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout is not None and client.stdout.readline() == "ready\n"
+            client.send_signal(signal.SIGUSR1)
+            assert client.stdout.read() == "told\n"
+        assert client.returncode == 5
 
 
 def test_detached_with_a_pid_file(oci: Runtime) -> None:
