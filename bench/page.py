@@ -69,6 +69,14 @@ A second image of the same layers, in a live process and as a command; the same 
 does nothing much (`python`); and until a live process has found the stored image by its layout (`resolve`, the best of a hundred).
 """
 
+PROFILE = """
+## Where the time of a start goes
+
+What the gates above leave to explain: the system calls of a start by the library, of one more process and of a whole life, from the
+kernel's tracer (`bench/run.py --only profile`), microseconds of one round. Calls that only wait for another process are left out;
+processes overlap, so the sums are not the wall time.
+"""
+
 
 def table(series: Mapping[str, Mapping[str, float]], peers: Mapping[str, str]) -> Iterator[str]:
     peers = {name: head for name, head in peers.items() if name in series}
@@ -99,7 +107,9 @@ def gates(results: Mapping[str, Any]) -> Iterator[str]:
 
 def numbers(results: Mapping[str, Any]) -> Iterator[str]:
     for title, rows in results["numbers"].items():
-        yield f"\n## {title[0].upper()}{title[1:]}\n"
+        if title.startswith("system calls of a start"):
+            yield PROFILE
+        yield f"\n{'###' if title.startswith('system calls') else '##'} {title[0].upper()}{title[1:]}\n"
         labels = next((list(row) for row in rows.values() if isinstance(row, dict)), [])
         yield "| | " + " | ".join(labels) + " |"
         yield "|---" + "|--:" * max(1, len(labels)) + "|"

@@ -46,6 +46,7 @@ CASES = (
         "library",
     ),
     "oci",
+    "profile",
 )
 IN_LANE = "PYRUN_BENCH_IN_LANE"
 LIBRARY, COMMAND, PYTHON = "library, repeated", "pyrun run, repeated", "python -I -S -E -c pass"
@@ -236,6 +237,11 @@ def measure(bench: Bench, wanted: set[str], rounds: int) -> Results:
         series, numbers = library.measure(bench, rounds)
         results.series.update(series)
         results.numbers.update(numbers)
+    if "profile" in wanted:
+        from syscalls import measure as traced
+
+        tell("bench: system calls of a start")
+        results.numbers.update(traced(bench, rounds))
     if "import" in wanted:
         tell("bench: import of 200 MB")
         results.series["import"] = bench.unpack()
