@@ -19,6 +19,7 @@ from pyrun.images.parents import BENEATH, DIRECTORY
 from pyrun.images.staging import Staging, open_dir
 from pyrun.images.tree import line
 from pyrun.images.unpack import Policy
+from pyrun.native.users import is_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Layers"]
 
-OPAQUE = "trusted.overlay.opaque"  # overlayfs(5)
+OPAQUE = "trusted.overlay.opaque"  # overlayfs(5); below a mount with userxattr it is user.overlay.opaque
+_USERS_OPAQUE = "user.overlay.opaque"
 _CHUNK = 1 << 20
 _COPY = "copy the image again from where it came"
 
@@ -125,12 +127,13 @@ def _make_opaque(layer_fd: int) -> dict[bytes, bytes]:
     changed = {}
     with open("opaque", "rb", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, dir_fd=layer_fd)) as file:
         paths = file.read().split(b"\0")[:-1]
+    name = OPAQUE if is_root() else _USERS_OPAQUE
     root = os.open("rootfs", DIRECTORY, dir_fd=layer_fd)
     try:
         for path in paths:
             fd = native.openat2(root, path or b".", DIRECTORY, 0, BENEATH)
             try:
-                os.setxattr(fd, OPAQUE, b"y")
+                os.setxattr(fd, name, b"y")
                 begin, whole = line(path, fd)
                 changed[begin] = whole
             finally:

@@ -19,6 +19,7 @@ from pyrun.images.parents import BENEATH, DIRECTORY, Parts
 from pyrun.images.remove import remove_tree
 from pyrun.images.tar import Member, Members
 from pyrun.native._unpack import ffi, lib
+from pyrun.native.users import has_one_user, is_root
 
 __all__ = ["Policy", "Unpacker", "failed"]
 
@@ -27,17 +28,20 @@ class Policy:
     """What an archive may create.
 
     `conflicts`: "refuse" a second member of one path, or "replace" what is there (last one wins, for layers of
-    other formats).  `nodes`: "create" device nodes (harmless below a nodev mount) or "refuse" them; fifos are
+    other formats).  `nodes`: "create" device nodes (harmless below a nodev mount), "skip" or "refuse" them; fifos are
     always made.  `capabilities`: "keep" or "strip" security.capability.  Of other extended attributes only user.* are
-    applied, without user.overlay.*: overlay's and the host's own labels never are (B08, B09).
+    applied, without user.overlay.*: overlay's and the host's own labels never are (B08, B09).  `owners`: those of the
+    archive, "all", or the caller alone, "one".  Without root the defaults are what the kernel allows: nodes are skipped, and
+    where this user namespace has one user that one owns everything.
     """
 
-    __slots__ = ("capabilities", "conflicts", "nodes")
+    __slots__ = ("capabilities", "conflicts", "nodes", "owners")
 
-    def __init__(self, *, conflicts: str = "refuse", nodes: str = "create", capabilities: str = "keep") -> None:
+    def __init__(self, *, conflicts: str = "refuse", nodes: str = "", capabilities: str = "keep", owners: str = "") -> None:
         self.conflicts = conflicts
-        self.nodes = nodes
-        self.capabilities = capabilities
+        self.nodes = nodes or ("create" if is_root() else "skip")
+        self.capabilities = capabilities if os.geteuid() == 0 else "strip"
+        self.owners = owners or ("one" if has_one_user() else "all")
 
     def keeps(self, xattr: bytes) -> bool:
         """Whether an extended attribute is one that the native writer applies, for who reads a tree again."""
@@ -50,7 +54,9 @@ class Policy:
         return int(
             lib.TREE_REPLACE * (self.conflicts == "replace")
             | lib.TREE_NO_NODES * (self.nodes == "refuse")
+            | lib.TREE_SKIP_NODES * (self.nodes == "skip")
             | lib.TREE_NO_CAPS * (self.capabilities == "strip")
+            | lib.TREE_ONE_OWNER * (self.owners == "one")
         )
 
 

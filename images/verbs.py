@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from threading import Lock
 
 from pyrun.errors import NotFoundError
 from pyrun.images import resolve
 from pyrun.images.store import Store as Inner
+from pyrun.native.users import state_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class _Teller:
 
 
 class Store:
-    """The images below one state directory (default $PYRUN_ROOT, else /var/lib/pyrun).  Threads and processes may share it.
+    """The images below one state directory (default: see `pyrun.native.users.state_root`).  Threads and processes may share it.
 
     A reference (`ref`) is what the command line takes: a name, an id or its beginning, a tag.  ImageError and its kin for images,
     StateError for the store, TrustError for keys.
@@ -76,7 +76,7 @@ class Store:
     __slots__ = ("_inner",)
 
     def __init__(self, root: str | None = None) -> None:
-        self._inner = Inner(root or os.environ.get("PYRUN_ROOT") or "/var/lib/pyrun")
+        self._inner = Inner(root or state_root())
 
     @property
     def root(self) -> str:

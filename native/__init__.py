@@ -14,7 +14,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["become", "device_program", "helper", "inotify", "memfd_sealed", "netns", "openat2", "shut_down", "spawn", "start", "syncfs"]
+__all__ = [
+    "become",
+    "device_program",
+    "helper",
+    "inotify",
+    "memfd_sealed",
+    "netns",
+    "openat2",
+    "shut_down",
+    "spawn",
+    "start",
+    "syncfs",
+    "user_namespace",
+]
 
 RESOLVE_NO_XDEV = 1
 RESOLVE_NO_MAGICLINKS = 2
@@ -188,6 +201,13 @@ def netns(from_fd: int = -1, family: int = 0) -> tuple[int, int]:
 
     made = ffi.new("int *", -1)
     return _check(lib.pyrun_netns(from_fd, family, made), "network namespace"), made[0]
+
+
+def user_namespace(fd: int = -1) -> None:
+    """Take this process, which may have no other thread, into a new user namespace or the open one `fd`; OSError when it may not."""
+    from pyrun.native._native import lib
+
+    _check(lib.pyrun_user_namespace(fd), "user namespace")
 
 
 def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int], directory: str = "/run") -> None:

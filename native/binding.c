@@ -341,3 +341,9 @@ static int pyrun_netns(int from, int family, int *socket)
     free(n);
     return r;
 }
+
+/* A user namespace for this process: a new one, or the open one `fd`.  It may have no other thread (setns(2)). */
+static int pyrun_user_namespace(int fd)
+{
+    return (fd < 0 ? unshare(CLONE_NEWUSER) : setns(fd, CLONE_NEWUSER)) < 0 ? -errno : 0;
+}

@@ -14,6 +14,7 @@ void enter_pod(int argc, char **argv, char **envp);
 void list_pods(int argc, char **argv, char **envp);
 
 /* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
+int is_root(void);
 const char *root_of(int argc, char **argv, char **envp, int *verb);
 
 #endif

@@ -62,7 +62,7 @@ long join_network(const struct context *ctx)
     OWNED_FD made = -1;
     long r;
 
-    if ((ctx->plan->clone_flags & CLONE_NEWUSER) || (ctx->plan->flags & PLAN_OCI))
+    if ((ctx->plan->clone_flags & CLONE_NEWUSER) || (ctx->plan->flags & (PLAN_OCI | PLAN_CLONE_NETWORK)))
         return loopback_up();
     link_message_init(&message, 0, 1);
     r = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 /* MSG_CMSG_CLOEXEC */);

@@ -76,8 +76,9 @@
 #define PLAN_NOTIFY_NONE 8192
 #define PLAN_ACCOUNT 16384     /* with the end of the app come the figures of its cgroup: PLAN_FIGURES */
 #define PLAN_NETWORK 32768     /* its network namespace is the one at SLOT_NETWORK, made beforehand: see pyrun.net */
+#define PLAN_CLONE_NETWORK 65536 /* init is cloned into its network: who made one elsewhere could not come back to the host's (setns(2)) */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 65535
+#define PLAN_ALL_FLAGS 131071
 
 struct plan_header {
     uint32_t magic;

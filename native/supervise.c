@@ -78,10 +78,8 @@ static long write_proc(int32_t pid, const char *file, const char *text)
 long map_ids(const struct context *ctx)
 {
     const struct plan_header *plan = ctx->plan;
-    long r = 0;
+    long r = plan->flags & PLAN_SETGROUPS_DENY ? write_proc(ctx->init_pid, "/setgroups", "deny") : 0;
 
-    if (plan->flags & PLAN_SETGROUPS_DENY)
-        r = write_proc(ctx->init_pid, "/setgroups", "deny");
     if (r == 0)
         r = write_proc(ctx->init_pid, "/uid_map", pool_string(ctx, plan->uid_map));
     return r < 0 ? r : write_proc(ctx->init_pid, "/gid_map", pool_string(ctx, plan->gid_map));
@@ -90,7 +88,7 @@ long map_ids(const struct context *ctx)
 /* Whether the pod's network is made here (network.c) and not by the clone. */
 static int own_network(const struct context *ctx)
 {
-    return (ctx->plan->clone_flags & (CLONE_NEWNET | CLONE_NEWUSER)) == CLONE_NEWNET;
+    return (ctx->plan->clone_flags & (CLONE_NEWNET | CLONE_NEWUSER)) == CLONE_NEWNET && !(ctx->plan->flags & PLAN_CLONE_NETWORK);
 }
 
 /* A child in the pod's cgroup from birth, with the other end of a pair of sockets; what is known of it goes into the context. */

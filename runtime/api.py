@@ -14,8 +14,9 @@ from pyrun import host as hosts
 from pyrun.container import Container
 from pyrun.engine.launch import start as launch
 from pyrun.engine.launch import start_recipe
-from pyrun.errors import ConfigError, UsageError
+from pyrun.errors import UsageError
 from pyrun.images.store import Store
+from pyrun.native.users import state_root
 from pyrun.plan import ops
 from pyrun.pod.binds import volumes
 from pyrun.pod.create import create
@@ -62,7 +63,7 @@ class App:
 
 
 class Runtime:
-    """Images and pods below one state directory (default: see `pyrun.host.state_root`).  Threads may share it.
+    """Images and pods below one state directory (default: see `pyrun.native.users.state_root`).  Threads may share it.
 
     Remembers what it decided: starting the same image with the same options again costs a few stat(2) calls.
 
@@ -80,7 +81,7 @@ class Runtime:
     __slots__ = ("_ending", "_lock", "_owner", "_recipes", "pods", "root", "store")
 
     def __init__(self, root: str | None = None) -> None:
-        self.root = os.path.abspath(root or hosts.state_root())
+        self.root = os.path.abspath(root or state_root())
         self.store = Store(self.root)
         self.pods = Pods(self.root)
         self._recipes: dict[str, Recipe] = {}
@@ -357,9 +358,6 @@ class Runtime:
         return wanted, found, [around]
 
     def _trusted(self, image: str, wanted: Options) -> Image:
-        if os.geteuid():
-            hint = 'name a directory, rootfs="/DIR", or rootfs="host" for the host\'s own programs'
-            raise ConfigError("use image", image, "stored images are root's: their files have owners of their own", hint=hint)
         found = self.store.find(image)
         if "image" not in wanted.insecure_options:
             self.store.require_trusted(found)

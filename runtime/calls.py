@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.api import Runtime
-from pyrun.host import state_root
+from pyrun.native.users import state_root
 from pyrun.pod.state import new_uuid
 from pyrun.streams import INHERIT
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 
-from pyrun.host import own_cgroup, read_small, state_root
+from pyrun.host import own_cgroup, read_small
 from pyrun.native import HELPER
+from pyrun.native.users import state_root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def _kernel() -> Iterator[Finding]:
 def _user() -> Iterator[Finding]:
     uid = os.geteuid()
     found = "root" if uid == 0 else f"uid {uid}"
-    mend = "run it as root for images, networks and limits; the library runs directories and the host's programs without"
-    yield Finding("user", "stored images", "ok" if uid == 0 else "limited", found, mend)
+    mend = "run it as root for bridges between pods, programs that decide about devices, and the library's `exec`"
+    yield Finding("user", "all of it", "ok" if uid == 0 else "limited", found, mend)
     most = read_small("/proc/sys/user/max_user_namespaces").decode().strip()
     clone = read_small("/proc/sys/kernel/unprivileged_userns_clone").decode().strip()
     apparmor = read_small("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").decode().strip()
@@ -97,6 +98,18 @@ def _user() -> Iterator[Finding]:
         mend = "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or a profile of AppArmor's that allows userns"
     state: State = "ok" if not mend else "limited" if uid == 0 else "missing"
     yield Finding("user namespaces", "containers without root", state, f"up to {most or 0}", mend)
+    if uid:
+        yield _subordinate(uid)
+
+
+def _subordinate(uid: int) -> Finding:
+    from pyrun.native.users import id_tools, subordinate_ids
+
+    ids = [sum(count for _, count in subordinate_ids(kind, uid)) for kind in ("uid", "gid")]
+    tools = id_tools()
+    mend = f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {uid}" if tools else "apt-get install uidmap"
+    found = f"{ids[0]} users and {ids[1]} groups" + ("" if tools else ", but no newuidmap")
+    return Finding("subordinate ids", "pods with more users than root", "ok" if tools and all(ids) else "limited", found, mend)
 
 
 def _cgroup() -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "own_cgroup", "probe", "read_small", "state_root", "version_1_cgroups"]
+__all__ = ["Host", "own_cgroup", "probe", "read_small", "version_1_cgroups"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
@@ -16,30 +16,27 @@ class Host:
     """Facts about this host and this process.
 
     `uid` and `gid` are the effective user and group; `cgroup` the directory of the process's own cgroup in a cgroup2
-    hierarchy, "" where there is none; `bounding` the capability bounding set as a mask.
+    hierarchy, "" where there is none; `bounding` the capability bounding set as a mask; `inner` whether the process is root of a
+    user namespace only, which is what an ordinary user's command becomes.
     """
 
-    __slots__ = ("bounding", "cgroup", "gid", "uid")
+    __slots__ = ("bounding", "cgroup", "gid", "inner", "uid")
 
-    def __init__(self, *, uid: int = 0, gid: int = 0, cgroup: str = "", bounding: int = 0) -> None:
+    def __init__(self, *, uid: int = 0, gid: int = 0, cgroup: str = "", bounding: int = 0, inner: bool = False) -> None:
         self.uid = uid
+        self.inner = inner
         self.gid = gid
         self.cgroup = cgroup
         self.bounding = bounding
 
 
-def state_root() -> str:
-    """Return where state is kept when nobody says: $PYRUN_ROOT, else /var/lib/pyrun or, for whoever is not root, $XDG_DATA_HOME/pyrun."""
-    given = os.environ.get("PYRUN_ROOT")
-    if given or os.geteuid() == 0:
-        return given or "/var/lib/pyrun"
-    data = os.environ.get("XDG_DATA_HOME", "")
-    return f"{data if data.startswith('/') else os.path.expanduser('~/.local/share')}/pyrun"
-
-
 def probe() -> Host:
     """Return the facts about this host (cgroups(7), proc(5))."""
-    return Host(uid=os.geteuid(), gid=os.getegid(), cgroup=own_cgroup(), bounding=_bounding_set())
+    from pyrun.native.users import is_root
+
+    return Host(
+        uid=os.geteuid(), gid=os.getegid(), cgroup=own_cgroup(), bounding=_bounding_set(), inner=os.geteuid() == 0 and not is_root()
+    )
 
 
 def read_small(path: str) -> bytes:

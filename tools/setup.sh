@@ -11,7 +11,7 @@ PACKAGES_run="
 PACKAGES_test="
     apache2-utils binutils bzip2 clang containernetworking-plugins docker-registry e2fsprogs etcd-server iproute2 libclang-rt-14-dev mandoc mmdebstrap
     nftables
-    openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace umoci util-linux xz-utils"
+    openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace uidmap umoci util-linux xz-utils"
 PACKAGES_test+=" containerd docker.io" # clients of pyrun-oci
 PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"
 

@@ -55,7 +55,20 @@ void times_of(int64_t mtime, struct timespec times[2])
 
 int foreign(const struct tree *tree, const struct untar_member *m)
 {
-    return (uid_t)m->uid != tree->uid || (gid_t)m->gid != tree->gid;
+    return !(tree->flags & TREE_ONE_OWNER) && ((uid_t)m->uid != tree->uid || (gid_t)m->gid != tree->gid);
+}
+
+/* As chown(2) takes it: -1 leaves the owner that there is. */
+uid_t owner_of(const struct tree *tree, int64_t id)
+{
+    return tree->flags & TREE_ONE_OWNER ? (uid_t)-1 : (uid_t)id;
+}
+
+int skips(const struct tree *tree, struct tar *t)
+{
+    const struct untar_member *m = tar_member(t);
+
+    return (tree->flags & TREE_SKIP_NODES) && (m->kind == '3' || m->kind == '4');
 }
 
 int stamp(struct tree *tree, struct tar *t, int fd, int owned, struct untar_fault_info *f)
@@ -64,7 +77,7 @@ int stamp(struct tree *tree, struct tar *t, int fd, int owned, struct untar_faul
     struct timespec times[2];
     int private = tree->flags & TREE_PRIVATE;
 
-    if (!private && (owned || foreign(tree, m)) && fchown(fd, (uid_t)m->uid, (gid_t)m->gid) < 0)
+    if (!private && (owned || foreign(tree, m)) && fchown(fd, owner_of(tree, m->uid), owner_of(tree, m->gid)) < 0)
         return tree_system_fault(tree, t, f);
     /* while the mode still lets the owner write, which user.* needs */
     if (!private && m->xattrs > 0 && set_attributes(tree, t, fd, f) != UNTAR_DONE)

@@ -168,7 +168,7 @@ static int set_link_owner(struct tree *tree, struct tar *t, const struct parent 
     struct timespec times[2];
 
     if (!(tree->flags & TREE_PRIVATE) && (parent->setgid || foreign(tree, m)) &&
-        fchownat(parent->fd, name, (uid_t)m->uid, (gid_t)m->gid, AT_SYMLINK_NOFOLLOW) < 0)
+        fchownat(parent->fd, name, owner_of(tree, m->uid), owner_of(tree, m->gid), AT_SYMLINK_NOFOLLOW) < 0)
         return tree_system_fault(tree, t, f);
     times_of(m->mtime, times);
     if (utimensat(parent->fd, name, times, AT_SYMLINK_NOFOLLOW) < 0)
@@ -270,7 +270,7 @@ static int node(struct tree *tree, struct tar *t, const struct parent *parent, s
         return tree_system_fault(tree, t, f);
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     times_of(m->mtime, times);
-    bad = chown(path, (uid_t)m->uid, (gid_t)m->gid) < 0 || chmod(path, m->mode) < 0 || utimensat(AT_FDCWD, path, times, 0) < 0;
+    bad = chown(path, owner_of(tree, m->uid), owner_of(tree, m->gid)) < 0 || chmod(path, m->mode) < 0 || utimensat(AT_FDCWD, path, times, 0) < 0;
     if (bad)
         tree_system_fault(tree, t, f);
     close(fd);
@@ -325,7 +325,7 @@ static int create(struct tree *tree, struct tar *t, struct untar_fault_info *f)
     case '0': return file(tree, t, parent, f);
     case '2': return symbolic(tree, t, parent, f);
     case '5': return directory(tree, t, parent, f);
-    default: return node(tree, t, parent, f);
+    default: return skips(tree, t) ? UNTAR_DONE : node(tree, t, parent, f);
     }
 }
 

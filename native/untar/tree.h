@@ -68,6 +68,8 @@ int tree_system_fault(struct tree *tree, struct tar *t, struct untar_fault_info 
 /* Owner, mode, attributes and times of what `fd` names, in the order that lets each survive the next. */
 int stamp(struct tree *tree, struct tar *t, int fd, int owned, struct untar_fault_info *f);
 int foreign(const struct tree *tree, const struct untar_member *m);
+uid_t owner_of(const struct tree *tree, int64_t id);
+int skips(const struct tree *tree, struct tar *t);
 void times_of(int64_t mtime, struct timespec times[2]);
 
 /* parents.c: a descriptor of a directory below another, which is no link; -1 with errno. */

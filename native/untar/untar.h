@@ -21,6 +21,8 @@ enum untar_flag {
     TREE_NO_CAPS = 4,      /* leave security.capability out */
     TREE_LAYER = 8,        /* absolute names mean the root; whiteouts, and links to what is not there, are for the caller */
     TREE_PRIVATE = 16,     /* files and directories that are the caller's own, whatever the archive says */
+    TREE_ONE_OWNER = 64,   /* all is the caller's own, since there are no other users in its user namespace */
+    TREE_SKIP_NODES = 128, /* leave devices out, which nobody but root can make (mknod(2)) */
     TREE_DIGESTS = 32,     /* hash files while they are written, for tree_list */
 };
 

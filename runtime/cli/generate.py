@@ -9,10 +9,11 @@ import sys
 from pyrun.cli.options import RUN
 from pyrun.cli.origin import asked_for, pod_of
 from pyrun.cli.output import emit
-from pyrun.cli.parse import DEFAULT_ROOT, parse
+from pyrun.cli.parse import parse
 from pyrun.cli.run import HEALTH, tell
 from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
+from pyrun.native.users import SYSTEM_ROOT
 from pyrun.pod.state import Pods
 from pyrun.service import unit as units
 
@@ -141,7 +142,7 @@ def _relative(args: Args) -> bool:
 
 def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more: object) -> Unit:
     """The service for parsed words of `pyrun run`."""
-    command = [_program(), *([] if args.root == DEFAULT_ROOT else ["--root", args.root]), "run", *words]
+    command = [_program(), *([] if args.root == SYSTEM_ROOT else ["--root", args.root]), "run", *words]
     registered = [*command[: command.index("run")], "register", "--name", name] if machined else []
     apps = _apps(args)
     sources = [volume.source for app in apps for volume in app.volume if volume.kind == "host" and volume.source]

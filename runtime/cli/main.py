@@ -87,6 +87,10 @@ def _dispatch(args: Args) -> int:
 
         show_help(args.verb, to_stderr=not args.help)
         return 0 if args.help else EXIT_USAGE
+    if posix.geteuid():
+        from pyrun.cli.user import settle
+
+        settle(args)
     module = __import__("pyrun.cli." + VERBS[args.verb][0], fromlist=("run",))
     code: int = module.run(args)
     return code

@@ -66,7 +66,14 @@ INSECURE: dict[str, tuple[str, ...]] = {
 }
 
 COMMON: tuple[Option, ...] = (
-    ("--root --dir", "DIR", "path", "", "Global", "keep images, pods and keys in DIR (default $PYRUN_ROOT, else /var/lib/pyrun)"),
+    (
+        "--root --dir",
+        "DIR",
+        "path",
+        "",
+        "Global",
+        "keep images, pods and keys in DIR (default $PYRUN_ROOT, else /var/lib/pyrun or, without root, ~/.local/share/pyrun)",
+    ),
     ("--debug", "", "flag", "", "Global", "show a traceback with each error (as does PYRUN_DEBUG=1)"),
     ("--help -h", "", "flag", "", "Global", "show help and exit"),
 )

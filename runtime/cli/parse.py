@@ -9,6 +9,7 @@ that says what, where, and what to write instead; what only errors need is impor
 
 from __future__ import annotations
 
+import posix
 import sys
 
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     Numbers: TypeAlias = list[int]
     Volumes: TypeAlias = list[VolumeSpec]
     Mounts: TypeAlias = list[MountSpec]
-
-DEFAULT_ROOT = "/var/lib/pyrun"
 
 
 class Args(PodArgs, LimitArgs, NetworkArgs, TrustArgs, ImageArgs):
@@ -365,13 +364,16 @@ def _number(name: str, text: str, bounds: str, base: int) -> int:
 
 
 def _root(args: Args) -> None:
-    """Settles where the state is: --root, else $PYRUN_ROOT, else the default; always absolute."""
-    root = args.root or getenv("PYRUN_ROOT") or DEFAULT_ROOT
-    if root[0] != "/":
+    """Settles where the state is: --root, else $PYRUN_ROOT, else as `pyrun.native.users.state_root` has it; always absolute."""
+    args.root = args.root or getenv("PYRUN_ROOT")
+    if not args.root and posix.geteuid() == 0 and posix.readlink("/proc/self/ns/user") == "user:[4026531837]":  # see there
+        args.root = "/var/lib/pyrun"
+    if args.root[:1] != "/":
         import os
 
-        root = os.path.abspath(root)
-    args.root = root
+        from pyrun.native.users import state_root
+
+        args.root = os.path.abspath(args.root or state_root())
 
 
 def getenv(name: str) -> str:
@@ -383,8 +385,6 @@ def getenv(name: str) -> str:
     os = sys.modules.get("os")
     if os is not None:
         return str(os.environ.get(name, ""))
-    import posix
-
     return posix.environ.get(name.encode(), b"").decode("utf-8", "surrogateescape")
 
 

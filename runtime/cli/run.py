@@ -15,6 +15,7 @@ from pyrun.errors import PyrunError
 from pyrun.host import probe
 from pyrun.images import resolve
 from pyrun.images.store import Store
+from pyrun.native.users import is_root
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
 from pyrun.pod.recipe import has_check, make_recipe
@@ -88,6 +89,7 @@ def _remember(args: Args, recipe: Recipe) -> None:
     """
     if (
         recipe.checks is None
+        or not is_root()
         or recipe.controllers
         or args.pull_policy == "update"
         or args.set_env_file

@@ -105,12 +105,11 @@ class Metadata:
 class IdMap:
     """Ranges of a user namespace: (inside, outside, count) each, as user_namespaces(7) writes them."""
 
-    __slots__ = ("gids", "setgroups", "uids")
+    __slots__ = ("gids", "uids")
 
-    def __init__(self, uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]], *, setgroups: bool = True) -> None:
+    def __init__(self, uids: list[tuple[int, int, int]], gids: list[tuple[int, int, int]]) -> None:
         self.uids = uids
         self.gids = gids
-        self.setgroups = setgroups
 
     @staticmethod
     def text(ranges: list[tuple[int, int, int]]) -> str:
@@ -137,7 +136,8 @@ class Config:
     `remove` when it has ended; `again` it may be started more than once;
     `network` none, host or own, a namespace that comes with the start; `hosts_bound` its /etc/hosts is a file of the pod's,
     `hosts_keep` and `resolv_keep` that an image's own beats the one here; `bandwidth` {in, out} in bits per second;
-    `notify` who tells the service manager that the pod is ready, exec, app or none; `idmap` of a user namespace or None for the host's.
+    `notify` who tells the service manager that the pod is ready, exec, app or none; `idmap` of a user namespace or None for the caller's;
+    `inner` that it is in a user namespace, its own or the caller's, where the kernel grants less, `no_setgroups` not even setgroups(2).
     """
 
     __slots__ = (
@@ -161,6 +161,7 @@ class Config:
         "hosts_bound",
         "hosts_keep",
         "idmap",
+        "inner",
         "interactive",
         "isolators",
         "labels",
@@ -174,6 +175,7 @@ class Config:
         "mounts",
         "network",
         "no_new_privs",
+        "no_setgroups",
         "notify",
         "oom_score_adj",
         "origins",
@@ -246,7 +248,7 @@ class Config:
         self.notify = "exec"
         self.idmap: IdMap | None = None
         self.time_offsets = ""
-        self.interactive = self.tty = False
+        self.interactive = self.tty = self.inner = self.no_setgroups = False
         self.origins: dict[str, str] = {}
 
     def origin(self, what: str) -> str:

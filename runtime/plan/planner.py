@@ -63,11 +63,13 @@ def run_plan(config: Config) -> Plan:
     if config.idmap:
         plan.uid_map = config.idmap.text(config.idmap.uids)
         plan.gid_map = config.idmap.text(config.idmap.gids)
-        if not config.idmap.setgroups:
-            plan.flags |= ops.SETGROUPS_DENY
+    if config.no_setgroups:
+        plan.flags |= ops.SETGROUPS_DENY
     plan.timens = config.time_offsets
     if config.network == "own":
         plan.flags |= ops.NETNS
+    elif config.inner and flags & ops.CLONE_NEWNET:
+        plan.flags |= ops.CLONE_NETWORK
     plan.pod_name = config.uuid
     plan.cgroup_name = config.group
     if config.share:
@@ -95,7 +97,7 @@ def _stage_root(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.SCRATCH, stage, "mode=0700", origin="root file system"))
         base, stage, volatile = stage, stage + "/root", ops.VOLATILE
         todo.append(op(ops.HOST_DIR, stage, n=0o700, origin="root file system"))
-    if config.idmap:
+    if config.inner:
         flags |= ops.USERXATTR
     upper, work = base + "/upper", base + "/work"
     todo.append(op(ops.HOST_DIR, upper, n=0o755, origin="root file system"))
@@ -143,7 +145,7 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         _device(config, todo, "/dev/console", 1 << 8 | 3, "/dev/null")
     for kind, target, flags, data in mounts.DEV_MOUNTS:
         if kind == "devpts":
-            data += ",gid=5" if not config.idmap else ""
+            data += "" if config.inner else ",gid=5"
         todo.append(op(ops.MKDIR, target, n=0o755, flags=ops.NOFOLLOW, origin="default mounts"))
         if config.share and target == "/dev/shm":
             attrs = ops.ATTR_NOSUID | ops.ATTR_NODEV | ops.ATTR_NOEXEC
@@ -164,7 +166,7 @@ def _nodes_are_bound(config: Config) -> bool:
 
     in a user namespace none can be made.
     """
-    return config.idmap is not None or bool(config.bounding & _CAP_MKNOD and not config.device_rules)
+    return config.inner or bool(config.bounding & _CAP_MKNOD and not config.device_rules)
 
 
 def _device_rules(config: Config, todo: list[Op]) -> None:
@@ -178,7 +180,7 @@ def _device_rules(config: Config, todo: list[Op]) -> None:
 def _more_devices(config: Config, todo: list[Op]) -> None:
     """Nodes of the pod's own, as the host's are; in a user namespace none could be made, so those are the host's, guarded against chmod."""
     for one in config.devices:
-        if config.idmap is None:
+        if not config.inner:
             todo.append(op(ops.MKNOD, one.path, n=one.mode, a=one.number, b=one.uid | one.gid << 32, origin=one.origin))
         else:
             todo.append(op(ops.MKFILE, one.path, n=0o600, origin=one.origin))
@@ -225,11 +227,18 @@ def _network(config: Config, todo: list[Op]) -> None:
     if config.network != "host" and not config.share:
         todo.append(op(ops.NETWORK, origin="--net none" if config.network == "none" else "--net"))
     for kind, target, flags, data in mounts.SYS_MOUNTS:
+        if kind == "sysfs" and config.inner and config.network == "host":
+            # a sysfs of one's own takes a network of one's own (sysfs(5)); of the host's, all that is mounted in it comes along
+            attrs = ops.ATTR_RDONLY | ops.ATTR_NOSUID | ops.ATTR_NODEV | ops.ATTR_NOEXEC
+            todo.append(op(ops.BIND, target, target, a=attrs, flags=ops.NOFOLLOW | ops.RECURSIVE, origin="default mounts"))
+            todo.append(op(ops.MASK, "/sys/fs/cgroup", origin="default mounts"))  # the host's tree, below the pod's own
+            continue
         # cgroup2 has no directory of its own where sysfs is that of another user namespace's network: then there is none
         optional = ops.OPTIONAL if kind == "cgroup2" else 0
         todo.append(op(ops.MOUNT, kind, target, n=data, a=flags, flags=ops.NOFOLLOW | optional, origin="default mounts"))
     if config.mask_paths:
-        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.SYS_MASKED]
+        bound = config.inner and config.network == "host"
+        todo += [op(ops.MASK, path, origin="masked paths") for path in mounts.SYS_MASKED + (mounts.SYS_EMPTY if bound else ())]
 
 
 def _leave(config: Config, todo: list[Op]) -> None:

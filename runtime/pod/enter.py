@@ -33,7 +33,8 @@ def find_enterable(pods: Pods, word: str, app: str | None = None) -> Live:
     phase, uuid = resolve(pods, word)
     if os.geteuid():
         hint = (
-            "its process 1 is not to be traced by its own user (PR_SET_DUMPABLE), which setns(2) would take: start what is needed with it"
+            "its process 1 is not to be traced by its own user (PR_SET_DUMPABLE), which setns(2) would take: start what is needed with it,"
+            " or start the pod by the command line"
         )
         raise StateError("enter pod", uuid, "that takes root", hint=hint)
     if phase != "running":

@@ -40,8 +40,8 @@ class Pod:
     @staticmethod
     def attach(reference: str, *, root: str | None = None) -> Pod:
         """Return the one pod of that UUID, beginning of a UUID, or name, whoever started it; StateError for none or several."""
-        from pyrun.host import state_root
         from pyrun.images.store import Store
+        from pyrun.native.users import state_root
         from pyrun.pod.names import resolve
         from pyrun.pod.state import Pods
 

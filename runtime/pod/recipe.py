@@ -132,7 +132,7 @@ def decide(
     config = make_config(options, image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=notes)
     if options.no_overlay:
         config.copy_root = pod_dir + "/rootfs"
-    if host.uid:
+    if host.uid or host.inner:
         from pyrun.pod.rootless import lower
 
         lower(config, host)

@@ -235,6 +235,10 @@ def _decide(
     config.limits_pod = together
     if app.options.no_overlay:
         config.copy_root = config.app_dir + "/rootfs"
+    if host.uid or host.inner:
+        from pyrun.pod.rootless import lower
+
+        lower(config, host)
     plan = run_plan(config)
     plan.explain = explain
     notes += [f"{app.name}: {note}" for note in own]

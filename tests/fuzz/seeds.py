@@ -37,7 +37,8 @@ def plans() -> dict[str, Config]:
     found["host-network"].network = "host"
     found["terminal"].tty = found["terminal"].interactive = True
     user = found["user"]
-    user.idmap = IdMap([(0, 100000, 65536)], [(0, 100000, 65536)], setgroups=False)
+    user.idmap = IdMap([(0, 100000, 65536)], [(0, 100000, 65536)])
+    user.inner = user.no_setgroups = True
     user.uid, user.gid, user.groups = 1000, 1000, (5, 6, 7)
     user.time_offsets = "monotonic 86400 0\n"
     volumes = found["volumes"]

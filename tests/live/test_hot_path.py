@@ -24,7 +24,7 @@ PYTHON = set(
 PYRUN = set(
     """
     pyrun pyrun.errors pyrun.host
-    pyrun.native
+    pyrun.native pyrun.native.users
     pyrun.images pyrun.images.fastjson pyrun.images.locks pyrun.images.passwd pyrun.images.printable
     pyrun.images.resolve pyrun.images.rootfs pyrun.images.store pyrun.images.trust
     pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
@@ -82,7 +82,7 @@ def test_entering_imports_only_what_it_must(shared: Pyrun, probe_image: Path) ->
 
 OCI = set(
     """
-    pyrun pyrun.errors pyrun.host pyrun.native
+    pyrun pyrun.errors pyrun.host pyrun.native pyrun.native.users
     pyrun.images pyrun.images.fastjson
     pyrun.plan pyrun.plan.caps pyrun.plan.mounts pyrun.plan.ops pyrun.plan.rlimits
     pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.launch

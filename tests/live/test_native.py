@@ -251,7 +251,7 @@ RANGES = [(0, 100000, 65536)]
 def test_user_namespace(open_direct: Direct, setgroups: bool) -> None:
     """Root inside is nobody outside; device nodes are the host's, bound."""
     config = open_direct.config("report")
-    config.idmap = IdMap(RANGES, RANGES, setgroups=setgroups)
+    config.idmap, config.inner, config.no_setgroups = IdMap(RANGES, RANGES), True, not setgroups
     root = Path(config.pod_dir, "rootfs")
     shutil.copytree(open_direct.layer, root)
     for path in [root, *root.rglob("*")]:
@@ -273,7 +273,7 @@ def test_user_namespace(open_direct: Direct, setgroups: bool) -> None:
 
 def test_user_namespace_outside(open_direct: Direct) -> None:
     config = open_direct.config("sleep", "0")
-    config.idmap = IdMap(RANGES, RANGES)
+    config.idmap, config.inner = IdMap(RANGES, RANGES), True
     root = Path(config.pod_dir, "rootfs")
     shutil.copytree(open_direct.layer, root)
     Path(config.pod_dir).chmod(0o755)
@@ -294,7 +294,7 @@ def test_user_namespace_outside(open_direct: Direct) -> None:
 def test_bad_id_maps(open_direct: Direct, uids: list[tuple[int, int, int]]) -> None:
     """E09: the kernel's refusal, told as the step that it is."""
     config = open_direct.config("exit", "0")
-    config.idmap = IdMap(uids, RANGES)
+    config.idmap, config.inner = IdMap(uids, RANGES), True
     with pytest.raises(SetupError) as caught:
         open_direct.run(config)
     assert str(caught.value).startswith("map user and group ids") and caught.value.hint

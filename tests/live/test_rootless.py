@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pyrun as library
-from pyrun.errors import ConfigError, StateError
+from pyrun.errors import ConfigError, NotFoundError, StateError
 
 NOBODY = 65534
 
@@ -92,14 +92,14 @@ def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], ob
             library.run(None, ["/probe", "exit", "7"], rootfs=str(tree), root=root, upper=upper).returncode for upper in ("disk", "tmpfs")
         ]
         refused = []
-        for wrong in ({"user": "7"}, {"memory": "64Mi"}, {"net": "host"}, {"supplementary_gids": [5]}):
+        for wrong in ({"user": "7"}, {"memory": "64Mi"}, {"net": "default"}, {"supplementary_gids": [5]}):
             try:
                 library.run(None, ["/probe"], rootfs=str(tree), root=root, **wrong)  # type: ignore[arg-type]
             except ConfigError as error:
                 refused.append(f"{error} | {error.hint}")
         try:
             library.run("example.com/x", root=root)
-        except ConfigError as error:
+        except NotFoundError as error:
             refused.append(str(error))
         library.settle(root=root)
         return [codes, refused]
@@ -107,4 +107,10 @@ def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], ob
     seen: Any = as_nobody(work)
     codes, refused = seen
     assert codes == [7, 7]
-    assert len(refused) == 5 and "one user inside" in refused[0] and "Delegate=yes" in refused[1] and "stored images" in refused[4]
+    assert (
+        len(refused) == 5
+        and "one user inside" in refused[0]
+        and "Delegate=yes" in refused[1]
+        and "makes none without root" in refused[2]
+        and "example.com/x" in refused[4]
+    )

@@ -1,0 +1,74 @@
+"""Whose process this is: the host's root, root of a user namespace only, or an ordinary user (user_namespaces(7))."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["SYSTEM_ROOT", "has_one_user", "id_tools", "is_root", "mapped_ids", "state_root", "subordinate_ids"]
+
+SYSTEM_ROOT = "/var/lib/pyrun"
+
+_INITIAL = "user:[4026531837]"  # PROC_USER_INIT_INO of linux/proc_ns.h: the user namespace that the host booted with
+
+
+def is_root() -> bool:
+    """Whether this process is the host's root; root of a user namespace is not (user_namespaces(7))."""
+    return os.geteuid() == 0 and not _inner()
+
+
+def _inner() -> bool:
+    try:
+        return os.readlink("/proc/self/ns/user") != _INITIAL
+    except OSError:
+        return False  # a kernel without user namespaces, or no /proc
+
+
+def mapped_ids(kind: str) -> list[tuple[int, int, int]]:
+    """Return the ids that exist in this user namespace, as (id, id outside, count); `kind` is "uid" or "gid"."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        lines = file.read().splitlines()
+    return [(int(first), int(outside), int(count)) for first, outside, count in (line.split() for line in lines)]
+
+
+def has_one_user() -> bool:
+    """Whether this process can give files to nobody but itself."""
+    if os.geteuid():
+        return True
+    return _inner() and len(mapped_ids("uid")) == 1 and mapped_ids("uid")[0][2] == 1
+
+
+def state_root() -> str:
+    """Return where state is kept when nobody says: $PYRUN_ROOT, else /var/lib/pyrun or, for whoever is not root, $XDG_DATA_HOME/pyrun."""
+    given = os.environ.get("PYRUN_ROOT")
+    if given or is_root():
+        return given or SYSTEM_ROOT
+    data = os.environ.get("XDG_DATA_HOME", "")
+    return f"{data if data.startswith('/') else os.path.expanduser('~/.local/share')}/pyrun"
+
+
+def subordinate_ids(kind: str, uid: int) -> list[tuple[int, int]]:
+    """Return the (first, count) that /etc/subuid or, with the `kind` "gid", /etc/subgid gives a user, by name or number (subuid(5))."""
+    import contextlib
+    import pwd
+
+    names = {str(uid)}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(uid).pw_name)
+    found = []
+    try:
+        with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        name, _, rest = line.partition(":")
+        first, _, count = rest.partition(":")
+        if name in names and first.isdecimal() and count.isdecimal() and int(count) > 0:
+            found.append((int(first), int(count)))
+    return found
+
+
+def id_tools() -> bool:
+    """Whether newuidmap(1) and newgidmap(1) are there, which map subordinate ids."""
+    folders = os.environ.get("PATH", os.defpath).split(":")
+    return all(any(os.access(f"{folder}/{name}", os.X_OK) for folder in folders) for name in ("newuidmap", "newgidmap"))
