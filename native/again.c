@@ -134,7 +134,8 @@ static int is_whole(const struct again_recipe *head, const struct again *a)
            inside(head, sizeof *head, head->check_count * sizeof(struct recipe_check)) && inside(head, head->key, head->key_size) &&
            inside(head, head->plan, head->plan_size) && head->plan_size >= sizeof(struct plan_header) && head->plan % 8 == 0 &&
            head->mounts == a->mount_count && head->variables == a->variable_count && inside(head, head->order, 2 * items) &&
-           head->order % 2 == 0 && head->root <= head->plan_size && head->plan_size - head->root >= PATH_SIZE && head->helper < head->size &&
+           head->order % 2 == 0 && head->root <= head->plan_size && head->plan_size - head->root >= PATH_SIZE &&
+           head->helper < head->size &&
            (head->id == 0 || inside(head, head->id, 64)) && head->key_size == a->key_size &&
            memcmp((const char *)head + head->key, a->key, a->key_size) == 0;
 }

@@ -5,8 +5,10 @@
 #include "sys.h"
 
 #define AGAIN_MAGIC 0x61676169
-#define AGAIN_VERSION 1
+#define AGAIN_VERSION 2
 #define AGAIN_ITEMS 128 /* mounts at most, and variables */
+#define AGAIN_SPACES 8
+#define AGAIN_JOIN 256 /* bytes in the plan for the path of a namespace */
 #define AGAIN_TEXT (256 * 1024) /* bytes of config.json at most */
 
 /* ROOT/.recipes/HASH, as pyrun.oci.recipe writes it; offsets count from its start:
@@ -54,7 +56,10 @@ struct again {
     const char *base; /* of the cgroup2 tree, "" without one */
     char text[AGAIN_TEXT];
     uint32_t size;
-    struct span version, path, cgroups, annotations; /* path, cgroups: what is between the quotes */
+    struct span version, path, cgroups, annotations; /* path, cgroups, joins: what is between the quotes */
+    struct span joins[AGAIN_SPACES];                  /* paths of namespaces, of the kinds in join_kinds (CLONE_NEW...) */
+    uint64_t join_kinds[AGAIN_SPACES];
+    uint32_t join_count;
     struct span mounts[AGAIN_ITEMS], sources[AGAIN_ITEMS], variables[AGAIN_ITEMS];
     uint32_t mount_count, variable_count;
     uint16_t order[2 * AGAIN_ITEMS];

@@ -4,7 +4,7 @@
  *
  *   - the container's id, if that is 64 hexadecimal digits, and its first 12 where they stand alone, are BLANKs of the same length,
  *   - so are 64 hexadecimal digits in the source of a mount,
- *   - root.path, linux.cgroupsPath and the values of annotations are gone (VALUE),
+ *   - root.path, linux.cgroupsPath, the paths of namespaces and the values of annotations are gone (VALUE),
  *   - mounts and variables stand in the order of their texts: clients that keep them in hash tables send them in any,
  *
  * and in front of it what else decides.  Nothing is checked here: outside of the blanks it is, letter by letter, the text that
@@ -111,7 +111,8 @@ static void sort(const struct span *texts, const char *base, uint16_t *order, ui
 }
 
 /* An array with its elements in the order of their texts, and what is between them where it is. */
-static void put_sorted(struct writer *w, struct span array, const struct span *items, const struct span *sources, uint32_t count, uint16_t *order)
+static void put_sorted(struct writer *w, struct span array, const struct span *items, const struct span *sources, uint32_t count,
+                       uint16_t *order)
 {
     static char scratch[AGAIN_TEXT];
     struct writer part = {w->a, scratch, scratch + sizeof scratch, w->has_id, 0};
@@ -179,6 +180,33 @@ static int annotations(struct again *a, struct span object, struct cut *cuts, in
         cuts[count++] = (struct cut){value, CUT_VALUE};
     }
     return at != 0 ? count : -1;
+}
+
+/* Namespaces by path, of the kinds for which nothing but the path matters. */
+static int spaces(struct again *a, struct span array, struct cut *cuts, int count)
+{
+    static const char kinds[][16] = {"pid", "network", "ipc", "uts", "cgroup", "time"}, members[2][16] = {"type", "path"};
+    static const uint64_t flags[] = {CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP, CLONE_NEWTIME};
+    struct span all[AGAIN_ITEMS], found[2], kind, path;
+    uint32_t many;
+
+    if (!json_elements(a, array, all, &many))
+        return -1;
+    for (uint32_t i = 0; i < many; i++) {
+        if (!json_find(a, all[i], members, found, 2))
+            return -1;
+        if (found[1].size == 0 || !json_plain(a, found[0], &kind) || !json_plain(a, found[1], &path) || path.size == 0)
+            continue;
+        for (unsigned k = 0; k < sizeof flags / sizeof *flags; k++)
+            if (kind.size == str_len(kinds[k]) && memcmp(a->text + kind.at, kinds[k], kind.size) == 0) {
+                if (a->join_count == AGAIN_SPACES || path.size >= AGAIN_JOIN)
+                    return -1;
+                a->join_kinds[a->join_count] = flags[k];
+                a->joins[a->join_count++] = path;
+                cuts[count++] = (struct cut){path, CUT_VALUE};
+            }
+    }
+    return count;
 }
 
 /* Sources of mounts; 1 when one may be below the bundle, -1 for what is not understood. */
@@ -270,24 +298,26 @@ int again_read(struct again *a)
 {
     static const char names[TOP_COUNT][16] = {"ociVersion", "process", "root", "mounts", "annotations", "linux"};
     struct writer w = {a, a->key, a->key + sizeof a->key, is_id(a->id), 0};
-    struct cut cuts[ANNOTATIONS + 5];
-    struct span top[TOP_COUNT], env, path, group;
+    static const char linux_names[2][16] = {"cgroupsPath", "namespaces"};
+    struct cut cuts[ANNOTATIONS + AGAIN_SPACES + 5];
+    struct span top[TOP_COUNT], env, path, own[2];
     int count = 0, relative, home = 0;
 
     if (!read_text(a) || !json_find(a, (struct span){json_blank(a, 0), a->size}, names, top, TOP_COUNT) ||
-        !json_find(a, top[TOP_PROCESS], (const char[1][16]){"env"}, &env, 1) || !json_find(a, top[TOP_ROOT], (const char[1][16]){"path"}, &path, 1) ||
-        !json_find(a, top[TOP_LINUX], (const char[1][16]){"cgroupsPath"}, &group, 1) || !json_plain(a, path, &a->path) ||
+        !json_find(a, top[TOP_PROCESS], (const char[1][16]){"env"}, &env, 1) ||
+        !json_find(a, top[TOP_ROOT], (const char[1][16]){"path"}, &path, 1) ||
+        !json_find(a, top[TOP_LINUX], linux_names, own, 2) || !json_plain(a, path, &a->path) ||
         !json_plain(a, top[TOP_VERSION], &a->version) || !json_elements(a, top[TOP_MOUNTS], a->mounts, &a->mount_count) ||
         !json_elements(a, env, a->variables, &a->variable_count) || (relative = sources(a)) < 0)
         return 0;
     a->version = top[TOP_VERSION];
     cuts[count++] = (struct cut){a->path, CUT_VALUE};
-    if (group.size != 0) {
-        if (!json_plain(a, group, &a->cgroups))
+    if (own[0].size != 0) {
+        if (!json_plain(a, own[0], &a->cgroups))
             return 0;
         cuts[count++] = (struct cut){a->cgroups, CUT_VALUE};
     }
-    if ((count = annotations(a, top[TOP_ANNOTATIONS], cuts, count)) < 0)
+    if ((count = annotations(a, top[TOP_ANNOTATIONS], cuts, count)) < 0 || (count = spaces(a, own[1], cuts, count)) < 0)
         return 0;
     if (a->mount_count > 0)
         cuts[count++] = (struct cut){top[TOP_MOUNTS], CUT_MOUNTS};

@@ -275,8 +275,8 @@ static void end(const struct making *m, char **envp)
 /* Comes back only when the program could not be started. */
 static void run(struct making *m, char **envp)
 {
-    /* not SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH */
-    const uint64_t signals = 0x7fffffff & ~(1ULL << 8 | 1ULL << 12 | 1ULL << 16 | 1ULL << 18 | 1ULL << 19 | 1ULL << 20 | 1ULL << 21 | 1ULL << 27);
+    /* not SIGKILL, SIGPIPE, SIGCHLD; SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU; SIGWINCH */
+    const uint64_t kept = 1U << 8 | 1U << 12 | 1U << 16 | 15U << 18 | 1U << 27, signals = 0x7fffffff & ~kept;
     uint64_t old = 0;
     int code;
 

@@ -85,6 +85,32 @@ static int variables(const struct again *a, const struct again_recipe *recipe, c
     return 1;
 }
 
+/* Paths of namespaces.  What a parameter of the kernel would change there is the host's, if they are this process's own. */
+static int joins(const struct again *a, const struct plan_header *head, const struct plan_op *ops, char *pool)
+{
+    static const char names[][8] = {"pid", "net", "ipc", "uts", "cgroup", "time"};
+    static const uint64_t kinds[] = {CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWCGROUP, CLONE_NEWTIME};
+
+    for (uint32_t i = 0; i < a->join_count; i++) {
+        const struct plan_op *op = ops, *end = ops + head->op_count;
+        char path[AGAIN_JOIN] = "", own[32] = "/proc/self/ns/";
+        struct stat there, here;
+
+        while (op < end && !(op->code == OP_JOIN && op->n == a->join_kinds[i]))
+            op++;
+        for (unsigned k = 0; k < sizeof kinds / sizeof *kinds; k++)
+            if (kinds[k] == a->join_kinds[i])
+                (void)str_add(own + str_len(own), own + sizeof own, names[k]);
+        memcpy(path, a->text + a->joins[i].at, a->joins[i].size);
+        if (op == end || op->s1 >= head->pool_size || head->pool_size - op->s1 < sizeof path ||
+            sys_call4(__NR_newfstatat, AT_FDCWD, path, &there, 0) < 0 || sys_call4(__NR_newfstatat, AT_FDCWD, own, &here, 0) < 0 ||
+            (there.st_dev == here.st_dev && there.st_ino == here.st_ino))
+            return 0;
+        memcpy(pool + op->s1, path, sizeof path);
+    }
+    return 1;
+}
+
 int again_plan(const struct again *a, const struct again_recipe *recipe, char *data)
 {
     struct plan_header *head = (struct plan_header *)(void *)(data + recipe->plan);
@@ -100,6 +126,6 @@ int again_plan(const struct again *a, const struct again_recipe *recipe, char *d
         replace_id(pool, head->pool_size, data + recipe->id, a->id);
     memcpy((char *)head + recipe->root, a->rootfs, str_len(a->rootfs) + 1);
     head->flags |= a->group[0] != '\0' ? PLAN_HAS_CGROUP : 0;
-    return mounts(a, recipe, order, ops, pool, head) &&
+    return mounts(a, recipe, order, ops, pool, head) && joins(a, head, ops, pool) &&
            variables(a, recipe, order + recipe->mounts, &ops[head->op_count - 1], pool, head);
 }

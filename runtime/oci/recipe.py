@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Key", "save", "take_key"]
 
 _VARIABLE = b"PYRUN_OCI_KEY"
-_MAGIC, _VERSION = 0x61676169, 1
+_MAGIC, _VERSION = 0x61676169, 2
 _NONE = 0xFFFFFFFF
 _KEY = Struct("=6I")
 _HEADER = Struct("=16I")
 _CHECK = Struct("=5Q2I")
-_PATH_SIZE = 4096
+_PATH_SIZE, _JOIN = 4096, 256
 _KEPT = 128  # recipes below one root; each is about 30 kB
 _DIGITS = frozenset("0123456789abcdef")
 
@@ -97,7 +97,7 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     process, linux = spec["process"], spec.get("linux", {})
     spaces = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
     resources = linux.get("resources") or {}
-    if any(spaces.values()) or "user" in spaces or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
+    if "user" in spaces or spaces.get("mount") or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
         return False
     if any(process.get(name) for name in ("apparmorProfile", "selinuxLabel")) or any(
         linux.get(name) for name in ("mountLabel", "netDevices")
@@ -165,7 +165,7 @@ def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int) -
 
 
 def _block(plan: Plan) -> tuple[bytes, int]:
-    """The encoded plan with room for any path of a root, and where that is."""
+    """The encoded plan with room for any path of a root, and where that is; likewise for namespaces."""
     todo: list[Op] = []
     marked = ""
     for one in plan.ops:
@@ -173,6 +173,9 @@ def _block(plan: Plan) -> tuple[bytes, int]:
             assert isinstance(one[3], str)
             marked = one[3] + "\0" * (_PATH_SIZE - 1 - len(os.fsencode(one[3])))
             one = (*one[:3], marked, *one[4:])
+        elif one[0] == ops.JOIN:
+            assert isinstance(one[3], str)
+            one = (*one[:3], one[3] + "\0" * (_JOIN + len(todo)), *one[4:])  # each another one, so that they share no place
         todo.append(one)
     whole = plan.ops
     plan.ops = todo

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import NO_PYTHON, OCI, Alone, Runtime
+from bundles import NO_PYTHON, OCI, Alone, Runtime, recipes
 
 ONE, TWO, THREE = "a1" * 32, "b2c3" * 16, "0f" * 32
 
@@ -26,11 +26,6 @@ def oci(tmp_path: Path, probe: Path) -> Runtime:
 @pytest.fixture
 def alone(tmp_path: Path, oci: Runtime) -> Alone:
     return Alone(tmp_path / "alone", oci)
-
-
-def recipes(oci: Runtime) -> list[Path]:
-    folder = oci.root / ".recipes"
-    return sorted(folder.iterdir()) if folder.exists() else []
 
 
 def test_run_of_what_was_run_before(oci: Runtime, alone: Alone) -> None:
@@ -118,6 +113,46 @@ def test_the_host_sees_each_container_of_a_kind_as_its_own(oci: Runtime, alone: 
     Path("/sys/fs/cgroup/again").rmdir()
 
 
+def test_namespaces_are_those_of_the_configuration(oci: Runtime, alone: Alone) -> None:
+    """Of two kinds, by paths of different lengths; what is set there is set in the container's, never in the host's."""
+    holders = [subprocess.Popen(["unshare", "--net", "--ipc", "sleep", "1000"]) for _ in range(2)]
+    oci.config["linux"]["sysctl"] = {"net.ipv4.ping_group_range": "7 9"}
+    oci.command("/bin/sleep", "1000")
+    try:
+        for turn, holder in enumerate(holders):
+            deadline = time.monotonic() + 30
+            while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            link = oci.folder / ("net" + "-longer" * turn)
+            link.symlink_to(f"/proc/{holder.pid}/ns/net")
+            join(oci, {"network": str(link), "ipc": f"/proc/{holder.pid}/ns/ipc"})
+            alone("create", f"c{turn}") if turn else oci("create", f"c{turn}")
+            pid = oci.state(f"c{turn}")["pid"]
+            for kind in ("net", "ipc"):
+                assert os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/{holder.pid}/ns/{kind}")
+            inside = ["nsenter", f"--net=/proc/{holder.pid}/ns/net", "cat", "/proc/sys/net/ipv4/ping_group_range"]
+            assert subprocess.run(inside, check=True, capture_output=True, text=True).stdout.split() == ["7", "9"]
+            oci("delete", "--force", f"c{turn}")
+        assert len(recipes(oci)) == 1
+        join(oci, {"network": "/proc/thread-self/ns/net", "ipc": f"/proc/{holders[0].pid}/ns/ipc"})
+        alone("create", "own", code=NO_PYTHON)
+        assert "would change the host" in oci("create", "own", code=1).stderr
+        join(oci, {"network": str(oci.folder / "none"), "ipc": f"/proc/{holders[0].pid}/ns/ipc"})
+        alone("create", "none", code=NO_PYTHON)
+        assert not oci.leftovers()
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+
+
+def join(oci: Runtime, paths: dict[str, str]) -> None:
+    for space in oci.config["linux"]["namespaces"]:
+        if space["type"] in paths:
+            space["path"] = paths[space["type"]]
+    oci.write()
+
+
 def change(*path: str | int, to: Any) -> Callable[[Runtime], None]:
     def edit(oci: Runtime) -> None:
         place: Any = oci.config
@@ -148,6 +183,7 @@ CHANGES = {
     "masked paths": change("linux", "maskedPaths", to=[]),
     "read-only paths": change("linux", "readonlyPaths", to=[]),
     "namespaces": change("linux", "namespaces", to=[{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")]),
+    "namespace by path": change("linux", "namespaces", 1, "path", to="/proc/1/ns/net"),
     "filter": change("linux", "seccomp", "syscalls", 0, "errnoRet", to=13),
     "propagation": change("linux", "rootfsPropagation", to="private"),
     "devices": change("linux", "devices", to=[{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]),
@@ -297,73 +333,3 @@ def test_signals_and_the_end_of_run(oci: Runtime, alone: Alone) -> None:
             assert running.wait(timeout=60) == 9
         ready.unlink()
         assert not oci.leftovers() and not Path("/sys/fs/cgroup/one").exists()
-
-
-def damage(recipe: Path, how: str) -> None:
-    data = bytearray(recipe.read_bytes())
-    if how.startswith("cut"):
-        recipe.write_bytes(data[: int(how[4:])])
-    elif how.startswith("word"):
-        at = 4 * int(how[5:])
-        data[at : at + 4] = b"\xf0\xff\xff\xff"
-        recipe.write_bytes(data)
-    elif how == "plan":
-        start = int.from_bytes(data[36:40], "little")
-        data[start + 64 : start + 4096] = b"\xff" * 4032
-        recipe.write_bytes(data)
-    elif how == "link":
-        recipe.rename(recipe.parent.parent.parent / "other")
-        recipe.symlink_to("../../other")
-    elif how == "owner":
-        os.chown(recipe, 1000, 0)
-    elif how == "folder":
-        recipe.parent.chmod(0o755)
-    elif how == "folder's owner":
-        os.chown(recipe.parent, 1000, 0)
-    else:
-        recipe.chmod(int(how, 8))
-
-
-HOSTILE = ["cut 0", "cut 63", "cut 64", "cut 300", "cut 9000", *(f"word {n}" for n in range(15)), "plan", "link", "owner", "folder"]
-
-
-@pytest.mark.parametrize("how", [*HOSTILE, "folder's owner", "0602", "0620", "0640"])
-def test_a_recipe_that_somebody_touched_is_not_used(oci: Runtime, alone: Alone, how: str) -> None:
-    prepare(oci)
-    alone("run", "two")
-    (recipe,) = recipes(oci)
-    damage(recipe, how)
-    alone("run", "two", code=NO_PYTHON)
-    assert not oci.leftovers() and not Path("/sys/fs/cgroup/two").exists()
-    assert oci("run", "two").stdout == "hello\n"
-
-
-def test_there_is_an_end_to_recipes(oci: Runtime, alone: Alone) -> None:
-    prepare(oci)
-    for number in range(140):
-        (oci.root / ".recipes" / f"{number:016x}").touch()
-    oci.command("/bin/echo", "other")
-    oci("run", "two")
-    assert len(recipes(oci)) == 1
-    assert alone("run", "two") == "other\n"
-
-
-@pytest.mark.parametrize(
-    "call", ["flock:1", "mkdirat:2", "socketpair:1", "clone:1", "write:2", "mknodat:1", "fcntl:4", "renameat:1", "renameat:2", "renameat:3"]
-)
-def test_a_create_that_is_killed_is_nobodys_trouble(oci: Runtime, alone: Alone, call: str) -> None:
-    oci.command("/bin/sleep", "1000")
-    for name in ("zero", "one"):
-        (alone if name == "one" else oci)("create", name)
-        oci("delete", "--force", name)
-    kind, number = call.split(":")
-    words = ["strace", "-o", "/dev/null", "-e", f"inject={kind}:signal=KILL:when={number}"]
-    words += [str(alone.program), "--root", str(oci.root), "create", "one"]
-    assert subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL).returncode in (-9, 137)
-    if "state" in os.listdir(oci.root / "one"):  # it was nearly done: a container that has stopped
-        oci("delete", "--force", "one")
-    oci("create", "one")
-    assert oci.state("one")["status"] == "created"
-    oci("start", "one")
-    oci("delete", "--force", "one")
-    assert not oci.leftovers() and not Path("/sys/fs/cgroup/one").exists()

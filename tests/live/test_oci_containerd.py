@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import OCI, make_root
+from bundles import OCI, Told, make_root
 from clients import Clients, clients
 
 IMAGE = "localhost/busybox:1"
@@ -68,6 +68,14 @@ def test_ctr_run(world: Clients) -> None:
             world, "run", "--rm", "--snapshotter", "native", "--runc-binary", OCI, "--cpu-shares", "0", IMAGE, "three", "/none", code=1
         ).stderr
     )
+
+
+def test_only_the_first_container_of_a_kind_needs_python(world: Clients, tmp_path: Path) -> None:
+    told = Told(tmp_path / "told")
+    own = ["--snapshotter", "native", "--runc-binary", told.program, "--runc-root", tmp_path / "runc", "--cpu-shares", "0", "--rm"]
+    for name in ("first", "another", "third-of-its-kind"):
+        assert ctr(world, "run", *own, IMAGE, name, "/bin/sh", "-c", "echo $HOME").stdout == "/root\n"
+    assert told.creates() == 1
 
 
 def test_ctr_tasks(world: Clients) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import make_root
+from bundles import Told, make_root
 from clients import Clients, clients
 
 IMAGE = "localhost/busybox:1"
@@ -138,3 +138,21 @@ def test_stop_start_kill(podman: Clients, running: str) -> None:
     podman.podman("kill", running)
     assert podman.podman("wait", running).stdout == "137\n"
     podman.podman("rm", running)
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["--user", "1000", "--volume", "/tmp:/mnt:ro"], ["--privileged"], ["--hostname", "here", "--read-only"]]
+)
+def test_only_the_first_container_of_a_kind_needs_python(podman: Clients, tmp_path: Path, flags: list[str]) -> None:
+    """podman sends variables and mounts in any order, and ids, times and paths that are another container's each time."""
+    told = Told(tmp_path / "told")
+    words = [*podman.podman_words(), "--runtime", told.program, "run", "--rm", "--pull=never", "--network=none"]
+    names = set()
+    for _ in range(4):
+        done = podman.run(
+            *words, *flags, "--env", f"KIND={tmp_path}", IMAGE, "/bin/sh", "-c", "hostname; cat /etc/hostname; echo; echo $KIND"
+        )
+        name, file, kind = done.stdout.split()
+        assert name == file and kind == str(tmp_path)
+        names.add(name)
+    assert told.creates() == 1 and len(names) == (1 if "--hostname" in flags else 4)
