@@ -50,6 +50,9 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 #define KEEP_SHARE_NET 128 /* a network namespace of their own; without it the host's */
 #define KEEP_APPS 32
 
+#define APP_INPUT 1 /* in the foreground it has the caller's standard input */
+#define APP_TTY 2   /* in the background keep_tty.c's terminal */
+
 /* When a pod of several apps ends, and with which app's status. */
 enum keep_exit { EXIT_FIRST_FAILURE, EXIT_LAST, EXIT_MAIN };
 
@@ -63,7 +66,7 @@ struct keep_app {
     char name[64];       /* NUL-terminated, as the next */
     char identifier[64]; /* for journald */
     uint32_t stop;       /* the signal that asks it to end */
-    uint32_t reserved;
+    uint32_t flags;      /* APP_... */
 };
 
 struct keep {
@@ -206,7 +209,7 @@ void manager_environment(const struct keeper *keeper, const struct app *app, cha
 
 /* keep_tty.c */
 #define TTY_SLOTS 66 /* of poll(2) */
-int tty_start(const struct keeper *keeper, int app[3]); /* a terminal in place of the app's streams; 0 when there can be none */
+int tty_start(const struct keeper *keeper, struct app *app); /* a terminal in place of its streams; 0 when there can be none */
 void tty_watch(struct pollfd *slots);
 void tty_move(struct keeper *keeper, const struct pollfd *slots);
 void tty_rest(struct keeper *keeper); /* the app has ended: what it wrote last */

@@ -345,11 +345,13 @@ static int open_streams(struct keeper *keeper)
     int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
 
     for EACH_APP (app, keeper) {
-        app->streams[0] = keeper->foreground && !(keeper->how.flags & KEEP_SEVERAL) ? 0 : null;
+        app->streams[0] = keeper->foreground && (app->how.flags & APP_INPUT) ? 0 : null;
         if (null < 0 || !log_start(keeper, app) || (keeper->foreground && !manager_listen(app)))
             return 0;
+        if ((keeper->how.flags & KEEP_TTY) && (app->how.flags & APP_TTY) && !tty_start(keeper, app))
+            return 0;
     }
-    return !(keeper->how.flags & KEEP_TTY) || tty_start(keeper, keeper->apps[0].streams);
+    return 1;
 }
 
 static void tell_failure(struct keeper *keeper)

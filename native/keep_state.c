@@ -99,6 +99,11 @@ void write_run(const struct keeper *keeper)
         add_app(&text, keeper->apps);
         add_number(&text, ",\"started\":", keeper->apps[0].started);
     }
+    for (unsigned i = 0; i < keeper->count; i++)
+        if (keeper->apps[i].sockets != 0) {
+            add(&text, ",\"sockets\":true"); /* which the next keeper would not have */
+            break;
+        }
     add_number(&text, ",\"restarts\":", keeper->restarts);
     add(&text, ",\"cgroup\":\"");
     add_path(&text, keeper->cgroup);

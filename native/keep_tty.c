@@ -7,8 +7,8 @@
  *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
  *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
  *
- * A client that does not read is let go once its socket is full: nobody may hold up the app or the others.  Only a pod of
- * one app has a terminal. */
+ * A client that does not read is let go once its socket is full: nobody may hold up the app or the others.  Of several
+ * apps one may have it. */
 #include <linux/poll.h>
 
 #include "keep.h"
@@ -21,6 +21,7 @@ enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS };
 _Static_assert(SLOT_CLIENTS + CLIENTS == TTY_SLOTS, "one slot for each client");
 
 static int master = -1, listener = -1, sink = -1, clients[CLIENTS];
+static struct app *owner;
 static char shown[1 + CHUNK], typed[CHUNK]; /* `typed` waits for the app to take it */
 static long typed_size;
 
@@ -59,12 +60,13 @@ static int open_socket(const struct keeper *keeper)
     return listener >= 0 && sys_call3(__NR_bind, listener, &address, sizeof address) == 0 && sys_call2(__NR_listen, listener, 16) == 0;
 }
 
-int tty_start(const struct keeper *keeper, int app[3])
+int tty_start(const struct keeper *keeper, struct app *app)
 {
-    sink = app[1];
+    owner = app;
+    sink = app->streams[1];
     for (int i = 0; i < CLIENTS; i++)
         clients[i] = -1;
-    return open_terminal(app) && open_socket(keeper);
+    return open_terminal(app->streams) && open_socket(keeper);
 }
 
 static void watch(struct pollfd *slot, int fd, int events)
@@ -104,7 +106,7 @@ static int show(struct keeper *keeper)
         return 0;
     shown[0] = 'd';
     (void)sys_write(sink, shown + 1, n);
-    while (log_source(keeper->apps, 0) >= 0 && log_take(keeper, keeper->apps, 0) > 0) /* at once: the pipe to ourselves must not fill */
+    while (log_source(owner, 0) >= 0 && log_take(keeper, owner, 0) > 0) /* at once: the pipe to ourselves must not fill */
         ;
     tell(shown, (size_t)n + 1);
     return 1;
@@ -130,7 +132,7 @@ static int welcome(void)
     return fd >= 0;
 }
 
-static void hear(const struct keeper *keeper, int *client)
+static void hear(int *client)
 {
     char message[1 + CHUNK];
     long n = sys_call6(__NR_recvfrom, *client, message, sizeof message, 0x40 /* MSG_DONTWAIT */, 0, 0);
@@ -144,9 +146,9 @@ static void hear(const struct keeper *keeper, int *client)
 
         memcpy(size, message + 1, 4);
         (void)sys_call3(__NR_ioctl, master, TIOCSWINSZ, size);
-        if (keeper->apps[0].helper_pid > 0)
-            (void)sys_call2(__NR_kill, keeper->apps[0].helper_pid, SIGWINCH);
-    } else if (message[0] == 'd' && (keeper->apps[0].flags & PLAN_RELAY_STDIN)) {
+        if (owner->helper_pid > 0)
+            (void)sys_call2(__NR_kill, owner->helper_pid, SIGWINCH);
+    } else if (message[0] == 'd' && (owner->flags & PLAN_RELAY_STDIN)) {
         typed_size = n - 1;
         memcpy(typed, message + 1, (size_t)typed_size);
     }
@@ -168,7 +170,7 @@ void tty_move(struct keeper *keeper, const struct pollfd *slots)
         ;
     for (int i = 0; i < CLIENTS; i++)
         if (slots[SLOT_CLIENTS + i].revents && clients[i] >= 0 && typed_size == 0)
-            hear(keeper, &clients[i]);
+            hear(&clients[i]);
     if (slots[SLOT_MASTER].revents & POLLIN)
         (void)show(keeper);
     if (typed_size > 0)
@@ -185,10 +187,11 @@ void tty_rest(struct keeper *keeper)
 void tty_end(const struct keeper *keeper)
 {
     char message[5] = {'x'};
-    int32_t status = keeper->apps[0].ended ? keeper->apps[0].status : 125 << 8;
+    int32_t status;
 
     if (master < 0)
         return;
+    status = owner->ended ? owner->status : 125 << 8;
     memcpy(message + 1, &status, sizeof status);
     tell(message, sizeof message);
     (void)sys_call3(__NR_unlinkat, keeper->pod, "attach", 0);

@@ -51,6 +51,7 @@ static int read_all(struct keeper *keeper)
         return 0;
     keeper->count = 1;
     keeper->apps[0].dir = keeper->pod;
+    keeper->apps[0].how.flags = APP_INPUT | APP_TTY;
     memcpy(keeper->apps[0].how.identifier, keeper->how.identifier, sizeof keeper->how.identifier);
     if ((keeper->how.flags & KEEP_SEVERAL) && !read_apps(keeper))
         return 0;

@@ -169,8 +169,17 @@ RUN: tuple[Option, ...] = (
     ("--rlimit --ulimit", "NAME=SOFT[:HARD]", "list", "", "app Process", "limit a resource, as in nofile=1024:4096"),
     ("--oom-score-adj", "N", "int", "-1000..1000", "app Process", "make the kernel more or less eager to end the app when memory runs out"),
     *HANDLERS,
-    ("--interactive -i", "", "flag", "", "Process", "keep standard input open and connected to the app"),
-    ("--tty -t", "", "flag", "", "Process", "give the app a terminal"),
+    ("--interactive -i", "", "flag", "", "app Process", "keep standard input open and connected to the app, which is one of several"),
+    ("--tty -t", "", "flag", "", "app Process", "give the app a terminal"),
+    (
+        "--socket",
+        "NAME,...",
+        "csv",
+        "",
+        "app Process",
+        "of several apps: which of the service manager's sockets this one gets, by FileDescriptorName= of systemd.socket(5)"
+        " (default: the first app gets all)",
+    ),
     (
         "--volume -v",
         "SPEC",
@@ -205,7 +214,7 @@ RUN: tuple[Option, ...] = (
         "WHO",
         "str",
         "exec app none",
-        "Pod",
+        "app Pod",
         "who tells the service manager that the pod is ready: pyrun when the program runs (exec, the default), the app itself, or none",
     ),
     *LIMITS,

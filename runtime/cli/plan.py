@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyrun import host
 from pyrun.cli.output import emit_json, escape
-from pyrun.cli.run import find_image, options_of, tell
+from pyrun.cli.run import find_image, options_of, refuse_socket, tell
 from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.plan.describe import describe, namespaces
@@ -26,6 +26,7 @@ __all__ = ["refuse_several", "run"]
 def run(args: Args) -> int:
     """Print the plan as text or JSON."""
     refuse_several(args)
+    refuse_socket(args)
     store = Store(args.root)
     notes: list[str] = []
     image = find_image(args, store)

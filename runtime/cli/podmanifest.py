@@ -35,7 +35,7 @@ def apps_of_manifest(args: Args, store: Store) -> list[App]:
         raise UsageError("option --pod-manifest", "", "takes no arguments for an app", hint="write them into the manifest: apps[].app.exec")
     for option in VERBS[args.verb][2]:
         word = option[0].partition(" ")[0]
-        if word == "--no-healthcheck":  # of all apps
+        if word in ("--no-healthcheck", "--notify"):  # of all apps
             continue
         if word[2:].replace("-", "_") in args.given and (option[4].startswith("app ") or option[2] == "volume"):
             raise UsageError(f"option {word}", "", "belongs to an app, which the pod manifest describes", hint="write it into the manifest")

@@ -13,7 +13,7 @@ from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
-from pyrun.cli.run import BACKGROUND, find_image, options_of, save_uuid, tell
+from pyrun.cli.run import BACKGROUND, find_image, options_of, refuse_socket, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
 
-__all__ = ["become_keeper", "refuse_foreground", "refuse_sockets", "run", "run_checked", "run_detached", "take_sockets"]
+__all__ = ["become_keeper", "refuse_foreground", "run", "run_checked", "run_detached", "share_sockets", "take_sockets", "wanted_sockets"]
 
 
 def run(args: Args) -> int:
@@ -51,12 +51,12 @@ def run(args: Args) -> int:
 
 def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
-    refuse_sockets("run --detach")
     refuse_foreground(args)
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
-    _start(args, _prepare(args, lasting=False, keep=not args.rm), "detach")
+    sockets = take_sockets()
+    _start(args, _prepare(args, lasting=False, keep=not args.rm), "detach", sockets)
 
 
 def run_checked(args: Args, uuid: str, image: Image) -> NoReturn:
@@ -88,6 +88,7 @@ def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Im
         uuid = new_uuid()
         if args.uuid_file_save:
             save_uuid(args.uuid_file_save, uuid)
+    refuse_socket(args)
     options = options_of(args)
     options.keep = keep
     restart_policy(options.restart or "no")
@@ -104,16 +105,8 @@ def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Im
     return uuid
 
 
-def refuse_sockets(verb: str) -> None:
-    """The keeper passes no sockets on: better to say so than to let the app miss them."""
-    if os.environ.get("LISTEN_PID") == str(os.getpid()):
-        hint = "sockets of the service manager go to pods that `pyrun run` starts in the foreground"
-        raise UsageError(verb, "", "takes no sockets", hint=hint)
-
-
 def _run_prepared(args: Args) -> int:
-    if args.detach:
-        refuse_sockets(args.verb)
+    sockets = take_sockets()
     words = references(args)
     if len(words) != 1:
         raise UsageError(args.verb, "", "takes one pod", hint=f"`pyrun {args.verb} --help` shows how")
@@ -121,11 +114,9 @@ def _run_prepared(args: Args) -> int:
     phase, uuid = resolve(pods, words[0])
     if phase != "prepared":
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
-    if os.path.exists(f"{pods.path}/prepared/{uuid}/apps.keep"):
-        refuse_sockets("run-prepared of several apps")
-    sockets = 0 if args.detach else take_sockets()
+    shared = share_sockets(sockets, wanted_sockets(pods, uuid))
     take_place(pods, uuid)
-    become_keeper(args.root, uuid, "detach" if args.detach else "front", [sockets])
+    become_keeper(args.root, uuid, "detach" if args.detach else "front", shared)
 
 
 def take_sockets() -> int:
@@ -135,6 +126,36 @@ def take_sockets() -> int:
     count = take()
     os.closerange(3, 3 + count)
     return (1 << count) - 1
+
+
+def wanted_sockets(pods: Pods, uuid: str) -> list[list[str] | None]:
+    """Return which of the service manager's sockets each app of a prepared pod asks for, None for none by name."""
+    from pyrun.pod.live import apps_of
+    from pyrun.pod.state import read_json
+
+    fd = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        return [one.get("sockets") for one in apps_of(read_json(fd, "pod"))] or [None]
+    finally:
+        os.close(fd)
+
+
+def share_sockets(sockets: int, wanted: Sequence[list[str] | None]) -> list[int]:
+    """Which app gets which of the service manager's sockets, each a number as `take_sockets` returns it.
+
+    `wanted` are the names that each app asks for; where none does the first one gets all.  UsageError for a name that no socket
+    has, and for a socket that no app gets.
+    """
+    if not sockets or all(names is None for names in wanted):
+        return [sockets, *[0] * (len(wanted) - 1)]
+    have = os.environ.get("LISTEN_FDNAMES", "").split(":")[: sockets.bit_length()]
+    named = {name for names in wanted for name in names or ()}
+    known = f"the service manager's sockets are {', '.join(have)}"
+    if missing := sorted(named.difference(have)):
+        raise UsageError("option --socket", missing[0], "no socket has that name", hint=known)
+    if idle := [name for name in have if name not in named]:
+        raise UsageError("option --socket", idle[0], "no app gets this socket", hint=f"{known}; give each to an app")
+    return [sum(1 << at for at, name in enumerate(have) if name in (names or ())) for names in wanted]
 
 
 def become_keeper(root: str, uuid: str, how: str, sockets: Sequence[int] = ()) -> NoReturn:

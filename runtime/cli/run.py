@@ -11,7 +11,7 @@ import sys
 
 from pyrun.cli.explain import explainer
 from pyrun.engine.launch import become
-from pyrun.errors import PyrunError
+from pyrun.errors import PyrunError, UsageError
 from pyrun.host import probe
 from pyrun.images import resolve
 from pyrun.images.store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
@@ -47,6 +47,7 @@ def run(args: Args) -> int:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)
+    refuse_socket(args)
     uuid = new_uuid()
     if args.uuid_file_save:
         save_uuid(args.uuid_file_save, uuid)
@@ -114,6 +115,12 @@ def _bundle() -> None:
 
         if not os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))):
             bundle.save()
+
+
+def refuse_socket(args: Args) -> None:
+    """UsageError where there is nothing to choose."""
+    if args.socket is not None:
+        raise UsageError("option --socket", "", "is for a pod of several apps", hint="leave it out: the only app gets every socket")
 
 
 def tell(note: str) -> None:

@@ -11,8 +11,9 @@ from pyrun.cli.explain import explainer
 from pyrun.cli.options import VERBS
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
-from pyrun.cli.prepare import become_keeper, refuse_foreground, refuse_sockets
+from pyrun.cli.prepare import become_keeper, refuse_foreground, share_sockets, take_sockets, wanted_sockets
 from pyrun.cli.run import find_image, options_of, save_uuid, tell
+from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
 from pyrun.pod.control import remove
@@ -108,15 +109,24 @@ def _takes_value(names: dict[str, Option], word: str) -> bool:
 
 def run_several(args: Args) -> int:
     """Run several apps in one pod, in the foreground or detached; returns only by an exception."""
-    refuse_sockets("run of several apps")
     refuse_foreground(args)
+    _refuse_input(args)
+    sockets = take_sockets()
     uuid, pods = prepare_pod(args, lasting=False), Pods(args.root)
     try:
+        shared = share_sockets(sockets, wanted_sockets(pods, uuid))
         take_place(pods, uuid)
     except BaseException:
         remove(pods, uuid)
         raise
-    become_keeper(args.root, uuid, "detach" if args.detach else "front")
+    become_keeper(args.root, uuid, "detach" if args.detach else "front", shared)
+
+
+def _refuse_input(args: Args) -> None:
+    for one in args.apps if args.detach else ():
+        if one.interactive and not one.tty:
+            hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
+            raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
 
 
 def prepare_pod(args: Args, *, lasting: bool) -> str:
@@ -153,4 +163,5 @@ def _apps(args: Args, store: Store) -> list[App]:
             if not option[4].startswith("app ") and option[2] != "volume":
                 setattr(one, name, getattr(args, name))
         apps.append(App(options_of(one), find_image(one, store)))
+        apps[-1].sockets = one.socket
     return apps

@@ -51,6 +51,7 @@ class PodArgs(AppcArgs):
     detach_keys: Text
     no_stdin: bool
     pod_name: Text
+    socket: Words | None
     pod_manifest: Text
     pid: str
     exit_policy: str

@@ -156,7 +156,7 @@ def _kernel_mounts(config: Config, todo: list[Op]) -> None:
         todo.append(op(ops.SYMLINK, path, to, origin="default devices"))
     if config.notify == "app":  # the supervisor listens there; in /dev no volume can hide it, and nothing of it stays
         todo.append(op(ops.MKFILE, mounts.NOTIFY, n=0o600, origin="--notify app"))
-        todo.append(op(ops.BIND, f"{config.pod_dir}/notify", mounts.NOTIFY, origin="--notify app"))
+        todo.append(op(ops.BIND, f"{config.app_dir}/notify", mounts.NOTIFY, origin="--notify app"))
     if config.tty:
         todo.append(op(ops.TTY, a=config.uid, origin="--tty"))
 

@@ -85,6 +85,9 @@ def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, 
         if "keep" not in os.listdir(fd) or read_json(fd, "pod").get("keep") is not True:
             hint = "only pods of `run --detach` or `prepare`, without --rm, keep what that takes"
             raise StateError("restart pod", uuid, "it runs only once", hint=hint)
+        if read_json(fd, "run").get("sockets"):
+            hint = "start it as the service manager did, which has the sockets: systemctl restart UNIT"
+            raise StateError("restart pod", uuid, "it was started with sockets of the service manager", hint=hint)
         if phase == "running":
             stop(pods, uuid, signal=signal, seconds=seconds)
         _unmounted(fd, uuid)

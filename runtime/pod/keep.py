@@ -10,12 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.options import Options
 
-__all__ = ["encode", "encode_apps", "restart_policy"]
+__all__ = ["encode", "encode_apps", "restart_policy", "streams"]
 
 MAGIC = 0x7065656B
 VERSION = 1
 REMOVE, FOREGROUND, TTY, SEVERAL, SHARE_PID, SHARE_NET = 1, 2, 4, 32, 64, 128
 HEALTH = 8
+APP_INPUT, APP_TTY = 1, 2
 MOST_APPS = 32
 EXITS = ("first-failure", "last-exit", "main-app")
 _APPS, _APP = Struct("=2I"), Struct("=64s64s2I")
@@ -36,14 +37,22 @@ def encode(options: Options, identifier: str, more: int = 0) -> bytes:
     size, files = _log_options(options.log_opt)
     name = identifier.encode()[:63]
     log = _LOGS.index(options.log_driver)
-    flags = more | (0 if options.keep else REMOVE) | (TTY if options.tty else FOREGROUND if options.interactive else 0)
+    flags = more | (0 if options.keep else REMOVE) | streams(options.interactive, options.tty)
     return _KEEP.pack(MAGIC, VERSION, _RESTARTS.index(policy), most, log, files, size, flags, _BACKOFF, name)
 
 
-def encode_apps(exit_policy: str, apps: list[tuple[str, str, int]]) -> bytes:
-    """Return `struct keep_apps` and a `struct keep_app` for each (name, name in a journal, stop signal)."""
-    head = _APPS.pack(len(apps), EXITS.index(exit_policy))
-    return head + b"".join(_APP.pack(name.encode(), identifier.encode()[:63], signal, 0) for name, identifier, signal in apps)
+def streams(interactive: bool, tty: bool) -> int:
+    """Return the flags that say where standard input comes from."""
+    return TTY if tty else FOREGROUND if interactive else 0
+
+
+def encode_apps(exit_policy: str, apps: list[tuple[str, str, int, bool, bool]]) -> bytes:
+    """Return `struct keep_apps` and a `struct keep_app` for each (name, name in a journal, stop signal, standard input, terminal)."""
+    head, found = _APPS.pack(len(apps), EXITS.index(exit_policy)), b""
+    for name, identifier, signal, interactive, tty in apps:
+        flags = (APP_INPUT if interactive or tty else 0) | (APP_TTY if tty else 0)
+        found += _APP.pack(name.encode(), identifier.encode()[:63], signal, flags)
+    return head + found
 
 
 def restart_policy(text: str) -> tuple[str, int]:

@@ -23,7 +23,7 @@ from pyrun.plan.planner import run_plan
 from pyrun.pod import limits
 from pyrun.pod.config import app_name, make_config
 from pyrun.pod.control import signal_number
-from pyrun.pod.keep import HEALTH, MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps
+from pyrun.pod.keep import HEALTH, MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps, streams
 from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
 from pyrun.pod.prepare import copies, health_of, more_of, stand, uptime, write
@@ -51,16 +51,17 @@ class App:
     """One app of a pod: its image, and options of which those that belong to the pod are the same for all.
 
     `isolators` are those of all apps together, of a pod manifest, at the first one;
-    `volumes` are the names of the pod's volumes that it mounts.
+    `sockets` are the names of those of the service manager that it gets, None where none were named.
     """
 
-    __slots__ = ("image", "isolators", "name", "options")
+    __slots__ = ("image", "isolators", "name", "options", "sockets")
 
     def __init__(self, options: Options, image: Image) -> None:
         self.options = options
         self.image = image
         self.name = app_name(options, image)
         self.isolators: list[dict[str, Any]] = []
+        self.sockets: list[str] | None = None
 
 
 def prepare_several(
@@ -124,9 +125,16 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     if pod.mds:
         decided = [(app.options, app.image, one) for app, one in zip(apps, made, strict=True)]
         files["metadata"] = describe(uuid, decided, pod.described, given_documents(pod)).encode("utf-8", "surrogateescape")
+    more |= next((streams(one.interactive, one.tty) for one in made if one.interactive or one.tty), 0)
     flags = more | SEVERAL | (SHARE_PID if pod.pid == "pod" else 0) | (SHARE_NET if pod.network == "none" else 0)
     files["keep"] = encode(pod, identifiers[0], flags)
-    files["apps.keep"] = encode_apps(pod.exit_policy, list(zip([app.name for app in apps], identifiers, signals, strict=True)))
+    files["apps.keep"] = encode_apps(
+        pod.exit_policy,
+        [
+            (app.name, identifier, signal, one.interactive, one.tty)
+            for app, identifier, signal, one in zip(apps, identifiers, signals, made, strict=True)
+        ],
+    )
     controllers = [f"@{pod.cgroup_manager}"] if pod.cgroup_manager not in (None, "auto") else []
     controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
@@ -156,16 +164,14 @@ def _unknown(pod: Options) -> list[str]:
 
 def _check(apps: list[App]) -> None:
     """What of the pod cannot be, whatever the images say."""
-    pod = apps[0].options
     if len(apps) > MOST_APPS:
         raise UsageError("make a pod", "", f"{len(apps)} apps are too many", hint=f"a pod has up to {MOST_APPS}")
-    for wrong, option in ((pod.interactive, "--interactive"), (pod.tty, "--tty")):
-        if wrong:
-            hint = "start the pod without it and use `pyrun enter --app NAME`"
-            raise UsageError(f"option {option}", "", "is for a pod of one app", hint=hint)
-    if pod.notify == "app":
-        hint = "--notify exec says that it is ready once all apps run"
-        raise UsageError("option --notify", "", "app is for a pod of one app", hint=hint)
+    typed = [app for app in apps if app.options.interactive or app.options.tty]
+    if len(typed) > 1:
+        hint = "leave it to one of them; the others read /dev/null, and `pyrun enter --app NAME` leads into each"
+        option = "--tty" if typed[1].options.tty else "--interactive"
+        raise UsageError(f"option {option}", "", f"{typed[0].name} and {typed[1].name} cannot both have the caller's input", hint=hint)
+    _check_notify(apps)
     seen: set[str] = set()
     for app in apps:
         if not is_app_name(app.name):
@@ -174,6 +180,16 @@ def _check(apps: list[App]) -> None:
         if app.name in seen:
             raise UsageError("name app", app.name, "two apps have that name", hint="give one of them another: --name NAME after its image")
         seen.add(app.name)
+
+
+def _check_notify(apps: list[App]) -> None:
+    """Each app may tell the service manager that it is ready; nobody does where one says that nobody shall."""
+    who = {app.options.notify for app in apps}
+    if who >= {"app", "none"}:
+        hint = "the pod is ready when each app with --notify app has said so; leave one of the two out"
+        raise UsageError("option --notify", "", "app and none exclude each other", hint=hint)
+    for app in apps if "none" in who else ():
+        app.options.notify = "none"
 
 
 def is_app_name(name: str) -> bool:
@@ -291,6 +307,7 @@ def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, isola
             "image_name": app.image.name,
             "journal": identifier[:63],
             **({"isolators": own} if own else {}),
+            **({"sockets": app.sockets} if app.sockets is not None else {}),
         }
         for app, identifier, own in zip(apps, identifiers, isolators, strict=True)
     ]

@@ -115,9 +115,14 @@ os.execv(command[0], command)
 """
 
 
-def activate(shared: Pyrun, path: Path, names: str, *flags: str | Path, pid: str = "") -> subprocess.Popen[str]:
-    words = [COMMAND, "run", *flags, shared.probe_image, "--exec", "/probe", "--", "serve"]
-    command = [sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, *words]
+def serving(shared: Pyrun, *flags: str | Path) -> tuple[str | Path, ...]:
+    return (*flags, shared.probe_image, "--exec", "/probe", "--", "serve")
+
+
+def activate(shared: Pyrun, path: Path, names: str, *words: str | Path, pid: str = "", verb: str = "run") -> subprocess.Popen[str]:
+    """`words` are options for the one app that serves, or all of the command line."""
+    words = words if "serve" in words else serving(shared, *words) if verb == "run" else words
+    command = [sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, COMMAND, verb, *words]
     return subprocess.Popen(command, env=shared.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -161,9 +166,76 @@ def test_sockets_for_another_process_stay_away(shared: Pyrun, tmp_path: Path) ->
     process.communicate()
 
 
-def test_pods_in_the_background_take_no_sockets(shared: Pyrun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prepared", [False, True])
+def test_pods_in_the_background_keep_the_sockets(shared: Pyrun, tmp_path: Path, prepared: bool) -> None:
+    """The app ends after each caller, and finds them again when it starts again; who starts the pod anew would not have them."""
+    flags = ("--restart", "always", "--pod-name", f"kept-{int(prepared)}")
+    verb = "run"
+    words: tuple[str | Path, ...] = ("--detach", *flags)
+    if prepared:
+        verb, words = "run-prepared", ("--detach", shared("prepare", *serving(shared, *flags), code=0).out.strip())
+    process = activate(shared, tmp_path / "socket", "web:admin", *words, verb=verb)
+    assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == 0
+    for _ in range(3):
+        assert ask(f"{tmp_path}/socket-web") == ["2", "LISTEN_FDS=2", "LISTEN_PID=2", "LISTEN_FDNAMES=web:admin"]
+    refused = shared("restart", flags[-1], code=125).err
+    assert "was started with sockets of the service manager" in refused and "hint: " in refused
+    assert ask(f"{tmp_path}/socket-web")[0] == "2"
+    shared("rm", "--force", flags[-1], code=0)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_each_app_gets_the_sockets_that_it_names(shared: Pyrun, tmp_path: Path, prepared: bool) -> None:
+    """In their order, and no others; without a name the first app gets all."""
+    admin = serving(shared, "--name", "admin", "--socket", "admin")
+    words: tuple[str | Path, ...] = (*serving(shared, "--name", "web", "--socket", "three,web"), "---", *admin)
+    verb = "run"
+    if prepared:
+        verb, words = "run-prepared", (shared("prepare", "--rm", *words, code=0).out.strip(),)
+    process = activate(shared, tmp_path / "socket", "web:admin:three", *words, verb=verb)
+    assert ask(f"{tmp_path}/socket-web") == ["2", "LISTEN_FDS=2", "LISTEN_PID=2", "LISTEN_FDNAMES=web:three"]
+    assert ask(f"{tmp_path}/socket-admin") == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=admin"]
+    assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == 0
+
+
+def test_the_first_app_gets_all_sockets(shared: Pyrun, tmp_path: Path) -> None:
+    """The other one has three descriptors, so that it cannot accept: it fails, which ends both."""
+    words = (*serving(shared, "--name", "a"), "---", *serving(shared, "--name", "b"))
+    process = activate(shared, tmp_path / "socket", "web:admin", "--exit-policy", "main-app", *words)
+    assert ask(f"{tmp_path}/socket-web") == ["2", "LISTEN_FDS=2", "LISTEN_PID=2", "LISTEN_FDNAMES=web:admin"]
+    assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize(("first", "told"), [("web", "admin: no app gets this socket"), ("web,other", "other: no socket has that name")])
+def test_sockets_that_do_not_fit_are_refused(shared: Pyrun, tmp_path: Path, first: str, told: str) -> None:
     before = shared("list", "--format", "json", code=0).out
-    process = activate(shared, tmp_path / "socket", "web", "--detach")
-    assert "takes no sockets" in process.communicate(timeout=LIMIT)[1]
-    assert process.returncode == 2
-    assert shared("list", "--format", "json", code=0).out == before
+    words = (*serving(shared, "--name", "a", "--socket", first), "---", *serving(shared, "--name", "b"))
+    process = activate(shared, tmp_path / "socket", "web:admin", *words)
+    refused = process.communicate(timeout=LIMIT)[1]
+    assert f"option --socket {told}" in refused and "hint: the service manager's sockets are web, admin" in refused
+    assert process.returncode == 2 and shared("list", "--format", "json", code=0).out == before
+
+
+def test_a_pod_is_ready_when_each_of_its_apps_is(manager: Manager) -> None:
+    """And alive as long as each says so; what else they say is passed on as it comes."""
+    words: list[str | Path] = ["run"]
+    texts = {"a": ("STATUS=a", "MAINPID=1\nREADY=1", "WATCHDOG=1", "WATCHDOG=1"), "b": ("READY=1", "WATCHDOG=1", "STATUS=b"), "c": ()}
+    for name, say in texts.items():
+        words += [*(["---"] if name != "a" else []), manager.pyrun.probe_image, "--name", name, *(["--notify", "app"] if say else [])]
+        words += ["--exec", "/probe", "--", "notify", *say]
+    manager.running = manager.pyrun.start(*words, env={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "1000000"})
+    said = [manager.hear() for _ in range(4)]
+    assert {pid for _, pid in said} == {manager.running.pid}
+    assert sorted(text for text, _ in said) == ["READY=1", "STATUS=a", "STATUS=b", "WATCHDOG=1"]
+    assert manager.quiet(), "of two that live one alone says it a second time"
+
+
+def test_a_pod_is_not_ready_while_an_app_is_not(manager: Manager) -> None:
+    """Nor does it help that another one says so twice."""
+    words: list[str | Path] = ["run"]
+    for name, say in (("a", ("STATUS=1", "READY=1", "READY=1", "STATUS=2")), ("b", ("STATUS=3",))):
+        words += [*(["---"] if name != "a" else []), manager.pyrun.probe_image, "--name", name, "--notify", "app"]
+        words += ["--exec", "/probe", "--", "notify", *say]
+    manager.running = manager.pyrun.start(*words, env={"NOTIFY_SOCKET": manager.path})
+    assert sorted(manager.hear()[0] for _ in range(3)) == ["STATUS=1", "STATUS=2", "STATUS=3"]
+    assert manager.quiet()

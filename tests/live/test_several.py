@@ -9,8 +9,9 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
-from harness import Pyrun
+from harness import COMMAND, Pyrun
 
 SHELL = ("--exec", "/bin/sh", "--", "-c")
 LIMIT = 60
@@ -172,6 +173,35 @@ def test_one_that_cannot_start_is_explained_and_ends_all(
     assert [name for name in ("prepared", "exited", "garbage") if os.listdir(shared.root / "pods" / name)] == []
 
 
+def test_one_app_has_the_caller_s_input(shared: Pyrun, several: Callable[..., Words]) -> None:
+    """The others read /dev/null."""
+    scripts = {"a": "read x; echo a $?", "b": "read x; echo b $x"}
+    found = shared("run", *several(scripts, {"b": ("--interactive",)}), input="word\n", code=0)
+    assert sorted(found.out.splitlines()) == ["a 1", "b word"]
+    uuid = shared("prepare", "--rm", *several(scripts, {"b": ("--interactive",)}), code=0).out.strip()
+    assert "it was prepared with standard input" in shared("run-prepared", "--detach", uuid, code=125).err
+    assert sorted(shared("run-prepared", uuid, input="word\n", code=0).out.splitlines()) == ["a 1", "b word"]
+
+
+def test_one_app_has_the_caller_s_terminal(shared: Pyrun, several: Callable[..., Words]) -> None:
+    """Its size, its keys, and what it ends with; the other one has none."""
+    script = "trap 'echo interrupted' INT; trap 'stty size' WINCH; stty size; while ! read word; do :; done; exit $word"
+    none = "tty; sleep 1000"
+    words = ["run", "--exit-policy", "main-app", *map(str, several({"b": script, "a": none}, {"b": ("-it",)}))]
+    one = pexpect.spawn(str(COMMAND), words, env=shared.environment(), timeout=LIMIT, dimensions=(33, 99), encoding="utf-8")
+    try:
+        one.expect(["33 99.*not a tty", "not a tty.*33 99"])
+        one.send("\x03")
+        one.expect_exact("interrupted")
+        one.setwinsize(20, 50)
+        one.expect_exact("20 50")
+        one.send("3\r")
+        one.expect(pexpect.EOF)
+    finally:
+        one.close(force=True)
+    assert one.exitstatus == 3
+
+
 def test_bad_command_lines_are_refused_with_one_line(shared: Pyrun, several: Callable[..., Words], busybox: Path) -> None:
     two = several({"a": "true", "b": "true"})
     traced = several({"a": "true", "b": "true"}, {"b": ("--caps-retain", "CAP_SYS_PTRACE")})
@@ -186,9 +216,10 @@ def test_bad_command_lines_are_refused_with_one_line(shared: Pyrun, several: Cal
         (("--pod-limit", "memory=16m", *two), "set limit 16m: would be thousandths"),
         (("--pod-limit", "memory=1Gi", "--pod-limit", "memory=2Gi", *two), "option --pod-limit memory: is set twice"),
         (("--pod-limit", "memory=1Gi", busybox), "option --pod-limit: is for a pod of several apps"),
-        (("-i", *two), "option --interactive: is for a pod of one app"),
-        (("--tty", *two), "option --tty: is for a pod of one app"),
-        (("--notify", "app", *two), "option --notify: app is for a pod of one app"),
+        (("-i", *several({"a": "true", "b": "true"}, {"b": ("-t",)})), "option --tty: a and b cannot both have the caller's input"),
+        (("--detach", "-i", *two), "options --detach and --interactive: exclude each other"),
+        (several({"a": "true", "b": "true"}, {"a": ("--notify", "app"), "b": ("--notify", "none")}), "option --notify: app and none"),
+        (("--socket", "web", busybox), "option --socket: is for a pod of several apps"),
         (("--restart", "always", *two), "option --restart: is for a pod in the background"),
         (("--exit-policy", "any", *two), "option --exit-policy: 'any' is not one of first-failure, last-exit, main-app"),
         (("--volume", "x,kind=empty", *two), "use volume x: no app mounts it"),

@@ -130,6 +130,35 @@ def test_one_app_is_chosen_where_there_are_several(pyrun: Pyrun, detach: Detach,
     assert status(pyrun, uuid)["exit_code"] == 138
 
 
+def test_one_app_has_a_terminal_that_one_can_attach_to(pyrun: Pyrun, busybox: Path, detach: Detach) -> None:
+    words: list[str | Path] = [
+        busybox,
+        "--name",
+        "a",
+        *SHELL,
+        STAY,
+        "---",
+        busybox,
+        "--name",
+        "b",
+        "-it",
+        *SHELL,
+        "read x; echo got $x; exit 4",
+    ]
+    uuid = pyrun("run", "--detach", "--log-driver", "k8s-file", *words, code=0).out.strip()
+    with pyrun.start("attach", uuid) as attached:
+        assert attached.stdout is not None and attached.stdin is not None
+        attached.stdin.write("word\r")
+        attached.stdin.flush()
+        seen = attached.stdout.readline()
+        while "got" not in seen:
+            seen = attached.stdout.readline()
+        assert seen == "got word\n" and attached.wait(timeout=60) == 4
+        attached.communicate()
+    assert pyrun("wait", uuid, code=4).out == "4\n"
+    assert "got word" in pyrun("logs", "--app", "b", uuid, code=0).out and pyrun("logs", "--app", "a", uuid, code=0).out == ""
+
+
 def test_what_runs_is_told_as_a_pod_manifest(pyrun: Pyrun, detach: Detach) -> None:
     uuid = detach({"a": STAY, "b": STAY}, users=("0", "1000"))
     found = json.loads(pyrun("cat-manifest", uuid, code=0).out)

@@ -82,6 +82,46 @@ def test_the_first_connection_starts_it(boot: Callable[[str], None]) -> None:
             assert file.read().splitlines() == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=web.socket"]
 
 
+def test_each_app_of_a_pod_gets_its_socket(shared: Pyrun) -> None:
+    """Two apps behind two sockets of one unit: the first connection starts both, each answers on its own and the pod is ready with both."""
+    units, paths = Path("/run/systemd/system"), {name: f"/run/pair-{name}.sock" for name in ("web", "admin")}
+    parts = [f"{shared.probe_image} --name {name} --socket {name} --exec /probe -- serve" for name in paths]
+    (units / "pair.service").write_text(
+        f"[Service]\nType=notify\nDelegate=yes\nKillMode=mixed\nEnvironment=PYRUN_ROOT={shared.root}\n"
+        f"ExecStart={COMMAND} run {' --- '.join(parts)}\nSockets=pair-web.socket pair-admin.socket\n"
+    )
+    for name, path in paths.items():
+        (units / f"pair-{name}.socket").write_text(f"[Socket]\nListenStream={path}\nFileDescriptorName={name}\nService=pair.service\n")
+    shared.report()  # imports the image
+    sockets = [f"pair-{name}.socket" for name in paths]
+    try:
+        assert systemctl("daemon-reload").returncode == 0
+        assert systemctl("start", *sockets).returncode == 0 and show("ActiveState", "pair.service") == "inactive"
+        for name, path in paths.items():
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.settimeout(120)
+                caller.connect(path)
+                with caller.makefile() as file:
+                    said = file.read().splitlines()
+            assert said == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", f"LISTEN_FDNAMES={name}"], systemctl("status", "pair.service").stdout
+        wait_for(lambda: show("ActiveState", "pair.service") == "inactive")
+        assert show("Result", "pair.service") == "success"
+    finally:
+        systemctl("stop", *sockets, "pair.service")
+        for unit in ("pair.service", *sockets):
+            (units / unit).unlink()
+        systemctl("daemon-reload")
+
+
+def test_a_checked_app_is_a_service(boot: Callable[[str], None]) -> None:
+    """The unit's process is the one that makes the checks; an app that fails them ends, and the unit starts it again."""
+    check = 'HealthCmd=["/probe", "exit", "1"]\nHealthInterval=1s\nHealthRetries=1\nHealthOnFailure=kill'
+    boot(f"Exec=/probe sleep 0\n{check}")
+    assert systemctl("start", "web.service").returncode == 0
+    wait_for(lambda: int(show("NRestarts")) >= 1)
+    assert systemctl("stop", "web.service").returncode == 0
+
+
 def test_a_readiness_that_the_app_tells_is_awaited(boot: Callable[[str], None]) -> None:
     boot('Notify=app\nExec=/probe notify "STATUS=warm" "MAINPID=1" "READY=1"')
     assert systemctl("start", "web.service").returncode == 0
