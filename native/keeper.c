@@ -2,6 +2,7 @@
  *
  *     keeper ROOT UUID front          become the pod's supervisor, or stay its keeper where one is needed
  *     keeper ROOT UUID detach         return when the app runs, and print the UUID
+ *     keeper ROOT UUID json           the same as JSON
  *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
  *
  * One more word says which apps get which of the service manager's sockets, which stand from SLOT_LISTEN on: for each app a
@@ -11,6 +12,8 @@
 #include "keep.h"
 
 #define EXIT_FAILED 125
+
+enum { TALK_REPORT, TALK_TEXT, TALK_JSON };
 
 static int fail(const char *what, const char *subject, const char *why, const char *hint)
 {
@@ -207,6 +210,18 @@ static int explain(const struct keeper *keeper, const struct plan_report *failur
     return EXIT_FAILED;
 }
 
+static void tell_uuid(const struct keeper *keeper, int json)
+{
+    static const char before[] = "{\n  \"uuid\": \"", after[] = "\",\n  \"state\": \"running\"\n}";
+
+    if (json)
+        (void)sys_write(1, before, sizeof before - 1);
+    (void)sys_write(1, keeper->uuid, UUID_LENGTH);
+    if (json)
+        (void)sys_write(1, after, sizeof after - 1);
+    (void)sys_write(1, "\n", 1);
+}
+
 /* Waits for the first report; without one the keeper was killed. */
 static int wait_for_start(const struct keeper *keeper, int link, int talk, char **envp)
 {
@@ -216,14 +231,13 @@ static int wait_for_start(const struct keeper *keeper, int link, int talk, char 
     do
         n = sys_read(link, &report, sizeof report);
     while (n == -EINTR);
-    if (n == sizeof report && !talk)
+    if (n == sizeof report && talk == TALK_REPORT)
         return sys_write(1, &report, sizeof report) == sizeof report ? 0 : EXIT_FAILED;
     if (n != sizeof report)
         return fail("start pod ", keeper->uuid, "its keeper was killed", "run `pyrun gc` and try again");
     if (report.kind == PLAN_FAILED)
         return explain(keeper, &report, envp);
-    (void)sys_write(1, keeper->uuid, UUID_LENGTH);
-    (void)sys_write(1, "\n", 1);
+    tell_uuid(keeper, talk == TALK_JSON);
     return 0;
 }
 
@@ -302,5 +316,5 @@ int program(int argc, char **argv, char **envp)
         return stay(&keeper, envp);
     if (front)
         return become_supervisor(&keeper, envp);
-    return detach(&keeper, str_eq(argv[3], "detach"), envp);
+    return detach(&keeper, str_eq(argv[3], "json") ? TALK_JSON : str_eq(argv[3], "detach") ? TALK_TEXT : TALK_REPORT, envp);
 }

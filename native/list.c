@@ -276,7 +276,7 @@ void list_pods(int argc, char **argv, char **envp)
     if (known) {
         sort();
         if (how & QUIET)
-            write_ids(&list);
+            write_ids(&list, (how & JSON) != 0);
         else if (list.json)
             write_json(&list);
         else

@@ -51,7 +51,7 @@ int read_record(struct list *list, int dir, const char *path, struct span of[KEY
 
 uint64_t number_of(struct span value);
 
-void write_ids(struct list *list);
+void write_ids(struct list *list, int json);
 void write_json(struct list *list);
 void write_table(struct list *list, int full, int legend);
 

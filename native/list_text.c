@@ -45,13 +45,16 @@ static uint64_t exit_code(const struct row *row)
     return signal != 0 ? 128 + signal : number_of(row->of[CODE]);
 }
 
-void write_ids(struct list *list)
+void write_ids(struct list *list, int json)
 {
     begin(list);
+    say(list, json ? "[" : "");
     for (size_t i = 0; i < list->count; i++) {
+        say(list, !json ? "" : i > 0 ? ",\n  \"" : "\n  \"");
         say(list, list->order[i]->uuid);
-        say(list, "\n");
+        say(list, json ? "\"" : "\n");
     }
+    say(list, !json ? "" : list->count > 0 ? "\n]\n" : "]\n");
     finish(list);
 }
 

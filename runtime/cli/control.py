@@ -1,15 +1,13 @@
-"""Verbs that change pods: `stop`, `kill`, `pause`, `resume`, `restart`, `rm`, `rename`.
-
-Of several pods each is tried; the exit code is that of the first error, and every error is said.
-"""
+"""Verbs that change pods: `stop`, `kill`, `pause`, `resume`, `restart`, `rm`, `rename`."""
 
 from __future__ import annotations
 
 import signal
 
-from pyrun.cli.output import say
+from pyrun.cli.each import each
+from pyrun.cli.output import emit_json
 from pyrun.cli.references import of_files, references
-from pyrun.errors import PyrunError, UsageError
+from pyrun.errors import UsageError
 from pyrun.pod import control
 from pyrun.pod.names import resolve
 from pyrun.pod.state import Pods
@@ -30,21 +28,12 @@ def run(args: Args) -> int:
         words = [*of_files(args.uuid_file), *args.pods]
         if len(words) != 2:
             raise UsageError("rename", "", "takes a pod and its new name", hint="pyrun rename POD NAME")
-        control.rename(pods, resolve(pods, words[0])[1], words[1])
+        uuid = resolve(pods, words[0])[1]
+        control.rename(pods, uuid, words[1])
+        if args.format == "json":
+            emit_json({"uuid": uuid, "pod_name": words[1]})
         return 0
-    code = 0
-    for word in references(args):
-        try:
-            uuid = resolve(pods, word)[1]
-            _one(args, pods, uuid)
-        except PyrunError as error:
-            from pyrun.cli.main import render
-
-            failed = render(error, args.debug)
-            code = code or failed
-        else:
-            say(uuid)
-    return code
+    return each(args, pods, references(args), lambda uuid: _one(args, pods, uuid))
 
 
 def _signal(args: Args) -> int:

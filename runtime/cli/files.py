@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyrun.cli.output import emit_json
 from pyrun.cli.run import tell
 from pyrun.errors import StateError, UsageError
 from pyrun.pod.names import resolve
@@ -38,6 +39,8 @@ def _copy(args: Args, pods: Pods) -> int:
     left = copy_out(pods, uuid, path, target, args.app) if pod else copy_in(pods, uuid, path, target, args.app)
     for one in left:
         tell(f"{one} is neither a file nor a directory nor a link: not copied")
+    if args.format == "json":
+        emit_json({"uuid": uuid, "source": path, "target": target, "into": not pod, "left_out": left})
     return 0
 
 
@@ -70,6 +73,8 @@ def _export(args: Args, pods: Pods) -> int:
     if len(words) != 1:
         raise UsageError("export", "", "takes one pod", hint="`pyrun export --help` shows how")
     uuid = resolve(pods, words[0])[1]
+    if args.format == "json" and not args.output:
+        raise UsageError("option --format", "", "the archive itself goes to standard output", hint="write it to a file: --output FILE")
     if not args.output:
         if os.isatty(1):
             raise UsageError("export", "", "an archive is nothing for a terminal", hint="write it to a file: --output FILE")
@@ -87,4 +92,6 @@ def _export(args: Args, pods: Pods) -> int:
     except BaseException:
         os.unlink(temporary)
         raise
+    if args.format == "json":
+        emit_json({"uuid": uuid, "output": args.output, "bytes": os.stat(args.output).st_size})
     return 0

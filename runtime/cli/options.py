@@ -269,8 +269,8 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 # case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`), a
 # trailing " +" that all that follows the word is a command (`argv`), its options included.
 VERBS: dict[str, Verb] = {
-    "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH), _RUN_PAIRS, "run an image, in the foreground or detached"),
-    "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
+    "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH, FORMAT_TEXT), _RUN_PAIRS, "run an image, in the foreground or detached"),
+    "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN, FORMAT_TEXT), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
     **TRUST_VERBS,
     **POD_VERBS,
     "enter": ("enter", "POD +", INTO, (), "run a shell or a program in a running pod"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pyrun import host
 from pyrun.cli.output import emit_json, escape
 from pyrun.cli.run import find_image, options_of, refuse_socket, tell
-from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.plan.describe import describe, namespaces
 from pyrun.planning import Plan as View
@@ -20,19 +19,20 @@ if TYPE_CHECKING:
     from pyrun.plan.ops import Plan
     from pyrun.pod.options import Options
 
-__all__ = ["refuse_several", "run"]
+__all__ = ["run"]
 
 
 def run(args: Args) -> int:
     """Print the plan as text or JSON."""
-    refuse_several(args)
+    if args.apps or args.pod_manifest:
+        return _several(args)
     refuse_socket(args)
     store = Store(args.root)
     notes: list[str] = []
     image = find_image(args, store)
     options = options_of(args)
     config, plan = decide(options, store, image, Pods(args.root), host.probe(), new_uuid(), notes)
-    network = _network(options, image, config)
+    network = _network(options, [image], config)
     for note in notes:
         tell(note)
     if args.format == "json":
@@ -42,11 +42,27 @@ def run(args: Args) -> int:
     return 0
 
 
-def refuse_several(args: Args) -> None:
-    """UsageError for a pod of several apps, of which only one would be seen."""
-    if args.apps or args.pod_manifest:
-        hint = "ask for each image by itself; `pyrun cat-manifest` tells what a pod of several runs"
-        raise UsageError(args.verb, "", "takes one image", hint=hint)
+def _several(args: Args) -> int:
+    """What is done for all apps, then what is done for each, in the order in which they start."""
+    from pyrun.cli.several import apps_of
+    from pyrun.pod.several import decide_several
+
+    store, notes = Store(args.root), list[str]()
+    apps = apps_of(args, store)
+    made = decide_several(apps, Pods(args.root), store, host.probe(), new_uuid(), notes, [])
+    pod = apps[0].options
+    shared = ["mount", "ipc", "uts", *(["net"] if pod.network == "none" else []), *(["pid"] if pod.pid == "pod" else [])]
+    network = _network(pod, [app.image for app in apps], made[0][0])
+    for note in notes:
+        tell(note)
+    if args.format == "json":
+        listed = [{"name": app.name, **View(plan, notes).to_json()} for app, (_, plan) in zip(apps, made, strict=True)]
+        emit_json({"namespaces": shared, "apps": listed})
+        return 0
+    print("\n".join([*network, f"  -  clone the pod's holder into new namespaces: {' '.join(shared)}"]))
+    for app, (_, plan) in zip(apps, made, strict=True):
+        print(f"app {app.name}, which joins the holder's namespaces\n{_text(plan)}")
+    return 0
 
 
 def _text(plan: Plan) -> str:
@@ -58,13 +74,13 @@ def _text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _network(options: Options, image: Image, config: Config) -> list[str]:
+def _network(options: Options, images: list[Image], config: Config) -> list[str]:
     """What is made in the host before the plan, in words."""
     if config.network != "own":
         return []
     from pyrun.pod.network import wanted
 
-    want = wanted(options, [image], config)
+    want = wanted(options, images, config)
     lines = [f"join network {one['network']}{' with ' + ', '.join(one['args']) if one['args'] else ''}" for one in want["nets"]]
     lines += [f"join the network of {want['join']}"] if want["join"] else []
     for kind, address, port, inside in want["ports"]:

@@ -39,8 +39,12 @@ def run(args: Args) -> int:
     elif args.verb == "cat-manifest":
         from pyrun.pod.inspect import manifest
 
-        for uuid in uuids:
-            emit_json(manifest(pods, uuid))
+        manifests = [manifest(pods, uuid) for uuid in uuids]
+        if args.format == "json" and len(manifests) != 1:
+            emit_json(manifests)
+            return 0
+        for one in manifests:
+            emit_json(one)
     else:
         _top(args, pods, uuids)
     return 0
@@ -48,6 +52,9 @@ def run(args: Args) -> int:
 
 def _list(args: Args, pods: Pods) -> int:
     found = listing(pods)
+    if args.quiet and args.format == "json":
+        emit_json([one["uuid"] for one in found])
+        return 0
     if args.quiet:
         for one in found:
             say(one["uuid"])
@@ -135,30 +142,36 @@ def _wait(args: Args, pods: Pods, uuids: list[str]) -> int:
     end = None if args.timeout is None else time.monotonic() + args.timeout
     found = []
     for uuid in uuids:
-        one = wait(pods, uuid, None if end is None else max(0.0, end - time.monotonic()))
+        one = wait(pods, uuid, _left(end))
         if one is None:
-            return _TIMED_OUT
+            break
         found.append(one)
-    if args.verb == "status":
-        _show(args, found)
+    late = uuids[len(found) :]
+    if args.format == "json" and args.verb == "wait":
+        told = [{"uuid": one["uuid"], "exit_code": exit_code(one), "oom": bool(one.get("oom"))} for one in found]
+        emit_json(told + [{"uuid": uuid, "exit_code": None, "oom": False} for uuid in late])
     elif args.format == "json":
-        emit_json([{"uuid": one["uuid"], "exit_code": exit_code(one), "oom": bool(one.get("oom"))} for one in found])
-    else:
+        _show(args, found + [status(pods, uuid) for uuid in late])
+    elif args.verb == "status" and not late:
+        _show(args, found)
+    elif not late:
         for one in found:
             say(exit_code(one))
-    return exit_code(found[-1])
+    return _TIMED_OUT if late else exit_code(found[-1])
 
 
 def _until(args: Args, pods: Pods, uuids: list[str]) -> int:
     from pyrun.pod.health import until
 
     end = None if args.timeout is None else time.monotonic() + args.timeout
-    for uuid in uuids:
-        if not until(pods, uuid, str(args.condition), None if end is None else max(0.0, end - time.monotonic())):
-            return _TIMED_OUT
+    late = next((uuid for uuid in uuids if not until(pods, uuid, str(args.condition), _left(end))), "")
     if args.format == "json":
-        emit_json([{"uuid": uuid, "health": args.condition} for uuid in uuids])
-    return 0
+        emit_json([{"uuid": uuid, "health": status(pods, uuid).get("health")} for uuid in uuids])
+    return _TIMED_OUT if late else 0
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 def _top(args: Args, pods: Pods, uuids: list[str]) -> None:

@@ -13,7 +13,7 @@ from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
-from pyrun.cli.run import BACKGROUND, find_image, options_of, refuse_socket, save_uuid, tell
+from pyrun.cli.run import BACKGROUND, find_image, options_of, refuse_json, refuse_socket, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
 
-__all__ = ["become_keeper", "refuse_foreground", "run", "run_checked", "run_detached", "share_sockets", "take_sockets", "wanted_sockets"]
+__all__ = [
+    "background",
+    "become_keeper",
+    "refuse_foreground",
+    "run",
+    "run_checked",
+    "run_detached",
+    "share_sockets",
+    "take_sockets",
+    "wanted_sockets",
+]
 
 
 def run(args: Args) -> int:
@@ -43,9 +53,15 @@ def run(args: Args) -> int:
     if args.apps or args.pod_manifest:
         from pyrun.cli.several import prepare_pod
 
-        print(prepare_pod(args, lasting=True))
-        return 0
-    print(_prepare(args, lasting=True, keep=not args.rm))
+        uuid = prepare_pod(args, lasting=True)
+    else:
+        uuid = _prepare(args, lasting=True, keep=not args.rm)
+    if args.format == "json":
+        from pyrun.cli.output import emit_json
+
+        emit_json({"uuid": uuid, "state": "prepared"})
+    else:
+        print(uuid)
     return 0
 
 
@@ -56,7 +72,7 @@ def run_detached(args: Args) -> int:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
     sockets = take_sockets()
-    _start(args, _prepare(args, lasting=False, keep=not args.rm), "detach", sockets)
+    _start(args, _prepare(args, lasting=False, keep=not args.rm), background(args), sockets)
 
 
 def run_checked(args: Args, uuid: str, image: Image) -> NoReturn:
@@ -106,6 +122,7 @@ def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Im
 
 
 def _run_prepared(args: Args) -> int:
+    refuse_json(args)
     sockets = take_sockets()
     words = references(args)
     if len(words) != 1:
@@ -116,7 +133,12 @@ def _run_prepared(args: Args) -> int:
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
     shared = share_sockets(sockets, wanted_sockets(pods, uuid))
     take_place(pods, uuid)
-    become_keeper(args.root, uuid, "detach" if args.detach else "front", shared)
+    become_keeper(args.root, uuid, background(args) if args.detach else "front", shared)
+
+
+def background(args: Args) -> str:
+    """How the keeper is to tell of a pod in the background."""
+    return "json" if args.format == "json" else "detach"
 
 
 def take_sockets() -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pyrun.cli.output import say
+from pyrun.cli.each import each
 from pyrun.errors import UsageError
 from pyrun.pod.live import find_live
-from pyrun.pod.names import resolve
 from pyrun.pod.state import Pods
 from pyrun.pod.status import status
 from pyrun.service import machined
@@ -27,8 +26,8 @@ def run(args: Args) -> int:
     words = [*args.pods, *of_files(args.uuid_file)] or [_main()]
     if args.name and len(words) != 1:
         raise UsageError("register", "", "--name is for one pod", hint="register the others by their own names")
-    for word in words:
-        uuid = resolve(pods, word)[1]
+
+    def act(uuid: str) -> str:
         found = status(pods, uuid)
         name = args.name or str(found.get("pod_name") or "") or f"{found.get('app') or 'pod'}-{uuid[:8]}"
         if not machined.is_name(name):
@@ -36,8 +35,9 @@ def run(args: Args) -> int:
             raise UsageError("register", name, "cannot be the name of a machine", hint=hint)
         with find_live(pods, uuid) as live:
             machined.register(name, uuid, live.init)
-        say(name)
-    return 0
+        return name
+
+    return each(args, pods, words, act)
 
 
 def _main() -> str:

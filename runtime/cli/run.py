@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_socket", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
@@ -48,6 +48,7 @@ def run(args: Args) -> int:
 
         return run_detached(args)
     refuse_socket(args)
+    refuse_json(args)
     uuid = new_uuid()
     if args.uuid_file_save:
         save_uuid(args.uuid_file_save, uuid)
@@ -121,6 +122,12 @@ def refuse_socket(args: Args) -> None:
     """UsageError where there is nothing to choose."""
     if args.socket is not None:
         raise UsageError("option --socket", "", "is for a pod of several apps", hint="leave it out: the only app gets every socket")
+
+
+def refuse_json(args: Args) -> None:
+    """UsageError where the output is the app's own."""
+    if args.format == "json" and not args.detach:
+        raise UsageError("option --format", "", "in the foreground the output is the app's own", hint="add --detach, or leave --format out")
 
 
 def tell(note: str) -> None:

@@ -11,8 +11,8 @@ from pyrun.cli.explain import explainer
 from pyrun.cli.options import VERBS
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
-from pyrun.cli.prepare import become_keeper, refuse_foreground, share_sockets, take_sockets, wanted_sockets
-from pyrun.cli.run import find_image, options_of, save_uuid, tell
+from pyrun.cli.prepare import background, become_keeper, refuse_foreground, share_sockets, take_sockets, wanted_sockets
+from pyrun.cli.run import find_image, options_of, refuse_json, save_uuid, tell
 from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyrun.cli.options import Option
     from pyrun.cli.parse import Args
 
-__all__ = ["prepare_pod", "run_several", "split"]
+__all__ = ["apps_of", "prepare_pod", "run_several", "split"]
 
 _LISTS = ("list", "paths", "ints", "insecure", "volume", "mount")
 
@@ -111,6 +111,7 @@ def run_several(args: Args) -> int:
     """Run several apps in one pod, in the foreground or detached; returns only by an exception."""
     refuse_foreground(args)
     _refuse_input(args)
+    refuse_json(args)
     sockets = take_sockets()
     uuid, pods = prepare_pod(args, lasting=False), Pods(args.root)
     try:
@@ -119,7 +120,7 @@ def run_several(args: Args) -> int:
     except BaseException:
         remove(pods, uuid)
         raise
-    become_keeper(args.root, uuid, "detach" if args.detach else "front", shared)
+    become_keeper(args.root, uuid, background(args) if args.detach else "front", shared)
 
 
 def _refuse_input(args: Args) -> None:
@@ -138,7 +139,7 @@ def prepare_pod(args: Args, *, lasting: bool) -> str:
     pods = Pods(args.root)
     pods.sweep()
     store = Store(args.root)
-    apps = _apps(args, store)
+    apps = apps_of(args, store)
     keep = args.keep if args.verb == "run" and not args.detach else not args.rm
     for app in apps:
         app.options.keep = keep
@@ -150,7 +151,8 @@ def prepare_pod(args: Args, *, lasting: bool) -> str:
     return uuid
 
 
-def _apps(args: Args, store: Store) -> list[App]:
+def apps_of(args: Args, store: Store) -> list[App]:
+    """Return the apps that the command line or the pod manifest names, with their images."""
     if args.pod_manifest:
         from pyrun.cli.podmanifest import apps_of_manifest
 

@@ -108,6 +108,9 @@ def _update(args: Args, pods: Pods) -> int:
         setattr(options, name, getattr(args, name))
     if not options.limited and not args.device and not args.device_deny:
         raise UsageError("update", "", "needs a limit", hint="give for example --memory 64Mi; `pyrun update --help` shows all")
-    for word in references(args):
-        update(pods, resolve(pods, word)[1], options, deny=args.device_deny, app=args.app)
-    return 0
+    from pyrun.cli.each import each
+
+    def act(uuid: str) -> None:
+        update(pods, uuid, options, deny=args.device_deny, app=args.app)
+
+    return each(args, pods, references(args), act, silent=True)

@@ -72,6 +72,7 @@ UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's
 _UUID_FILE = UUID_FILE
 _FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
 _FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
+_FORMAT_JSON: Option = ("--format", "FORMAT", "str", "json", "Output", "print JSON, which is the only format")
 _QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 _NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
 _FULL: Option = ("--full", "", "flag", "", "Output", "do not shorten ids")
@@ -201,7 +202,7 @@ POD_VERBS: dict[str, Verb] = {
     "run-prepared": (
         "prepare",
         "[POD]...",
-        (DETACH, _UUID_FILE, _QUIET),
+        (DETACH, _UUID_FILE, _QUIET, _FORMAT_TEXT),
         (),
         "run a prepared pod",
     ),
@@ -273,25 +274,25 @@ POD_VERBS: dict[str, Verb] = {
     "stop": (
         "control",
         "[POD]...",
-        (_SIGNAL, _TIMEOUT, ("--force", "", "flag", "", "Pods", "do not ask the app: kill all of the pod"), _UUID_FILE),
+        (_SIGNAL, _TIMEOUT, ("--force", "", "flag", "", "Pods", "do not ask the app: kill all of the pod"), _UUID_FILE, _FORMAT_TEXT),
         (),
         "end pods: ask the app, and kill what is left",
     ),
-    "kill": ("control", "[POD]...", (_SIGNAL_KILL, _UUID_FILE), (), "send a signal to the apps of pods"),
-    "pause": ("control", "[POD]...", (_PAUSE_TIMEOUT, _UUID_FILE), (), "stop every process of a pod where it is"),
-    "resume": ("control", "[POD]...", (_UUID_FILE,), (), "let a paused pod go on"),
-    "restart": ("control", "[POD]...", (_SIGNAL, _TIMEOUT, _UUID_FILE), (), "end pods of the background and run them again"),
+    "kill": ("control", "[POD]...", (_SIGNAL_KILL, _UUID_FILE, _FORMAT_TEXT), (), "send a signal to the apps of pods"),
+    "pause": ("control", "[POD]...", (_PAUSE_TIMEOUT, _UUID_FILE, _FORMAT_TEXT), (), "stop every process of a pod where it is"),
+    "resume": ("control", "[POD]...", (_UUID_FILE, _FORMAT_TEXT), (), "let a paused pod go on"),
+    "restart": ("control", "[POD]...", (_SIGNAL, _TIMEOUT, _UUID_FILE, _FORMAT_TEXT), (), "end pods of the background and run them again"),
     "rm": (
         "control",
         "[POD]...",
-        (("--force -f", "", "flag", "", "Pods", "kill a pod that runs; a pod that is not there is no error"), _UUID_FILE),
+        (("--force -f", "", "flag", "", "Pods", "kill a pod that runs; a pod that is not there is no error"), _UUID_FILE, _FORMAT_TEXT),
         (),
         "remove pods that do not run",
     ),
-    "rename": ("control", "[POD]...", (_UUID_FILE,), (), "give a pod another name"),
-    "inspect": ("pods", "[POD]...", (_UUID_FILE,), (), "print all that is known of a pod as JSON"),
-    "cat-manifest": ("pods", "[POD]...", (_UUID_FILE,), (), "print the pod manifest as it is run"),
-    "cp": ("files", "PATH...", (APP, _UUID_FILE), (), "copy files out of a running pod, or into it"),
+    "rename": ("control", "[POD]...", (_UUID_FILE, _FORMAT_TEXT), (), "give a pod another name"),
+    "inspect": ("pods", "[POD]...", (_UUID_FILE, _FORMAT_JSON), (), "print all that is known of a pod as JSON"),
+    "cat-manifest": ("pods", "[POD]...", (_UUID_FILE, _FORMAT_JSON), (), "print the pod manifest as it is run"),
+    "cp": ("files", "PATH...", (APP, _UUID_FILE, _FORMAT_TEXT), (), "copy files out of a running pod, or into it"),
     "export": (
         "files",
         "[POD]...",
@@ -300,6 +301,7 @@ POD_VERBS: dict[str, Verb] = {
             ("--output -o", "FILE", "path", "", "Files", "write to FILE instead of standard output"),
             ("--changes", "", "flag", "", "Files", "only what the app changed, as a layer of an OCI image"),
             _UUID_FILE,
+            _FORMAT_TEXT,
         ),
         (),
         "write the files of a pod as a tar archive",
@@ -319,14 +321,18 @@ POD_VERBS: dict[str, Verb] = {
     "update": (
         "stats",
         "[POD]...",
-        (*LIMITS, DEVICE, DEVICE_DENY, APP, _UUID_FILE),
+        (*LIMITS, DEVICE, DEVICE_DENY, APP, _UUID_FILE, _FORMAT_TEXT),
         (),
         "change the limits and devices of a running pod",
     ),
     "register": (
         "register",
         "[POD]...",
-        (("--name", "NAME", "str", "", "Pods", "call the machine NAME (default: the pod's name, else its app's and the UUID)"), _UUID_FILE),
+        (
+            ("--name", "NAME", "str", "", "Pods", "call the machine NAME (default: the pod's name, else its app's and the UUID)"),
+            _UUID_FILE,
+            _FORMAT_TEXT,
+        ),
         (),
         "show running pods to systemd-machined, for machinectl",
     ),

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from pyrun.host import Host
     from pyrun.images.store import Image, Store
     from pyrun.plan.config import Config
+    from pyrun.plan.ops import Plan
     from pyrun.pod.health import Health
     from pyrun.pod.options import Options, Volume
     from pyrun.pod.state import Pods
 
-__all__ = ["App", "prepare_several"]
+__all__ = ["App", "decide_several", "prepare_several"]
 
 _CAP_SYS_PTRACE = 1 << 19
 _LONGEST_NAME = 63
@@ -72,18 +73,11 @@ def prepare_several(
     `command` is kept for `generate systemd`.  UsageError and ConfigError for what does not go together.
     """
     pod = apps[0].options
-    _check(apps)
     if pod.pod_name:
         check_name(pod.pod_name, "--pod-name")
-    _hand_out_volumes(apps)
-    again = any(app.options.health_on_failure == "restart" for app in apps)
-    notes = _unknown(pod)
-    for app in apps if pod.mds else ():
-        app.options.offer = pod.offer or offer(pod.root)
-    together = _together(apps, host, pods.root)
-    made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again) for app in apps]
+    notes: list[str] = []
+    made = [(config, _recipe(config, plan)) for config, plan in decide_several(apps, pods, store, host, uuid, notes, explain)]
     health = [health_of(app.options, app.image) for app in apps]
-    _check_memory(made)
     identifiers = [f"{pod.pod_name or uuid[:8]}-{app.name}" for app in apps]
     more = HEALTH if any(health) else 0
     files = _files(apps, [config for config, _ in made], identifiers, uuid, more) | ({"command": command} if command else {})
@@ -102,6 +96,23 @@ def prepare_several(
     record = _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made])
     stand(pods, uuid, record, pod.pod_name or "", fill, lasting=lasting, asked="net.want" in files or "controllers" in files)
     return notes
+
+
+def decide_several(
+    apps: list[App], pods: Pods, store: Store, host: Host, uuid: str, notes: list[str], explain: list[str]
+) -> list[tuple[Config, Plan]]:
+    """Return what would be done for each app; nothing is.  UsageError and ConfigError for what does not go together."""
+    pod = apps[0].options
+    _check(apps)
+    _hand_out_volumes(apps)
+    again = any(app.options.health_on_failure == "restart" for app in apps)
+    notes += _unknown(pod)
+    for app in apps if pod.mds else ():
+        app.options.offer = pod.offer or offer(pod.root)
+    together = _together(apps, host, pods.root)
+    made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again) for app in apps]
+    _check_memory([config for config, _ in made])
+    return made
 
 
 def _fill_app(directory: int, app: App, recipe: Recipe, health: Health | None) -> None:
@@ -230,7 +241,7 @@ def _decide(
     together: list[tuple[str, str, str]],
     *,
     again: bool,
-) -> tuple[Config, Recipe]:
+) -> tuple[Config, Plan]:
     """One app's plan.  Errors and notes say whose they are.  `again`: the pod may start more than once for the health of an app."""
     lowers = [store.layer_dir(layer) for layer in app.image.layers]
     own: list[str] = []
@@ -258,16 +269,20 @@ def _decide(
     plan = run_plan(config)
     plan.explain = explain
     notes += [f"{app.name}: {note}" for note in own]
+    return config, plan
+
+
+def _recipe(config: Config, plan: Plan) -> Recipe:
     recipe = Recipe(ops.encode(plan), "", config.lowers if config.copy_root else [], [], None)
     recipe.lowers = config.lowers
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
-    return config, recipe
+    return recipe
 
 
-def _check_memory(made: list[tuple[Config, Recipe]]) -> None:
+def _check_memory(made: list[Config]) -> None:
     """Each app mounts a file system in memory for itself; to call that a shared volume would be a lie."""
     seen: set[str] = set()
-    for config, _ in made:
+    for config in made:
         for name in {mount.volume: mount for mount in config.mounts if mount.kind == "tmpfs" and mount.volume}:
             if name in seen:
                 hint = "use kind=empty, which is on disk, or files in /dev/shm, which is the pod's"

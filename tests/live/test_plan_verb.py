@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from harness import Pyrun
 
+from pyrun.plan.describe import NAMES
+from pyrun.plan.ops import notes
+
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 # Every step of a default run but the masked and read-only paths, runs of the same one counted.
@@ -170,3 +173,26 @@ def test_what_is_said_is_escaped(shared: Pyrun, image: Callable[..., Path]) -> N
     out = shared("plan", path, code=0).out
     assert "\x1b" not in out and "execute" in out
     json.loads(shared("plan", path, "--format", "json", code=0).out)
+
+
+def test_several_apps_each_in_its_turn(shared: Pyrun, busybox: Path) -> None:
+    """What the pod has in common first; then for each app what a prepared pod of the same words would carry out."""
+    words: tuple[str | Path, ...] = (busybox, "--name", "a", "--user", "1000", "---", shared.probe_image, "--name", "b", "--pid", "pod")
+    shared("fetch", busybox, shared.probe_image, code=0)
+    made = json.loads(shared("plan", *words, "--format", "json", code=0).out)
+    assert made["namespaces"] == ["mount", "ipc", "uts", "net", "pid"] and [app["name"] for app in made["apps"]] == ["a", "b"]
+    assert all(app["namespaces"] == ["mount", "cgroup"] for app in made["apps"])
+    uuid = shared("prepare", "--rm", *words, code=0).out.strip()
+    for app in made["apps"]:
+        block = (shared.root / "pods" / "prepared" / uuid / "apps" / app["name"] / "plan").read_bytes()
+        planned = [(one["op"], one["origin"]) for one in app["operations"]]
+        assert planned == [(NAMES[one[0]].replace(" ", "_"), one[7]) for one in notes(block)]
+        assert f"/apps/{app['name']}/upper" in str(app["operations"][3])
+    shared("rm", uuid, code=0)
+    text = shared("plan", *words, code=0).out.splitlines()
+    assert text[0] == "  -  clone the pod's holder into new namespaces: mount ipc uts net pid"
+    heads = [line for line in text if line.startswith("app ")]
+    assert heads == [f"app {name}, which joins the holder's namespaces" for name in ("a", "b")]
+    before = os.listdir(shared.root / "pods" / "prepared")
+    assert "two apps have that name" in shared("plan", *words[:3], "---", *words[:3], code=2).err
+    assert os.listdir(shared.root / "pods" / "prepared") == before
