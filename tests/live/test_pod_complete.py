@@ -54,13 +54,13 @@ def test_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path)
         f'wget -qO /dev/null --post-data "content=deal&uuid=$uuid&signature=$sig" {V1}/pod/hmac/verify'
         " && echo verified >>/out/log; "
         f"wget -qO- {V1}/apps/cache/annotations >>/out/annotations; cat /run/config/shop/greeting >>/out/log; echo >>/out/log; "
-        "nc 127.0.0.1 7000 </dev/null >>/out/log; "
-        "trap 'echo web ends >>/out/log; exit 0' TERM; while :; do sleep 0.05; done"
+        "until nc 127.0.0.1 7000 </dev/null >>/out/log; do sleep 0.01; done; "
+        "trap 'echo web ends >>/out/log; exit 0' TERM; echo >/out/web.up; while :; do sleep 0.05; done"
     )
     cache = (
         f"uuid=$(wget -qO- {V1}/pod/uuid); sig=$(wget -qO- --post-data content=deal {V1}/pod/hmac/sign | sed {PERCENT}); "
         "echo $uuid $sig >/data/new; mv /data/new /data/signed; echo from cache | nc -l -p 7000 127.0.0.1 >/dev/null; "
-        "trap 'sleep 0.3; echo cache ends >>/out/log; exit 0' TERM; echo >/data/up; while :; do sleep 0.05; done"
+        "trap 'sleep 0.3; echo cache ends >>/out/log; exit 0' TERM; echo >/out/cache.up; while :; do sleep 0.05; done"
     )
     mounts = [{"volume": "data", "path": "/data"}, {"volume": "out", "path": "/out"}]
     handlers = [
@@ -76,11 +76,12 @@ def test_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path)
         annotations=[{"name": "a.io/team", "value": "shop"}],
     )
     uuid = shared("run", "-d", "--mds", "--config", "shop", "--pod-manifest", path, code=0).out.strip()
-    deadline = time.monotonic() + 30
-    while "from cache" not in (text := (out / "log").read_text()):
+    deadline = time.monotonic() + 60
+    while not all((out / f"{name}.up").exists() for name in ("web", "cache")):
+        text = (out / "log").read_text() if (out / "log").exists() else ""
         assert time.monotonic() < deadline, text + shared("logs", "--app", "web", uuid).out
         time.sleep(0.05)
-    assert text.splitlines() == ["web pre-start", "verified", "hello", "from cache"]
+    assert (out / "log").read_text().splitlines() == ["web pre-start", "verified", "hello", "from cache"]
     assert json.loads((out / "annotations").read_text()) == [{"name": "role", "value": "cache"}]
     shared("stop", uuid, code=0)
     rest = (out / "log").read_text().splitlines()[4:]
@@ -109,7 +110,10 @@ def test_pod_18_what_the_service_says_is_what_was_asked(shared: Pyrun, manifest:
 
 def test_pod_12_14_ports_are_reached_through_the_host(shared: Pyrun, manifest: Callable[..., Path]) -> None:
     """hostPort of a port by name, and podPort, which needs no port of an app; names are unique in a pod (POD-15)."""
-    serve = "for p in 8080 8081; do (echo port $p | nc -l -p $p >/dev/null) & done; sleep 0.2; echo ready; wait"
+    serve = (
+        "for p in 8080 8081; do (echo port $p | nc -l -p $p >/dev/null) & done; "
+        "until [ $(cat /proc/net/tcp /proc/net/tcp6 | grep -c ':1F9[01] .* 0A ') = 2 ]; do sleep 0.01; done; echo ready; wait"
+    )
     port = {"name": "www", "protocol": "tcp", "port": 8080}
     ports = [
         {"name": "www", "hostPort": 18080, "hostIP": "127.0.0.1"},
@@ -121,10 +125,10 @@ def test_pod_12_14_ports_are_reached_through_the_host(shared: Pyrun, manifest: C
             assert pod.stdout.readline() == "ready\n", pod.stderr.read()
             for number in (8080, 8081):
                 asked = subprocess.run(
-                    ["busybox", "nc", "127.0.0.1", str(number + 10000)], stdin=subprocess.DEVNULL, capture_output=True, timeout=20
+                    ["busybox", "nc", "127.0.0.1", str(number + 10000)], stdin=subprocess.DEVNULL, capture_output=True, timeout=60
                 )
                 assert asked.stdout == f"port {number}\n".encode()
-            assert pod.wait(timeout=30) == 0
+            assert pod.wait(timeout=60) == 0
         finally:
             pod.kill()
     twice = manifest({"a": {"script": "true", "ports": [port]}, "b": {"script": "true", "ports": [port]}})

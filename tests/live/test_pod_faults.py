@@ -41,7 +41,7 @@ def cgroups() -> list[str]:
 def converges(pyrun: Pyrun) -> None:
     """One pass of gc and there is nothing left, a second has nothing to do; every state in between can be listed."""
     assert pyrun("list", "--format", "json", code=0).err == ""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(one["state"] == "running" for one in json.loads(pyrun("list", "--format", "json", code=0).out)):
         for uuid in os.listdir(pyrun.root / "pods" / "running"):
             pyrun("rm", "--force", uuid)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -33,7 +35,7 @@ def test_waiting_has_an_end(pyrun: Pyrun, detach: Detach) -> None:
     begun = time.monotonic()
     assert pyrun("wait", "--timeout", "1", uuid, code=124).out == ""
     assert pyrun("status", "--wait", "--timeout", "1", uuid, code=124).out == ""
-    assert 2 <= time.monotonic() - begun < 20
+    assert 2 <= time.monotonic() - begun < 60
     waiting = [pyrun.start("status", "--wait", "--format", "json", uuid) for _ in range(3)]
     pyrun("kill", "-s", "ABRT", uuid, code=0)
     for one in waiting:
@@ -73,13 +75,11 @@ def test_mark_only_deletes_nothing(pyrun: Pyrun, detach: Detach) -> None:
     uuid = detach("sleep 1000")
     run = json.loads((pyrun.root / "pods" / "running" / uuid / "run").read_text())
     os.kill(run["keeper"], signal.SIGKILL)
-    held = os.pidfd_open(run["supervisor"]) if Path(f"/proc/{run['supervisor']}").exists() else -1
-    if held >= 0:
-        import select
-
+    with contextlib.suppress(ProcessLookupError):  # it has gone already
+        held = os.pidfd_open(run["supervisor"])
         poll = select.poll()
         poll.register(held, select.POLLIN)
-        poll.poll(20_000)
+        assert poll.poll(60_000)
         os.close(held)
     assert pyrun("gc", "--mark-only", code=0).out == f"marked crashed pod {uuid}\n"
     assert os.listdir(pyrun.root / "pods" / "exited") == [uuid]
@@ -89,8 +89,9 @@ def test_mark_only_deletes_nothing(pyrun: Pyrun, detach: Detach) -> None:
 def test_the_image_s_own_stop_signal(pyrun: Pyrun, detach: Detach) -> None:
     """OCI image configuration, StopSignal: what `stop` sends unless it is told otherwise."""
     uuid = detach("trap 'exit 7' QUIT; trap 'exit 8' TERM; echo ready; while :; do sleep 0.02; done")
+    deadline = time.monotonic() + 60
     while not pyrun("logs", uuid, code=0).out:
-        pass
+        assert time.monotonic() < deadline
     record = pyrun.root / "pods" / "running" / uuid / "pod"
     record.write_text(json.dumps({**json.loads(record.read_text()), "stop_signal": "SIGQUIT"}))
     pyrun("stop", uuid, code=0)
@@ -101,13 +102,13 @@ def test_interrupting_a_waiter_harms_nobody(pyrun: Pyrun, detach: Detach) -> Non
     uuid = detach("sleep 1000")
     for verb in ("wait", "logs"):
         one = pyrun.start(verb, *(["-f"] if verb == "logs" else []), uuid)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (
             b"do_sys_poll" not in Path(f"/proc/{one.pid}/stack").read_bytes() and b"poll" not in Path(f"/proc/{one.pid}/wchan").read_bytes()
         ):
             assert time.monotonic() < deadline
         one.send_signal(signal.SIGINT)
-        out, err = one.communicate(timeout=20)
+        out, err = one.communicate(timeout=60)
         assert (one.returncode, out, err) == (130, "", "")
     assert json.loads(pyrun("status", "--format", "json", uuid, code=0).out)["state"] == "running"
 

@@ -69,13 +69,13 @@ def test_memory_is_shared_files_are_not(shared: Pyrun, several: Callable[..., Wo
 
 
 def test_each_has_its_own_user_environment_and_confinement(shared: Pyrun, several: Callable[..., Words]) -> None:
-    script = "echo $(id -u) $(id -g) $X $(pwd) $(ulimit -n) $(umask) $(grep -h -e CapBnd -e NoNewPrivs /proc/self/status)"
+    script = "echo $AC_APP_NAME $(id -u) $(id -g) $X $(pwd) $(ulimit -n) $(umask) $(grep -h -e CapBnd -e NoNewPrivs /proc/self/status)"
     own: dict[str, Words] = {
         "a": ("--user", "1000", "--set-env", "X=1", "--rlimit", "nofile=64", "--caps-retain", "CAP_KILL"),
         "b": ("--working-dir", "/tmp", "--umask", "077", "--caps-retain", "CAP_CHOWN", "--readonly-rootfs"),
     }
-    found = shared("run", *several({"a": f"{script}; touch /tmp/x", "b": f"sleep 0.1; {script}; touch /x || exit 0"}, own), code=0)
-    one, other = (line.split() for line in found.out.splitlines())
+    found = shared("run", *several({"a": f"{script}; touch /tmp/x", "b": f"{script}; touch /x || exit 0"}, own), code=0)
+    one, other = (line.split()[1:] for line in sorted(found.out.splitlines()))
     assert [one[0], one[2], one[3], one[4]] == ["1000", "1", "/", "64"] and int(one[-3], 16) == 1 << 5
     assert [other[0], other[2], other[4]] == ["0", "/tmp", "0077"] and int(other[-3], 16) == 1
     assert "Read-only file system" in found.err
@@ -98,8 +98,10 @@ def test_volumes_are_the_pod_s(shared: Pyrun, several: Callable[..., Words], tmp
 
 
 def test_process_numbers_of_their_own_or_together(shared: Pyrun, several: Callable[..., Words]) -> None:
-    scripts = {"a": "echo >/dev/shm/there; exec sleep 123", "b": "until [ -e /dev/shm/there ]; do sleep 0.01; done; sleep 0.1; ps; exit 7"}
+    there = "until [ -e /dev/shm/there ]; do sleep 0.01; done"
     for which, seen in (("app", False), ("pod", True)):
+        wait = f"{there}; sleep 0.1" if which == "app" else "until ps | grep -q '[s]leep 123'; do sleep 0.01; done"
+        scripts = {"a": "echo >/dev/shm/there; exec sleep 123", "b": f"{wait}; ps; exit 7"}
         found = shared("run", "--pid", which, *several(scripts), code=7)
         assert ("sleep 123" in found.out) is seen, repr(found)
 
@@ -107,13 +109,17 @@ def test_process_numbers_of_their_own_or_together(shared: Pyrun, several: Callab
 def test_what_an_app_left_dies_with_it(shared: Pyrun, several: Callable[..., Words]) -> None:
     """With shared process numbers no pid 1 goes when one app does: its cgroup is what is killed."""
     scripts = {
-        "a": "sleep 321 & sleep 0.1; exit 0",
-        "b": "until ps | grep '[s]leep 321'; do sleep 0.01; done; while ps | grep -q '[s]leep 321'; do sleep 0.01; done; echo gone",
+        "a": "sleep 321 & until [ -e /dev/shm/seen ]; do sleep 0.01; done; exit 0",
+        "b": "until ps | grep '[s]leep 321'; do sleep 0.01; done; echo >/dev/shm/seen; "
+        "while ps | grep -q '[s]leep 321'; do sleep 0.01; done; echo gone",
     }
     assert shared("run", "--pid", "pod", *several(scripts), code=0).out.endswith("gone\n")
 
 
 LONG = "sleep 100"
+# The second ends well after the first: it waits for the lock that the first has until its end.
+FIRST = "exec 9>/dev/shm/lock; flock 9; echo >/dev/shm/held; exit {}"
+LAST = "until [ -e /dev/shm/held ]; do sleep 0.01; done; exec 9>/dev/shm/lock; flock 9; sleep 0.5; exit {}"
 
 
 @pytest.mark.parametrize(
@@ -122,8 +128,8 @@ LONG = "sleep 100"
         ("first-failure", {"a": "exit 0", "b": "sleep 0.2; exit 0"}, 0),
         ("first-failure", {"a": LONG, "b": "exit 3", "c": LONG}, 3),
         ("first-failure", {"a": "exit 0", "b": "sleep 0.2; kill -9 $$"}, 137),
-        ("last-exit", {"a": "exit 3", "b": "sleep 0.3; exit 0"}, 0),
-        ("last-exit", {"a": "sleep 0.3; exit 5", "b": "exit 0"}, 5),
+        ("last-exit", {"a": FIRST.format(3), "b": LAST.format(0)}, 0),
+        ("last-exit", {"a": LAST.format(5), "b": FIRST.format(0)}, 5),
         ("main-app", {"a": "sleep 0.3; exit 4", "b": "exit 3"}, 4),
         ("main-app", {"a": "exit 0", "b": LONG}, 0),
     ],
@@ -237,8 +243,6 @@ def test_bad_command_lines_are_refused_with_one_line(shared: Pyrun, several: Cal
         refused = shared("run", *words)
         assert refused.code in (2, 125) and refused.out == "", repr(refused)
         assert refused.err.startswith(f"pyrun: {error}") and "\nhint: " in refused.err and "Traceback" not in refused.err, repr(refused)
-    for words in (two, ("--pod-manifest", "/etc/hostname")):
-        assert shared("plan", *words, code=2).err.startswith("pyrun: plan: takes one image\nhint: ")
     assert [name for name in ("preparing", "prepared", "running") if os.listdir(shared.root / "pods" / name)] == []
 
 

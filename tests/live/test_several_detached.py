@@ -40,7 +40,7 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
     assert [top for top, _, _ in os.walk("/sys/fs/cgroup") if "pyrun-" in top] == []
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen"
