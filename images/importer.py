@@ -284,6 +284,7 @@ class Import:
                 "signature": _signed(verdict, signature),
                 "origin": None if verdict else self.origin(),
                 "manifest": info.manifest,
+                "text": info.manifest_bytes.decode("utf-8"),
             }
         )
         commit.commit_record(self.store, staging, undo, image)

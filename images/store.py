@@ -37,10 +37,12 @@ class Image:
     the configuration, then the layers, bottom first.  `size` is in bytes, `imported` in nanoseconds since 1970.
     Of an OCI image, `origin` says where it came from (transport, place, name; see `trust.gate`), and `judged`, if a policy
     decided about it, what that and its key files were known by then.
+    `text` is the manifest of an App Container Image as it was shipped, "" of others and of those that older versions imported.
     """
 
     __slots__ = (
         "blob", "blobs", "id", "imported", "judged", "kind", "labels", "layers", "manifest", "name", "needs", "origin", "signature", "size",
+        "text",
     )  # fmt: skip
 
     def __init__(self, record: dict[str, object]) -> None:
@@ -75,6 +77,7 @@ class Image:
         if not isinstance(manifest, dict):
             raise ValueError("manifest")
         self.manifest: dict[str, object] = manifest
+        self.text = fastjson.text(record, "text") if "text" in record else ""
 
     def record(self) -> dict[str, object]:
         """The record that describes this image, ready for JSON."""
@@ -83,6 +86,8 @@ class Image:
             parts["origin"] = self.origin
         if self.judged is not None:
             parts["judged"] = self.judged
+        if self.text:
+            parts["text"] = self.text
         return {
             "id": self.id,
             "kind": self.kind,

@@ -50,6 +50,7 @@ class Image:
         if exec_ or app:
             self.manifest["app"] = {"exec": exec_, "user": "0", "group": "0", **(app or {})}
         self.members: dict[str, tuple[tarfile.TarInfo, bytes]] = {}
+        self.text = b""  # instead of the manifest, where the very bytes matter
 
     def add(self, path: str, data: bytes = b"", *, type: bytes = tarfile.REGTYPE, mode: int = 0o644, **fields: Any) -> None:
         """Adds one member below the root file system, with the directories above it; `fields` go to the TarInfo."""
@@ -91,7 +92,7 @@ class Image:
         """The uncompressed archive: manifest first, then the tree in the order of addition."""
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            text = json.dumps(self.manifest, indent=2, sort_keys=True).encode()
+            text = self.text or json.dumps(self.manifest, indent=2, sort_keys=True).encode()
             head = tarfile.TarInfo("manifest")
             head.size, head.mtime = len(text), EPOCH
             archive.addfile(head, io.BytesIO(text))

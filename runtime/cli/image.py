@@ -1,4 +1,4 @@
-"""`pyrun image show`, `history`, `verify`, `tag`, `rm`, `gc` and `du`: stored images one by one, and what they leave behind."""
+"""`pyrun image show`, `cat-manifest`, `history`, `verify`, `tag`, `rm`, `gc` and `du`: stored images one by one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import time
 
 from pyrun.cli.output import age, emit_json, say, size, table
-from pyrun.errors import EXIT_FAILED, NotFoundError, PyrunError, UsageError
-from pyrun.images import pulled
+from pyrun.errors import EXIT_FAILED, ImageError, NotFoundError, PyrunError, UsageError
+from pyrun.images import fastjson, pulled
 from pyrun.images.store import Store
 
 TYPE_CHECKING = False
@@ -56,6 +56,25 @@ def _show(args: Args) -> int:
     }
     for name, value in lines.items():
         say(f"{name:<11}{value}")
+    return 0
+
+
+def _cat_manifest(args: Args) -> int:
+    """Of an OCI image it is its own document; what an older version imported of an ACI is told in its canonical form."""
+    import sys
+
+    store = Store(args.root)
+    image = store.load(pulled.find_id(store, args.ref))
+    data = image.text.encode() or fastjson.dumps(image.manifest).encode()
+    if image.kind == "oci":
+        try:
+            with open(store.blob_path(image.blob), "rb") as file:
+                data = file.read()
+        except OSError as error:
+            hint = "fetch it again; see what else is wrong: pyrun image verify"
+            raise ImageError("read manifest of", image.name, errno=error.errno or 0, hint=hint) from None
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
     return 0
 
 
@@ -225,6 +244,7 @@ def _du(args: Args) -> int:
 
 _ACTIONS: dict[str, Callable[[Args], int]] = {
     "image show": _show,
+    "image cat-manifest": _cat_manifest,
     "image history": _history,
     "image verify": _verify,
     "image tag": _tag,

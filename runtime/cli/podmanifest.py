@@ -39,12 +39,13 @@ def apps_of_manifest(args: Args, store: Store) -> list[App]:
             continue
         if word[2:].replace("-", "_") in args.given and (option[4].startswith("app ") or option[2] == "volume"):
             raise UsageError(f"option {word}", "", "belongs to an app, which the pod manifest describes", hint="write it into the manifest")
-    found = parse_pod_manifest(_read(path))
+    data = _read(path)
+    found = parse_pod_manifest(data)
     volumes = [_volume(one, f"{path}: volumes[{index}]") for index, one in enumerate(found["volumes"])]
     apps = [_app(args, store, one, volumes, f"{path}: apps[{index}]") for index, one in enumerate(found["apps"])]
     _ports(apps, found["ports"], path)
     for app in apps:
-        app.options.described = {**app.options.described, "pod": found}
+        app.options.described = {**app.options.described, "pod": found, "text": data.decode()}
     apps[0].isolators = list(found["isolators"])
     return apps
 

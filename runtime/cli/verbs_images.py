@@ -89,6 +89,7 @@ IMAGES: dict[str, Verb] = {
         "list the stored images",
     ),
     "image show": ("image", "REF", (_FORMAT_JSON,), (), "print the record and the manifest of a stored image"),
+    "image cat-manifest": ("image", "REF", (), (), "print the manifest of a stored image, byte for byte as it was shipped"),
     "image history": ("image", "REF", (FORMAT_TABLE, _FULL, NO_LEGEND), (), "show how an image was made and what its layers are"),
     "image verify": (
         "image",

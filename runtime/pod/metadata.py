@@ -50,24 +50,34 @@ def offer(root: str) -> Metadata:
 
 
 def describe(uuid: str, apps: list[App], described: Mapping[str, Any], config: list[str]) -> str:
-    """Return the file `metadata` of a pod of these apps; `described` is the pod manifest that it was asked by, if any."""
+    """Return the file `metadata` of a pod of these apps; `described` is the pod manifest that it was asked by, if any.
+
+    Manifests that were shipped or given are told as they are, byte for byte, unless something had to be decided in them.
+    """
     own = apps[0][2].metadata
     pod = described.get("pod") or {}
     found = {
         "uuid": uuid,
         "token": own.token if own else "",
         "manifest": reified(apps, pod),
+        "text": described.get("text", "") if _whole(apps) else "",
         "apps": {
             one.app: {
                 "annotations": _merged(image.manifest.get("annotations"), options.described.get("annotations")),
                 "image_id": image.id,
                 "image_manifest": options.described.get("image_manifest") or image.manifest,
+                "image_text": image.text,
             }
             for options, image, one in apps
         },
         "config": config,
     }
     return fastjson.dumps(found)
+
+
+def _whole(apps: list[App]) -> bool:
+    """Whether the pod manifest that was given left nothing open: no mount of any app is one that it does not have."""
+    return not any(mount.origin.startswith(("app.mountPoints", "--")) for _, _, config in apps for mount in config.mounts)
 
 
 def _merged(of_image: Any, of_pod: Any) -> list[dict[str, str]]:

@@ -51,7 +51,7 @@ class Answer:
 class Facts:
     """What a pod's directory says in its file `metadata`, see `pyrun.pod.metadata`; ValueError where it does not."""
 
-    __slots__ = ("apps", "config", "manifest", "root", "token", "uuid")
+    __slots__ = ("apps", "config", "manifest", "root", "text", "token", "uuid")
 
     def __init__(self, data: bytes, root: str) -> None:
         found: dict[str, Any] = json.loads(data)
@@ -59,6 +59,7 @@ class Facts:
             self.uuid: str = found["uuid"]
             self.token: str = found["token"]
             self.manifest: dict[str, Any] = found["manifest"]
+            self.text: str = found.get("text", "")
             self.apps: dict[str, dict[str, Any]] = found["apps"]
             self.config: list[str] = found["config"]
         except (KeyError, TypeError) as error:
@@ -124,6 +125,10 @@ def _only(wanted: str, method: str) -> Answer | None:
     return Answer(405, f"use {wanted}\n".encode(), headers={"Allow": "GET, HEAD" if wanted == "GET" else wanted})
 
 
+def _as_it_is(text: str, value: object) -> Answer:
+    return Answer(200, text.encode(), JSON) if text else _json(value)
+
+
 def _json(value: object) -> Answer:
     return Answer(200, json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode(), JSON)
 
@@ -137,7 +142,7 @@ def _metadata(facts: Facts, key: bytes, method: str, rest: list[str], body: byte
     if rest == ["pod", "annotations"]:
         found = _json(facts.manifest.get("annotations", []))
     elif rest == ["pod", "manifest"]:
-        found = _json(facts.manifest)
+        found = _as_it_is(facts.text, facts.manifest)
     elif rest == ["pod", "uuid"]:
         found = Answer(200, facts.uuid.encode())
     elif len(rest) > 2 and rest[0] == "apps" and rest[1] in facts.apps:
@@ -145,7 +150,7 @@ def _metadata(facts: Facts, key: bytes, method: str, rest: list[str], body: byte
         if rest[2:] == ["annotations"]:
             found = _json(app["annotations"])
         elif rest[2:] == ["image", "manifest"]:
-            found = _json(app["image_manifest"])
+            found = _as_it_is(app.get("image_text", ""), app["image_manifest"])
         elif rest[2:] == ["image", "id"]:
             found = Answer(200, str(app["image_id"]).encode())
     return (_only("GET", method) or found) if found else _missing()

@@ -10,11 +10,13 @@ import socket
 import statistics
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -41,7 +43,7 @@ def test_mds_01_every_network_and_several_apps(shared: Pyrun, busybox: Path) -> 
         )
         uuid, url = found.out.splitlines()
         assert len(uuid) == 36 and url.startswith("http://127.") and url.count("/") == 3
-    script = f"wget -qO- {V1}/pod/uuid; echo; sleep 0.3"
+    script = f"echo $(wget -qO- {V1}/pod/uuid)"  # in one write: two apps share the stream
     out = shared("run", "--mds", busybox, "--name", "a", *SHELL, script, "---", busybox, "--name", "b", *SHELL, script, code=0).out
     assert len(set(out.split())) == 1 and len(out.split()) == 2
 
@@ -57,6 +59,7 @@ def test_mds_02_to_10_what_it_says_of_a_pod(shared: Pyrun, image: Callable[..., 
         made.busybox()  # type: ignore[attr-defined]
         made.manifest["annotations"] = [{"name": "authors", "value": "me"}]  # type: ignore[attr-defined]
         made.manifest["app"] = {"exec": ["/bin/sh"], "user": "0", "group": "0"}  # type: ignore[attr-defined]
+        made.text = json.dumps(made.manifest).encode()  # type: ignore[attr-defined]  # on one line
 
     paths = ("pod/manifest", "pod/annotations", "pod/uuid", "apps/web/annotations", "apps/web/image/manifest", "apps/web/image/id")
     script = "; ".join(f"wget -S -qO- {V1}/{path} 2>&1; echo" for path in paths)
@@ -72,6 +75,46 @@ def test_mds_02_to_10_what_it_says_of_a_pod(shared: Pyrun, image: Callable[..., 
     assert {"name": "A", "value": "1"} in app["app"]["environment"] and app["app"]["exec"][1] == "-c"
     assert json.loads(lines[3]) == [{"name": "authors", "value": "me"}]
     assert json.loads(lines[4])["app"]["exec"] == ["/bin/sh"], "the image's own, not what it was made"
+
+
+def odd(text: str) -> str:
+    """The same document to a reader of JSON, but nothing that a writer of one would make."""
+    return "\n\t" + text.replace('": ', '"  :\r\n ').replace("/", "\\/") + " \n\n"
+
+
+def test_mds_05_09_manifests_are_the_very_bytes(shared: Pyrun, image: Callable[..., Path], tmp_path: Path) -> None:
+    """As they were shipped and given, whatever the pod manifest put in place of the image's app; also from the command line."""
+
+    def edit(made: Any) -> None:
+        made.busybox()
+        made.manifest["app"] = {"exec": ["/bin/false"], "user": "0", "group": "0"}
+        made.text = odd(json.dumps(made.manifest, ensure_ascii=True)).encode()
+
+    path = image("example.com/odd", edit=edit)
+    with tarfile.open(path) as archive:
+        member = archive.extractfile("manifest")
+        assert member is not None
+        shipped = member.read()
+    assert shipped.startswith(b"\n\t{")
+    id = shared("fetch", path, code=0).out.strip()
+    assert shared("image", "cat-manifest", id, code=0).out.encode() == shipped
+    out = tmp_path / "out"
+    out.mkdir()
+    fetch = "wget -qO /out/{0} {1}/{2}"
+    script = "; ".join(fetch.format(name, V1, where) for name, where in (("image", "apps/a/image/manifest"), ("pod", "pod/manifest")))
+    app: dict[str, Any] = {"exec": ["/bin/sh", "-c", script], "user": "0", "group": "0"}
+    mounts = [{"volume": "out", "path": "/out"}]
+    pod: dict[str, Any] = {"acKind": "PodManifest", "acVersion": "0.8.11", "apps": [{"name": "a", "image": {"id": id}, "app": app, "mounts": mounts}]}
+    pod["volumes"] = [{"name": "out", "kind": "host", "source": str(out)}]
+    given = tmp_path / "pod.json"
+    given.write_text(odd(json.dumps(pod)))
+    shared("run", "--mds", "--pod-manifest", given, code=0)
+    assert (out / "image").read_bytes() == shipped and (out / "pod").read_bytes() == given.read_bytes()
+    app["mountPoints"] = [{"name": "open", "path": "/open"}]
+    given.write_text(odd(json.dumps(pod)))
+    shared("run", "--mds", "--pod-manifest", given, code=0)
+    said = json.loads((out / "pod").read_text())
+    assert sorted(one["kind"] for one in said["volumes"]) == ["empty", "host"]
 
 
 def test_mds_13_another_pod_verifies(shared: Pyrun, busybox: Path) -> None:
