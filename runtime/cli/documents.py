@@ -117,7 +117,7 @@ def _pull(args: Args) -> None:
         hint = "pyrun config pull NAME --etcd https://HOST:2379 --key-prefix /PREFIX/"
         raise UsageError("config pull", args.document, "--etcd and --key-prefix are needed", hint=hint)
     documents.directory(args.root, args.document)
-    source = etcd.Etcd(args.etcd, args.key_prefix, args.cacert)
+    source = etcd.Etcd(args.etcd, args.key_prefix, cacert=args.cacert, cert=args.cert, key=args.key)
     for values in source.changes() if args.follow else [source.values()[1]]:
         version = documents.change(args.root, args.document, values, replace=True)
         say(version)

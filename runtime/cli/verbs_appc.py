@@ -50,6 +50,8 @@ class AppcArgs:
     etcd: Text
     key_prefix: Text
     cacert: Text
+    cert: Text
+    key: Text
     source: str
     manifest: Text
     label: Words
@@ -187,7 +189,9 @@ APPC_VERBS: dict[str, Verb] = {
         (
             ("--etcd", "URL", "str", "", "Source", "the etcd to read, version 3 of its API, as in https://etcd.example.com:2379"),
             ("--key-prefix", "PREFIX", "str", "", "Source", "the keys to take; what follows PREFIX is the key in the document"),
-            ("--cacert", "FILE", "path", "", "Source", "trust the certificates in FILE for https"),
+            ("--cacert", "FILE", "path", "", "Source", "trust the certificates in FILE for https, instead of the system's"),
+            ("--cert", "FILE", "path", "", "Source", "the certificate to show etcd, in PEM form, with those of its issuers behind it"),
+            ("--key", "FILE", "path", "", "Source", "the private key of --cert, unencrypted (default: in the same file)"),
             ("--follow -f", "", "flag", "", "Source", "go on, and take over each change"),
         ),
         (),

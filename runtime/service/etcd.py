@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 
 from pyrun.errors import HostError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from typing import Any
 
@@ -23,17 +25,53 @@ def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-class Etcd:
-    """One prefix of one etcd; `url` is http or https, `cacert` a file of certificates to trust instead of the system's."""
+def _context(cacert: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    import ssl
 
-    def __init__(self, url: str, prefix: str, cacert: str | None = None) -> None:
+    option, path = "--cacert", cacert or ""
+    try:
+        context = ssl.create_default_context(cafile=cacert)
+        if cert:
+            option, path = ("--key", key) if key and not os.access(key, os.R_OK) else ("--cert", cert)
+            context.load_cert_chain(cert, key, password=_no_password)
+    except ssl.SSLError as error:
+        hint = "give PEM files; a certificate and the private key that belongs to it, unencrypted"
+        raise UsageError(f"option {option}", path, (error.reason or str(error)).lower().replace("_", " "), hint=hint) from None
+    except OSError as error:
+        raise UsageError(f"option {option}", path, errno=error.errno or 0, hint="name a readable file in PEM form") from None
+    return context
+
+
+def _reason(error: Exception) -> str:
+    """What urllib3 says, without the objects that it names; of TLS what OpenSSL says."""
+    words = str(error).partition("(Caused")[0]
+    return words.partition("[SSL: ")[2].partition("]")[0].lower().replace("_", " ") or words
+
+
+def _no_password() -> str:
+    """Instead of asking on the terminal."""
+    return ""
+
+
+class Etcd:
+    """One prefix of one etcd; `url` is http or https.
+
+    Files in PEM form: `cacert` has the certificates to trust instead of the system's, `cert` and `key` are the client's own.
+    UsageError for a URL of another kind and for files that cannot be used.
+    """
+
+    def __init__(self, url: str, prefix: str, *, cacert: str | None = None, cert: str | None = None, key: str | None = None) -> None:
         import urllib3
 
         if not url.startswith(("http://", "https://")) or "@" in url:
             raise UsageError("option --etcd", url, "not an http or https URL", hint="write https://HOST:2379")
         self._url = url.rstrip("/")
         self._prefix = prefix.encode("utf-8", "surrogateescape")
-        self._pool = urllib3.PoolManager(retries=False, cert_reqs="CERT_REQUIRED", ca_certs=cacert)
+        if not url.startswith("https://") and (cacert or cert or key):
+            raise UsageError("option --etcd", url, "certificates are for https", hint="write https://, or leave them out")
+        if key and not cert:
+            raise UsageError("option --key", key, "belongs to a certificate", hint="add --cert FILE")
+        self._pool = urllib3.PoolManager(retries=False, ssl_context=_context(cacert, cert, key))
 
     def _range(self) -> dict[str, str]:
         end = bytearray(self._prefix)
@@ -51,7 +89,7 @@ class Etcd:
             body = json.dumps(question).encode()
             answer = self._pool.request("POST", self._url + path, body=body, timeout=timeout, preload_content=not stream, redirect=False)
         except urllib3.exceptions.HTTPError as error:
-            raise HostError("ask etcd", self._url, str(error).partition("(Caused")[0], hint=_HINT) from None
+            raise HostError("ask etcd", self._url, _reason(error), hint=_HINT) from None
         if answer.status != 200:
             raise HostError("ask etcd", self._url, f"it answers {answer.status}", hint=_HINT)
         return answer
@@ -95,4 +133,4 @@ class Etcd:
                 if len(rest) > _MOST:
                     return
         except urllib3.exceptions.HTTPError as error:
-            raise HostError("watch etcd", self._url, str(error), hint=_HINT) from None
+            raise HostError("watch etcd", self._url, _reason(error), hint=_HINT) from None

@@ -14,6 +14,7 @@ import array
 import contextlib
 import ctypes
 import fcntl
+import io
 import os
 import resource
 import selectors
@@ -21,6 +22,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -34,7 +36,7 @@ __all__ = ["main"]
 
 AT_ONCE = 4  # connections of one pod that are served at a time
 _IDLE = 2.0  # seconds without any pod, then it ends
-_PATIENCE = 2.0  # seconds that a client may let wait
+_PATIENCE = 2.0  # seconds that a client has for its request, all of it
 _LONGEST = 1 << 20  # bytes of a form
 _LISTEN_FDS = 3  # sd_listen_fds(3)
 
@@ -42,12 +44,36 @@ _LISTEN_FDS = 3  # sd_listen_fds(3)
 _NO_SERVER: Any = None  # which BaseHTTPRequestHandler does not ask
 
 
+class _Request(io.RawIOBase):
+    """What a client sends until its time is up, however it is cut into pieces."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._end = time.monotonic() + _PATIENCE
+
+    def readable(self) -> bool:
+        """Of io.RawIOBase."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Of io.RawIOBase; TimeoutError when the time is up."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One request of a pod: HTTP/1.0, so that no client keeps a thread."""
 
-    timeout = _PATIENCE
     pod: Pod
     key: bytes
+
+    def setup(self) -> None:
+        """Of socketserver.StreamRequestHandler, which gives each piece of a request a time of its own."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Request(self.connection))
 
     def reply(self) -> None:
         """Answers whatever the method is."""
@@ -56,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(413 if length.isdecimal() else 400)
             return
         body = self.rfile.read(int(length))
+        self.connection.settimeout(_PATIENCE)  # for all of the answer, socket.sendall()
         found = answer(self.pod.facts, self.key, self.command, self.path, body, known=self.headers.get("If-None-Match", ""))
         self.send_response(found.status)
         for name, value in found.headers.items():

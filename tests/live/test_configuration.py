@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
@@ -92,12 +93,13 @@ def test_watch_prints_a_line_for_each_change(pyrun: Pyrun) -> None:
         assert watch.wait(timeout=20) == 0
 
 
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[str]:
-    """The client URL of a real etcd of Debian's."""
+@contextlib.contextmanager
+def running_etcd(tmp_path: Path, *more: str | Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """The client URL of a real etcd of Debian's, with further flags; `tls` says how to ask it whether it is ready."""
     assert shutil.which("etcd"), "apt-get install etcd-server"
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        client, peer = (f"http://127.0.0.1:{server.getsockname()[1]}" for server in (one, other))
+        client, peer = (f"127.0.0.1:{server.getsockname()[1]}" for server in (one, other))
+    client, peer = f"http{'s' if tls else ''}://{client}", f"http://{peer}"
     flags: list[str | Path] = ["--data-dir", tmp_path / "etcd", "--listen-client-urls", client, "--advertise-client-urls", client]
     flags += [
         "--listen-peer-urls",
@@ -109,12 +111,12 @@ def etcd(tmp_path: Path) -> Iterator[str]:
         "--log-level",
         "error",
     ]
-    with subprocess.Popen(["etcd", *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with subprocess.Popen(["etcd", *flags, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             deadline = time.monotonic() + 30
             while True:
                 try:
-                    put(client, "/ready", "1")
+                    put(client, "/ready", "1", tls)
                     break
                 except OSError:
                     assert time.monotonic() < deadline and server.poll() is None
@@ -124,10 +126,16 @@ def etcd(tmp_path: Path) -> Iterator[str]:
             server.terminate()
 
 
-def put(url: str, key: str, value: str) -> None:
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[str]:
+    with running_etcd(tmp_path) as url:
+        yield url
+
+
+def put(url: str, key: str, value: str, tls: ssl.SSLContext | None = None) -> None:
     body = {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value.encode()).decode()}
     request = urllib.request.Request(url + "/v3/kv/put", json.dumps(body).encode(), method="POST")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=10, context=tls) as answer:
         answer.read()
 
 
@@ -149,3 +157,77 @@ def test_etcd_is_taken_over_and_followed(pyrun: Pyrun, busybox: Path, etcd: str)
         put(etcd, "/shop/bad/key", "x")
         assert follower.wait(timeout=20) == 2, "a key that no document may have is an error, and said"
     assert json.loads(pyrun("config", "get", "shop", code=0).out)["values"] == {"a": "2", "b": "two\n"}
+
+
+def certificate(folder: Path, name: str, issuer: str = "") -> None:
+    """NAME.crt and NAME.key in the folder, by openssl; without an issuer they are an authority's own."""
+    subject: list[str | Path] = ["-subj", f"/CN={name}", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", folder / f"{name}.key"]
+    uses = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth,clientAuth"]
+    signed: list[str | Path] = ["-CA", folder / f"{issuer}.crt", "-CAkey", folder / f"{issuer}.key", *uses] if issuer else []
+    subprocess.run(
+        ["openssl", "req", "-x509", "-days", "30", *subject, *signed, "-out", folder / f"{name}.crt"], check=True, capture_output=True
+    )
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An etcd that answers whoever shows a certificate of its own authority, and the folder of the certificates."""
+    for name, issuer in (("authority", ""), ("stranger", ""), ("server", "authority"), ("client", "authority"), ("outsider", "stranger")):
+        certificate(tmp_path, name, issuer)
+    files = {name: tmp_path / f"{name}.crt" for name in ("authority", "server", "client")}
+    tls = ssl.create_default_context(cafile=files["authority"])
+    tls.load_cert_chain(files["client"], tmp_path / "client.key")
+    flags = ["--cert-file", files["server"], "--key-file", tmp_path / "server.key", "--client-cert-auth"]
+    with running_etcd(tmp_path, *flags, "--trusted-ca-file", files["authority"], tls=tls) as url:
+        put(url, "/shop/a", "secret", tls)
+        yield url, tmp_path
+
+
+def test_etcd_over_tls_with_a_certificate_of_ones_own(pyrun: Pyrun, guarded: tuple[str, Path]) -> None:
+    url, folder = guarded
+    words = ("config", "pull", "shop", "--etcd", url, "--key-prefix", "/shop/")
+    trust = ("--cacert", folder / "authority.crt")
+    whole = folder / "whole.pem"
+    whole.write_text((folder / "client.crt").read_text() + (folder / "client.key").read_text())
+    for own in (("--cert", folder / "client.crt", "--key", folder / "client.key"), ("--cert", whole)):
+        pyrun(*words, *trust, *own, code=0)
+        assert json.loads(pyrun("config", "get", "shop", code=0).out)["values"] == {"a": "secret"}
+        pyrun("config", "rm", "shop", code=0)
+    stranger = ("--cert", folder / "outsider.crt", "--key", folder / "outsider.key")
+    for refused in (
+        pyrun(*words, *trust, code=125),  # no certificate, and one of somebody else's authority
+        pyrun(*words, *trust, *stranger, code=125),
+        pyrun(*words, "--cacert", folder / "stranger.crt", *own, code=125),  # a server that nobody vouches for
+        pyrun(*words, *own, code=125),
+    ):
+        assert refused.err.startswith(f"pyrun: ask etcd {url}: ") and "\nhint: " in refused.err and len(refused.err.splitlines()) == 2
+    assert "certificate verify failed" in refused.err
+    pyrun("config", "get", "shop", code=125)
+
+
+def test_etcd_files_that_cannot_be_used(pyrun: Pyrun, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        certificate(tmp_path, name)
+    (tmp_path / "bad").write_text("x")
+    locked = tmp_path / "locked.key"
+    subprocess.run(
+        ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", tmp_path / "one.key", "-out", locked], check=True, capture_output=True
+    )
+    one, missing = tmp_path / "one.crt", tmp_path / "missing"
+    cases: list[tuple[list[str | Path], str]] = [
+        (["--cacert", missing], "option --cacert"),
+        (["--cacert", tmp_path / "bad"], "option --cacert"),
+        (["--cert", missing], "option --cert"),
+        (["--cert", one, "--key", missing], "option --key"),
+        (["--cert", one, "--key", tmp_path / "other.key"], "option --cert"),
+        (["--cert", one, "--key", locked], "option --cert"),
+        (["--cert", one], "option --cert"),
+        (["--key", tmp_path / "one.key"], "option --key"),
+    ]
+    for flags, said in cases:
+        refused = pyrun("config", "pull", "shop", "--etcd", "https://127.0.0.1:1", "--key-prefix", "/", *flags, code=2)
+        assert refused.err.startswith(f"pyrun: {said} /") and "\nhint: " in refused.err and len(refused.err.splitlines()) == 2, repr(
+            refused
+        )
+    refused = pyrun("config", "pull", "shop", "--etcd", "http://127.0.0.1:1", "--key-prefix", "/", "--cacert", one, code=2)
+    assert "certificates are for https" in refused.err

@@ -104,7 +104,11 @@ def test_mds_05_09_manifests_are_the_very_bytes(shared: Pyrun, image: Callable[.
     script = "; ".join(fetch.format(name, V1, where) for name, where in (("image", "apps/a/image/manifest"), ("pod", "pod/manifest")))
     app: dict[str, Any] = {"exec": ["/bin/sh", "-c", script], "user": "0", "group": "0"}
     mounts = [{"volume": "out", "path": "/out"}]
-    pod: dict[str, Any] = {"acKind": "PodManifest", "acVersion": "0.8.11", "apps": [{"name": "a", "image": {"id": id}, "app": app, "mounts": mounts}]}
+    pod: dict[str, Any] = {
+        "acKind": "PodManifest",
+        "acVersion": "0.8.11",
+        "apps": [{"name": "a", "image": {"id": id}, "app": app, "mounts": mounts}],
+    }
     pod["volumes"] = [{"name": "out", "kind": "host", "source": str(out)}]
     given = tmp_path / "pod.json"
     given.write_text(odd(json.dumps(pod)))
@@ -284,6 +288,36 @@ def test_under_20_ms_with_50_pods_asking(fakes: Callable[[int], FakePods]) -> No
         thread.join()
     median = statistics.median(took) * 1000
     assert median < 20, f"{median:.1f} ms, the slowest {max(took) * 1000:.1f}"
+
+
+def test_who_drips_is_cut_off(fakes: Callable[[int], FakePods]) -> None:
+    """Fifty requests that come in byte by byte, never silent for long, end with the time of a whole request; nobody else waits."""
+    pods = fakes(26)
+    drippers = [socket.create_connection((address, 18112), timeout=60) for address, _ in pods.places[1:] for _ in range(2)]
+    head, content = b"GET /x HTTP/1.0\r\nX: ", b"POST /x HTTP/1.0\r\nContent-Length: 100000\r\n\r\n"
+    for number, one in enumerate(drippers):
+        one.send(content if number % 2 else head)
+    begin = time.monotonic()
+    ends: dict[socket.socket, float] = {}
+    took: list[float] = []
+    while len(ends) < len(drippers):
+        assert time.monotonic() - begin < 60, f"{len(drippers) - len(ends)} still drip"
+        for one in drippers:
+            if one not in ends:
+                try:
+                    one.send(b"y")
+                    one.setblocking(False)
+                    assert one.recv(1) == b"", "a request that has no end gets no answer"
+                    ends[one] = time.monotonic() - begin
+                except BlockingIOError:
+                    one.setblocking(True)
+                except ConnectionError:
+                    ends[one] = time.monotonic() - begin
+        took += clock(pods.places[0], 5)
+    for one in drippers:
+        one.close()
+    assert statistics.median(took) * 1000 < 20, f"{statistics.median(took) * 1000:.1f} ms"
+    assert len(took) > 20 and clock(pods.places[1], 1), "and then all is well"
 
 
 FLOOD = """
