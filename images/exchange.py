@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
+    from pyrun.images.export import Signed
     from pyrun.images.store import Image, Store
 
 __all__ = ["losses", "to_aci", "to_docker", "to_oci"]
@@ -133,9 +134,9 @@ def _manifest(store: Store, image: Image) -> dict[str, Any]:
     }
 
 
-def to_oci(store: Store, image: Image, target: str, *, overwrite: bool = False) -> str:
-    """Write an OCI layout, as an archive where `target` ends in .tar; return the digest of the manifest."""
-    return export_oci(store, image, target, overwrite=overwrite)
+def to_oci(store: Store, image: Image, target: str, *, overwrite: bool = False, signed: Signed | None = None) -> str:
+    """Write an OCI layout, as an archive where `target` ends in .tar; return the digest of the manifest.  `signed` as `export_oci`."""
+    return export_oci(store, image, target, overwrite=overwrite, signed=signed)
 
 
 def to_docker(store: Store, image: Image, staging: str, target: str, *, name: str = "", overwrite: bool = False) -> str:

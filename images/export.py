@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from pyrun.images.convert import Files
 
+    Signed = Callable[[bytes], tuple[dict[str, bytes], list[dict[str, Any]]]]
+
 __all__ = ["export_aci", "export_oci"]
 
 _CHUNK = 1 << 20
@@ -49,22 +51,35 @@ def export_aci(store: Store, image: Image, target: str, *, overwrite: bool = Fal
     return written
 
 
-def export_oci(store: Store, image: Image, target: str, *, overwrite: bool = False) -> str:
+def export_oci(store: Store, image: Image, target: str, *, overwrite: bool = False, signed: Signed | None = None) -> str:
     """Writes an OCI layout, as an archive where `target` ends in .tar; the digest of the manifest, ``sha256:<hex>``.
 
+    `signed` is asked with the manifest for further files and entries of the index.
     Of an OCI image all documents and layers are the very ones that were imported; an App Container Image is converted.
     ImageError for what OCI cannot say, DigestError when the store's copy is damaged, StateError.
     """
     with store.lock(exclusive=False), Staging(store.root, "export") as staging:
         files, manifest = _original(store, image) if image.kind == "oci" else convert(store, image, staging.path)
         manifest["annotations"] = {_REF: image.labels.get("version", "latest")}
+        more, entries = signed(_document(files, manifest)) if signed else ({}, [])
         files |= {
             "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-            "index.json": fastjson.dumps({"schemaVersion": 2, "manifests": [manifest]}).encode(),
+            "index.json": fastjson.dumps({"schemaVersion": 2, "manifests": [manifest, *entries]}).encode(),
+            **more,
         }
         with fresh(target, overwrite=overwrite) as new:
             (_archive if target.endswith(".tar") else _directory)(new.path, files)
     return str(manifest["digest"])
+
+
+def _document(files: Files, descriptor: dict[str, Any]) -> bytes:
+    """The manifest, which is about to be signed: its digest is checked first."""
+    content = files[f"blobs/{str(descriptor['digest']).replace(':', '/')}"]
+    if isinstance(content, bytes):
+        return content
+    data = bytearray()
+    _copy(content, str(descriptor["digest"]).replace(":", "-"), data.extend)
+    return bytes(data)
 
 
 def _original(store: Store, image: Image) -> tuple[Files, dict[str, Any]]:

@@ -232,6 +232,9 @@ def _document(data: bytes, media_type: str, what: str) -> Object:
     return document
 
 
+_ATTACHED = (".sig", ".att", ".sbom")
+
+
 def _refuse(what: str, reason: str, hint: str = "readers would disagree about what it is: build the image again") -> Any:
     raise ManifestError("read", what, reason, hint=hint)
 
@@ -239,6 +242,8 @@ def _refuse(what: str, reason: str, hint: str = "readers would disagree about wh
 def _named(tree: Tree, index: Object, ref: str) -> list[Descriptor]:
     """The entries of index.json that are the image `ref`; without one there must be a single name, or none at all."""
     entries = index.array("manifests", lambda value, at: Descriptor(value, at, MAX_MANIFEST))
+    if not ref:  # what cosign puts beside an image is none that could be meant
+        entries = [entry for entry in entries if entry.name[:7] != "sha256-" or entry.name[71:] not in _ATTACHED] or entries
     names = sorted({entry.name for entry in entries if entry.name})
     shown = printable(", ".join(names), 400)
     if ref:

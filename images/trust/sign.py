@@ -4,7 +4,8 @@
     cosign           an OCI layout with one image called sha256-HEX.sig, to be copied beside the image:
                      skopeo copy oci:DIR:sha256-HEX.sig docker://HOST/REPOSITORY:sha256-HEX.sig
 
-The manifest that is signed is the stored one, after its digest was checked again.
+The manifest that is signed is the stored one, after its digest was checked again.  A layout that is just being written has its
+signature in itself, `signature-1` or one more image in its index, where pyrun looks for it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pyrun.images.trust.attached import SIGNATURE_NOTE, SIMPLE_SIGNING
 from pyrun.images.trust.gpg import GPG
 from pyrun.images.trust.keyfiles import MAX_KEY, read_bounded
 
-__all__ = ["cosign", "name_of", "openpgp"]
+__all__ = ["attached", "cosign", "name_of", "openpgp"]
 
 _REF = "org.opencontainers.image.ref.name"
 _PLAIN_KEY = "give an unencrypted one in PEM form, as openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 makes it"
@@ -33,7 +34,8 @@ _PLAIN_KEY = "give an unencrypted one in PEM form, as openssl genpkey -algorithm
 
 def name_of(image: Image, wanted: str | None) -> str:
     """The name to sign an image as: `wanted`, else the one it was fetched by; UsageError where neither says a version."""
-    text = wanted or (image.origin["name"] if image.origin is not None else "")
+    own = f"{image.name}:{image.labels.get('version', '')}" if image.kind == "aci" else ""  # one that becomes another in this moment
+    text = wanted or (image.origin["name"] if image.origin is not None else "") or own
     found = identity.parse(text) if text else None
     if found is None or not found.tag:
         hint = "say which: --identity HOST/REPOSITORY:TAG"
@@ -43,7 +45,11 @@ def name_of(image: Image, wanted: str | None) -> str:
 
 def openpgp(store: Store, image: Image, name: str, key: str, target: str) -> None:
     """Signs as containers-signature(5) says, with a secret key of the caller's gpg, into the new file `target`; PyrunError."""
-    payload = _payload(_manifest(store, image), name, claims.ATOMIC)
+    _write(target, _message(_manifest(store, image), name, key))
+
+
+def _message(manifest: bytes, name: str, key: str) -> bytes:
+    payload = _payload(manifest, name, claims.ATOMIC)
     command = [GPG, "--no-tty", "--local-user", key, "--digest-algo", "SHA512", "--output", "-", "--sign"]
     try:
         done = subprocess.run(command, input=payload, capture_output=True, check=False)
@@ -52,7 +58,7 @@ def openpgp(store: Store, image: Image, name: str, key: str, target: str) -> Non
     if done.returncode or not done.stdout:
         words = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise TrustError("sign", name, words[-1] if words else "gpg did not sign", hint="see the keys with: gpg --list-secret-keys")
-    _write(target, done.stdout)
+    return done.stdout
 
 
 def cosign(store: Store, image: Image, name: str, key: str, target: str) -> str:
@@ -60,7 +66,30 @@ def cosign(store: Store, image: Image, name: str, key: str, target: str) -> str:
 
     Returns the tag that the signature has to have in the image's repository.
     """
-    manifest = _manifest(store, image)
+    files, entry = _cosigned(_manifest(store, image), name, key)
+    try:
+        os.makedirs(f"{target}/blobs/sha256")
+        for place, data in files.items():
+            _write(f"{target}/{place}", data)
+        _write(f"{target}/index.json", _json({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [entry]}))
+        _write(f"{target}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+    except OSError as error:
+        raise ImageError("write signature", target, errno=error.errno or 0, hint="name a directory that is not there yet") from None
+    return str(entry["annotations"][_REF])
+
+
+def attached(manifest: bytes, name: str, *, by: str | None = None, key: str | None = None) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """Return the files and the index entries that a signature adds to an image layout; as `openpgp` with `by`, as `cosign` with `key`."""
+    if by:
+        return {"signature-1": _message(manifest, name, by)}, []
+    if not key:
+        return {}, []
+    files, entry = _cosigned(manifest, name, key)
+    return files, [entry]
+
+
+def _cosigned(manifest: bytes, name: str, key: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The blobs of the image that holds a signature, by their place in a layout, and its descriptor."""
     payload = _payload(manifest, name, claims.COSIGN)
     signature = base64.b64encode(_private(key, payload)).decode("ascii")
     tag = f"sha256-{hashlib.sha256(manifest).hexdigest()}.sig"
@@ -69,15 +98,7 @@ def cosign(store: Store, image: Image, name: str, key: str, target: str) -> str:
     config = _json({"architecture": "", "os": "", "config": {}, "rootfs": rootfs, "history": [{"created_by": "pyrun"}]})
     document = _json({"schemaVersion": 2, "mediaType": MANIFESTS[0], "config": _descriptor(CONFIGS[0], config), "layers": [layer]})
     entry = {**_descriptor(MANIFESTS[0], document), "annotations": {_REF: tag}}
-    try:
-        os.makedirs(f"{target}/blobs/sha256")
-        for data in (payload, config, document):
-            _write(f"{target}/blobs/sha256/{hashlib.sha256(data).hexdigest()}", data)
-        _write(f"{target}/index.json", _json({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [entry]}))
-        _write(f"{target}/oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-    except OSError as error:
-        raise ImageError("write signature", target, errno=error.errno or 0, hint="name a directory that is not there yet") from None
-    return tag
+    return {f"blobs/sha256/{hashlib.sha256(data).hexdigest()}": data for data in (payload, config, document)}, entry
 
 
 def _private(path: str, payload: bytes) -> bytes:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrun.cli.parse import Args
+    from pyrun.images.export import Signed
+    from pyrun.images.store import Image
 
-__all__ = ["run"]
+__all__ = ["refuse_for_aci", "run", "sign_aci", "signing"]
 
 _LIMIT = 1 << 20
 
@@ -29,19 +31,44 @@ def run(args: Args) -> int:
     if latest is None and os.environ.get("SOURCE_DATE_EPOCH", "").isdecimal():
         latest = int(os.environ["SOURCE_DATE_EPOCH"])
     if args.image_format == "oci":
-        if args.sign_by:
-            hint = "sign the stored image: pyrun image sign"
-            raise UsageError("option --sign-by", "", "signs App Container Images", hint=hint)
         say(_oci(args, manifest, latest, args.output))
         return 0
+    refuse_for_aci(args)
     more: dict[str, Any] = {"compression": args.compression, "latest": latest, "overwrite": args.overwrite}
     image_id = build.build(args.root, args.source, manifest, args.output, **more)
     say(image_id)
+    sign_aci(args)
+    return 0
+
+
+def refuse_for_aci(args: Args) -> None:
+    """Options with which only OCI images are signed."""
+    for option, value in (("--key", args.key), ("--identity", args.identity)):
+        if value:
+            hint = "an App Container Image is signed as a file, by gpg: --sign-by FINGERPRINT"
+            raise UsageError(f"option {option}", value, "is for OCI images", hint=hint)
+
+
+def sign_aci(args: Args) -> None:
+    """The detached signature of a file that was made, if asked for."""
+    from pyrun.images import build
+
     if args.sign_by:
-        signature = build.sign(args.output, args.sign_by)
+        signature = build.sign(args.output or "", args.sign_by)
         if not args.quiet:
             say(f"pyrun: note: its signature is in {signature}", error=True)
-    return 0
+
+
+def signing(args: Args, image: Image) -> Signed | None:
+    """What `export_oci` asks for a signature, None where none is wanted.  UsageError without a name to sign."""
+    from pyrun.images.trust import sign
+
+    if not args.sign_by and not args.key:
+        if args.identity:
+            raise UsageError("option --identity", args.identity, "nothing is signed", hint="add --sign-by FINGERPRINT, or --key FILE")
+        return None
+    name = sign.name_of(image, args.identity)
+    return lambda manifest: sign.attached(manifest, name, by=args.sign_by, key=args.key)
 
 
 def _oci(args: Args, manifest: dict[str, Any], latest: int | None, target: str) -> str:
@@ -59,7 +86,7 @@ def _oci(args: Args, manifest: dict[str, Any], latest: int | None, target: str) 
         build.build(args.root, args.source, manifest, path, compression="none", latest=latest)
         store.ensure()
         image = import_file(store, path, allow_unsigned=True)
-        return export_oci(store, image, target, overwrite=args.overwrite)
+        return export_oci(store, image, target, overwrite=args.overwrite, signed=signing(args, image))
 
 
 def _read(path: str) -> dict[str, Any]:

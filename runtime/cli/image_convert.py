@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyrun.cli.image_build import refuse_for_aci, sign_aci, signing
 from pyrun.cli.output import say
 from pyrun.errors import ImageError, UsageError
 
@@ -23,6 +24,11 @@ def run(args: Args) -> int:
     kind = args.image_format if "image_format" in args.given else "aci" if args.output.endswith(".aci") else "oci"
     if kind == "docker" and not args.output.endswith(".tar"):
         raise UsageError("option --output", args.output, "a Docker archive is one file", hint=f"call it {args.output}.tar")
+    if kind == "aci":
+        refuse_for_aci(args)
+    elif kind == "docker" and (args.sign_by or args.key or args.identity):
+        hint = "make an OCI layout, or sign the image where it is stored: pyrun image sign"
+        raise UsageError("image convert", args.source, "a Docker archive has no place for a signature", hint=hint)
     with Staging(args.root, "convert") as staging:
         store = Store(f"{staging.path}/store")
         store.ensure()
@@ -37,10 +43,12 @@ def run(args: Args) -> int:
             more = {"compression": args.compression, "overwrite": args.overwrite}
             made = exchange.to_aci(store, image, args.root, staging.path, args.output, name=args.name or "", **more)
         elif kind == "oci":
-            made = exchange.to_oci(store, image, args.output, overwrite=args.overwrite)
+            made = exchange.to_oci(store, image, args.output, overwrite=args.overwrite, signed=signing(args, image))
         else:
             made = exchange.to_docker(store, image, staging.path, args.output, name=args.name or "", overwrite=args.overwrite)
     for words in lost if not args.quiet else ():
         say(f"pyrun: note: lost: {words}", error=True)
     say(made)
+    if kind == "aci":
+        sign_aci(args)
     return 0

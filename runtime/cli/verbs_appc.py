@@ -67,6 +67,18 @@ class AppcArgs:
     sysctl: Words
 
 
+SIGNING: tuple[Option, ...] = (
+    (
+        "--sign-by",
+        "FINGERPRINT",
+        "str",
+        "",
+        "Output",
+        "sign with this secret key of your gpg: the signature is FILE.asc, of an OCI image its file signature-1, as skopeo makes it",
+    ),
+    ("--key", "FILE", "path", "", "Output", "sign an OCI image with the private key in FILE, in PEM form, as cosign does"),
+    ("--identity", "NAME", "str", "", "Output", "the name with a tag that is signed of an OCI image (default: its name and version)"),
+)
 BUILD: dict[str, Verb] = {
     "image build": (
         "image_build",
@@ -109,11 +121,11 @@ BUILD: dict[str, Verb] = {
                 "Output",
                 "times of files later than SECONDS since 1970 become that (default $SOURCE_DATE_EPOCH, if set)",
             ),
-            ("--sign-by", "FINGERPRINT", "str", "", "Output", "sign with this secret key of gpg's; the signature is FILE.asc"),
+            *SIGNING,
             ("--overwrite", "", "flag", "", "Output", "replace what is there"),
             ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors"),
         ),
-        (),
+        (("sign_by", "key"),),
         "make an image of a directory, or of an archive of one",
     ),
     "image convert": (
@@ -130,12 +142,13 @@ BUILD: dict[str, Verb] = {
                 "aci, oci (an archive where FILE ends in .tar) or docker (an archive); by default what FILE is called: .aci, else oci",
             ),
             ("--name", "NAME", "str", "", "Output", "name of the image in its new format (default: its own)"),
+            *SIGNING,
             ("--drop", "", "flag", "", "Output", "give up what the new format cannot say, instead of refusing; it is listed"),
             ("--compression", "HOW", "str", "gzip xz bzip2 none", "Output", "how an .aci is compressed (default gzip)"),
             ("--overwrite", "", "flag", "", "Output", "replace what is there"),
             ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors"),
         ),
-        (),
+        (("sign_by", "key"),),
         "write an image in another format",
     ),
 }

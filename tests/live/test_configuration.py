@@ -161,7 +161,17 @@ def test_etcd_is_taken_over_and_followed(pyrun: Pyrun, busybox: Path, etcd: str)
 
 def certificate(folder: Path, name: str, issuer: str = "") -> None:
     """NAME.crt and NAME.key in the folder, by openssl; without an issuer they are an authority's own."""
-    subject: list[str | Path] = ["-subj", f"/CN={name}", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-keyout", folder / f"{name}.key"]
+    subject: list[str | Path] = [
+        "-subj",
+        f"/CN={name}",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-keyout",
+        folder / f"{name}.key",
+    ]
     uses = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth,clientAuth"]
     signed: list[str | Path] = ["-CA", folder / f"{issuer}.crt", "-CAkey", folder / f"{issuer}.key", *uses] if issuer else []
     subprocess.run(
