@@ -17,6 +17,7 @@ from stage import ENVIRONMENT, HERE, IMAGE, PYTHON, Stage, large_image, podman_i
 BIG = (2048, 8)  # megabytes and threads of the large parent
 TRUE = ("run", IMAGE, "--exec", "/bin/true")
 PREPARED = "pyrun run-prepared"
+OTHER = "pyrun run, other arguments each time"
 SEQUENTIAL, BLOCKS, WIDTH = 50, 4, 4  # throughput: starts in a row, times, and at the same time
 IMAGES = 1000  # in the list
 LIST, PODMAN_LIST = f"pyrun image list, {IMAGES} images", f"podman images, {IMAGES} names of one"
@@ -87,6 +88,21 @@ class Bench:
     def cli(self, name: str = "pyrun run, repeated", before: Callable[[], object] | None = None) -> Command:
         return self.command(name, self.stage.pyrun, "--root", str(self.stage.root), *TRUE, before=before)
 
+    def other(self) -> Command:
+        """A line that was never there, while one that differs in arguments and a variable was, off the clock."""
+        numbers = iter(range(1_000_000))
+
+        def words() -> list[str]:
+            number = next(numbers)
+            return [str(self.stage.pyrun), "--root", str(self.stage.root), "run", "-e", f"N={number}", *TRUE[1:], "--", str(number)]
+
+        def before() -> None:
+            subprocess.run(words(), env=ENVIRONMENT, check=True, stdin=NULL, stdout=NULL)
+            command.argv = words()
+
+        command = self.command(OTHER, *words(), before=before)
+        return command
+
     def prepared(self) -> Command:
         """The start of a pod that was prepared before, off the clock."""
         prepare = [str(self.stage.pyrun), "--root", str(self.stage.root), "prepare", "--rm", "--pod-name", "bench", *TRUE[1:]]
@@ -136,7 +152,7 @@ class Bench:
         if "parent" in names:
             subjects += [Library("library, 2 GB and 8 threads", self.driver(*BIG), "run", "disk")]
         if "cli" in names:
-            subjects += [self.prepared(), self.cli(), self.cli("pyrun run, cache/run emptied", before=self.stage.forget)]
+            subjects += [self.prepared(), self.cli(), self.other(), self.cli("pyrun run, cache/run emptied", before=self.stage.forget)]
         return interleave([*subjects, *self.peers()], rounds, max(3, rounds // 10))
 
     def network(self, rounds: int) -> dict[str, Series]:

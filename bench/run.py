@@ -20,7 +20,7 @@ from pathlib import Path
 import containers
 import library
 import pods
-from cases import LIST, PODMAN_LIST, PREPARED, Bench
+from cases import LIST, OTHER, PODMAN_LIST, PREPARED, Bench
 from clock import Failed, Series
 from stage import TOP, Stage, tell
 from unpacking import Unpacking
@@ -59,6 +59,8 @@ RATIOS = (
     ("cli-vs-runc", "cli", COMMAND, "runc run", 0.5),
     ("prepared-vs-crun", "cli", PREPARED, "crun run", 0.6),
     ("cli-vs-crun", "cli", COMMAND, "crun run", 1.8),
+    ("cli-other-vs-runc", "cli", OTHER, "runc run", 0.55),
+    ("cli-other-vs-crun", "cli", OTHER, "crun run", 1.8),
     ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run", 0.55),
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run", 1.8),
 )
@@ -69,6 +71,7 @@ NOTES = (
     ("cli-vs-crun", "cli", COMMAND, "crun run"),
     ("library-pool-vs-crun", "lib", "library, pool", "crun run"),
     ("prepared-vs-crun", "cli", PREPARED, "crun run"),
+    ("cli-other-vs-crun", "cli", OTHER, "crun run"),
     ("cli-uncached-vs-runc", "cli", UNCACHED, "runc run"),
     ("cli-uncached-vs-crun", "cli", UNCACHED, "crun run"),
 )
@@ -138,6 +141,7 @@ def judge(results: Results, wanted: set[str]) -> None:
     if "cli" in wanted:
         bare = results.cpu(PYTHON)
         results.gates.append(("cli-cpu-above-python-ms", results.cpu(COMMAND) - bare, CPU_LIMIT))
+        results.gates.append(("cli-other-cpu-above-python-ms", results.cpu(OTHER) - bare, CPU_LIMIT))
         results.gates.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare, CPU_LIMIT))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))

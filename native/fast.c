@@ -87,9 +87,10 @@ static int load(struct fast *fast, struct words *words, char form)
     fast->form = form;
     return recipe->magic == RECIPE_MAGIC && recipe->version == RECIPE_VERSION && recipe->size == st.st_size &&
            fast->data[recipe->size - 1] == '\0' && recipe->check_count <= 256 &&
-           recipe->place_count <= WORDS_VARIABLES && recipe->plan % 8 == 0 &&
+           recipe->place_count <= WORDS_VARIABLES && recipe->patch_count <= RECIPE_PATCHES && recipe->plan % 8 == 0 &&
            inside(recipe, sizeof *recipe,
-                  recipe->check_count * (uint32_t)sizeof(struct recipe_check) + recipe->place_count * (uint32_t)sizeof(uint32_t)) &&
+                  recipe->check_count * (uint32_t)sizeof(struct recipe_check) +
+                      recipe->patch_count * (uint32_t)sizeof(struct recipe_patch) + recipe->place_count * (uint32_t)sizeof(uint32_t)) &&
            inside(recipe, recipe->key, recipe->key_size) && inside(recipe, recipe->plan, recipe->plan_size) &&
            inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->size &&
            recipe->plan_size >= sizeof(struct plan_header) && recipe->key_size == words->key_size &&
@@ -158,16 +159,38 @@ static void become(struct fast *fast, int plan, char **envp)
     pod->parent = slots[SLOT_CGROUP_PARENT];
 }
 
+/* --uuid-file-save, as pyrun.cli.run has it. */
+static int save_uuid(const struct pod *pod, const char *path)
+{
+    OWNED_FD fd = path == 0 ? -1 : (int)sys_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0644);
+    char line[UUID_LENGTH + 2];
+
+    (void)str_add(str_add(line, line + sizeof line, pod->uuid), line + sizeof line, "\n");
+    return path == 0 || (fd >= 0 && sys_write(fd, line, UUID_LENGTH + 1) == UUID_LENGTH + 1);
+}
+
 static void start(struct fast *fast, const struct words *words, char **envp)
 {
-    char *data = fast->data, *block;
+    char *data = fast->data, *block, *record;
     const struct recipe_header *recipe = fast->recipe;
-    const void *places = (const struct recipe_check *)(recipe + 1) + recipe->check_count;
-    size_t size = recipe->plan_size;
+    const struct recipe_patch *patches = (const struct recipe_patch *)((const struct recipe_check *)(recipe + 1) + recipe->check_count);
+    const struct words_places places = {
+        .variables = (const uint32_t *)(patches + recipe->patch_count),
+        .variable_count = recipe->place_count,
+        .patches = patches,
+        .patch_count = recipe->patch_count,
+        .strings = data,
+        .strings_size = recipe->size,
+    };
+    size_t size = recipe->plan_size, record_size = recipe->record_size;
     int plan;
 
-    block = words_plan(words, fast->form, data + recipe->plan, &size, places, recipe->place_count);
-    if (block == 0 || pod_begin(&fast->pod, fast->pods) < 0 || pod_make(&fast->pod, data + recipe->record, recipe->record_size) < 0)
+    block = words_plan(words, fast->form, data + recipe->plan, &size, &places);
+    record = data + recipe->record;
+    if (words->app_name != 0)
+        record = words_record(words, record, &record_size, recipe->name);
+    if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file) ||
+        pod_make(&fast->pod, record, record_size) < 0)
         return;
     plan = (int)pod_plan(&fast->pod, block, size, 0);
     if (plan >= 0)

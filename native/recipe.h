@@ -3,15 +3,17 @@
  *
  * The file cache/run/HASH below the state root, HASH being FNV-1a (64 bits, hexadecimal) of the key:
  *
- *     struct recipe_header | struct recipe_check[check_count] | uint32_t place[place_count] | key | plan | record | strings
+ *     struct recipe_header | struct recipe_check[check_count] | struct recipe_patch[patch_count] | uint32_t place[place_count] |
+ *     key | plan | record | strings
  *
  * key     its form (RECIPE_...), current directory, $PYRUN_ROOT and the words that decide, each with a NUL behind it; of a
- *         variable the value is left out, but for PATH, see words.c
+ *         variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
  * checks  files that decided; one that changed makes the recipe worthless
  * place   where in the app's environment the variables of the command line go, RECIPE_NOWHERE: they are not in it
  * plan    an encoded plan (plan.h), at a multiple of 8, with BLANK for the pod's UUID, without those values and without the
  *         arguments that are not in the key: they go behind the app's own
- * record  the pod's file `pod` up to its last two members, likewise
+ * patch   texts of the plan that have the host name in them, if the command line gives one
+ * record  the pod's file `pod` up to its last two members, likewise, and without the app's name if the command line gives one
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
  */
@@ -19,11 +21,12 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 3
+#define RECIPE_VERSION 4
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
 #define RECIPE_NOWHERE 0xffffffff
+#define RECIPE_PATCHES 8
 #define RECIPE_BLANK "00000000-0000-4000-8000-000000000000"
 #define UUID_LENGTH 36
 
@@ -40,6 +43,8 @@ struct recipe_header {
     uint32_t record_size;
     uint32_t helper; /* path of the helper program */
     uint32_t place_count;
+    uint32_t patch_count;
+    uint32_t name; /* where in the record the app's name goes, 0: it is there */
 };
 
 struct recipe_check {
@@ -50,6 +55,12 @@ struct recipe_check {
     uint64_t changed;
     uint32_t path;
     uint32_t kind; /* S_IFMT bits: only what kind of file it is counts, as for a volume's source; 0: all of the above */
+};
+
+struct recipe_patch {
+    uint32_t where; /* in the plan */
+    uint32_t head;  /* what stands before the host name, an offset in the file */
+    uint32_t tail;  /* and behind it */
 };
 
 #endif

@@ -1,12 +1,14 @@
 /* What the launcher makes of a command line: words FORM COMMAND-LINE... writes the key of that form, and with a plan on standard
- * input, behind a struct places, that plan with the line's words in it.  Exit code 1: that is for Python. */
+ * input, as the end of a struct input, that plan with the line's words in it.  Exit code 1: that is for Python. */
 #include "words.h"
 
 #include "plan.h"
 
-struct places {
-    uint32_t count;
-    uint32_t place[127];
+struct input {
+    uint32_t place_count, patch_count, place[126];
+    struct recipe_patch patch[RECIPE_PATCHES];
+    char strings[416];
+    char plan[PLAN_MAX_SIZE];
 };
 
 static void out(const void *data, size_t size)
@@ -20,10 +22,7 @@ static void out(const void *data, size_t size)
 int program(int argc, char **argv, char **envp)
 {
     static struct words words;
-    static struct {
-        struct places places;
-        char plan[PLAN_MAX_SIZE];
-    } input __attribute__((aligned(8)));
+    static struct input input __attribute__((aligned(8)));
     size_t size = 0;
     long n;
 
@@ -35,11 +34,12 @@ int program(int argc, char **argv, char **envp)
     out(words.key, words.key_size);
     while ((n = sys_read(0, (char *)&input + size, sizeof input - size)) > 0)
         size += (size_t)n;
-    if (size > sizeof input.places) {
+    if (size > offsetof(struct input, plan)) {
+        const struct words_places places = {input.place, input.patch, input.place_count, input.patch_count, input.strings, sizeof input.strings};
         char *plan;
 
-        size -= sizeof input.places;
-        plan = words_plan(&words, argv[1][0], input.plan, &size, input.places.place, input.places.count);
+        size -= offsetof(struct input, plan);
+        plan = words_plan(&words, argv[1][0], input.plan, &size, &places);
         if (plan == 0)
             return 1;
         out(plan, size);

@@ -89,15 +89,7 @@ def _remember(args: Args, recipe: Recipe) -> None:
 
     nor with limits, for which a place in the cgroup tree has to be found.
     """
-    if (
-        recipe.checks is None
-        or not is_root()
-        or recipe.controllers
-        or args.pull_policy == "update"
-        or args.set_env_file
-        or args.uuid_file_save
-        or args.debug
-    ):
+    if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
         return
     if args.signature or args.policy:
         return

@@ -100,6 +100,7 @@ _FLAGS = 24  # offset of plan_header.flags
 _OP = Struct("=HHIIIQQ")
 _CAPS = Struct("=5Q")
 _MOUNT = Struct("=4Q4I")
+SIZE, S1, S2 = _OP.size, _HEADER.size + 8, _HEADER.size + 12  # of an operation; where these members of the first one are
 _IN_POOL = (SECCOMP, EXEC)  # what the notes leave out: a filter is large, and the program's words may be exchanged, see `fill`
 
 
@@ -271,16 +272,20 @@ def notes(block: bytes) -> list[Op]:
     """Return the operations of an encoded plan, for naming the one that failed; of a filter only that it is there."""
     fields = _HEADER.unpack_from(block)
     found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
-    return _entered(block, fields, found) if fields[6] & ENTER else _with_programs(block, fields, found)
+    return _entered(block, fields, found) if fields[6] & ENTER else _with_words(block, fields, found)
 
 
-def _with_programs(block: bytes, fields: tuple[int, ...], found: list[Op]) -> list[Op]:
+def _with_words(block: bytes, fields: tuple[int, ...], found: list[Op]) -> list[Op]:
+    pool = block[fields[4] : fields[4] + fields[5]]
     for index, one in enumerate(found):
         if one[0] == EXEC:
             _, _, n, s1, s2, a, b = _OP.unpack_from(block, _HEADER.size + index * _OP.size)
-            pool = block[fields[4] : fields[4] + fields[5]]
             paths = _words(pool, b & 0xFFFFFFFF, b >> 32)
             found[index] = op(EXEC, _words(pool, s1, n), _words(pool, s2, a), b=paths, flags=one[1], origin=one[7])
+        elif one[0] in (HOSTNAME, WRITE):  # the launcher may have exchanged the host name
+            _, _, _, s1, s2, _, _ = _OP.unpack_from(block, _HEADER.size + index * _OP.size)
+            strings = [_words(pool, at, 1)[0] if type(old) is str else old for at, old in ((s1, one[3]), (s2, one[4]))]
+            found[index] = (one[0], one[1], one[2], strings[0], strings[1], one[5], one[6], one[7])
     return found
 
 
@@ -302,7 +307,7 @@ def decode(block: bytes) -> Plan:
         if fields[0] != MAGIC or fields[1] != VERSION or fields[2] != len(block):
             raise ValueError("no plan of this version")
         found: list[Op] = marshal.loads(block[fields[4] + fields[5] :])
-        found = _with_programs(block, fields, found)
+        found = _with_words(block, fields, found)
         for index, one in enumerate(found):
             if one[0] == SECCOMP:
                 _, _, size, at, *_ = _OP.unpack_from(block, _HEADER.size + index * _OP.size)

@@ -7,56 +7,109 @@ import posix
 from struct import Struct
 
 from pyrun.images.locks import private_dirs
-from pyrun.plan.ops import fill
+from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyrun.plan.ops import Op
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["VARIABLE", "key_of", "name_of", "save", "split"]
+    Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
+
+__all__ = ["Line", "key_of", "name_of", "save", "split"]
 
 MAGIC = 0x72797065
-VERSION = 3
+VERSION = 4
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
-_HEADER = Struct("=12I")
+OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
+_HEADER = Struct("=14I")
+_PATCH = Struct("=3I")
 _CHECK = Struct("=5Q2I")
 _KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
+_NAME_MAX = 64
+_HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
+_APP = _HOST | {"_"}
+_NAMED = '"app":"'
 
 
-def split(argv: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return the words of a command line that decide, the variables (NAME=VALUE) whose values do not, and the app's arguments.
+class Line:
+    """A command line taken apart: `words` are those that decide.
 
-    Without parsing, as native/words.c does it: what is not plainly of the latter decides.  That is right because the parser never
-    takes an option's name or `--` for the value of another option.
+    The others go into the plan as they are: `variables` (NAME=VALUE; --name sets one too, which is number `app`), `arguments`,
+    `host_name`, and `uuid_file`, which is only written to.
+    """
+
+    __slots__ = ("app", "arguments", "host_name", "uuid_file", "variables", "words")
+
+    def __init__(self, words: list[str], arguments: list[str]) -> None:
+        self.words = words
+        self.arguments = arguments
+        self.variables: list[str] = []
+        self.app = -1
+        self.host_name = self.uuid_file = ""
+
+
+def split(argv: list[str]) -> Line | None:
+    """Take a command line apart, without parsing it, as native/words.c does: what is not plainly handed on decides.
+
+    That is right because the parser never takes an option's name or `--` for the value of another option.  None for a line that
+    is not for the launcher: names that have to be looked at, or an option twice.
     """
     if "---" in argv:
-        return argv, [], []
+        return Line(argv, [])
     end = argv.index("--") if "--" in argv else len(argv)
-    words, variables = argv[: end + 1], []
+    line = Line(argv[: end + 1], argv[end + 1 :])
     for place in range(1, end):
-        option, text = "", argv[place]
-        if argv[place - 1] not in VARIABLE:
-            option, equals, text = text.partition("=")
-            option += equals
-            if option[:2] != "--" or option[:-1] not in VARIABLE:
+        name, text, known = argv[place - 1], argv[place], ""
+        if name not in OPTIONS:
+            name, equals, text = text.partition("=")
+            if name not in OPTIONS or name[:2] != "--" or not equals:
                 continue
-        name, equals, _ = text.partition("=")
-        if name and equals and name != "PATH":
-            variables.append(text)
-            words[place] = f"{option}{name}="
-    return words, variables, argv[end + 1 :]
+            known = name + equals
+        if name not in VARIABLE:
+            if not _take(line, name, text):
+                return None
+            line.words[place] = known
+            continue
+        variable, equals, _ = text.partition("=")
+        if variable and equals and variable != "PATH":
+            line.variables.append(text)
+            line.words[place] = f"{known}{variable}="
+    return line
 
 
-def key_of(argv: list[str], form: int) -> bytes:
+def _take(line: Line, option: str, text: str) -> bool:
+    """Take what may be given once; whether that is possible."""
+    if option == "--name":
+        if line.app >= 0 or not _plain(text, _APP):
+            return False
+        line.app = len(line.variables)
+        line.variables.append(f"AC_APP_NAME={text}")
+    elif option == "--hostname":
+        if line.host_name or not _plain(text, _HOST):
+            return False
+        line.host_name = text
+    else:
+        if line.uuid_file or not text or text[0] == "-":
+            return False
+        line.uuid_file = text
+    return True
+
+
+def _plain(name: str, letters: frozenset[str]) -> bool:
+    """Whether a name has only these; its first and its last are neither dot nor dash."""
+    return 0 < len(name) <= _NAME_MAX and letters.issuperset(name) and name[0] not in "-." and name[-1] not in "-."
+
+
+def key_of(line: Line, form: int) -> bytes:
     """Return what must be the same for a recipe to apply: form, directory, $PYRUN_ROOT and the words that decide, a NUL behind each.
 
     The form is 0 without arguments of the app, 1 where none of them decides, 2 where the first does.
     """
-    words, _, arguments = split(argv)
-    raw = [os.fsencode(word) for word in [*words, *arguments[: max(form - 1, 0)]]]
+    raw = [os.fsencode(word) for word in [*line.words, *line.arguments[: max(form - 1, 0)]]]
     return b"".join(word + b"\0" for word in [b"%d" % form, os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), *raw])
 
 
@@ -73,7 +126,8 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
 
     Whatever prevents it is no loss, so no error is raised.  The file is root's alone, and arguments and values are not in it.
     """
-    if recipe.checks is None or recipe.copy:
+    line = split(argv)
+    if recipe.checks is None or recipe.copy or line is None:
         return
     directory = root + "/cache/run"
     try:
@@ -82,41 +136,78 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
         if len(held) >= _KEPT:
             for name in held:
                 os.unlink(f"{directory}/{name}")
-        key = key_of(argv, 1 + recipe.kept if split(argv)[2] else 0)
-        _write(directory, name_of(key), _encode(key, recipe, *_open(argv, recipe, variables), helper))
+        key = key_of(line, 1 + recipe.kept if line.arguments else 0)
+        # what is part of the key, as in -eNAME=VALUE or where `---` is, is in the plan
+        names = [text.partition("=")[0] for text in line.variables]
+        fixed = {at: f"{name}={variables[name]}" for name, at in recipe.places.items() if name not in names}
+        block = recipe.block if "---" in argv else ops.fill(recipe.plain, [], fixed)
+        places = [recipe.places.get(name, _NOWHERE) for name in names]
+        patches: list[Patch] = []
+        if line.app >= 0 or line.host_name:
+            found = ops.notes(block)
+            if line.app >= 0:
+                places[line.app] = _place(found)
+            if line.host_name:
+                if all(one[0] != ops.NETWORK for one in found):
+                    return  # the file of names is the host's, which may have that name too
+                patches = _patches(found, line.host_name)
+        _write(directory, name_of(key), _encode(key, recipe, block, places, patches, line.app >= 0, helper))
     except OSError:
         pass
 
 
-def _open(argv: list[str], recipe: Recipe, variables: Mapping[str, str]) -> tuple[bytes, list[int]]:
-    """Return the plan to keep, and where in its environment the variables of the command line go.
-
-    Values that are part of the key, as in -eNAME=VALUE, are in that plan.
-    """
-    if "---" in argv:
-        return recipe.block, []
-    names = [text.partition("=")[0] for text in split(argv)[1]]
-    fixed = {at: f"{name}={variables[name]}" for name, at in recipe.places.items() if name not in names}
-    return fill(recipe.plain, [], fixed), [recipe.places.get(name, _NOWHERE) for name in names]
+def _place(found: list[Op]) -> int:
+    """Where in the environment the app's name is."""
+    env = next(one[4] for one in found if one[0] == ops.EXEC)
+    assert isinstance(env, list)
+    return next(place for place, word in enumerate(env) if word.startswith("AC_APP_NAME="))
 
 
-def _encode(key: bytes, recipe: Recipe, block: bytes, places: list[int], helper: str) -> bytes:
+def _patches(found: list[Op], name: str) -> list[Patch]:
+    """Where the host name is: itself, and in the file of names that pyrun makes."""
+    patches: list[Patch] = []
+    for place, one in enumerate(found):
+        if one[0] == ops.HOSTNAME:
+            patches.append((ops.S1 + place * ops.SIZE, "", ""))
+        elif one[0] == ops.WRITE and one[3] == "/etc/hosts":
+            head, middle, tail = str(one[4]).rpartition(f"127.0.1.1\t{name}\n")
+            if middle:
+                patches.append((ops.S2 + place * ops.SIZE, head + "127.0.1.1\t", "\n" + tail))
+    return patches
+
+
+def _encode(key: bytes, recipe: Recipe, block: bytes, places: list[int], patches: list[Patch], named: bool, helper: str) -> bytes:
     assert recipe.checks is not None
-    record = recipe.record.encode("utf-8", "surrogateescape")
-    start = _HEADER.size + _CHECK.size * len(recipe.checks) + 4 * len(places)
+    record, name = recipe.record, 0
+    if named:
+        head, _, rest = record.partition(_NAMED)
+        name = len(head + _NAMED)
+        record = head + _NAMED + rest[rest.index('"') :]
+    data = record.encode("utf-8", "surrogateescape")
+    start = _HEADER.size + _CHECK.size * len(recipe.checks) + _PATCH.size * len(patches) + 4 * len(places)
     plan = start + len(key) + -(start + len(key)) % 8
-    strings = plan + len(block) + len(record)
-    tail = bytearray()
-    head = bytearray(_HEADER.size)
-    for path, known, kind in recipe.checks:
-        head += _CHECK.pack(*known, strings + len(tail), kind)
-        tail += os.fsencode(path) + b"\0"
-    where = strings + len(tail)
-    tail += os.fsencode(helper) + b"\0"
-    head += b"".join([place.to_bytes(4, "little") for place in places])
-    spans = (start, len(key), plan, len(block), plan + len(block), len(record))
-    _HEADER.pack_into(head, 0, MAGIC, VERSION, strings + len(tail), len(recipe.checks), *spans, where, len(places))
-    return b"".join((head, key.ljust(plan - start, b"\0"), block, record, tail))
+    tail = _Strings(plan + len(block) + len(data))
+    parts = [_CHECK.pack(*known, tail.add(path), kind) for path, known, kind in recipe.checks]
+    parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
+    parts += [place.to_bytes(4, "little") for place in places]
+    spans = (start, len(key), plan, len(block), plan + len(block), len(data), tail.add(helper))
+    header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(recipe.checks), *spans, len(places), len(patches), name)
+    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, tail.data))
+
+
+class _Strings:
+    """The strings at the end of the file while they grow."""
+
+    __slots__ = ("data", "start")
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.data = bytearray()
+
+    def add(self, text: str) -> int:
+        at = self.start + len(self.data)
+        self.data += os.fsencode(text) + b"\0"
+        return at
 
 
 def _write(directory: str, name: str, data: bytes) -> None:

@@ -188,3 +188,66 @@ def test_a_recipe_in_the_way_is_decided_anew(line: Callable[..., Line], docker: 
         for number in range(2):
             seen = line("run", name, "--", "/probe", "exit", "6")
             assert (seen.code, seen.python) == (6, number == 0)
+
+
+def test_another_host_name_needs_no_interpreter(line: Callable[..., Line], busybox: Path) -> None:
+    command = (busybox, "--exec", "/bin/sh", "--", "-c", "hostname; cat /etc/hosts")
+    for name, python in (("first", True), ("web-1.example.org", False), ("x" * 64, False), ("z", False)):
+        for flags in ([f"--hostname={name}"], ["--hostname", name]):
+            seen = line("run", *flags, *command)
+            assert seen.out == f"{name}\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{name}\n"
+            assert seen.python == python
+    for name in ("-a", "a.", "a_b", "x" * 65, "a b"):
+        assert line("run", f"--hostname={name}", *command).code == 2
+
+
+def test_a_host_name_on_the_hosts_network(line: Callable[..., Line], busybox: Path) -> None:
+    """The file of names is the host's, whatever it is called."""
+    hosts = Path("/etc/hosts").read_text()
+    for name in ("first", "other", "localhost"):
+        seen = line("run", "--net=host", "--hostname", name, busybox, "--exec", "/bin/sh", "--", "-c", "hostname; cat /etc/hosts")
+        assert seen.out == f"{name}\n{hosts}"
+
+
+def test_another_name_needs_no_interpreter(pyrun: Pyrun, line: Callable[..., Line], busybox: Path) -> None:
+    command = ("-e", "A=1", busybox, "--keep", "--exec", "/bin/sh", "--", "-c", 'printf "%s %s" "$AC_APP_NAME" "$A"')
+    for name, python in (("first", True), ("a.much-longer_name", False), ("b", False)):
+        for flags in ([f"--name={name}"], ["--name", name]):
+            seen = line("run", *flags, *command)
+            assert (seen.out, seen.python) == (f"{name} 1", python)
+    records = [json.loads((pod / "pod").read_text()) for pod in (pyrun.root / "pods/exited").iterdir()]
+    assert sorted(record["app"] for record in records) == sorted(["first", "a.much-longer_name", "b"] * 2)
+    assert len({tuple(record) for record in records}) == 1
+    for name in ("two words", 'a"b', "é"):
+        assert line("run", "--name", name, *command).out == f"{name} 1"
+
+
+def test_the_uuid_is_saved_without_an_interpreter(pyrun: Pyrun, line: Callable[..., Line], tmp_path: Path) -> None:
+    command = (pyrun.probe_image, "--keep", "--exec", "/probe", "--", "exit", "0")
+    for number in range(3):
+        seen = line("run", "--uuid-file-save", tmp_path / f"uuid-{number}", *command)
+        assert (seen.code, seen.python) == (0, number == 0)
+    assert line("run", f"--uuid-file-save={tmp_path}/uuid-0", *command).python
+    assert not line("run", f"--uuid-file-save={tmp_path}/uuid-3", *command).python
+    said = [(tmp_path / f"uuid-{number}").read_text() for number in range(4)]
+    assert {f"{pod.name}\n" for pod in (pyrun.root / "pods/exited").iterdir()} >= set(said)
+    assert len(set(said)) == 4
+    assert (tmp_path / "uuid-2").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("how", ["link", "nowhere", "directory"])
+def test_a_file_for_the_uuid_that_cannot_be_written(pyrun: Pyrun, tmp_path: Path, how: str) -> None:
+    command = (pyrun.probe_image, "--exec", "/probe", "--", "exit", "0")
+    path = tmp_path / "file"
+    pyrun("run", "--uuid-file-save", path, *command, code=0)
+    path.unlink()
+    if how == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif how == "directory":
+        path.mkdir()
+    else:
+        path = tmp_path / "missing/file"
+    refused = pyrun("run", "--uuid-file-save", path, *command, code=125)
+    assert "save the pod's UUID in" in refused.err
+    assert not (tmp_path / "elsewhere").exists()
+    assert [list((pyrun.root / "pods" / phase).iterdir()) for phase in ("preparing", "running")] == [[], []]

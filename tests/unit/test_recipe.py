@@ -23,18 +23,25 @@ def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe
     return Recipe(plan, f'{{"uuid":"{BLANK}"', [], [], [check])
 
 
+def key_of(*words: str) -> bytes:
+    line = cache.split(list(words))
+    assert line is not None
+    return cache.key_of(line, 0)
+
+
 def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
     program = tmp_path / "sizes.c"
     program.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\n"
         f'#include "{NATIVE}/recipe.h"\n'
-        'int main(void) { printf("%zu %zu %u %u %zu %zu %s", sizeof(struct recipe_header), sizeof(struct recipe_check),'
-        " RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper), offsetof(struct recipe_check, path), RECIPE_BLANK); }\n"
+        'int main(void) { printf("%zu %zu %u %u %zu %zu %zu %s", sizeof(struct recipe_header), sizeof(struct recipe_check),'
+        " RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper), offsetof(struct recipe_check, path),"
+        " sizeof(struct recipe_patch), RECIPE_BLANK); }\n"
     )
     subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
     said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
     assert said[:4] == [str(cache._HEADER.size), str(cache._CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
-    assert said[4:] == ["40", "40", BLANK]
+    assert said[4:] == ["40", "40", str(cache._PATCH.size), BLANK]
 
 
 def test_hash_is_fnv_1a() -> None:
@@ -45,8 +52,8 @@ def test_hash_is_fnv_1a() -> None:
 def test_key_holds_directory_root_and_every_word_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRUN_ROOT", "/r")
-    assert cache.key_of(["run", "a b", ""], 0) == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
-    assert cache.key_of(["run", "a", "b"], 0) != cache.key_of(["run", "a b"], 0)
+    assert key_of("run", "a b", "") == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
+    assert key_of("run", "a", "b") != key_of("run", "a b")
 
 
 def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,11 +62,11 @@ def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.Monk
     cache.save(str(tmp_path), ["run", "x"], made, "/path/helper", {})
     (path,) = (tmp_path / "cache/run").iterdir()
     data = path.read_bytes()
-    key = cache.key_of(["run", "x"], 0)
+    key = key_of("run", "x")
     assert path.name == cache.name_of(key)
     assert path.stat().st_mode & 0o777 == 0o600
-    _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, places = Struct("=12I").unpack_from(data)
-    assert (size, checks, places, data[-1]) == (len(data), 1, 0, 0)
+    _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, *more = Struct("=14I").unpack_from(data)
+    assert (size, checks, more, data[-1]) == (len(data), 1, [0, 0, 0], 0)
     assert plan % 8 == 0
     assert data[key_at : key_at + key_size] == key
     assert data[plan : plan + plan_size] == made.block
