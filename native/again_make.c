@@ -168,6 +168,12 @@ static void undo(struct making *m)
     (void)remove_container(c);
 }
 
+/* What waits may be gone, which is no reason for this process to be ended by SIGPIPE. */
+static int go_on(const struct making *m)
+{
+    return sys_call6(__NR_sendto, m->socket, "G", 1, 0x4000 /* MSG_NOSIGNAL */, 0, 0) == 1;
+}
+
 /* Until the container's process is parked. */
 static int follow(struct making *m)
 {
@@ -182,7 +188,7 @@ static int follow(struct making *m)
         parked |= report.kind == PLAN_PARKED;
         if (waits && m->pid > 0) {
             waits = 0;
-            if (sys_write(m->socket, "G", 1) != 1)
+            if (!go_on(m))
                 return 0;
         }
     }
@@ -311,7 +317,7 @@ void again_make(struct again *a, const struct again_recipe *recipe, char *data, 
         own_streams(recipe->owner);
         if (launch(&m, plan, recipe->plan_size, data + recipe->helper) &&
             again_settle(a, c->dir, (int32_t)m.pid, plan, recipe->plan_size, data + recipe->helper) &&
-            sys_write(m.socket, "G", 1) == 1) {
+            go_on(&m)) {
             sys_close(m.socket);
             m.socket = -1;
             (void)sys_call4(__NR_wait4, m.helper, 0, 0, 0);
