@@ -229,7 +229,8 @@ def add_flags(block: bytes, flags: int) -> bytes:
 def fill(block: bytes, words: Sequence[str], variables: Mapping[int, str]) -> bytes:
     """Return an encoded plan with `words` behind the app's arguments and other `variables`: place in its environment -> NAME=VALUE.
 
-    The launcher does the same (native/words.c), byte for byte.  UsageError where the helper would not take that many.
+    The launcher does the same (native/words.c), byte for byte.  UsageError where the helper would not take that many,
+    or for a NUL byte in one.
     """
     if not words and not variables:
         return block
@@ -237,7 +238,7 @@ def fill(block: bytes, words: Sequence[str], variables: Mapping[int, str]) -> by
     end = fields[4] + fields[5]
     head, pool, strings = bytearray(block[: fields[4]]), block[fields[4] : end], _Pool()
     strings.data = bytearray()
-    env = 0
+    env = count = 0
     for at in range(_HEADER.size, fields[4], _OP.size):
         code, flags, n, s1, s2, a, b = _OP.unpack_from(block, at)
         if code != EXEC:
@@ -245,12 +246,16 @@ def fill(block: bytes, words: Sequence[str], variables: Mapping[int, str]) -> by
         if words:
             if n + len(words) > MAX_LIST:
                 raise too_many(f"{n + len(words)} arguments")
+            count += n + len(words)
             s1, n = len(pool) + strings.strings([*_words(pool, s1, n), *words]), n + len(words)
             words = ()  # the programs behind the first are event handlers
         if variables:
+            count += 0 if env else a
             env = env or len(pool) + strings.strings([variables.get(i, word) for i, word in enumerate(_words(pool, s2, a))])
             s2 = env
         _OP.pack_into(head, at, code, flags, n, s1, s2, a, b)
+    if strings.data.count(0) != count:
+        raise UsageError("start app", "", "an argument or a variable has a NUL byte in it", hint="the kernel takes none")
     fields[2] += len(strings.data)
     fields[5] += len(strings.data)
     if fields[2] > MAX_SIZE:

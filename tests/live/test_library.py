@@ -227,6 +227,12 @@ def test_other_arguments_meet_the_same_decision(runtime: Runtime) -> None:
             assert runtime.call(NAME, ["exit", "5"], exec="probe", set_env={"PATH": path}) == code
     with pytest.raises(UsageError):
         runtime.call(NAME, "exit", exec="/probe")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="NUL"):
+            runtime.call(NAME, ["exit", "0\0", "x"], exec="/probe")
+        with pytest.raises(UsageError, match="NUL"):
+            runtime.call(NAME, ["exit", "0"], exec="/probe", set_env={"A": "1\0B=2"})
+        assert run(runtime, "exit", "0") == 0
 
 
 def test_without_an_image_the_program_decides(runtime: Runtime, tmp_path: Path, probe: Path) -> None:
