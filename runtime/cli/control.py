@@ -33,7 +33,8 @@ def run(args: Args) -> int:
         if args.format == "json":
             emit_json({"uuid": uuid, "pod_name": words[1]})
         return 0
-    return each(args, pods, references(args), lambda uuid: _one(args, pods, uuid))
+    absent = args.verb == "rm" and args.force
+    return each(args, pods, references(args), lambda uuid: _one(args, pods, uuid), absent=absent)
 
 
 def _signal(args: Args) -> int:

@@ -29,7 +29,8 @@ def run(args: Args) -> int:
     pods = Pods(args.root)
 
     def told(phase: str, uuid: str) -> None:
-        removed.append((phase, uuid))
+        if all(known != uuid for _, known in removed):  # a crashed pod is an ended one first, and then gone
+            removed.append((phase, uuid))
 
     pods.sweep(told, thorough=True, mark=args.mark_only)
     files = rest = 0

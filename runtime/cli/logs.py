@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_OF_ERRORS = "3"  # the priority that the keeper gives standard error, native/keep_log.c
+
 
 def run(args: Args) -> int:
     """Write the app's standard output to standard output and its standard error to standard error, or JSON lines."""
@@ -31,7 +33,7 @@ def run(args: Args) -> int:
     pod = open_pod(pods, uuid)
     own = open_app(pod, uuid, args.app)
     if not os.access("log", os.F_OK, dir_fd=own):
-        _elsewhere(args, pod, uuid)
+        return _elsewhere(args, pod, uuid)
     tail = -1 if args.tail is None else args.tail
     for line in read_log(pod, follow=args.follow, tail=tail, since=_since(args.since), own=own):
         _write(args, line)
@@ -68,7 +70,7 @@ def _since(text: str | None) -> str:
     raise UsageError("option --since", "", f"'{text}' is not a time", hint="write 10m for a span, or 2026-11-25T19:04:18Z")
 
 
-def _elsewhere(args: Args, pod: int, uuid: str) -> None:
+def _elsewhere(args: Args, pod: int, uuid: str) -> int:
     """A journal has it, or nobody has."""
     record = read_json(pod, "pod")
     identifier, created = record.get("journal"), record.get("created")
@@ -84,6 +86,29 @@ def _elsewhere(args: Args, pod: int, uuid: str) -> None:
     command += [f"--lines={args.tail}"] if args.tail is not None and args.tail >= 0 else []
     sys.stdout.flush()
     try:
+        if args.format == "json":
+            return _translate(command)
         os.execvp(command[0], command)
     except OSError as error:
         raise StateError("read the journal of pod", uuid, errno=error.errno or 0, hint="journalctl is part of systemd") from None
+
+
+def _translate(command: list[str]) -> int:
+    """Print what the journal tells (systemd.journal-fields(7)) with the members that lines of a log file have."""
+    import json
+    import subprocess
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as journal:
+        assert journal.stdout is not None
+        try:
+            for line in journal.stdout:
+                one = json.loads(line)
+                message, micros = one.get("MESSAGE") or "", int(one["__REALTIME_TIMESTAMP"])
+                text = message if isinstance(message, str) else bytes(message).decode("utf-8", "replace")  # numbers where it is not UTF-8
+                when = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(micros // 10**6))}.{micros % 10**6 * 1000:09d}Z"
+                stream = "stderr" if one.get("PRIORITY") == _OF_ERRORS else "stdout"
+                sys.stdout.write(json.dumps({"time": when, "stream": stream, "text": text + "\n"}) + "\n")
+                sys.stdout.flush()
+        finally:
+            journal.terminate()  # it would notice a reader who went away with the next line only
+    return 0

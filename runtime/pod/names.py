@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["check_name", "claim", "is_uuid", "phase_of", "release", "resolve", "uuid_of_name"]
+__all__ = ["check_name", "claim", "find", "is_uuid", "phase_of", "release", "resolve", "uuid_of_name"]
 
 ALIVE = ("prepared", "running", "exited")
 _HEX = frozenset("0123456789abcdef-")
@@ -100,8 +100,8 @@ def _stands(pods: Pods, phase: str, uuid: str) -> bool:
     return True
 
 
-def resolve(pods: Pods, reference: str) -> tuple[str, str]:
-    """Return (phase, UUID) of the one pod that is meant; StateError for none or several."""
+def find(pods: Pods, reference: str) -> tuple[str, str]:
+    """Return (phase, UUID) of the one pod that is meant, ("", "") for none; StateError for several."""
     lower = reference.lower()
     uuid = lower if is_uuid(lower) else uuid_of_name(pods, reference)
     if not uuid and lower and set(lower) <= _HEX:
@@ -111,6 +111,12 @@ def resolve(pods: Pods, reference: str) -> tuple[str, str]:
             raise StateError("find pod", reference, f"{len(found)} pods begin so: {some}", hint="write more of the UUID")
         uuid = found[0] if found else ""
     phase = phase_of(pods, uuid) if uuid else ""
+    return (phase, uuid) if phase else ("", "")
+
+
+def resolve(pods: Pods, reference: str) -> tuple[str, str]:
+    """Return (phase, UUID) of the one pod that is meant; StateError for none or several."""
+    phase, uuid = find(pods, reference)
     if not phase:
         raise StateError("find pod", reference, "there is none of that name", hint="see `pyrun list`")
     return phase, uuid

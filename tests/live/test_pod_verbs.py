@@ -69,6 +69,9 @@ def test_rm_spares_what_runs(pyrun: Pyrun, detach: Detach) -> None:
     assert "it runs" in pyrun("rm", uuid, code=125).err
     pyrun("rm", "--force", uuid, code=0)
     assert pyrun("list", "--no-legend", code=0).out == ""
+    assert "there is none of that name" in pyrun("rm", uuid, code=125).err
+    gone = pyrun("rm", "--force", uuid, "nobody", code=0)
+    assert (gone.out, gone.err) == ("", "")
 
 
 def test_mark_only_deletes_nothing(pyrun: Pyrun, detach: Detach) -> None:

@@ -21,6 +21,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 def test_the_journal_is_the_log(shared: Pyrun) -> None:
     uuid = shared("run", "--detach", "--pod-name", "j", shared.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
     wait_for(lambda: shared("logs", "j", code=0).out == "ready\n")
+    line = json.loads(shared("logs", "--format", "json", "--tail", "1", "j", code=0).out)
+    assert (line["stream"], line["text"]) == ("stdout", "ready\n") and line["time"].endswith("Z"), "as from a file"
+    with shared.start("logs", "--follow", "--format", "json", "j") as following:
+        assert following.stdout is not None and json.loads(following.stdout.readline()) == line
+        following.terminate()
+        following.communicate()
     assert not (shared.root / "pods" / "running" / uuid / "log").exists()
     run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
     found = subprocess.run(["journalctl", "-o", "json", "SYSLOG_IDENTIFIER=j"], capture_output=True, text=True, check=True).stdout
