@@ -212,7 +212,7 @@ def _read(path: str, root: str) -> list[Unit]:
         found.words.remove(_MACHINED)
     try:
         parsed = parse(["--root", root, "run", *found.words])
-        if _relative(parsed):
+        if any(_relative(app) for app in _apps(parsed)):
             raise UsageError("read", path, "a path in it is not absolute", hint="write paths of the host from the root: /srv/www")
     except PyrunError as error:
         error.origin = error.origin or path

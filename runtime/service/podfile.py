@@ -6,6 +6,9 @@ r"""Files that describe a pod, `*.pod`: what `pyrun run` would be told, in the f
     Volume=/srv/www:/www:ro            every long option of `pyrun run`, in any case, with or without dashes
     Environment=MODE=fast "NAME=two words"
 
+    [Pod]                              a further app of the same pod: its image and options; those of the pod may stand in any of them
+    Image=example.com/cache
+
     [Socket]                           makes the pod's program wait for its first connection
     ListenStream=8080
 
@@ -31,11 +34,12 @@ SECTIONS = ("Unit", "Pod", "Service", "Socket", "Timer", "Install")
 _ALIASES = {"environment": "setenv", "environmentfile": "setenvfile", "readonly": "readonlyrootfs", "ulimit": "rlimit"}
 _SEVERAL = ("setenv",)
 _OWN = ("image", "exec", "args")
+_MANIFEST = "--pod-manifest="
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class PodFile:
-    """One file taken apart: `words` follow ``pyrun run``; `sections` are the lines that go into units, by section."""
+    """One file taken apart: `words` follow ``pyrun run``; `image` says what that runs; `sections` are lines of units, by section."""
 
     __slots__ = ("image", "path", "sections", "words")
 
@@ -53,33 +57,47 @@ def parse(text: str, path: str, options: Mapping[str, tuple[str, bool]]) -> PodF
     """
     made = PodFile(path)
     names = {name.replace("-", ""): option for name, option in options.items()}
-    exec_words: list[str] | None = None
-    args: list[str] = []
-    for number, section, key, value in _lines(text, path):
-        where = f"{path}:{number}"
-        if section != "Pod":
+    apps: dict[int, _App] = {}
+    for number, place, section, key, value in _lines(text, path):
+        if section == "Pod":
+            apps.setdefault(place, _App()).take(f"{path}:{number}", key, value, names)
+        else:
             made.sections.setdefault(section, []).append(f"{key}={value}")
-            continue
+    manifest = next((word.partition("=")[2] for app in apps.values() for word in app.words if word.startswith(_MANIFEST)), "")
+    if not apps or not (manifest or all(app.image for app in apps.values())):
+        raise _wrong(path, "no Image= in a section [Pod]", "begin with the lines [Pod] and Image=NAME")
+    for app in apps.values():
+        made.words += [*(["---"] if made.words else []), *app.said()]
+    made.image = manifest or ", ".join(app.image for app in apps.values())
+    return made
+
+
+class _App:
+    """One section [Pod]."""
+
+    def __init__(self) -> None:
+        self.image = ""
+        self.words: list[str] = []
+        self.program: list[str] = []
+        self.args: list[str] = []
+
+    def take(self, where: str, key: str, value: str, names: dict[str, tuple[str, bool]]) -> None:
         plain = key.lower().replace("-", "").replace("_", "")
         if plain == "image":
-            if made.image or not value:
-                raise _wrong(
-                    where, "Image= is written twice" if made.image else "Image= is empty", "name one image: Image=example.com/web:1.0"
-                )
-            made.image = value
+            if self.image or not value:
+                reason = "Image= is written twice" if self.image else "Image= is empty"
+                raise _wrong(where, reason, "name one image, Image=example.com/web:1.0; a further app has a section [Pod] of its own")
+            self.image = value
         elif plain == "exec":
-            exec_words = _split(where, key, value)
+            self.program = _split(where, key, value)
         elif plain == "args":
-            args += _split(where, key, value)
+            self.args += _split(where, key, value)
         else:
-            made.words += _option(where, key, value, names)
-    if not made.image:
-        raise _wrong(path, "no Image= in a section [Pod]", "begin with the lines [Pod] and Image=NAME")
-    if exec_words:
-        made.words.append(f"--exec={exec_words[0]}")
-        args = exec_words[1:] + args
-    made.words += [made.image, "--", *args]
-    return made
+            self.words += _option(where, key, value, names)
+
+    def said(self) -> list[str]:
+        program = [f"--exec={self.program[0]}"] if self.program else []
+        return [*self.words, *program, *([self.image] if self.image else []), "--", *self.program[1:], *self.args]
 
 
 def _option(where: str, key: str, value: str, names: dict[str, tuple[str, bool]]) -> list[str]:
@@ -110,10 +128,10 @@ def _split(where: str, key: str, value: str) -> list[str]:
         raise _wrong(where, f"{key}=: {error}", "quote words as in a shell; a backslash is written twice") from None
 
 
-def _lines(text: str, path: str) -> list[tuple[int, str, str, str]]:
-    """(line number, section, key, value) of each assignment; a line that ends in a backslash goes on in the next one."""
+def _lines(text: str, path: str) -> list[tuple[int, int, str, str, str]]:
+    """(line number, which section it is, its name, key, value) of each assignment; a line that ends in a backslash goes on."""
     found = []
-    section = ""
+    section, place = "", 0
     pending, first = "", 0
     for number, line in enumerate(text.split("\n"), 1):
         line = line.strip(" \t\r")
@@ -125,7 +143,7 @@ def _lines(text: str, path: str) -> list[tuple[int, str, str, str]]:
             continue
         line, pending = pending + line, ""
         if line[0] == "[" and line[-1] == "]":
-            section = line[1:-1]
+            section, place = line[1:-1], place + 1
             if section not in SECTIONS:
                 raise _wrong(f"{path}:{first}", f"unknown section [{section}]", f"sections are {', '.join(SECTIONS)}")
             continue
@@ -133,7 +151,7 @@ def _lines(text: str, path: str) -> list[tuple[int, str, str, str]]:
         if not equals or not key.strip() or not section or "\0" in line:
             reason = f"'{line[:40]}' stands before any section" if equals and not section else f"'{line[:40]}' is not KEY=VALUE"
             raise _wrong(f"{path}:{first}", reason, "write a section such as [Pod], then lines KEY=VALUE")
-        found.append((first, section, key.strip(), value.strip()))
+        found.append((first, place, section, key.strip(), value.strip()))
     if pending:
         raise _wrong(f"{path}:{first}", "the last line ends with a backslash", "leave it out")
     return found

@@ -89,10 +89,21 @@ ListenStream=8080
     assert made.sections == {"Unit": ["Description=web"], "Socket": ["ListenStream=8080"]}
 
 
+def test_each_section_is_an_app() -> None:
+    """And a pod manifest has its apps in itself."""
+    text = "[Pod]\nImage=a\nExec=/x 1\n[Service]\nNice=1\n[Pod]\nReadOnly=yes\nImage=b\nArgs=2\n[Service]\nNice=2\n"
+    made = podfile.parse(text, "web.pod", OPTIONS)
+    assert made.words == ["--exec=/x", "a", "--", "1", "---", "--readonly-rootfs", "b", "--", "2"]
+    assert (made.image, made.sections) == ("a, b", {"Service": ["Nice=1", "Nice=2"]})
+    made = podfile.parse("[Pod]\nPodManifest=/etc/pod.json\n", "web.pod", {"pod-manifest": ("--pod-manifest", False)})
+    assert (made.words, made.image) == (["--pod-manifest=/etc/pod.json", "--"], "/etc/pod.json")
+
+
 @pytest.mark.parametrize(
     ("text", "where", "reason"),
     [
         ("", "x.pod", "no Image="),
+        ("[Pod]\nImage=a\n[Pod]\nArgs=b", "x.pod", "no Image="),
         ("[Pod]\nImage=a\nImage=b", "x.pod:3", "twice"),
         ("[Pod]\nImage=", "x.pod:2", "empty"),
         ("Image=a", "x.pod:1", "before any section"),
