@@ -29,7 +29,7 @@ struct cut {
 struct writer {
     struct again *a;
     char *at, *end;
-    int has_id, failed;
+    int has_id, failed, quoted;
 };
 
 static int is_hex(char c)
@@ -51,18 +51,26 @@ static void put_bytes(struct writer *w, const char *from, uint32_t size)
         put(w, from[i]);
 }
 
+/* Whether the id, or its beginning, is in there. */
+static int has_part(const struct writer *w, const char *bytes, uint32_t size)
+{
+    for (uint32_t i = 0; w->has_id && i + SHORT_LENGTH <= size; i++)
+        if (memcmp(bytes + i, w->a->id, SHORT_LENGTH) == 0)
+            return 1;
+    return 0;
+}
+
 /* A run of hexadecimal digits.  Part of an id that is not told apart from its surroundings could not be put in place again, and one
- * of decimal digits alone may be a number, which the plan has in another form. */
+ * outside of a string, or of decimal digits alone, may be a number, which the plan has in another form. */
 static void put_run(struct writer *w, const char *run, uint32_t size, int escaped, int any)
 {
     const char *id = w->a->id;
-    const int whole = !escaped && size == ID_LENGTH && (any || (w->has_id && memcmp(run, id, ID_LENGTH) == 0));
-    const int part = !escaped && w->has_id && size == SHORT_LENGTH && memcmp(run, id, SHORT_LENGTH) == 0;
+    const int plain = w->quoted && !escaped;
+    const int whole = plain && size == ID_LENGTH && (any || (w->has_id && memcmp(run, id, ID_LENGTH) == 0));
+    const int part = plain && w->has_id && size == SHORT_LENGTH && memcmp(run, id, SHORT_LENGTH) == 0;
     int letters = any;
 
-    for (uint32_t i = 0; w->has_id && !whole && !part && i + SHORT_LENGTH <= size; i++)
-        if (memcmp(run + i, id, SHORT_LENGTH) == 0)
-            w->failed = 1;
+    w->failed |= !whole && !part && has_part(w, run, size);
     for (uint32_t i = 0; i < size; i++) {
         letters |= run[i] > '9';
         put(w, whole || part ? BLANK : run[i]);
@@ -88,6 +96,9 @@ static void put_text(struct writer *w, uint32_t from, uint32_t to, int any)
         if ((text[from] >= 0 && text[from] < 9) || (w->has_id && text[from] == '\\' && text[from + 1] == 'u' && text[from + 2] == '0' &&
                                                     text[from + 3] == '0' && (text[from + 4] == '3' || text[from + 4] == '6')))
             w->failed = 1; /* one of ours, or a digit in disguise */
+        w->quoted ^= text[from] == '"';
+        if (text[from] == '\\' && from + 1 < to)
+            put(w, text[from++]); /* and what is escaped by it: neither a quote nor the first of some digits */
         put(w, text[from++]);
     }
 }
@@ -115,7 +126,7 @@ static void put_sorted(struct writer *w, struct span array, const struct span *i
                        uint16_t *order)
 {
     static char scratch[AGAIN_TEXT];
-    struct writer part = {w->a, scratch, scratch + sizeof scratch, w->has_id, 0};
+    struct writer part = {w->a, scratch, scratch + sizeof scratch, w->has_id, 0, 0};
     struct span texts[AGAIN_ITEMS];
     uint32_t at = array.at;
 
@@ -199,7 +210,7 @@ static int spaces(struct again *a, struct span array, struct cut *cuts, int coun
             continue;
         for (unsigned k = 0; k < sizeof flags / sizeof *flags; k++)
             if (kind.size == str_len(kinds[k]) && memcmp(a->text + kind.at, kinds[k], kind.size) == 0) {
-                if (a->join_count == AGAIN_SPACES || path.size >= AGAIN_JOIN)
+                if (a->join_count == AGAIN_SPACES || path.size >= AGAIN_JOIN || a->text[path.at] != '/')
                     return -1;
                 a->join_kinds[a->join_count] = flags[k];
                 a->joins[a->join_count++] = path;
@@ -221,8 +232,11 @@ static int sources(struct again *a)
         if (!json_find(a, mount, (const char[1][16]){"source"}, &source, 1))
             return -1;
         if (source.size != 0 && (!json_plain(a, source, &a->sources[i]) || a->text[a->sources[i].at] != '/')) {
-            for (uint32_t at = mount.at; at + 4 <= mount.at + mount.size; at++)
+            for (uint32_t at = mount.at; at < mount.at + mount.size; at++) {
+                if (a->text[at] == '\\') /* the word may be in disguise */
+                    return -1;
                 relative |= memcmp(a->text + at, "bind", 4) == 0;
+            }
             a->sources[i].size = 0;
         }
     }
@@ -249,7 +263,7 @@ static int passwd(struct again *a, struct writer *w)
     a->passwd_size = (uint32_t)n;
     memcpy(w->at - sizeof a->passwd_size, &a->passwd_size, sizeof a->passwd_size);
     w->at += n;
-    return 1;
+    return !has_part(w, a->key + a->passwd, a->passwd_size); /* HOME would become another's */
 }
 
 static int read_text(struct again *a)
@@ -270,6 +284,7 @@ static int read_text(struct again *a)
 static void put_caller(struct writer *w, int relative, int home)
 {
     const struct again *a = w->a;
+    const uint32_t bundle = relative ? (uint32_t)str_len(a->bundle) + 1 : 0;
     const long mask = sys_call1(__NR_umask, 022);
 
     (void)sys_call1(__NR_umask, mask);
@@ -282,7 +297,8 @@ static void put_caller(struct writer *w, int relative, int home)
     put(w, (char)('0' + relative));
     put(w, (char)('0' + home));
     put_bytes(w, a->base, (uint32_t)str_len(a->base) + 1);
-    put_bytes(w, a->bundle, relative ? (uint32_t)str_len(a->bundle) + 1 : 0);
+    put_bytes(w, a->bundle, bundle);
+    w->failed |= has_part(w, a->bundle, bundle); /* as would sources below it */
 }
 
 static int is_id(const char *id)
@@ -297,7 +313,7 @@ static int is_id(const char *id)
 int again_read(struct again *a)
 {
     static const char names[TOP_COUNT][16] = {"ociVersion", "process", "root", "mounts", "annotations", "linux"};
-    struct writer w = {a, a->key, a->key + sizeof a->key, is_id(a->id), 0};
+    struct writer w = {a, a->key, a->key + sizeof a->key, is_id(a->id), 0, 0};
     static const char linux_names[2][16] = {"cgroupsPath", "namespaces"};
     struct cut cuts[ANNOTATIONS + AGAIN_SPACES + 5];
     struct span top[TOP_COUNT], env, path, own[2];
@@ -306,7 +322,7 @@ int again_read(struct again *a)
     if (!read_text(a) || !json_find(a, (struct span){json_blank(a, 0), a->size}, names, top, TOP_COUNT) ||
         !json_find(a, top[TOP_PROCESS], (const char[1][16]){"env"}, &env, 1) ||
         !json_find(a, top[TOP_ROOT], (const char[1][16]){"path"}, &path, 1) ||
-        !json_find(a, top[TOP_LINUX], linux_names, own, 2) || !json_plain(a, path, &a->path) ||
+        !json_find(a, top[TOP_LINUX], linux_names, own, 2) || !json_plain(a, path, &a->path) || a->path.size == 0 ||
         !json_plain(a, top[TOP_VERSION], &a->version) || !json_elements(a, top[TOP_MOUNTS], a->mounts, &a->mount_count) ||
         !json_elements(a, env, a->variables, &a->variable_count) || (relative = sources(a)) < 0)
         return 0;
