@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op, Plan
 
-__all__ = ["create", "filter_of", "is_user", "root_of", "write_pid"]
+__all__ = ["create", "filter_of", "has_own_manager", "is_user", "root_of", "write_pid"]
 
 _MARK = "\0"
 
@@ -30,7 +30,7 @@ _MARK = "\0"
 def root_of(args: Arguments) -> str:
     """Return the directory of all containers: `--root`, else /run/pyrun-oci, of a user its run-time directory."""
     root = args.get("root")
-    if not root and os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
+    if not root and is_user() and os.environ.get("XDG_RUNTIME_DIR"):
         return os.environ["XDG_RUNTIME_DIR"] + "/pyrun-oci"
     return os.path.abspath(root) if root else "/run/pyrun-oci"
 
@@ -187,7 +187,8 @@ def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
     if manager == "systemd":
         from pyrun.oci.systemd import scope
 
-        return scope(path, name)
+        wanted = config.get("linux", {}).get("resources") or {}
+        return scope(path, name, wanted, user=has_own_manager(args))
     if manager != "cgroupfs":
         hint = "cgroupfs, systemd or disabled"
         raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")
@@ -199,6 +200,11 @@ def is_user(said: str = "auto") -> bool:
     if said != "auto":
         return said in ("true", "1")
     return os.geteuid() != 0 or read_small("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+
+
+def has_own_manager(args: Arguments) -> bool:
+    """Whether it is a user's own systemd that makes scopes; not in a container that was booted in a user namespace."""
+    return is_user(args.get("rootless", "auto")) and bool(os.environ.get("XDG_RUNTIME_DIR"))
 
 
 def _make_group(config: dict[str, Any], group: str, user: bool) -> str:

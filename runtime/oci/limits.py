@@ -8,7 +8,7 @@ import sys
 from pyrun.errors import ConfigError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.oci import resources, spec, state
-from pyrun.oci.create import root_of
+from pyrun.oci.create import has_own_manager, root_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def update(args: Arguments) -> int:
     container = state.Container(root_of(args), args.words[0])
     if container.status() in ("stopped", "creating"):
         raise StateError("update container", container.id, "container not running")
-    resources.write(_wanted(args), container.record.get("cgroup", ""))
+    resources.write(_wanted(args), container.record.get("cgroup", ""), user=has_own_manager(args))
     container.close()
     return 0
 

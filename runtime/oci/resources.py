@@ -72,7 +72,7 @@ def _switch(path: str, name: str, file: str, origin: str) -> None:
         raise HostError("limit", file, f"the controller {name} cannot be enabled in {path}", hint=advice(path, name), origin=origin)
 
 
-def write(resources: dict[str, Any], group: str) -> None:
+def write(resources: dict[str, Any], group: str, *, user: bool = False) -> None:
     """Change the limits of a running container; ConfigError or HostError, and what was changed before stays changed."""
     from pyrun.plan.resources import of_resources
 
@@ -81,6 +81,10 @@ def write(resources: dict[str, Any], group: str) -> None:
     held = {name: read_small(f"{group}/{name}").decode().strip() for name in ("memory.max", "memory.current", "memory.swap.max", "cpu.max")}
     limits = of_resources(resources, held={name: text for name, text in held.items() if text}, bfq=_has_bfq(group))
     enable(group, [(file, origin) for file, _, origin in limits])
+    if os.path.dirname(group).endswith(".scope"):
+        from pyrun.oci import systemd
+
+        systemd.adjust(group, [(file, text) for file, text, _ in limits], user=user)
     for file, text, origin in limits:
         try:
             fd = os.open(f"{group}/{file}", os.O_WRONLY | os.O_CLOEXEC)

@@ -13,16 +13,27 @@ import time
 from pyrun.errors import ConfigError, HostError
 from pyrun.host import LEAF
 from pyrun.oci import cgroups
+from pyrun.plan.resources import of_resources
+from pyrun.plan.scope import properties_of
 
-__all__ = ["scope"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+__all__ = ["adjust", "scope"]
 
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _CONTAINER = "container"
+# What the scope has as well, for whoever asks systemd; processor time is the container's alone, or this process had to wait for it.
+_SHOWN = ("memory.max", "memory.swap.max", "pids.max")
+_LEAST = {"memory.max": 32 << 20, "pids.max": 16}  # with this process in it; the container's own cgroup has the exact limit
 
 
-def scope(path: str, name: str) -> str:
+def scope(path: str, name: str, resources: dict[str, Any], *, user: bool = False) -> str:
     """Make the scope of `linux.cgroupsPath` (slice:prefix:name) and return the directory for the container in it.
 
+    `user` says that it is the user's own service manager which has to do it.
     ConfigError for another form of path, HostError when systemd refuses.
     """
     parts = (path or f":pyrun:{name}").split(":")
@@ -31,7 +42,13 @@ def scope(path: str, name: str) -> str:
         raise ConfigError("make scope", path, "not slice:prefix:name", hint=hint, origin="linux.cgroupsPath")
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part) + ".scope"
-    _ask(unit, above or ("user.slice" if os.geteuid() else "system.slice"), name)
+    properties = ["Description", "s", f"pyrun-oci container {name}", "Delegate", "b", "true"]
+    properties += ["Slice", "s", above or ("user.slice" if user else "system.slice")]
+    properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
+    limits = _properties((file, text) for file, text, _ in of_resources(resources))
+    count = 5 + len(limits)
+    properties += [word for one in limits for word in one]
+    _ask(unit, user, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", str(count), *properties, "0")
     directory = _arrive(unit)
     leaf = f"{directory}/{LEAF}"
     os.makedirs(leaf, exist_ok=True)
@@ -40,14 +57,26 @@ def scope(path: str, name: str) -> str:
     return f"{directory}/{_CONTAINER}"
 
 
-def _ask(unit: str, above: str, name: str) -> None:
+def adjust(group: str, limits: Iterable[tuple[str, str]], *, user: bool = False) -> None:
+    """Give the scope of a container's cgroup, if it has one, new limits; HostError when systemd refuses."""
+    above, own = os.path.split(group)
+    unit = os.path.basename(above)
+    properties = _properties(limits) if own == _CONTAINER and unit.endswith(".scope") else []
+    if properties:
+        words = [word for one in properties for word in one]
+        _ask(unit, user, "SetUnitProperties", "sba(sv)", unit, "true", str(len(properties)), *words)
+
+
+def _properties(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
+    shown = [(file, text) for file, text in limits if file in _SHOWN]
+    return properties_of([(file, text if text == "max" else str(max(int(text), _LEAST.get(file, 0)))) for file, text in shown], more={})
+
+
+def _ask(unit: str, user: bool, *words: str) -> None:
     import subprocess
 
-    properties = ["Description", "s", f"pyrun-oci container {name}", "Delegate", "b", "true", "Slice", "s", above]
-    properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
-    bus = "--user" if os.geteuid() else "--system"
-    command = ["busctl", bus, "call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", "5", *properties, "0"]
+    command = ["busctl", "--user" if user else "--system", "call", *manager, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -6,7 +6,7 @@ import contextlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["properties_of"]
 
@@ -26,22 +26,22 @@ _SETS = {"cpuset.cpus": "AllowedCPUs", "cpuset.mems": "AllowedMemoryNodes"}
 _MORE = {"memory.max": 16 << 20, "memory.high": 16 << 20, "pids.max": 16}
 
 
-def properties_of(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
+def properties_of(limits: Iterable[tuple[str, str]], more: Mapping[str, int] = _MORE) -> list[list[str]]:
     """Return name, signature and values of each property, as busctl(1) takes them; limits that have no property are left out.
 
-    What bounds memory and processes is a little wider for the unit than for the pod, whose own cgroup has the exact limit.
+    `more` is what the unit gets on top: it bounds memory and processes a little wider than the pod, whose own cgroup has the exact limit.
     """
     found: list[list[str]] = []
     for file, text in limits:
         with contextlib.suppress(ValueError):  # a form that only the kernel reads: the pod's own cgroup has the limit
-            found += _of(file, text)
+            found += _of(file, text, more)
     return found
 
 
-def _of(file: str, text: str) -> list[list[str]]:
+def _of(file: str, text: str, more: Mapping[str, int]) -> list[list[str]]:
     words = text.split()
     if file in _NUMBERS and words[:-1] in ([], ["default"]):
-        number = _INFINITY if words[-1] == "max" else int(words[-1]) + _MORE.get(file, 0)
+        number = _INFINITY if words[-1] == "max" else int(words[-1]) + more.get(file, 0)
         return [[_NUMBERS[file], "t", str(number)]]
     if file == "cpu.max":
         period = int(words[1]) if len(words) > 1 else 100_000

@@ -68,6 +68,29 @@ def test_root_of_a_user_namespace_starts_one(bundle: Path) -> None:
     assert done.stdout == f"0\ndevice\nwritten\n 0 {USER} 1\n", done.stderr
 
 
+def test_root_of_a_user_namespace_keeps_containers_where_the_user_may(bundle: Path) -> None:
+    """As podman without root does it: nobody names the root, uid 0 is the user, and /run is not his."""
+    kinds = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "network")]
+    write(bundle, {"namespaces": kinds, "uidMappings": [], "gidMappings": []})
+    config = json.loads((bundle / "config.json").read_text())
+    config["process"]["args"] = ["/bin/sleep", "1000"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    runtime = bundle / "run"
+    runtime.mkdir()
+    os.chown(runtime, USER, USER)
+    env = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    # one namespace for all, as podman keeps one; the last word is what the launcher answers without Python elsewhere
+    script = '"$0" create --bundle "$1" one >/dev/null && "$0" start one && "$0" state one && "$0" delete --force one && ls "$2"'
+    with tempfile.TemporaryFile("w+") as out:  # not a pipe, which the container would hold open
+        inner = ["unshare", "--user", "--map-root-user", "sh", "-c", script, OCI, bundle, runtime / "pyrun-oci"]
+        command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *map(str, inner)]
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60, env=env).returncode
+        out.seek(0)
+        said = out.read()
+    assert code == 0 and json.loads(said)["status"] == "running", said
+    assert list((runtime / "pyrun-oci").iterdir()) == []
+
+
 def test_ids_of_others_are_refused(bundle: Path) -> None:
     write(bundle, {"uidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]})
     done = as_user(OCI, "--root", bundle / "state", "create", "--bundle", bundle, "one")

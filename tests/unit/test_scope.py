@@ -24,3 +24,10 @@ from pyrun.plan.scope import properties_of
 )
 def test_properties(file: str, text: str, properties: list[list[str]]) -> None:
     assert properties_of([(file, text)]) == properties
+
+
+def test_a_unit_that_is_bounded_as_exactly_as_what_is_in_it() -> None:
+    assert properties_of([("memory.max", "67108864"), ("pids.max", "30")], more={}) == [
+        ["MemoryMax", "t", "67108864"],
+        ["TasksMax", "t", "30"],
+    ]
