@@ -13,6 +13,7 @@ PACKAGES_test="
     nftables
     openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace uidmap umoci util-linux xz-utils"
 PACKAGES_test+=" containerd docker.io" # clients of pyrun-oci
+PACKAGES_test+=" passt slirp4netns"    # networks of users' pods
 PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun

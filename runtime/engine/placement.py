@@ -3,7 +3,7 @@
 A controller limits a pod only when the cgroup above the pod's enables it for its children, and the kernel allows that
 only while no process is in that cgroup itself, the root excepted.  So whoever starts pods with limits sits in a leaf
 beside them, `pyrun-supervisor`.  Below a service with Delegate=yes that is all.  A login session is not delegated: there
-systemd is asked for a scope of the pod's own.
+systemd is asked for a scope of the pod's own, and who is not root asks the systemd of the user (user@.service).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 
 from pyrun.errors import HostError
 from pyrun.host import CGROUP_ROOTS, LEAF, own_cgroup, read_small
+from pyrun.native.users import is_root, mapped_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["adjust", "advice", "take"]
 
+_WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _DEFAULTS = ("", "max", "0", "100", "default 100", "max 100000")  # what a unit has without the property
@@ -34,10 +36,12 @@ def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()
     """
     controllers = [word for word in words if word[0] != "@"]
     above = own_cgroup()
+    if not above and not is_root() and os.path.isdir(_SYSTEMD):
+        above = _of_user(uuid, controllers, limits if "@systemd" in words else ())
+    elif "@systemd" in words and above:
+        above = _managed(uuid, above, limits)
     if not above:
         raise HostError("limit the pod", "", "there is no cgroup2 tree that pyrun may write to", hint="mount one on /sys/fs/cgroup")
-    if "@systemd" in words:
-        above = _managed(uuid, above, limits)
     missing = [name for name in controllers if name not in _words(above, "cgroup.subtree_control")]
     if not missing:
         return
@@ -62,6 +66,10 @@ def advice(above: str, controller: str) -> str:
             return "this host uses it with cgroup version 1: boot with systemd.unified_cgroup_hierarchy=1"
     if above in CGROUP_ROOTS:
         return "this kernel does not have it: see cgroup.controllers there"
+    manager = next((part for part in above.split("/") if part.startswith("user@") and part.endswith(".service")), "")
+    if manager:
+        file = "/etc/systemd/system/user@.service.d/delegate.conf"
+        return f"delegate it to users, in {file}: [Service] Delegate={_WORDS}; then restart {manager}"
     return "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above"
 
 
@@ -74,6 +82,22 @@ def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
     if above.endswith(".service"):
         raise HostError("make scope", f"pyrun-{uuid}.scope", f"{os.path.basename(above)} would lose its main process", hint=hint)
     return _scope(uuid, properties_of(limits))
+
+
+def _of_user(uuid: str, controllers: Sequence[str], limits: Iterable[tuple[str, str]]) -> str:
+    """A scope below the user's own systemd, for whoever was started where root rules, as a login session is."""
+    from pyrun.plan.scope import properties_of
+
+    if os.path.exists(f"{_runtime_dir()}/bus"):
+        return _scope(uuid, properties_of(limits))
+    path = read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
+    reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}, and {_runtime_dir()}/bus is not there"
+    hint = "start your own systemd, `loginctl enable-linger` (Debian: dbus-user-session), or run it in a unit with Delegate=yes and User="
+    raise HostError("limit the pod", " ".join(controllers[:1]), reason, hint=hint)
+
+
+def _runtime_dir() -> str:
+    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{mapped_ids('uid')[0][1] if os.geteuid() == 0 else os.geteuid()}"
 
 
 def adjust(cgroup: str, limits: Iterable[tuple[str, str]]) -> None:
@@ -132,7 +156,8 @@ def _delegated(above: str) -> bool:
 def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
     """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
     name = f"pyrun-{uuid}.scope"
-    properties = ["Description", "s", f"pyrun pod {uuid}", "Delegate", "b", "true", "Slice", "s", "machine.slice"]
+    own = ["Slice", "s", "machine.slice"] if is_root() else ["Slice", "s", "app.slice"]
+    properties = ["Description", "s", f"pyrun pod {uuid}", "Delegate", "b", "true", *own]
     properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
     properties += [word for one in limits for word in one]
     _call(name, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", str(5 + len(limits)), *properties, "0")
@@ -149,10 +174,10 @@ def _call(name: str, *words: str) -> None:
     import subprocess
 
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
+    command = ["busctl", "--system" if is_root() else "--user", "call", *manager, *words]
+    env = os.environ if is_root() else {**os.environ, "XDG_RUNTIME_DIR": _runtime_dir()}
     try:
-        done = subprocess.run(
-            ["busctl", "--system", "call", *manager, *words], capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError("ask systemd for", name, str(error), hint="is systemd's busctl there?") from error
     if done.returncode != 0:

@@ -43,6 +43,12 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
     record: dict[str, Any] = {"uuid": uuid, "nets": [], "forwards": [], "claims": [], "alone": [], "names": want.get("names", [])}
     ns = sock = -1
     try:
+        if want.get("user"):
+            from pyrun.net import user
+
+            ns = user.attach(root, uuid, pod, want, record)
+            own_hosts(root, uuid, pod, want, record)
+            return ns
         with Netlink() as link:
             chosen = [_network(root, one, link) for one in want["nets"]]
             with networks.Lock(root):
@@ -257,6 +263,11 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
     """Take back what a pod's network has in the host; does nothing the second time.  `record` is what `net` would say."""
     record = record or read_record(pod)
     if not record:
+        return
+    if record.get("kind") == "user":
+        from pyrun.net import user
+
+        user.detach(root, uuid, pod, record)
         return
     failed = _delete(uuid, record)
     with networks.Lock(root):

@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from pyrun.errors import PyrunError
+from pyrun.native.users import is_root
 from pyrun.net import cni, leases, names, networks, nft, rules
 from pyrun.net.attach import detach, records, standing
 from pyrun.net.netlink import Netlink, has_table
@@ -30,8 +31,9 @@ def sweep(root: str) -> int:
             count += leases.release(path, uuid)
         for path in _host_files(root):
             count += _names(root, path, set(alive))
-        count += _interfaces(root, alive)
-        count += _elements(root)
+        if is_root():  # pods of others have none
+            count += _interfaces(root, alive)
+            count += _elements(root)
     valid: dict[str, list[tuple[str, str]]] = {}
     for uuid, record in alive.items():
         for made in record["nets"]:

@@ -30,9 +30,8 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
     for image in images:
         app = image.manifest.get("app")
         declared += list(app.get("ports") or []) if isinstance(app, dict) else []
-    if config.idmap is not None or os.geteuid() != 0:
-        hint = "run pyrun as root, or use --net none or host"
-        raise ConfigError("make a network", "", "that takes root: interfaces and rules are the host's", hint=hint, origin="--net")
+    if config.inner:
+        return _of_user(options, declared, config)
     if join_of(options) and (options.net_isolate or options.net_bandwidth):
         option = "--net-isolate" if options.net_isolate else "--net-bandwidth"
         hint = "say it of the pod that the network belongs to"
@@ -46,6 +45,18 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
     want["isolate"] = options.net_isolate
     if config.bandwidth:
         want["bandwidth"] = config.bandwidth
+    return want
+
+
+def _of_user(options: Options, declared: list[dict[str, Any]], config: Config) -> dict[str, Any]:
+    """One network, by a process of the user's; see `pyrun.net.user`."""
+    nets = [options.net] if isinstance(options.net, str) else options.net
+    if [word for net in nets for word in net.split(",")] not in ([], ["default"]) or options.net_isolate or config.bandwidth:
+        what = "--net-isolate" if options.net_isolate else "--net-bandwidth" if config.bandwidth else "--net " + ",".join(nets)
+        hint = "use --net default, none or host, or run it as root"
+        raise ConfigError("make a network", what, "that takes root: interfaces and rules are the host's", hint=hint, origin="--net")
+    want = want_of([], options.port, declared)
+    want.update(user=True, join="", names=[], hostname=config.hostname, **({"hosts": config.hosts} if config.hosts_bound else {}))
     return want
 
 

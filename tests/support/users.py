@@ -25,6 +25,7 @@ class User:
         self.uid = pwd.getpwnam(name).pw_uid
         self.home = Path(tempfile.mkdtemp(prefix=f"pyrun-{name}-"))
         os.chown(self.home, self.uid, -1)
+        self.within: list[str] = []  # a command that runs others somewhere else, as nsenter(1)
         self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.home), "LANG": "C.UTF-8"}
 
     @property
@@ -32,7 +33,7 @@ class User:
         return self.home / ".local" / "share" / "pyrun"
 
     def command(self, *words: str | Path) -> list[str]:
-        return ["setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--clear-groups", *map(str, words)]
+        return [*self.within, "setpriv", f"--reuid={self.name}", f"--regid={self.name}", "--clear-groups", *map(str, words)]
 
     def run(self, *words: str | Path, code: int | None = 0, env: dict[str, str] | None = None, **more: Any) -> Result:
         """Runs a program to its end; `code` is the exit code that it must have, None for any."""

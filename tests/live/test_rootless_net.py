@@ -1,0 +1,202 @@
+"""Networks of users' pods, by pasta and by slirp4netns: traffic with a machine beside the host, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from machines import HOST, OUTSIDE, Machine, Server, join
+from networld import SERVE, get
+from users import PLAIN, User
+
+UNSIGNED = "--insecure-options=image"
+TUN = Path("/dev/net/tun")
+PROGRAMS = "awk cat env getopt id ip mount nsenter setpriv sh umount unshare".split()
+ANSWER = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 53))\nwhile True: s.sendto(*s.recvfrom(99))"
+ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
+ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class Place:
+    """A host whose way out is the machine beside it, and a user on it with one of the two programs, or none."""
+
+    def __init__(self, image: Path, *programs: str) -> None:
+        self.outside, self.host = Machine(), Machine()
+        join(self.outside, self.host)
+        self.user = User(PLAIN)
+        self.user.within = self.host.within
+        folder = self.user.home / "bin"
+        folder.mkdir(mode=0o755)
+        for name in (*PROGRAMS, *programs):
+            found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+            assert found, f"{name} is not there"
+            (folder / name).symlink_to(found)
+        self.user.env["PATH"] = str(folder)
+        copy = self.user.home / "image.aci"
+        shutil.copyfile(image, copy)
+        copy.chmod(0o644)
+        self.user.pyrun("fetch", UNSIGNED, copy)
+
+    def serve(self, name: str, *flags: str, port: int = 80) -> None:
+        script = SERVE.format(word=name, port=port)
+        words = ["run", "-d", "--rm", UNSIGNED, "--pod-name", name, *flags, "example.com/busybox", "--exec", "/bin/sh", "--", "-c", script]
+        self.user.pyrun(*words)
+
+    def helpers(self) -> list[str]:
+        """Processes of the two programs that are this user's."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if path.stat().st_uid == self.user.uid and (path / "comm").read_text().startswith(("pasta", "passt", "slirp4netns")):
+                    found.append(path.name)
+            except OSError:
+                continue
+        return found
+
+    def left(self) -> list[str]:
+        links = [str(path) for path in (self.user.state / "networks").rglob("*") if path.is_symlink()]
+        return [*self.helpers(), *links, *os.listdir(self.user.state / "pods" / "running")]
+
+    def close(self) -> None:
+        names = [one["uuid"] for one in json.loads(self.user.pyrun("list", "--format", "json").out)]
+        if names:  # of a test that failed
+            self.user.pyrun("rm", "--force", *names, code=None)
+        self.user.close()
+        self.outside.close()
+        self.host.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tun() -> Iterator[None]:
+    """Debian opens /dev/net/tun for everybody (udev's rules); seen here, in this mount namespace."""
+    folder = Path(tempfile.mkdtemp(prefix="pyrun-tun-"))
+    os.mknod(folder / "tun", 0o020666, os.makedev(10, 200))
+    (folder / "tun").chmod(0o666)
+    subprocess.run(["mount", "--bind", folder / "tun", TUN], check=True)
+    yield
+    subprocess.run(["umount", TUN], check=True)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["pasta", "slirp4netns"])
+def place(request: pytest.FixtureRequest, busybox: Path) -> Iterator[Place]:
+    made = Place(busybox, request.param)
+    yield made
+    made.close()
+
+
+def test_forwarded_ports(place: Place) -> None:
+    """From the host itself, by each program; what the pod says of them, and that nothing is left when it has ended."""
+    place.serve("web", "-p", "8080:80")
+    assert get(place.host, "127.0.0.1", 8080) == "web"
+    status = json.loads(place.user.pyrun("status", "--format", "json", "web").out)
+    status = status[0] if isinstance(status, list) else status
+    assert [(one["protocol"], one["host_port"], one["port"]) for one in status["ports"]] == [("tcp", 8080, 80)]
+    inside = place.user.pyrun("exec", "web", "/bin/sh", "-c", "ls /sys/class/net; ip route | grep -c default").out.split()
+    assert len(inside) == 3 and "lo" in inside and inside[-1] == "1"
+    place.user.pyrun("stop", "web")
+    until(lambda: place.left() == [])
+    assert get_once(place.host) == "", "the port is free again"
+
+
+def test_traffic_with_a_machine_beside(busybox: Path) -> None:
+    """By slirp4netns, whose age does not depend on the kernel.  TCP and UDP."""
+    place = Place(busybox, "slirp4netns")
+    try:
+        place.serve("web", "-p", "8080:80")
+        assert get(place.outside, HOST[0], 8080) == "web"
+        with Server(place.outside, 7000), Server(place.host, 7001):
+            said = place.user.pyrun("exec", "web", "/bin/sh", "-c", f"nc -w 10 {OUTSIDE[0]} 7000").out.strip()
+            assert said == HOST[0], "the pod speaks with the host's address"
+            closed = place.user.pyrun("exec", "web", "/bin/sh", "-c", "nc -w 1 10.0.2.2 7001 2>/dev/null; true").out
+            assert closed == "", "what the host has on its loopback stays there"
+        words = ["run", "-d", "--rm", UNSIGNED, "--pod-name", "names", "-p", "5300:53/udp"]
+        python = ["-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro", "example.com/busybox"]
+        place.user.pyrun(*words, *python, "--exec", "/usr/bin/python3", "--", "-c", ANSWER)
+        assert place.outside.run("/usr/bin/python3", "-c", ECHO.format(HOST[0], 5300)).strip() == "ping"
+        place.user.pyrun("rm", "--force", "web", "names")
+        until(lambda: place.left() == [])
+    finally:
+        place.close()
+
+
+def get_once(machine: Machine) -> str:
+    script = "import socket\ntry: print(socket.create_connection(('127.0.0.1', 8080), 3))\nexcept OSError: pass"
+    return machine.run("/usr/bin/python3", "-c", script).strip()
+
+
+def test_both_families(busybox: Path) -> None:
+    """Where both programs are there it is pasta."""
+    place = Place(busybox, "pasta", "slirp4netns")
+    try:
+        place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80")
+        assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == "web"
+        place.user.pyrun("rm", "--force", "web")
+        until(lambda: place.left() == [])
+    finally:
+        place.close()
+
+
+def test_a_killed_supervisor(place: Place) -> None:
+    words = ["run", UNSIGNED, "-p", "8080:80", "example.com/busybox", "--exec", "/bin/sh", "--", "-c", "echo ready; sleep 1000"]
+    with place.user.start(*words) as supervisor:
+        assert supervisor.stdout is not None and supervisor.stdout.readline() == "ready\n" and place.helpers()
+        supervisor.send_signal(signal.SIGKILL)
+    place.user.pyrun("gc")
+    until(lambda: place.left() == [])
+
+
+def test_what_cannot_be(place: Place) -> None:
+    """A clash, what the programs do not forward, what is root's: each a line, and nothing is left."""
+    user = place.user
+    place.serve("web", "-p", "8080:80")
+    before = len(place.helpers())
+    for flags, said in (
+        (("-p", "8080:81"), "it is forwarded to pod"),
+        (("-p", "9000:80/sctp"), "forwards no sctp"),
+        (("-p", "81:80"), "below 1024 ports are root's"),
+        (("--net", "nosuch"), "takes root"),
+        (("--net", "default", "--net-isolate"), "takes root"),
+    ):
+        done = user.pyrun("run", UNSIGNED, *flags, "example.com/busybox", "--exec", "/bin/true", code=125)
+        assert said in done.err and "hint: " in done.err and "Traceback" not in done.err, repr(done)
+    assert len(place.helpers()) == before
+    with Server(place.host, 8081):
+        done = user.pyrun("run", UNSIGNED, "-p", "8081:80", "example.com/busybox", "--exec", "/bin/true", code=125)
+        assert "a program of the host uses it" in done.err
+    user.pyrun("rm", "--force", "web")
+    until(lambda: place.left() == [])
+
+
+def test_without_either(busybox: Path) -> None:
+    place = Place(busybox)
+    try:
+        done = place.user.pyrun("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true", code=125)
+        assert "pasta or slirp4netns" in done.err and "apt-get install passt" in done.err and place.left() == []
+    finally:
+        place.close()
+
+
+def test_a_host_without_a_way_out(place: Place) -> None:
+    """pasta says that there is nothing to take after; slirp4netns has a network of its own making."""
+    place.host.run("ip", "route", "flush", "default")
+    place.host.run("ip", "-6", "route", "flush", "default")
+    place.host.run("ip", "link", "set", "wire", "down")
+    done = place.user.pyrun("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true", code=None)
+    assert done.code == 0 or (done.code == 125 and "pasta: " in done.err and "default route" in done.err), repr(done)
+    until(lambda: place.left() == [])
