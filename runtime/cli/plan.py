@@ -13,6 +13,8 @@ from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
     from pyrun.plan.config import Config
@@ -36,9 +38,9 @@ def run(args: Args) -> int:
     for note in notes:
         tell(note)
     if args.format == "json":
-        emit_json(View(plan, notes).to_json())
+        emit_json({**View(plan, notes).to_json(), **network})
     else:
-        print("\n".join([*network, _text(plan)]))
+        print("\n".join([*_words(network), _text(plan)]))
     return 0
 
 
@@ -57,9 +59,9 @@ def _several(args: Args) -> int:
         tell(note)
     if args.format == "json":
         listed = [{"name": app.name, **View(plan, notes).to_json()} for app, (_, plan) in zip(apps, made, strict=True)]
-        emit_json({"namespaces": shared, "apps": listed})
+        emit_json({"namespaces": shared, "apps": listed, **network})
         return 0
-    print("\n".join([*network, f"  -  clone the pod's holder into new namespaces: {' '.join(shared)}"]))
+    print("\n".join([*_words(network), f"  -  clone the pod's holder into new namespaces: {' '.join(shared)}"]))
     for app, (_, plan) in zip(apps, made, strict=True):
         print(f"app {app.name}, which joins the holder's namespaces\n{_text(plan)}")
     return 0
@@ -74,15 +76,26 @@ def _text(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _network(options: Options, images: list[Image], config: Config) -> list[str]:
-    """What is made in the host before the plan, in words."""
+def _network(options: Options, images: list[Image], config: Config) -> dict[str, list[dict[str, Any]]]:
+    """What is made in the host before the plan: networks that are joined, ports that are forwarded."""
     if config.network != "own":
-        return []
+        return {"networks": [], "ports": []}
     from pyrun.pod.network import wanted
 
     want = wanted(options, images, config)
-    lines = [f"join network {one['network']}{' with ' + ', '.join(one['args']) if one['args'] else ''}" for one in want["nets"]]
-    lines += [f"join the network of {want['join']}"] if want["join"] else []
-    for kind, address, port, inside in want["ports"]:
-        lines.append(f"forward {address + ':' if address else ''}{port}/{kind} of the host to port {inside}")
+    networks = [{"network": want["join"]}] if want["join"] else want["nets"]
+    names = ("protocol", "host_address", "host_port", "port")  # as `pyrun status` calls them
+    return {"networks": networks, "ports": [dict(zip(names, one, strict=True)) for one in want["ports"]]}
+
+
+def _words(network: dict[str, list[dict[str, Any]]]) -> list[str]:
+    lines = []
+    for one in network["networks"]:
+        if ":" in one["network"]:
+            lines.append(f"join the network of {one['network']}")
+        else:
+            lines.append(f"join network {one['network']}{' with ' + ', '.join(one['args']) if one['args'] else ''}")
+    for one in network["ports"]:
+        address = f"{one['host_address']}:" if one["host_address"] else ""
+        lines.append(f"forward {address}{one['host_port']}/{one['protocol']} of the host to port {one['port']}")
     return [f"  -  {escape(line)}" for line in lines]

@@ -49,6 +49,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
             ns = user.attach(root, uuid, pod, want, record)
             own_hosts(root, uuid, pod, want, record)
             return ns
+        ports.check(want["ports"])
         with Netlink() as link:
             chosen = [_network(root, one, link) for one in want["nets"]]
             with networks.Lock(root):

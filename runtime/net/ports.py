@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["claim", "forwards", "path_of"]
+__all__ = ["check", "claim", "forwards", "path_of"]
 
 _SOCKETS = {"tcp": (1, 6), "udp": (2, 17), "sctp": (1, 132)}  # type and protocol of socket(2)
 _IN_USE, _NOT_HERE = 98, 99  # EADDRINUSE, EADDRNOTAVAIL
@@ -22,6 +22,15 @@ _ANY = "any"
 def path_of(protocol: str, address: str, port: int) -> str:
     """Return the name of the link that says whose a port is, below `networks`."""
     return f"ports/{protocol}-{port}-{address or _ANY}"
+
+
+def check(wanted: list[tuple[str, str, int, int]]) -> None:
+    """ConfigError for an address of the host that the kernel forwards nothing from."""
+    for _, address, port, _ in wanted:
+        if address == "::1":
+            reason = "Linux routes nothing from there to other interfaces (for IPv6 there is no route_localnet)"
+            hint = f"use 127.0.0.1:{port}, or no address, which is all others of the host"
+            raise ConfigError("forward port", f"[::1]:{port}", reason, hint=hint, origin="--port")
 
 
 def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record: dict[str, Any]) -> None:

@@ -68,8 +68,8 @@ def _key(limit: Limit) -> tuple[str, str]:
 
 
 def with_rates(old: Limit | None, new: Limit) -> Limit:
-    """Rates of a disk that somebody else has limited stay, unless the new one says otherwise."""
-    if old is None or new[0] != "io.max":
+    """Rates of a disk, or numbers of an RDMA device, that are limited already stay, unless the new one says otherwise."""
+    if old is None or new[0] not in ("io.max", "rdma.max"):
         return new
     disk, *words = new[1].split(" ")
     told = {word.partition("=")[0] for word in words}

@@ -196,3 +196,20 @@ def test_several_apps_each_in_its_turn(shared: Pyrun, busybox: Path) -> None:
     before = os.listdir(shared.root / "pods" / "prepared")
     assert "two apps have that name" in shared("plan", *words[:3], "---", *words[:3], code=2).err
     assert os.listdir(shared.root / "pods" / "prepared") == before
+
+
+def test_networks_and_ports(shared: Pyrun) -> None:
+    """What is made in the host beforehand is told as well, in words and as values."""
+    flags = ("-p", "8080-8081:80-81", "-p", "127.0.0.1:5300:53/udp", "--net", "default:mtu=1400,other")
+    made = json.loads(shared("plan", *flags, shared.probe_image, "--format", "json", code=0).out)
+    assert [(one["network"], one.get("mtu")) for one in made["networks"]] == [("default", 1400), ("other", None)]
+    assert made["ports"] == [
+        {"protocol": "tcp", "host_address": "", "host_port": 8080, "port": 80},
+        {"protocol": "tcp", "host_address": "", "host_port": 8081, "port": 81},
+        {"protocol": "udp", "host_address": "127.0.0.1", "host_port": 5300, "port": 53},
+    ]
+    text = shared("plan", *flags, shared.probe_image, code=0).out
+    assert "join network other\n" in text and "forward 127.0.0.1:5300/udp of the host to port 53\n" in text
+    joined = json.loads(shared("plan", "--net", "container:x", shared.probe_image, "--format", "json", code=0).out)
+    assert joined["networks"] == [{"network": "container:x"}] and joined["ports"] == []
+    assert json.loads(shared("plan", shared.probe_image, "--format", "json", code=0).out)["networks"] == []

@@ -166,3 +166,12 @@ def test_isolators_of_disks_are_for_all_of_them() -> None:
             break
     with pytest.raises(ConfigError):
         limits.of(Options("/root"), [{"name": "resource/block-iops", "value": {"default": True, "limit": "0"}}])
+
+
+def test_numbers_of_an_rdma_device_are_changed_one_by_one() -> None:
+    """The kernel keeps those that are not written (cgroup-v2.rst, "RDMA"), and so does what is remembered for the next start."""
+    options = Options("/nowhere")
+    options.rdma = ["mlx4_0:hca_handle=3,hca_object=2000"]
+    first = next(limit for limit in limits.of(options, []) if limit[0] == "rdma.max")
+    changed = limits.with_rates(first, ("rdma.max", "mlx4_0 hca_object=max", "--rdma"))
+    assert changed[1].split() == ["mlx4_0", "hca_handle=3", "hca_object=max"]
