@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Kind = Literal["name", "file", "oci", "oci-archive", "docker-archive", "registry", "url", "discovery"]
 
-__all__ = ["Reference", "fetch", "find", "parse"]
+__all__ = ["Reference", "absent", "fetch", "find", "parse"]
 
 _SCHEMES: tuple[Kind, ...] = ("oci", "oci-archive", "docker-archive")
 _REMOTE: tuple[Kind, ...] = ("registry", "url", "discovery")
@@ -83,6 +83,19 @@ def parse(text: str) -> Reference:
         reference.parse(text)
         return Reference(text, "registry")
     return Reference(text, "name")
+
+
+def absent(text: str) -> list[str]:
+    """Return absolute paths at which nothing is, and by which `parse` would read the reference in another way if something were."""
+    if text.startswith(("https://", "http://")):
+        return []
+    path = text
+    for scheme in _SCHEMES:
+        if text.startswith(scheme + ":"):
+            path = text[len(scheme) + 1 :]
+    if not os.path.lexists(path):
+        return [os.path.abspath(path)]
+    return [] if parse(text).path else [os.path.abspath(f"{path}/oci-layout")]
 
 
 def find(

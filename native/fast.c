@@ -97,17 +97,26 @@ static int load(struct fast *fast, struct words *words, char form)
            memcmp(fast->data + recipe->key, words->key, words->key_size) == 0;
 }
 
+static int as_before(const struct recipe_check *check, const char *path)
+{
+    struct stat st;
+    const long r = sys_call4(__NR_newfstatat, AT_FDCWD, path, &st, 0);
+
+    if (check->kind == RECIPE_ABSENT)
+        return r == -ENOENT;
+    if (check->kind != 0)
+        return r == 0 && (st.st_mode & S_IFMT) == check->kind;
+    return r == 0 && st.st_dev == check->device && st.st_ino == check->inode && (uint64_t)st.st_size == check->size &&
+           st.st_mtime * 1000000000 + st.st_mtime_nsec == check->modified &&
+           st.st_ctime * 1000000000 + st.st_ctime_nsec == check->changed;
+}
+
 static int unchanged(const struct fast *fast)
 {
     const struct recipe_check *check = (const struct recipe_check *)(fast->recipe + 1);
-    struct stat st;
 
     for (uint32_t i = 0; i < fast->recipe->check_count; i++, check++)
-        if (check->path >= fast->recipe->size || sys_call4(__NR_newfstatat, AT_FDCWD, fast->data + check->path, &st, 0) < 0 ||
-            (check->kind != 0 ? (st.st_mode & S_IFMT) != check->kind
-                              : st.st_dev != check->device || st.st_ino != check->inode || (uint64_t)st.st_size != check->size ||
-                                    st.st_mtime * 1000000000 + st.st_mtime_nsec != check->modified ||
-                                    st.st_ctime * 1000000000 + st.st_ctime_nsec != check->changed))
+        if (check->path >= fast->recipe->size || !as_before(check, fast->data + check->path))
             return 0;
     return fast->recipe->check_count > 0;
 }

@@ -21,7 +21,7 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 4
+#define RECIPE_VERSION 5
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
@@ -54,7 +54,8 @@ struct recipe_check {
     uint64_t modified; /* nanoseconds since 1970 */
     uint64_t changed;
     uint32_t path;
-    uint32_t kind; /* S_IFMT bits: only what kind of file it is counts, as for a volume's source; 0: all of the above */
+    uint32_t kind; /* S_IFMT bits: only what kind of file it is counts, as for a volume's source; 0: all of the above; or: */
+#define RECIPE_ABSENT 1 /* nothing may be there */
 };
 
 struct recipe_patch {

@@ -27,7 +27,7 @@ from pyrun.streams import INHERIT, PIPE, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Unpack
 
     from pyrun.engine.launch import Supervisor
@@ -49,6 +49,14 @@ def _list(args: Sequence[str]) -> list[str]:
     if isinstance(args, str):
         raise UsageError("start container", args, "args is one text", hint="it is a list of words")
     return list(args)
+
+
+def _check_names(variables: Mapping[str, str]) -> None:
+    for name in variables:
+        if not name or "=" in name:
+            raise UsageError(
+                "start container", f"set_env {name!r}", "no variable can be named that", hint="a name is not empty and has no ="
+            )
 
 
 class App:
@@ -322,7 +330,9 @@ class Runtime:
             stamp = stamp_of(rootfs)
         env = options.get("set_env", {})
         more = sorted(option for option in options.items() if option[0] != "set_env")
-        deciding = (image, rootfs, stamp, interactive, more, list(env), env.get("PATH"))
+        _check_names(env)
+        place = os.getcwd() if options.get("volume") else ""  # a short volume's source may be below it
+        deciding = (image, rootfs, stamp, interactive, more, list(env), env.get("PATH"), place)
         own = 1 if rootfs is not None and not options.get("exec") else 0  # the program is the first of `args`
         args = _list(args)
         keys = [repr((kept, args[: own + kept], len(args) > own, deciding)) for kept in (0, 1)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from pyrun.cli.explain import explainer
 from pyrun.engine.launch import become
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
+_COARSE = 5  # CLOCK_REALTIME_COARSE, by which files get their times
 BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
 
 
@@ -49,6 +51,7 @@ def run(args: Args) -> int:
         return run_detached(args)
     refuse_socket(args)
     refuse_json(args)
+    begun = time.clock_gettime_ns(_COARSE)
     uuid = new_uuid()
     if args.uuid_file_save:
         save_uuid(args.uuid_file_save, uuid)
@@ -62,7 +65,8 @@ def run(args: Args) -> int:
 
         run_checked(args, uuid, image)
     with store.lock(exclusive=False):
-        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=_sources(args, store, image))
+        sources = _sources(args, store, image)
+        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources)
         if recipe.controllers:
             from pyrun.engine.placement import take
             from pyrun.pod.place import limits_of
@@ -74,7 +78,7 @@ def run(args: Args) -> int:
             tell(note)
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
-    _remember(args, recipe)
+    _remember(args, recipe, sources, begun)
     if recipe.net is None:  # else more than others need is here
         _bundle()
     try:
@@ -84,18 +88,20 @@ def run(args: Args) -> int:
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
 
 
-def _remember(args: Args, recipe: Recipe) -> None:
+def _remember(args: Args, recipe: Recipe, sources: list[str], begun: int) -> None:
     """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
 
-    nor with limits, for which a place in the cgroup tree has to be found.
+    nor with limits, for which a place in the cgroup tree has to be found, nor when one of the `sources` changed since the command
+    has `begun`: the image may have been found by what it was before.
     """
     if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
         return
-    if args.signature or args.policy:
+    if args.signature or args.policy or any(path in sources and known[4] >= begun for path, known, _ in recipe.checks):
         return
     from pyrun import native
-    from pyrun.pod.cache import save
+    from pyrun.pod.cache import ABSENT, save
 
+    recipe.checks += [(path, (0, 0, 0, 0, 0), ABSENT) for path in resolve.absent(args.image)]
     save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
-__all__ = ["Line", "key_of", "name_of", "save", "split"]
+__all__ = ["ABSENT", "Line", "key_of", "name_of", "save", "split"]
 
 MAGIC = 0x72797065
-VERSION = 4
+VERSION = 5
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
+ABSENT = 1  # a kind of check: nothing may be there
 _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
 _CHECK = Struct("=5Q2I")
 _KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
+_WORD = (1 << 64) - 1  # times before 1970 are negative
 _NAME_MAX = 64
 _HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 _APP = _HOST | {"_"}
@@ -187,7 +189,7 @@ def _encode(key: bytes, recipe: Recipe, block: bytes, places: list[int], patches
     start = _HEADER.size + _CHECK.size * len(recipe.checks) + _PATCH.size * len(patches) + 4 * len(places)
     plan = start + len(key) + -(start + len(key)) % 8
     tail = _Strings(plan + len(block) + len(data))
-    parts = [_CHECK.pack(*known, tail.add(path), kind) for path, known, kind in recipe.checks]
+    parts = [_CHECK.pack(*[number & _WORD for number in known], tail.add(path), kind) for path, known, kind in recipe.checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
     spans = (start, len(key), plan, len(block), plan + len(block), len(data), tail.add(helper))

@@ -233,6 +233,17 @@ def test_other_arguments_meet_the_same_decision(runtime: Runtime) -> None:
         with pytest.raises(UsageError, match="NUL"):
             runtime.call(NAME, ["exit", "0"], exec="/probe", set_env={"A": "1\0B=2"})
         assert run(runtime, "exit", "0") == 0
+    for name in ("", "A=B"):
+        with pytest.raises(UsageError, match="no variable can be named that"):
+            runtime.call(NAME, ["exit", "3"], exec="/probe", set_env={name: "x"})
+
+
+def test_the_directory_decides_where_a_source_is_below_it(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        done = runtime.run(NAME, exec="/probe", volume=["./data:/data"], capture_output=True)
+        assert f"/{name}/data" in str(done.stdout)
 
 
 def test_without_an_image_the_program_decides(runtime: Runtime, tmp_path: Path, probe: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -188,3 +189,53 @@ def test_a_source_of_another_kind(pyrun: Pyrun, tmp_path: Path, busybox: Path) -
         for _ in range(2):
             assert pyrun(*command).out == "a file"
         source.unlink()
+
+
+def test_a_file_that_takes_a_names_place(pyrun: Pyrun, image: Callable[..., Path], signer: Signer, tmp_path: Path) -> None:
+    """A word that meant a stored image means a file once there is one of that name."""
+    pyrun("fetch", pyrun.probe_image, code=0)
+    for _ in range(2):
+        pyrun("run", "example.com/probe", *RUN, cwd=tmp_path, code=7)
+    assert recipes(pyrun)
+    path = tmp_path / "example.com" / "probe"
+    path.parent.mkdir()
+    path.write_bytes(image("example.com/other", ["/probe", "exit", "9"]).read_bytes())
+    signer.sign(path)
+    pyrun("run", "example.com/probe", *RUN[:-1], "9", cwd=tmp_path, code=9)
+    assert "example.com/other" in pyrun("image", "list", code=0).out
+
+
+def copy_of_probe(pyrun: Pyrun, signer: Signer, tmp_path: Path) -> Path:
+    path = tmp_path / "copy.aci"
+    path.write_bytes(pyrun.probe_image.read_bytes())
+    signer.sign(path)
+    return path
+
+
+def test_a_file_from_before_1970(pyrun: Pyrun, signer: Signer, tmp_path: Path) -> None:
+    path = copy_of_probe(pyrun, signer, tmp_path)
+    os.utime(path, (-2, -2))
+    pyrun("run", path, *RUN, code=7)
+    assert interpreters(pyrun, tmp_path, "run", path, *RUN, code=7) == []
+
+
+def test_a_name_that_comes_to_mean_another_image_meanwhile(pyrun: Pyrun, tmp_path: Path) -> None:
+    """The image was found by what was in the store when the command began: the next one has to look again."""
+    pyrun("fetch", pyrun.probe_image, code=0)
+    running = True
+
+    def change() -> None:
+        while running:
+            (pyrun.root / "images").chmod(0o700)
+            time.sleep(0.001)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        pyrun("run", "example.com/probe", *RUN, code=7)
+        assert recipes(pyrun) == []
+    finally:
+        running = False
+        changing.join()
+    pyrun("run", "example.com/probe", *RUN, code=7)
+    assert interpreters(pyrun, tmp_path, "run", "example.com/probe", *RUN, code=7) == []
