@@ -138,9 +138,23 @@ def test_exit_codes_and_signals(pyrun: Pyrun) -> None:
         assert "lost" not in record
 
 
-def test_rm_removes_everything_at_the_end(pyrun: Pyrun, detach: Detach) -> None:
-    uuid = detach("mkdir -p /a/b/c; echo x >/a/b/c/d; read -t 1 x; sleep 0.3; exit 5", "--rm")
+def watches(pid: int) -> bool:
+    """Whether a process has a pidfd open, as `wait` of a pod has."""
+    try:
+        return any("pidfd" in os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def test_rm_removes_everything_at_the_end(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    script = "mkdir -p /a/b/c; echo x >/a/b/c/d; while ! [ -e /flag/go ]; do sleep 0.05; done; exit 5"
+    uuid = detach(script, "--rm", "-v", f"{tmp_path}:/flag:ro")
     waiting = pyrun.start("wait", uuid)
+    deadline = time.monotonic() + 60
+    while not watches(waiting.pid):
+        assert waiting.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    (tmp_path / "go").touch()
     out, err = waiting.communicate(timeout=60)
     assert (waiting.returncode, out) in ((5, "5\n"), (125, "125\n")), err  # before Linux 6.15 nobody can know
     assert phase(pyrun, "exited") == phase(pyrun, "garbage") == phase(pyrun, "running") == []

@@ -294,7 +294,7 @@ def test_several_apps_in_one_pod(shared: Pyrun, busybox: Path) -> None:
     def app(name: str, script: str) -> library.App:
         return library.App("example.com/busybox", ["-c", script], exec="/bin/sh", name=name, set_env={"WHO": name})
 
-    talk = "hostname >/dev/shm/$WHO; while ! [ -e /dev/shm/{other} ]; do sleep 0.02; done; cat /dev/shm/{other}; exit {code}"
+    talk = "hostname >/dev/shm/$WHO; while ! [ -s /dev/shm/{other} ]; do sleep 0.02; done; cat /dev/shm/{other}; exit {code}"
     apps = [app("one", talk.format(other="two", code=3)), app("two", talk.format(other="one", code=3))]
     with library.create_pod(apps, root=root, pod_name="both", exit_policy="last-exit") as pod:
         pod.start()
