@@ -90,6 +90,12 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
     group = group_of(oci.state("one")["pid"])
     assert group == Path("/sys/fs/cgroup/machine.slice/oci-scoped.scope/container") and values(group) == WANTED
     assert subprocess.run(["systemctl", "is-active", "oci-scoped.scope"], capture_output=True, text=True).stdout == "active\n"
+    show = ["systemctl", "show", "--value", "--property=MemoryMax,TasksMax", "oci-scoped.scope"]
+    assert set(subprocess.run(show, capture_output=True, text=True).stdout.split()) == {str(64 << 20), "20"}
+    assert values(group.parent)["pids.max"] == "20"
+    oci("--systemd-cgroup", "update", "--memory", "96m", "--memory-swap", "96m", "one")
+    assert (group / "memory.max").read_text() == (group.parent / "memory.max").read_text() == f"{96 << 20}\n"
+    assert set(subprocess.run(show, capture_output=True, text=True).stdout.split()) == {str(96 << 20), "20"}
     oci("--systemd-cgroup", "delete", "--force", "one")
     deadline = time.monotonic() + 30
     while group.parent.exists():
