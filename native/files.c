@@ -95,8 +95,9 @@ static int remove_entry(int dir, const struct dirent64 *entry, uint64_t device, 
     if (sys_call0(__NR_geteuid) != 0) /* its owner is kept out by its mode: overlayfs makes work/work with none at all */
         (void)sys_call3(__NR_fchmodat, dir, entry->name, 0700);
     child = (int)sys_openat(dir, entry->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-    if (child < 0 || sys_fstat(child, &st) < 0 || st.st_dev != device || !empty_directory(child, device, depth + 1))
+    if (child < 0 || sys_fstat(child, &st) < 0 || st.st_dev != device)
         return 0;
+    (void)empty_directory(child, device, depth + 1); /* but for the files of a cgroup, which go with it */
     return sys_call3(__NR_unlinkat, dir, entry->name, AT_REMOVEDIR) == 0;
 }
 

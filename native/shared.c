@@ -10,17 +10,16 @@
 void remove_group(int parent, const char *name)
 {
     static const struct __kernel_timespec longest = {0, 100000000};
-    OWNED_FD own = -1, events = -1;
     char text[256];
 
     if (parent < 0 || sys_call3(__NR_unlinkat, parent, name, AT_REMOVEDIR) != -EBUSY)
         return;
-    own = (int)sys_openat(parent, name, O_RDONLY | O_DIRECTORY, 0);
-    events = (int)sys_openat(own, "cgroup.events", O_RDONLY, 0);
+    OWNED_FD own = (int)sys_openat(parent, name, O_RDONLY | O_DIRECTORY, 0), events = (int)sys_openat(own, "cgroup.events", O_RDONLY, 0);
     for (int tries = 0; events >= 0 && tries < 50; tries++) {
         struct pollfd change = {events, POLLPRI, 0};
 
         (void)sys_call4(__NR_pread64, events, text, sizeof text, 0);
+        (void)remove_below(own); /* cgroups that the container made */
         if (sys_call3(__NR_unlinkat, parent, name, AT_REMOVEDIR) != -EBUSY)
             return;
         (void)write_file(own, "cgroup.kill", 0, 0, "1", 1); /* somebody entered it from outside, or nobody else kills it */

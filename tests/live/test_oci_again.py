@@ -316,7 +316,7 @@ def test_a_cgroup_with_processes_is_left_alone(oci: Runtime, alone: Alone) -> No
 
 
 def test_signals_and_the_end_of_run(oci: Runtime, alone: Alone) -> None:
-    """Signals go to the program; cgroups that it made are removed by Python, with the same exit code."""
+    """Signals go to the program; cgroups that it made are removed, with the same exit code."""
     oci.config["mounts"][6]["options"].remove("ro")
     script = "mkdir /sys/fs/cgroup/below; trap 'exit 9' TERM; touch /tmp/ready; while true; do sleep 0.1; done"
     oci.command("/bin/sh", "-c", script)

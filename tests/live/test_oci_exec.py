@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import OCI, Runtime
+from bundles import OCI, Alone, Runtime
 from consoles import Socket, read_until
 
 PYTHONS = "--ignore-paused"  # which the launcher does not know
@@ -264,6 +264,21 @@ def test_a_container_like_an_earlier_one(oci: Runtime) -> None:
         oci.start_sleeping()
         assert "HOME" not in both(oci, "one", "sh", "-c", SEEN)
         oci("delete", "--force", "one")
+
+
+def test_cgroups_of_its_own_go_with_the_container(oci: Runtime, tmp_path: Path) -> None:
+    """Deepest first, by the launcher; what a container leaves empty nobody has to wait for."""
+    oci.config["mounts"][6]["options"].remove("ro")
+    oci.command("/bin/sh", "-c", "mkdir -p /sys/fs/cgroup/a/b/c /sys/fs/cgroup/d; touch /tmp/ready; exec sleep 1000")
+    oci("run", "--detach", "one")
+    deadline = time.monotonic() + 60
+    while not (oci.bundle / "rootfs/tmp/ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    group = Path("/sys/fs/cgroup/one")
+    assert (group / "a/b/c").is_dir() and execute(oci, "one", "true").returncode == 0
+    Alone(tmp_path / "alone", oci)("delete", "--force", "one")
+    assert not group.exists() and not oci.leftovers()
 
 
 def test_streams_of_a_user(oci: Runtime) -> None:
