@@ -6,6 +6,7 @@ import os
 
 from pyrun.cli.output import say
 from pyrun.errors import UsageError
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def run(args: Args) -> int:
         raise UsageError("image build", "", "needs to know where to", hint="add --output FILE.aci")
     manifest = _manifest(args)
     latest = args.latest
-    if latest is None and os.environ.get("SOURCE_DATE_EPOCH", "").isdecimal():
-        latest = int(os.environ["SOURCE_DATE_EPOCH"])
+    epoch = whole(os.environ.get("SOURCE_DATE_EPOCH", ""), 1 << 40)
+    if latest is None and epoch >= 0:
+        latest = epoch
     if args.image_format == "oci":
         say(_oci(args, manifest, latest, args.output))
         return 0
@@ -161,7 +163,7 @@ def _port(text: str) -> dict[str, Any]:
     """NAME:PORT[/PROTOCOL]."""
     name, colon, rest = text.partition(":")
     port, _, protocol = rest.partition("/")
-    if not colon or not port.isdecimal() or len(port) > 5:
+    if not colon or whole(port, 99999) < 0:
         raise UsageError("option --expose", text, "not NAME:PORT[/PROTOCOL]", hint="write --expose www:80/tcp")
     return {"name": name, "port": int(port), "protocol": protocol or "tcp"}
 

@@ -6,6 +6,7 @@ import os
 
 from pyrun.cli.each import each
 from pyrun.errors import UsageError
+from pyrun.plan.numbers import whole
 from pyrun.pod.live import find_live
 from pyrun.pod.state import Pods
 from pyrun.pod.status import status
@@ -42,7 +43,7 @@ def run(args: Args) -> int:
 
 def _main() -> str:
     pid = os.environ.get("MAINPID", "")
-    uuid = machined.pod_of_process(int(pid)) if pid.isdecimal() else ""
+    uuid = machined.pod_of_process(int(pid)) if whole(pid, 1 << 22) > 0 else ""
     if not uuid:
         hint = "name it by UUID, the beginning of one, its name, or --uuid-file; in a unit, ExecStartPost= knows it by $MAINPID"
         raise UsageError("register", "", "needs a POD", hint=hint)

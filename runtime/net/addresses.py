@@ -5,6 +5,8 @@ from __future__ import annotations
 import _socket
 import os
 
+from pyrun.plan.numbers import whole
+
 __all__ = ["Subnet", "family_of", "mac_of", "number_of", "parse_mac", "text_of"]
 
 INET, INET6 = 2, 10
@@ -46,7 +48,7 @@ class Subnet:
         """Return the subnet ADDRESS/LENGTH, None for anything else and where the address has bits beyond the length."""
         address, slash, digits = text.partition("/")
         family = family_of(address)
-        if not slash or not family or not digits.isdecimal() or not 0 < int(digits) <= (32 if family == INET else 128):
+        if not slash or not family or whole(digits, 32 if family == INET else 128) < 1:
             return None
         found = Subnet(family, number_of(address), int(digits))
         return found if found.base % found.size == 0 else None

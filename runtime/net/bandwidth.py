@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import UsageError
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def rate(text: str, where: str) -> int:
     number = text.lower().removesuffix("bit")
     unit = number[-1:] if number[-1:] in ("k", "m", "g") else ""
     digits = number.removesuffix(unit)
-    if not digits.isdecimal() or len(digits) > 12 or not 8000 <= int(digits) * _UNITS[unit] < 1 << 40:
+    if not 8000 <= whole(digits, 1 << 40) * _UNITS[unit] < 1 << 40:
         raise _wrong(where, text)
     return int(digits) * _UNITS[unit]
 

@@ -10,6 +10,7 @@ import os
 
 from pyrun.errors import ConfigError, UsageError
 from pyrun.net.networks import directory
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str) -
     most = min(subnet.hosts, 1 << 16)
     last = f"{folder}/last{subnet.family}"
     text = owner_of(last)
-    start = int(text) if text.isdecimal() else 0
+    start = max(0, whole(text, 1 << 128))
     try:
         there = set(os.listdir(folder))
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pyrun.errors import UsageError
 from pyrun.net.addresses import INET6, family_of, number_of, parse_mac, text_of
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _option(net: dict[str, Any], key: str, value: str) -> None:
         raise _bad(f"{key} is written twice", "write each once")
     if key == "mac" and parse_mac(value) is None:
         raise _bad(f"mac={value} is not the MAC of an interface", "write it as in mac=06:00:ac:1c:00:02, with an even first byte")
-    if key == "mtu" and not (value.isdecimal() and 68 <= int(value) <= 65535):
+    if key == "mtu" and whole(value, 65535) < 68:
         raise _bad(f"mtu={value} is not a size from 68 to 65535", "write mtu=1400")
     if key == "name" and (not is_name(value) or len(value) > 15 or value == "lo"):
         raise _bad(f"name={value} is not a name of an interface", "use up to 15 letters and digits, as in name=eth1")
@@ -171,11 +172,12 @@ def _named(text: str, name: str, rest: str, declared: Sequence[dict[str, Any]]) 
 
 def _range(text: str, ports: str) -> tuple[int, int]:
     low, dash, high = ports.partition("-")
-    if not low.isdecimal() or (dash and not high.isdecimal()) or not 0 < int(low) <= int(high or low) < 65536:
+    first, last = whole(low, 65535), whole(high if dash else low, 65535)
+    if not 0 < first <= last:
         raise _wrong(text, f"'{ports}' is not a port from 1 to 65535, or a range of them")
-    if int(high or low) - int(low) >= _MOST_PORTS:
+    if last - first >= _MOST_PORTS:
         raise _wrong(text, f"more than {_MOST_PORTS} ports")
-    return int(low), int(high or low)
+    return first, last
 
 
 def _wrong(text: str, reason: str) -> UsageError:

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.oci.recipe import Key
 
-__all__ = ["Arguments", "general", "parse", "verbs"]
+__all__ = ["Arguments", "general", "listening", "parse", "verbs"]
 
 # Each word: an option, "=" behind it when it takes a value, "*" when it may be given again; "-x,--long" are two names of one.
 general = "--root= --log= --log-format= --log-level= --debug --systemd-cgroup --cgroup-manager= --rootless= -v,--version -h,--help"
@@ -47,6 +47,7 @@ verbs = {
     "state": ("", 1, 1, "ID", "show the state of a container"),
     "update": (_UPDATE, 1, 1, "ID", "change the limits of a container"),
 }
+_MOST = 1 << 20  # descriptors
 _PROGRAM_FOLLOWS = ("exec",)  # behind the first positional argument everything is the program's
 
 
@@ -71,10 +72,24 @@ class Arguments:
 
     def number(self, name: str) -> int:
         """Return the value of an option that is a whole number, 0 when it was not given; UsageError otherwise."""
-        text = self.options.get(name, "0")
-        if not text.isascii() or not text.isdigit() or len(text) > 19:
-            raise UsageError("read option", f"--{name}", f"{text!r} is not a number", origin=f"--{name}")
-        return int(text)
+        text = self.options.get(name)
+        if text is None:
+            return 0
+        from pyrun.plan.numbers import whole
+
+        number = whole(text, _MOST)
+        if number < 0:
+            raise UsageError("read option", f"--{name}", f"{text!r} is not a number up to {_MOST}", origin=f"--{name}")
+        return number
+
+
+def listening(text: str) -> int:
+    """Return how many sockets of the caller's LISTEN_FDS stands for (sd_listen_fds(3)), 0 for anything that is no number."""
+    if not text:
+        return 0
+    from pyrun.plan.numbers import whole
+
+    return max(0, whole(text, _MOST))
 
 
 def parse(argv: list[str]) -> Arguments:

@@ -11,6 +11,7 @@ from pyrun.oci.create import filter_of, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.streams import keep_descriptors, own_streams, size_terminal, take_terminal
 from pyrun.plan import ops
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["execute"]
 
+_LARGEST_ID = (1 << 31) - 1
 # as /proc/PID/ns calls them
 _NAMESPACES = {
     "cgroup": ops.CLONE_NEWCGROUP, "ipc": ops.CLONE_NEWIPC, "mnt": ops.CLONE_NEWNS, "net": ops.CLONE_NEWNET, "pid": ops.CLONE_NEWPID,
@@ -158,13 +160,15 @@ def _user(args: Arguments, user: dict[str, Any]) -> dict[str, Any]:
     groups = args.lists.get("additional-gids", [])
     if text:
         uid, _, gid = text.partition(":")
-        if not uid.isdigit() or not (gid or "0").isdigit():
+        numbers = whole(uid, _LARGEST_ID), whole(gid or "0", _LARGEST_ID)
+        if min(numbers) < 0:
             raise UsageError("choose user", text, "not UID[:GID]", hint="numbers, as in 1000:1000", origin="--user")
-        user = {"uid": int(uid), "gid": int(gid or "0"), "umask": user.get("umask", 0o022)}
+        user = {"uid": numbers[0], "gid": numbers[1], "umask": user.get("umask", 0o022)}
     if groups:
-        if not all(word.isdigit() for word in groups):
+        more = [whole(word, _LARGEST_ID) for word in groups]
+        if min(more) < 0:
             raise UsageError("choose groups", ",".join(groups), "not numbers", origin="--additional-gids")
-        user = {**user, "additionalGids": [*(user.get("additionalGids") or []), *map(int, groups)]}
+        user = {**user, "additionalGids": [*(user.get("additionalGids") or []), *more]}
     return user
 
 

@@ -10,7 +10,7 @@ import posix
 import sys
 
 from pyrun.errors import PyrunError, UsageError
-from pyrun.oci.arguments import Arguments, parse
+from pyrun.oci.arguments import Arguments, listening, parse
 
 __all__ = ["main", "warn"]
 
@@ -79,8 +79,7 @@ def _dispatch(args: Arguments) -> int:
 
 def _close_leaks(args: Arguments) -> None:
     """Descriptors that the caller leaked (conmon does) are no business of a hook or a container."""
-    listen = posix.environ.get(b"LISTEN_FDS", b"0")
-    first = 3 + args.number("preserve-fds") + (int(listen) if listen.isdigit() else 0)
+    first = 3 + args.number("preserve-fds") + listening(posix.environ.get(b"LISTEN_FDS", b"").decode("ascii", "replace"))
     from os import closerange
 
     closerange(first, 1 << 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import HostError
+from pyrun.oci.arguments import listening
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -18,10 +19,7 @@ __all__ = ["announce_sockets", "keep_descriptors", "own_streams", "size_terminal
 
 def keep_descriptors(args: Arguments) -> int:
     """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many."""
-    count = args.number("preserve-fds")
-    listen = os.environ.get("LISTEN_FDS", "")
-    if listen.isdigit():
-        count += int(listen)
+    count = args.number("preserve-fds") + listening(os.environ.get("LISTEN_FDS", ""))
     if count > ops.SLOT_LISTEN_MAX:
         raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
     for number in range(count):
@@ -34,8 +32,8 @@ def keep_descriptors(args: Arguments) -> int:
 
 def announce_sockets(config: dict[str, Any]) -> None:
     """sd_listen_fds(3): the program is to find those that come from the caller, and its own pid beside them."""
-    count = os.environ.get("LISTEN_FDS", "")
-    if count.isdigit() and int(count) and "process" in config:
+    count = listening(os.environ.get("LISTEN_FDS", ""))
+    if count and "process" in config:
         names = os.environ.get("LISTEN_FDNAMES", "")
         more = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
         config["process"]["env"] = [*config["process"].get("env", ()), *more]

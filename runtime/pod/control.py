@@ -13,6 +13,7 @@ import signal as signals
 import time
 
 from pyrun.errors import StateError, UsageError
+from pyrun.plan.numbers import whole
 from pyrun.pod.live import apps_of, find_live, start_time
 from pyrun.pod.names import phase_of, release
 from pyrun.pod.state import lock, read_json
@@ -175,10 +176,10 @@ def _exit_of(pidfd: int) -> dict[str, object]:
 def signal_number(text: str, what: str) -> int:
     """Return the number of a signal by name, with or without SIG, or by number; UsageError naming `what` for anything else."""
     name = text.upper().removeprefix("SIG")
-    if text.isdecimal() and 0 < int(text) <= 64:
-        return int(text)
-    if name.startswith("RTMIN+") and name[6:].isdecimal() and int(name[6:]) <= 30:
-        return int(signals.SIGRTMIN) + int(name[6:])
+    if whole(text, 64) > 0:
+        return whole(text, 64)
+    if name.startswith("RTMIN+") and whole(name[6:], 30) >= 0:
+        return int(signals.SIGRTMIN) + whole(name[6:], 30)
     found = getattr(signals.Signals, "SIG" + name, None)
     if found is None:
         raise UsageError(what, "", f"'{text}' is not a signal", hint="write a name or a number, as in TERM or 15")

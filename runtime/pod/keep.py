@@ -5,6 +5,7 @@ from __future__ import annotations
 from struct import Struct
 
 from pyrun.errors import UsageError
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def encode_apps(exit_policy: str, apps: list[tuple[str, str, int, bool, bool]]) 
 def restart_policy(text: str) -> tuple[str, int]:
     """Return (policy, most restarts; 0 without end) of no, always or on-failure[:N]."""
     policy, colon, count = text.partition(":")
-    if policy not in _RESTARTS or (colon and (policy != "on-failure" or not count.isdecimal() or not 0 < int(count) < 1 << 31)):
+    if policy not in _RESTARTS or (colon and (policy != "on-failure" or whole(count, (1 << 31) - 1) < 1)):
         hint = "write no, always, on-failure, or on-failure:5 for no more than five times"
         raise UsageError("option --restart", "", f"'{text}' is not a restart policy", hint=hint)
     return policy, int(count) if colon else 0
@@ -69,11 +70,11 @@ def _log_options(given: dict[str, str]) -> tuple[int, int]:
     for name, value in given.items():
         if name == "max-size":
             number = value[:-1] if value[-1:].lower() in _UNITS else value
-            if not number.isdecimal() or len(number) > 12:
+            if whole(number, 10**12 - 1) < 0:
                 raise _bad(f"max-size={value} is not a size", "write bytes, or a number with k, m or g, as in max-size=10m; 0 is no limit")
             size = int(number) << _UNITS.get(value[-1:].lower(), 0)
         elif name in ("max-files", "max-file"):
-            if not value.isdecimal() or not 1 <= int(value) <= 1000:
+            if whole(value, 1000) < 1:
                 raise _bad(f"{name}={value} is not a number from 1 to 1000", "write how many files are kept, as in max-files=3")
             files = int(value)
         else:

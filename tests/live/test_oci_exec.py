@@ -160,6 +160,23 @@ def test_errors_are_pythons(oci: Runtime) -> None:
     assert "does not exist" in execute(oci, "one", "true", python=True).stderr
 
 
+@pytest.mark.parametrize("word", ["9" * 5000, "\u0663", "4294967296", "-1", ""])
+def test_odd_numbers_are_refused_in_one_line(oci: Runtime, word: str) -> None:
+    oci.start_sleeping()
+    for words in (
+        ["exec", f"--user={word}:0", "one", "true"],
+        ["exec", f"--user=0:{word or '-'}", "one", "true"],
+        ["exec", f"--additional-gids={word}", "one", "true"],
+        ["exec", f"--preserve-fds={word}", "one", "true"],
+        ["kill", "one", word or "RTMIN+"],
+        ["kill", "one", "RTMAX-" + word],
+    ):
+        done = oci(*words, code=2)
+        assert done.stderr.startswith("pyrun-oci: ") and "internal error" not in done.stderr, done.stderr[:300]
+        assert len([line for line in done.stderr.splitlines() if not line.startswith("hint: ")]) == 1
+    assert oci("exec", "one", "id", "-u", env={**os.environ, "LISTEN_FDS": word}).stdout == "0\n"
+
+
 def test_the_pid_of_another_is_not_entered(oci: Runtime) -> None:
     """A container whose process is gone, and whose pid somebody else has: told apart by the start time."""
     oci.start_sleeping()
