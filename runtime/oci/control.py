@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from pyrun.errors import PyrunError, StateError, UsageError
+from pyrun.errors import StateError, UsageError
 from pyrun.oci import cgroups, state
 from pyrun.oci.create import root_of
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +21,16 @@ __all__ = ["delete", "destroy", "kill", "pause", "resume"]
 def _signal(text: str) -> int:
     import signal
 
-    if text.isascii() and text.isdigit():
-        number = int(text)
-        if 0 <= number <= 64:
-            return number
+    number = whole(text, 64)
+    if number >= 0:
+        return number
     name = text.upper().removeprefix("SIG")
     for one in signal.Signals:
         if one.name == "SIG" + name:
             return int(one)
     for base, sign in (("RTMIN", 1), ("RTMAX", -1)):
-        if name.startswith(base) and name[len(base) + 1 :].isdigit():
-            return int(getattr(signal, "SIG" + base)) + sign * int(name[len(base) + 1 :])
+        if name.startswith(base) and whole(name[len(base) + 1 :], 30) >= 0:
+            return int(getattr(signal, "SIG" + base)) + sign * whole(name[len(base) + 1 :], 30)
     raise UsageError("send signal", text, "no such signal", hint="a name such as TERM or SIGTERM, or a number")
 
 
@@ -100,7 +100,9 @@ def destroy(container: Container, *, force: bool) -> None:
     if group:
         cgroups.remove(group)
     if "poststop" in container.record.get("hooks", ()):
-        _poststop(container)
+        from pyrun.oci import hooks
+
+        hooks.poststop(container.config(), container.state("stopped"))
     container.remove()
     container.close()
 
@@ -122,20 +124,6 @@ def _end(pid: int) -> None:
         poll.poll(10000)
     finally:
         os.close(pidfd)
-
-
-def _poststop(container: Container) -> None:
-    """All of them, whatever becomes of one (runtime-spec, "Lifecycle")."""
-    import sys
-
-    from pyrun.oci import hooks
-
-    config = container.config()
-    for hook in config["hooks"]["poststop"]:
-        try:
-            hooks.run({"hooks": {"poststop": [hook]}}, "poststop", container.state("stopped"))
-        except PyrunError as error:
-            sys.stderr.write(f"pyrun-oci: warning: {error}\n")
 
 
 def _freeze(args: Arguments, on: bool) -> int:

@@ -38,11 +38,12 @@ def root_of(args: Arguments) -> str:
 class _Making:
     """What a create has made so far, to be undone when it fails."""
 
-    __slots__ = ("container", "group", "launch", "relay")
+    __slots__ = ("after", "container", "group", "launch", "relay")
 
     def __init__(self, container: Container) -> None:
         self.container = container
         self.group = ""
+        self.after: tuple[dict[str, Any], dict[str, Any]] | None = None  # what poststop hooks get, once others may have run
         self.launch: Launch | None = None
         self.relay = -1
 
@@ -55,6 +56,10 @@ class _Making:
                 os.waitpid(pid, 0x40000000)  # __WALL
         if self.group:
             cgroups.remove(self.group)
+        if self.after is not None:
+            from pyrun.oci import hooks
+
+            hooks.poststop(*self.after)
         self.container.remove()
         self.container.close()
 
@@ -137,6 +142,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         if config.get("hooks"):
             from pyrun.oci import hooks
 
+            making.after = config, {**_hook_state(container, record, "stopped"), "pid": 0}
             for kind in ("prestart", "createRuntime"):
                 hooks.run(config, kind, {**_hook_state(container, record, "creating"), "pid": pid})
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import HostError
+from pyrun.errors import HostError, PyrunError
 from pyrun.images import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["run"]
+__all__ = ["poststop", "run"]
 
 
 def run(config: dict[str, Any], kind: str, state: dict[str, Any]) -> None:
     """Run all hooks of a kind in their order, with `state` on standard input; HostError for the first that fails."""
     for index, hook in enumerate((config.get("hooks") or {}).get(kind) or []):
         _one(hook, f"hooks.{kind}[{index}]", fastjson.dumps(state).encode())
+
+
+def poststop(config: dict[str, Any], state: dict[str, Any]) -> None:
+    """Run the poststop hooks, all of them, whatever becomes of one (runtime-spec, "Lifecycle", step 13)."""
+    import sys
+
+    for hook in (config.get("hooks") or {}).get("poststop") or []:
+        try:
+            run({"hooks": {"poststop": [hook]}}, "poststop", state)
+        except PyrunError as error:
+            sys.stderr.write(f"pyrun-oci: warning: {error}\n")
 
 
 def _one(hook: dict[str, Any], where: str, data: bytes) -> None:
