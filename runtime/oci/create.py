@@ -179,7 +179,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         rootless.map_ids(plan)
     if user and read_small("/proc/self/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
-    limits = _limits(config, group, user)
+    limits = _limits(args, config, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     return plan
 
@@ -226,12 +226,25 @@ def _make_group(config: dict[str, Any], group: str, user: bool) -> str:
     return group
 
 
-def _limits(config: dict[str, Any], group: str, user: bool) -> list[Op]:
+def _without_rules(args: Arguments) -> None:
+    """No program decides about devices: whoever chose to have no cgroup is told, for everybody else that is an error."""
+    where = "linux.resources.devices"
+    if args.get("cgroup-manager") != "disabled":
+        hint = "mount one on /sys/fs/cgroup, or choose --cgroup-manager disabled"
+        raise ConfigError("limit", "devices", "this host has no cgroup2 tree whose programs could keep the rules", hint=hint, origin=where)
+    from pyrun.oci.main import warn
+
+    warn(args, f"{where}: without a cgroup nothing keeps these rules")
+
+
+def _limits(args: Arguments, config: dict[str, Any], group: str, user: bool) -> list[Op]:
     wanted = config.get("linux", {}).get("resources")
     if not wanted:
         return []
     from pyrun.oci import resources
 
+    if wanted.get("devices") and not group and not user:
+        _without_rules(args)
     if user:  # bpf(2) refuses the program, and the kernel lets nobody open a node that a user could have made
         wanted = {name: value for name, value in wanted.items() if name != "devices"}
     limits = resources.resource_ops(wanted, group)
