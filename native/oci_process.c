@@ -105,9 +105,13 @@ long op_oci_listener(struct context *ctx, const struct plan_op *op)
         unsigned short family;
         char path[108];
     } to = {1, ""};
-    OWNED_FD fd = (int)sys_call3(__NR_socket, 1 /* AF_UNIX */, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
-    long r = fd < 0 ? fd : sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self", runtime_pid, sizeof runtime_pid - 1);
+    OWNED_FD fd = -1;
+    long r;
 
+    if (runtime_pid[0] != '\0') /* who enters has it from before it joined */
+        return 0;
+    fd = (int)sys_call3(__NR_socket, 1 /* AF_UNIX */, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
+    r = fd < 0 ? fd : sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self", runtime_pid, sizeof runtime_pid - 1);
     if (r >= 0 && str_add(to.path, to.path + sizeof to.path, pool_string(ctx, op->s1)) == 0)
         r = -ENAMETOOLONG;
     if (r >= 0)
@@ -131,13 +135,16 @@ static long send_listener(const struct notice *notice)
 {
     const char *head = pool_string(notice->ctx, notice->op->s2), *middle = head + str_len(head) + 1;
     const char *tail = middle + str_len(middle) + 1;
-    const char *words[] = {head, runtime_pid, middle, runtime_pid, tail};
+    const int enters = notice->ctx->plan->flags & PLAN_ENTER;
+    const char *words[] = {head, runtime_pid, middle, enters ? notice->ctx->argv[1] : runtime_pid, tail};
     struct link_message message;
     struct {
         const void *base;
         size_t length;
     } parts[5];
 
+    if (enters) /* one process of the container, which has another as its own */
+        (void)str_add_number(runtime_pid, runtime_pid + sizeof runtime_pid, notice->ctx->shared->entered);
     link_message_init(&message, 0, 1);
     message.control.fds[0] = (int)notice->fd;
     for (int i = 0; i < 5; i++) {

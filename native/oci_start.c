@@ -164,9 +164,14 @@ static int joiner(struct context *ctx)
     uint32_t i;
     long r = keep_descriptors(ctx);
 
-    for (i = 0; r == 0 && ctx->ops[i].code != OP_APP; i++) /* by the runtime's /proc, not the container's */
+    for (i = 0; r == 0 && ctx->ops[i].code != OP_APP; i++) { /* by the runtime's /proc and paths, not the container's */
         if (ctx->ops[i].code == OP_LABEL)
             r = op_oci_label(ctx, &ctx->ops[i]);
+        else if (ctx->ops[i].code == OP_OCI_LISTENER)
+            r = op_oci_listener(ctx, &ctx->ops[i]);
+        if (r < 0)
+            fail(ctx, i, r);
+    }
     if (r == 0) {
         inherit(ctx);
         r = join_namespaces(ctx);

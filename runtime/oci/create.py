@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op, Plan
 
-__all__ = ["create", "filter_of", "has_own_manager", "is_user", "root_of", "write_pid"]
+__all__ = ["around_pid", "create", "filter_of", "has_own_manager", "hook_state", "is_user", "root_of", "write_pid"]
 
 _MARK = "\0"
 
@@ -142,9 +142,9 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         if config.get("hooks"):
             from pyrun.oci import hooks
 
-            making.after = config, {**_hook_state(container, record, "stopped"), "pid": 0}
+            making.after = config, {**hook_state(container, record, "stopped"), "pid": 0}
             for kind in ("prestart", "createRuntime"):
-                hooks.run(config, kind, {**_hook_state(container, record, "creating"), "pid": pid})
+                hooks.run(config, kind, {**hook_state(container, record, "creating"), "pid": pid})
 
     def terminal(fd: int) -> None:
         making.relay = take_terminal(args, config["process"], fd)
@@ -162,13 +162,12 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     announce_sockets(config)
     own_streams(config.get("process") or {}, config)
-    with_pid = fastjson.dumps({**_hook_state(container, record, "creating"), "pid": _MARK}).split(fastjson.dumps(_MARK))
     plan = planner.oci_plan(
         config,
         bundle,
         seccomp=filter_of(config),
         bounding=_bounding(args, config),
-        state=(with_pid[0], with_pid[1]),
+        state=around_pid(hook_state(container, record, "creating")),
         pivot="no-pivot" not in args.options,
         group=group,
         user=user,
@@ -312,7 +311,14 @@ def _owner() -> str:
         return str(uid)
 
 
-def _hook_state(container: Container, record: dict[str, Any], status: str) -> dict[str, Any]:
+def around_pid(shown: dict[str, Any]) -> tuple[str, str]:
+    """Return the JSON of a state before and behind a pid that is not known yet."""
+    head, tail = fastjson.dumps({**shown, "pid": _MARK}).split(fastjson.dumps(_MARK))
+    return head, tail
+
+
+def hook_state(container: Container, record: dict[str, Any], status: str) -> dict[str, Any]:
+    """Return the state that hooks, and a listener of the filter, get to see; without the pid."""
     shown = {"ociVersion": record["ociVersion"], "id": container.id, "status": status, "bundle": record["bundle"]}
     if "annotations" in record:
         shown["annotations"] = record["annotations"]

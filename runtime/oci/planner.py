@@ -10,7 +10,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.oci import devices, mounts
-from pyrun.oci.process import held_capabilities, hooks, process_ops, selinux
+from pyrun.oci.process import held_capabilities, hooks, listens, process_ops, selinux
 from pyrun.plan import caps, ops, sysctl
 from pyrun.plan.ops import Plan, op
 
@@ -86,24 +86,46 @@ def oci_plan(
     return plan
 
 
-def enter_plan(spec: dict[str, Any], process: dict[str, Any], *, seccomp: bytes = b"", bounding: int = caps.ALL) -> Plan:
-    """Return the plan of one more process in the container of `spec`, as native/oci_start.c enters it."""
+def enter_plan(
+    spec: dict[str, Any],
+    process: dict[str, Any],
+    *,
+    seccomp: bytes = b"",
+    bounding: int = caps.ALL,
+    state: tuple[str, str] = ("", ""),
+) -> Plan:
+    """Return the plan of one more process in the container of `spec`, as native/oci_start.c enters it.
+
+    `state` is the container's, before and behind its pid, for a listener of the filter.  ConfigError where one cannot be had.
+    """
     linux = spec.get("linux", {})
-    if seccomp and any(call["action"] == "SCMP_ACT_NOTIFY" for call in linux.get("seccomp", {}).get("syscalls", ())):
-        hint = "the listener is told of the container's own process only"
-        raise ConfigError("enter container", "SCMP_ACT_NOTIFY", "its filter cannot be had again", hint=hint, origin="linux.seccomp")
+    listener = linux["seccomp"]["listenerPath"] if seccomp and listens(linux["seccomp"]) else ""
+    if listener and not process.get("noNewPrivileges"):
+        _refuse_tracers(spec)
     todo: list[Op] = []
     if process.get("terminal"):
         todo.append(op(ops.TTY, a=process.get("user", {}).get("uid", 0), origin="process.terminal"))
     if process.get("apparmorProfile") or process.get("selinuxLabel"):
         todo.append(op(ops.LABEL, n=0, origin="process"))
+    if listener:
+        todo.append(op(ops.OCI_LISTENER, listener, origin="linux.seccomp.listenerPath"))
     todo.append(op(ops.PIVOT, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
     bounding = held_capabilities(spec, bounding)
-    process_ops({"process": process, "linux": linux}, todo, seccomp=seccomp, bounding=bounding, state=("", ""), entering=True)
+    process_ops({"process": process, "linux": linux}, todo, seccomp=seccomp, bounding=bounding, state=state, entering=True)
     own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
+
+
+def _refuse_tracers(spec: dict[str, Any]) -> None:
+    """Without no_new_privs the filter needs CAP_SYS_ADMIN, and its listener the pid of a process that is in the container already."""
+    held = (spec["process"].get("capabilities") or {}).get("bounding") or ()
+    kinds = {one["type"]: one.get("path", "") for one in spec.get("linux", {}).get("namespaces", ())}
+    if "CAP_SYS_PTRACE" in held or kinds.get("pid"):
+        reason = "its processes, or others in its pid namespace, could take over who enters before the filter and its listener are there"
+        hint = "set process.noNewPrivileges, or give the container no CAP_SYS_PTRACE and a pid namespace of its own"
+        raise ConfigError("enter container", "SCMP_ACT_NOTIFY", reason, hint=hint, origin="linux.seccomp.listenerPath")
 
 
 def _check_mount_namespace(linux: dict[str, Any], kinds: dict[str, str]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["capability_sets", "held_capabilities", "hooks", "lost_capabilities", "process_ops", "selinux"]
+__all__ = ["capability_sets", "held_capabilities", "hooks", "listens", "lost_capabilities", "process_ops", "selinux"]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -89,15 +89,19 @@ def process_ops(
     paths = _paths(argv[0], env)
     todo.append(op(ops.FIND, b=paths, origin="process.args"))
     locked = process.get("noNewPrivileges", False)
-    wanted = linux.get("seccomp", {})
+    wanted = linux.get("seccomp") or {}
+    session = [op(ops.SESSION, origin="process")] if entering else []
     if seccomp and not locked:
+        if entering and listens(wanted):  # its listener is told of a pid, which there is from SESSION on
+            _labels(process, todo)
+            todo.append(session.pop())
         todo.append(op(ops.RAISE, origin="linux.seccomp"))
         todo.append(_filter(wanted, seccomp, state))
     todo.append(op(ops.CAPS, blob, n=1, origin="process.capabilities"))
-    _labels(process, todo)
-    if entering:
-        todo.append(op(ops.SESSION, origin="process"))
-    else:
+    if session or not entering:
+        _labels(process, todo)
+        todo += session
+    if not entering:
         todo.append(op(ops.PARK, origin="process"))
         hooks(spec, "startContainer", todo, (state[0].replace('"creating"', '"created"'), state[1]))
     if locked:
@@ -211,10 +215,15 @@ def lost_capabilities(spec: dict[str, Any], bounding: int) -> list[str]:
     return capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
 
 
+def listens(wanted: dict[str, Any]) -> bool:
+    """Whether somebody is asked by a filter of `linux.seccomp` (seccomp_unotify(2))."""
+    return bool(wanted.get("listenerPath")) and any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls") or ())
+
+
 def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> Op:
     flags = sum({_FILTER_FLAGS[flag] for flag in wanted.get("flags", ())})
     around: list[str] = []
-    if wanted.get("listenerPath") and any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls", ())):
+    if listens(wanted):
         flags |= _NEW_LISTENER
         metadata = f',"metadata":{fastjson.quote(wanted["listenerMetadata"])}' if wanted.get("listenerMetadata") else ""
         around = ['{"ociVersion":"1.3.0","fds":["seccompFd"],"pid":', f'{metadata},"state":{state[0]}', state[1] + "}"]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 
 @pytest.fixture
@@ -61,6 +61,63 @@ def test_a_listener_is_asked(oci: Runtime, tmp_path: Path, locked: bool) -> None
         asked = agent.stdout.read().split("\n")
     assert "Cannot assign requested address" in said and said.endswith("end\n"), "the answer was EADDRNOTAVAIL"
     assert "call 83" in asked and "call 59" in asked
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_a_listener_is_asked_by_who_enters(oci: Runtime, tmp_path: Path, locked: bool) -> None:
+    """A descriptor of its own, with its own pid beside the container's."""
+    where = tmp_path / "agent"
+    seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "execve"], "action": "SCMP_ACT_NOTIFY"}]}
+    oci.config["linux"]["seccomp"] = {**seccomp, "listenerPath": str(where)}
+    oci.config["process"]["noNewPrivileges"] = locked
+    agents = []
+    try:
+        for number in range(2):
+            where.unlink(missing_ok=True)
+            agents.append(subprocess.Popen([sys.executable, "-c", LISTEN, str(where)], stdout=subprocess.PIPE, text=True))
+            assert agents[-1].stdout is not None and agents[-1].stdout.readline() == "ready\n"
+            if number == 0:
+                pid = oci.start_sleeping()
+        script = "mkdir /tmp/x 2>&1; readlink /proc/self/fd/204; echo end; busybox sleep 1000"
+        with subprocess.Popen([OCI, "--root", oci.root, "exec", "one", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as client:
+            assert agents[1].stdout is not None
+            told, _, rest = agents[1].stdout.readline().rpartition("}")
+            state = json.loads(told + "}")
+            assert rest.strip() == "b'' 1" and state["fds"] == ["seccompFd"]
+            assert (state["state"]["id"], state["state"]["pid"], state["state"]["status"]) == ("one", pid, "running")
+            assert client.stdout is not None
+            assert "Cannot assign requested address" in client.stdout.readline() and client.stdout.readline() == "end\n"
+            status = Path(f"/proc/{state['pid']}/status").read_text()
+            assert state["pid"] != pid and "Seccomp:\t2" in status and f"NoNewPrivs:\t{int(locked)}" in status
+            assert Path(f"/proc/{state['pid']}/ns/pid").readlink() == Path(f"/proc/{pid}/ns/pid").readlink()
+            assert "CapEff:\t00000000000004fb" in status and "CapBnd:\t00000000000004fb" in status
+            oci("delete", "--force", "one")
+        assert client.returncode == 137
+    finally:
+        oci("delete", "--force", "one")
+        for agent in agents:
+            agent.kill()
+            agent.communicate()
+
+
+def test_nobody_enters_without_a_listener_or_where_others_could_take_over(oci: Runtime, tmp_path: Path) -> None:
+    where = tmp_path / "agent"
+    seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}]}
+    oci.config["linux"]["seccomp"] = {**seccomp, "listenerPath": str(where)}
+    for tracer in (False, True):
+        if tracer:
+            oci.config["process"]["noNewPrivileges"] = False
+            oci.config["process"]["capabilities"]["bounding"].append("CAP_SYS_PTRACE")
+        with subprocess.Popen([sys.executable, "-c", LISTEN, str(where)], stdout=subprocess.PIPE, text=True) as agent:
+            assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
+            oci.start_sleeping()
+            where.unlink()
+            done = oci("exec", "one", "sh", "-c", "touch /tmp/ran", code=255)
+            words = "CAP_SYS_PTRACE" if tracer else "no such file or directory"
+            assert words in done.stderr and "linux.seccomp.listenerPath" in done.stderr
+            assert not (oci.bundle / "rootfs/tmp/ran").exists()
+            oci("delete", "--force", "one")
+            agent.communicate()
 
 
 def test_a_filter_of_the_configuration_holds(oci: Runtime) -> None:
