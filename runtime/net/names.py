@@ -68,16 +68,21 @@ def _change(root: str, network: str, lines: list[str]) -> None:
         file.write("".join(line + "\n" for line in lines))
     os.rename(path + ".new", path)
     section = _section(network, lines, "")
-    try:
-        owners = {os.readlink(entry.path) for entry in os.scandir(f"{root}/networks/{network}") if entry.is_symlink()}
-    except FileNotFoundError:
-        return
-    for uuid in owners:
+    for uuid in _members(root, network):
         own = _section(network, lines, uuid) if any(line.endswith(uuid) for line in lines) else section
         try:
             _replace(_hosts_of(root, uuid), network, own)
         except FileNotFoundError:
             continue  # it has just gone
+
+
+def _members(root: str, network: str) -> set[str]:
+    """Who has an address on it or, where plug-ins lease them, every pod: who is not on it has no section of it."""
+    try:
+        return {os.readlink(entry.path) for entry in os.scandir(f"{root}/networks/{network}") if entry.is_symlink()}
+    except FileNotFoundError:
+        folders = [f"{root}/pods/{phase}" for phase in ("running", "prepared")]
+        return {name for folder in folders if os.path.isdir(folder) for name in os.listdir(folder)}
 
 
 def _section(network: str, lines: list[str], uuid: str) -> str:

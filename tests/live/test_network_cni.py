@@ -72,6 +72,23 @@ def test_debians_bridge(world: World) -> None:
     assert world.settled() == [] and wait_empty(world, "web"), "host-local's address is given back"
 
 
+def test_newcomers_are_known_by_name(world: World) -> None:
+    """Who was there first learns of who comes later, and that it has gone."""
+    configure(world, "club", bridge(world, "cni3", "10.27.0.0/24"))
+    world.serve("first", "--net", "club")
+    try:
+        assert "later" not in world.pyrun("exec", "first", "/bin/cat", "/etc/hosts", code=0).out
+        world.serve("later", "--net", "club")
+        ask = "for i in $(seq 50); do nc -w 2 later 80 </dev/null && break; sleep 0.2; done"
+        assert world.pyrun("exec", "first", "/bin/sh", "-c", ask, code=0).out == "later\n"
+        world.stop("later")
+        gone = "for i in $(seq 200); do grep -q later /etc/hosts || exit 0; sleep 0.2; done; exit 1"
+        world.pyrun("exec", "first", "/bin/sh", "-c", gone, code=0)  # by a process that nobody waits for
+    finally:
+        world.stop("first")
+    assert wait_empty(world, "club")
+
+
 def wait_empty(world: World, name: str) -> bool:
     deadline = time.monotonic() + 10
     while leases(world, name) and time.monotonic() < deadline:
