@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["SYSTEM_ROOT", "has_one_user", "id_tools", "is_root", "mapped_ids", "state_root", "subordinate_ids"]
+__all__ = ["SYSTEM_ROOT", "has_one_user", "id_tools", "is_root", "mapped_ids", "root_or_self", "state_root", "subordinate_ids"]
 
 SYSTEM_ROOT = "/var/lib/pyrun"
 
+_OVERFLOW = 65534  # overflowuid of proc(5), which nobody changes
 _INITIAL = "user:[4026531837]"  # PROC_USER_INIT_INO of linux/proc_ns.h: the user namespace that the host booted with
 
 
@@ -35,6 +36,17 @@ def has_one_user() -> bool:
     if os.geteuid():
         return True
     return _inner() and len(mapped_ids("uid")) == 1 and mapped_ids("uid")[0][2] == 1
+
+
+def root_or_self(uid: int, path: str) -> bool:
+    """Whether the owner of a file is the host's root or this user.
+
+    In a user namespace the host's root has no id, so stat(2) shows the overflow id of everybody who has none (user_namespaces(7));
+    in /etc and /usr, where nobody else puts files, that is taken for root.
+    """
+    if uid in (0, os.geteuid()):
+        return True
+    return uid == _OVERFLOW and os.path.realpath(path).startswith(("/etc/", "/usr/")) and os.geteuid() == 0 and _inner()
 
 
 def state_root() -> str:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from pyrun.errors import ImageError, UsageError
 from pyrun.images.printable import printable
 from pyrun.images.registry.reference import RegistryReference, parse
+from pyrun.native.users import root_or_self
 
 __all__ = ["Place", "Registries", "read"]
 
@@ -109,7 +110,7 @@ def _read(path: str, *, missing_ok: bool) -> dict[str, Any] | None:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 _refuse(path, "not a regular file")
-            if info.st_mode & 0o022 or info.st_uid not in (0, os.geteuid()):
+            if info.st_mode & 0o022 or not root_or_self(info.st_uid, path):
                 _refuse(path, "others may change it", f"chown root and chmod go-w {path}")
             data = file.read(_MAX_FILE + 1)
         if len(data) > _MAX_FILE:

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from pyrun.errors import ImageError, PyrunError
 from pyrun.images import strictjson
 from pyrun.images.printable import printable
+from pyrun.native.users import root_or_self
 
 __all__ = ["Credential", "find"]
 
@@ -186,6 +187,11 @@ def _answer(program: str, data: bytes) -> Credential:
     return Credential(user, secret, program)
 
 
+def _roots(info: os.stat_result, path: str) -> bool:
+    """Whether it is the host's root's, seen by root of a user namespace."""
+    return os.geteuid() == 0 and root_or_self(info.st_uid, path)
+
+
 def _program(name: str, origin: str) -> str:
     """The absolute path of a helper in a directory that only root can write; never one of $PATH."""
     for folder in HELPER_DIRS:
@@ -194,7 +200,7 @@ def _program(name: str, origin: str) -> str:
             place, file = os.stat(folder), os.stat(path)
         except OSError:
             continue
-        if any(info.st_uid or info.st_mode & 0o022 for info in (place, file)):
+        if any((info.st_uid and not _roots(info, path)) or info.st_mode & 0o022 for info in (place, file)):
             _refuse(path, "others than root may change it", f"chown root and chmod go-w {path} and {folder}")
         return path
     _refuse(name, f"not found in {' '.join(HELPER_DIRS)}", f"install it there; {origin} asks for it")

@@ -14,6 +14,7 @@ import os
 import stat
 
 from pyrun.errors import SignatureError, TrustError
+from pyrun.native.users import root_or_self
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def check_owner(path: str, info: os.stat_result) -> None:
     """Raises `TrustError` unless a key file is a plain file that only root or this user can write."""
     if not stat.S_ISREG(info.st_mode):
         raise TrustError("use key", path, "not a regular file", hint="remove it, then trust the key again")
-    if info.st_uid not in (0, os.geteuid()) or info.st_mode & 0o022:
+    if not root_or_self(info.st_uid, path) or info.st_mode & 0o022:
         hint = f"check the key, then: chown root {path} && chmod 0644 {path}"
         raise TrustError("use key", path, "others than root can write it", hint=hint)
 

@@ -15,6 +15,7 @@ import os
 from binascii import crc32
 
 from pyrun.errors import ConfigError, PyrunError, UsageError
+from pyrun.native.users import root_or_self
 
 try:  # hashlib would load OpenSSL
     from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
@@ -169,7 +170,7 @@ def _cached(path: str) -> bytes:
         return b""
     try:
         state = os.fstat(fd)
-        if state.st_mode & 0o170022 != 0o100000 or state.st_uid not in (0, os.geteuid()):
+        if state.st_mode & 0o170022 != 0o100000 or not root_or_self(state.st_uid, path):
             return b""
         data = os.read(fd, MAX_SIZE + 1)
     except OSError:

@@ -250,3 +250,18 @@ def test_what_is_refused(plain: User, busybox: Path) -> None:
         assert done.code in (2, 125) and said in done.err and "hint: " in done.err and "Traceback" not in done.err, repr(done)
     assert subprocess.run(["cat", plain.state / "x"], capture_output=True).returncode == 1
     assert os.listdir(plain.state / "pods" / "running") == []
+
+
+def test_files_of_the_hosts_root_are_his(user: User) -> None:
+    """In a user namespace the owner of /etc/containers has no id; what root has configured there counts all the same."""
+    system = Path("/etc/containers/registries.conf")
+    assert system.stat().st_uid == 0, "podman's packages bring it"
+    done = user.pyrun("fetch", UNSIGNED, "--insecure-options=http", "docker://127.0.0.1:9/app", code=125)
+    assert "refused" in done.err and "others may change" not in done.err, repr(done)
+    own = user.home / ".config" / "containers" / "registries.conf"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    for path in (own, own.parent, own.parent.parent):
+        os.chown(path, user.uid, -1)
+    own.chmod(0o666)
+    assert "others may change it" in user.pyrun("fetch", UNSIGNED, "docker://127.0.0.1:9/app", code=125).err
