@@ -70,7 +70,7 @@ static int understand(struct again *a, int argc, char **argv, const char **bundl
                                                                                     value_of(argc, argv, &i, "--log-level") == 0)
             return 0;
     }
-    if (i >= argc || a->root[0] != '/' || !(str_eq(argv[i], "create") || str_eq(argv[i], "run")))
+    if (i >= argc || !is_straight(a->root) || !(str_eq(argv[i], "create") || str_eq(argv[i], "run")))
         return 0;
     a->run = argv[i++][0] == 'r';
     for (; i < argc; i++)

@@ -154,6 +154,7 @@ static int make_directory(struct making *m)
 
 static void undo(struct making *m)
 {
+    static const char halves[][10] = {"group.new", "state.new", "fast.new"};
     struct container *c = m->container;
 
     if (m->socket >= 0)
@@ -165,6 +166,8 @@ static void undo(struct making *m)
         (void)sys_call4(__NR_wait4, m->pid, 0, __WALL, 0);
     }
     c->group = m->made_group ? m->a->group : "";
+    for (size_t n = 0; n < sizeof halves / sizeof *halves; n++)
+        (void)sys_call3(__NR_unlinkat, c->dir, halves[n], 0);
     (void)remove_container(c);
 }
 
@@ -181,7 +184,7 @@ static int follow(struct making *m)
     int waits = 0, parked = 0;
 
     while (!parked || m->pid <= 0) {
-        if (sys_read(m->socket, &report, sizeof report) != sizeof report || report.kind == PLAN_FAILED)
+        if (!comes_first(m->socket, POLLIN) || sys_read(m->socket, &report, sizeof report) != sizeof report || report.kind == PLAN_FAILED)
             return 0;
         m->pid = report.kind == PLAN_RUNNING ? report.pid : m->pid;
         waits |= report.kind == PLAN_CHECKPOINT;
@@ -231,11 +234,14 @@ static int launch(struct making *m, const char *plan, size_t size, const char *p
     return follow(m);
 }
 
+/* Not SIGKILL, SIGPIPE, SIGCHLD; SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU; SIGWINCH. */
+static const uint64_t forwarded = 0x7fffffff & ~(1U << 8 | 1U << 12 | 1U << 16 | 15U << 18 | 1U << 27);
+
 /* Signals go to the program until it ends, as in pyrun.oci.attend; returns its exit code. */
-static int attend(const struct making *m, uint64_t signals)
+static int attend(const struct making *m)
 {
     unsigned char info[128]; /* struct signalfd_siginfo; its first member is the number */
-    OWNED_FD file = (int)sys_call4(__NR_signalfd4, -1, &signals, sizeof signals, O_CLOEXEC | O_NONBLOCK);
+    OWNED_FD file = (int)sys_call4(__NR_signalfd4, -1, &forwarded, sizeof forwarded, O_CLOEXEC | O_NONBLOCK);
     OWNED_FD pidfd = (int)sys_call2(__NR_pidfd_open, m->pid, 0);
     struct pollfd both[2] = {{pidfd, POLLIN, 0}, {file, POLLIN, 0}};
     uint32_t number;
@@ -281,52 +287,57 @@ static void end(const struct making *m, char **envp)
 /* Comes back only when the program could not be started. */
 static void run(struct making *m, char **envp)
 {
-    /* not SIGKILL, SIGPIPE, SIGCHLD; SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU; SIGWINCH */
-    const uint64_t kept = 1U << 8 | 1U << 12 | 1U << 16 | 15U << 18 | 1U << 27, signals = 0x7fffffff & ~kept;
-    uint64_t old = 0;
     int code;
 
-    (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &signals, &old, sizeof old);
-    if (!start_container(m->container)) {
-        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &old, 0, sizeof old);
+    if (!start_container(m->container))
         return;
-    }
     if (m->a->detach)
         sys_exit(0);
     (void)sys_call2(__NR_flock, m->container->dir, LOCK_UN);
-    code = attend(m, signals);
+    code = attend(m);
     if (!m->a->keep)
         end(m, envp);
     sys_exit(code);
 }
 
+/* Comes back only when that is to be undone. */
+static void make(struct making *m, const struct again_recipe *recipe, char *data, char **envp)
+{
+    struct again *a = m->a;
+    const int dir = m->container->dir;
+    const char *plan = data + recipe->plan, *helper = data + recipe->helper;
+
+    if ((a->group[0] != '\0' && (write_file(dir, "group.new", O_CREAT | O_TRUNC, 0600, a->group, str_len(a->group)) < 0 ||
+                                 sys_call4(__NR_renameat, dir, "group.new", dir, "group") < 0)) ||
+        !make_group(m) || !has_limits(m, (const struct plan_header *)(const void *)plan))
+        return;
+    own_streams(recipe->owner);
+    if (!launch(m, plan, recipe->plan_size, helper) || !again_settle(a, dir, (int32_t)m->pid, plan, recipe->plan_size, helper) || !go_on(m))
+        return;
+    sys_close(m->socket);
+    m->socket = -1;
+    (void)sys_call4(__NR_wait4, m->helper, 0, 0, 0);
+    m->helper = 0;
+    m->container->group = a->group;
+    if (!a->run)
+        sys_exit(0);
+    run(m, envp);
+}
+
 void again_make(struct again *a, const struct again_recipe *recipe, char *data, char **envp)
 {
-    struct container *c = new_container();
-    struct making m = {a, c, -1, -1, 0, -1, 0, 0};
-    char *plan = data + recipe->plan;
+    struct making m = {a, new_container(), -1, -1, 0, -1, 0, 0};
+    uint64_t before = 0;
     struct stat st;
 
     a->group[0] = '\0';
     if (!name_group(a) || !is_plain(a->group) || !is_plain(a->bundle) || !is_plain(a->rootfs) || !again_plan(a, recipe, data) ||
-        sys_call4(__NR_newfstatat, AT_FDCWD, a->rootfs, &st, 0) < 0 || (st.st_mode & S_IFMT) != S_IFDIR || !make_directory(&m))
+        sys_call4(__NR_newfstatat, AT_FDCWD, a->rootfs, &st, 0) < 0 || (st.st_mode & S_IFMT) != S_IFDIR)
         return;
-    if ((a->group[0] == '\0' || write_file(c->dir, "group.new", O_CREAT | O_TRUNC, 0600, a->group, str_len(a->group)) == 0) &&
-        (a->group[0] == '\0' || sys_call4(__NR_renameat, c->dir, "group.new", c->dir, "group") == 0) && make_group(&m) &&
-        has_limits(&m, (const struct plan_header *)(const void *)plan)) {
-        own_streams(recipe->owner);
-        if (launch(&m, plan, recipe->plan_size, data + recipe->helper) &&
-            again_settle(a, c->dir, (int32_t)m.pid, plan, recipe->plan_size, data + recipe->helper) &&
-            go_on(&m)) {
-            sys_close(m.socket);
-            m.socket = -1;
-            (void)sys_call4(__NR_wait4, m.helper, 0, 0, 0);
-            m.helper = 0;
-            c->group = a->group;
-            if (!a->run)
-                sys_exit(0);
-            run(&m, envp);
-        }
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &forwarded, &before, sizeof before); /* until all is made, or nothing is left */
+    if (make_directory(&m)) {
+        make(&m, recipe, data, envp);
+        undo(&m);
     }
-    undo(&m);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &before, 0, sizeof before);
 }

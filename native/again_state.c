@@ -171,6 +171,8 @@ static long write_pid(const char *path, int32_t pid)
     r = write_file(AT_FDCWD, other, O_CREAT | O_TRUNC, 0644, digits, str_len(digits));
     if (r == 0)
         r = sys_call4(__NR_renameat, AT_FDCWD, other, AT_FDCWD, path);
+    if (r < 0)
+        (void)sys_call3(__NR_unlinkat, AT_FDCWD, other, 0);
     return r;
 }
 

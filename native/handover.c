@@ -1,5 +1,6 @@
 /* The last steps before the helper: its cgroup, its program in memory that nobody can change, its descriptors. */
 #include <linux/memfd.h>
+#include <linux/poll.h>
 
 #include "handover.h"
 #include "pod.h"
@@ -78,6 +79,30 @@ int sealed_program(const char *path)
     fd = sealed("pyrun-helper", (const char *)map, (size_t)st.st_size, 0x10 /* MFD_EXEC */);
     (void)sys_call2(__NR_munmap, map, st.st_size);
     return fd;
+}
+
+int comes_first(int fd, short events)
+{
+    static const struct __kernel_timespec step = {0, 100000000}, none = {0, 0};
+    const uint64_t deadly = 1U << (SIGHUP - 1) | 1U << (SIGINT - 1) | 1U << (SIGQUIT - 1) | 1U << (SIGTERM - 1);
+    struct pollfd awaited = {fd, events, 0};
+    uint64_t pending = 0;
+
+    while (sys_call5(__NR_ppoll, &awaited, 1, &step, 0, 8) <= 0)
+        if (sys_call2(__NR_rt_sigpending, &pending, sizeof pending) == 0 && (pending & deadly) != 0 &&
+            sys_call5(__NR_ppoll, &awaited, 1, &none, 0, 8) <= 0)
+            return 0;
+    return 1;
+}
+
+int is_straight(const char *path)
+{
+    if (path == 0 || *path != '/')
+        return 0;
+    for (; *path != '\0'; path++)
+        if (memcmp(path, "/..", 3) == 0 && (path[3] == '/' || path[3] == '\0'))
+            return 0;
+    return 1;
 }
 
 /* Every descriptor is copied out of the way first, so that no copy lands on one still needed. */

@@ -24,6 +24,12 @@ int sealed(const char *name, const char *data, size_t size, unsigned flags);
 /* The program `path` in a sealed memfd that may be executed; minus an errno. */
 int sealed_program(const char *path);
 
+/* Waits for `events` of a descriptor; 0 when a signal comes first that would end this process, were it not blocked. */
+int comes_first(int fd, short events);
+
+/* Whether a path means the same to Python, which takes `..` out of it, and to the kernel. */
+int is_straight(const char *path);
+
 /* Turns this process into the helper, slots[i] on descriptor i from `first` on (-1: closed); comes back only with minus an
  * errno, and with copies of the descriptors in `slots`, out of the slots' way. */
 long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp);

@@ -142,18 +142,24 @@ static size_t count(char **words)
     return n;
 }
 
-/* The environment, with the descriptor of what a recipe can be made of (again.h); nobody else's word for it counts. */
-static char **with_key(char **environment, char **envp, char key[64], int fd)
+/* The environment, and in it what Python has to know: the descriptor of what a recipe can be made of (again.h), or what came between
+ * once the program of an exec had run (oci_verbs.h).  Nobody else's word counts. */
+static char **with_word(char **environment, char **envp, char word[64], int fd)
 {
-    static const char name[] = "PYRUN_OCI_KEY=";
+    static const char key[] = "PYRUN_OCI_KEY=", failed[] = "PYRUN_OCI_FAILED=";
+    const struct container *c = new_container();
     size_t n = 0;
 
     for (; *envp != 0; envp++)
-        if (memcmp(*envp, name, sizeof name - 1) != 0)
+        if (memcmp(*envp, key, sizeof key - 1) != 0 && memcmp(*envp, failed, sizeof failed - 1) != 0)
             environment[n++] = *envp;
-    if (fd >= 0 && sys_call3(__NR_fcntl, fd, F_SETFD, 0) == 0) {
-        (void)str_add_number(str_add(key, key + 64, name), key + 64, (uint64_t)fd);
-        environment[n++] = key;
+    if (c->error != 0) {
+        (void)str_add_number(str_add(str_add(str_add(word, word + 64, failed), word + 64, c->failed), word + 64, " "), word + 64,
+                             (uint64_t)c->error);
+        environment[n++] = word;
+    } else if (fd >= 0 && sys_call3(__NR_fcntl, fd, F_SETFD, 0) == 0) {
+        (void)str_add_number(str_add(word, word + 64, key), word + 64, (uint64_t)fd);
+        environment[n++] = word;
     }
     environment[n] = 0;
     return environment;
@@ -173,8 +179,8 @@ int program(int argc, char **argv, char **envp)
 #ifdef PYRUN_OCI
     if (oci_verb(argc, argv, envp))
         return 0;
-    char **environment = __builtin_alloca(sizeof *envp * (count(envp) + 2)), key[64];
-    envp = with_key(environment, envp, key, again_verb(argc, argv, envp));
+    char **environment = __builtin_alloca(sizeof *envp * (count(envp) + 2)), word[64];
+    envp = with_word(environment, envp, word, again_verb(argc, argv, envp));
 #else
     enter_pod(argc, argv, envp);
     run_recipe(argc, argv, envp);

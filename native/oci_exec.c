@@ -97,8 +97,8 @@ static int options(struct exec *exec, struct wish *wish, int argc, char **argv)
     return i;
 }
 
-/* The whole of a regular file, with a NUL behind it; 0 for anything else. */
-static char *whole_file(int dir, const char *path, int flags)
+/* The whole of a regular file; 0 for anything else. */
+static int whole_file(struct json *json, int dir, const char *path, int flags)
 {
     OWNED_FD fd = (int)sys_openat(dir, path, O_RDONLY | O_NONBLOCK | flags, 0);
     struct stat st;
@@ -107,18 +107,19 @@ static char *whole_file(int dir, const char *path, int flags)
     if (fd < 0 || sys_fstat(fd, &st) < 0 || (st.st_mode & S_IFMT) != S_IFREG || st.st_size <= 0 || st.st_size > LARGEST_TEXT)
         return 0;
     map = sys_call6(__NR_mmap, 0, st.st_size + 1, 3 /* read, write */, 0x22 /* private, anonymous */, -1, 0);
-    return (unsigned long)map > -4096UL || sys_read(fd, map, st.st_size) != st.st_size ? 0 : (char *)map;
+    json->at = json->out = (char *)map;
+    json->end = json->at + st.st_size;
+    return (unsigned long)map <= -4096UL && sys_read(fd, map, st.st_size) == st.st_size;
 }
 
 /* The container's own process, as config.json had it at create. */
 static int configured(struct exec *exec)
 {
-    struct json json = {.at = whole_file(exec->container->dir, "config", O_NOFOLLOW), .known = 1};
+    struct json json = {.known = 1};
     unsigned count = 0;
 
-    if (json.at == 0)
+    if (!whole_file(&json, exec->container->dir, "config", O_NOFOLLOW))
         return 0;
-    json.out = json.at;
     for (json_open(&json, '{'); json_more(&json, '}', &count); json_skip(&json)) {
         size_t size;
         const char *name = json_name(&json, &size);
@@ -131,10 +132,9 @@ static int configured(struct exec *exec)
 
 static int from_file(struct exec *exec)
 {
-    struct json json = {.at = whole_file(AT_FDCWD, exec->process_file, 0)};
+    struct json json = {0};
 
-    json.out = json.at;
-    return json.at != 0 && read_process(&json, &exec->process) && json_ended(&json);
+    return whole_file(&json, AT_FDCWD, exec->process_file, 0) && read_process(&json, &exec->process) && json_ended(&json);
 }
 
 static int from_words(struct exec *exec, const struct wish *wish, char **argv)

@@ -155,22 +155,23 @@ static int console_address(struct address *to, const char *path)
            KIND(st.st_mode) == S_IFSOCK;
 }
 
-/* The master goes out with the name of its terminal. */
-static int hand_over(const struct address *to, int master)
+/* The master goes out with the name of its terminal; minus an errno. */
+static long hand_over(const struct address *to, int master)
 {
     OWNED_FD fd = (int)sys_call3(__NR_socket, 1 /* AF_UNIX */, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
     struct link_message message;
     char name[32] = "/dev/pts/";
     unsigned number = 0;
+    long r = fd < 0 ? fd : sys_call3(__NR_connect, fd, to, sizeof *to);
 
-    if (fd < 0 || sys_call3(__NR_connect, fd, to, sizeof *to) < 0 || sys_call3(__NR_ioctl, master, TIOCGPTN, &number) < 0)
-        return 0;
+    if (r < 0 || (r = sys_call3(__NR_ioctl, master, TIOCGPTN, &number)) < 0)
+        return r;
     (void)str_add_number(name + str_len(name), name + sizeof name, number);
     link_message_init(&message, 0, 1);
     message.control.fds[0] = master;
     message.vector.base = name;
     message.vector.length = str_len(name);
-    return sys_call3(__NR_sendmsg, fd, &message.header, 0x4000 /* MSG_NOSIGNAL */) > 0;
+    return sys_call3(__NR_sendmsg, fd, &message.header, 0x4000 /* MSG_NOSIGNAL */);
 }
 
 /* Becomes the helper; descriptors that the caller leaked go with the execve. */
@@ -191,10 +192,13 @@ struct started {
     int master;
 };
 
-/* Until the process has executed its program, as pyrun.oci.launch.Launch.run; 0 for a failure. */
+/* Until the process has executed its program, as pyrun.oci.launch.Launch.run; 0 for a failure, which the process tells itself
+ * and perhaps before the helper has told its pid, and for a signal that comes first. */
 static int follow(const struct exec *exec, int link, struct started *started)
 {
-    for (;;) {
+    int failed = 0;
+
+    while (comes_first(link, POLLIN)) {
         struct plan_report report = {0};
         struct link_message message;
         long n;
@@ -211,9 +215,19 @@ static int follow(const struct exec *exec, int link, struct started *started)
                 (void)sys_call3(__NR_ioctl, started->master, TIOCSWINSZ, size);
         } else if (n == sizeof report && report.kind == PLAN_RUNNING)
             started->pid = report.pid;
+        else if (n == sizeof report && report.kind == PLAN_FAILED)
+            failed = 1;
         else
-            return n == 0 && started->pid > 0;
+            return n == 0 && started->pid > 0 && !failed;
     }
+    return 0;
+}
+
+/* A child that nobody has reaped. */
+static void end_process(int32_t pid)
+{
+    (void)sys_call2(__NR_kill, pid, SIGKILL);
+    (void)sys_call4(__NR_wait4, pid, 0, ALL_CHILDREN, 0);
 }
 
 static int launch(const struct exec *exec, int group, struct started *started)
@@ -232,6 +246,10 @@ static int launch(const struct exec *exec, int group, struct started *started)
     if (pid < 0)
         return 0;
     good = follow(exec, ours, started);
+    if (!good && started->pid > 0)
+        end_process(started->pid);
+    sys_close(ours);
+    ours = -1;
     (void)sys_call4(__NR_wait4, pid, 0, 0, 0);
     return good;
 }
@@ -246,7 +264,9 @@ static int wait_for(int32_t pid)
     int status = 0;
 
     while (process >= 0 && signals >= 0) {
-        if (sys_call5(__NR_ppoll, slots, 2, 0, 0, 8) > 0 && slots[0].revents != 0)
+        if (sys_call5(__NR_ppoll, slots, 2, 0, 0, 8) <= 0)
+            continue;
+        if (slots[0].revents != 0)
             break;
         if (slots[1].revents != 0 && sys_read(signals, &info, sizeof info) == sizeof info)
             (void)sys_call4(__NR_pidfd_send_signal, process, info.ssi_signo, 0, 0);
@@ -255,18 +275,23 @@ static int wait_for(int32_t pid)
     return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
 }
 
-/* What is left to do may only fail if others take files away meanwhile: then the process goes, and Python tells. */
+/* What is left to do fails when nobody listens, or others take files away meanwhile: then the process goes, and Python tells. */
 static int settle(const struct exec *exec, const struct started *started, const struct address *to, int pid_file, const char *other)
 {
     char number[24];
     const long size = str_add_number(number, number + sizeof number, (uint64_t)started->pid) - number;
+    struct container *c = exec->container;
+    long r = exec->process.terminal ? hand_over(to, started->master) : 0;
 
-    if ((!exec->process.terminal || (started->master >= 0 && hand_over(to, started->master))) &&
-        (exec->pid_file == 0 || (sys_write(pid_file, number, size) == size &&
-                                 sys_call4(__NR_renameat, AT_FDCWD, other, AT_FDCWD, exec->pid_file) == 0)))
+    c->failed = "--console-socket";
+    if (r >= 0 && exec->pid_file != 0) {
+        c->failed = "--pid-file";
+        r = sys_write(pid_file, number, size) != size ? -EIO : sys_call4(__NR_renameat, AT_FDCWD, other, AT_FDCWD, exec->pid_file);
+    }
+    if (r >= 0)
         return 1;
-    (void)sys_call2(__NR_kill, started->pid, SIGKILL); /* a child that nobody has reaped */
-    (void)sys_call4(__NR_wait4, started->pid, 0, ALL_CHILDREN, 0);
+    c->error = (int)-r;
+    end_process(started->pid);
     return 0;
 }
 
@@ -307,10 +332,10 @@ void run_exec(struct exec *exec)
         (void)sys_call3(__NR_close_range, 3, ~0U, 0);
         sys_exit(exec->detach ? 0 : wait_for(started.pid));
     }
-    if (!exec->detach)
-        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &before, 0, sizeof before);
     if (exec->pid_file != 0)
         (void)sys_call3(__NR_unlinkat, AT_FDCWD, other, 0);
+    if (!exec->detach)
+        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &before, 0, sizeof before);
     if (started.master >= 0)
         sys_close(started.master);
 }

@@ -198,5 +198,5 @@ void json_skip(struct json *json)
 
 int json_ended(struct json *json)
 {
-    return peek(json) == '\0' && !json->bad;
+    return peek(json) == '\0' && !json->bad && json->at == json->end;
 }

@@ -9,6 +9,7 @@
 struct json {
     char *at; /* ends in a NUL */
     char *out;
+    const char *end; /* where the NUL is, for json_ended */
     int known; /* Python has read all of it already */
     int bad;
 };

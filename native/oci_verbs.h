@@ -13,7 +13,8 @@ struct container {
     const char *group, *hooks, *head, *tail, *helper;
     int32_t pid;
     uint64_t started;
-    int dir, pidfd;
+    int dir, pidfd, error;
+    const char *failed; /* the option that an exec could not follow, by `error`, when its program had run: it must not run again */
     enum status status;
 };
 

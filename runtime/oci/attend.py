@@ -9,11 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from select import poll
 
-__all__ = ["hold", "wait"]
+__all__ = ["comes_first", "forward", "hold", "wait"]
 
 # SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH
 _KEPT = (9, 13, 17, 19, 20, 21, 22, 28)
 _FORWARDED = [number for number in range(1, 32) if number not in _KEPT]
+_DEADLY = {1, 2, 3, 15}  # SIGHUP, SIGINT, SIGQUIT, SIGTERM: whoever sends one wants an end, also of what does not run yet
+_STEP = 100  # milliseconds
 _WINCH = 28
 _CHUNK = 1 << 16
 
@@ -23,19 +25,36 @@ def hold() -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _FORWARDED)
 
 
-def wait(pid: int, master: int) -> int:
-    """Wait for the child `pid`; `master` is its terminal's, -1 for none.  Returns its exit code, 128 + n after signal n."""
+def comes_first(fd: int, events: int) -> None:
+    """Wait for `events` of a descriptor while signals are held; SystemExit with 128 + n when a deadly signal n comes first."""
+    import select
+
+    poll = select.poll()
+    poll.register(fd, events)
+    while not poll.poll(_STEP):
+        found = _DEADLY & {int(number) for number in _signal.sigpending()}
+        if found and not poll.poll(0):
+            raise SystemExit(128 + min(found))
+
+
+def forward(pid: int) -> int:
+    """From now on signals go to the child `pid`, also those that were held; returns its pidfd."""
     pidfd = os.pidfd_open(pid)
 
-    def forward(number: int, _: object) -> None:
+    def send(number: int, _: object) -> None:
         try:
             _signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
             return
 
     for number in _FORWARDED:
-        _signal.signal(number, forward)
+        _signal.signal(number, send)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _FORWARDED)
+    return pidfd
+
+
+def wait(pid: int, pidfd: int, master: int) -> int:
+    """Wait for the child `pid`; `master` is its terminal's, -1 for none.  Returns its exit code, 128 + n after signal n."""
     if master >= 0:
         _relay(pidfd, master)
     _, status = os.waitpid(pid, 0x40000000)  # __WALL

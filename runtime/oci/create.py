@@ -275,6 +275,10 @@ def write_pid(path: str, pid: int) -> None:
         os.close(fd)
         os.rename(temporary, path)
     except OSError as error:
+        import contextlib
+
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None
 
 

@@ -32,6 +32,7 @@ _NAMESPACES = {
 
 def execute(args: Arguments) -> int:
     """Run a process in a container; unless detached wait for it and return its exit code."""
+    _raise_failure(args)
     container = state.Container(root_of(args), args.words[0], lock=False)
     status = container.status()
     if status not in ("running", "created"):
@@ -60,7 +61,17 @@ def execute(args: Arguments) -> int:
         raise
     if "detach" in args.options:
         return 0
-    return attend.wait(launch.pid, master)
+    return attend.wait(launch.pid, attend.forward(launch.pid), master)
+
+
+def _raise_failure(args: Arguments) -> None:
+    """Tell what the launcher could not do once the program had been executed, which is not to happen again (native/oci_exec_run.c)."""
+    import posix
+
+    option, _, error = posix.environ.pop(b"PYRUN_OCI_FAILED", b"").decode().partition(" ")
+    if option:
+        what = {"--console-socket": "connect to console socket", "--pid-file": "write pid file"}[option]
+        raise HostError(what, args.get(option[2:]), errno=int(error), origin=option)
 
 
 def _start(args: Arguments, container: Container, config: dict[str, Any], process: dict[str, Any]) -> tuple[Launch, int]:
@@ -95,7 +106,14 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     finally:
         for fd in fds.values():
             os.close(fd)
-    launch.run(terminal=terminal)
+    try:
+        launch.run(terminal=terminal, held="detach" not in args.options)
+    except SystemExit:  # for a signal
+        if launch.pid:
+            os.kill(launch.pid, 9)
+            os.waitpid(launch.pid, 0x40000000)  # __WALL
+        launch.close()
+        raise
     return launch, relay
 
 

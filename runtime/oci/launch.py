@@ -46,13 +46,15 @@ class Launch:
             os.close(memfd)
         self._socket: _socket.socket = ours
 
-    def run(self, *, terminal: Callable[[int], None], checkpoint: Callable[[int], None] | None = None) -> bool:
+    def run(self, *, terminal: Callable[[int], None], checkpoint: Callable[[int], None] | None = None, held: bool = False) -> bool:
         """Go on until the process is parked (True) or, without PARK, executes its program (False).
 
         `terminal` gets the master of its terminal, `checkpoint` its pid while it waits before the pivot.
-        SetupError for a step that failed.
+        SetupError for a step that failed; when signals are held, SystemExit for one that ends this process.
         """
         while True:
+            if held:
+                _look(self._socket.fileno())
             data, ancillary, _, _ = self._socket.recvmsg(_REPORT.size, _CONTROL_SPACE, 0x40000000)  # MSG_CMSG_CLOEXEC
             if len(data) == 1 and ancillary:
                 terminal(int.from_bytes(ancillary[0][2][:4], "little"))
@@ -104,6 +106,12 @@ class Launch:
     def block(self) -> bytes:
         """The encoded plan, which names an operation that fails."""
         return self._block
+
+
+def _look(fd: int) -> None:
+    from pyrun.oci import attend
+
+    attend.comes_first(fd, 1)  # POLLIN
 
 
 def _spawn(argv: list[str], slots: list[int]) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
 
-__all__ = ["create", "let_go", "run", "start"]
+__all__ = ["create", "let_go", "poststart", "run", "start"]
 
 
 def create(args: Arguments) -> int:
@@ -29,11 +29,15 @@ def start(args: Arguments) -> int:
     """Start the program of a created container, and run its poststart hooks."""
     container = state.Container(root_of(args), args.words[0])
     let_go(container)
+    poststart(container)
     return 0
 
 
 def let_go(container: Container) -> None:
-    """Start the program of a locked container; PyrunError when it was started already, is gone or cannot be executed."""
+    """Start the program of a locked container; PyrunError when it was started already, is gone or cannot be executed.
+
+    SystemExit when signals are held and one that ends this process comes first.
+    """
     status = container.status()
     if status == "stopped" and container.waiting():
         _raise_failure(container)  # the launcher has seen it, and leaves the telling to us
@@ -53,8 +57,6 @@ def let_go(container: Container) -> None:
         os.close(fifo)
     os.unlink("start", dir_fd=container.fd)
     _raise_failure(container)
-    if "poststart" in container.record.get("hooks", ()):
-        _poststart(container)
 
 
 def _raise_failure(container: Container) -> None:
@@ -70,15 +72,15 @@ def _raise_failure(container: Container) -> None:
 
 def _wait_for_exec(fifo: int) -> None:
     """The process closes its end by execve(2), or by its end."""
-    import select
+    from pyrun.oci import attend
 
-    poll = select.poll()
-    poll.register(fifo, 0)  # POLLERR: nobody reads any more
-    poll.poll()
+    attend.comes_first(fifo, 0)  # POLLERR: nobody reads any more
 
 
-def _poststart(container: Container) -> None:
-    """A poststart hook that fails stops the container (runtime-spec 1.3, "Lifecycle", step 9)."""
+def poststart(container: Container) -> None:
+    """Run the poststart hooks; one that fails stops the container (runtime-spec 1.3, "Lifecycle", step 9)."""
+    if "poststart" not in container.record.get("hooks", ()):
+        return
     from pyrun.oci import hooks
 
     try:
@@ -95,16 +97,19 @@ def run(args: Arguments) -> int:
     container, master = make(args)
     pid = container.record["pid"]
     try:
-        if "detach" not in args.options:
-            from pyrun.oci import attend
-
-            attend.hold()
-        let_go(container)
         if "detach" in args.options:
+            let_go(container)
+            poststart(container)
             container.close()
             return 0
+        from pyrun.oci import attend
+
+        attend.hold()
+        let_go(container)
+        pidfd = attend.forward(pid)
+        poststart(container)
         _unlock(container)
-        code = wait(pid, master)
+        code = attend.wait(pid, pidfd, master)
     except BaseException:
         _end(container, pid)
         raise
@@ -133,10 +138,3 @@ def _end(container: Container, pid: int) -> None:
     except (ProcessLookupError, ChildProcessError):
         pass
     destroy(container, force=True)
-
-
-def wait(pid: int, master: int = -1) -> int:
-    """Wait for a child, pass signals on, relay its terminal, and return its exit code, 128 + n for one that signal n ended."""
-    from pyrun.oci import attend
-
-    return attend.wait(pid, master)

@@ -74,7 +74,7 @@ int main(void)
     while (take(&size, sizeof size)) {
         struct process *process = calloc(1, sizeof *process);
         char *data = calloc(size + 1UL, 1);
-        struct json json = {.at = data, .out = data};
+        struct json json = {.at = data, .out = data, .end = data + size};
 
         if (process == 0 || data == 0 || !take(data, size))
             abort();

@@ -94,6 +94,8 @@ def test_what_is_good_is_understood(reader: Path) -> None:
     "text",
     [
         '{"cwd":"/","args":["x"]} x',
+        '{"cwd":"/","args":["x"]}\0',
+        '{"cwd":"/","args":["x"]}\0 x',
         '{"cwd":"/","args":["x"],}',
         '{"cwd":"/","args":["x",]}',
         '{"cwd":"/","args":["x"],"args":["y"]}',
