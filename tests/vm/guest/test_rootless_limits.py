@@ -1,0 +1,159 @@
+"""Limits of an ordinary user's pods, in what the systemd of that user was delegated (user@.service)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, TOP
+
+NAME = "tester"
+DROP_IN = Path("/etc/systemd/system/user@.service.d/delegate.conf")
+PATIENCE = 240  # seconds; the processor is emulated
+
+LIBRARY = """
+import json, pyrun
+from pyrun.errors import PyrunError
+pyrun.allow_limits(["memory", "pids"])
+own = open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
+def run(script, **more):
+    return pyrun.run(None, ["sh", "-c", script], rootfs="host", capture_output=True, timeout=60, **more)
+held = run("head -c 400000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
+bomb = run("b() { b | b & }; b; sleep 1; echo lives", pids_limit=20)
+pyrun.settle()
+print(json.dumps([own, held.reason, held.usage["memory_peak_bytes"], bomb.usage["pids_peak"], bomb.usage["pids_max_events"]]))
+"""
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+class Person:
+    """An account with a systemd of its own that has processor, memory and processes delegated, and nothing else."""
+
+    def __init__(self) -> None:
+        subprocess.run(["useradd", "--create-home", NAME], check=True)
+        found = pwd.getpwnam(NAME)
+        self.uid, self.home = found.pw_uid, Path(found.pw_dir)
+        DROP_IN.parent.mkdir(exist_ok=True)
+        DROP_IN.write_text("[Service]\nDelegate=cpu memory pids\n")
+        subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=PATIENCE)
+        subprocess.run(["loginctl", "enable-linger", NAME], check=True, timeout=PATIENCE)
+        self.runtime = Path(f"/run/user/{self.uid}")
+        self.tree = Path(f"/sys/fs/cgroup/user.slice/user-{self.uid}.slice/user@{self.uid}.service")
+        until((self.runtime / "bus").exists)
+
+    def start(self, *words: str | Path, **more: int) -> subprocess.Popen[str]:
+        command = ["setpriv", f"--reuid={NAME}", f"--regid={NAME}", "--clear-groups", "env", f"XDG_RUNTIME_DIR={self.runtime}"]
+        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.home)}
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+        return subprocess.Popen([*command, *map(str, words)], env=env, cwd="/", text=True, **streams)  # type: ignore[call-overload,no-any-return]
+
+    @contextlib.contextmanager
+    def running(self, *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """A program that says when it is ready; it is ended with the block."""
+        with self.start(*words) as process:
+            try:
+                assert process.stdout is not None and process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+                yield process
+            finally:
+                process.terminate()
+
+    def run(self, *words: str | Path, code: int = 0) -> str:
+        with self.start(*words) as process:
+            out, error = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, f"{words}: exit {process.returncode}\n{out}\n{error}"
+        return out if code == 0 else error
+
+    def groups(self) -> list[str]:
+        """What of pyrun's is in the user's tree."""
+        return [top for top, _, _ in os.walk(self.tree) if "pyrun" in os.path.basename(top)]
+
+    def close(self) -> None:
+        subprocess.run(["loginctl", "disable-linger", NAME], check=True, timeout=PATIENCE)
+        subprocess.run(["systemctl", "stop", f"user@{self.uid}.service"], check=True, timeout=PATIENCE)
+        DROP_IN.unlink()
+        subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=PATIENCE)
+        subprocess.run(["userdel", "--remove", NAME], check=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def person(busybox: Path) -> Iterator[Person]:
+    made = Person()
+    copy = made.home / "busybox.aci"
+    shutil.copyfile(busybox, copy)
+    copy.chmod(0o644)
+    made.run(COMMAND, "fetch", "--insecure-options=image", copy)
+    yield made
+    made.close()
+
+
+def shell(script: str, *flags: str) -> list[str]:
+    return [str(COMMAND), "run", "--insecure-options=image", *flags, "example.com/busybox", "--exec", "/bin/sh", "--", "-c", script]
+
+
+def read(group: str, file: str) -> str:
+    return (Path(group) / file).read_text().strip()
+
+
+def test_from_a_place_that_is_not_delegated(person: Person) -> None:
+    """The user's systemd makes a scope; the limits are in it before the app runs, they hold, and all of it goes."""
+    flags = ["--memory", "32Mi", "--swap", "0B", "--pids-limit", "20", "--cpus", "0.5", "--oom-group"]
+    with person.running(*shell("echo ready; sleep 1000; true", *flags)) as process:
+        (scope,) = [path for path in person.groups() if path.endswith(".scope")]
+        pod = f"{scope}/{os.path.basename(scope).removesuffix('.scope')}"
+        assert str(person.tree) in scope and read(f"{scope}/pyrun-supervisor", "cgroup.procs") == str(process.pid)
+        limits = [read(pod, file) for file in ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "memory.oom.group")]
+        assert limits == [str(32 << 20), "0", "20", "50000 100000", "1"]
+        assert str(process.pid) not in read(pod, "cgroup.procs").split() and len(read(pod, "cgroup.procs").split()) == 3
+        stats = json.loads(person.run(COMMAND, "stats", "--no-stream", "--format", "json"))
+        assert stats[0]["memory_limit_bytes"] == 32 << 20
+        uuid = os.path.basename(pod).removeprefix("pyrun-")
+        person.run(COMMAND, "update", uuid, "--memory", "48Mi")
+        assert read(pod, "memory.max") == str(48 << 20)
+        person.run(COMMAND, "pause", uuid)
+        assert "frozen 1" in read(pod, "cgroup.events")
+        person.run(COMMAND, "resume", uuid)
+        person.run(COMMAND, "stop", uuid)
+    until(lambda: person.groups() == [])
+    error = person.run(*shell("head -c 400000000 /dev/zero | tail", *flags), code=137)
+    assert "Traceback" not in error
+    until(lambda: person.groups() == [])
+
+
+def test_in_a_scope_of_the_users(person: Person) -> None:
+    """With Delegate=yes the pod is below it, and pyrun in a leaf beside the pod."""
+    unit = "own.scope"
+    words = ["systemd-run", "--user", "--scope", "--quiet", f"--unit={unit}", "-p", "Delegate=yes"]
+    with person.running(*words, *shell("echo ready; sleep 1000", "--memory", "32Mi")):
+        leaf, pod = sorted(person.groups(), key=lambda path: "supervisor" not in path)
+        assert Path(leaf).parent.name == Path(pod).parent.name == unit and read(pod, "memory.max") == str(32 << 20)
+        assert len(read(leaf, "cgroup.procs").split()) == 1
+    until(lambda: person.groups() == [])
+
+
+def test_the_library_in_a_service_of_the_users(person: Person) -> None:
+    words = ["systemd-run", "--user", "--quiet", "--pipe", "--wait", "--collect", "-p", "Delegate=yes"]
+    own, reason, peak, pids, refused = json.loads(person.run(*words, TOP / ".venv/bin/python3", "-c", LIBRARY))
+    assert own.endswith(".service/pyrun-supervisor") and f"user@{person.uid}.service" in own
+    assert reason == "oom" and peak <= 33 << 20 and pids == 20 and refused > 0
+    until(lambda: person.groups() == [])
+
+
+def test_what_is_not_delegated(person: Person) -> None:
+    error = person.run(*shell("true", "--cpuset-cpus", "0"), code=125)
+    assert "cpuset" in error and f"user@{person.uid}.service" in error and "user@.service.d" in error and "Delegate=" in error
+    until(lambda: person.groups() == [])
+    assert list((person.home / ".local/share/pyrun/pods/running").iterdir()) == []
