@@ -4,7 +4,7 @@
     detach   the process ended, ports given back
 
 It opens a connection or a port of the host for each one of the pod, as any program of the user's would.  It wants a path of the
-namespace, which is mounted for it in a mount namespace of its own: the pin of `ip netns`, which goes with it.
+namespace, which is mounted for it in a mount namespace of its own, where Debian's AppArmor profile lets pasta read one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["attach", "detach"]
 
 _PATIENCE = 20.0  # seconds
-_PIN, _PID, _SOCKET = "netns", "net.pid", "net.sock"  # in the pod's directory
+_PID, _SOCKET = "net.pid", "net.sock"  # in the pod's directory
+_PIN = "/run/user/0/netns/pod"
+_MOUNT = f'mount -t tmpfs tmpfs "$([ -d /run/user ] && echo /run/user || echo /run)" && mkdir -p {os.path.dirname(_PIN)} && : >{_PIN}'
 _PROGRAMS = ("pasta", "slirp4netns")
 _SLIRP_ADDRESS = "10.0.2.100"  # the pod's, as slirp4netns --configure gives it
 
@@ -48,7 +50,6 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
     ns, sock = native.netns()
     os.close(sock)
     try:
-        os.close(os.open(_PIN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=pod))
         pid = _pasta(pod, ns, want["ports"]) if program == "pasta" else _slirp(pod, ns, want["ports"])
         record["process"] = [pid, _started(pid)]
         record["forwards"] = [[protocol, address, port, "", inside] for protocol, address, port, inside in want["ports"]]
@@ -69,7 +70,7 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
         for claim in record["claims"]:
             if leases.owner_of(f"{root}/networks/{claim}") == uuid:
                 leases.release(f"{root}/networks/{claim}", uuid)
-    for name in (_PIN, _PID, _SOCKET, "net"):
+    for name in (_PID, _SOCKET, "net"):
         leases.unlink(name, dir_fd=pod)
 
 
@@ -111,7 +112,7 @@ def _run(pod: int, ns: int, words: list[str], tail: str = "", fds: tuple[int, ..
     import subprocess
     import tempfile
 
-    script = f'mount --bind /proc/self/fd/{ns} {_PIN} && "$@" {tail}'
+    script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" {tail}'
     command = ["unshare", "--mount", "sh", "-c", script, "sh", *words]
     with tempfile.TemporaryFile() as said:  # not a pipe, which the process would hold open
         try:
@@ -127,7 +128,7 @@ def _run(pod: int, ns: int, words: list[str], tail: str = "", fds: tuple[int, ..
 
 
 def _pasta(pod: int, ns: int, wanted: list[Port]) -> int:
-    words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", "./" + _PIN]
+    words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
     for protocol, flag in (("tcp", "-t"), ("udp", "-u")):
         mine = [f"{address + '/' if address else ''}{port}:{inside}" for kind, address, port, inside in wanted if kind == protocol]
         for spec in mine or ["none"]:

@@ -19,7 +19,7 @@ from users import PLAIN, User
 
 UNSIGNED = "--insecure-options=image"
 TUN = Path("/dev/net/tun")
-PROGRAMS = "awk cat env getopt id ip mount nsenter setpriv sh umount unshare".split()
+PROGRAMS = "awk cat env getopt id ip mkdir mount nsenter setpriv sh umount unshare".split()
 ANSWER = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 53))\nwhile True: s.sendto(*s.recvfrom(99))"
 ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
 ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
