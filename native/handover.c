@@ -81,16 +81,30 @@ int sealed_program(const char *path)
     return fd;
 }
 
+/* Signals that are ignored are pending as well while they are blocked. */
+static int is_to_end(void)
+{
+    static const int deadly[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    uint64_t pending = 0;
+
+    (void)sys_call2(__NR_rt_sigpending, &pending, sizeof pending);
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++) {
+        unsigned long action[4] = {0, 0, 0, 0}; /* struct sigaction of the kernel's: the handler comes first */
+
+        if ((pending >> (deadly[i] - 1) & 1) != 0 && sys_call4(__NR_rt_sigaction, deadly[i], 0, action, sizeof pending) == 0 &&
+            action[0] == 0 /* SIG_DFL */)
+            return 1;
+    }
+    return 0;
+}
+
 int comes_first(int fd, short events)
 {
     static const struct __kernel_timespec step = {0, 100000000}, none = {0, 0};
-    const uint64_t deadly = 1U << (SIGHUP - 1) | 1U << (SIGINT - 1) | 1U << (SIGQUIT - 1) | 1U << (SIGTERM - 1);
     struct pollfd awaited = {fd, events, 0};
-    uint64_t pending = 0;
 
     while (sys_call5(__NR_ppoll, &awaited, 1, &step, 0, 8) <= 0)
-        if (sys_call2(__NR_rt_sigpending, &pending, sizeof pending) == 0 && (pending & deadly) != 0 &&
-            sys_call5(__NR_ppoll, &awaited, 1, &none, 0, 8) <= 0)
+        if (is_to_end() && sys_call5(__NR_ppoll, &awaited, 1, &none, 0, 8) <= 0)
             return 0;
     return 1;
 }

@@ -32,7 +32,7 @@ def comes_first(fd: int, events: int) -> None:
     poll = select.poll()
     poll.register(fd, events)
     while not poll.poll(_STEP):
-        found = _DEADLY & {int(number) for number in _signal.sigpending()}
+        found = [number for number in _DEADLY & _signal.sigpending() if _signal.getsignal(number) != _signal.SIG_IGN]
         if found and not poll.poll(0):
             raise SystemExit(128 + min(found))
 

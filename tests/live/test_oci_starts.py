@@ -74,16 +74,22 @@ def test_a_word_of_the_caller_is_no_failure(oci: Runtime) -> None:
     oci("exec", PYTHONS, "one", "true", env=env)
 
 
-@pytest.mark.parametrize("options", [[], [PYTHONS]], ids=["launcher", "python"])
-def test_an_exec_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, options: list[str]) -> None:
-    """It enters a cgroup that is frozen, where nothing runs."""
-    pid = oci.start_sleeping()
+def frozen(pid: int) -> Path:
+    """A frozen cgroup within that of a container, with its process."""
     group = Path("/sys/fs/cgroup") / Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::/")[2]
     inner = group / "inner"
     inner.mkdir()
     (inner / "cgroup.procs").write_text(str(pid))
     (inner / "cgroup.freeze").write_text("1")
     until(lambda: "frozen 1" in (inner / "cgroup.events").read_text())
+    return inner
+
+
+@pytest.mark.parametrize("options", [[], [PYTHONS]], ids=["launcher", "python"])
+def test_an_exec_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, options: list[str]) -> None:
+    """It enters a cgroup that is frozen, where nothing runs; what joins the namespaces is given up after ten seconds."""
+    pid = oci.start_sleeping()
+    inner = frozen(pid)
     command = [str(word) for word in (OCI, "--root", oci.root, "exec", *options, "--pid-file", "pid", "one", "true")]
     with subprocess.Popen(command, cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
         until(lambda: len((inner / "cgroup.procs").read_text().split()) == 2)
@@ -95,6 +101,32 @@ def test_an_exec_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, op
             client.kill()
     assert (inner / "cgroup.procs").read_text().split() == [str(pid)]
     assert not [name for name in os.listdir(oci.bundle) if "pid" in name]
+
+
+def test_a_signal_that_is_ignored_ends_nothing(oci: Runtime) -> None:
+    """As nohup(1) has it: it is pending while it is blocked, all the same."""
+    oci.config["hooks"] = {"startContainer": [hook("touch /tmp/hook; until [ -e /tmp/go ]; do sleep 0.05; done")]}
+    oci.command("/bin/true")
+    command, inside = ["nohup", str(OCI), "--root", str(oci.root), "run", "one"], oci.bundle / "rootfs/tmp"
+    with subprocess.Popen(
+        command, cwd=oci.bundle, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as client:
+        until((inside / "hook").exists)
+        client.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(timeout=1)
+        (inside / "go").touch()
+        assert client.wait(timeout=60) == 0
+
+
+def test_a_program_that_runs_is_not_started_again(oci: Runtime, alone: Alone) -> None:
+    """Whatever becomes of the fifo by which it was."""
+    oci.command("/bin/sh", "-c", "echo x >> /log")
+    oci("run", "one")
+    words = ["strace", "-o", "/dev/null", "-e", "inject=unlinkat:error=EROFS:when=1", str(alone.program), "--root", str(oci.root)]
+    done = subprocess.run([*words, "run", "two"], cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60)
+    assert done.returncode == 0 and (oci.bundle / "rootfs/log").read_text() == "x\nx\n"
+    assert not oci.leftovers()
 
 
 def hook(script: str) -> dict[str, object]:
