@@ -21,7 +21,7 @@ from pyrun.net import leases, networks, ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import IO, Any
 
     Port = tuple[str, str, int, int]
 
@@ -52,6 +52,8 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
     try:
         pid = _pasta(pod, ns, want["ports"]) if program == "pasta" else _slirp(pod, ns, want["ports"])
         record["process"] = [pid, _started(pid)]
+        if not record["process"][1]:
+            raise _failed(program, "it ended at once")
         record["forwards"] = [[protocol, address, port, "", inside] for protocol, address, port, inside in want["ports"]]
         _note(pod, record)
     except BaseException:
@@ -63,9 +65,9 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
 def detach(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
     """End the process and give the ports back; what is gone already is passed over."""
     pid, started = record.get("process") or (_written(pod), 0)
-    if pid and started in (0, _started(pid)):
-        with contextlib.suppress(ProcessLookupError):
-            _end(pid, started)
+    if pid:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the number is somebody else's by now
+            _end(pod, pid, started, record["program"])
     with networks.Lock(root):
         for claim in record["claims"]:
             if leases.owner_of(f"{root}/networks/{claim}") == uuid:
@@ -107,51 +109,72 @@ def _note(pod: int, record: dict[str, Any]) -> None:
     os.rename("net.new", "net", src_dir_fd=pod, dst_dir_fd=pod)
 
 
-def _run(pod: int, ns: int, words: list[str], tail: str = "", fds: tuple[int, ...] = ()) -> tuple[int, str]:
-    """Run a program where _PIN is the namespace; its status and the last line that it wrote."""
-    import subprocess
-    import tempfile
+def _run(pod: int, ns: int, words: list[str], said: IO[bytes], tail: str = "", fds: tuple[int, ...] = ()) -> int:
+    """Run a program where _PIN is the namespace; its status.  `said`, what it writes, is no pipe, which the process would hold open.
 
-    script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" {tail}'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", *words]
-    with tempfile.TemporaryFile() as said:  # not a pipe, which the process would hold open
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(ns, *fds), cwd=f"/proc/self/fd/{pod}",
-                timeout=_PATIENCE, start_new_session=True,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return 1, str(error)
-        said.seek(0)
-        lines = said.read(65536).decode("utf-8", "replace").strip().splitlines()
-    return done.returncode, next((line for line in reversed(lines) if line.strip()), "")
+    The shell has the pod's directory, and its lock with it: should this process be killed, nobody takes the pod for dead before
+    _PID says what there is to end.
+    """
+    import subprocess
+
+    script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" </dev/null {tail}'
+    command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", *words]
+    try:
+        child = subprocess.Popen(
+            command, stdin=pod, stdout=said, stderr=said, pass_fds=(ns, *fds), cwd=f"/proc/self/fd/{pod}", start_new_session=True
+        )
+    except OSError as error:
+        said.write(str(error).encode())
+        return 1
+    try:
+        return child.wait(_PATIENCE)
+    except BaseException as error:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        said.write(f"\n{words[0]} was not ready in time".encode())
+        return 1
+
+
+def _last(said: IO[bytes]) -> str:
+    """The last line that is neither empty nor a warning."""
+    said.seek(0)
+    lines = [line.strip() for line in said.read(65536).decode("utf-8", "replace").splitlines()]
+    told = [line for line in lines if line and not line.startswith(("WARNING", "child failed", "parent failed"))]
+    return (told or [""])[-1]
 
 
 def _pasta(pod: int, ns: int, wanted: list[Port]) -> int:
+    import tempfile
+
     words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
     for protocol, flag in (("tcp", "-t"), ("udp", "-u")):
         mine = [f"{address + '/' if address else ''}{port}:{inside}" for kind, address, port, inside in wanted if kind == protocol]
         for spec in mine or ["none"]:
             words += [flag, spec]
-    status, said = _run(pod, ns, [*words, "-T", "none", "-U", "none"])
-    if status:
-        raise _failed("pasta", said)
+    with tempfile.TemporaryFile() as said:
+        if _run(pod, ns, [*words, "-T", "none", "-U", "none"], said):
+            raise _failed("pasta", _last(said))
     return _written(pod)
 
 
 def _slirp(pod: int, ns: int, wanted: list[Port]) -> int:
+    import select
+    import tempfile
+
     ready, told = os.pipe()
-    try:
-        words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", f"--ready-fd={told}"]
-        status, said = _run(pod, ns, [*words, f"--api-socket={_SOCKET}", _PIN, "tap0"], f"& echo $! >{_PID}", (told,))
-        os.close(told)
-        told = -1
-        if status or os.read(ready, 1) != b"1":
-            raise _failed("slirp4netns", said)
-    finally:
-        for fd in (ready, told):
-            if fd >= 0:
-                os.close(fd)
+    words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", f"--ready-fd={told}"]
+    words += ["--enable-sandbox", "--enable-seccomp", f"--api-socket={_SOCKET}", _PIN, "tap0"]
+    with open(ready, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as said:
+        try:
+            status = _run(pod, ns, words, said, f"& echo $! >{_PID}", (told,))
+        finally:
+            os.close(told)
+        poll = select.poll()
+        poll.register(ready, select.POLLIN)
+        if status or not poll.poll(_PATIENCE * 1000) or pipe.read(1) != b"1":
+            raise _failed("slirp4netns", _last(said))
     for protocol, address, port, inside in wanted:
         _forward(pod, protocol, address or "0.0.0.0", port, inside)
     return _written(pod)
@@ -163,11 +186,14 @@ def _forward(pod: int, protocol: str, address: str, port: int, inside: int) -> N
 
     given = {"proto": protocol, "host_addr": address, "host_port": port, "guest_addr": _SLIRP_ADDRESS, "guest_port": inside}
     asked = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    asked.settimeout(_PATIENCE)
     try:
         asked.connect(f"/proc/self/fd/{pod}/{_SOCKET}")
         asked.send(fastjson.dumps({"execute": "add_hostfwd", "arguments": given}).encode())
         asked.shutdown(_socket.SHUT_WR)
         answer = asked.recv(4096).decode("utf-8", "replace")
+    except OSError as error:
+        raise _failed("slirp4netns", f"it does not answer: {error}") from None
     finally:
         asked.close()
     if '"error"' in answer:
@@ -175,7 +201,9 @@ def _forward(pod: int, protocol: str, address: str, port: int, inside: int) -> N
         raise ConfigError("forward port", f"{address}:{port}", reason, hint="choose another port", origin="--port")
 
 
-def _failed(program: str, said: str) -> HostError:
+def _failed(program: str, said: str) -> HostError | ConfigError:
+    if "bind" in said.lower():  # somebody was quicker than the process
+        return ConfigError("forward port", "", f"{program}: {said}", hint="choose another port of the host", origin="--port")
     hint = "it needs an interface with a default route, and /dev/net/tun open for everybody; or use --net none or host"
     return HostError("make a network", "", f"{program}: {said or 'it failed'}", hint=hint, origin="--net")
 
@@ -193,17 +221,30 @@ def _started(pid: int) -> int:
     return 0
 
 
-def _end(pid: int, started: int) -> None:
+def _wrote(pod: int, pid: int, program: str) -> bool:
+    """Whether a process of which only _PID tells is the one that was meant: no other program, and none that began later."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read()
+        written = os.stat(_PID, dir_fd=pod).st_mtime
+    except OSError:
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - _started(pid) / os.sysconf("SC_CLK_TCK")
+    return name.startswith(program) and time.time() - age < written + 1
+
+
+def _end(pod: int, pid: int, started: int, program: str) -> None:
     import select
 
     held = os.pidfd_open(pid)
     try:
-        if started in (0, _started(pid)):
-            signal.pidfd_send_signal(held, signal.SIGTERM)
-            poll = select.poll()
-            poll.register(held, select.POLLIN)
-            end = time.monotonic() + _PATIENCE / 10
-            if not poll.poll(max(0, end - time.monotonic()) * 1000):
-                signal.pidfd_send_signal(held, signal.SIGKILL)
+        if not (_started(pid) == started if started else _wrote(pod, pid, program)):
+            return
+        poll = select.poll()
+        poll.register(held, select.POLLIN)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            signal.pidfd_send_signal(held, number)
+            if poll.poll(_PATIENCE * 100):
+                return
     finally:
         os.close(held)

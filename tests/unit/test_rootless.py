@@ -1,0 +1,75 @@
+"""Ending the process of a user's network when the file with its number is old (pyrun.net.user)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyrun.errors import ConfigError, HostError
+from pyrun.net import user
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "networks").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def pasta(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    shutil.copy("/bin/sleep", tmp_path / "pasta")
+    with subprocess.Popen([tmp_path / "pasta", "1000"]) as child:
+        deadline = time.monotonic() + 30
+        while Path(f"/proc/{child.pid}/comm").read_text() != "pasta\n":  # execve(2) ends a moment after its pipe closes
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield child
+        child.kill()
+
+
+def end(folder: Path, pod: int, **more: object) -> None:
+    user.detach(str(folder), "uuid", pod, {"program": "pasta", "claims": [], **more})
+
+
+def test_a_number_without_a_start(pod: int, pasta: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """As after a kill between the start of the process and its record."""
+    (tmp_path / "net.pid").write_text(f"{pasta.pid}\n")
+    end(tmp_path, pod)
+    assert pasta.poll() == -15 and not (tmp_path / "net.pid").exists()
+
+
+def test_a_number_that_was_given_again(pod: int, pasta: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    file = tmp_path / "net.pid"
+    file.write_text(f"{pasta.pid}\n")
+    os.utime(file, (1, 1))
+    end(tmp_path, pod)
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        file.write_text(f"{other.pid}\n")
+        end(tmp_path, pod)
+        end(tmp_path, pod, process=[other.pid, 0])
+        end(tmp_path, pod, process=[other.pid, 1])
+        alive = other.poll() is None
+        other.kill()
+    assert alive and other.returncode == -9 and pasta.poll() is None
+
+
+def test_one_that_takes_no_notice(pod: int, tmp_path: Path) -> None:
+    script = "trap '' TERM; echo ready; while :; do read -r line; done"
+    with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+        end(tmp_path, pod, process=[child.pid, user._started(child.pid)])
+        assert child.poll() == -9
+
+
+def test_what_the_programs_say() -> None:
+    taken = user._failed("pasta", "Failed to bind port 8080 (Address already in use) for option '-t 8080:80', exiting")
+    assert isinstance(taken, ConfigError) and "another port" in str(taken.hint)
+    assert isinstance(user._failed("pasta", "No external routable interface for IPv4"), HostError)
