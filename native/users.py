@@ -59,14 +59,18 @@ def state_root() -> str:
 
 
 def subordinate_ids(kind: str, uid: int) -> list[tuple[int, int]]:
-    """Return the (first, count) that /etc/subuid or, with the `kind` "gid", /etc/subgid gives a user, by name or number (subuid(5))."""
+    """Return the (first, count) that /etc/subuid or, with the `kind` "gid", /etc/subgid gives a user, by name or number (subuid(5)).
+
+    One that has the caller's own id or shares ids with an earlier one is left out: the kernel maps each id once.
+    """
     import contextlib
     import pwd
 
     names = {str(uid)}
     with contextlib.suppress(KeyError):
         names.add(pwd.getpwuid(uid).pw_name)
-    found = []
+    own = uid if kind == "uid" else os.getegid()
+    found: list[tuple[int, int]] = []
     try:
         with open(f"/etc/sub{kind}", encoding="utf-8", errors="replace") as file:
             lines = file.read().splitlines()
@@ -76,7 +80,9 @@ def subordinate_ids(kind: str, uid: int) -> list[tuple[int, int]]:
         name, _, rest = line.partition(":")
         first, _, count = rest.partition(":")
         if name in names and first.isdecimal() and count.isdecimal() and int(count) > 0:
-            found.append((int(first), int(count)))
+            start, end = int(first), int(first) + int(count)
+            if not any(start < other + more and other < end for other, more in [(own, 1), *found]):
+                found.append((start, int(count)))
     return found
 
 

@@ -10,6 +10,7 @@ nobody else.  All namespaces of a user have the same ids, so a file that a pod h
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
@@ -107,12 +108,15 @@ class _Mapper:
 
     def write(self) -> None:
         """Let them go on and wait for them; HostError with what they say."""
-        os.write(self._go[1], b"go\n")
+        with contextlib.suppress(BrokenPipeError):  # what it says is told below
+            os.write(self._go[1], b"go\n")
         os.close(self._go[1])
         with open(self._said[0], encoding="utf-8", errors="replace") as file:
             said = " ".join(file.read().split())
         if os.waitpid(self._pid, 0)[1] != 0:
             hint = "see /etc/subuid and /etc/subgid; without a range of yours there, your pods have one user"
+            if "different user" in said:  # newuidmap(1) compares the group too, with that of passwd(5)
+                hint = "run it with your own primary group, not from newgrp or sg"
             raise HostError("map ids by", "newuidmap", said or "it failed", hint=hint)
 
 
