@@ -37,7 +37,7 @@ def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()
     controllers = [word for word in words if word[0] != "@"]
     above = own_cgroup()
     if not above and not is_root() and os.path.isdir(_SYSTEMD):
-        above = _of_user(uuid, controllers, limits if "@systemd" in words else ())
+        above = _of_user(uuid, words, limits if "@systemd" in words else ())
     elif "@systemd" in words and above:
         above = _managed(uuid, above, limits)
     if not above:
@@ -84,16 +84,19 @@ def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
     return _scope(uuid, properties_of(limits))
 
 
-def _of_user(uuid: str, controllers: Sequence[str], limits: Iterable[tuple[str, str]]) -> str:
+def _of_user(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]]) -> str:
     """A scope below the user's own systemd, for whoever was started where root rules, as a login session is."""
     from pyrun.plan.scope import properties_of
 
-    if os.path.exists(f"{_runtime_dir()}/bus"):
+    if "@cgroupfs" not in words and os.path.exists(f"{_runtime_dir()}/bus"):
         return _scope(uuid, properties_of(limits))
     path = read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
-    reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}, and {_runtime_dir()}/bus is not there"
-    hint = "start your own systemd, `loginctl enable-linger` (Debian: dbus-user-session), or run it in a unit with Delegate=yes and User="
-    raise HostError("limit the pod", " ".join(controllers[:1]), reason, hint=hint)
+    reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}"
+    hint = "leave out --cgroup-manager cgroupfs, or run it in a unit with Delegate=yes and User="
+    if "@cgroupfs" not in words:
+        reason += f", and {_runtime_dir()}/bus is not there"
+        hint = "start your own systemd, `loginctl enable-linger` (Debian: dbus-user-session), or use a unit with Delegate=yes and User="
+    raise HostError("limit the pod", next((word for word in words if word[0] != "@"), ""), reason, hint=hint)
 
 
 def _runtime_dir() -> str:
@@ -175,7 +178,9 @@ def _call(name: str, *words: str) -> None:
 
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     command = ["busctl", "--system" if is_root() else "--user", "call", *manager, *words]
-    env = os.environ if is_root() else {**os.environ, "XDG_RUNTIME_DIR": _runtime_dir()}
+    folder = _runtime_dir()
+    own = {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
+    env = os.environ if is_root() else {**os.environ, **own}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=env)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -64,7 +64,7 @@ def _linux() -> dict[str, Any]:
     return {
         "namespaces": [kind for kind, file in NAMESPACES.items() if os.path.exists(f"/proc/self/ns/{file}")],
         "capabilities": list(caps.NAMES[: highest + 1]),
-        "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
+        "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
         "seccomp": {
             "enabled": os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
             "actions": [f"SCMP_ACT_{name}" for name in ACTIONS],

@@ -11,6 +11,7 @@ from pyrun.errors import ConfigError
 from pyrun.host import read_small
 from pyrun.native.users import mapped_ids
 from pyrun.plan.config import IdMap
+from pyrun.plan.devices_bpf import POD_DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _HINT = "give yourself more in /etc/subuid and /etc/subgid, with newuidmap (Debi
 def lower(config: Config, host: Host) -> None:
     """Have `config` run in a user namespace; ConfigError for what it cannot have there."""
     config.inner = True
+    _check_devices(config)
     config.device_rules = []  # nobody can make nodes here, and those that are bound open as their owner and mode say
     if host.inner:
         uids, gids = mapped_ids("uid"), mapped_ids("gid")
@@ -47,6 +49,16 @@ def lower(config: Config, host: Host) -> None:
         hint = "in a unit with Delegate=yes, and call pyrun.allow_limits() first"
         if not host.cgroup:
             raise ConfigError("limit the pod", config.limits[0][0], reason, hint=hint, origin=config.limits[0][2])
+
+
+def _check_devices(config: Config) -> None:
+    usual = {rule[:3] for rule in POD_DEFAULT}
+    for rule in config.device_rules:
+        if rule[:3] not in usual and not {"r", "w"}.issubset(rule[3]):
+            what = f"{rule[0]} {rule[1]}:{rule[2]}"
+            reason = "which access a device has cannot be decided without root"
+            hint = "leave out :r, :w or :ro, or run it as root"
+            raise ConfigError("limit the access to device", what, reason, hint=hint, origin="--device")
 
 
 def _check_ids(config: Config, uids: Ids, gids: Ids) -> None:

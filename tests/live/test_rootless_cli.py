@@ -14,7 +14,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from harness import TOP
+from harness import COMMAND, LIMIT, TOP
 from mkaci import Image
 from mkoci import Layout, layer
 from users import COUNT, PLAIN, RANGE, RANGED, Ranges, User
@@ -241,15 +241,42 @@ def test_the_library_runs_what_was_fetched(user: User, busybox: Path) -> None:
 def test_what_is_refused(plain: User, busybox: Path) -> None:
     """One line that says what, and a hint; nothing is left of it."""
     fetch(plain, busybox)
+    node = plain.home / "node"
+    os.mknod(node, 0o020666, os.makedev(10, 235))
     for flags, said in (
+        (("--device", f"{node}:/dev/x:r"), "which access a device has cannot be decided without root"),
+        (("-v", f"{node}:/x:ro"), "which access a device has cannot be decided without root"),
         (("--memory", "64Mi"), "cgroup"),
         (("--net", "nosuch"), "network"),
         (("--net-bandwidth", "1m"), "--net"),
     ):
         done = plain.pyrun("run", UNSIGNED, *flags, "example.com/busybox", "--exec", "/bin/true", code=None)
         assert done.code in (2, 125) and said in done.err and "hint: " in done.err and "Traceback" not in done.err, repr(done)
-    assert subprocess.run(["cat", plain.state / "x"], capture_output=True).returncode == 1
-    assert os.listdir(plain.state / "pods" / "running") == []
+    assert [os.listdir(plain.state / "pods" / phase) for phase in ("preparing", "running", "garbage")] == [[], [], []]
+
+
+def test_ranges_that_overlap(ranged: User, busybox: Path) -> None:
+    """The kernel maps each id once: the first line with it counts, and the user's own id is root's."""
+    file = Path("/etc/subuid")
+    before = file.read_text()
+    try:
+        file.write_text(
+            f"{ranged.name}:{ranged.uid}:1\n{before}{ranged.uid}:{RANGE + 9}:{COUNT}\n{before}{ranged.name}:{RANGE + COUNT}:5\n"
+        )
+        fetch(ranged, busybox)
+        words = ranged.shell("cat /proc/self/uid_map", UNSIGNED).split()
+    finally:
+        file.write_text(before)
+    assert words == [str(n) for n in (0, ranged.uid, 1, 1, RANGE, COUNT, 1 + COUNT, RANGE + COUNT, 5)]
+
+
+def test_another_primary_group(ranged: User) -> None:
+    """As newgrp(1) gives; newuidmap(1) takes its caller for somebody else then."""
+    ranged.within = ["setpriv", "--regid=games", "--clear-groups", "setpriv", f"--reuid={ranged.name}", "--keep-groups"]
+    words = [*ranged.within, COMMAND, "image", "list"]
+    done = subprocess.run(words, env=ranged.env, cwd="/", capture_output=True, text=True, timeout=LIMIT)
+    ranged.within = []
+    assert done.returncode == 125 and "newgrp" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_files_of_the_hosts_root_are_his(user: User) -> None:
