@@ -161,6 +161,8 @@ struct keeper {
     int ready;          /* the service manager has been told */
 };
 
+#define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
+
 /* keeper.c */
 long set_plan_flags(const struct app *app, uint32_t flags);
 void make_cgroup(struct keeper *keeper, struct app *app);
@@ -182,7 +184,7 @@ int wanted_again(const struct keeper *keeper);
 void bury(const struct keeper *keeper, int remove);
 
 /* keep_log.c */
-int log_start(const struct keeper *keeper, struct app *app); /* gives the app's standard output and error; 0 when there can be none */
+int open_streams(struct keeper *keeper); /* of all apps; 0 when there can be none */
 int log_source(const struct app *app, int stream); /* what to poll(2), -1 where nothing passes through the keeper */
 long log_take(const struct keeper *keeper, struct app *app, int stream); /* moves some of what is there; minus an errno when there is nothing */
 void log_end(const struct keeper *keeper, struct app *app); /* the app has ended: the rest, and an end to its last line */

@@ -177,7 +177,7 @@ static int hear(struct check *check)
 
 static int end_check(struct check *check, int kill)
 {
-    int32_t status = 0;
+    int32_t status = 125 << 8; /* as of a check that cannot be made */
 
     if (kill)
         (void)sys_call4(__NR_pidfd_send_signal, check->helper, SIGKILL, 0, 0);
@@ -200,12 +200,12 @@ static void act(struct keeper *keeper, struct app *app)
 {
     const uint32_t action = app->check.how.on_failure;
 
-    if (action == HEALTH_NONE)
+    if (action == HEALTH_NONE || keeper->decided != 0) /* what ends already ends for a reason of its own */
         return;
     app->check.stops = 1;
     keeper->stopping |= action == HEALTH_STOP;
     keeper->revive |= action == HEALTH_RESTART;
-    if (action != HEALTH_KILL && keeper->count > 1 && keeper->decided == 0)
+    if (action != HEALTH_KILL && keeper->count > 1)
         decide(keeper, keeper->exit == EXIT_MAIN ? keeper->apps : app);
     else
         send_signal(app, action == HEALTH_KILL ? SIGKILL : app->check.how.signal);

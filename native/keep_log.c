@@ -182,7 +182,7 @@ static int nowhere(int streams[2])
     return streams[0] >= 0;
 }
 
-int log_start(const struct keeper *keeper, struct app *app)
+static int log_start(const struct keeper *keeper, struct app *app)
 {
     uint32_t kind = keeper->how.log;
     int *streams = app->streams + 1, (*pipes)[2] = app->log.pipes;
@@ -206,6 +206,20 @@ int log_start(const struct keeper *keeper, struct app *app)
     for (int i = 0; i < 2; i++) { /* the app's end may block, as any program expects of its output */
         streams[i] = pipes[i][1];
         (void)sys_call3(__NR_fcntl, streams[i], F_SETFL, O_WRONLY);
+    }
+    return 1;
+}
+
+int open_streams(struct keeper *keeper)
+{
+    int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
+
+    for EACH_APP (app, keeper) {
+        app->streams[0] = keeper->foreground && (app->how.flags & APP_INPUT) ? 0 : null;
+        if (null < 0 || !log_start(keeper, app) || (keeper->foreground && !manager_listen(app)))
+            return 0;
+        if ((keeper->how.flags & KEEP_TTY) && (app->how.flags & APP_TTY) && !tty_start(keeper, app))
+            return 0;
     }
     return 1;
 }

@@ -15,12 +15,12 @@
 enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS };
 enum { EACH_CONTROL, EACH_OUT, EACH_ERR, EACH_WORDS, EACH_HEALTH, POLL_EACH = EACH_HEALTH + HEALTH_SLOTS };
 
-#define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
-
 static int block_signals(void)
 {
     const uint64_t all = ~0ULL & ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
+    static const uint64_t standard[4]; /* children of whoever ignores SIGCHLD leave no status, and execve(2) keeps that */
 
+    (void)sys_call4(__NR_rt_sigaction, SIGCHLD, standard, 0, sizeof all);
     (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
     return (int)sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
@@ -254,14 +254,32 @@ static int time_is_up(struct keeper *keeper)
     return 1;
 }
 
-/* 0 when the time is up for a pod that is to end. */
+/* Only what is open: to poll(2) more places than the process may have open files are an error, whatever is in them. */
+static long poll_until(struct pollfd *polls, unsigned count, uint64_t due)
+{
+    const uint64_t now = clock_ns(CLOCK_BOOTTIME), left = now < due ? due - now : 0;
+    struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
+    struct pollfd open[POLL_APPS + POLL_EACH * KEEP_APPS];
+    unsigned n = 0;
+    long r;
+
+    for (unsigned i = 0; i < count; i++)
+        if (polls[i].fd >= 0)
+            open[n++] = polls[i];
+    r = sys_call5(__NR_ppoll, open, n, due != ~0ULL ? &rest : 0, 0, 8);
+    for (unsigned i = count; i-- > 0;)
+        if (polls[i].fd >= 0)
+            polls[i] = open[--n];
+    return r;
+}
+
+/* 0 when the time is up for a pod that is to end, or nothing can be waited for. */
 static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
 {
-    const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, check = health_due(keeper), due = check < end ? check : end;
-    const uint64_t now = due != ~0ULL ? clock_ns(CLOCK_BOOTTIME) : 0, left = now < due ? due - now : 0;
-    struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
+    const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, check = health_due(keeper);
+    const long r = poll_until(polls, POLL_APPS + POLL_EACH * keeper->count, check < end ? check : end);
 
-    return sys_call5(__NR_ppoll, polls, POLL_APPS + POLL_EACH * keeper->count, due != ~0ULL ? &rest : 0, 0, 8) != 0 || due < end;
+    return (r >= 0 || r == -EINTR) && (end == ~0ULL || clock_ns(CLOCK_BOOTTIME) < end);
 }
 
 static int any_helper(struct keeper *keeper)
@@ -275,19 +293,16 @@ static int any_helper(struct keeper *keeper)
 static void wait_for_helpers(struct keeper *keeper)
 {
     struct pollfd polls[POLL_APPS + POLL_EACH * KEEP_APPS];
+    int in_time;
 
     while (any_helper(keeper)) {
         watch_all(keeper, polls);
-        if (!wait_for_change(keeper, polls)) {
-            if (!time_is_up(keeper))
-                break;
-            continue;
-        }
+        in_time = wait_for_change(keeper, polls);
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
         move_all(keeper, polls + POLL_APPS);
         tty_move(keeper, polls + POLL_TTY);
-        if (keeper->front >= 0 && polls[POLL_FRONT].revents)
+        if ((keeper->front >= 0 && polls[POLL_FRONT].revents) || (!in_time && !time_is_up(keeper)))
             break; /* nobody waits for the start any more: give it up */
     }
     for EACH_APP (app, keeper) /* all at once, then one after the other: they clean up at the same time */
@@ -329,29 +344,12 @@ static int back_off(struct keeper *keeper, uint64_t ms)
 
     write_run(keeper);
     while (!told_to_stop(keeper)) {
-        uint64_t now = clock_ns(CLOCK_BOOTTIME), left = now < end ? end - now : 0;
-        struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
-
         watch(&polls[0], keeper->signals);
-        if (left == 0 || sys_call5(__NR_ppoll, polls, 1, &rest, 0, 8) == 0)
+        if (poll_until(polls, 1, end) == 0)
             return 1;
         on_signals(keeper);
     }
     return 0;
-}
-
-static int open_streams(struct keeper *keeper)
-{
-    int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
-
-    for EACH_APP (app, keeper) {
-        app->streams[0] = keeper->foreground && (app->how.flags & APP_INPUT) ? 0 : null;
-        if (null < 0 || !log_start(keeper, app) || (keeper->foreground && !manager_listen(app)))
-            return 0;
-        if ((keeper->how.flags & KEEP_TTY) && (app->how.flags & APP_TTY) && !tty_start(keeper, app))
-            return 0;
-    }
-    return 1;
 }
 
 static void tell_failure(struct keeper *keeper)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,6 +164,20 @@ def test_the_check_of_the_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> No
     assert "health" not in status(pyrun, none)
     assert "no health checks" in pyrun("wait", "--condition", "healthy", none, code=125).err
     pyrun("rm", "--force", uuid, other, none, code=0)
+    pyrun("gc", code=0)
+
+
+def test_a_caller_that_ignores_its_children(pyrun: Pyrun, busybox: Path) -> None:
+    """The disposition survives execve(2), and such a process hears of no exit code."""
+    words: list[str | Path] = [COMMAND, "run", "--detach", "--health-cmd", "exit 3", *QUICK, busybox, "--exec", "/bin/sleep", "--", "1000"]
+    script = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    begun = subprocess.run(
+        [sys.executable, "-c", script, *words], env=pyrun.environment(), stdout=subprocess.PIPE, text=True, check=True, timeout=60
+    )
+    uuid = begun.stdout.strip()
+    pyrun("wait", "--condition", "unhealthy", "--timeout", "60s", uuid, code=0)
+    assert health(pyrun, uuid)["code"] == 3
+    pyrun("rm", "--force", uuid, code=0)
     pyrun("gc", code=0)
 
 

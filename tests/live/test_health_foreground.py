@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import termios
@@ -129,6 +130,14 @@ def test_it_can_be_kept_and_stopped(pyrun: Pyrun, start: Start) -> None:
     assert process.wait(timeout=LIMIT) == 4
     ended = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
     assert (ended["state"], ended["exit_code"]) == ("exited", 4)
+
+
+def test_few_open_files_are_enough(pyrun: Pyrun, busybox: Path, start: Start) -> None:
+    """It watches what is open, and not a place for everything that might be."""
+    pyrun("fetch", busybox, code=0)
+    limits = (resource.RLIMIT_NOFILE, (70, 70))
+    process = start("read word; exit 3", "exit 0", "--interactive", preexec_fn=lambda: resource.setrlimit(*limits))
+    assert process.communicate("end\n", timeout=LIMIT) == ("", "") and process.returncode == 3
 
 
 @pytest.mark.parametrize("victim", ["keeper", "supervisor", "pid"])

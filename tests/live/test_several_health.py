@@ -107,6 +107,23 @@ def test_all_start_again(pyrun: Pyrun, pod: Pod, detach: bool) -> None:
         assert process.wait(timeout=LIMIT) == 0
 
 
+def test_one_that_ends_already_does_not_start_again(pyrun: Pyrun, pod: Pod) -> None:
+    """Nor does a pod whose policy has ended it: an app that is unhealthy on its way out is none to revive."""
+    leaving = "trap 'touch /tmp/ill; sleep 1; exit 0' TERM; while :; do sleep 0.05; done"
+    words = pod(
+        {"a": ("echo begins; while [ ! -e /tmp/end ]; do sleep 0.05; done", ""), "b": (leaving, "test ! -e /tmp/ill")},
+        {"b": ("--health-on-failure", "restart")},
+    )
+    running = pyrun.root / "pods" / "running"
+    ended = ["run", "--exit-policy", "main-app", *words]
+    with pyrun.start(*ended) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begins\n"
+        (uuid,) = os.listdir(running)
+        pyrun("wait", "--condition", "healthy", "--timeout", f"{LIMIT}s", uuid, code=0)
+        pyrun("exec", "--app", "a", uuid, "/bin/touch", "/tmp/end", code=0)
+        assert process.communicate(timeout=LIMIT) == ("", "") and process.returncode == 0
+
+
 def test_all_stop_for_good(pyrun: Pyrun, pod: Pod) -> None:
     apps = {
         "a": ("trap 'exit 3' TERM; while :; do sleep 0.05; done", ""),
