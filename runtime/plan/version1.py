@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Limit1 = tuple[str, str, str, str]
 
-__all__ = ["controller_of", "shares_of_weight", "split", "version_1"]
+__all__ = ["controller_of", "raised", "shares_of_weight", "split", "version_1"]
 
+_NO_LIMIT = 1 << 62  # and more: what a file of version 1 says then depends on the size of a page
 _NAMES = {"io": "blkio"}  # v2 -> v1, where it has another
 _SAME = frozenset(("cpu.idle", "cpuset.cpus", "cpuset.mems", "pids.max", "rdma.max"))
 _THROTTLES = {"rbps": "read_bps", "wbps": "write_bps", "riops": "read_iops", "wiops": "write_iops"}
@@ -63,6 +64,21 @@ def version_1(limits: Iterable[Limit], held: Mapping[str, str] | None) -> list[L
         if file in wanted and other not in wanted and held is not None:
             found.append(("cpuset", other, held.get(other, "0"), wanted[file][1]))
     return found
+
+
+def raised(limits: list[Limit1], together: int) -> list[Limit1]:
+    """Return `limits` in the order to write them where `together` bytes of memory and swap are what holds.
+
+    The kernel keeps the limit of memory at or below that of both at any time (cgroup-v1/memory.rst, 2.4), so on the way up the latter
+    goes first.  HostError where it would have to change and is not among them.
+    """
+    own = [one for one in limits if one[1] == "memory.limit_in_bytes" and together < _NO_LIMIT]
+    above = [one for one in own if not 0 <= int(one[2]) <= together]
+    first = [one for one in limits if one[1] == "memory.memsw.limit_in_bytes"]
+    if above and not first:
+        reason = f"is above the limit of memory and swap together, {together}, which cgroup version 1 does not take"
+        raise HostError("set limit", f"memory.max {above[0][2]}", reason, hint="give --swap as well", origin=above[0][3])
+    return [*first, *(one for one in limits if one not in first)] if above else limits
 
 
 def _translate(file: str, text: str, origin: str, wanted: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:

@@ -80,6 +80,29 @@ def test_processor_time(hybrid: Call, busybox: Path) -> None:
     assert 300_000 < int(used["usage_usec"]) < 1_000_000, done
 
 
+def test_memory_goes_up_and_down(hybrid: Call, busybox: Path) -> None:
+    """Together with memory and swap, which version 1 does not let it exceed at any time."""
+    made = hybrid("run", "--detach", "--memory", "48Mi", "--swap", "0", busybox, "--exec", "/bin/sh", "--", "-c", "sleep 1000")
+    uuid = made.stdout.strip()
+    own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line).split(":")[2].strip("/")
+    group = f"/sys/fs/cgroup/memory/{own}/pyrun-{uuid}"
+
+    def held() -> list[int]:
+        names = [f"{group}/memory.{name}limit_in_bytes" for name in ("", "memsw.")]
+        command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", "cat", *names]
+        return [int(text) >> 20 for text in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+
+    assert held() == [48, 48], made
+    for memory, swap, both in ((96, 0, 96), (40, 0, 40), (96, 8, 104)):
+        done = hybrid("update", "--memory", f"{memory}Mi", "--swap", f"{swap}Mi" if swap else "0", uuid)
+        assert (done.returncode, held()) == (0, [memory, both]), done
+    assert hybrid("exec", uuid, "/bin/dd", "if=/dev/zero", "of=/dev/shm/eaten", "bs=1M", "count=60").returncode == 0
+    refused = hybrid("update", "--memory", "200Mi", uuid)
+    assert refused.returncode == 125 and "--swap" in refused.stderr and refused.stderr.count("hint: ") == 1, refused
+    assert held() == [96, 104]
+    hybrid("rm", "--force", uuid)
+
+
 def test_where_the_limits_are(hybrid: Call, busybox: Path, shared: Pyrun) -> None:
     """Which file of which hierarchy; the processes are in all of them, one that enters too; `update` and `stats` know of it."""
     flags = "--memory 64Mi --swap 0 --memory-low 8Mi --pids-limit 30 --cpus 1.5 --cpu-weight 100 --cpuset-cpus 0".split()

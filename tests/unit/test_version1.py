@@ -6,7 +6,7 @@ import pytest
 
 from pyrun.errors import HostError
 from pyrun.plan.resources import weight_of_shares
-from pyrun.plan.version1 import shares_of_weight, split, version_1
+from pyrun.plan.version1 import raised, shares_of_weight, split, version_1
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,19 @@ def test_what_it_cannot_do(file: str) -> None:
     with pytest.raises(HostError) as caught:
         version_1([(file, "1", "--flag")], {})
     assert "version 1" in str(caught.value) and caught.value.origin == "--flag" and caught.value.hint
+
+
+def test_memory_and_swap_together_go_up_first() -> None:
+    memory, both = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+    made = version_1([("memory.max", "100", "--memory"), ("memory.swap.max", "20", "--swap")], None)
+    assert [one[1] for one in raised(made, 99)] == [both, memory, memory]
+    assert [one[1] for one in raised(made, 100)] == [memory, memory, both]
+    forever = version_1([("memory.max", "max", "--memory"), ("memory.swap.max", "max", "--swap")], None)
+    assert [one[1] for one in raised(forever, 1 << 40)] == [both, memory]
+    assert raised(made[:1], 100) == made[:1] and raised(forever[:1], (1 << 63) - 4096) == forever[:1]
+    with pytest.raises(HostError) as caught:
+        raised(made[:1], 99)
+    assert caught.value.origin == "--memory" and "99" in str(caught.value) and "--swap" in caught.value.hint
 
 
 def test_each_controller_is_in_one_place() -> None:
