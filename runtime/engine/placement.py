@@ -145,7 +145,12 @@ def _make_room(above: str) -> bool:
 
 def _delegated(above: str) -> bool:
     """Whether systemd left this cgroup, or one above it, to its unit (systemd.resource-control(5), Delegate=)."""
+    import fnmatch
+
+    own = above
     while above not in ("/", *CGROUP_ROOTS):
+        if above != own and fnmatch.fnmatchcase(os.path.basename(above), "user@*.service"):
+            return False  # delegated to the user's systemd, which gives it away unit by unit
         for name in ("trusted.delegate", "user.delegate"):
             try:
                 if os.getxattr(above, name) == b"1":

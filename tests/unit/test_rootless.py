@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyrun.engine import placement
 from pyrun.errors import ConfigError, HostError
 from pyrun.net import user
 
@@ -23,12 +24,12 @@ def pod(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-@pytest.fixture
-def pasta(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    shutil.copy("/bin/sleep", tmp_path / "pasta")
-    with subprocess.Popen([tmp_path / "pasta", "1000"]) as child:
+@pytest.fixture(params=["pasta", "passt.avx2"])
+def pasta(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    shutil.copy("/bin/sleep", tmp_path / request.param)
+    with subprocess.Popen([tmp_path / request.param, "1000"]) as child:
         deadline = time.monotonic() + 30
-        while Path(f"/proc/{child.pid}/comm").read_text() != "pasta\n":  # execve(2) ends a moment after its pipe closes
+        while Path(f"/proc/{child.pid}/comm").read_text() != request.param + "\n":  # execve(2) ends a moment after its pipe closes
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield child
@@ -67,6 +68,20 @@ def test_one_that_takes_no_notice(pod: int, tmp_path: Path) -> None:
         assert child.stdout is not None and child.stdout.readline() == b"ready\n"
         end(tmp_path, pod, process=[child.pid, user._started(child.pid)])
         assert child.poll() == -9
+
+
+def test_what_is_delegated_to_the_users_systemd(tmp_path: Path) -> None:
+    """It is that one's; what it starts has it only in a unit with Delegate=yes."""
+    manager = tmp_path / "user@7.service"
+    scope, own = manager / "app.slice" / "x.scope", manager / "app.slice" / "own.scope" / "part"
+    scope.mkdir(parents=True)
+    own.mkdir(parents=True)
+    try:
+        for folder in (manager, own.parent):
+            os.setxattr(folder, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"{tmp_path}: {error.strerror}")
+    assert [placement._delegated(str(path)) for path in (scope, own, own.parent, manager)] == [False, True, True, True]
 
 
 def test_what_the_programs_say() -> None:
