@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from pyrun.errors import PyrunError
 from pyrun.native.users import is_root
 from pyrun.net import cni, leases, names, networks, nft, rules
-from pyrun.net.attach import detach, records, standing
+from pyrun.net.attach import detach, read_record, records, standing
 from pyrun.net.netlink import Netlink, has_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 __all__ = ["sweep"]
 
 _UUID = 36
+_START = 60  # seconds
 
 
 def sweep(root: str) -> int:
@@ -52,8 +55,9 @@ def _ended(root: str) -> tuple[int, PyrunError | None]:
 
     count = 0
     failed: PyrunError | None = None
-    for uuid in os.listdir(root + "/pods/exited") if os.path.isdir(root + "/pods/exited") else []:
-        path = f"{root}/pods/exited/{uuid}"
+    exited = os.listdir(root + "/pods/exited") if os.path.isdir(root + "/pods/exited") else []
+    for path in [*(f"{root}/pods/exited/{uuid}" for uuid in exited), *_not_started(root)]:
+        uuid = os.path.basename(path)
         if not os.path.exists(path + "/net"):
             continue
         try:
@@ -62,6 +66,8 @@ def _ended(root: str) -> tuple[int, PyrunError | None]:
             continue  # it has just gone
         try:
             fcntl.flock(pod, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if "/prepared/" in path and read_record(pod).get("kind") != "user":
+                continue
             detach(root, uuid, pod)
             count += 1
         except BlockingIOError:
@@ -71,6 +77,15 @@ def _ended(root: str) -> tuple[int, PyrunError | None]:
         finally:
             os.close(pod)
     return count, failed
+
+
+def _not_started(root: str) -> Iterator[str]:
+    """Prepared pods of users whose start was killed when it had made the network; a start that is still at it gets a minute."""
+    for uuid in os.listdir(root + "/pods/prepared") if os.path.isdir(root + "/pods/prepared") else []:
+        path = f"{root}/pods/prepared/{uuid}"
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - os.stat(path + "/net").st_mtime > _START:
+                yield path
 
 
 def _host_files(root: str) -> list[str]:

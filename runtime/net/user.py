@@ -109,11 +109,11 @@ def _note(pod: int, record: dict[str, Any]) -> None:
     os.rename("net.new", "net", src_dir_fd=pod, dst_dir_fd=pod)
 
 
-def _run(pod: int, ns: int, words: list[str], said: IO[bytes], tail: str = "", fds: tuple[int, ...] = ()) -> int:
+def _run(pod: int, ns: int, words: list[str], said: IO[bytes], tail: str = "; exit $?", fds: tuple[int, ...] = ()) -> int:
     """Run a program where _PIN is the namespace; its status.  `said`, what it writes, is no pipe, which the process would hold open.
 
     The shell has the pod's directory, and its lock with it: should this process be killed, nobody takes the pod for dead before
-    _PID says what there is to end.
+    _PID says what there is to end.  (Without a tail the shell would become the program.)
     """
     import subprocess
 
@@ -230,7 +230,7 @@ def _wrote(pod: int, pid: int, program: str) -> bool:
     except OSError:
         return False
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - _started(pid) / os.sysconf("SC_CLK_TCK")
-    return name.startswith(program) and time.time() - age < written + 1
+    return name.startswith(("pasta", "passt") if program == "pasta" else program) and time.time() - age < written + 1
 
 
 def _end(pod: int, pid: int, started: int, program: str) -> None:

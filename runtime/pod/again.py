@@ -8,7 +8,7 @@ import os
 from struct import Struct
 
 from pyrun import native
-from pyrun.errors import StateError
+from pyrun.errors import PyrunError, StateError
 from pyrun.plan import ops
 from pyrun.pod.control import stop
 from pyrun.pod.live import apps_of, start_time
@@ -52,6 +52,7 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
         pid = os.posix_spawn(native.KEEPER, ["pyrun: keeper", pods.root, uuid, "report"], {}, file_actions=actions)
     except OSError as error:
         os.close(read)
+        _give_back(pods, uuid, network)
         raise StateError("start the native keeper", "", errno=error.errno or 0, hint="is the installation complete?") from None
     finally:
         os.close(write)
@@ -64,6 +65,7 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
         with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD has none left to wait for
             os.waitpid(pid, 0)
     if len(data) != _REPORT.size:
+        _give_back(pods, uuid, network)
         hint = "somebody else may be starting or removing it: see `pyrun list`"
         raise StateError("start pod", uuid, "its keeper could not take it", errno=errno.EBUSY, hint=hint)
     kind, op, error_number, detail, app, init, _ = _REPORT.unpack(data)
@@ -104,6 +106,21 @@ def _network(pods: Pods, uuid: str) -> int:
     from pyrun.pod.network import take_network
 
     return take_network(pods, uuid)
+
+
+def _give_back(pods: Pods, uuid: str, network: int) -> None:
+    """Take back the network that was made for a start that failed before a keeper had the pod; the first error is what is told."""
+    if network < 0:
+        return
+    from pyrun.pod.network import release
+
+    with contextlib.suppress(PyrunError, OSError):
+        fd = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+        try:
+            if lock(fd) and os.path.isdir(f"{pods.path}/prepared/{uuid}"):
+                release(pods.root, uuid, fd)
+        finally:
+            os.close(fd)
 
 
 def _unmounted(fd: int, uuid: str) -> None:

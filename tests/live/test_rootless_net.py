@@ -150,8 +150,8 @@ def test_both_families(busybox: Path) -> None:
     """Where both programs are there it is pasta."""
     place = Place(busybox, "pasta", "slirp4netns")
     try:
-        place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80")
-        assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == "web"
+        place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "[::1]:8082:80")
+        assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == get(place.host, "::1", 8082) == "web"
         place.user.pyrun("rm", "--force", "web")
         until(lambda: place.left() == [])
     finally:
@@ -164,6 +164,52 @@ def test_a_killed_supervisor(place: Place) -> None:
         assert supervisor.stdout is not None and supervisor.stdout.readline() == "ready\n" and place.helpers()
         supervisor.send_signal(signal.SIGKILL)
     place.user.pyrun("gc")
+    until(lambda: place.left() == [])
+
+
+SLOW = '#!/bin/sh\n: >$HOME/begun\nuntil [ -e $HOME/go ]; do sleep 0.1; done\n: >$HOME/gone\nexec {} "$@"\n'
+
+
+def test_killed_before_the_process_is_known(busybox: Path) -> None:
+    """Nobody takes the pod for dead before there is a number to end."""
+    place = Place(busybox, "pasta", "sleep")
+    program = place.user.home / "bin" / "pasta"
+    program.unlink()
+    program.write_text(SLOW.format(shutil.which("pasta")))
+    program.chmod(0o755)
+    try:
+        with place.user.start("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true") as supervisor:
+            until((place.user.home / "begun").exists)
+            supervisor.send_signal(signal.SIGKILL)
+        place.user.pyrun("gc")
+        (place.user.home / "go").touch()
+        until((place.user.home / "gone").exists)
+
+        def swept() -> bool:
+            place.user.pyrun("gc")
+            return place.left() == []
+
+        until(swept)
+    finally:
+        place.close()
+
+
+def test_a_start_that_came_to_nothing(place: Place) -> None:
+    """One that fails takes its network back; of one that was killed it goes a minute later."""
+    user = place.user
+    uuid = user.pyrun("prepare", UNSIGNED, "-p", "8080:80", "example.com/busybox", "--exec", "/bin/true").out.strip()
+    code = "import sys\nfrom pyrun import native\nfrom pyrun.pod import again, network, state\npods = state.Pods(sys.argv[1])\n"
+    failed = "native.KEEPER = '/bin/true'\ntry: again.start_prepared(pods, sys.argv[2])\nexcept again.StateError: print('failed')"
+    inside = ["unshare", "--user", "--map-root-user", TOP / ".venv" / "bin" / "python", "-c"]
+    assert user.run(*inside, code + failed, user.state, uuid).out == "failed\n"
+    until(lambda: place.left() == [])
+    user.run(*inside, code + "network.take_network(pods, sys.argv[2])", user.state, uuid)
+    user.pyrun("gc")
+    assert len(place.helpers()) == 1
+    os.utime(user.state / "pods" / "prepared" / uuid / "net", (1, 1))
+    user.pyrun("gc")
+    until(lambda: place.left() == [])
+    user.pyrun("run-prepared", uuid)
     until(lambda: place.left() == [])
 
 
@@ -203,7 +249,8 @@ def test_what_slirp4netns_says(busybox: Path) -> None:
     subprocess.run(["mount", "--bind", "/dev/null", TUN], check=True)
     try:
         done = place.user.pyrun("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true", code=125)
-        assert "TUNSETIFF" in done.err and "/dev/net/tun" in done.err and place.left() == []
+        assert "TUNSETIFF" in done.err and "/dev/net/tun" in done.err, repr(done)
+        until(lambda: place.left() == [])
     finally:
         subprocess.run(["umount", TUN], check=True)
         place.close()
