@@ -193,7 +193,7 @@ def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
         from pyrun.oci.systemd import scope
 
         wanted = config.get("linux", {}).get("resources") or {}
-        return scope(path, name, wanted, user=has_own_manager(args))
+        return scope(path, name, wanted, config.get("annotations") or {}, user=has_own_manager(args))
     if manager != "cgroupfs":
         hint = "cgroupfs, systemd or disabled"
         raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")

@@ -47,7 +47,7 @@ def _features() -> dict[str, Any]:
         "mountOptions": sorted(mounts.OPTIONS),
         "linux": _linux(),
         "annotations": {"io.github.seccomp.libseccomp.version": _libseccomp(), "pyrun.version": __version__},
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     }
 
 

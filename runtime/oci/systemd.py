@@ -25,16 +25,17 @@ __all__ = ["adjust", "scope"]
 
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _CONTAINER = "container"
+_PREFIX = "org.systemd.property."
 # What the scope has as well, for whoever asks systemd; processor time is the container's alone, or this process had to wait for it.
 _SHOWN = ("memory.max", "memory.swap.max", "pids.max")
 _LEAST = {"memory.max": 32 << 20, "pids.max": 16}  # with this process in it; the container's own cgroup has the exact limit
 
 
-def scope(path: str, name: str, resources: dict[str, Any], *, user: bool = False) -> str:
+def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str, str], *, user: bool = False) -> str:
     """Make the scope of `linux.cgroupsPath` (slice:prefix:name) and return the directory for the container in it.
 
-    `user` says that it is the user's own service manager which has to do it.
-    ConfigError for another form of path, HostError when systemd refuses.
+    It gets the properties of annotations org.systemd.property.NAME; `user` says that it is the user's own service manager which has
+    to do it.  ConfigError for another form of path, and for an annotation that is malformed; HostError when systemd refuses.
     """
     parts = (path or f":pyrun:{name}").split(":")
     if len(parts) != 3 or "/" in path:
@@ -42,13 +43,15 @@ def scope(path: str, name: str, resources: dict[str, Any], *, user: bool = False
         raise ConfigError("make scope", path, "not slice:prefix:name", hint=hint, origin="linux.cgroupsPath")
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part) + ".scope"
-    properties = ["Description", "s", f"pyrun-oci container {name}", "Delegate", "b", "true"]
-    properties += ["Slice", "s", above or ("user.slice" if user else "system.slice")]
-    properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
-    limits = _properties((file, text) for file, text, _ in of_resources(resources))
-    count = 5 + len(limits)
-    properties += [word for one in limits for word in one]
-    _ask(unit, user, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", str(count), *properties, "0")
+    each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
+    each += _properties((file, text) for file, text, _ in of_resources(resources))
+    wanted = _wanted(annotations)
+    named = {one[0] for one in wanted}
+    each = [one for one in each if one[0] not in named] + wanted
+    each += [["Delegate", "b", "true"], ["Slice", "s", above or ("user.slice" if user else "system.slice")]]
+    each.append(["PIDs", "au", "1", str(os.getpid())])
+    words = [word for one in each for word in one]
+    _ask(unit, user, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", str(len(each)), *words, "0")
     directory = _arrive(unit)
     leaf = f"{directory}/{LEAF}"
     os.makedirs(leaf, exist_ok=True)
@@ -72,11 +75,27 @@ def _properties(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
     return properties_of([(file, text if text == "max" else str(max(int(text), _LEAST.get(file, 0)))) for file, text in shown], more={})
 
 
+def _wanted(annotations: dict[str, str]) -> list[list[str]]:
+    if not any(key.startswith(_PREFIX) for key in annotations):
+        return []
+    from pyrun.oci.variants import Malformed, property_of
+
+    found = []
+    for key, text in annotations.items():
+        if key.startswith(_PREFIX):
+            try:
+                found.append(property_of(key[len(_PREFIX) :], text))
+            except Malformed as error:
+                hint = "a value as GVariant writes it, such as true, 'text', uint64 5 or ['a', 'b']"
+                raise ConfigError("make scope", key, str(error), hint=hint, origin=f"annotations[{key!r}]") from None
+    return found
+
+
 def _ask(unit: str, user: bool, *words: str) -> None:
     import subprocess
 
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
-    command = ["busctl", "--user" if user else "--system", "call", *manager, *words]
+    command = ["busctl", "--user" if user else "--system", "--", "call", *manager, *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:

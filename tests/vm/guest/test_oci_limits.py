@@ -101,3 +101,42 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
     while group.parent.exists():
         assert time.monotonic() < deadline, "systemd keeps the scope"
         time.sleep(0.2)
+
+
+def test_properties_of_a_scope(oci: Runtime) -> None:
+    """Annotations in the text form of GVariant, as crun and runc take them."""
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:told"
+    values = {
+        "TimeoutStopUSec": "uint64 12000000",
+        "RuntimeMaxSec": "3600",
+        "Description": "'told -- by \\'annotation\\''",
+        "CPUWeight": "@t 77",
+        "DevicePolicy": '"closed"',
+        "After": "['basic.target', 'sysinit.target']",
+        "OOMScoreAdjust": "",
+        "MemoryAccounting": "true",
+    }
+    bad = {"OOMScoreAdjust": values.pop("OOMScoreAdjust"), "MemoryMax": "uint64 -1", "Slice": "'x.slice'", "X": "true"}
+    bad["IOWeight"] = "uint64 5 6"
+    oci.command("/bin/sleep", "1000")
+    for name, value in bad.items():
+        key = f"org.systemd.property.{name}"
+        oci.config["annotations"] = {key: value}
+        oci.write()
+        assert key in oci("--systemd-cgroup", "create", "one", code=1).stderr and not oci.leftovers()
+    oci.config["annotations"] = {f"org.systemd.property.{name}": value for name, value in values.items()}
+    oci.write()
+    oci("--systemd-cgroup", "run", "--detach", "one")
+    names = "TimeoutStopUSec,RuntimeMaxUSec,Description,CPUWeight,DevicePolicy,MemoryAccounting,After"
+    shown = subprocess.run(["systemctl", "show", "-p", names, "oci-told.scope"], capture_output=True, text=True).stdout
+    found = dict(line.split("=", 1) for line in shown.splitlines())
+    assert {"basic.target", "sysinit.target"} <= set(found.pop("After").split())
+    assert found == {
+        "TimeoutStopUSec": "12s",
+        "RuntimeMaxUSec": "1h",
+        "Description": "told -- by 'annotation'",
+        "CPUWeight": "77",
+        "DevicePolicy": "closed",
+        "MemoryAccounting": "yes",
+    }
+    oci("--systemd-cgroup", "delete", "--force", "one")
