@@ -246,9 +246,10 @@ def test_what_is_refused(plain: User, busybox: Path) -> None:
     for flags, said in (
         (("--device", f"{node}:/dev/x:r"), "which access a device has cannot be decided without root"),
         (("-v", f"{node}:/x:ro"), "which access a device has cannot be decided without root"),
-        (("--memory", "64Mi"), "cgroup"),
-        (("--net", "nosuch"), "network"),
-        (("--net-bandwidth", "1m"), "--net"),
+        (("--memory", "64Mi"), "limit the pod"),
+        (("--net", "nosuch"), "make a network --net nosuch: that takes root"),
+        (("--net-bandwidth", "1m"), "has no meaning with --net none"),
+        (("--net", "default", "--net-bandwidth", "1m"), "make a network --net-bandwidth: that takes root"),
     ):
         done = plain.pyrun("run", UNSIGNED, *flags, "example.com/busybox", "--exec", "/bin/true", code=None)
         assert done.code in (2, 125) and said in done.err and "hint: " in done.err and "Traceback" not in done.err, repr(done)
