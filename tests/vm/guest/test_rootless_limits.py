@@ -144,6 +144,17 @@ def test_in_a_scope_of_the_users(person: Person) -> None:
     until(lambda: person.groups() == [])
 
 
+def test_beside_others_in_a_scope_of_the_users(person: Person) -> None:
+    """As in a terminal of a desktop: what is delegated is the tree of the user's systemd, not this part of it."""
+    words = ["systemd-run", "--user", "--scope", "--quiet", "--unit=terminal.scope", "bash", "-c", '"$@"; true', "bash"]
+    with person.running(*words, *shell("echo ready; sleep 1000", "--memory", "32Mi")):
+        (scope,) = [path for path in person.groups() if path.endswith(".scope")]
+        pod = f"{scope}/{os.path.basename(scope).removesuffix('.scope')}"
+        assert read(pod, "memory.max") == str(32 << 20)
+        person.run(COMMAND, "stop", os.path.basename(pod).removeprefix("pyrun-"))
+    until(lambda: person.groups() == [])
+
+
 def test_the_library_in_a_service_of_the_users(person: Person) -> None:
     words = ["systemd-run", "--user", "--quiet", "--pipe", "--wait", "--collect", "-p", "Delegate=yes"]
     own, reason, peak, pids, refused = json.loads(person.run(*words, TOP / ".venv/bin/python3", "-c", LIBRARY))
