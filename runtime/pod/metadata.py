@@ -10,6 +10,7 @@ import sys
 
 from pyrun.images import fastjson
 from pyrun.plan.config import Metadata
+from pyrun.pod.sysctl import ISOLATOR as SYSCTL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def describe(uuid: str, apps: list[App], described: Mapping[str, Any], config: l
         "uuid": uuid,
         "token": own.token if own else "",
         "manifest": reified(apps, pod),
-        "text": described.get("text", "") if _whole(apps) else "",
+        "text": described.get("text", "") if _whole(apps, pod) else "",
         "apps": {
             one.app: {
                 "annotations": _merged(image.manifest.get("annotations"), options.described.get("annotations")),
@@ -75,9 +76,17 @@ def describe(uuid: str, apps: list[App], described: Mapping[str, Any], config: l
     return fastjson.dumps(found)
 
 
-def _whole(apps: list[App]) -> bool:
-    """Whether the pod manifest that was given left nothing open: no mount of any app is one that it does not have."""
+def _whole(apps: list[App], pod: Mapping[str, Any]) -> bool:
+    """Whether the pod manifest that was given left nothing open: each app is in it, with all its mounts, and nothing beats an isolator."""
+    if not all("app" in one for one in pod.get("apps") or []) or any(_beaten(config) for _, _, config in apps):
+        return False
     return not any(mount.origin.startswith(("app.mountPoints", "--")) for _, _, config in apps for mount in config.mounts)
+
+
+def _beaten(config: Config) -> set[str]:
+    """The isolators that do not count as they stand."""
+    changed: Any = config.isolators.get("changed")
+    return {one["name"] for one in changed or []}
 
 
 def _merged(of_image: Any, of_pod: Any) -> list[dict[str, str]]:
@@ -115,7 +124,7 @@ def _app(options: Options, image: Image, config: Config, volumes: dict[str, dict
         "eventHandlers": [{"name": name, "exec": argv} for name, argv, _, _ in config.handlers],
         "workingDirectory": config.cwd,
         "environment": [{"name": name, "value": value} for name, _, value in pairs if name not in _OWN],
-        "isolators": own.get("isolators") or [],
+        "isolators": [one for one in own.get("isolators") or [] if one["name"] not in _beaten(config) or one["name"] == SYSCTL],
         "mountPoints": [
             {name: point[name] for name in ("name", "path", "readOnly") if name in point} for point in own.get("mountPoints") or []
         ],

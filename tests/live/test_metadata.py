@@ -119,6 +119,30 @@ def test_mds_05_09_manifests_are_the_very_bytes(shared: Pyrun, image: Callable[.
     shared("run", "--mds", "--pod-manifest", given, code=0)
     said = json.loads((out / "pod").read_text())
     assert sorted(one["kind"] for one in said["volumes"]) == ["empty", "host"]
+    del app["mountPoints"]
+    app["isolators"] = [
+        {"name": "os/linux/seccomp-retain-set", "value": {"set": ["@appc.io/all"]}},
+        {"name": "os/linux/oom-score-adj", "value": 7},
+    ]
+    given.write_text(odd(json.dumps(pod)))
+    shared("run", "--mds", "--insecure-options=seccomp", "--pod-manifest", given, code=0)
+    said = json.loads((out / "pod").read_text())
+    assert [one["name"] for one in said["apps"][0]["app"]["isolators"]] == ["os/linux/oom-score-adj"], "the other one was given up"
+
+
+def test_mds_05_the_app_of_the_image_is_told(shared: Pyrun, image: Callable[..., Path], tmp_path: Path) -> None:
+    """Where the pod manifest names no app of its own: what runs is then in no manifest that was given."""
+    command = ["/bin/sh", "-c", f"wget -qO- {V1}/pod/manifest"]
+
+    def edit(made: Any) -> None:
+        made.busybox()
+        made.manifest["app"] = {"exec": command, "user": "0", "group": "0"}
+
+    id = shared("fetch", image("example.com/asks", edit=edit), code=0).out.strip()
+    given = tmp_path / "pod.json"
+    given.write_text(json.dumps({"acKind": "PodManifest", "acVersion": "0.8.11", "apps": [{"name": "a", "image": {"id": id}}]}))
+    said = json.loads(shared("run", "--mds", "--pod-manifest", given, code=0).out)
+    assert said["apps"][0]["app"]["exec"] == command and said["apps"][0]["image"]["id"] == id
 
 
 def test_mds_13_another_pod_verifies(shared: Pyrun, busybox: Path) -> None:
@@ -298,26 +322,26 @@ def test_who_drips_is_cut_off(fakes: Callable[[int], FakePods]) -> None:
     for number, one in enumerate(drippers):
         one.send(content if number % 2 else head)
     begin = time.monotonic()
-    ends: dict[socket.socket, float] = {}
+    ends: set[socket.socket] = set()
     took: list[float] = []
     while len(ends) < len(drippers):
         assert time.monotonic() - begin < 60, f"{len(drippers) - len(ends)} still drip"
-        for one in drippers:
-            if one not in ends:
-                try:
-                    one.send(b"y")
-                    one.setblocking(False)
-                    assert one.recv(1) == b"", "a request that has no end gets no answer"
-                    ends[one] = time.monotonic() - begin
-                except BlockingIOError:
-                    one.setblocking(True)
-                except ConnectionError:
-                    ends[one] = time.monotonic() - begin
+        for one in [one for one in drippers if one not in ends]:
+            try:
+                one.send(b"y")
+                one.setblocking(False)
+                assert one.recv(1) == b"", "a request that has no end gets no answer"
+                ends.add(one)
+            except BlockingIOError:
+                one.setblocking(True)
+            except ConnectionError:  # cut off while that byte was under way
+                ends.add(one)
         took += clock(pods.places[0], 5)
     for one in drippers:
         one.close()
-    assert statistics.median(took) * 1000 < 20, f"{statistics.median(took) * 1000:.1f} ms"
-    assert len(took) > 20 and clock(pods.places[1], 1), "and then all is well"
+    alone = clock(pods.places[0], 20)
+    assert statistics.median(took) < 10 * statistics.median(alone) + 0.5, "whoever waits for a drip waits two seconds"
+    assert clock(pods.places[1], 1), "and then all is well"
 
 
 FLOOD = """
