@@ -16,7 +16,7 @@ import subprocess
 import zlib
 
 from pyrun.errors import ImageError, PyrunError, TrustError, UsageError
-from pyrun.images.fresh import fresh
+from pyrun.images.fresh import fresh_signed
 from pyrun.images.limits import Limits
 from pyrun.images.manifest import parse_image_manifest
 from pyrun.images.staging import Staging
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["COMPRESSIONS", "build", "sign"]
+    from pyrun.images.fresh import Sign
+
+__all__ = ["COMPRESSIONS", "build", "signer"]
 
 SUFFIX = ".aci"
 _FORMATS = ("tar", "gzip", "bzip2", "xz", "zstd")
@@ -105,8 +107,11 @@ def build(
     compression: str = "gzip",
     latest: int | None = None,
     overwrite: bool = False,
+    sign_by: str = "",
 ) -> str:
     """Write the image of a directory or an archive of one to the new file `target`; return its id.
+
+    With `sign_by`, a secret key of the caller's gpg, its detached signature is beside it, in `target`.asc; TrustError when gpg does not.
 
     Times later than `latest`, in seconds since 1970, become that.  `root` is the state directory, where archives are unpacked
     meanwhile.  UsageError for a target that is not called .aci, ManifestError for the manifest, ArchiveError for the archive,
@@ -117,10 +122,10 @@ def build(
     text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     parse_image_manifest(text)
     if os.path.isdir(source):
-        return _write(source, text, target, compression, latest, overwrite)
+        return _write(source, text, target, compression, latest, overwrite, signer(target, sign_by))
     with Staging(root, "build") as staging:
         _unpack(source, staging)
-        return _write(f"{staging.path}/rootfs", text, target, compression, latest, overwrite)
+        return _write(f"{staging.path}/rootfs", text, target, compression, latest, overwrite, signer(target, sign_by))
 
 
 def _unpack(source: str, staging: Staging) -> None:
@@ -131,8 +136,8 @@ def _unpack(source: str, staging: Staging) -> None:
         worker.run("layer", file.fileno(), staging.fd, Limits(), Policy(), formats=_FORMATS)
 
 
-def _write(rootfs: str, manifest: bytes, target: str, compression: str, latest: int | None, overwrite: bool) -> str:
-    with fresh(target, overwrite=overwrite) as new:
+def _write(rootfs: str, manifest: bytes, target: str, compression: str, latest: int | None, overwrite: bool, sign: Sign | None) -> str:
+    with fresh_signed(target, sign, overwrite=overwrite) as new:
         fd = os.open(new.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             sink = _Sink(fd, compression)
@@ -151,31 +156,20 @@ def _write(rootfs: str, manifest: bytes, target: str, compression: str, latest: 
     return f"sha512-{sink.id.hexdigest()}"
 
 
-def sign(target: str, key: str) -> str:
-    """Write the detached, armoured signature of an image beside it, by a secret key of the caller's gpg; return its path.
+def signer(target: str, key: str) -> Sign | None:
+    """Return what writes the detached, armoured signature of the image `target` by a secret key of the caller's gpg; None without a key.
 
-    TrustError when gpg does not.
+    It takes the path where the image is by then and the signature's, and raises TrustError when gpg does not sign.
     """
-    signature = target + ".asc"
-    command = [
-        GPG,
-        "--no-tty",
-        "--yes",
-        "--armor",
-        "--local-user",
-        key,
-        "--digest-algo",
-        "SHA512",
-        "--output",
-        signature,
-        "--detach-sign",
-        target,
-    ]
+    return (lambda image, signature: _sign(target, key, image, signature)) if key else None
+
+
+def _sign(target: str, key: str, image: str, signature: str) -> None:
+    command = [GPG, "--no-tty", "--armor", "--local-user", key, "--digest-algo", "SHA512", "--output", signature, "--detach-sign", image]
     try:
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     except OSError as error:
         raise TrustError("run", GPG, errno=error.errno or 0, hint="install it, on Debian: apt install gpg") from None
     if done.returncode:
-        words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        words = done.stderr.decode("utf-8", "replace").replace(image, target).strip().splitlines()
         raise TrustError("sign", target, words[-1] if words else "gpg did not sign", hint="see the keys with: gpg --list-secret-keys")
-    return signature

@@ -90,7 +90,7 @@ def to_aci(store: Store, image: Image, root: str, staging: str, target: str, *, 
     if image.kind == "aci":
         if not target.endswith(build.SUFFIX):
             raise UsageError("build image", target, "its name does not end in .aci", hint=f"call it {target}{build.SUFFIX}")
-        export_aci(store, image, target, overwrite=more.get("overwrite", False))
+        export_aci(store, image, target, overwrite=more.get("overwrite", False), sign=build.signer(target, more.get("sign_by", "")))
         return image.id
     manifest = _kept(image) or _manifest(store, image)
     for gone in ("dependencies", "pathWhitelist"):  # the tree has all of it

@@ -9,7 +9,7 @@ import os
 from pyrun.errors import DigestError, ImageError, UsageError
 from pyrun.images import fastjson
 from pyrun.images.convert import convert
-from pyrun.images.fresh import fresh
+from pyrun.images.fresh import fresh, fresh_signed
 from pyrun.images.oci import MANIFESTS
 from pyrun.images.staging import Staging
 from pyrun.images.store import Image, Store
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrun.images.convert import Files
+    from pyrun.images.fresh import Sign
 
     Signed = Callable[[bytes], tuple[dict[str, bytes], list[dict[str, Any]]]]
 
@@ -31,8 +32,8 @@ _REF = "org.opencontainers.image.ref.name"
 _DIRECTORY = b"5"
 
 
-def export_aci(store: Store, image: Image, target: str, *, overwrite: bool = False) -> list[str]:
-    """Writes the file that was imported, and beside it its signature where there is one; the paths that were written.
+def export_aci(store: Store, image: Image, target: str, *, overwrite: bool = False, sign: Sign | None = None) -> list[str]:
+    """Writes the file that was imported, and beside it the signature that `sign` makes, or its own where it has one; both paths.
 
     UsageError for an image that never was one file, DigestError when the store's copy is damaged, StateError.
     """
@@ -41,14 +42,16 @@ def export_aci(store: Store, image: Image, target: str, *, overwrite: bool = Fal
         raise UsageError("export", image.name, "an OCI image, which is no single file", hint=hint)
     with store.lock(exclusive=False):
         blob = store.blob_path(image.blob)
-        written = [target]
-        with fresh(target, overwrite=overwrite) as new, _create(new.path) as out:
+        if sign is None and os.path.exists(f"{blob}.asc"):
+            sign = lambda _, signature: _again(f"{blob}.asc", signature)  # noqa: E731
+        with fresh_signed(target, sign, overwrite=overwrite) as new, _create(new.path) as out:
             _copy(blob, image.blob, lambda data: _write(out, data))
-        if os.path.exists(f"{blob}.asc"):
-            written.append(f"{target}.asc")
-            with fresh(written[-1], overwrite=overwrite) as new, _create(new.path) as out, open(f"{blob}.asc", "rb") as file:
-                _write(out, file.read())
-    return written
+    return [target, f"{target}.asc"] if sign else [target]
+
+
+def _again(source: str, target: str) -> None:
+    with _create(target) as out, open(source, "rb") as file:
+        _write(out, file.read())
 
 
 def export_oci(store: Store, image: Image, target: str, *, overwrite: bool = False, signed: Signed | None = None) -> str:

@@ -18,9 +18,11 @@ from pyrun.images.staging import open_dir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Fresh", "fresh"]
+    Sign = Callable[[str, str], object]  # writes the signature of a file to a path
+
+__all__ = ["Fresh", "fresh", "fresh_signed"]
 
 _HINTS = {
     errno.ENOSPC: "free some space there, or choose another place",
@@ -73,6 +75,22 @@ def fresh(target: str, *, overwrite: bool = False) -> Iterator[Fresh]:
             raise
         hint = _HINTS.get(error.errno or 0, "check the directory and its permissions")
         raise StateError("write", target, errno=error.errno or 0, hint=hint) from error
+
+
+@contextlib.contextmanager
+def fresh_signed(target: str, sign: Sign | None, *, overwrite: bool = False) -> Iterator[Fresh]:
+    """As `fresh` for a file, with its detached signature in `target`.asc, made by `sign`: both of them are there then, or neither.
+
+    Without `sign` a signature of the file that is overwritten goes.  StateError, and whatever `sign` raises.
+    """
+    with fresh(target, overwrite=overwrite) as new:
+        yield new
+        if sign is not None:
+            with fresh(f"{target}.asc", overwrite=overwrite) as beside:
+                sign(new.path, beside.path)
+        elif overwrite:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{target}.asc")
 
 
 def _check_free(fd: int, name: str, target: str, overwrite: bool) -> None:

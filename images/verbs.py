@@ -160,11 +160,8 @@ class Store:
         """
         from pyrun.images import build
 
-        more = {"latest": latest, "overwrite": overwrite}
-        image_id = build.build(self.root, source, dict(manifest), target, compression=compression, **more)  # type: ignore[arg-type]
-        if sign_by is not None:
-            build.sign(target, sign_by)
-        return image_id
+        more = {"latest": latest, "overwrite": overwrite, "sign_by": sign_by or ""}
+        return build.build(self.root, source, dict(manifest), target, compression=compression, **more)  # type: ignore[arg-type]
 
     def tag(self, ref: str, name: str) -> str:
         """Give an image a further name; return the id that had it before, "" for none."""

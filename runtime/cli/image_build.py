@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyrun.images.export import Signed
     from pyrun.images.store import Image
 
-__all__ = ["refuse_for_aci", "run", "sign_aci", "signing"]
+__all__ = ["refuse_for_aci", "run", "signing", "tell_signature"]
 
 _LIMIT = 1 << 20
 
@@ -36,10 +36,10 @@ def run(args: Args) -> int:
         say(_oci(args, manifest, latest, args.output))
         return 0
     refuse_for_aci(args)
-    more: dict[str, Any] = {"compression": args.compression, "latest": latest, "overwrite": args.overwrite}
+    more: dict[str, Any] = {"compression": args.compression, "latest": latest, "overwrite": args.overwrite, "sign_by": args.sign_by or ""}
     image_id = build.build(args.root, args.source, manifest, args.output, **more)
     say(image_id)
-    sign_aci(args)
+    tell_signature(args)
     return 0
 
 
@@ -51,14 +51,10 @@ def refuse_for_aci(args: Args) -> None:
             raise UsageError(f"option {option}", value, "is for OCI images", hint=hint)
 
 
-def sign_aci(args: Args) -> None:
-    """The detached signature of a file that was made, if asked for."""
-    from pyrun.images import build
-
-    if args.sign_by:
-        signature = build.sign(args.output or "", args.sign_by)
-        if not args.quiet:
-            say(f"pyrun: note: its signature is in {signature}", error=True)
+def tell_signature(args: Args) -> None:
+    """Where the detached signature of the file is, if one was asked for."""
+    if args.sign_by and not args.quiet:
+        say(f"pyrun: note: its signature is in {args.output}.asc", error=True)
 
 
 def signing(args: Args, image: Image) -> Signed | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrun.cli.image_build import refuse_for_aci, sign_aci, signing
+from pyrun.cli.image_build import refuse_for_aci, signing, tell_signature
 from pyrun.cli.output import say
 from pyrun.errors import ImageError, UsageError
 
@@ -40,7 +40,7 @@ def run(args: Args) -> int:
                 f"convert to {kind.upper() if kind != 'docker' else 'Docker'}", image.name, f"it would lose {', '.join(lost)}", hint=hint
             )
         if kind == "aci":
-            more = {"compression": args.compression, "overwrite": args.overwrite}
+            more = {"compression": args.compression, "overwrite": args.overwrite, "sign_by": args.sign_by or ""}
             made = exchange.to_aci(store, image, args.root, staging.path, args.output, name=args.name or "", **more)
         elif kind == "oci":
             made = exchange.to_oci(store, image, args.output, overwrite=args.overwrite, signed=signing(args, image))
@@ -50,5 +50,5 @@ def run(args: Args) -> int:
         say(f"pyrun: note: lost: {words}", error=True)
     say(made)
     if kind == "aci":
-        sign_aci(args)
+        tell_signature(args)
     return 0

@@ -142,3 +142,18 @@ def test_what_is_refused(shared: Pyrun, tree: Path, tmp_path: Path) -> None:
     for words, code, error in cases:
         refused = shared("image", "build", *words, code=code)
         assert refused.err.startswith(f"pyrun: {error}") and "\nhint: " in refused.err and "Traceback" not in refused.err, repr(refused)
+        assert refused.out == "" and not [one for one in os.listdir(tmp_path) if "x.aci" in one or "x.tar" in one], "nothing is left"
+
+
+def test_a_signature_is_of_the_file_beside_it(shared: Pyrun, tree: Path, tmp_path: Path) -> None:
+    """With --overwrite none of an earlier file stays, and where it cannot be signed the earlier file does."""
+    out, old = tmp_path / "x.aci", tmp_path / "x.aci.asc"
+    shared("image", "build", tree, "-o", tmp_path / "plain.aci", *BUILD, code=0)
+    ways: list[tuple[str | Path, ...]] = [("image", "build", tree, *BUILD), ("image", "convert", tmp_path / "plain.aci")]
+    for made in ways:
+        out.write_text("old")
+        old.write_text("its signature")
+        refused = shared(*made, "-o", out, "--overwrite", "--sign-by", "0" * 40, code=125)
+        assert refused.out == "" and (out.read_text(), old.read_text()) == ("old", "its signature")
+        shared(*made, "-o", out, "--overwrite", code=0)
+        assert [one for one in os.listdir(tmp_path) if "x.aci" in one] == ["x.aci"]

@@ -108,6 +108,7 @@ def test_app_container_images_and_what_is_refused(ours: Callable[..., str], stag
     for wrong in (("--key", stage.cosign.plain), ("--identity", "example.org/x:1")):
         assert "is for OCI images" in ours("image", "build", made / "root", "-o", made / "x.aci", *wrong, *WHAT, code=2)
         assert "is for OCI images" in ours(*convert, made / "x.aci", *wrong, code=2)
+    assert f"sign {made}/x.aci: " in ours(*convert, made / "x.aci", "--sign-by", "0" * 40, code=125)
     assert "no place for a signature" in ours(*convert, made / "x.tar", "--image-format", "docker", "--sign-by", by, code=2)
     assert "nothing is signed" in ours(*build, *oci, "--identity", "example.org/x:1", *WHAT, code=2)
     assert "sign example.org/built:1.0: " in ours(*build, *oci, "--sign-by", "0" * 40, *WHAT, code=125)
