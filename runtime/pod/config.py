@@ -133,7 +133,7 @@ def _told(options: Options, image: Image, app: dict[str, Any], config: Config, n
         from pyrun.pod.labels import inherited, labels_of
         from pyrun.pod.sysctl import parameters
 
-        isolators = inherited(app.get("isolators") or [], of_pod or [])
+        isolators = inherited(app.get("isolators") or [], of_pod or [], notes)
         config.labels = labels_of(options, isolators)
         config.sysctls = parameters(options, isolators)
         config.isolators = judge(options, isolators, notes) if isolators else {}

@@ -40,10 +40,16 @@ def module_off(word: str) -> str:
     return "" if on else f"this kernel has no {_MODULES[word]}, or it is off"
 
 
-def inherited(own: list[dict[str, Any]], of_pod: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return an app's isolators and, behind them, those of its pod that hold for it unless it has its own (appc-spec, ACE)."""
+def inherited(own: list[dict[str, Any]], of_pod: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
+    """Return an app's isolators and, behind them, those of its pod that hold for it unless it has its own (appc-spec, ACE).
+
+    Notes tell the user where the app's own say otherwise.
+    """
     names = {item["name"] for item in own}
-    return [*own, *(item for item in of_pod if item["name"] in (*ISOLATORS, SYSCTL) and item["name"] not in names)]
+    shared = [item for item in of_pod if item["name"] in (*ISOLATORS, SYSCTL)]
+    beaten = [item["name"] for item in shared if item["name"] in names and item not in own]
+    notes.extend(f"isolator {name} of the pod does not count: the app has its own" for name in beaten)
+    return [*own, *(item for item in shared if item["name"] not in names)]
 
 
 def labels_of(options: Options, isolators: list[dict[str, Any]]) -> list[Label]:

@@ -47,8 +47,11 @@ def test_a_module_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_app_has_its_pods_unless_it_has_its_own() -> None:
     own: list[dict[str, Any]] = [{**SELINUX, "value": {**CONTEXT, "type": "own_t"}}]
-    found = labels.inherited(own, [SELINUX, APPARMOR, {"name": "resource/memory", "value": {}}])
+    notes: list[str] = []
+    found = labels.inherited(own, [SELINUX, APPARMOR, {"name": "resource/memory", "value": {}}], notes)
     assert found == [*own, APPARMOR]
+    assert notes == ["isolator os/linux/selinux-context of the pod does not count: the app has its own"]
+    assert labels.inherited([SELINUX], [SELINUX], notes) == [SELINUX] and len(notes) == 1
 
 
 @pytest.mark.parametrize("locked", [True, False])
