@@ -368,7 +368,9 @@ int keep(struct keeper *keeper)
     write_run(keeper); /* now under this process's own pid */
     if (keeper->signals < 0 || !open_streams(keeper)) {
         bury(keeper, 1);
-        tell_front(keeper, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
+        keeper->apps[0].failure = (struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO};
+        keeper->apps[0].failed = 1;
+        tell_failure(keeper);
         return 125;
     }
     for (;;) {

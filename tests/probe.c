@@ -7,6 +7,7 @@
  *   probe kill SIG               die of signal SIG
  *   probe sleep SECONDS          0 sleeps for ever; first says "ready"
  *   probe trap SIG...            says "ready", waits for one of the signals, says which, exits with its number
+ *   probe tally SIG              says "ready", then how often SIG has come each time it does; exits with 0 on TERM
  *   probe orphan N               leaves N orphans behind, which exit at once; exits when init has reaped them
  *   probe fork N                 how many of N processes at a time it could start
  *   probe linger SECONDS         leaves one orphan behind, which sleeps, and exits with 0
@@ -186,6 +187,21 @@ static int trap(char **signals)
     return got;
 }
 
+static int tally(int number)
+{
+    sigset_t set;
+    int got;
+
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    sigaddset(&set, SIGTERM);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    puts("ready");
+    for (int count = 0; fflush(stdout), sigwait(&set, &got), got != SIGTERM;)
+        printf("%d\n", ++count);
+    return 0;
+}
+
 static int notify(char **texts)
 {
     const char *path = getenv("NOTIFY_SOCKET");
@@ -262,6 +278,8 @@ int main(int argc, char **argv)
     }
     if (!strcmp(verb, "trap"))
         return trap(argv + 2);
+    if (!strcmp(verb, "tally"))
+        return tally((int)n);
     if (!strcmp(verb, "orphan"))
         return orphan(n, 0, 1);
     if (!strcmp(verb, "fork"))
