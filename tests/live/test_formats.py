@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,28 @@ class Asked:
         return json.loads(self.pyrun(verb, "--format", "json", *words, code=code).out)
 
 
+def first_event(pyrun: Pyrun, image: Path) -> dict[str, Any]:
+    """One of pods that are prepared until it watches."""
+    with pyrun.start("events", "--format", "json") as watching:
+        assert watching.stdout is not None
+        os.set_blocking(watching.stdout.fileno(), False)
+        line, number, deadline = "", 0, time.monotonic() + 60
+        while not line:
+            assert time.monotonic() < deadline, "nothing is told"
+            number += 1
+            pyrun("prepare", "--pod-name", f"pod-{number}", image, code=0)
+            line = watching.stdout.readline()
+        watching.terminate()
+        watching.communicate()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
 def test_each_verb_prints_one_document(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
     asked = Asked(pyrun)
     sleep = (busybox, "--exec", "/bin/sh", "--", "-c", "echo word; exec sleep 1000")
     pyrun("fetch", busybox, code=0)
-    assert {"namespaces", "operations"} == set(asked("plan", busybox))
+    assert {"namespaces", "operations", "networks", "ports"} == set(asked("plan", busybox))
     made = asked("run", "--detach", "--pod-name", "web", "--log-driver", "k8s-file", "--health-cmd", "true", *sleep)
     uuid = made["uuid"]
     assert made == {"uuid": uuid, "state": "running"}
@@ -76,18 +94,8 @@ def test_each_verb_prints_one_document(pyrun: Pyrun, busybox: Path, tmp_path: Pa
     assert set(asked("logs", "--tail", "1", "other")) == {"time", "stream", "text"}  # one for each line
     assert asked("rm", "other")[0]["done"]
     assert set(asked("gc")) >= {"pods", "imports", "networks"}
-    with pyrun.start("events", "--format", "json") as watching:
-        asked.verbs.add("events")
-        assert watching.stdout is not None
-        os.set_blocking(watching.stdout.fileno(), False)
-        line, number = "", 0
-        while not line:  # until it watches
-            number += 1
-            pyrun("prepare", "--pod-name", f"pod-{number}", busybox, code=0)
-            line = watching.stdout.readline()
-        assert set(json.loads(line)) >= {"time", "event", "uuid"}
-        watching.terminate()
-        watching.communicate()
+    asked.verbs.add("events")
+    assert set(first_event(pyrun, busybox)) >= {"time", "event", "uuid"}
     assert asked.verbs == ABOUT_PODS - OWN, "a new verb about pods belongs in here"
 
 
