@@ -282,6 +282,8 @@ static int stay(struct keeper *keeper, char **envp)
     for (const struct app *app = keeper->apps; app < keeper->apps + keeper->count; app++)
         if (app->failed)
             return explain(keeper, &app->failure, envp);
+    if (r == EXIT_FAILED && !keeper->running && keeper->decided != 0 && !keeper->decided->ended)
+        return fail("start pod ", keeper->uuid, "the native helper cannot be executed, or was killed", "raise ulimit -n, or try again");
     return r;
 }
 

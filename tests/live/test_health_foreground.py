@@ -153,6 +153,10 @@ def test_few_open_files_are_enough(pyrun: Pyrun, busybox: Path, start: Start) ->
     limits = (resource.RLIMIT_NOFILE, (70, 70))
     process = start("read word; exit 3", "exit 0", "--interactive", preexec_fn=lambda: resource.setrlimit(*limits))
     assert process.communicate("end\n", timeout=LIMIT) == ("", "") and process.returncode == 3
+    for most in (12, 16, 20, 24):
+        limits = (resource.RLIMIT_NOFILE, (most, most))
+        told = pyrun("run", "--health-cmd", "true", busybox, "--exec", "/bin/true", preexec_fn=lambda: resource.setrlimit(*limits))
+        assert told.code == 0 or (told.code == 125 and "pyrun: " in told.err and "\nhint: " in told.err), (most, repr(told))
 
 
 @pytest.mark.parametrize("victim", ["keeper", "supervisor", "pid"])
