@@ -9,7 +9,6 @@
 #define NOSIGNAL 0x4000
 #define LONGEST_BACKOFF 60000 /* ms */
 #define RAN_WELL 10000000000  /* ns; after that the next restart is as quick as the first */
-
 #define GRACE 10000000000     /* ns between the signal that asks the apps of a pod to end and the kill */
 
 enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS };
@@ -145,6 +144,8 @@ static void fail(struct keeper *keeper, struct app *app, const struct plan_repor
     app->failed = app->ended = 1;
     app->status = 125 << 8;
     app->finished = clock_ns(0);
+    if (app->control < 0)
+        clear_cgroup(keeper, app); /* as for one whose helper has gone */
     app_ended(keeper, app);
     if (keeper->decided == 0)
         decide(keeper, app);
@@ -367,9 +368,8 @@ int keep(struct keeper *keeper)
     keeper->signals = block_signals();
     write_run(keeper); /* now under this process's own pid */
     if (keeper->signals < 0 || !open_streams(keeper)) {
+        fail(keeper, keeper->apps, &(struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO});
         bury(keeper, 1);
-        keeper->apps[0].failure = (struct plan_report){.kind = PLAN_FAILED, .op = STEP_LOG, .error = EIO};
-        keeper->apps[0].failed = 1;
         tell_failure(keeper);
         return 125;
     }

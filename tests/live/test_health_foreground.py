@@ -11,6 +11,7 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ def test_few_open_files_are_enough(pyrun: Pyrun, busybox: Path, start: Start) ->
     process = start("read word; exit 3", "exit 0", "--interactive", preexec_fn=lambda: resource.setrlimit(*limits))
     assert process.communicate("end\n", timeout=LIMIT) == ("", "") and process.returncode == 3
     for most in (12, 16, 20, 24):
-        limits = (resource.RLIMIT_NOFILE, (most, most))
-        told = pyrun("run", "--health-cmd", "true", busybox, "--exec", "/bin/true", preexec_fn=lambda: resource.setrlimit(*limits))
+        limited = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most, most))
+        told = pyrun("run", "--health-cmd", "true", busybox, "--exec", "/bin/true", preexec_fn=limited)
         assert told.code == 0 or (told.code == 125 and "pyrun: " in told.err and "\nhint: " in told.err), (most, repr(told))
 
 
