@@ -14,6 +14,7 @@
  *   probe notify TEXT...         tells NOTIFY_SOCKET each text, then sleeps for ever
  *   probe serve                  answers one connection to descriptor 3 with its own pid and the LISTEN_ and WATCHDOG_ variables
  *   probe eat                    says "ready", waits for USR1, and takes memory until it is killed
+ *   probe huge N [stay]          maps N huge pages of 2 MiB one by one and writes to each: says "page" or why not; may then sleep for ever
  *   probe sweep PATH             makes a node of each device at PATH and opens it: says which open, "c:1:3 ..."
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
@@ -31,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -251,6 +253,20 @@ static int eat(void)
     }
 }
 
+static int huge(long count, int stay)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+
+    for (char *page = NULL; count > 0 && page != MAP_FAILED; count--) {
+        page = mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (page != MAP_FAILED)
+            *page = 1;
+        puts(page != MAP_FAILED ? "page" : strerrorname_np(errno));
+        fflush(stdout); /* before the next write, which may kill */
+    }
+    return stay ? pause() : 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "report";
@@ -292,6 +308,8 @@ int main(int argc, char **argv)
         return serve();
     if (!strcmp(verb, "eat"))
         return eat();
+    if (!strcmp(verb, "huge"))
+        return huge(n, argc > 3);
     if (!strcmp(verb, "sweep") && argc > 2)
         return sweep(argv[2]);
     if (!strcmp(verb, "try") && argc > 2)

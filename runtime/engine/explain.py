@@ -113,6 +113,11 @@ _HINTS = {
     (ANY, errno.ENOSYS): "this kernel is too old for pyrun: it needs Linux 5.12 or newer",
 }
 
+_LISTS = {  # of what there is by name: the kernel only says that it does not take a line
+    "rdma.max": "name a device that is there, see /sys/class/infiniband, and numbers as in rdma.max of cgroup-v2.rst",
+    "misc.max": "name a resource that this host has: see misc.capacity in the root cgroup",
+}
+
 
 def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
     """Return the exception for operation `index` of `plan` that failed with errno `error`."""
@@ -136,6 +141,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         reason, hint = "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
     elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
         reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
+    elif code == ops.LIMIT and plan[index][3] in _LISTS:
+        hint = _LISTS[str(plan[index][3])]
     elif code == ops.LABEL and error == errno.ENOENT:
         reason = "no such profile is loaded"
     elif code == ops.HANDLER:

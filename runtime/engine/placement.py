@@ -23,6 +23,7 @@ __all__ = ["adjust", "advice", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
+_UNMANAGED = ("dmem", "hugetlb", "misc", "rdma")  # systemd.resource-control(5), Delegate=, knows no such controllers
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _DEFAULTS = ("", "max", "0", "100", "default 100", "max 100000")  # what a unit has without the property
 
@@ -70,6 +71,8 @@ def advice(above: str, controller: str) -> str:
     if manager:
         file = "/etc/systemd/system/user@.service.d/delegate.conf"
         return f"delegate it to users, in {file}: [Service] Delegate={_WORDS}; then restart {manager}"
+    if controller in _UNMANAGED:
+        return f"systemd never delegates it: write +{controller} to cgroup.subtree_control in {CGROUP_ROOTS[0]} and each cgroup above this"
     return "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above"
 
 
