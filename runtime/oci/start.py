@@ -49,6 +49,7 @@ def let_go(container: Container) -> None:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
+        _raise_failure(container)  # as above, by a process that is about to end
         raise StateError("start container", container.id, "its process is gone: container not running") from None
     try:
         os.write(fifo, b"S")

@@ -41,7 +41,10 @@ def test_which_namespaces_they_share(shared: Pyrun, several: Callable[..., Words
     # ACE-15; process numbers with --pid pod
     kinds = ("net", "ipc", "uts", "pid", "mnt", "cgroup")
     for which in ("app", "pod"):
-        script = "for n in net ipc uts pid mnt cgroup; do echo $AC_APP_NAME.$n=$(readlink /proc/self/ns/$n); done"
+        script = "for n in net ipc uts pid mnt cgroup; do echo $AC_APP_NAME.$n=$(readlink /proc/self/ns/$n); done; "
+        script += (
+            "touch /dev/shm/$AC_APP_NAME; until [ -e /dev/shm/a -a -e /dev/shm/b ]; do sleep 0.05; done"  # else a number is used again
+        )
         found = said(shared("run", "--pid", which, *several({"a": script, "b": script}), code=0).out)
         same = {kind for kind in kinds if found[f"a.{kind}"] == found[f"b.{kind}"]}
         assert same == {"net", "ipc", "uts"} | ({"pid"} if which == "pod" else set())

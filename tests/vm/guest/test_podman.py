@@ -96,7 +96,7 @@ def test_root_with_scopes_of_systemd(podman: Podman) -> None:
     shown = subprocess.run(["systemctl", "show", "-p", "MemoryMax,TasksMax,ActiveState", scope.name], capture_output=True, text=True).stdout
     assert sorted(shown.splitlines()) == ["ActiveState=active", f"MemoryMax={64 << 20}", "TasksMax=50"]
     assert podman("exec", "--interactive", "--user", "1000", "lives", "/bin/sh", "-c", "id -u; cat", input="through\n") == "1000\nthrough\n"
-    assert "/dev/pts/" in podman.terminal("exec", "-it", "lives", "/bin/sh", "-c", "tty; sleep 0.5; exit 5", code=5)
+    assert "/dev/pts/" in podman.terminal("exec", "-it", "lives", "/bin/sh", "-c", "tty; sleep 4; exit 5", code=5)
     usage = podman("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "lives")
     assert "/ 67.11MB" in usage and int(usage.split()[-1]) >= 1
     podman("pause", "lives")
@@ -141,7 +141,7 @@ def test_a_user_without_root(tenant: Podman) -> None:
     assert values(scope / "container", "memory.max", "pids.max") == [str(64 << 20), "50"]
     shown = tenant("exec", "own", "/bin/sh", "-c", "id -u; ls /sys/class/net; touch /home/mine; wc -l </proc/self/uid_map")
     assert shown == f"{uid}\nlo\ntap0\n3\n" and os.stat(tenant.home / "mine").st_uid == uid
-    assert "/dev/pts/" in tenant.terminal("exec", "-it", "own", "/bin/sh", "-c", "tty; sleep 0.5; exit 5", code=5)
+    assert "/dev/pts/" in tenant.terminal("exec", "-it", "own", "/bin/sh", "-c", "tty; sleep 4; exit 5", code=5)
     tenant("stop", "--time", "30", "own")
     assert tenant("wait", "own") == "9\n"
     wait_for(lambda: not scope.exists(), "systemd keeps the scope")
