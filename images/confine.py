@@ -45,7 +45,9 @@ def confine(staging_dirfd: int, *, parent: int, memory: int) -> None:
         os._exit(1)  # it died before the line above
     os.umask(0o077)
     for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, _OPEN_FILES)):
-        resource.setrlimit(kind, (limit, limit))
+        hard = resource.getrlimit(kind)[1]
+        least = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (least, least))
     prctl.set_dumpable(0)
     prctl.set_no_new_privs(1)
     _restrict_files(staging_dirfd)

@@ -31,13 +31,14 @@ _PATIENCE = 20.0  # seconds
 _PID, _SOCKET = "net.pid", "net.sock"  # in the pod's directory
 _PIN = "/run/user/0/netns/pod"
 _MOUNT = f'mount -t tmpfs tmpfs "$([ -d /run/user ] && echo /run/user || echo /run)" && mkdir -p {os.path.dirname(_PIN)} && : >{_PIN}'
-_PROGRAMS = ("pasta", "slirp4netns")
+_PROGRAMS = ("slirp4netns", "pasta")  # by what was seen to work; pasta alone forwards IPv6
 _SLIRP_ADDRESS = "10.0.2.100"  # the pod's, as slirp4netns --configure gives it
 
 
 def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> int:
     """Make the network of the pod whose directory is `pod`; return its namespace, a descriptor.  Errors leave the rest to `detach`."""
-    program = next((one for one in _PROGRAMS if _find(one)), "")
+    six = any(":" in address for _, address, _, _ in want["ports"])
+    program = next((one for one in (reversed(_PROGRAMS) if six else _PROGRAMS) if _find(one)), "")
     if not program:
         hint = "apt-get install passt (or slirp4netns), or use --net none or host"
         reason = "without root that takes pasta or slirp4netns, and neither is there"

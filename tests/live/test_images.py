@@ -142,3 +142,10 @@ def test_fetch_run_remove_and_collect_at_once(pyrun: Pyrun, image: Make) -> None
     pyrun("gc", code=0)
     pyrun("run", path, code=10)
     pyrun("image", "verify", "--all", code=0)
+
+
+def test_an_import_with_few_descriptors(pyrun: Pyrun) -> None:
+    """The worker's own limit is no more than what the caller may have."""
+    limited = ["prlimit", "--nofile=40:40", COMMAND, "--root", pyrun.root, "fetch", pyrun.probe_image]
+    done = subprocess.run(limited, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

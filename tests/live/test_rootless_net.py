@@ -147,12 +147,17 @@ def get_once(machine: Machine) -> str:
 
 
 def test_both_families(busybox: Path) -> None:
-    """Where both programs are there it is pasta."""
+    """Where both programs are there it is pasta that forwards IPv6, else slirp4netns."""
     place = Place(busybox, "pasta", "slirp4netns")
     try:
         place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "[::1]:8082:80")
         assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == get(place.host, "::1", 8082) == "web"
         place.user.pyrun("rm", "--force", "web")
+        until(lambda: place.left() == [])
+        place.serve("four", "-p", "8080:80")
+        assert get(place.outside, HOST[0], 8080) == "four"
+        assert {Path(f"/proc/{pid}/comm").read_text().strip() for pid in place.helpers()} == {"slirp4netns"}
+        place.user.pyrun("rm", "--force", "four")
         until(lambda: place.left() == [])
     finally:
         place.close()
