@@ -20,6 +20,7 @@ while :; do :; done & while :; do :; done &
 while :; do echo $(cut -d ' ' -f 1 /proc/uptime; sed -n 's/usage_usec //p' /sys/fs/cgroup/cpu.stat); sleep 5; done
 """
 
+pytestmark = pytest.mark.timeout(300)  # a processor that is emulated, on a host that has other things to do
 Scope = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -118,7 +119,7 @@ def test_the_share_of_a_processor(shared: Pyrun, scope: Scope, tools: Path) -> N
     def agrees(first: tuple[float, int], last: tuple[float, int]) -> bool:
         return last[0] - first[0] >= 3 and 0.45 < (last[1] - first[1]) / 1e6 / (last[0] - first[0]) < 0.55
 
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 200
     inside = outside = False
     told: list[tuple[float, int]] = []
     while not (inside and outside):
