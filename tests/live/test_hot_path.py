@@ -62,7 +62,7 @@ def imports(code: str, *arguments: str, env: dict[str, str] | None = None) -> se
 def test_a_start_imports_only_what_it_must(shared: Pyrun, probe_image: Path, command: list[str]) -> None:
     arguments = [str(probe_image) if word == "IMAGE" else word for word in command]
     shared(*arguments, code=0)  # the image is stored and the filter compiled from here on
-    shared(*arguments, "1", code=0)  # another line, which has to be decided too: the bundle is there from here on
+    shared("run", "--umask", "027", *arguments[1:], code=0)  # has to be decided too: the bundle is there from here on
     found = imports(BOOT, sysconfig.get_path("platlib"), *arguments, env=shared.environment())
     assert found - imports("pass") - PYTHON - PYRUN == set()
     assert {"pyrun.cli.run", "pyrun.native"} <= found, "the list is of the right thing"
