@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrun.oci.rules import UINT32, UINT64, Bad, absolute, array, boolean, choice, filled, integer, record, text
+from pyrun.oci.rules import UINT64, Bad, absolute, array, boolean, choice, filled, integer, record, text
 from pyrun.plan import rlimits
 
 TYPE_CHECKING = False
@@ -108,7 +108,8 @@ _FIELDS = {
     "execCPUAffinity": record({"initial": text, "final": text}),
 }
 
-_SIZE = record({"height": integer(*UINT32), "width": integer(*UINT32)}, "height", "width")
+_SIDE = integer(0, 0xFFFF)  # ioctl_tty(2), struct winsize
+_SIZE = record({"height": _SIDE, "width": _SIDE}, "height", "width")
 
 
 def _process(value: Any) -> None:

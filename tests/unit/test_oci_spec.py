@@ -261,8 +261,10 @@ def test_console_size_is_ignored_without_a_terminal() -> None:
     config["process"]["consoleSize"] = {"height": "x"}
     spec.load(json.dumps(config).encode())
     config["process"]["terminal"] = True
-    with pytest.raises(ConfigError, match=r"process.consoleSize.height"):
-        spec.load(json.dumps(config).encode())
+    for height in ("x", 65536):  # struct winsize has 16 bits
+        config["process"]["consoleSize"] = {"height": height, "width": 80}
+        with pytest.raises(ConfigError, match=r"process.consoleSize.height"):
+            spec.load(json.dumps(config).encode())
 
 
 @pytest.mark.parametrize(("read", "member"), [(spec.load_process, "cwd"), (spec.load_resources, "memory")])
