@@ -36,7 +36,7 @@ def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()
     each, as properties.
     """
     controllers = [word for word in words if word[0] != "@"]
-    above = own_cgroup()
+    above = found = own_cgroup()
     if not above and not is_root() and os.path.isdir(_SYSTEMD):
         above = _of_user(uuid, words, limits if "@systemd" in words else ())
     elif "@systemd" in words and above:
@@ -46,7 +46,8 @@ def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()
     missing = [name for name in controllers if name not in _words(above, "cgroup.subtree_control")]
     if not missing:
         return
-    if not {"@systemd", "@cgroupfs"} & set(words) and os.path.isdir(_SYSTEMD) and above not in CGROUP_ROOTS and not _delegated(above):
+    managed = above == found and not {"@systemd", "@cgroupfs"} & set(words) and os.path.isdir(_SYSTEMD) and above not in CGROUP_ROOTS
+    if managed and not _delegated(above):
         if above.endswith(".service"):
             hint = f"put Delegate=yes into {os.path.basename(above)}"
             raise HostError("limit the pod", missing[0], f"the controller is not delegated to {above}", hint=hint)
@@ -153,7 +154,7 @@ def _delegated(above: str) -> bool:
     own = above
     while above not in ("/", *CGROUP_ROOTS):
         if above != own and fnmatch.fnmatchcase(os.path.basename(above), "user@*.service"):
-            return False  # delegated to the user's systemd, which gives it away unit by unit
+            return _given_away(own[len(above) + 1 :].split("/"))  # delegated to the user's systemd, which gives it away unit by unit
         for name in ("trusted.delegate", "user.delegate"):
             try:
                 if os.getxattr(above, name) == b"1":
@@ -162,6 +163,19 @@ def _delegated(above: str) -> bool:
                 pass
         above = os.path.dirname(above)
     return False
+
+
+def _given_away(below: Sequence[str]) -> bool:
+    """Whether the user's systemd left its unit of that path to it: not every version of it marks the cgroup."""
+    import subprocess
+
+    unit = next((name for name in below if name.endswith((".service", ".scope"))), "")
+    command = ["systemctl", "--user", "show", "--property=Delegate", "--value", "--", unit]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=_environment())
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return bool(unit) and done.stdout.strip() == "yes"
 
 
 def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
@@ -186,15 +200,18 @@ def _call(name: str, *words: str) -> None:
 
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     command = ["busctl", "--system" if is_root() else "--user", "call", *manager, *words]
-    folder = _runtime_dir()
-    own = {"XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
-    env = os.environ if is_root() else {**os.environ, **own}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=_environment())
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError("ask systemd for", name, str(error), hint="is systemd's busctl there?") from error
     if done.returncode != 0:
         raise HostError("ask systemd for", name, done.stderr.strip() or "systemd refused it", hint="see `journalctl -b`")
+
+
+def _environment() -> dict[str, str]:
+    """With the bus of the user's own systemd, whatever other bus the session has."""
+    folder = "" if is_root() else _runtime_dir()
+    return {**os.environ, "XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"} if folder else dict(os.environ)
 
 
 def _words(cgroup: str, file: str) -> list[str]:
