@@ -7,8 +7,8 @@
  *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
  *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
  *
- * A client that does not read is let go once its socket is full: nobody may hold up the app or the others.  Of several
- * apps one may have it. */
+ * A client whose socket is full has a second to read from it, then it is let go: nobody may hold up the app or the others
+ * for longer.  Of several apps one may have it. */
 #include <linux/poll.h>
 
 #include "keep.h"
@@ -16,6 +16,7 @@
 #define CHUNK 4096
 #define CLIENTS 64
 #define SEND_FLAGS 0x4040 /* MSG_NOSIGNAL, MSG_DONTWAIT */
+#define PATIENCE 1000000000ULL
 
 enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS };
 _Static_assert(SLOT_CLIENTS + CLIENTS == TTY_SLOTS, "one slot for each client");
@@ -90,10 +91,26 @@ static void let_go(int *client)
     *client = -1;
 }
 
+static int send(int client, const char *message, size_t size, uint64_t end)
+{
+    for (;;) {
+        const long r = sys_call6(__NR_sendto, client, message, size, SEND_FLAGS, 0, 0);
+        const uint64_t now = clock_ns(CLOCK_BOOTTIME);
+        struct __kernel_timespec rest = {0, (long)(end - now)};
+        struct pollfd room = {client, POLLOUT, 0};
+
+        if (r != -EAGAIN || now >= end)
+            return r == (long)size;
+        (void)sys_call5(__NR_ppoll, &room, 1, &rest, 0, 8);
+    }
+}
+
 static void tell(const char *message, size_t size)
 {
+    const uint64_t end = clock_ns(CLOCK_BOOTTIME) + PATIENCE - 1;
+
     for (int i = 0; i < CLIENTS; i++)
-        if (clients[i] >= 0 && sys_call6(__NR_sendto, clients[i], message, size, SEND_FLAGS, 0, 0) != (long)size)
+        if (clients[i] >= 0 && !send(clients[i], message, size, end))
             let_go(&clients[i]);
 }
 

@@ -80,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if not length.isdecimal() or len(length) > 9 or int(length) > _LONGEST:
             self.send_error(413 if length.isdecimal() else 400)
+            self.drain()
             return
         body = self.rfile.read(int(length))
         self.connection.settimeout(_PATIENCE)  # for all of the answer, socket.sendall()
@@ -92,6 +93,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(found.body)
+
+    def drain(self) -> None:
+        """Takes what the client still sends, in its time: it would not see the answer if the connection were reset."""
+        self.connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while self.rfile.read(1 << 16):
+                pass
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = reply
 

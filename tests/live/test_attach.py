@@ -136,11 +136,13 @@ def test_pipes_instead_of_a_terminal(shared: Pyrun, detach: Detach) -> None:
 def test_a_client_that_does_not_read_holds_nobody_up(shared: Pyrun, detach: Detach, attach: Attach) -> None:
     uuid = detach("read x; i=0; while test $i -lt 20000; do echo line $i; i=$((i+1)); done; echo done; read y")
     deaf = subprocess.Popen([COMMAND, "attach", uuid], env=shared.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    one = attach(uuid)
-    one.sendline("go")
-    one.expect("line 19999\r\ndone\r\n", timeout=60)
-    deaf.kill()
-    deaf.communicate()
+    try:
+        one = attach(uuid)
+        one.sendline("go")
+        one.expect("line 19999\r\ndone\r\n", timeout=60)
+    finally:
+        deaf.kill()
+        deaf.communicate()
 
 
 def test_the_socket_is_roots(shared: Pyrun, detach: Detach) -> None:
