@@ -73,8 +73,8 @@ PROFILE = """
 ## Where the time of a start goes
 
 What the gates above leave to explain: the system calls of a start by the library, of one more process and of a whole life, from the
-kernel's tracer (`bench/run.py --only profile`), microseconds of one round. Calls that only wait for another process are left out;
-processes overlap, so the sums are not the wall time.
+kernel's tracer (case `profile` of the [benchmark](../bench/README.md)), microseconds of one round. Calls that only wait for another
+process are left out; processes overlap, so the sums are not the wall time.
 """
 
 
