@@ -170,12 +170,14 @@ def _given_away(below: Sequence[str]) -> bool:
     import subprocess
 
     unit = next((name for name in below if name.endswith((".service", ".scope"))), "")
+    if not unit:
+        return False
     command = ["systemctl", "--user", "show", "--property=Delegate", "--value", "--", unit]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=_environment())
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return bool(unit) and done.stdout.strip() == "yes"
+    return done.stdout.strip() == "yes"
 
 
 def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
