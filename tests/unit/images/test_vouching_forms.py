@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import subprocess
 import tempfile
 import zlib
@@ -52,18 +51,17 @@ def _wrapped(b: Bench) -> Attached:
 
 def _revoked(b: Bench) -> Attached:
     """Signed before the key was revoked: only its secret half is needed, and gpg will not use it any more."""
-    with_key = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short: the agent's socket lives in it
-    fresh = copy.copy(b.gpg)
-    fresh.home = with_key
-    try:
-        fresh.key("gone")
-        made = _openpgp(fresh, "--sign", user="gone")
-        fresh.revoke("gone")
-        scope = Path(b.store.root, "trust", "prefix.d", "reg.example.com%2Fteam")
-        (scope / fresh.fingerprint("gone")).write_bytes(fresh.public("gone"))
-    finally:
-        subprocess.run(["/usr/bin/gpgconf", "--homedir", with_key, "--kill", "all"], check=True, capture_output=True)
-        shutil.rmtree(with_key)
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as with_key:  # short: the agent's socket lives in it
+        fresh = copy.copy(b.gpg)
+        fresh.home = Path(with_key)
+        try:
+            fresh.key("gone")
+            made = _openpgp(fresh, "--sign", user="gone")
+            fresh.revoke("gone")
+            scope = Path(b.store.root, "trust", "prefix.d", "reg.example.com%2Fteam")
+            (scope / fresh.fingerprint("gone")).write_bytes(fresh.public("gone"))
+        finally:
+            subprocess.run(["/usr/bin/gpgconf", "--homedir", with_key, "--kill", "all"], check=True, capture_output=True)
     return made
 
 
