@@ -15,6 +15,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from harness import COMMAND, Pyrun
+from waiting import nothing_kept
 
 from pyrun.cli.attach import detach_keys
 from pyrun.errors import UsageError
@@ -31,10 +32,8 @@ def detach(shared: Pyrun, busybox: Path) -> Iterator[Detach]:
         words = ("run", "--detach", "-it", "--log-driver", "k8s-file", *flags)
         return shared(*words, busybox, "--exec", "/bin/sh", "--", "-c", script, code=0).out.strip()
 
-    yield begin
-    for uuid in os.listdir(shared.root / "pods" / "running"):
-        shared("rm", "--force", uuid, code=0)
-    shared("gc", code=0)
+    with nothing_kept(shared):
+        yield begin
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import COMMAND, Pyrun
+from waiting import gone, nothing_kept, phase, run_file, status, wait_until
 
 Detach = Callable[..., str]
 
@@ -30,38 +30,8 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
     def begin(script: str, *flags: str, code: int = 0) -> str:
         return pyrun("run", "--detach", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=code).out.strip()
 
-    yield begin
-    for uuid in os.listdir(pyrun.root / "pods" / "running"):
-        pyrun("rm", "--force", uuid, code=0)
-    pyrun("gc", code=0)
-
-
-def status(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
-    return found
-
-
-def run_file(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((pyrun.root / "pods" / "running" / uuid / "run").read_text())
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
-
-
-def phase(pyrun: Pyrun, name: str) -> list[str]:
-    return sorted(os.listdir(pyrun.root / "pods" / name))
+    with nothing_kept(pyrun):
+        yield begin
 
 
 def test_life_of_a_pod(pyrun: Pyrun, detach: Detach) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from harness import COMMAND, Pyrun, Result
+from waiting import wait_until
 
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]
 
@@ -42,13 +43,6 @@ def start(shared: Pyrun, busybox: Path, tmp_path: Path) -> Iterator[Start]:
 
 def cgroup_of(shared: Pyrun, uuid: str) -> Path:
     return Path(json.loads((shared.root / "pods/running" / uuid / "pod").read_text())["cgroup"])
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def inside(shared: Pyrun, uuid: str, word: str) -> bool:
@@ -109,11 +103,11 @@ def test_a_pod_that_has_not_pivoted(shared: Pyrun, start: Start, busybox: Path, 
     slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pivot_root", "-e", "inject=pivot_root:delay_enter=3000000"]
     words = [str(COMMAND), "run", "--uuid-file-save", str(uuid), str(busybox), "--exec", "/bin/true"]
     process = subprocess.Popen([*slow, *words], env=shared.environment(), stdin=subprocess.DEVNULL)
-    until(lambda: uuid.exists() and uuid.read_text().strip(), "a UUID")
+    wait_until(lambda: uuid.exists() and uuid.read_text().strip(), "a UUID")
     name = uuid.read_text().strip()
-    until((shared.root / "pods/running" / name).exists, "a directory")
-    until((cgroup_of(shared, name) / "cgroup.procs").exists, "a cgroup")
-    until(lambda: len((cgroup_of(shared, name) / "cgroup.procs").read_text().split()) > 0, "an init")
+    wait_until((shared.root / "pods/running" / name).exists, "a directory")
+    wait_until((cgroup_of(shared, name) / "cgroup.procs").exists, "a cgroup")
+    wait_until(lambda: len((cgroup_of(shared, name) / "cgroup.procs").read_text().split()) > 0, "an init")
     for flags in ((), ("--env", "A=B")):
         refused = shared("exec", *flags, name, "/bin/hostname", code=125)
         assert "still being prepared" in refused.err, refused
@@ -161,7 +155,7 @@ def test_two_enter_while_the_pod_ends(shared: Pyrun, start: Start) -> None:
 def test_the_end_of_the_pod_is_the_end_of_all(shared: Pyrun, start: Start) -> None:
     process, uuid = start()
     client = shared.start("exec", uuid, "/bin/sleep", "1357")
-    until(lambda: inside(shared, uuid, "sleep\0" + "1357"), "the process")
+    wait_until(lambda: inside(shared, uuid, "sleep\0" + "1357"), "the process")
     process.terminate()
     assert process.wait(10) == 143
     assert client.wait(10) == 137
@@ -172,10 +166,10 @@ def test_the_end_of_the_pod_is_the_end_of_all(shared: Pyrun, start: Start) -> No
 def test_a_killed_client_takes_its_process_along(shared: Pyrun, start: Start, flags: tuple[str, ...]) -> None:
     _, uuid = start()
     client = shared.start("exec", *flags, uuid, "/bin/sleep", "1234")
-    until(lambda: inside(shared, uuid, "1234"), "the process")
+    wait_until(lambda: inside(shared, uuid, "1234"), "the process")
     client.kill()
     client.communicate()
-    until(lambda: not inside(shared, uuid, "1234"), "its end")
+    wait_until(lambda: not inside(shared, uuid, "1234"), "its end")
     shared("exec", uuid, "/bin/true", code=0)
 
 
@@ -267,7 +261,7 @@ def test_a_terminal_that_hangs_up_ends_the_session(shared: Pyrun, start: Start) 
     one = spawn(shared, "exec", "-it", uuid, "/bin/sh", "-c", "echo on; sleep 4321; :")
     one.expect("on\r\n")
     one.close(force=True)
-    until(lambda: not inside(shared, uuid, "4321"), "the end of the session")
+    wait_until(lambda: not inside(shared, uuid, "4321"), "the end of the session")
     assert os.path.exists(shared.root / "pods/running" / uuid), "the pod goes on"
 
 

@@ -15,6 +15,7 @@ import pytest
 from archives import file
 from harness import COMMAND, Pyrun
 from mkoci import docker_archive, layer
+from waiting import nothing_kept, status, wait_until
 
 Detach = Callable[..., str]
 QUICK = ("--health-interval", "20ms", "--health-retries", "2")
@@ -28,27 +29,13 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
         words = ["run", "--detach", "--health-cmd", check, *QUICK, *flags, busybox, "--exec", "/bin/sh", "--", "-c", script]
         return pyrun(*words, code=code).out.strip()
 
-    yield begin
-    for uuid in os.listdir(pyrun.root / "pods" / "running"):
-        pyrun("rm", "--force", uuid, code=0)
-    pyrun("gc", code=0)
-
-
-def status(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
-    return found
+    with nothing_kept(pyrun):
+        yield begin
 
 
 def health(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(pyrun("inspect", uuid, code=0).out)[0]["health"]
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
 
 
 def test_healthy_when_the_check_says_so(pyrun: Pyrun, detach: Detach) -> None:

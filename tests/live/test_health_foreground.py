@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import termios
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from archives import file
 from harness import COMMAND, Pyrun
 from mkoci import docker_archive, layer
+from waiting import gone, run_file, wait_until
 
 LIMIT = 60
 QUICK = ("--health-interval", "20ms", "--health-retries", "2")
@@ -44,30 +44,11 @@ def start(pyrun: Pyrun, busybox: Path) -> Iterator[Start]:
     assert [top for top, _, _ in os.walk("/sys/fs/cgroup") if "pyrun-" in top] == []
 
 
-def wait_until(condition: Callable[[], object], seconds: float = LIMIT) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
-
-
 def the_pod(pyrun: Pyrun) -> str:
     """The UUID of the only pod that runs, once its app does."""
     running = pyrun.root / "pods" / "running"
     wait_until(lambda: any("pid" in (one / "run").read_text() for one in running.glob("*") if (one / "run").exists()))
     return os.listdir(running)[0]
-
-
-def run_file(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((pyrun.root / "pods" / "running" / uuid / "run").read_text())
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def test_whoever_was_asked_stays_and_looks(pyrun: Pyrun, start: Start) -> None:

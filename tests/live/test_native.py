@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from direct import Direct
 from harness import COMMAND, Pyrun
+from waiting import gone
 
 from pyrun import native
 from pyrun.engine.launch import EXITED, RUNNING
@@ -53,13 +54,6 @@ def inserted(config: Config, *more: Op) -> tuple[Plan, int]:
     at = next(i for i, one in enumerate(todo) if one[:1] == (ops.MOUNT,) and one[4] == "/dev/shm") + 1
     plan.ops = [*todo[:at], *more, *todo[at:]]
     return plan, at
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):  # the second while it is just ending
-        return True
 
 
 def test_reports_in_order(direct: Direct) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import HOST
 from networld import World, get
+from waiting import wait_until
 
 PROGRAMS = Path("/usr/lib/cni")
 OWN = Path("/opt/cni/bin")  # what a test puts there, or makes of it, goes with the test
@@ -189,7 +190,7 @@ def test_a_plug_in_that_does_not_let_go_is_asked_again(world: World, tmp_path: P
     path = configure(world, "stuck", {"type": "pyrun-test-stuck"})
     try:
         world.sh("true", "--net", "stuck")
-        wait_for(lambda: any((world.pyrun.root / "pods" / "garbage").iterdir()))
+        wait_until(lambda: any((world.pyrun.root / "pods" / "garbage").iterdir()))
         world.sh("true")
         said = ""
         for _ in range(50):
@@ -204,10 +205,3 @@ def test_a_plug_in_that_does_not_let_go_is_asked_again(world: World, tmp_path: P
     finally:
         (OWN / "pyrun-test-stuck").unlink()
         path.unlink()
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from harness import COMMAND, TOP
 from machines import HOST, OUTSIDE, Server
 from networld import World, get
 from scale import SCALE
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +28,11 @@ def addresses(world: World, name: str) -> list[str]:
     return [address for net in world.status(name)["networks"] for address in net["addresses"]]
 
 
-def wait_for(condition: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.05)
-
-
 def test_a_restart_keeps_the_network_and_restarting_makes_it_anew(world: World) -> None:
     script = "test -e /again || { touch /again; exit 1; }; while true; do echo back | nc -l -p 80; done"
     words = ["run", "-d", "--pod-name", "again", "--restart", "on-failure", "-p", "9400:80", world.image, "--exec", "/bin/sh", "--", "-c"]
     world.pyrun(*words, script, code=0)
-    wait_for(lambda: world.status("again").get("restarts") == 1 and world.status("again")["state"] == "running")
+    wait_until(lambda: world.status("again").get("restarts") == 1 and world.status("again")["state"] == "running")
     before = addresses(world, "again")
     assert len(before) == 2 and get(world.outside, HOST[0], 9400) == "back"
     world.pyrun("restart", "again", "--timeout", "1", code=0)
@@ -74,7 +67,7 @@ def test_apps_of_a_pod_share_its_network(world: World) -> None:
     world.pyrun(
         "run", "-d", "--rm", "--pod-name", "duo", "--exit-policy", "main-app", "-p", "9500:80", *client, "---", world.image, *serve, code=0
     )
-    wait_for(lambda: world.pyrun("status", "duo").code != 0)
+    wait_until(lambda: world.pyrun("status", "duo").code != 0)
 
 
 LIBRARY = """
@@ -167,7 +160,7 @@ def test_gc_takes_back_what_a_killed_supervisor_had(world: World) -> None:
     run = json.loads((world.pyrun.root / "pods" / "running" / uuid / "run").read_text())
     os.kill(run["keeper"], 9)
     os.kill(run["supervisor"], 9)
-    wait_for(lambda: world.host.pairs() == [], 10)
+    wait_until(lambda: world.host.pairs() == [])
     assert world.left() != [], "addresses, ports and rules outlive a kill"
     world.sh("true", "-p", "9900:80")  # a port of a dead pod is free
     assert [line for line in world.pyrun("gc", code=0).out.splitlines() if uuid in line] or world.left() == []
@@ -190,7 +183,7 @@ def test_after_a_reboot(world: World) -> None:
     world.serve("old", "-p", "9960:80", "--net", "default")
     run = json.loads((world.pyrun.root / "pods" / "running" / world.status("old")["uuid"] / "run").read_text())
     os.kill(run["keeper"], 9)
-    wait_for(lambda: world.host.pairs() == [], 10)
+    wait_until(lambda: world.host.pairs() == [])
     for link in world.host.links():
         if link["ifname"].startswith("pyrun"):
             world.host.run("ip", "link", "del", link["ifname"])

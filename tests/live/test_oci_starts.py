@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bundles import NO_PYTHON, OCI, Alone, Runtime
+from waiting import wait_until
 
 PYTHONS = "--ignore-paused"  # of exec, which the launcher does not know
 
@@ -27,13 +27,6 @@ def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
 @pytest.fixture
 def alone(tmp_path: Path, oci: Runtime) -> Alone:
     return Alone(tmp_path / "alone", oci)
-
-
-def until(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def group_is_gone() -> bool:
@@ -81,7 +74,7 @@ def frozen(pid: int) -> Path:
     inner.mkdir()
     (inner / "cgroup.procs").write_text(str(pid))
     (inner / "cgroup.freeze").write_text("1")
-    until(lambda: "frozen 1" in (inner / "cgroup.events").read_text())
+    wait_until(lambda: "frozen 1" in (inner / "cgroup.events").read_text())
     return inner
 
 
@@ -92,7 +85,7 @@ def test_an_exec_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, op
     inner = frozen(pid)
     command = [str(word) for word in (OCI, "--root", oci.root, "exec", *options, "--pid-file", "pid", "one", "true")]
     with subprocess.Popen(command, cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
-        until(lambda: len((inner / "cgroup.procs").read_text().split()) == 2)
+        wait_until(lambda: len((inner / "cgroup.procs").read_text().split()) == 2)
         client.send_signal(signal.SIGTERM)
         try:
             assert client.wait(timeout=60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
@@ -111,7 +104,7 @@ def test_a_signal_that_is_ignored_ends_nothing(oci: Runtime) -> None:
     with subprocess.Popen(
         command, cwd=oci.bundle, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as client:
-        until((inside / "hook").exists)
+        wait_until((inside / "hook").exists)
         client.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             client.wait(timeout=1)
@@ -138,7 +131,7 @@ def test_a_run_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, numb
     oci.config["hooks"] = {"startContainer": [hook("touch /tmp/hook; sleep 1000")]}
     oci.command("/bin/true")
     with subprocess.Popen([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
-        until((oci.bundle / "rootfs/tmp/hook").exists)
+        wait_until((oci.bundle / "rootfs/tmp/hook").exists)
         client.send_signal(number)
         try:
             assert client.wait(timeout=60) == 128 + number
@@ -152,7 +145,7 @@ def test_signals_go_to_the_program_while_poststart_hooks_run(oci: Runtime) -> No
     oci.config["hooks"] = {"poststart": [hook(f"touch {seen}/hook; until [ -e {seen}/told ]; do sleep 0.05; done")]}
     oci.command("/bin/sh", "-c", "trap 'touch /tmp/told; exit 9' TERM; touch /tmp/ready; while :; do sleep 0.1; done")
     with subprocess.Popen([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
-        until(lambda: (seen / "hook").exists() and (seen / "ready").exists())
+        wait_until(lambda: (seen / "hook").exists() and (seen / "ready").exists())
         client.send_signal(signal.SIGTERM)
         try:
             assert client.wait(timeout=60) == 9

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from canary import Canary
 from harness import Pyrun
+from waiting import nothing_kept
 
 from pyrun.errors import StateError
 from pyrun.pod.files import copy_in, copy_out
@@ -37,10 +38,8 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
             assert time.monotonic() < deadline
         return uuid
 
-    yield begin
-    for uuid in os.listdir(pyrun.root / "pods" / "running"):
-        pyrun("rm", "--force", uuid, code=0)
-    pyrun("gc", code=0)
+    with nothing_kept(pyrun):
+        yield begin
 
 
 def test_out_and_in(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:

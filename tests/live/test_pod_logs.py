@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from waiting import nothing_kept
 
 Detach = Callable[..., str]
 LINE = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z std(out|err) [FP] .*")
@@ -23,10 +24,8 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
     def begin(script: str, *flags: str) -> str:
         return pyrun("run", "--detach", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=0).out.strip()
 
-    yield begin
-    for uuid in os.listdir(pyrun.root / "pods" / "running"):
-        pyrun("rm", "--force", uuid, code=0)
-    pyrun("gc", code=0)
+    with nothing_kept(pyrun):
+        yield begin
 
 
 def raw(pyrun: Pyrun, uuid: str) -> bytes:

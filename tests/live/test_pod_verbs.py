@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from waiting import nothing_kept
 
 Detach = Callable[..., str]
 
@@ -24,10 +25,8 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
     def begin(script: str, *flags: str) -> str:
         return pyrun("run", "--detach", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=0).out.strip()
 
-    yield begin
-    for uuid in os.listdir(pyrun.root / "pods" / "running"):
-        pyrun("rm", "--force", uuid, code=0)
-    pyrun("gc", code=0)
+    with nothing_kept(pyrun):
+        yield begin
 
 
 def test_waiting_has_an_end(pyrun: Pyrun, detach: Detach) -> None:

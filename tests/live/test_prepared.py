@@ -10,12 +10,9 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
+from waiting import phase
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-def phase(pyrun: Pyrun, name: str) -> list[str]:
-    return sorted(os.listdir(pyrun.root / "pods" / name))
 
 
 def prepare(pyrun: Pyrun, *command: str, flags: tuple[str, ...] = ()) -> str:

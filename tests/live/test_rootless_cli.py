@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import archives
@@ -18,6 +17,7 @@ from harness import COMMAND, LIMIT, TOP
 from mkaci import Image
 from mkoci import Layout, layer
 from users import COUNT, PLAIN, RANGE, RANGED, Ranges, User
+from waiting import wait_until
 
 UNSIGNED = "--insecure-options=image"
 
@@ -60,13 +60,6 @@ def give(user: User, path: Path) -> Path:
 
 def fetch(user: User, path: Path) -> str:
     return user.pyrun("fetch", UNSIGNED, give(user, path)).out.strip()
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_pod_of_a_users(user: User, busybox: Path, signer: object) -> None:
@@ -154,7 +147,7 @@ def test_a_pod_in_the_background(user: User, busybox: Path) -> None:
     script = "echo ready; trap 'exit 3' TERM; while :; do sleep 1000 & wait; done"
     words = ("run", "-d", UNSIGNED, "--pod-name", "web", "example.com/busybox", "--exec", "/bin/sh", "--", "-c", script)
     uuid = user.pyrun(*words).out.strip()
-    until(lambda: "ready" in user.pyrun("logs", "web").out)
+    wait_until(lambda: "ready" in user.pyrun("logs", "web").out)
     assert user.pyrun("exec", "web", "/bin/sh", "-c", "id -u; hostname").out == f"0\npyrun-{uuid}\n"
     inside = user.pyrun("exec", "web", "/bin/cat", "/proc/self/uid_map").out.split()
     assert inside[:3] == ["0", str(user.uid), "1"] and len(inside) == (6 if user.name == RANGED else 3)
@@ -164,7 +157,7 @@ def test_a_pod_in_the_background(user: User, busybox: Path) -> None:
     assert (user.home / "g").read_text() == "there and back" and (user.home / "g").stat().st_uid == user.uid
     assert json.loads(user.pyrun("inspect", "web").out)[0]["state"] == "running"
     user.pyrun("restart", "web")
-    until(lambda: user.pyrun("logs", "web").out.count("ready") == 2)
+    wait_until(lambda: user.pyrun("logs", "web").out.count("ready") == 2)
     user.pyrun("stop", "web")
     status = json.loads(user.pyrun("status", "web", "--format", "json").out)
     assert (status if isinstance(status, dict) else status[0])["exit_code"] == 3

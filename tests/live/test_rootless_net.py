@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from harness import COMMAND, TOP
 from machines import HOST, OUTSIDE, Machine, Server, join
 from networld import SERVE, get
 from users import PLAIN, User
+from waiting import wait_until
 
 UNSIGNED = "--insecure-options=image"
 TUN = Path("/dev/net/tun")
@@ -25,13 +25,6 @@ ANSWER = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s
 READ = "import socket; print(socket.create_connection(('127.0.0.1', 7001), 30).recv(99).decode())"
 ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
 ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 class Place:
@@ -112,10 +105,10 @@ def test_forwarded_ports(place: Place) -> None:
     assert [(one["protocol"], one["host_port"], one["port"]) for one in status["ports"]] == [("tcp", 8080, 80)]
     inside = place.user.pyrun("exec", "web", "/bin/sh", "-c", "ls /sys/class/net; ip route | grep -c default").out.split()
     assert len(inside) == 3 and "lo" in inside and inside[-1] == "1"
-    until(lambda: all("\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text() for pid in place.helpers()))
+    wait_until(lambda: all("\nSeccomp:\t2\n" in Path(f"/proc/{pid}/status").read_text() for pid in place.helpers()))
     assert [pid for pid in place.helpers() if COMMAND.exists() and Path(f"/proc/{pid}/root{COMMAND}").exists()] == []
     place.user.pyrun("stop", "web")
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
     assert get_once(place.host) == "", "the port is free again"
 
 
@@ -136,7 +129,7 @@ def test_traffic_with_a_machine_beside(busybox: Path) -> None:
         place.user.pyrun(*words, *python, "--exec", "/usr/bin/python3", "--", "-c", ANSWER)
         assert place.outside.run("/usr/bin/python3", "-c", ECHO.format(HOST[0], 5300)).strip() == "ping"
         place.user.pyrun("rm", "--force", "web", "names")
-        until(lambda: place.left() == [])
+        wait_until(lambda: place.left() == [])
     finally:
         place.close()
 
@@ -153,12 +146,12 @@ def test_both_families(busybox: Path) -> None:
         place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "[::1]:8082:80")
         assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == get(place.host, "::1", 8082) == "web"
         place.user.pyrun("rm", "--force", "web")
-        until(lambda: place.left() == [])
+        wait_until(lambda: place.left() == [])
         place.serve("four", "-p", "8080:80")
         assert get(place.outside, HOST[0], 8080) == "four"
         assert {Path(f"/proc/{pid}/comm").read_text().strip() for pid in place.helpers()} == {"slirp4netns"}
         place.user.pyrun("rm", "--force", "four")
-        until(lambda: place.left() == [])
+        wait_until(lambda: place.left() == [])
     finally:
         place.close()
 
@@ -169,7 +162,7 @@ def test_a_killed_supervisor(place: Place) -> None:
         assert supervisor.stdout is not None and supervisor.stdout.readline() == "ready\n" and place.helpers()
         supervisor.send_signal(signal.SIGKILL)
     place.user.pyrun("gc")
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
 
 
 SLOW = '#!/bin/sh\n: >$HOME/begun\nuntil [ -e $HOME/go ]; do sleep 0.1; done\n: >$HOME/gone\nexec {} "$@"\n'
@@ -184,17 +177,17 @@ def test_killed_before_the_process_is_known(busybox: Path) -> None:
     program.chmod(0o755)
     try:
         with place.user.start("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true") as supervisor:
-            until((place.user.home / "begun").exists)
+            wait_until((place.user.home / "begun").exists)
             supervisor.send_signal(signal.SIGKILL)
         place.user.pyrun("gc")
         (place.user.home / "go").touch()
-        until((place.user.home / "gone").exists)
+        wait_until((place.user.home / "gone").exists)
 
         def swept() -> bool:
             place.user.pyrun("gc")
             return place.left() == []
 
-        until(swept)
+        wait_until(swept)
     finally:
         place.close()
 
@@ -207,15 +200,15 @@ def test_a_start_that_came_to_nothing(place: Place) -> None:
     failed = "native.KEEPER = '/bin/true'\ntry: again.start_prepared(pods, sys.argv[2])\nexcept again.StateError: print('failed')"
     inside = ["unshare", "--user", "--map-root-user", TOP / ".venv" / "bin" / "python", "-c"]
     assert user.run(*inside, code + failed, user.state, uuid).out == "failed\n"
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
     user.run(*inside, code + "network.take_network(pods, sys.argv[2])", user.state, uuid)
     user.pyrun("gc")
     assert len(place.helpers()) == 1
     os.utime(user.state / "pods" / "prepared" / uuid / "net", (1, 1))
     user.pyrun("gc")
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
     user.pyrun("run-prepared", uuid)
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
 
 
 def test_what_cannot_be(place: Place) -> None:
@@ -237,7 +230,7 @@ def test_what_cannot_be(place: Place) -> None:
         done = user.pyrun("run", UNSIGNED, "-p", "8081:80", "example.com/busybox", "--exec", "/bin/true", code=125)
         assert "a program of the host uses it" in done.err
     user.pyrun("rm", "--force", "web")
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])
 
 
 def test_without_either(busybox: Path) -> None:
@@ -255,7 +248,7 @@ def test_what_slirp4netns_says(busybox: Path) -> None:
     try:
         done = place.user.pyrun("run", UNSIGNED, "--net", "default", "example.com/busybox", "--exec", "/bin/true", code=125)
         assert "TUNSETIFF" in done.err and "/dev/net/tun" in done.err, repr(done)
-        until(lambda: place.left() == [])
+        wait_until(lambda: place.left() == [])
     finally:
         subprocess.run(["umount", TUN], check=True)
         place.close()
@@ -288,4 +281,4 @@ def test_a_host_without_a_way_out(place: Place) -> None:
         assert done.code == 0, repr(done)
     else:
         assert done.code == 125 and "pasta: " in done.err and "default route" in done.err, repr(done)
-    until(lambda: place.left() == [])
+    wait_until(lambda: place.left() == [])

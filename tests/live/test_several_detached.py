@@ -7,13 +7,13 @@ import json
 import os
 import signal
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Pyrun
+from waiting import gone, run_file, status, wait_until
 
 SHELL = ("--exec", "/bin/sh", "--", "-c")
 PHASES = ("preparing", "prepared", "running", "exited", "garbage")
@@ -40,32 +40,8 @@ def detach(pyrun: Pyrun, busybox: Path) -> Iterator[Detach]:
     assert [top for top, _, _ in os.walk("/sys/fs/cgroup") if "pyrun-" in top] == []
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
-
-
-def status(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
-    return found
-
-
 def apps(pyrun: Pyrun, uuid: str) -> dict[str, dict[str, Any]]:
     return {app["name"]: app for app in status(pyrun, uuid)["apps"]}
-
-
-def run_file(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((pyrun.root / "pods" / "running" / uuid / "run").read_text())
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def children(pid: int) -> list[int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import COMMAND, Pyrun
+from waiting import status, wait_until
 
 LIMIT = 60
 QUICK = ("--health-interval", "20ms", "--health-retries", "2")
@@ -39,20 +39,8 @@ def pod(pyrun: Pyrun, busybox: Path) -> Iterator[Pod]:
     assert [top for top, _, _ in os.walk("/sys/fs/cgroup") if "pyrun-" in top] == []
 
 
-def status(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(pyrun("status", "--format", "json", uuid, code=0).out)
-    return found
-
-
 def health(pyrun: Pyrun, uuid: str) -> dict[str, Any]:
     return {app["name"]: app.get("health") for app in status(pyrun, uuid)["apps"]}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("pid", ["app", "pod"])

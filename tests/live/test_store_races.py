@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from harness import Pyrun, Result
 from scale import scaled
+from waiting import wait_until
 
 pytestmark = pytest.mark.stress
 
@@ -82,7 +83,7 @@ def test_what_a_pod_uses_stays(pyrun: Pyrun, image: Callable[..., Path]) -> None
         pyrun("fetch", image(f"example.com/{name}", ["/probe", "sleep", "600"]), code=0)
     running = pyrun.start("run", "example.com/used")
     try:
-        wait_for(lambda: any((pyrun.root / "pods" / "running").glob("*/pod")))
+        wait_until(lambda: any((pyrun.root / "pods" / "running").glob("*/pod")))
         assert "uses it" in pyrun("image", "rm", "example.com/used", code=125).err
         at_once(*[lambda: fine(pyrun("image", "gc", "--all"), 0)] * 3, lambda: fine(pyrun("image", "rm", "example.com/used"), 125))
         facts = json.loads(pyrun("image", "list", "--format", "json", code=0).out)
@@ -95,12 +96,3 @@ def test_what_a_pod_uses_stays(pyrun: Pyrun, image: Callable[..., Path]) -> None
     pyrun("gc", code=0)
     pyrun("image", "gc", "--all", code=0)
     assert json.loads(pyrun("image", "list", "--format", "json", code=0).out) == []
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from waiting import gone, phase, wait_until
 
 Start = Callable[..., "subprocess.Popen[str]"]
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -37,10 +38,6 @@ def start(pyrun: Pyrun) -> Iterator[Start]:
     pyrun("gc", code=0)
 
 
-def phase(pyrun: Pyrun, name: str) -> list[str]:
-    return sorted(os.listdir(pyrun.root / "pods" / name))
-
-
 def init_of(supervisor: int) -> int:
     (pid,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     return int(pid)
@@ -48,20 +45,6 @@ def init_of(supervisor: int) -> int:
 
 def cgroups() -> set[str]:
     return {name for _, names, _ in os.walk("/sys/fs/cgroup") for name in names if name.startswith("pyrun-")}
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.01)
 
 
 def test_the_process_becomes_the_supervisor(pyrun: Pyrun, start: Start) -> None:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from harness import COMMAND, Pyrun
+from waiting import wait_until
 
 EAT = ("--exec", "/probe", "--", "eat")
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_a_pod_that_ran_out_of_memory(shared: Pyrun) -> None:
@@ -27,7 +19,7 @@ def test_a_pod_that_ran_out_of_memory(shared: Pyrun) -> None:
     start = [str(COMMAND), "--root", str(shared.root), "run-prepared", "--detach", uuid]
     subprocess.run(start, check=True, preexec_fn=lambda: Path("/sys/fs/cgroup/cgroup.procs").write_text(str(os.getpid())))
     group = Path(f"/sys/fs/cgroup/pyrun-{uuid}")
-    wait_for(lambda: "ready" in (shared.root / "pods" / "running" / uuid / "log").read_text())
+    wait_until(lambda: "ready" in (shared.root / "pods" / "running" / uuid / "log").read_text())
     (group / "memory.swap.max").write_text("0") if (group / "memory.swap.max").exists() else None
     (group / "memory.max").write_text(str(16 << 20))
     shared("kill", "--signal", "USR1", uuid, code=0)
@@ -46,7 +38,7 @@ def test_a_unit_that_ran_out_of_memory(shared: Pyrun) -> None:
     subprocess.run(["systemd-run", "--quiet", f"--unit={unit}", *limits, *map(str, words)], check=True, timeout=120)
     (uuid,) = os.listdir(shared.root / "pods" / "running")
     shared("kill", "--signal", "USR1", uuid, code=0)
-    wait_for((shared.root / "pods" / "exited" / uuid).exists)
+    wait_until((shared.root / "pods" / "exited" / uuid).exists)
     record = json.loads((shared.root / "pods" / "exited" / uuid / "exit").read_text())
     assert (record["signal"], record["oom"]) == (9, True)
     subprocess.run(["systemctl", "reset-failed", unit], stderr=subprocess.DEVNULL)

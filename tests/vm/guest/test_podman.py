@@ -9,12 +9,12 @@ import os
 import pwd
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bundles import OCI, make_root
+from waiting import wait_until
 
 IMAGE = "localhost/busybox:1"
 LOOP = "trap 'exit 9' TERM; while true; do sleep 0.1; done"
@@ -68,14 +68,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Iterator[
     yield made
     made("rm", "--all", "--force", "--time", "0")
     for name in ("conmon", "podman"):  # which clean up behind the last container
-        wait_for(lambda name=name: subprocess.run(["pgrep", "-x", name], capture_output=True).returncode == 1, name)  # type: ignore[misc]
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
+        wait_until(lambda name=name: subprocess.run(["pgrep", "-x", name], capture_output=True).returncode == 1, name)  # type: ignore[misc]
 
 
 def values(group: Path, *names: str) -> list[str]:
@@ -104,7 +97,7 @@ def test_root_with_scopes_of_systemd(podman: Podman) -> None:
     podman("unpause", "lives")
     podman("stop", "--time", "30", "lives")
     assert podman("wait", "lives") == "9\n"
-    wait_for(lambda: not scope.exists(), "systemd keeps the scope")
+    wait_until(lambda: not scope.exists(), "systemd keeps the scope")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +108,7 @@ def tenant(archive: Path) -> Iterator[Podman]:
         entry = pwd.getpwnam(USER)
         subprocess.run(["loginctl", "enable-linger", USER], check=True, timeout=120)
         runtime = Path(f"/run/user/{entry.pw_uid}")
-        wait_for((runtime / "bus").exists, "the user's bus")
+        wait_until((runtime / "bus").exists, "the user's bus")
         home = Path(entry.pw_dir)
         shutil.copy(archive, home / "image.tar")
         (home / "containers.conf").write_text(CONF)
@@ -128,7 +121,7 @@ def tenant(archive: Path) -> Iterator[Podman]:
     finally:
         subprocess.run(["loginctl", "disable-linger", USER], check=True, timeout=120)
         subprocess.run(["loginctl", "terminate-user", USER], timeout=120)
-        wait_for(lambda: subprocess.run(["pgrep", "-u", USER], capture_output=True).returncode == 1, "the user's processes end")
+        wait_until(lambda: subprocess.run(["pgrep", "-u", USER], capture_output=True).returncode == 1, "the user's processes end")
         subprocess.run(["userdel", "--remove", USER], check=True)
 
 
@@ -144,7 +137,7 @@ def test_a_user_without_root(tenant: Podman) -> None:
     assert "/dev/pts/" in tenant.terminal("exec", "-it", "own", "/bin/sh", "-c", "tty; sleep 4; exit 5", code=5)
     tenant("stop", "--time", "30", "own")
     assert tenant("wait", "own") == "9\n"
-    wait_for(lambda: not scope.exists(), "systemd keeps the scope")
+    wait_until(lambda: not scope.exists(), "systemd keeps the scope")
 
 
 def test_a_user_who_is_root_inside(tenant: Podman) -> None:

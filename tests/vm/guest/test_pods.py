@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
 
 import pytest
 from harness import COMMAND, Pyrun
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+from waiting import wait_until
 
 
 def test_the_journal_is_the_log(shared: Pyrun) -> None:
     uuid = shared("run", "--detach", "--pod-name", "j", shared.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
-    wait_for(lambda: shared("logs", "j", code=0).out == "ready\n")
+    wait_until(lambda: shared("logs", "j", code=0).out == "ready\n")
     line = json.loads(shared("logs", "--format", "json", "--tail", "1", "j", code=0).out)
     assert (line["stream"], line["text"]) == ("stdout", "ready\n") and line["time"].endswith("Z"), "as from a file"
     with shared.start("logs", "--follow", "--format", "json", "j") as following:
@@ -47,7 +40,7 @@ def test_a_prepared_pod_is_a_unit_s_main_process(shared: Pyrun) -> None:
     unit = "pyrun-prepared.service"
     words = [COMMAND, "--root", shared.root, "run-prepared", uuid]
     subprocess.run(["systemd-run", "--quiet", f"--unit={unit}", *map(str, words)], check=True, timeout=120)
-    wait_for(lambda: states(shared).get(uuid) == "running")
+    wait_until(lambda: states(shared).get(uuid) == "running")
     main = subprocess.run(["systemctl", "show", "--value", "--property=MainPID", unit], capture_output=True, text=True, check=True).stdout
     run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
     assert int(main) == run["keeper"] and f"/{unit}/pyrun-{uuid}" in run["cgroup"]

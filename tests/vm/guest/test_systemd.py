@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 from harness import COMMAND, Pyrun
 
 UNIT = "pyrun-test.service"
@@ -26,11 +27,11 @@ def show(*names: str) -> list[str]:
     return [found[name] for name in names]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, subprocess.run(["systemctl", "status", UNIT], capture_output=True, text=True).stdout
-        time.sleep(0.2)
+def unit_status() -> str:
+    return subprocess.run(["systemctl", "status", UNIT], capture_output=True, text=True).stdout
+
+
+wait_until = partial(waiting.wait_until, what=unit_status, pause=0.2)
 
 
 class Unit:
@@ -68,7 +69,7 @@ def processes() -> dict[int, str]:
 
 def test_the_main_process_is_the_supervisor_and_stop_ends_the_pod(unit: Unit) -> None:
     assert unit.run("sleep", "0", flags=("--service-type=simple", "--collect")) == 0
-    wait_for(lambda: "ready" in unit.output())
+    wait_until(lambda: "ready" in unit.output())
     main, group_name = show("MainPID", "ControlGroup")
     assert processes()[int(main)].startswith("pyrun: pod ")
     assert "python" not in os.readlink(f"/proc/{main}/exe"), "no interpreter stays"
@@ -87,9 +88,9 @@ def test_the_exit_code_is_the_units(unit: Unit) -> None:
 
 def test_a_killed_supervisor_takes_the_pod_with_it(unit: Unit) -> None:
     assert unit.run("sleep", "0", flags=("--collect",)) == 0
-    wait_for(lambda: "ready" in unit.output())
+    wait_until(lambda: "ready" in unit.output())
     os.kill(int(show("MainPID")[0]), signal.SIGKILL)
-    wait_for(lambda: not any("/probe sleep" in command for command in processes().values()))
+    wait_until(lambda: not any("/probe sleep" in command for command in processes().values()))
     unit.pyrun("gc", code=0)
 
 

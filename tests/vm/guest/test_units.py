@@ -8,9 +8,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 from harness import COMMAND, Pyrun
 
 POD = Path("/etc/pyrun/pods.d/web.pod")
@@ -25,11 +27,7 @@ def show(name: str, unit: str = "web.service") -> str:
     return systemctl("show", unit, f"--property={name}", "--value").stdout.strip()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, systemctl("status", "web.service").stdout
-        time.sleep(0.3)
+wait_until = partial(waiting.wait_until, what=lambda: systemctl("status", "web.service").stdout, pause=0.2)
 
 
 @pytest.fixture
@@ -60,9 +58,9 @@ def test_a_pod_from_a_file_is_a_service(boot: Callable[[str], None]) -> None:
     assert done.returncode == 0, done.stderr + systemctl("status", "web.service").stdout
     assert (show("ActiveState"), show("Type")) == ("active", "notify")
     main = int(show("MainPID"))
-    wait_for(lambda: "ready" in subprocess.run(["journalctl", "-u", "web.service", "-o", "cat"], capture_output=True, text=True).stdout)
+    wait_until(lambda: "ready" in subprocess.run(["journalctl", "-u", "web.service", "-o", "cat"], capture_output=True, text=True).stdout)
     os.kill(main, signal.SIGKILL)
-    wait_for(lambda: show("NRestarts") == "1" and show("ActiveState") == "active")
+    wait_until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active")
     assert int(show("MainPID")) != main
     begin = time.monotonic()
     assert systemctl("stop", "web.service").returncode == 0
@@ -104,7 +102,7 @@ def test_each_app_of_a_pod_gets_its_socket(shared: Pyrun) -> None:
                 with caller.makefile() as file:
                     said = file.read().splitlines()
             assert said == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", f"LISTEN_FDNAMES={name}"], systemctl("status", "pair.service").stdout
-        wait_for(lambda: show("ActiveState", "pair.service") == "inactive")
+        wait_until(lambda: show("ActiveState", "pair.service") == "inactive")
         assert show("Result", "pair.service") == "success"
     finally:
         systemctl("stop", *sockets, "pair.service")
@@ -118,7 +116,7 @@ def test_a_checked_app_is_a_service(boot: Callable[[str], None]) -> None:
     check = 'HealthCmd=["/probe", "exit", "1"]\nHealthInterval=1s\nHealthRetries=1\nHealthOnFailure=kill'
     boot(f"Exec=/probe sleep 0\n{check}")
     assert systemctl("start", "web.service").returncode == 0
-    wait_for(lambda: int(show("NRestarts")) >= 1)
+    wait_until(lambda: int(show("NRestarts")) >= 1)
     assert systemctl("stop", "web.service").returncode == 0
 
 

@@ -11,9 +11,11 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import waiting
 from harness import Pyrun
 
 POD = Path("/etc/pyrun/pods.d/site.pod")
@@ -30,11 +32,7 @@ def show(*names: str) -> list[str]:
     return [found[name] for name in names]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, systemctl("status", "site.service").stdout
-        time.sleep(0.2)
+wait_until = partial(waiting.wait_until, what=lambda: systemctl("status", "site.service").stdout, pause=0.2)
 
 
 def page() -> str:
@@ -84,7 +82,7 @@ def test_a_web_server_from_a_file_outlives_every_fault(shared: Pyrun, busybox: P
     )
     done = systemctl("start", "site.service")
     assert done.returncode == 0, done.stderr + systemctl("status", "site.service").stdout
-    wait_for(lambda: page() == "hello\n")
+    wait_until(lambda: page() == "hello\n")
     machines = subprocess.run(["machinectl", "list", "--no-legend"], capture_output=True, text=True, check=True, timeout=120).stdout
     assert machines.split()[:3] == ["site", "container", "pyrun"]
     leader = subprocess.run(["machinectl", "show", "site", "--property=Leader", "--value"], capture_output=True, text=True, timeout=120)
@@ -92,8 +90,8 @@ def test_a_web_server_from_a_file_outlives_every_fault(shared: Pyrun, busybox: P
     assert int(leader.stdout) == family(int(main))["init"]
     for number, victim in enumerate(("app", "init", "supervisor"), 1):
         os.kill(family(int(main))[victim], signal.SIGKILL)
-        wait_for(lambda number=number: show("NRestarts", "ActiveState") == [str(number), "active"])  # type: ignore[misc]
-        wait_for(lambda: page() == "hello\n")
+        wait_until(lambda number=number: show("NRestarts", "ActiveState") == [str(number), "active"])  # type: ignore[misc]
+        wait_until(lambda: page() == "hello\n")
         (main,) = show("MainPID")
     pods = [path for path in Path("/sys/fs/cgroup" + group).glob("pyrun-*") if path.is_dir()]
     assert len(pods) == 1
@@ -112,7 +110,7 @@ def test_a_watchdog_that_nobody_feeds(boot: Callable[[str], None], shared: Pyrun
         "[Service]\nWatchdogSec=3\nWatchdogSignal=SIGTERM\nRestart=on-watchdog\nRestartSec=100ms\n"
     )
     assert systemctl("start", "site.service").returncode == 0
-    wait_for(lambda: int(show("NRestarts")[0]) >= 1)
+    wait_until(lambda: int(show("NRestarts")[0]) >= 1)
 
 
 def test_the_timer_collects_what_has_ended(shared: Pyrun) -> None:
