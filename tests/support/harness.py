@@ -145,4 +145,9 @@ class Surroundings:
             old, new = getattr(before, kind), getattr(self, kind)
             found += [f"{kind}: + {line}" for line in new if line not in old]
             found += [f"{kind}: - {line}" for line in old if line not in new and kind in ("mounts", "files")]
-        return found
+        return [line for line in found if not (line.startswith("mounts: -") and self.place_removed(line))]
+
+    @staticmethod
+    def place_removed(line: str) -> bool:
+        """A mount goes from every namespace once somebody outside removes the directory that it is on."""
+        return not os.path.lexists(line.split(" ")[4].encode().decode("unicode_escape"))
