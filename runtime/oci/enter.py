@@ -10,7 +10,7 @@ from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import around_pid, filter_of, hook_state, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.streams import keep_descriptors, own_streams, size_terminal, take_terminal
-from pyrun.plan import ops
+from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
@@ -132,8 +132,12 @@ def _others(pid: int) -> int:
 def _group(args: Arguments, container: Container, pid: int) -> str:
     """The cgroup where the container's own process is now: one that has controllers enabled for others below takes nobody (cgroups(7))."""
     group: str = container.record.get("cgroup", "")
-    if group and args.get("cgroup"):
-        return f"{group}/{args.get('cgroup').strip('/')}"
+    below = args.get("cgroup")
+    if ".." in below.split("/"):
+        hint = "name one below the container's own"
+        raise UsageError("choose cgroup", below, "`..` components are not allowed", hint=hint, origin="--cgroup")
+    if group and below:
+        return f"{group}/{below.strip('/')}"
     if not group:  # it lives where its starter did
         return ""
     base = cgroups.tree()
@@ -161,12 +165,19 @@ def _process(args: Arguments, config: dict[str, Any]) -> dict[str, Any]:
     for option, member in (("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")):
         if args.get(option):
             process[member] = args.get(option)
-    extra = args.lists.get("cap", [])
-    if extra:
-        sets = process.get("capabilities") or {}
-        names = ("bounding", "effective", "permitted", "inheritable", "ambient")
-        process["capabilities"] = {name: [*(sets.get(name) or []), *extra] for name in names}
+    if args.lists.get("cap"):
+        process["capabilities"] = _capabilities(process.get("capabilities") or {}, args.lists["cap"])
     return process
+
+
+def _capabilities(sets: dict[str, list[str] | None], extra: list[str]) -> dict[str, list[str]]:
+    """Inheritable ones would come back in a program with file capabilities (capabilities(7)): what is asked for is not made one."""
+    for name in extra:
+        if name not in caps.NAMES:
+            hint = "a name as in capabilities(7), such as CAP_NET_ADMIN"
+            raise UsageError("add capability", name, "no such capability", hint=hint, origin="--cap")
+    more = {name: [*(sets.get(name) or []), *extra] for name in ("bounding", "effective", "permitted", "ambient")}
+    return {**more, "inheritable": sets.get("inheritable") or []}
 
 
 def _environment(old: list[str], new: list[str]) -> list[str]:

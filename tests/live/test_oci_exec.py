@@ -283,6 +283,33 @@ def test_a_container_like_an_earlier_one(oci: Runtime) -> None:
         oci("delete", "--force", "one")
 
 
+def test_a_capability_is_added_but_to_no_programs_file(oci: Runtime) -> None:
+    """What is inheritable a program with capabilities of its own could take up (capabilities(7))."""
+    oci.config["process"]["capabilities"] = {"inheritable": ["CAP_SYS_TIME"], "bounding": ["CAP_SYS_TIME"], "permitted": ["CAP_SYS_TIME"]}
+    oci.start_sleeping()
+    words = ("sh", "-c", "grep ^Cap /proc/self/status")
+    seen = dict(line.split(":\t") for line in oci("exec", "--cap", "CAP_KILL", "--cap=CAP_SYS_TIME", "one", *words).stdout.splitlines())
+    assert seen["CapBnd"] == seen["CapPrm"] == seen["CapEff"] == "0000000002000020"
+    assert seen["CapInh"] == seen["CapAmb"] == "0000000002000000"
+    done = oci("exec", "--cap", "CAP_UNHEARD_OF", "one", "true", code=2)
+    assert "CAP_UNHEARD_OF" in done.stderr and "--cap" in done.stderr
+
+
+def test_a_cgroup_is_one_of_the_containers_own(oci: Runtime) -> None:
+    oci.config["mounts"][6]["options"].remove("ro")
+    oci.start_sleeping()
+    outside = Path("/sys/fs/cgroup/outside")
+    outside.mkdir()
+    oci("exec", "one", "mkdir", "/sys/fs/cgroup/below")
+    try:
+        assert oci("exec", "--cgroup", "below", "one", "cat", "/proc/self/cgroup").stdout.endswith("0::/below\n")
+        for group in ("../outside", "below/../../outside", "..", "/../outside"):
+            done = oci("exec", f"--cgroup={group}", "one", "true", code=2)
+            assert group in done.stderr and "--cgroup" in done.stderr
+    finally:
+        outside.rmdir()
+
+
 def test_cgroups_of_its_own_go_with_the_container(oci: Runtime, tmp_path: Path) -> None:
     """Deepest first, by the launcher; what a container leaves empty nobody has to wait for."""
     oci.config["mounts"][6]["options"].remove("ro")
