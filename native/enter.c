@@ -34,6 +34,53 @@ void inherit(struct context *ctx)
         (void)write_file(AT_FDCWD, "/proc/self/oom_score_adj", 0, 0, text, str_len(text));
 }
 
+/* A pod's namespaces, in the order of joining: the user namespace gives what the others take. */
+static const struct {
+    char file[12];
+    uint64_t kind;
+} kinds[] = {
+    {"/ns/user", CLONE_NEWUSER}, {"/ns/pid", CLONE_NEWPID}, {"/ns/ipc", CLONE_NEWIPC},       {"/ns/uts", CLONE_NEWUTS},
+    {"/ns/net", CLONE_NEWNET},   {"/ns/mnt", CLONE_NEWNS},  {"/ns/cgroup", CLONE_NEWCGROUP},
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+/* In a user namespace of the pod's own.  Who made that may join it, but by a pidfd only who may trace init, and without root nobody
+ * may (PR_SET_DUMPABLE).  So the supervisor opens all while init waits for its ids, and a client opens those.  What could not be
+ * opened fails in setns(2). */
+void hold_namespaces(const struct context *ctx, int32_t init)
+{
+    for (unsigned i = 0; i < KINDS; i++) {
+        char path[64] = "/proc/", *end = path + sizeof path;
+        OWNED_FD fd = -1;
+
+        if (init > 0)
+            (void)str_add(str_add_number(path + 6, end, (uint64_t)init), end, kinds[i].file);
+        else
+            (void)str_add_number(str_add(path, end, "fd/"), end, SLOT_NAMESPACES + i);
+        if ((ctx->plan->clone_flags & kinds[i].kind) && (fd = (int)sys_openat(SLOT_SUPERVISOR, path, O_RDONLY, 0)) >= 0)
+            (void)sys_call3(__NR_dup3, fd, SLOT_NAMESPACES + i, O_CLOEXEC);
+    }
+}
+
+/* They would outlive init, and with them the mounts. */
+void release_namespaces(void)
+{
+    (void)sys_call3(__NR_close_range, SLOT_NAMESPACES, SLOT_NAMESPACES + KINDS - 1, 0);
+}
+
+static long join_each(const struct context *ctx)
+{
+    long r = 0;
+
+    if (ctx->of < 0)
+        hold_namespaces(ctx, 0);
+    for (unsigned i = 0; i < KINDS && r == 0; i++)
+        if (ctx->plan->clone_flags & kinds[i].kind)
+            r = sys_call2(__NR_setns, SLOT_NAMESPACES + i, kinds[i].kind);
+    release_namespaces();
+    return r;
+}
+
 /* Until init has pivoted, the root of its mount namespace is the host's: nobody may enter that.  No descriptor of the
  * host's stays, but for the link. */
 long join_namespaces(struct context *ctx)
@@ -43,7 +90,9 @@ long join_namespaces(struct context *ctx)
     struct stat before, after;
     long r = sys_call4(__NR_newfstatat, AT_FDCWD, "/", &before, 0);
 
-    if (r == 0)
+    if (r == 0 && user && !(ctx->plan->flags & PLAN_OCI))
+        r = join_each(ctx);
+    else if (r == 0)
         r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, all);
     if (r == 0 && user && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0)
         r = sys_call3(__NR_setresuid, 0, 0, 0);

@@ -133,6 +133,8 @@ int alone(const struct context *ctx);
 
 /* enter.c */
 long enter(struct context *ctx);
+void hold_namespaces(const struct context *ctx, int32_t init); /* 0: from the pod's supervisor, at SLOT_SUPERVISOR */
+void release_namespaces(void);
 
 /* root.c, mounts.c, process.c: each runs one operation, returns 0 or minus an errno */
 long run_root_op(struct context *ctx, const struct plan_op *op);

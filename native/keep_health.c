@@ -139,6 +139,10 @@ static void start_check(struct keeper *keeper, struct app *app)
     r = sys_call5(__NR_clone, CLONE_VFORK | CLONE_PIDFD | SIGCHLD, 0, &check->helper, 0, 0);
     if (r == 0) {
         int slots[SLOT_COUNT] = {null, pipe[1], pipe[1], check->plan, -1, -1, check->init, cgroup, -1, -1};
+        char path[32];
+
+        (void)str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)app->helper_pid);
+        slots[SLOT_SUPERVISOR] = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
 
         if (keeper->foreground) /* nor does a key of the terminal reach it */
             (void)sys_call0(__NR_setsid);

@@ -54,6 +54,8 @@
 #define SLOT_NETWORK 9 /* with PLAN_NETWORK */
 #define SLOT_COUNT 10
 #define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
+#define SLOT_SUPERVISOR 9 /* with PLAN_ENTER and CLONE_NEWUSER: its supervisor's directory in proc(5) */
+#define SLOT_NAMESPACES 24 /* from here on the supervisor of a pod in a user namespace has its namespaces, see enter.c */
 #define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
 #define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
@@ -95,7 +97,7 @@ struct plan_header {
     uint32_t explain;     /* pool: argv list of the program that explains a failure */
     uint32_t explain_count;
     uint32_t timens;      /* pool: text for /proc/self/timens_offsets, 0 none */
-    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2); with PLAN_ENTER and PLAN_OCI: those to join */
+    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2); with PLAN_ENTER and PLAN_OCI, or CLONE_NEWUSER: those to join */
 };
 
 /* plan_op.flags: two that every operation knows, the others belong to one operation. */

@@ -180,7 +180,8 @@ static int find_init(struct quick *quick)
     if ((unsigned long)map > -4096UL || plan_check((const void *)map, (size_t)st.st_size) != 0)
         return 0;
     quick->pod_plan = (const struct plan_header *)map;
-    return (quick->pod_plan->flags & (PLAN_HAS_EXPLAIN | PLAN_ENTER)) == PLAN_HAS_EXPLAIN;
+    return (quick->pod_plan->flags & (PLAN_HAS_EXPLAIN | PLAN_ENTER)) == PLAN_HAS_EXPLAIN &&
+           !(quick->pod_plan->clone_flags & CLONE_NEWUSER);
 }
 
 static void put(struct quick *quick, const void *data, size_t size)
@@ -290,7 +291,7 @@ static int compose(struct quick *quick)
     header->size = (uint32_t)(quick->at - quick->block);
     header->flags = (pod->flags & (PLAN_SETGROUPS_DENY | PLAN_HAS_EXPLAIN)) | PLAN_HAS_CGROUP | PLAN_ENTER |
                     (quick->interactive ? PLAN_RELAY_STDIN : 0);
-    header->clone_flags &= CLONE_NEWUSER | CLONE_NEWTIME;
+    header->clone_flags &= CLONE_NEWTIME;
     if (plan_check(quick->block, header->size) != 0)
         return 0;
     quick->plan = sealed("pyrun-plan", quick->block, header->size, 0);

@@ -159,7 +159,7 @@ static long start(struct context *ctx, uint32_t *step)
     if (!(ctx->plan->clone_flags & CLONE_NEWUSER))
         return 0;
     r = map_ids(ctx);
-    (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* now that the maps are written */
+    hold_namespaces(ctx, ctx->init_pid);
     return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 
@@ -352,6 +352,8 @@ int supervise(struct context *ctx)
             wait_for_init(ctx, signals);
         (void)sys_call4(__NR_wait4, ctx->init_pid, &status, __WALL, 0);
     }
+    if (ctx->plan->clone_flags & CLONE_NEWUSER)
+        release_namespaces();
     terminal_stop();
     if (r == 0 && ctx->shared->failed) {
         end.op = ctx->shared->op;

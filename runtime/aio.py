@@ -320,6 +320,17 @@ def _seen(future: asyncio.Future[None] | asyncio.Future[int]) -> None:
 class Process(_Watched):
     """One more process in a running pod, started by `Container.exec`; it ends with the pod and with this process."""
 
+    async def wait(self) -> int:
+        """Wait for the end; the exit code, or minus the signal number.  Cancelling only ends the waiting.
+
+        SetupError or ExecError when the program never ran, ChildProcessError when its supervisor was killed.
+        """
+        try:
+            return await super().wait()
+        finally:
+            if self._ended.done():
+                await self.close()
+
 
 class Container(_Watched):
     """One app that was started; its pod ends with it, and with this process.  Best in an `async with` block.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from pyrun.cli.explain import explainer
-from pyrun.engine.launch import Slots, become
+from pyrun.engine.launch import become
 from pyrun.errors import PyrunError, UsageError
 from pyrun.plan import ops
-from pyrun.pod.enter import find_enterable, make_plan, open_cgroup
+from pyrun.pod.enter import find_enterable, make_plan, open_slots
 from pyrun.pod.state import Pods
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def run(args: Args) -> int:
             term=os.environ.get("TERM", "xterm"),
         )
         plan.explain = explainer(args)
-        slots = Slots(pods=live.init_fd, cgroup=open_cgroup(live))  # SLOT_INIT takes the place of SLOT_PODS
+        slots = open_slots(live, plan)
         try:
             become(ops.encode(plan), slots, f"pyrun: enter {live.uuid}", args.root, str(live.init))
         except OSError as error:

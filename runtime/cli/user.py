@@ -44,7 +44,7 @@ def settle(args: Args) -> None:
 
 
 def _join(args: Args) -> bool:
-    """Go into the user namespace of the running pod that is meant; whether there is one."""
+    """Go to where the running pod that is meant can be entered, mostly into its user namespace; whether there is one."""
     from pyrun.pod.live import find_live
     from pyrun.pod.names import resolve
     from pyrun.pod.state import Pods
@@ -57,7 +57,7 @@ def _join(args: Args) -> bool:
         return False  # the verb itself says what is wrong with it
     try:
         if os.fstat(users).st_ino == os.stat("/proc/self/ns/user").st_ino:
-            return False  # the library started it
+            return True  # the library started it: it is entered from here
         native.user_namespace(users)
         return True
     finally:

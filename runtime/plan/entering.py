@@ -52,9 +52,11 @@ def entering(pod: Plan, request: Request) -> Plan:
             visible = []
         if one[0] not in (ops.SESSION, ops.STDIN_NULL):
             todo.append(_changed(one, request, uid))
-    kept = ops.CLONE_NEWUSER | ops.CLONE_NEWTIME  # the others are always joined
+    kept = (
+        pod.clone_flags if pod.clone_flags & ops.CLONE_NEWUSER else pod.clone_flags & ops.CLONE_NEWTIME
+    )  # else the others are always joined
     flags = pod.flags & ops.SETGROUPS_DENY | ops.ENTER | (ops.RELAY_STDIN if request.interactive else 0)
-    return Plan(todo, clone_flags=pod.clone_flags & kept, flags=flags)
+    return Plan(todo, clone_flags=kept, flags=flags)
 
 
 def _own(pod: Plan) -> tuple[int, int]:

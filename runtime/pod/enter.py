@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pyrun.engine.launch import Slots
 from pyrun.errors import ConfigError, ExecError, StateError, UsageError
 from pyrun.plan import ops
 from pyrun.plan.entering import Request, entering, environment, exposed, user_id
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from pyrun.pod.live import Live
     from pyrun.pod.state import Pods
 
-__all__ = ["find_enterable", "make_plan", "open_cgroup"]
+__all__ = ["find_enterable", "make_plan", "open_slots"]
 
+_SHELL = "/bin/sh"
 _NO_SHELLS = ("", "/bin/false", "/usr/bin/false", "/sbin/nologin", "/usr/sbin/nologin")
 
 
@@ -31,20 +33,26 @@ def find_enterable(pods: Pods, word: str, app: str | None = None) -> Live:
     `app` says which app of several.
     """
     phase, uuid = resolve(pods, word)
-    if os.geteuid():
-        hint = (
-            "its process 1 is not to be traced by its own user (PR_SET_DUMPABLE), which setns(2) would take: start what is needed with it,"
-            " or start the pod by the command line"
-        )
-        raise StateError("enter pod", uuid, "that takes root", hint=hint)
     if phase != "running":
         reason = "it has ended" if phase == "exited" else "it does not run yet"
         raise StateError("enter pod", uuid, reason, hint="only a running pod can be entered")
     return find_live(pods, uuid, app)
 
 
-def open_cgroup(live: Live) -> int:
-    """Return a descriptor of the pod's cgroup, -1 where it has none; StateError when it is paused or gone."""
+def open_slots(live: Live, plan: Plan) -> Slots:
+    """Return the descriptors with which the helper carries out a plan of `make_plan`; StateError when the pod is paused or gone."""
+    slots = Slots(pods=live.init_fd, cgroup=_open_cgroup(live))  # SLOT_INIT takes the place of SLOT_PODS
+    if plan.clone_flags & ops.CLONE_NEWUSER:
+        try:
+            slots.network = live.open_supervisor()  # and SLOT_SUPERVISOR that of SLOT_NETWORK
+        except BaseException:
+            slots.close()
+            raise
+    return slots
+
+
+def _open_cgroup(live: Live) -> int:
+    """A descriptor of the pod's cgroup, -1 where it has none."""
     from pyrun.engine import cgroup
 
     if not live.cgroup:
@@ -52,6 +60,8 @@ def open_cgroup(live: Live) -> int:
     try:
         fd = cgroup.open_existing(live.cgroup)
     except OSError as error:
+        if error.errno == errno.ENOENT and os.geteuid() and live.lives():
+            return -1  # a user may make none: the record was written before that was tried
         raise StateError("enter pod", live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
     if _is_frozen(fd, "cgroup.freeze") or (live.app and _is_frozen(fd, "../cgroup.freeze")):
         os.close(fd)
@@ -95,9 +105,15 @@ def make_plan(
     if exposed(pod):
         reason = "it gave up no_new_privs, and its app may trace whoever enters (CAP_SYS_PTRACE)"
         raise StateError("enter pod", live.uuid, reason, hint="start it without --insecure-options=new-privs, or without that capability")
+    own_users = bool(pod.clone_flags & ops.CLONE_NEWUSER)
+    if os.geteuid() and not own_users:
+        reason = "it is in a user namespace of the command line's"
+        raise StateError("enter pod", live.uuid, reason, hint="use `pyrun exec`, which goes there first")
     env = environment(pod)
     request = Request()
-    if user is not None or group is not None:
+    if own_users:
+        _check_user(user, group)
+    elif user is not None or group is not None:
         request.ids = _identity(live, pod, user, group, env)
     if tty:
         env.setdefault("TERM", term)
@@ -105,12 +121,21 @@ def make_plan(
     if working_dir is not None and not working_dir.startswith("/"):
         raise UsageError("use working directory", working_dir, "not an absolute path", hint="begin it with /", origin="--working-dir")
     request.cwd = working_dir
-    request.argv = list(argv) or [_shell(live, user_id(pod) if request.ids is None else request.ids[0])]
+    request.argv = list(argv) or [_SHELL if own_users else _shell(live, user_id(pod) if request.ids is None else request.ids[0])]
     program = request.argv[0]
     request.paths = [program] if "/" in program else [f"{one or '.'}/{program}" for one in env.get("PATH", "").split(":")]
     request.env = [f"{name}={value}" for name, value in env.items()]
     request.interactive, request.tty = interactive, tty
     return entering(pod, request)
+
+
+def _check_user(user: str | None, group: str | None) -> None:
+    """Without root a pod of the library has one user, whose files cannot be read from outside to look others up."""
+    for wanted, origin in ((user, "--user"), (group, "--group")):
+        if wanted not in (None, "0", "root"):
+            hint = "leave it out, or start the pod by the command line or as root"
+            reason = "without root there is one user inside, root, which stands for the caller"
+            raise ConfigError("run as", str(wanted), reason, hint=hint, origin=origin)
 
 
 class _Root:
@@ -164,7 +189,7 @@ def _shell(live: Live, uid: int) -> str:
             own = login_shell(rootfs, uid)
         except ConfigError:
             own = ""
-        wanted = [shell for shell in dict.fromkeys((own, "/bin/sh")) if shell not in _NO_SHELLS]
+        wanted = [shell for shell in dict.fromkeys((own, _SHELL)) if shell not in _NO_SHELLS]
         for shell in wanted:
             if rootfs.owner(os.fsencode(shell)) is not None:
                 return shell

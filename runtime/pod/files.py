@@ -37,7 +37,11 @@ def root_of(pods: Pods, uuid: str, app: str | None = None) -> int:
     `app` says which app of several.
     """
     with find_live(pods, uuid, app) as live:
-        fd = os.open(f"/proc/{live.init}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = os.open(f"/proc/{live.init}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            hint = "the library started it without root: use a volume, or exec" if os.geteuid() else "has it ended meanwhile?"
+            raise StateError("open the root of pod", uuid, errno=error.errno or 0, hint=hint) from None
         try:
             import signal
 

@@ -57,6 +57,28 @@ class Live:
         finally:
             os.close(file)
 
+    def lives(self) -> bool:
+        """Whether its process 1 is still there."""
+        import signal
+
+        try:
+            signal.pidfd_send_signal(self.init_fd, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def open_supervisor(self) -> int:
+        """Return a descriptor of the supervisor's own directory in proc(5); StateError when it ended meanwhile."""
+        try:
+            fd = os.open(f"/proc/{self.supervisor}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            fd = -1
+        if fd < 0 or not _holds(self, f"fd/{lib.SLOT_POD}", fd):  # looked at by the descriptor, so it is nobody else's number
+            if fd >= 0:
+                os.close(fd)
+            raise StateError("find the supervisor of pod", self.uuid, "it has just ended", hint="see `pyrun list`")
+        return fd
+
     def close(self) -> None:
         """Close the descriptors."""
         for fd in (self.fd, self.init_fd):
@@ -227,8 +249,12 @@ def _is_init(pid: int) -> bool:
 
 def _supervises(live: Live, pid: int) -> bool:
     """Whether this process holds the pod's directory, or of several apps its app's, where a supervisor does (native/plan.h, SLOT_POD)."""
+    return _holds(live, f"/proc/{pid}/fd/{lib.SLOT_POD}", None)
+
+
+def _holds(live: Live, path: str, below: int | None) -> bool:
     try:
-        held = os.stat(f"/proc/{pid}/fd/{lib.SLOT_POD}")
+        held = os.stat(path, dir_fd=below)
         own = os.stat(f"apps/{live.app}", dir_fd=live.fd) if live.app else os.fstat(live.fd)
     except OSError:
         return False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pyrun.engine.launch import Slots, start
+from pyrun.engine.launch import start
 from pyrun.plan import ops
-from pyrun.pod.enter import find_enterable, make_plan, open_cgroup
+from pyrun.pod.enter import find_enterable, make_plan, open_slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def enter(
     stdin, stdout, stderr = stdio
     with find_enterable(pods, uuid, app) as live:
         plan = make_plan(live, argv, interactive=stdin is not None, **wanted)  # type: ignore[arg-type]
-        slots = Slots(pods=live.init_fd, cgroup=open_cgroup(live))  # SLOT_INIT takes the place of SLOT_PODS
+        slots = open_slots(live, plan)
         streams = (stdout if stdin is None else stdin, stdout, stderr)
         try:
             return Process(start(ops.encode(plan), slots, streams, f"pyrun: enter {live.uuid}", pods.root, str(live.init)))

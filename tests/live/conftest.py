@@ -7,6 +7,7 @@
     busybox      a signed image with busybox and the probe
     shell        runs a shell script in it, on the shared store: shell("id -u", "--user", "app")
     world        pods with networks, on a host of their own: see tests/support/networld.py
+    as_nobody    calls a function of a state directory in a process of user nobody
     canary       a host directory that must stay as it is; it is looked at after the test
 
 `pyrun.report(...)` runs the probe image and returns what the probe saw inside (tests/probe_report.c).
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lowered
 import pytest
 from canary import Canary
 from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
@@ -132,6 +134,12 @@ def shell(shared: Pyrun, busybox: Path) -> Callable[..., str]:
         return shared("run", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=code, **more).out.rstrip("\n")
 
     return run
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> lowered.Calls:
+    state = lowered.prepare(tmp_path)
+    return lambda what: lowered.call(what, state)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyrun.plan import ops
-from pyrun.plan.config import Config
+from pyrun.plan.config import Config, IdMap
 from pyrun.plan.entering import Request, entering, environment, exposed, user_id
 from pyrun.plan.ops import Plan
 from pyrun.plan.planner import run_plan
@@ -101,3 +101,11 @@ def test_who_could_be_taken_over() -> None:
     assert not exposed(pod(no_new_privs=False))
     assert not exposed(pod(bounding=trace))
     assert not exposed(pod(no_new_privs=False, bounding=trace, seccomp=b""))
+
+
+def test_namespaces_to_join() -> None:
+    """Those of a user namespace are joined one by one, so they are named; else all are."""
+    assert entering(pod(), request("/probe")).clone_flags == 0
+    lowered = pod(idmap=IdMap([(0, 1000, 1)], [(0, 1000, 1)]))
+    made = entering(lowered, request("/probe"))
+    assert made.clone_flags == lowered.clone_flags and made.clone_flags & ops.CLONE_NEWUSER
