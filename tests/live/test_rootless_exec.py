@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import lowered
 import pytest
 from users import PLAIN, User
+from waiting import wait_until
 
 import pyrun as library
 from pyrun.errors import ConfigError, ExecError, StateError
@@ -31,7 +31,6 @@ LOOK = "; ".join(
         "hostname; pwd; umask; env | sort; echo end",
     ]
 )
-LONGEST = 60  # seconds
 
 
 def said(app: library.Container | library.Pod, *argv: str, **more: Any) -> str:
@@ -91,15 +90,14 @@ def own_cgroup() -> Iterator[Path]:
     for one in (path, path / "cgroup.procs", path / "cgroup.subtree_control"):
         os.chown(one, lowered.NOBODY, lowered.NOBODY)
     yield path
-    deadline = time.monotonic() + LONGEST
-    while True:
-        try:
+
+    def remove() -> bool:
+        with contextlib.suppress(OSError):
             for below in [*path.glob("*/"), path]:
                 below.rmdir()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, list(path.rglob("cgroup.procs"))
-            time.sleep(0.02)
+        return not path.exists()
+
+    wait_until(remove)
 
 
 def test_it_is_born_in_the_cgroup_of_the_pod(tmp_path: Path, own_cgroup: Path) -> None:
@@ -109,15 +107,19 @@ def test_it_is_born_in_the_cgroup_of_the_pod(tmp_path: Path, own_cgroup: Path) -
             app.wait_running()
             with app.exec(["sleep", "1000"]):
                 where = str(app.pod.status()["cgroup"])
-                deadline = time.monotonic() + LONGEST
-                while len(pids := Path(where, "cgroup.procs").read_text().split()) < 3 and time.monotonic() < deadline:
-                    time.sleep(0.02)
-                return [found, where, [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]]
+
+                def both() -> bool:
+                    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # who goes there first ends then
+                        pids = Path(where, "cgroup.procs").read_text().split()
+                        return [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids].count("sleep\x001000\x00") == 2
+                    return False
+
+                wait_until(both)
+                return [found, where]
 
     seen: Any = lowered.call(work, lowered.prepare(tmp_path), own_cgroup)
-    found, where, lines = seen
-    check(found)
-    assert where.startswith(f"{own_cgroup}/") and lines.count("sleep\x001000\x00") == 2
+    check(seen[0])
+    assert seen[1].startswith(f"{own_cgroup}/")
 
 
 def test_ends_and_errors(as_nobody: lowered.Calls) -> None:
