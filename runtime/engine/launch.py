@@ -99,9 +99,9 @@ def take_sockets() -> int:
 
     sd_listen_fds(3): they stand at 3 and above, where the helper has its own.  Returns how many there are.
     """
-    if os.environ.get("LISTEN_PID", "") != str(os.getpid()):
+    if posix.environ.get(b"LISTEN_PID") != b"%d" % os.getpid():  # `os.environ` would cost a start the real `os` (pyrun.cli.bundle)
         return 0
-    text = os.environ.get("LISTEN_FDS", "")
+    text = posix.environ.get(b"LISTEN_FDS", b"").decode("utf-8", "surrogateescape")
     if not text.isdigit() or int(text) > ops.SLOT_LISTEN_MAX:
         raise HostError("take sockets", f"LISTEN_FDS={text}", f"not a number up to {ops.SLOT_LISTEN_MAX}")
     for number in range(int(text)):

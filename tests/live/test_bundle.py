@@ -69,6 +69,19 @@ def test_written_once_and_used(installed: Installation) -> None:
     assert installed.bundle.stat().st_ino == first.st_ino
 
 
+def test_with_it_a_start_does_without_os(installed: Installation) -> None:
+    """Importing it takes a millisecond; what one of the modules asks of it that `posix` has not, imports it."""
+    installed.run()
+    python = installed.command.with_name("python3")
+    target = os.readlink(python)
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {target} -X importtime "$@"\n')
+    python.chmod(0o755)
+    found = [line.rpartition("|")[2].strip() for line in installed.run().splitlines()]
+    assert "_json" in found, "the list is of the right thing"
+    assert {"os", "_collections_abc"}.isdisjoint(found)
+
+
 def append(path: Path) -> None:
     path.write_text(path.read_text() + "\nraise SystemExit(99)\n")
 
