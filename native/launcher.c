@@ -1,6 +1,7 @@
 /* The `pyrun` command: finds the Python interpreter beside itself and becomes it, isolated.
  *
  *     /venv/bin/pyrun ARG...   ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT /venv/bin/pyrun ARGV0 ARG...
+ *     /venv/bin/pyrun run ...  ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT_BUNDLE BOOT /venv/bin/pyrun ARGV0 run ...
  *
  * Before that it tries the short way of fast.c: a command line that was decided before needs no interpreter.
  *
@@ -15,46 +16,24 @@
 /* The other program of the family is this file with PYRUN_OCI: `pyrun-oci`.  ENTRY has the function entry() that takes over. */
 #ifdef PYRUN_OCI
 #define PYRUN_ENTRY "pyrun.cli.oci"
-#define HAS_BUNDLE "{'create', 'exec', 'run'} & set(a)"
 #define BUNDLE "oci"
 #else
 #define PYRUN_ENTRY "pyrun.cli.main"
-#define HAS_BUNDLE "'run' in a[1:4]"
 #define BUNDLE "run"
 #endif
 
 #define EXIT_FAILED 125
 #define LONGEST_PATH 4096
 #define LONGEST_MESSAGE (2 * LONGEST_PATH)
-#define ADDED_ARGUMENTS 10
+#define ADDED_ARGUMENTS 11
 
-/* What `run` imports comes in one file, see runtime/cli/bundle.py; one that is of no use is removed, and a run without
- * one writes it.  The package directory then goes first on the path, so that other modules of pyrun's are found with one
- * look.  Where the package is not in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
+/* The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the package is not
+ * in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
 static const char boot[] = "import sys, posix\n"
                            "a = sys.argv\n"
                            "del a[0]\n"
                            "p = a.pop(0).rpartition('/')[0].rpartition('/')[0]\n"
                            "p += '/%s/python%d.%d/site-packages' % (sys.platlibdir, *sys.version_info[:2])\n"
-                           "if " HAS_BUNDLE ":\n"
-                           "    import gc, marshal\n"
-                           "    gc.disable()\n"
-                           "    b = p + '/pyrun/__pycache__/" BUNDLE ".%s.bundle' % sys.implementation.cache_tag\n"
-                           "    try:\n"
-                           "        d = posix.open(b, posix.O_CLOEXEC)\n"
-                           "        f, d = posix.read(d, 4 << 20), posix.close(d)\n"
-                           "        assert f[:4] == sys.hexversion.to_bytes(4, 'little')\n"
-                           "        f, d = marshal.loads(memoryview(f)[4:])\n"
-                           "        type(lambda: 0)(f, {'__builtins__': __builtins__})(d)\n"
-                           "    except FileNotFoundError:\n"
-                           "        pass\n"
-                           "    except Exception:\n"
-                           "        try:\n"
-                           "            posix.unlink(b)\n"
-                           "        except OSError:\n"
-                           "            pass\n"
-                           "    gc.freeze()\n"
-                           "    gc.enable()\n"
                            "try:\n"
                            "    posix.stat(p + '/pyrun')\n"
                            "    sys.path.insert(0, p)\n"
@@ -67,6 +46,32 @@ static const char boot[] = "import sys, posix\n"
                            "    sys.stderr.write(f'pyrun: {sys.executable}: {e}\\nhint: install pyrun-runtime for this interpreter\\n')\n"
                            "    sys.exit(125)\n"
                            "entry()\n";
+
+/* What `run` imports comes in one file, see runtime/cli/bundle.py.  One that is of no use is removed; then, and without one,
+ * the text above has its turn, which comes as a first argument, and the run writes it.  The interpreter compiles this each time, by
+ * 15 us a line: the rest is in the file. */
+static const char boot_bundle[] =
+    "import gc, marshal, posix, sys\n"
+    "s = sys.argv.pop(1)\n"
+    "p = sys.argv[1].rsplit('/', 2)[0], sys.platlibdir, *sys.version_info[:2], sys.implementation.cache_tag\n"
+    "p = '%s/%s/python%d.%d/site-packages/pyrun/__pycache__/" BUNDLE ".%s.bundle' % p\n"
+    "gc.disable()\n"
+    "try:\n"
+    "    d = posix.open(p, posix.O_CLOEXEC)\n"
+    "    f, d = posix.read(d, 4 << 20), posix.close(d)\n"
+    "    assert f[:4] == sys.hexversion.to_bytes(4, 'little')\n"
+    "    f, *d = marshal.loads(memoryview(f)[4:])\n"
+    "    m = {'__name__': ''}\n"
+    "    exec(f, m)\n"
+    "    f = m['load'](*d)\n"
+    "except Exception as e:\n"
+    "    f = None\n"
+    "    gc.enable()\n"
+    "    try:\n"
+    "        isinstance(e, FileNotFoundError) or posix.unlink(p)\n"
+    "    except OSError:\n"
+    "        pass\n"
+    "exec(s) if f is None else f()\n";
 
 static int fail(const char *what, const char *path, const char *why, long error)
 {
@@ -109,6 +114,24 @@ static char *cut_name(char *path)
     return name > path ? name : 0;
 }
 
+/* Whether the verb is one for which there is a bundle.  A wrong guess costs a look for a file, or what the file would have saved. */
+static int has_bundle(int argc, char **argv)
+{
+#ifdef PYRUN_OCI
+    static const char verbs[][8] = { "create", "exec", "run" };
+    const int last = argc;
+#else
+    static const char verbs[][8] = { "run" };
+    const int last = argc < 4 ? argc : 4; /* behind --root DIR at the latest */
+#endif
+
+    for (int i = 1; i < last; i++)
+        for (size_t k = 0; k < sizeof verbs / sizeof verbs[0]; k++)
+            if (str_eq(argv[i], verbs[k]))
+                return 1;
+    return 0;
+}
+
 /* Becomes the interpreter; returns minus an errno where that fails. */
 static long become(char *python, char *self, int argc, char **argv, char **envp)
 {
@@ -123,6 +146,8 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
     args[n++] = (char[]){ "-X" };
     args[n++] = (char[]){ "utf8" };
     args[n++] = (char[]){ "-c" };
+    if (has_bundle(argc, argv))
+        args[n++] = (char *)(uintptr_t)boot_bundle;
     args[n++] = (char *)(uintptr_t)boot;
     args[n++] = self;
     args[n++] = argc > 0 ? argv[0] : (char[]){ "pyrun" };

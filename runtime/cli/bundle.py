@@ -1,7 +1,7 @@
 """Everything that a start of `pyrun run` imports, as one file beside Python's own caches: the code objects in the order of their need.
 
 Finding, opening and checking forty modules costs the import system more than running them.  The launcher's
-boot code (native/launcher.c) reads this file instead and hands it to `load`, whose code is in it as well.  It is a
+boot code (native/launcher.c) reads this file instead and executes the first thing in it, this module, to `load` the rest.  It is a
 cache like __pycache__, of the same trust: written beside the package by a run that had none, removed when any
 source has another time or size.  Modules that are not in it are imported as ever.
 """
@@ -9,18 +9,22 @@ source has another time or size.  Modules that are not in it are imported as eve
 from __future__ import annotations
 
 import marshal
-import os
+import posix
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType, ModuleType
 
-    Entry = tuple[str, str, int, int, bool, CodeType]  # name, file, its mtime in nanoseconds and size, is it a package, code
+    # name, file, its mtime in nanoseconds and size, is it a package, code: none for an extension module
+    Entry = tuple[str, str, int, int, bool, CodeType | None]
 
 __all__ = ["load", "path", "save"]
 
 _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
+_EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
+_MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}
 
 
 def path(package: str, command: str = "run") -> str:
@@ -28,56 +32,80 @@ def path(package: str, command: str = "run") -> str:
     return f"{package}/__pycache__/{command}.{sys.implementation.cache_tag}.bundle"
 
 
-def load(entries: list[Entry]) -> None:
-    """Put the modules into sys.modules; ImportError when a source has changed.  Uses nothing of this module: the boot code has none.
+def load(entries: list[Entry], main: str) -> Callable[[], object]:
+    """Put the modules into sys.modules and return what starts the command; ImportError when a source has changed.
 
-    `os` costs a millisecond, nearly all of it for what a start has no use for.  These modules get one that has what is the same
-    in `posix`; when one of them asks for more, and for everybody else, it is the real one.
+    The boot code has switched the garbage collector off, and put two words of its own before the command line.
     """
-    import posix
-    import sys
+    import gc
 
-    stat, modules = posix.stat, sys.modules
     for entry in entries:
-        now = stat(entry[1])
+        now = posix.stat(entry[1])
         if now.st_mtime_ns != entry[2] or now.st_size != entry[3]:
             raise ImportError(entry[1])
+    quick = None if "os" in sys.modules else _quick_os()
+    try:
+        for entry in entries:
+            _execute(entry)
+    except BaseException:
+        for entry in entries:
+            sys.modules.pop(entry[0], None)
+        raise
+    finally:
+        if sys.modules.get("os") is quick:
+            sys.modules.pop("os", None)
+    del sys.argv[:2]
+    sys.path.insert(0, sys.modules["pyrun"].__path__[0].rpartition("/")[0])
+    gc.freeze()
+    gc.enable()
+    start: Callable[[], object] = sys.modules[main].entry
+    return start
+
+
+def _quick_os() -> ModuleType:
+    """`os` costs a millisecond, nearly all of it for what a start has no use for.
+
+    These modules get one that has what is the same in `posix`; when one of them asks for more, and for everybody else, it is
+    the real one.
+    """
 
     def missing(name: str) -> object:
-        if modules.get("os") is quick:
-            del modules["os"]
+        if sys.modules.get("os") is quick:
+            del sys.modules["os"]
         return getattr(__import__("os"), name)
 
     def encode(name: str | bytes) -> bytes:
         path = posix.fspath(name)
         return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
 
-    module_type, spec_type, quick = type(sys), modules["_frozen_importlib"].ModuleSpec, None
-    try:
-        if "os" not in modules:
-            quick = modules["os"] = module_type("os")
-            same = {name: value for name, value in posix.__dict__.items() if name[0] != "_" and name != "environ"}
-            quick.__dict__.update(same, __getattr__=missing, fsencode=encode)
-            quick.__dict__["path"] = __import__("posixpath")
-        for name, file, _, _, is_package, code in entries:
-            module = modules[name] = module_type(name)
-            spec = module.__spec__ = spec_type(name, None, origin=file, is_package=is_package)
-            module.__file__ = file
-            parent, _, last = name.rpartition(".")
-            module.__package__ = parent
-            if is_package:
-                module.__package__ = name
-                module.__path__ = spec.submodule_search_locations = [file.rpartition("/")[0]]
-            exec(code, module.__dict__)
-            if parent:
-                setattr(modules[parent], last, module)
-    except BaseException:
-        for entry in entries:
-            modules.pop(entry[0], None)
-        raise
-    finally:
-        if modules.get("os") is quick:
-            modules.pop("os", None)
+    quick = sys.modules["os"] = type(sys)("os")
+    same = {name: value for name, value in posix.__dict__.items() if name[0] != "_" and name != "environ"}
+    quick.__dict__.update(same, __getattr__=missing, fsencode=encode)
+    quick.__dict__["path"] = __import__("posixpath")
+    return quick
+
+
+def _execute(entry: Entry) -> None:
+    """Make one module, as the import system would."""
+    name, file, _, _, is_package, code = entry
+    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, is_package=is_package)
+    if code is None:
+        import _imp
+
+        sys.modules[name] = extension = _imp.create_dynamic(spec)
+        _imp.exec_dynamic(extension)
+        return
+    module = sys.modules[name] = type(sys)(name)
+    module.__spec__ = spec
+    module.__file__ = file
+    parent, _, last = name.rpartition(".")
+    module.__package__ = parent
+    if is_package:
+        module.__package__ = name
+        module.__path__ = spec.submodule_search_locations = [file.rpartition("/")[0]]
+    exec(code, module.__dict__)
+    if parent:
+        setattr(sys.modules[parent], last, module)
 
 
 def save(command: str = "run") -> None:
@@ -91,15 +119,21 @@ def save(command: str = "run") -> None:
     from pyrun.cli.strip import in_order
 
     try:
-        package = os.path.dirname(sys.modules["pyrun"].__file__ or "")
         files = {name: module.__file__ or "" for name, module in modules.items() if name != "__future__"}
-        entries = []
-        for name, code in in_order(files):
-            info = os.stat(files[name])
-            entries.append((name, files[name], info.st_mtime_ns, info.st_size, hasattr(modules[name], "__path__"), code))
-        _write(path(package, command), sys.hexversion.to_bytes(4, "little") + marshal.dumps((load.__code__, entries)))
+        extension = getattr(sys.modules.get(_EXTENSION), "__file__", None)
+        entries = [_entry(_EXTENSION, extension, False, None)] if extension else []
+        entries += [_entry(name, files[name], hasattr(modules[name], "__path__"), code) for name, code in in_order(files)]
+        (first,) = [entry[5] for entry in entries if entry[0] == __name__]
+        data = marshal.dumps((first, entries, _MAIN[command]))
+        target = path(files["pyrun"].rpartition("/")[0], command)
+        _write(target, sys.hexversion.to_bytes(4, "little") + data)
     except OSError:
         pass
+
+
+def _entry(name: str, file: str, is_package: bool, code: CodeType | None) -> Entry:
+    info = posix.stat(file)
+    return name, file, info.st_mtime_ns, info.st_size, is_package, code
 
 
 def _is_source(module: ModuleType) -> bool:
@@ -109,10 +143,10 @@ def _is_source(module: ModuleType) -> bool:
 
 
 def _write(target: str, data: bytes) -> None:
-    temporary = f"{target}.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    temporary = f"{target}.{posix.getpid()}"
+    fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, data)
+        posix.write(fd, data)
     finally:
-        os.close(fd)
-    os.rename(temporary, target)
+        posix.close(fd)
+    posix.rename(temporary, target)
