@@ -52,8 +52,8 @@ static const char boot[] = "import sys, posix\n"
  * 15 us a line: the rest is in the file. */
 static const char boot_bundle[] =
     "import gc, marshal, posix, sys\n"
-    "s = sys.argv.pop(1)\n"
-    "p = sys.argv[1].rsplit('/', 2)[0], sys.platlibdir, *sys.version_info[:2], sys.implementation.cache_tag\n"
+    "s, launcher = sys.argv.pop(1), sys.argv[1]\n"
+    "p = launcher.rsplit('/', 2)[0], sys.platlibdir, *sys.version_info[:2], sys.implementation.cache_tag\n"
     "p = '%s/%s/python%d.%d/site-packages/pyrun/__pycache__/" BUNDLE ".%s.bundle' % p\n"
     "gc.disable()\n"
     "try:\n"
