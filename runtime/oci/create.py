@@ -128,7 +128,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     plan = _plan(args, config, bundle, container, record)
     fds = _descriptors(container, group)
     try:
-        making.launch = launch = Launch(plan, fds, keep_descriptors(args))
+        making.launch = launch = _launch(args, config, plan, fds, bundle)
     finally:
         for fd in fds.values():
             os.close(fd)
@@ -158,9 +158,23 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         recipe.save(container.root, args.key, config, plan, container.id)
 
 
+def _launch(args: Arguments, config: dict[str, Any], plan: Plan, fds: dict[int, int], bundle: str) -> Launch:
+    kept = keep_descriptors(args)
+    if not (config.get("hooks") or {}).get("createContainer"):
+        return Launch(plan, fds, kept)
+    from pyrun.oci import hooks
+
+    with hooks.InBundle(bundle):
+        return Launch(plan, fds, kept)
+
+
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     announce_sockets(config)
+    if config.get("hooks"):
+        from pyrun.oci import hooks
+
+        hooks.inherit(config)
     own_streams(config.get("process") or {}, config)
     plan = planner.oci_plan(
         config,

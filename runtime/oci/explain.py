@@ -24,11 +24,13 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         return _program(plan, one, index, error, detail)
     if one is not None and one[0] == ops.HOOK:
         assert isinstance(one[3], list)
+        kind = one[7].removeprefix("hooks.").partition("[")[0]
         if error == errno.ETIMEDOUT:
             reason = "it took longer than its timeout and was killed"
         elif detail >= ops.DETAIL_STATUS:
             status = detail - ops.DETAIL_STATUS
-            reason = f"it was killed by signal {status & 127}" if status & 127 else f"its exit status was {status >> 8}"
+            how = f"was killed by signal {status & 127}" if status & 127 else f"failed with exit code {status >> 8}"
+            reason = f"{kind} hook {how}"
             if status == 127 << 8:
                 reason += " (it could not be executed)"
         else:

@@ -29,7 +29,13 @@ def start(args: Arguments) -> int:
     """Start the program of a created container, and run its poststart hooks."""
     container = state.Container(root_of(args), args.words[0])
     let_go(container)
-    poststart(container)
+    try:
+        poststart(container)
+    except PyrunError:
+        from pyrun.oci.control import destroy
+
+        destroy(container, force=True)
+        raise
     return 0
 
 
@@ -79,7 +85,7 @@ def _wait_for_exec(fifo: int) -> None:
 
 
 def poststart(container: Container) -> None:
-    """Run the poststart hooks; one that fails stops the container (runtime-spec 1.3, "Lifecycle", step 9)."""
+    """Run the poststart hooks; one that fails ends the container, which is to be destroyed then (runtime-spec 1.3, "Lifecycle", step 9)."""
     if "poststart" not in container.record.get("hooks", ()):
         return
     from pyrun.oci import hooks

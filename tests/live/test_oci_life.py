@@ -241,7 +241,7 @@ def test_hooks(oci: Runtime, tmp_path: Path) -> None:
 def test_a_hook_that_fails_or_hangs_ends_the_container(oci: Runtime, kind: str, script: str) -> None:
     oci.config["hooks"] = {kind: [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script], "timeout": 1}]}
     oci.command("/bin/sleep", "1000")
-    words = "exit status was 3" if script == "exit 3" else "took longer"
+    words = "hook failed with exit code 3" if script == "exit 3" else "took longer"
     if kind.startswith("create"):
         assert words in oci("create", "one", code=1).stderr
     else:
@@ -249,8 +249,9 @@ def test_a_hook_that_fails_or_hangs_ends_the_container(oci: Runtime, kind: str, 
         pid = oci.state("one")["pid"]
         assert words in oci("start", "one", code=1).stderr
         wait_until_gone(pid)
-        assert oci.state("one")["status"] == "stopped"
-        oci("delete", "one")
+        if kind == "startContainer":
+            assert oci.state("one")["status"] == "stopped"
+            oci("delete", "one")
     assert not oci.leftovers()
 
 
