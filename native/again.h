@@ -5,7 +5,7 @@
 #include "sys.h"
 
 #define AGAIN_MAGIC 0x61676169
-#define AGAIN_VERSION 2
+#define AGAIN_VERSION 3
 #define AGAIN_ITEMS 128 /* mounts at most, and variables */
 #define AGAIN_SPACES 8
 #define AGAIN_JOIN 256 /* bytes in the plan for the path of a namespace */

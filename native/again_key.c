@@ -7,7 +7,7 @@
  *   - root.path, linux.cgroupsPath, the paths of namespaces and the values of annotations are gone (VALUE),
  *   - mounts and variables stand in the order of their texts: clients that keep them in hash tables send them in any,
  *
- * and in front of it what else decides.  Nothing is checked here: outside of the blanks it is, letter by letter, the text that
+ * and in front of it what else decides, and which installation it is.  Nothing is checked here: outside of the blanks it is, letter by letter, the text that
  * Python has read and found good, and inside of them are plain characters. */
 #include "again.h"
 
@@ -280,6 +280,17 @@ static int read_text(struct again *a)
     return a->size > 0 && a->size < sizeof a->text - 8;
 }
 
+/* The path of this launcher. */
+static void put_installation(struct writer *w)
+{
+    char path[PATH_SIZE];
+    const long n = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path);
+
+    w->failed |= n <= 0 || n == sizeof path;
+    put_bytes(w, path, n <= 0 ? 0 : (uint32_t)n);
+    put(w, '\0');
+}
+
 /* The caller's own file mode mask and capabilities, which a configuration may leave as they are, and how to go about it. */
 static void put_caller(struct writer *w, int relative, int home)
 {
@@ -347,6 +358,7 @@ int again_read(struct again *a)
         home |= a->variables[i].size > 6 && memcmp(a->text + a->variables[i].at, "\"HOME=", 6) == 0;
     if (path.size == 0)
         return 0;
+    put_installation(&w);
     put_caller(&w, relative, home);
     a->passwd_size = AGAIN_NONE;
     if (!home && !passwd(a, &w))

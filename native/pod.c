@@ -32,18 +32,18 @@ long pod_begin(struct pod *pod, int pods)
     return 0;
 }
 
-static void fill_in(char *data, size_t size, const char *uuid)
+static void fill_in(const struct pod *pod, char *data, size_t size)
 {
     for (size_t i = 0; i + UUID_LENGTH <= size; i++)
-        if (data[i] == '0' && memcmp(data + i, RECIPE_BLANK, UUID_LENGTH) == 0)
-            memcpy(data + i, uuid, UUID_LENGTH);
+        if (data[i] == pod->blank[0] && memcmp(data + i, pod->blank, UUID_LENGTH) == 0)
+            memcpy(data + i, pod->uuid, UUID_LENGTH);
 }
 
 long pod_plan(const struct pod *pod, char *plan, size_t size, uint32_t flags)
 {
     uint32_t held;
 
-    fill_in(plan, size, pod->uuid);
+    fill_in(pod, plan, size);
     memcpy(&held, plan + offsetof(struct plan_header, flags), sizeof held);
     held |= flags | PLAN_HAS_POD | (pod->own >= 0 ? PLAN_HAS_CGROUP : 0);
     memcpy(plan + offsetof(struct plan_header, flags), &held, sizeof held);
@@ -91,7 +91,7 @@ static long write_record(const struct pod *pod, char *record, size_t size)
     if (at == 0)
         return -ENAMETOOLONG;
     parts[1].length = (size_t)(at - tail);
-    fill_in(record, size, pod->uuid);
+    fill_in(pod, record, size);
     fd = (int)sys_openat(pod->dir, "pod", O_WRONLY | O_CREAT | O_EXCL, 0600);
     n = fd < 0 ? fd : sys_call3(__NR_writev, fd, parts, 2);
     return n < 0 ? n : (size_t)n == size + parts[1].length ? 0 : -EIO;
@@ -137,6 +137,9 @@ long pod_make(struct pod *pod, char *record, size_t size)
 {
     long r;
 
+    if (size < sizeof RECIPE_RECORD + UUID_LENGTH || memcmp(record, RECIPE_RECORD, sizeof RECIPE_RECORD - 1) != 0)
+        return -EINVAL;
+    memcpy(pod->blank, record + sizeof RECIPE_RECORD - 1, UUID_LENGTH);
     name_cgroup(pod);
     r = make_directory(pod, record, size);
     if (r == 0) {

@@ -12,6 +12,7 @@
 
 struct pod {
     char uuid[UUID_LENGTH + 1];
+    char blank[UUID_LENGTH]; /* what stands for it in the recipe */
     char cgroup_name[UUID_LENGTH + 8];
     char cgroup[POD_PATH_SIZE]; /* its directory, "" without one */
     int pods;                   /* the directory of all pods, which belongs to the caller */
@@ -21,11 +22,11 @@ struct pod {
 /* Gives the pod a UUID; minus an errno. */
 long pod_begin(struct pod *pod, int pods);
 
-/* Makes directory and cgroup.  RECIPE_BLANK in `record`, the first members of the file `pod`, becomes the UUID.
- * Minus an errno, and nothing is left. */
+/* Makes directory and cgroup.  `record` are the first members of the file `pod`; the blank that it begins with becomes the
+ * UUID wherever it is.  Minus an errno, and nothing is left. */
 long pod_make(struct pod *pod, char *record, size_t size);
 
-/* A sealed memfd with the pod's plan, or minus an errno; likewise. */
+/* A sealed memfd with the plan of a pod that is made, or minus an errno; likewise. */
 long pod_plan(const struct pod *pod, char *plan, size_t size, uint32_t flags);
 
 /* Removes what pod_make made, and closes it. */

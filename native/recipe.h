@@ -6,14 +6,15 @@
  *     struct recipe_header | struct recipe_check[check_count] | struct recipe_patch[patch_count] | uint32_t place[place_count] |
  *     key | plan | record | strings
  *
- * key     its form (RECIPE_...), current directory, $PYRUN_ROOT and the words that decide, each with a NUL behind it; of a
- *         variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
+ * key     its form (RECIPE_...), current directory, $PYRUN_ROOT, the path of the launcher, which is another one's in another
+ *         installation, and the words that decide, each with a NUL behind it; of a variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
  * checks  files that decided; one that changed makes the recipe worthless
  * place   where in the app's environment the variables of the command line go, RECIPE_NOWHERE: they are not in it
- * plan    an encoded plan (plan.h), at a multiple of 8, with BLANK for the pod's UUID, without those values and without the
+ * plan    an encoded plan (plan.h), at a multiple of 8, with a blank for the pod's UUID, without those values and without the
  *         arguments that are not in the key: they go behind the app's own
  * patch   texts of the plan that have the host name in them, if the command line gives one
- * record  the pod's file `pod` up to its last two members, likewise, and without the app's name if the command line gives one
+ * record  the pod's file `pod` up to its last two members, likewise (it begins with RECIPE_RECORD and the blank: a random UUID,
+ *         so that nothing that a caller hands on is taken for it), and without the app's name if the command line gives one
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
  */
@@ -21,13 +22,13 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 5
+#define RECIPE_VERSION 6
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
 #define RECIPE_NOWHERE 0xffffffff
 #define RECIPE_PATCHES 8
-#define RECIPE_BLANK "00000000-0000-4000-8000-000000000000"
+#define RECIPE_RECORD "{\"uuid\":\""
 #define UUID_LENGTH 36
 
 struct recipe_header {

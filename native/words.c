@@ -123,6 +123,7 @@ int words_split(struct words *words, int argc, char **argv, char **envp)
     const char *end = words->key + sizeof words->key, *text;
     char directory[PATH_SIZE], *at = words->key + 2; /* the form comes first */
     int several = 0, i;
+    long size;
 
     if (sys_call2(__NR_getcwd, directory, sizeof directory) < 0)
         return 0;
@@ -131,9 +132,12 @@ int words_split(struct words *words, int argc, char **argv, char **envp)
     at = add(at, end, directory, str_len(directory));
     text = from_environment(envp, "PYRUN_ROOT");
     at = add(at, end, text, str_len(text));
+    size = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", directory, sizeof directory);
+    at = size <= 0 || size == sizeof directory ? 0 : add(at, end, directory, (size_t)size);
     for (i = 1; at != 0 && i < argc; i++) {
         const int last = !several && str_eq(argv[i], "--");
-        const long size = several || last || i == 1 ? (long)str_len(argv[i]) : keep(words, argv[i], argv[i - 1]);
+
+        size = several || last || i == 1 ? (long)str_len(argv[i]) : keep(words, argv[i], argv[i - 1]);
 
         if (size < 0)
             return 0;

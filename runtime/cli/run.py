@@ -181,19 +181,15 @@ def progress_of(args: Args) -> Callable[[], AbstractContextManager[Progress | No
 
 def _sources(args: Args, store: Store, image: Image) -> list[str]:
     """Files besides the image's that decided: the one that was named, or what a name or a prefix is looked up in."""
-    import pyrun
-    from pyrun import native
-
-    own = [native.HELPER, pyrun.__file__ or ""]  # another version decides otherwise
     reference = resolve.parse(args.image)
     if reference.path:
         path = os.path.abspath(reference.path)
         index = [path + "/index.json"] if os.path.isdir(path) else []  # of a layout, which may be written to in place
-        return [path, *index, *own]
+        return [path, *index]
     more = [f"{store.root}/imports"] if reference.kind in ("registry", "url") else []
     if os.path.isdir(f"{store.root}/tags"):  # where there are none, no tag was meant
         more.append(f"{store.root}/tags")
-    return [store.ref_dir(image.name), store.root + "/images", *more, *own]
+    return [store.ref_dir(image.name), store.root + "/images", *more]
 
 
 def save_uuid(path: str, uuid: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
+from pyrun.engine.installed import stamps
 from pyrun.host import probe
 from pyrun.oci import mounts, planner
 from pyrun.oci.process import lost_capabilities
@@ -18,17 +19,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyrun.engine.installed import Stamp
     from pyrun.plan.ops import Op, Plan
 
 __all__ = ["Key", "save", "take_key"]
 
 _VARIABLE = b"PYRUN_OCI_KEY"
-_MAGIC, _VERSION = 0x61676169, 2
+_MAGIC, _VERSION = 0x61676169, 3
 _NONE = 0xFFFFFFFF
 _KEY = Struct("=6I")
 _HEADER = Struct("=16I")
 _CHECK = Struct("=5Q2I")
+_WORD = (1 << 64) - 1  # times before 1970 are negative
 _PATH_SIZE, _JOIN = 4096, 256
+_CHECKS = 256  # at most, for again.c
 _KEPT = 128  # recipes below one root; each is about 30 kB
 _DIGITS = frozenset("0123456789abcdef")
 
@@ -72,12 +76,15 @@ def save(root: str, key: Key, spec: dict[str, Any], plan: Plan, name: str) -> No
         return
     directory = root + "/.recipes"
     try:
+        own = stamps()
+        if not 0 < len(own) <= _CHECKS:
+            return
         os.makedirs(directory, 0o700, exist_ok=True)
         held = os.listdir(directory)
         if len(held) >= _KEPT:
             for one in held:
                 os.unlink(f"{directory}/{one}")
-        _write(directory, _name_of(key.data), _encode(key, spec, plan, name, first))
+        _write(directory, _name_of(key.data), _encode(key, spec, plan, name, first, own))
     except OSError:
         pass
 
@@ -141,18 +148,14 @@ def _name_of(key: bytes) -> str:
     return f"{value:016x}"
 
 
-def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int) -> bytes:
-    import pyrun
-    from pyrun import native
-
+def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int, own: list[tuple[str, Stamp]]) -> bytes:
     block, root = _block(plan)
     tail, checks = bytearray(), []
     parts = [key.data, bytes(-len(key.data) % 8), key.order, bytes(-len(key.order) % 8), block]
-    start = _HEADER.size + 2 * _CHECK.size
+    start = _HEADER.size + len(own) * _CHECK.size
     strings = start + sum(map(len, parts))
-    for path in (native.HELPER, pyrun.__file__ or ""):  # another version decides otherwise
-        info = os.stat(path)
-        checks.append(_CHECK.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns, strings + len(tail), 0))
+    for path, stamp in own:
+        checks.append(_CHECK.pack(*[number & _WORD for number in stamp], strings + len(tail), 0))
         tail += os.fsencode(path) + b"\0"
     marked = strings + len(tail) if len(name) == 64 and _DIGITS.issuperset(name) else 0
     tail += name.encode() + b"\0"

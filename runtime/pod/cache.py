@@ -6,6 +6,7 @@ import os
 import posix
 from struct import Struct
 
+from pyrun.engine.installed import launcher, stamps
 from pyrun.images.locks import private_dirs
 from pyrun.plan import ops
 
@@ -14,20 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pyrun.plan.ops import Op
-    from pyrun.pod.recipe import Recipe
+    from pyrun.pod.recipe import Check, Recipe
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
 __all__ = ["ABSENT", "Line", "key_of", "name_of", "save", "split"]
 
 MAGIC = 0x72797065
-VERSION = 5
+VERSION = 6
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
 ABSENT = 1  # a kind of check: nothing may be there
 _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
 _CHECK = Struct("=5Q2I")
+_CHECKS = 256  # at most, for fast.c
 _KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
 _WORD = (1 << 64) - 1  # times before 1970 are negative
@@ -107,12 +109,12 @@ def _plain(name: str, letters: frozenset[str]) -> bool:
 
 
 def key_of(line: Line, form: int) -> bytes:
-    """Return what must be the same for a recipe to apply: form, directory, $PYRUN_ROOT and the words that decide, a NUL behind each.
+    """Return what must be the same for a recipe to apply, as native/recipe.h has it, a NUL behind each part.
 
     The form is 0 without arguments of the app, 1 where none of them decides, 2 where the first does.
     """
     raw = [os.fsencode(word) for word in [*line.words, *line.arguments[: max(form - 1, 0)]]]
-    return b"".join(word + b"\0" for word in [b"%d" % form, os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), *raw])
+    return b"".join(word + b"\0" for word in [b"%d" % form, os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), launcher(), *raw])
 
 
 def name_of(key: bytes) -> str:
@@ -129,10 +131,13 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
     Whatever prevents it is no loss, so no error is raised.  The file is root's alone, and arguments and values are not in it.
     """
     line = split(argv)
-    if recipe.checks is None or recipe.copy or line is None:
+    if recipe.checks is None or recipe.copy or line is None or not launcher():
         return
     directory = root + "/cache/run"
     try:
+        own = [(path, stamp, 0) for path, stamp in stamps()]
+        if not own or len(recipe.checks) + len(own) > _CHECKS:
+            return
         private_dirs(directory)
         held = os.listdir(directory)
         if len(held) >= _KEPT:
@@ -153,7 +158,7 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        _write(directory, name_of(key), _encode(key, recipe, block, places, patches, line.app >= 0, helper))
+        _write(directory, name_of(key), _encode(key, recipe, [*recipe.checks, *own], block, places, patches, line.app >= 0, helper))
     except OSError:
         pass
 
@@ -178,22 +183,23 @@ def _patches(found: list[Op], name: str) -> list[Patch]:
     return patches
 
 
-def _encode(key: bytes, recipe: Recipe, block: bytes, places: list[int], patches: list[Patch], named: bool, helper: str) -> bytes:
-    assert recipe.checks is not None
+def _encode(
+    key: bytes, recipe: Recipe, checks: list[Check], block: bytes, places: list[int], patches: list[Patch], named: bool, helper: str
+) -> bytes:
     record, name = recipe.record, 0
     if named:
         head, _, rest = record.partition(_NAMED)
         name = len(head + _NAMED)
         record = head + _NAMED + rest[rest.index('"') :]
     data = record.encode("utf-8", "surrogateescape")
-    start = _HEADER.size + _CHECK.size * len(recipe.checks) + _PATCH.size * len(patches) + 4 * len(places)
+    start = _HEADER.size + _CHECK.size * len(checks) + _PATCH.size * len(patches) + 4 * len(places)
     plan = start + len(key) + -(start + len(key)) % 8
     tail = _Strings(plan + len(block) + len(data))
-    parts = [_CHECK.pack(*[number & _WORD for number in known], tail.add(path), kind) for path, known, kind in recipe.checks]
+    parts = [_CHECK.pack(*[number & _WORD for number in known], tail.add(path), kind) for path, known, kind in checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
     spans = (start, len(key), plan, len(block), plan + len(block), len(data), tail.add(helper))
-    header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(recipe.checks), *spans, len(places), len(patches), name)
+    header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, len(places), len(patches), name)
     return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, tail.data))
 
 

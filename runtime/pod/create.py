@@ -59,7 +59,7 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
             if recipe.net is not None:
                 from pyrun.pod.network import connect
 
-                pod.slots.network = connect(pods.root, uuid, directory, recipe.net)
+                pod.slots.network = connect(pods.root, uuid, directory, recipe.net_of(uuid))
             if recipe.copy or recipe.volumes or recipe.files:
                 _fill(recipe, directory, uuid)
         except BaseException:
@@ -71,11 +71,10 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
 def _fill(recipe: Recipe, directory: int, uuid: str) -> None:
     from pyrun.images.copy import copy_layers, copy_up
     from pyrun.pod.prepare import write
-    from pyrun.pod.recipe import BLANK
 
     if recipe.copy:
         copy_layers(recipe.copy, directory, b"rootfs")
     for path, name in recipe.volumes:
         copy_up(recipe.lowers, path, directory, name)
     for name, text in recipe.files.items():
-        write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
+        write(directory, name, recipe.filled(text, uuid).encode("utf-8", "surrogateescape"))

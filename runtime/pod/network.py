@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError, StateError, UsageError
-from pyrun.images import fastjson
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
 from pyrun.pod.state import lock, read_json
@@ -68,7 +67,6 @@ def join_of(options: Options) -> bool:
 
 def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
     """Make what is wanted for the pod whose directory is `pod`; return its network namespace, a descriptor."""
-    want = fastjson.loads(fastjson.dumps(want).replace(_BLANK, uuid))  # type: ignore[assignment]
     if not want["join"]:
         return attach(root, uuid, pod, want)
     from pyrun.pod.joined import open_namespace
@@ -76,9 +74,6 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
     ns = open_namespace(root, want["join"])
     own_hosts(root, uuid, pod, want, {"nets": []})
     return ns
-
-
-_BLANK = "00000000-0000-4000-8000-000000000000"  # of pyrun.pod.recipe
 
 
 def take_network(pods: Pods, uuid: str) -> int:

@@ -17,7 +17,6 @@ from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
 from pyrun.pod.keep import HEALTH, encode
 from pyrun.pod.names import check_name, claim, release
-from pyrun.pod.recipe import BLANK
 from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
@@ -56,11 +55,11 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
             _write_health(directory, health, recipe, uuid)
         write(directory, "keep", keep)
         for name, text in recipe.files.items():
-            write(directory, name, text.replace(BLANK, uuid).encode("utf-8", "surrogateescape"))
+            write(directory, name, recipe.filled(text, uuid).encode("utf-8", "surrogateescape"))
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
         if recipe.net is not None:
-            write(directory, "net.want", fastjson.dumps(recipe.net).encode())
+            write(directory, "net.want", fastjson.dumps(recipe.net_of(uuid)).encode())
         copies(recipe, directory)
 
     record, asked = recipe.record_for(uuid, time.time_ns(), "", more), bool(recipe.controllers or recipe.net is not None)

@@ -1,4 +1,4 @@
-"""A decision that can be used again: the encoded plan with a blank where the pod's UUID goes.
+"""A decision that can be used again: the encoded plan with a blank where the pod's UUID goes, which is a random UUID of its own.
 
 Working a plan out costs a millisecond, carrying one out costs two.  The same request meets the same
 plan as long as what it was made from is unchanged, so a recipe carries `checks`: the stat(2) of every
@@ -16,12 +16,14 @@ from pyrun.images import fastjson, trust
 from pyrun.plan import ops
 from pyrun.plan.planner import run_plan
 from pyrun.pod.config import app_name, make_config
+from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from pyrun.engine.installed import Stamp
     from pyrun.host import Host
     from pyrun.images.store import Image, Store
     from pyrun.plan.config import Config
@@ -29,14 +31,11 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-    Stamp = tuple[int, int, int, int, int]
     Check = tuple[str, Stamp, int]  # path, stamp, kind of file (stat.S_IFMT) where nothing else of it counts
 
-__all__ = ["BLANK", "Recipe", "decide", "given_documents", "make_recipe", "post_stop"]
+__all__ = ["Recipe", "decide", "given_documents", "make_recipe", "post_stop"]
 
-BLANK = "00000000-0000-4000-8000-000000000000"  # a UUID that no pod can have: its random digits are not
-
-
+_HEAD = '{"uuid":"'  # RECIPE_RECORD of native/recipe.h
 _ANY = (0, 0, 0, 0, 0)
 _DIRECTORY, _FILE = 0o040000, 0o100000
 
@@ -44,7 +43,7 @@ _DIRECTORY, _FILE = 0o040000, 0o100000
 class Recipe:
     """What it takes to start one more pod like the last one.
 
-    `block` is the encoded plan and `record` the file `pod` up to its last members, both with `BLANK` for
+    `block` is the encoded plan and `record` the file `pod` up to its last members, both with `blank` for
     the UUID; `plain` is the plan without what may be exchanged: all arguments of the request but the first `kept`, and the variables
     at `places` of its environment; `copy` are the layers to copy (--no-overlay), `volumes` what to copy of `lowers`, as (path, new
     directory of the pod); `notes` is what the user should be told.
@@ -80,6 +79,11 @@ class Recipe:
         return bool(self.copy or self.volumes or self.files or self.net is not None)
 
     @property
+    def blank(self) -> str:
+        """What stands for the UUID; the record begins with it."""
+        return self.record[len(_HEAD) : len(_HEAD) + 36]
+
+    @property
     def head(self) -> bytes:
         """The record as the native side takes it."""
         return self.record.encode("utf-8", "surrogateescape")
@@ -102,14 +106,22 @@ class Recipe:
 
     def block_for(self, uuid: str) -> bytes:
         """Return the plan of the pod `uuid`."""
-        return self.block.replace(BLANK.encode(), uuid.encode())
+        return self.block.replace(self.blank.encode(), uuid.encode())
+
+    def filled(self, text: str, uuid: str) -> str:
+        """Return a text of the recipe for the pod `uuid`."""
+        return text.replace(self.blank, uuid)
+
+    def net_of(self, uuid: str) -> dict[str, Any]:
+        """Return what network the pod `uuid` is to have; there is one."""
+        return fastjson.loads(self.filled(fastjson.dumps(self.net), uuid))  # type: ignore[return-value]
 
     def record_for(self, uuid: str, created: int, cgroup: str, more: str = "") -> str:
         """Return the file `pod` of the pod `uuid`; `created` in nanoseconds since 1970, `cgroup` its directory or "".
 
         `more` are further members as JSON, each with a comma before it.
         """
-        return f'{self.record.replace(BLANK, uuid)}{more},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
+        return f'{self.filled(self.record, uuid)}{more},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
 
 
 def _stat(path: str, kind: int = 0) -> Stamp | None:
@@ -165,11 +177,12 @@ def make_recipe(
     notes: list[str] = []
     if options.pod_limit:
         raise UsageError("option --pod-limit", "", "is for a pod of several apps", hint="limit the only app, for example with --memory")
-    config, plan = decide(options, store, image, pods, host, BLANK, notes, lowers)
+    blank = new_uuid()  # so that nothing of the caller's is taken for it
+    config, plan = decide(options, store, image, pods, host, blank, notes, lowers)
     plan.explain = explain or []
     checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
     kept = _take_out(plan, config, options)
-    recipe = Recipe(ops.encode(plan), _record(options, image, config), config.lowers if config.copy_root else [], notes, checks)
+    recipe = Recipe(ops.encode(plan), _record(options, image, config, blank), config.lowers if config.copy_root else [], notes, checks)
     recipe.kept, recipe.places = kept, config.variables
     recipe.block = recipe.exchange(options.argv, options.set_env)
     recipe.image = image
@@ -177,7 +190,7 @@ def make_recipe(
     recipe.controllers = [f"@{options.cgroup_manager}"] if options.cgroup_manager not in (None, "auto") else []
     recipe.controllers += sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
-    recipe.files = _files(options, image, config)
+    recipe.files = _files(options, image, config, blank)
     if config.network == "own":
         from pyrun.pod.network import wanted
 
@@ -187,11 +200,11 @@ def make_recipe(
     return recipe
 
 
-def _record(options: Options, image: Image, config: Config) -> str:
+def _record(options: Options, image: Image, config: Config, blank: str) -> str:
     """The first members of the file `pod`."""
     record = fastjson.dumps(
         {
-            "uuid": BLANK,
+            "uuid": blank,
             "app": app_name(options, image),
             "image": image.id,
             "name": image.name,
@@ -221,12 +234,12 @@ def _more(options: Options, config: Config) -> dict[str, object]:
     return {**post_stop(config), **isolators, **documents, **_version_1(config)}
 
 
-def _files(options: Options, image: Image, config: Config) -> dict[str, str]:
+def _files(options: Options, image: Image, config: Config, blank: str) -> dict[str, str]:
     if not config.metadata:
         return {}
     from pyrun.pod.metadata import describe
 
-    return {"metadata": describe(BLANK, [(options, image, config)], options.described, given_documents(options))}
+    return {"metadata": describe(blank, [(options, image, config)], options.described, given_documents(options))}
 
 
 def _version_1(config: Config) -> dict[str, object]:

@@ -11,24 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import COMMAND, Pyrun
-
-import pyrun
-
-LIB = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+from harness import Pyrun
+from prefixes import Prefix
 
 
-class Installation:
-    """A copy of launcher and package in a prefix of its own."""
+class Installation(Prefix):
+    """One that runs images of a store."""
 
     def __init__(self, prefix: Path, shared: Pyrun) -> None:
-        self.package = prefix / LIB / "pyrun"
+        super().__init__(prefix)
         self.shared = shared
-        shutil.copytree(Path(pyrun.__file__ or "").parent, self.package, ignore=shutil.ignore_patterns("__pycache__"))
-        (prefix / "bin").mkdir()
-        shutil.copy(COMMAND, prefix / "bin/pyrun")
-        (prefix / "bin/python3").symlink_to(os.path.realpath(sys.executable))
-        self.command = prefix / "bin/pyrun"
 
     @property
     def bundle(self) -> Path:

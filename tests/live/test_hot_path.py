@@ -29,7 +29,7 @@ PYRUN = set(
     pyrun.images.resolve pyrun.images.rootfs pyrun.images.store pyrun.images.trust
     pyrun.plan pyrun.plan.caps pyrun.plan.config pyrun.plan.mounts pyrun.plan.ops pyrun.plan.planner pyrun.plan.rlimits
     pyrun.plan.seccomp
-    pyrun.engine pyrun.engine.cgroup pyrun.engine.launch
+    pyrun.engine pyrun.engine.cgroup pyrun.engine.installed pyrun.engine.launch
     pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
     pyrun.pod.volumes
     pyrun.cli pyrun.cli.bundle pyrun.cli.explain pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import NO_PYTHON, OCI, Alone, Runtime, recipes
+from bundles import NO_PYTHON, Alone, Runtime, recipes
 
 ONE, TWO, THREE = "a1" * 32, "b2c3" * 16, "0f" * 32
 
@@ -222,7 +222,7 @@ def test_who_asks_is_part_of_it(oci: Runtime, alone: Alone) -> None:
     alone("run", "two", code=NO_PYTHON, env={"LISTEN_FDS": "1"})
     with pytest.raises(AssertionError, match=f"exit {NO_PYTHON}"):
         subprocess_words = ["setpriv", "--bounding-set", "-sys_time", str(alone.program), "--root", str(oci.root), "run", "two"]
-        done = subprocess.run(subprocess_words, cwd=oci.bundle, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(subprocess_words, cwd=oci.bundle, stdin=subprocess.DEVNULL, env={**os.environ, "ALONE": "1"}, check=False)
         assert done.returncode == 0, f"exit {done.returncode}"
     assert alone("run", "two") == "hello\n"
 
@@ -322,13 +322,13 @@ def test_signals_and_the_end_of_run(oci: Runtime, alone: Alone) -> None:
     oci.command("/bin/sh", "-c", script)
     ready = oci.bundle / "rootfs" / "tmp" / "ready"
     for number in range(2):
-        words = [str(OCI), "--root", str(oci.root), "run", "one"]
+        words = [str(oci.program), "--root", str(oci.root), "run", "one"]
         with subprocess.Popen(words, cwd=oci.bundle, stdin=subprocess.DEVNULL) as running:
             deadline = time.monotonic() + 30
             while not ready.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             if number:
-                assert os.readlink(f"/proc/{running.pid}/exe") == str(OCI), "no interpreter"
+                assert os.readlink(f"/proc/{running.pid}/exe") == str(oci.program), "no interpreter"
             running.send_signal(signal.SIGTERM)
             assert running.wait(timeout=60) == 9
         ready.unlink()

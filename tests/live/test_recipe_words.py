@@ -13,6 +13,7 @@ import mkoci
 import pytest
 from harness import COMMAND, Pyrun
 
+UUID = "00000000-0000-4000-8000-000000000000"  # which no pod has
 SHOW = 'for one; do printf "<%s>" "$one"; done; printf "%s" "$A"'
 
 
@@ -44,8 +45,17 @@ def test_other_arguments_need_no_interpreter(pyrun: Pyrun, line: Callable[..., L
 
 @pytest.mark.parametrize(
     "arguments",
-    [[""], ["", "", ""], ["a\nb", " ", "\t"], ["\udcff\udcfe", "é"], ["--", "-e", "A=2", "--root"], ["x" * 100_000], ["n"] * 5000],
-    ids=["empty", "empties", "blanks", "bytes", "options", "long", "many"],
+    [
+        [""],
+        ["", "", ""],
+        ["a\nb", " ", "\t"],
+        ["\udcff\udcfe", "é"],
+        ["--", "-e", "A=2", "--root"],
+        ["x" * 100_000],
+        ["n"] * 5000,
+        [UUID, f"a{UUID}b"],
+    ],
+    ids=["empty", "empties", "blanks", "bytes", "options", "long", "many", "uuid"],
 )
 def test_every_argument_arrives(line: Callable[..., Line], busybox: Path, arguments: list[str]) -> None:
     command = ("run", busybox, "-e", "A=", "--exec", "/bin/sh", "--", "-c", SHOW, "sh")
@@ -251,3 +261,10 @@ def test_a_file_for_the_uuid_that_cannot_be_written(pyrun: Pyrun, tmp_path: Path
     assert "save the pod's UUID in" in refused.err
     assert not (tmp_path / "elsewhere").exists()
     assert [list((pyrun.root / "pods" / phase).iterdir()) for phase in ("preparing", "running")] == [[], []]
+
+
+def test_what_looks_like_a_uuid_stays_as_it_is(line: Callable[..., Line], busybox: Path) -> None:
+    """In words that decide, in those that are handed on, and in values."""
+    command = ("run", busybox, "-e", f"A={UUID}", "-e", f"PATH=/bin:/{UUID}", "--exec", "/bin/sh", "--", "-c")
+    first, again = (line(*command, f'echo "$1 $A $PATH {UUID}"', "sh", UUID) for _ in range(2))
+    assert first.out == again.out == f"{UUID} {UUID} /bin:/{UUID} {UUID}\n" and not again.python

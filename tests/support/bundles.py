@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Runtime:
 
     def __init__(self, folder: Path, probe: Path) -> None:
         self.folder = folder
+        self.program = OCI
         self.root = folder / "containers"
         self.bundle = folder / "bundle"
         self.bundle.mkdir(parents=True)
@@ -55,7 +57,7 @@ class Runtime:
         self.write()
 
     def __call__(self, *arguments: str | Path, code: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
-        words = [str(argument) for argument in (OCI, "--root", self.root, *arguments)]
+        words = [str(argument) for argument in (self.program, "--root", self.root, *arguments)]
         more = {"stdin": subprocess.DEVNULL, "cwd": self.bundle, **more}
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # not pipes: a container would hold them open
             code_seen = subprocess.run(words, stdout=out, stderr=err, text=True, timeout=30, **more).returncode
@@ -87,18 +89,19 @@ class Runtime:
 
 
 class Alone:
-    """The launcher, and an interpreter beside it that only tells that it was wanted."""
+    """A launcher that `oci` uses from now on, and beside it an interpreter that, for who calls this, only tells that it was wanted."""
 
     def __init__(self, folder: Path, oci: Runtime) -> None:
         folder.mkdir()
         self.oci = oci
-        self.program = folder / "pyrun-oci"
+        self.program = oci.program = folder / "pyrun-oci"
         shutil.copy(OCI, self.program)
-        (folder / "python3").write_text(f"#!/bin/sh\nexit {NO_PYTHON}\n")
+        script = f'#!/bin/sh\n[ -z "$ALONE" ] || exit {NO_PYTHON}\nexec {OCI.parent}/python3 "$@"\n'
+        (folder / "python3").write_text(script)
         (folder / "python3").chmod(0o755)
 
-    def __call__(self, *words: str | Path, code: int = 0, **more: Any) -> str:
-        more = {"stdin": subprocess.DEVNULL, "cwd": self.oci.bundle, **more}
+    def __call__(self, *words: str | Path, code: int = 0, env: Mapping[str, str] = os.environ, **more: Any) -> str:
+        more = {"stdin": subprocess.DEVNULL, "cwd": self.oci.bundle, "env": {**env, "ALONE": "1"}, **more}
         command = [str(word) for word in (self.program, "--root", self.oci.root, *words)]
         with (self.oci.folder / "out").open("w+") as out:  # not a pipe: a container would hold it open
             seen = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=60, **more).returncode

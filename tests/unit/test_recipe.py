@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from struct import Struct
+from types import ModuleType
 
 import pytest
 
+from pyrun.engine.installed import stamps
 from pyrun.pod import cache
-from pyrun.pod.recipe import BLANK, Recipe
+from pyrun.pod.recipe import _HEAD, Recipe
 
+BLANK = "01234567-89ab-4cde-8f01-2345678990ff"
 NATIVE = Path(__file__).resolve().parents[2] / "native"
+
+
+@pytest.fixture(autouse=True)
+def launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that a launcher became, which has not imported all there is."""
+    monkeypatch.setattr(sys.modules["__main__"], "launcher", "/a/bin/pyrun", raising=False)
+    monkeypatch.setattr(cache, "stamps", lambda: stamps()[:9])
 
 
 def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe:
@@ -36,12 +47,12 @@ def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
         f'#include "{NATIVE}/recipe.h"\n'
         'int main(void) { printf("%zu %zu %u %u %zu %zu %zu %s", sizeof(struct recipe_header), sizeof(struct recipe_check),'
         " RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper), offsetof(struct recipe_check, path),"
-        " sizeof(struct recipe_patch), RECIPE_BLANK); }\n"
+        " sizeof(struct recipe_patch), RECIPE_RECORD); }\n"
     )
     subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
     said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
     assert said[:4] == [str(cache._HEADER.size), str(cache._CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
-    assert said[4:] == ["40", "40", str(cache._PATCH.size), BLANK]
+    assert said[4:] == ["40", "40", str(cache._PATCH.size), _HEAD]
 
 
 def test_hash_is_fnv_1a() -> None:
@@ -52,7 +63,7 @@ def test_hash_is_fnv_1a() -> None:
 def test_key_holds_directory_root_and_every_word_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRUN_ROOT", "/r")
-    assert key_of("run", "a b", "") == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0run\0a b\0\0"
+    assert key_of("run", "a b", "") == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0/a/bin/pyrun\0run\0a b\0\0"
     assert key_of("run", "a", "b") != key_of("run", "a b")
 
 
@@ -66,7 +77,7 @@ def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.Monk
     assert path.name == cache.name_of(key)
     assert path.stat().st_mode & 0o777 == 0o600
     _, _, size, checks, key_at, key_size, plan, plan_size, record, record_size, helper, *more = Struct("=14I").unpack_from(data)
-    assert (size, checks, more, data[-1]) == (len(data), 1, [0, 0, 0], 0)
+    assert (size, checks, more, data[-1]) == (len(data), 1 + len(cache.stamps()), [0, 0, 0], 0)
     assert plan % 8 == 0
     assert data[key_at : key_at + key_size] == key
     assert data[plan : plan + plan_size] == made.block
@@ -122,3 +133,25 @@ def test_of_some_only_the_kind_counts(tmp_path: Path) -> None:
     source.rmdir()
     source.touch()
     assert not counted.fresh()
+
+
+def test_without_a_launcher_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would find it: the installation is part of the key."""
+    monkeypatch.delattr(sys.modules["__main__"], "launcher")
+    cache.save(str(tmp_path), ["run", "x"], recipe(tmp_path), "/helper", {})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_module_that_changed_since_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What decided may have been another one."""
+    module = ModuleType("pyrun.another")
+    module.__file__ = str(tmp_path / "another.py")
+    monkeypatch.setitem(sys.modules, "pyrun.another", module)
+    made = recipe(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        stamps()
+    cache.save(str(tmp_path), ["run", "x"], made, "/helper", {})
+    Path(module.__file__).touch()
+    assert stamps() == []
+    cache.save(str(tmp_path), ["run", "x"], made, "/helper", {})
+    assert not (tmp_path / "cache").exists()

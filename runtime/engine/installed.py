@@ -1,0 +1,40 @@
+"""This installation, for decisions that are kept: another one, or another version of this one, decides otherwise."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from pyrun import native
+
+__all__ = ["Stamp", "launcher", "stamps"]
+
+Stamp = tuple[int, int, int, int, int]  # device, inode, size, times of modification and change in nanoseconds: stat(2)
+_TICK = 10_000_000  # nanoseconds, of /proc/PID/stat (proc(5)) and at most of the clock that files get their times by
+
+
+def launcher() -> bytes:
+    """Return the path of the program that became this interpreter (native/launcher.c), b"" where it was none of pyrun's."""
+    path = getattr(sys.modules["__main__"], "launcher", "")
+    return os.fsencode(path) if isinstance(path, str) else b""
+
+
+def stamps() -> list[tuple[str, Stamp]]:
+    """Return the helper and every module that has decided in this process, as they are now.
+
+    None at all when one of them has changed since the process began: what was loaded may have been another.  OSError when one is gone.
+    """
+    loaded = {getattr(module, "__file__", "") for name, module in sys.modules.items() if name.partition(".")[0] == "pyrun"}
+    found = []
+    for path in [native.HELPER, *sorted(path for path in loaded if path)]:
+        info = os.stat(path)
+        found.append((path, (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)))
+    return [] if max(stamp[4] for _, stamp in found) >= _began() else found
+
+
+def _began() -> int:
+    """When this process began, in nanoseconds since 1970, or a little earlier."""
+    with open("/proc/self/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + (ticks - 1) * _TICK
