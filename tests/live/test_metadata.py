@@ -246,6 +246,12 @@ class FakePods:
         self.links.append(link)
 
 
+def listens(path: Path) -> bool:
+    """A moment ago the socket was not there, or not listened to yet."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+        return link.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def fakes(tmp_path: Path) -> Iterator[Callable[[int], FakePods]]:
     root = tmp_path / "s"
@@ -255,7 +261,7 @@ def fakes(tmp_path: Path) -> Iterator[Callable[[int], FakePods]]:
 
     def make(count: int) -> FakePods:
         deadline = time.monotonic() + 20
-        while not (root / "metadata.sock").exists():
+        while not listens(root / "metadata.sock"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         made.append(FakePods(root, count))
