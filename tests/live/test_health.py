@@ -89,8 +89,9 @@ def test_an_unhealthy_pod_is_ended(pyrun: Pyrun, detach: Detach, action: str, co
 
 def test_an_unhealthy_pod_starts_again(pyrun: Pyrun, detach: Detach) -> None:
     """Whatever its restart policy; it is well the second time."""
-    script = "test -e /tmp/first && touch /tmp/well; touch /tmp/first; exec sleep 1000"
-    uuid = detach(script, "test -e /tmp/well", "--health-on-failure", "restart")
+    script = "trap 'touch /tmp/well; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.05; done"
+    uuid = detach(script, "test ! -e /tmp/ready -o -e /tmp/well", "--health-on-failure", "restart")
+    wait_until(lambda: status(pyrun, uuid)["restarts"])
     pyrun("wait", "--condition", "healthy", "--timeout", "60s", uuid, code=0)
     assert status(pyrun, uuid)["restarts"] == 1
 

@@ -111,9 +111,11 @@ def test_an_unhealthy_app_is_ended(start: Start, action: str, code: int) -> None
 
 def test_an_unhealthy_app_starts_again(pyrun: Pyrun, start: Start) -> None:
     """Under the same process, with its files and its streams."""
-    script = "if [ -e /tmp/first ]; then touch /tmp/well; read word; exit $word; fi; touch /tmp/first; exec sleep 1000"
-    process = start(script, "test -e /tmp/well", "--health-on-failure", "restart", "--interactive")
+    again = "[ -e /tmp/well ] && read word && exit $word"
+    script = f"trap 'touch /tmp/well; exit 0' TERM; touch /tmp/ready; {again}; while :; do sleep 0.05; done"
+    process = start(script, "test ! -e /tmp/ready -o -e /tmp/well", "--health-on-failure", "restart", "--interactive")
     uuid = the_pod(pyrun)
+    wait_until(lambda: run_file(pyrun, uuid)["restarts"])
     pyrun("wait", "--condition", "healthy", "--timeout", f"{LIMIT}s", uuid, code=0)
     run = run_file(pyrun, uuid)
     assert (run["keeper"], run["restarts"]) == (process.pid, 1)

@@ -82,12 +82,13 @@ def test_one_that_is_killed_ends_what_the_policy_says(pyrun: Pyrun, pod: Pod) ->
 @pytest.mark.parametrize("detach", [True, False])
 def test_all_start_again(pyrun: Pyrun, pod: Pod, detach: bool) -> None:
     """Whatever the restart policy; in the foreground under the same process."""
-    script = "test -e /tmp/first && touch /tmp/well; touch /tmp/first; trap 'exit 0' TERM; while :; do sleep 0.05; done"
-    words = pod({"a": (STAY, ""), "b": (script, "test -e /tmp/well")}, {"b": ("--health-on-failure", "restart")})
+    script = "trap 'touch /tmp/well; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.05; done"
+    words = pod({"a": (STAY, ""), "b": (script, "test ! -e /tmp/ready -o -e /tmp/well")}, {"b": ("--health-on-failure", "restart")})
     running = pyrun.root / "pods" / "running"
     with subprocess.Popen([COMMAND, "run", *(["--detach"] if detach else []), *words], env=pyrun.environment()) as process:
         wait_until(lambda: any("pid" in one.read_text() for one in running.glob("*/run")))
         (uuid,) = os.listdir(running)
+        wait_until(lambda: status(pyrun, uuid)["restarts"])
         pyrun("wait", "--condition", "healthy", "--timeout", f"{LIMIT}s", uuid, code=0)
         assert status(pyrun, uuid)["restarts"] == 1
         assert [app["state"] for app in status(pyrun, uuid)["apps"]] == ["running", "running"]
