@@ -11,13 +11,13 @@ the loop about a millisecond; images are fetched and pods prepared by the functi
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
-from functools import partial
 
+from pyrun.aiopool import Pool
 from pyrun.calls import runtime_of
-from pyrun.errors import StateError, UsageError
+from pyrun.errors import UsageError
+from pyrun.loops import Mover, begin, bury
 from pyrun.plan import ops
 from pyrun.streams import INHERIT, PIPE, Pump, Streams
 
@@ -28,14 +28,13 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self, Unpack
 
     from pyrun import container as sync
-    from pyrun.api import Runtime
     from pyrun.engine.launch import Supervisor
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["Container", "Process", "run", "start"]
+__all__ = ["Container", "Pool", "Process", "run", "start"]
 
 
 async def run(
@@ -64,15 +63,15 @@ async def run(
     streams = Streams(PIPE if input is not None else stdin, stdout, stderr)
     container = None
     try:
-        container = await _begin(runtime, image, args, rootfs, streams, options, ops.ACCOUNT)
+        container = await begin(runtime, image, args, rootfs, streams, options, ops.ACCOUNT)
         container._started = started
         moving = Pump(container.release(), streams, input, output_limit)
-        await _Mover(moving).move(timeout)
+        await Mover(moving).move(timeout)
         result = container._result(moving)
     except BaseException:
         streams.close()
         if container is not None:
-            await _bury(container.release())
+            await bury(container.release())
         raise
     streams.close()
     runtime._later(container)
@@ -95,7 +94,7 @@ async def start(
     """Start an app that ends with this process; see `pyrun.start`.  Streams that are PIPE become asyncio's."""
     streams = Streams(stdin, stdout, stderr)
     try:
-        begun = await _begin(runtime_of(root), image, args, rootfs, streams, options, ops.ACCOUNT | ops.TELL_RUNNING)
+        begun = await begin(runtime_of(root), image, args, rootfs, streams, options, ops.ACCOUNT | ops.TELL_RUNNING)
     except BaseException:
         streams.close()
         raise
@@ -106,132 +105,6 @@ async def start(
         await made.close()
         raise
     return made
-
-
-async def _begin(
-    runtime: Runtime, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
-) -> sync.Container:
-    try:
-        return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
-    except StateError as error:
-        if error.errno != errno.EAGAIN:
-            raise
-    begin = partial(runtime._start, image, args, rootfs, streams, options, flags)  # somebody deletes from the store just now
-    task = asyncio.ensure_future(asyncio.to_thread(begin))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await _bury((await task).release())
-        raise
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    there = loop.create_future()
-
-    def tell() -> None:
-        if not there.done():
-            there.set_result(None)
-
-    loop.add_reader(fd, tell)
-    try:
-        await there
-    finally:
-        loop.remove_reader(fd)
-
-
-async def _gone(supervisor: Supervisor) -> None:
-    while not supervisor.reap():
-        own = os.dup(supervisor.pidfd)  # a loop has one reader for each descriptor, and others may wait too
-        try:
-            await _readable(own)
-        finally:
-            os.close(own)
-
-
-async def _bury(supervisor: Supervisor) -> None:
-    """Give a pod up, and wait until all of it is gone, whatever becomes of who waits."""
-    supervisor.hang_up()
-    await asyncio.shield(asyncio.ensure_future(_gone(supervisor)))
-
-
-class _Mover:
-    """A Pump on an event loop."""
-
-    def __init__(self, moving: Pump) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.moving = moving
-        self.done = self.loop.create_future()
-        self.ended = False
-        self.control = moving.supervisor.control
-        self.pidfd = moving.supervisor.pidfd
-        self.stdin = moving.streams.stdin.fileno() if moving.feeds and moving.streams.stdin else -1
-        self.readers: set[int] = set()
-
-    async def move(self, timeout: float | None) -> None:
-        """Until the app has ended and its pipes are read; after `timeout` seconds it is killed."""
-        timer = None if timeout is None else self.loop.call_later(timeout, self._time_is_over)
-        try:
-            self._read(self.control, self._report)
-            for fd in self.moving.open:
-                self._read(fd, self._take, fd)
-            if self.stdin >= 0:
-                self.loop.add_writer(self.stdin, self._guarded, self._feed)
-            await self.done
-        finally:
-            if timer:
-                timer.cancel()
-            for fd in list(self.readers):
-                self._forget(fd)
-            if self.stdin >= 0:
-                self.loop.remove_writer(self.stdin)
-
-    def _read(self, fd: int, what: object, *args: object) -> None:
-        self.readers.add(fd)
-        self.loop.add_reader(fd, self._guarded, what, *args)
-
-    def _forget(self, fd: int) -> None:
-        self.readers.discard(fd)
-        self.loop.remove_reader(fd)
-
-    def _guarded(self, what: object, *args: object) -> None:
-        try:
-            what(*args)  # type: ignore[operator]
-        except BaseException as error:
-            if not self.done.done():
-                self.done.set_exception(error)
-            return
-        if self.ended and not self.moving.open and not self.done.done():
-            self.done.set_result(None)
-
-    def _report(self) -> None:
-        supervisor = self.moving.supervisor
-        self._forget(self.control)  # a report of a failure closes it
-        if supervisor.next_report(linger=False) is not None and supervisor.status is None:
-            self._read(self.control, self._report)
-            return
-        self.ended = True
-        if self.moving.open:
-            self._read(self.pidfd, self._drain)
-
-    def _take(self, fd: int) -> None:
-        if not self.moving.take(fd):
-            self._forget(fd)
-
-    def _feed(self) -> None:
-        if not self.moving.feed():
-            self.loop.remove_writer(self.stdin)
-            self.stdin = -1
-            self.moving.no_more()
-
-    def _drain(self) -> None:
-        for fd in (self.pidfd, *self.moving.open):
-            self._forget(fd)
-        self.moving.drain()
-
-    def _time_is_over(self) -> None:
-        if not self.ended:
-            self.moving.give_up("timeout")
 
 
 class _Watched:
@@ -301,7 +174,7 @@ class _Watched:
         """Kill what still runs and wait until everything of it is gone."""
         if self._supervisor.control >= 0:
             self._loop.remove_reader(self._supervisor.control)
-        await _bury(self._supervisor)
+        await bury(self._supervisor)
         self._settle(ChildProcessError("it was closed"))
 
     async def __aenter__(self) -> Self:

@@ -34,11 +34,86 @@ if TYPE_CHECKING:
     from pyrun.result import Result
     from pyrun.streams import Stream
 
-__all__ = ["Pool"]
+    Shell = tuple[Container, socket]
+
+__all__ = ["Pool", "Shells", "answer", "ended_by_themselves", "new_streams", "not_executed", "order_of", "tell"]
 
 _PARK = "/.pyrun/park"
 _NO_STDIN = 1
 _MOST = 131072 - 1024  # bytes of one order, native/park.c
+
+
+class Shells:
+    """What pools are made of: shells of one kind, those that wait, and how they are told what to become.  They are this process's only."""
+
+    __slots__ = ("_owner", "_waiting", "closed", "image", "options", "rootfs", "runtime", "size")
+
+    def __init__(self, image: str | None, rootfs: str | None, size: int, root: str | None, options: Keywords) -> None:
+        if size < 1:
+            raise UsageError("make pool", "", f"{size} is no size", hint="1 or more")
+        if options.get("exec"):
+            raise UsageError("make pool", "", "exec is said by each run", hint='pool.run(["/bin/program", ...])')
+        self.size = size
+        self.runtime = runtime_of(root)
+        self.image = image
+        self.rootfs = rootfs
+        park = Volume(_PARK, source=os.path.realpath(os.path.dirname(HELPER) + "/park"), read_only=True)
+        self.options: Keywords = {**options, "exec": _PARK, "volume": [*options.get("volume", ()), park]}
+        self.closed = False
+        self._waiting: deque[Shell] = deque()
+        self._owner = os.getpid()
+
+    @property
+    def waiting(self) -> deque[Shell]:
+        """Those that wait; a process that was forked has none of its parent's."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._waiting = deque()
+        return self._waiting
+
+    def missing(self) -> bool:
+        """Whether one more is to be made."""
+        return len(self.waiting) < self.size and not self.closed
+
+    def take(self) -> Shell | None:
+        """Return one that waits, for one use, None when there is none; StateError when the pool is closed."""
+        if self.closed:
+            raise StateError("run container", "", "the pool is closed")
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+
+def new_streams() -> tuple[socket, socket, Streams]:
+    """Return the socket that a shell is told by, the shell's end of it, and the streams to start the shell with."""
+    import socket
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours, theirs, Streams(theirs, DEVNULL, DEVNULL)
+
+
+def tell(ours: socket, order: bytes, streams: Streams) -> bool:
+    """Hand a shell its order, a message of native/park.c; False when it has ended meanwhile."""
+    import socket
+
+    first, *others = streams.app
+    try:
+        socket.send_fds(ours, [order], [others[0] if first is None else first, *others])
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    streams.sent()
+    return True
+
+
+def ended_by_themselves() -> StateError:
+    """Return the error of a pool whose shells do not wait."""
+    return StateError("run container", "", "the shells of the pool end by themselves", hint="something kills their processes")
+
+
+def not_executed(program: str, code: int) -> ExecError:
+    """Return the error of a program that could not be executed."""
+    return ExecError("execute", program, errno=code, hint="the program is looked up in the pod: name it by its path there")
 
 
 class Pool:
@@ -51,20 +126,13 @@ class Pool:
     def __init__(
         self, image: str | None = None, *, rootfs: str | None = None, size: int = 4, root: str | None = None, **options: Unpack[Keywords]
     ) -> None:
-        if size < 1:
-            raise UsageError("make pool", "", f"{size} is no size", hint="1 or more")
-        if options.get("exec"):
-            raise UsageError("make pool", "", "exec is said by each run", hint='pool.run(["/bin/program", ...])')
+        self._kind = Shells(image, rootfs, size, root, options)
         self.size = size
-        self._runtime = runtime_of(root)
-        self._image = image
-        self._rootfs = rootfs
-        park = Volume(_PARK, source=os.path.realpath(os.path.dirname(HELPER) + "/park"), read_only=True)
-        self._options: Keywords = {**options, "exec": _PARK, "volume": [*options.get("volume", ()), park]}
-        self._shells: deque[tuple[Container, socket]] = deque()
-        self._owner = os.getpid()
-        self._closed = False
         self.fill()
+
+    @property
+    def _shells(self) -> deque[Shell]:
+        return self._kind.waiting
 
     @property
     def ready(self) -> int:
@@ -73,19 +141,14 @@ class Pool:
 
     def fill(self) -> None:
         """Start as many shells as are missing; PyrunError when that is not possible."""
-        if self._owner != os.getpid():  # a process that was forked has none of its parent's
-            self._owner = os.getpid()
-            self._shells = deque()
-        while len(self._shells) < self.size and not self._closed:
+        while self._kind.missing():
             self._shells.append(self._shell())
 
-    def _shell(self) -> tuple[Container, socket]:
-        import socket
-
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        streams = Streams(theirs, DEVNULL, DEVNULL)
+    def _shell(self) -> Shell:
+        kind = self._kind
+        ours, theirs, streams = new_streams()
         try:
-            return self._runtime._start(self._image, (), self._rootfs, streams, self._options, ops.ACCOUNT), ours
+            return kind.runtime._start(kind.image, (), kind.rootfs, streams, kind.options, ops.ACCOUNT), ours
         except BaseException:
             ours.close()
             raise
@@ -118,7 +181,7 @@ class Pool:
             stdout = stderr = PIPE
         started = time.monotonic()
         first = PIPE if input is not None else stdin
-        order = _order(args, set_env or {}, working_dir or "", first is None or first == DEVNULL)
+        order = order_of(args, set_env or {}, working_dir or "", first is None or first == DEVNULL)
         for _ in range(self.size + 2):
             streams = Streams(first, stdout, stderr)
             try:
@@ -128,13 +191,12 @@ class Pool:
             if done is not None:
                 break
         else:
-            raise StateError("run container", "", "the shells of the pool end by themselves", hint="something kills their processes")
+            raise ended_by_themselves()
         result, failed = done
         with contextlib.suppress(OSError, PyrunError):  # the next run finds no shell and says why
             self.fill()
         if failed:
-            hint = "the program is looked up in the pod: name it by its path there"
-            raise ExecError("execute", args[0], errno=failed, hint=hint)
+            raise not_executed(args[0], failed)
         if check:
             result.check_returncode()
         return result
@@ -150,46 +212,29 @@ class Pool:
         started: float,
     ) -> tuple[Result, int] | None:
         """The result, and the errno of an execve that failed; None when the shell was killed before it took the order."""
-        import socket
-
-        container, ours = self._take()
+        container, ours = self._kind.take() or self._shell()
         with ours:
             try:
-                first, *others = streams.app
-                try:
-                    socket.send_fds(ours, [order], [others[0] if first is None else first, *others])
-                except (BrokenPipeError, ConnectionResetError):
+                if not tell(ours, order, streams):
                     container.close()
                     return None
-                streams.sent()
                 container._streams, container._started, container.args = streams, started, list(args)
                 moving = Pump(container.release(), streams, data, limit)
                 pump(moving, timeout)
-                taken, failed = _answer(ours)
+                taken, failed = answer(ours)
                 result = container._result(moving)
             except BaseException:
                 container.close()
                 raise
-        self._runtime._later(container)
+        self._kind.runtime._later(container)
         return (result, failed) if taken or moving.outcome else None
-
-    def _take(self) -> tuple[Container, socket]:
-        if self._closed:
-            raise StateError("run container", "", "the pool is closed")
-        if self._owner != os.getpid():
-            self.fill()
-        try:
-            return self._shells.popleft()
-        except IndexError:
-            return self._shell()
 
     def close(self) -> None:
         """End every shell and wait until it is gone."""
-        self._closed = True
-        if self._owner != os.getpid():
-            return
-        while self._shells:
-            container, ours = self._shells.popleft()
+        self._kind.closed = True
+        waiting = self._shells
+        while waiting:
+            container, ours = waiting.popleft()
             ours.close()
             container.close()
 
@@ -200,8 +245,8 @@ class Pool:
         self.close()
 
 
-def _order(args: Sequence[str], env: Mapping[str, str], directory: str, no_stdin: bool) -> bytes:
-    """The message of native/park.c."""
+def order_of(args: Sequence[str], env: Mapping[str, str], directory: str, no_stdin: bool) -> bytes:
+    """Return the message of native/park.c; UsageError for words that cannot be handed on."""
     if isinstance(args, str) or not args:
         raise UsageError("run container", str(args), "no list of words", hint="args begins with the program")
     words = [directory, *args, *[f"{name}={value}" for name, value in env.items()]]
@@ -216,8 +261,8 @@ def _order(args: Sequence[str], env: Mapping[str, str], directory: str, no_stdin
     return order
 
 
-def _answer(order: socket) -> tuple[bool, int]:
-    """Whether the order was taken, and what execve(2) said when it failed, else 0."""
+def answer(order: socket) -> tuple[bool, int]:
+    """Return whether the order was taken, and what execve(2) said when it failed, else 0."""
     order.setblocking(False)
     said = [b"", b""]
     for turn in range(2):
