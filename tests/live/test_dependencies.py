@@ -42,7 +42,7 @@ def show(pyrun: Pyrun, name: str, *paths: str) -> list[str]:
     return pyrun("run", name, "--exec", "/bin/sh", "--", "-c", script, code=0).out.split()
 
 
-def test_later_replaces_earlier_also_in_a_diamond(pyrun: Pyrun, image: Make, busybox: Path) -> None:
+def test_ace_05_later_replaces_earlier_also_in_a_diamond(pyrun: Pyrun, image: Make, busybox: Path) -> None:
     pyrun("fetch", busybox, code=0)
     d = image("example.com/d", edit=both(needing("example.com/busybox"), holding(everywhere="D", b_and_d="D", only_d="D")))
     b = image("example.com/b", edit=both(needing("example.com/d"), holding(everywhere="B", b_and_d="B", only_b="B")))
@@ -53,7 +53,7 @@ def test_later_replaces_earlier_also_in_a_diamond(pyrun: Pyrun, image: Make, bus
     assert show(pyrun, "example.com/a", "/everywhere", "/b_and_d", "/only_d", "/only_b", "/b_and_c") == ["A", "D", "D", "B", "C"]
 
 
-def test_whitelist_is_what_the_app_sees(pyrun: Pyrun, image: Make, busybox: Path) -> None:
+def test_ace_07_whitelist_is_what_the_app_sees(pyrun: Pyrun, image: Make, busybox: Path) -> None:
     pyrun(
         "fetch",
         busybox,
@@ -65,6 +65,36 @@ def test_whitelist_is_what_the_app_sees(pyrun: Pyrun, image: Make, busybox: Path
     assert show(pyrun, "example.com/top", "/etc/keep", "/etc/drop", "/own", "/hidden", "/probe") == ["1", "none", "3", "none", "none"]
     # the image below is as it was
     assert show(pyrun, "example.com/base", "/etc/drop") == ["2"]
+
+
+def test_ace_06_a_link_is_replaced_and_never_followed(pyrun: Pyrun, image: Make, busybox: Path) -> None:
+    pyrun("fetch", busybox, code=0)
+    linked = image("example.com/linked", edit=both(needing("example.com/busybox"), lambda made: made.symlink("/lib", "/etc")))
+    pyrun("fetch", linked, image("example.com/top", edit=both(needing("example.com/linked"), holding(lib__x="new"))), code=0)
+    script = "cat /lib/x; echo; [ -L /lib ] || echo directory; ls /lib; [ -e /etc/x ] || echo untouched"
+    assert pyrun("run", "example.com/top", "--exec", "/bin/sh", "--", "-c", script, code=0).out.split() == [
+        "new",
+        "directory",
+        "x",
+        "untouched",
+    ]
+
+
+def test_im_35_the_app_of_a_dependency_is_ignored(pyrun: Pyrun, image: Make, busybox: Path) -> None:
+    pyrun("fetch", busybox, code=0)
+    below = {
+        "environment": [{"name": "BELOW", "value": "1"}],
+        "workingDirectory": "/tmp",
+        "mountPoints": [{"name": "below", "path": "/below"}],
+        "isolators": [{"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_KILL"]}}],
+        "eventHandlers": [{"name": "pre-start", "exec": ["/no/such"]}],
+    }
+    pyrun("fetch", image("example.com/below", app=below, edit=needing("example.com/busybox")), code=0)
+    pyrun("fetch", image("example.com/above", edit=needing("example.com/below")), code=0)
+    script = "echo ${BELOW-none} $PWD; [ -e /below ] || echo unmounted; grep CapBnd /proc/self/status"
+    done = pyrun("run", "example.com/above", "--exec", "/bin/sh", "--", "-c", script, code=0)
+    assert done.out.split()[:3] == ["none", "/", "unmounted"] and done.err == ""
+    assert done.out.split()[-1] != f"{1 << 5:016x}", "CAP_KILL alone"
 
 
 def test_layers_are_shared_and_kept_while_needed(pyrun: Pyrun, image: Make, busybox: Path) -> None:

@@ -30,7 +30,7 @@ def nodes(seen: dict[str, Any]) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("flags", [(), MKNOD, ("--no-overlay",), ("--readonly-rootfs",)], ids=["default", "mknod", "copy", "readonly"])
-def test_the_list_is_closed(shared: Pyrun, flags: tuple[str, ...]) -> None:
+def test_ace_12_the_list_is_closed(shared: Pyrun, flags: tuple[str, ...]) -> None:
     expected: dict[str, tuple[object, ...]] = {name: ("c", *number, 0o666, 0, 0) for name, number in NODES.items()}
     expected["console"] = ("c", 1, 3, 0o666, 0, 0)  # without a terminal what is written there goes nowhere
     found = shared.report(*flags)
@@ -39,7 +39,7 @@ def test_the_list_is_closed(shared: Pyrun, flags: tuple[str, ...]) -> None:
     assert sorted(name for name, one in found["dev"].items() if one["type"] == "d") == ["mqueue", "pts", "shm"]
 
 
-def test_kernel_file_systems(seen: dict[str, Any]) -> None:
+def test_ace_12_kernel_file_systems(seen: dict[str, Any]) -> None:
     kinds = {}
     for line in seen["mounts"]:
         head, tail = line.split(" - ")

@@ -20,17 +20,17 @@ def variables(shared: Pyrun, *flags: str | Path, image: Path | None = None, env:
     return dict(line.split("=", 1) for line in seen["env"])
 
 
-def test_what_everyone_gets(shared: Pyrun) -> None:
+def test_ace_40_42_what_everyone_gets(shared: Pyrun) -> None:
     """ACE-40, and nothing of the caller's (ACE-42): the whole list."""
     found = variables(shared, env={"SECRET": "x", "LD_PRELOAD": "", "PYTHONPATH": "/x", "TERM": "vt100", "USER": "somebody"})
     assert found == {"PATH": PATH, "HOME": "/", "USER": "root", "LOGNAME": "root", "AC_APP_NAME": "probe", "container": "pyrun"}
 
 
-def test_a_name_of_its_own(shared: Pyrun) -> None:
+def test_ace_41_a_name_of_its_own(shared: Pyrun) -> None:
     assert variables(shared, "--name", "web")["AC_APP_NAME"] == "web"
 
 
-def test_image_variables_are_literal(shared: Pyrun, image: Make) -> None:
+def test_im_23_ace_43_image_variables_are_literal(shared: Pyrun, image: Make) -> None:
     """IM-23: no expansion; ACE-43: PATH may be overridden, the executor's own names may not."""
     own = {
         "A": "${HOME} $A `id` \\ \" ' \n\t",

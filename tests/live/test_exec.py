@@ -53,7 +53,7 @@ def argv(result_out: str) -> list[str]:
     return found
 
 
-def test_bare_names_are_looked_up(shared: Pyrun, tools: Path) -> None:
+def test_im_10_bare_names_are_looked_up(shared: Pyrun, tools: Path) -> None:
     """IM-10: the first executable one on PATH; argv[0] stays as written."""
     assert argv(shared("run", tools, code=0).out) == ["tool", "report"]
     assert argv(shared("run", "-e", "PATH=/opt:/work", tools, "--exec", "own", "--", "report", code=0).out)[0] == "own"
@@ -69,7 +69,7 @@ def test_relative_names_start_at_the_working_directory(shared: Pyrun, tools: Pat
     )  # an empty element is the directory itself
 
 
-def test_arguments_are_literal(shared: Pyrun, tools: Path) -> None:
+def test_im_11_arguments_are_literal(shared: Pyrun, tools: Path) -> None:
     """IM-11: no shell, no expansion, no reading of what looks like options."""
     words = ["report", "$HOME", "*", "", " ", "a b", "--name", "--", "-x", "\n", "'\"\\", "\N{SNOWMAN}".encode().decode("latin-1")]
     assert argv(shared("run", tools, "--exec", "/usr/bin/tool", "--", *words[:-1], "\N{SNOWMAN}", code=0).out)[1:] == words
@@ -116,7 +116,7 @@ def test_a_program_of_somebody_else(shared: Pyrun, tools: Path) -> None:
     shared("run", tools, "--exec", "/private", "--", "exit", "0", code=0)
 
 
-def test_nothing_to_execute(shared: Pyrun, image: Make) -> None:
+def test_im_09_nothing_to_execute(shared: Pyrun, image: Make) -> None:
     """IM-09: an image without a program needs --exec."""
     path = image("example.com/no-app", [], edit=lambda made: made.manifest.pop("app", None))
     assert "no app section" in shared("run", path, code=125).err

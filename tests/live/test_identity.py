@@ -60,7 +60,7 @@ def ids(shared: Pyrun, path: Path, *flags: str) -> tuple[int, int, list[int]]:
     ],
     ids=lambda value: " ".join(value) or "default" if isinstance(value, list) else "",
 )
-def test_exact_ids(shared: Pyrun, people: Path, flags: list[str], expected: tuple[int, int, list[int]]) -> None:
+def test_im_13_14_exact_ids(shared: Pyrun, people: Path, flags: list[str], expected: tuple[int, int, list[int]]) -> None:
     assert ids(shared, people, *flags) == expected
 
 
@@ -68,7 +68,7 @@ BAD_USERS = "nobody-here daemon -1 +1 01 0x0 1e3 2147483648 4294967295 429496729
 
 
 @pytest.mark.parametrize("user", [*BAD_USERS, "٣", " 0", "/nowhere", "/owned/x", "/../../owned/.."])
-def test_no_other_user_is_taken_for_one(shared: Pyrun, people: Path, user: str) -> None:
+def test_im_15_no_other_user_is_taken_for_one(shared: Pyrun, people: Path, user: str) -> None:
     """IM-15, SEC-24: refusal, with the string named, and never id 0 by accident; the host's accounts do not count."""
     for flag in ("--user", "--group"):
         result = shared("run", f"{flag}={user}", people)
@@ -92,7 +92,7 @@ def test_unknown_manifest_identity(shared: Pyrun, image: Make, app: dict[str, st
     assert "ghost" in failed.err and "hint: " in failed.err
 
 
-def test_callers_groups_do_not_leak(shared: Pyrun) -> None:
+def test_im_17_callers_groups_do_not_leak(shared: Pyrun) -> None:
     """IM-17, E03."""
     program = "import os, sys; os.setgroups([4, 20, 12345]); os.execv(sys.argv[1], sys.argv[1:])"
     for flags in ([], ["--user", "app"], ["--supplementary-gids", "7"]):
@@ -119,7 +119,7 @@ def capabilities(shared: Pyrun, *flags: str) -> dict[str, int]:
     return {name: int(status[name], 16) for name in SETS}
 
 
-def test_eight_capabilities_by_default(shared: Pyrun) -> None:
+def test_ace_53_eight_capabilities_by_default(shared: Pyrun) -> None:
     """SEC-15; none of them inheritable or ambient (E02)."""
     held = capabilities(shared)
     assert held == {"CapInh": 0, "CapPrm": caps.DEFAULT, "CapEff": caps.DEFAULT, "CapBnd": caps.DEFAULT, "CapAmb": 0}
@@ -142,7 +142,7 @@ def test_others_than_root_hold_none(shared: Pyrun, user: str) -> None:
         (["--caps-remove", "SYS_ADMIN"], caps.DEFAULT),
     ],
 )
-def test_chosen_capabilities(shared: Pyrun, flags: list[str], mask: int) -> None:
+def test_ace_54_55_chosen_capabilities(shared: Pyrun, flags: list[str], mask: int) -> None:
     """ACE-54, ACE-55: bounding, permitted and effective alike."""
     held = capabilities(shared, *flags)
     assert (held["CapBnd"], held["CapPrm"], held["CapEff"]) == (mask, mask, mask)
@@ -175,7 +175,7 @@ def test_the_filter_is_on(shared: Pyrun, flags: list[str]) -> None:
     assert shared.report(*flags, "--insecure-options", "seccomp,new-privs")["status"]["Seccomp"] == "0"
 
 
-def test_set_id_programs_are_inert(shared: Pyrun, image: Make, tmp_path: Path, probe: Path) -> None:
+def test_ace_58_set_id_programs_are_inert(shared: Pyrun, image: Make, tmp_path: Path, probe: Path) -> None:
     """A25, ACE-58: in the image and in a volume; both alive only where no_new_privs is given up, the volume's not even then."""
 
     def edit(made: Image) -> None:
@@ -217,7 +217,7 @@ def test_oom_score(shared: Pyrun, image: Make) -> None:
     assert json.loads(shared("run", "--oom-score-adj", "7", path, code=0).out)["oom_score_adj"] == ["7"]
 
 
-def test_working_directory(shared: Pyrun, people: Path, image: Make, tmp_path: Path) -> None:
+def test_im_21_22_ace_44_working_directory(shared: Pyrun, people: Path, image: Make, tmp_path: Path) -> None:
     """IM-21, IM-22, ACE-44: checked after the volumes are there, with the app's own rights."""
     assert shared.report()["cwd"] == "/"
     assert shared.report("--working-dir", "/tmp")["cwd"] == "/tmp"

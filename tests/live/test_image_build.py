@@ -110,7 +110,7 @@ def test_oci(shared: Pyrun, tree: Path, tmp_path: Path) -> None:
     assert json.loads(seen.stdout)["config"]["Entrypoint"] == ["/bin/sh", "-c", "busybox echo hello"]
 
 
-def test_signed_ones_are_trusted(shared: Pyrun, tree: Path, tmp_path: Path, signer: Signer) -> None:
+def test_aci_15_16_signed_ones_are_trusted(shared: Pyrun, tree: Path, tmp_path: Path, signer: Signer) -> None:
     """ACI-15, ACI-16: a detached armoured signature beside the file."""
     out = tmp_path / "signed.aci"
     key = subprocess.run(["gpg", "--homedir", signer.home, "--list-keys", "--with-colons"], check=True, capture_output=True, text=True)
@@ -121,7 +121,7 @@ def test_signed_ones_are_trusted(shared: Pyrun, tree: Path, tmp_path: Path, sign
     assert shared("run", out, code=0).out == "trusted\n"
 
 
-def test_what_is_refused(shared: Pyrun, tree: Path, tmp_path: Path) -> None:
+def test_aci_01_what_is_refused(shared: Pyrun, tree: Path, tmp_path: Path) -> None:
     """ACI-01: an image's name ends in .aci."""
     (tmp_path / "bad.json").write_text("{")
     cases: list[tuple[tuple[str | Path, ...], int, str]] = [

@@ -52,7 +52,7 @@ def test_tampered(pyrun: Pyrun, image: Make, tmp_path: Path, offset: int) -> Non
     assert images(pyrun) == []
 
 
-def test_unknown_key_then_trusted_for_its_prefix(pyrun: Pyrun, image: Make, tmp_path: Path, stranger: Signer) -> None:
+def test_aci_18_unknown_key_then_trusted_for_its_prefix(pyrun: Pyrun, image: Make, tmp_path: Path, stranger: Signer) -> None:
     path = copy(image("example.net/tool", ["/probe", "exit", "4"]), tmp_path)
     assert "which is trusted for example.com only" in pyrun("run", path, code=125).err
     stranger.sign(path)

@@ -69,7 +69,7 @@ def test_host_name_is_the_pods(shared: Pyrun, seen: dict[str, Any]) -> None:
     assert os.uname().nodename != seen["hostname"]
 
 
-def test_network_none_is_a_working_loopback_alone(shell: Shell, seen: dict[str, Any]) -> None:
+def test_ace_14_network_none_is_a_working_loopback_alone(shell: Shell, seen: dict[str, Any]) -> None:
     assert seen["interfaces"] == ["lo"]
     assert "127.0.0.1" in shell("ifconfig lo") and "UP" in shell("ifconfig lo")
     script = "nc -ll -p 8080 -e echo hello & while ! nc 127.0.0.1 8080 </dev/null 2>/dev/null; do :; done"

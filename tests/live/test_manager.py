@@ -143,7 +143,7 @@ def ask(path: str) -> list[str]:
 
 @pytest.mark.parametrize("checked", [(), CHECKED], ids=["alone", "checked"])
 @pytest.mark.parametrize("names", ["web", "web:admin:three:four:five:six:seven:eight"])
-def test_sockets_are_handed_on(shared: Pyrun, tmp_path: Path, names: str, checked: tuple[str, ...]) -> None:
+def test_im_29_sockets_are_handed_on(shared: Pyrun, tmp_path: Path, names: str, checked: tuple[str, ...]) -> None:
     """From 3 on, with their names, and for the pid that the app has in its own namespace."""
     process = activate(shared, tmp_path / "socket", names, *checked)
     said = ask(f"{tmp_path}/socket-web")
@@ -185,7 +185,7 @@ def test_pods_in_the_background_keep_the_sockets(shared: Pyrun, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_each_app_gets_the_sockets_that_it_names(shared: Pyrun, tmp_path: Path, prepared: bool) -> None:
+def test_im_30_each_app_gets_the_sockets_that_it_names(shared: Pyrun, tmp_path: Path, prepared: bool) -> None:
     """In their order, and no others; without a name the first app gets all."""
     admin = serving(shared, "--name", "admin", "--socket", "admin")
     words: tuple[str | Path, ...] = (*serving(shared, "--name", "web", "--socket", "three,web"), "---", *admin)

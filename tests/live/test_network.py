@@ -182,6 +182,17 @@ def test_bandwidth_is_limited_both_ways(world: World) -> None:
         world.stop("slow")
 
 
+def test_ace_82_what_a_pod_sends_to_itself_is_not_limited(world: World) -> None:
+    """160 seconds' worth of bytes."""
+    begun = time.monotonic()
+    script = (
+        "/bin/busybox mkfifo /f; exec 3<>/f; dd if=/dev/zero bs=64k count=320 2>/dev/null | nc -l -p 7100 127.0.0.1 >/dev/null & "
+        "until grep -q ':1BBC .* 0A ' /proc/net/tcp; do sleep 0.01; done; nc 127.0.0.1 7100 <&3 | wc -c"
+    )
+    assert world.sh(script, "--net", "default", "--net-bandwidth", "in=1m,out=1m").strip() == str(320 << 16)
+    assert time.monotonic() - begun < 80
+
+
 def test_an_images_isolator_limits_bandwidth_and_the_flag_wins(world: World, image: Callable[..., Path]) -> None:
     isolator = {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "2M"}}
     path = image("example.com/slow", app={"isolators": [isolator]})

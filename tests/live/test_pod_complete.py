@@ -40,7 +40,7 @@ def manifest(tmp_path: Path, image_id: str) -> Callable[..., Path]:
     return make
 
 
-def test_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path) -> None:
+def test_ace_47_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path) -> None:
     """Two apps share a volume and the network, read their metadata and configuration, sign and verify, and stop in order.
 
     They find each other within a second of their start (ACE-47).
@@ -89,7 +89,7 @@ def test_done_when(shared: Pyrun, manifest: Callable[..., Path], tmp_path: Path)
     shared("rm", uuid, code=0)
 
 
-def test_pod_18_what_the_service_says_is_what_was_asked(shared: Pyrun, manifest: Callable[..., Path]) -> None:
+def test_pod_11_16_17_18_what_the_service_says_is_what_was_asked(shared: Pyrun, manifest: Callable[..., Path]) -> None:
     """User annotations and labels, the pod's annotations and unknown isolators come back and change nothing (POD-16, POD-17)."""
     described = {
         "annotations": [{"name": "a.io/b", "value": "1"}],
@@ -108,7 +108,7 @@ def test_pod_18_what_the_service_says_is_what_was_asked(shared: Pyrun, manifest:
     assert "isolator example.com/unknown of the pod is unknown and has no effect" in found.err
 
 
-def test_pod_12_14_ports_are_reached_through_the_host(shared: Pyrun, manifest: Callable[..., Path]) -> None:
+def test_pod_12_14_15_ports_are_reached_through_the_host(shared: Pyrun, manifest: Callable[..., Path]) -> None:
     """hostPort of a port by name, and podPort, which needs no port of an app; names are unique in a pod (POD-15)."""
     serve = (
         "for p in 8080 8081; do (echo port $p | nc -l -p $p >/dev/null) & done; "
@@ -155,7 +155,7 @@ def test_what_is_refused(shared: Pyrun, manifest: Callable[..., Path], more: dic
     assert error in refused.err and "\nhint: " in refused.err and "Traceback" not in refused.err
 
 
-def test_ace_50_status_lists_what_became_of_isolators(shared: Pyrun, image: Callable[..., Path]) -> None:
+def test_im_25_ace_50_status_lists_what_became_of_isolators(shared: Pyrun, image: Callable[..., Path]) -> None:
     """IM-25.  Enforced, changed by a flag, ignored; and a privilege that an image would give up stays (ACE-58)."""
     isolators = [
         {"name": "os/linux/oom-score-adj", "value": 100},

@@ -53,7 +53,7 @@ def pyrun_command() -> Path:
     return COMMAND
 
 
-def test_what_can_be_asked(pyrun: Pyrun, detach: Detach) -> None:
+def test_ace_16_what_can_be_asked(pyrun: Pyrun, detach: Detach) -> None:
     # ACE-16
     uuid = detach("seq 5; echo e >&2")
     pyrun("wait", uuid, code=0)

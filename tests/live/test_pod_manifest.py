@@ -44,8 +44,11 @@ def manifest(tmp_path: Path, image_id: str) -> Manifest:
     return make
 
 
-def test_it_runs_what_it_lists(shared: Pyrun, manifest: Manifest, tmp_path: Path) -> None:
-    """Volumes by name, one of an app's own, a read-only root, another app in place of the image's; options of the pod still count."""
+def test_pod_02_06_07_08_it_runs_what_it_lists(shared: Pyrun, manifest: Manifest, tmp_path: Path) -> None:
+    """Volumes by name, one of an app's own, a read-only root, another app in place of the image's; options of the pod still count.
+
+    Of an image that occurs twice each app has its own files.
+    """
     (tmp_path / "host").mkdir()
     (tmp_path / "host" / "file").write_text("host\n")
 
@@ -58,10 +61,11 @@ def test_it_runs_what_it_lists(shared: Pyrun, manifest: Manifest, tmp_path: Path
         found["apps"][1]["app"]["environment"] = [{"name": "X", "value": "1"}]
 
     wait = "until [ -e /b/x ]; do sleep 0.01; done"
-    second = f"{wait}; stat -c %a:%u:%g /b; cat /own/file; touch /y 2>/dev/null || echo ro; echo $X $AC_APP_NAME; hostname"
-    path = manifest(edit, a="echo >/data/x; exit 0", b=second)
+    second = f"{wait}; [ -e /twin ] || echo apart; stat -c %a:%u:%g /b; cat /own/file; touch /y 2>/dev/null || echo ro"
+    second += "; echo $X $AC_APP_NAME; hostname"
+    path = manifest(edit, a="touch /twin; echo >/data/x; exit 0", b=second)
     done = shared("run", "--hostname", "web-1", "--pod-manifest", path, code=0)
-    assert done.out.splitlines() == ["750:3:4", "host", "ro", "1 b", "web-1"]
+    assert done.out.splitlines() == ["apart", "750:3:4", "host", "ro", "1 b", "web-1"]
     assert shared("run", "--pod-manifest", manifest(one="echo alone; exit 4"), code=4).out == "alone\n"
 
 
@@ -69,42 +73,91 @@ MEMORY = {"name": "resource/memory", "value": {"limit": "64M"}}
 NETWORK = {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "1M"}}
 
 
-def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest, image_id: str) -> None:
-    def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
-        def edit(found: dict[str, Any]) -> None:
-            at: Any = found
-            for step in place[:-1]:
-                at = at[step]
+ABSENT = object()
+
+
+def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(found: dict[str, Any]) -> None:
+        at: Any = found
+        for step in place[:-1]:
+            at = at[step]
+        if value is ABSENT:
+            del at[place[-1]]
+        else:
             at[place[-1]] = value
 
-        return edit
+    return edit
 
-    cases = [
-        (put("acKind", value="ImageManifest"), 'acKind: "ImageManifest" where PodManifest is required'),
-        (put("acVersion", value="9.0.0"), "acVersion: "),
-        (put("apps", value=[]), "apps: is empty"),
-        (put("apps", 0, "name", value="A/.."), "apps[0].name: "),
-        (put("apps", 1, "name", value="a"), "apps[1].name: a second app named"),
-        (put("apps", 0, "image", value={"name": "example.com/busybox"}), "apps[0].image.id: missing"),
-        (put("apps", 0, "image", "id", value="sha512-abc"), "apps[0].image.id: "),
-        (put("apps", 0, "image", "id", value=image_id[:-3] + "000"), "not in the store"),
-        (put("apps", 0, "image", "name", value="example.com/other"), "it is example.com/busybox, not example.com/other"),
-        (put("apps", 0, "image", "labels", value=[{"name": "version", "value": "9"}]), "its label version is not 9: 1.0"),
-        (put("apps", 0, "mounts", value=[{"volume": "x", "path": "/x"}]), "apps[0].mounts[0].volume: no volume is named"),
-        (put("volumes", value=[{"name": "x", "kind": "empty"}]), "use volume x: no app mounts it"),
-        (put("volumes", value=[{"name": "x", "kind": "empty", "mode": 755}]), "volumes[0].mode: "),
-        (put("volumes", value=[{"name": "x", "kind": "empty", "source": "/etc"}]), "volumes[0].source: has no meaning"),
-        (put("isolators", value=[NETWORK]), "isolators[0]: "),
-        (put("isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
-        (put("apps", 0, "app", "isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
-        (put("ports", value=[{"name": "www", "hostPort": 80}]), "use port www: no app has one of that name"),
-    ]
-    for edit, error in cases:
-        refused = shared("run", "--pod-manifest", manifest(edit, a="true", b="true"))
-        assert refused.code == 125 and error in refused.err and "hint: " in refused.err and "Traceback" not in refused.err, (
-            error,
-            repr(refused),
-        )
+
+def volume(**members: Any) -> Callable[[dict[str, Any]], None]:
+    """One that the first app mounts."""
+
+    def edit(found: dict[str, Any]) -> None:
+        found["volumes"] = [{"name": "x", "kind": "empty", **members}]
+        found["apps"][0]["mounts"] = [{"volume": "x", "path": "/x"}]
+
+    return edit
+
+
+def another_id(found: dict[str, Any]) -> None:
+    found["apps"][0]["image"]["id"] = found["apps"][0]["image"]["id"][:-3] + "000"
+
+
+def two_of_a_name(found: dict[str, Any]) -> None:
+    volume()(found)
+    found["volumes"] *= 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "edit", "error"),
+    [
+        ("POD-01 kind", put("acKind", value="ImageManifest"), 'acKind: "ImageManifest" where PodManifest is required'),
+        ("POD-01 version", put("acVersion", value="9.0.0"), "acVersion: "),
+        ("POD-01 no version", put("acVersion", value=ABSENT), "acVersion: "),
+        ("POD-01 no app", put("apps", value=[]), "apps: is empty"),
+        ("POD-01 no apps", put("apps", value=ABSENT), "apps: "),
+        ("POD-02 name", put("apps", 0, "name", value="A/.."), "apps[0].name: "),
+        ("POD-02 twice", put("apps", 1, "name", value="a"), "apps[1].name: a second app named"),
+        ("POD-03 no id", put("apps", 0, "image", value={"name": "example.com/busybox"}), "apps[0].image.id: missing"),
+        ("POD-03 part of an id", put("apps", 0, "image", "id", value="sha512-abc"), "apps[0].image.id: "),
+        ("POD-03 another id", another_id, "not in the store"),
+        ("POD-03 name", put("apps", 0, "image", "name", value="example.com/other"), "it is example.com/busybox, not example.com/other"),
+        ("POD-03 label", put("apps", 0, "image", "labels", value=[{"name": "version", "value": "9"}]), "its label version is not 9: 1.0"),
+        ("POD-07", put("apps", 0, "mounts", value=[{"volume": "x", "path": "/x"}]), "apps[0].mounts[0].volume: no volume is named"),
+        ("POD-07 no path", put("apps", 0, "mounts", value=[{"volume": "x"}]), "apps[0].mounts[0].path: "),
+        ("POD-09", volume(name="A.b"), "volumes[0].name: "),
+        ("POD-09 twice", two_of_a_name, "volumes[1].name: "),
+        ("unused", put("volumes", value=[{"name": "x", "kind": "empty"}]), "use volume x: no app mounts it"),
+        ("POD-10 number", volume(mode=755), "volumes[0].mode: "),
+        ("POD-10 letters", volume(mode="rwx"), "volumes[0].mode: "),
+        ("POD-10 uid", volume(uid=-1), "volumes[0].uid: "),
+        ("POD-10 kind", volume(kind="block"), "volumes[0].kind: "),
+        ("POD-10 source", volume(source="/etc"), "volumes[0].source: has no meaning"),
+        ("ACE-30 no source", volume(kind="host"), "volumes[0].source: "),
+        ("ACE-30 relative", volume(kind="host", source="etc"), "volumes[0].source: "),
+        ("ACE-30 mode", volume(kind="host", source="/etc", mode="0755"), "volumes[0].mode: "),
+        ("ACE-30 gid", volume(kind="host", source="/etc", gid=0), "volumes[0].gid: "),
+        ("POD-11 twice", put("apps", 0, "annotations", value=[{"name": "a", "value": "1"}] * 2), "apps[0].annotations[1].name: "),
+        ("POD-11 name", put("apps", 0, "annotations", value=[{"name": "A b", "value": "1"}]), "apps[0].annotations[0].name: "),
+        ("isolator of an app", put("isolators", value=[NETWORK]), "isolators[0]: "),
+        ("limit of the pod", put("isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
+        ("limit of an app", put("apps", 0, "app", "isolators", value=[MEMORY]), "limit the pod memory: the controller cannot be enabled"),
+        ("POD-12", put("ports", value=[{"name": "www", "hostPort": 80}]), "use port www: no app has one of that name"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(
+    shared: Pyrun, manifest: Manifest, rule: str, edit: Callable[[dict[str, Any]], None], error: str
+) -> None:
+    refused = shared("run", "--pod-manifest", manifest(edit, a="true", b="true"))
+    assert refused.code == 125 and error in refused.err and "hint: " in refused.err and "Traceback" not in refused.err, repr(refused)
+    nothing_left(shared)
+
+
+def nothing_left(shared: Pyrun) -> None:
+    assert [name for name in ("preparing", "prepared", "running") if os.listdir(shared.root / "pods" / name)] == []
+
+
+def test_words_beside_it_and_files_that_are_none(shared: Pyrun, manifest: Manifest) -> None:
     good = manifest(a="true")
     for words, error in (
         (("--user", "1"), "option --user: belongs to an app"),
@@ -117,4 +170,39 @@ def test_what_it_cannot_do_is_refused_by_name(shared: Pyrun, manifest: Manifest,
         good.write_text(data)
         assert "hint: " in shared("run", "--pod-manifest", good, code=125).err
     assert "no such file" in shared("prepare", "--pod-manifest", good.with_name("x"), code=2).err
-    assert [name for name in ("preparing", "prepared", "running") if os.listdir(shared.root / "pods" / name)] == []
+    nothing_left(shared)
+
+
+def test_pod_05_the_app_of_the_manifest_is_the_whole_app(shared: Pyrun, manifest: Manifest, image: Callable[..., Path]) -> None:
+    """Nothing of the image's own is left: no variables, no isolators, no handlers."""
+    own = {
+        "environment": [{"name": "OF_THE_IMAGE", "value": "1"}],
+        "isolators": [{"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_KILL"]}}],
+        "eventHandlers": [{"name": "pre-start", "exec": ["/bin/false"]}],
+    }
+    shared("fetch", image("example.com/own-app", app=own, edit=lambda made: made.busybox()), code=0)
+    (found,) = [one for one in json.loads(shared("image", "list", "--format", "json", code=0).out) if one["name"] == "example.com/own-app"]
+    path = manifest(put("apps", 0, "image", value={"id": found["id"]}), a="echo ${OF_THE_IMAGE-none}; grep CapBnd /proc/self/status")
+    said = shared("run", "--pod-manifest", path, code=0).out.split()
+    assert said[0] == "none" and said[2] != f"{1 << 5:016x}", "CAP_KILL alone"
+
+
+def test_pod_04_what_is_missing_is_made_and_told(shared: Pyrun, manifest: Manifest, image: Callable[..., Path]) -> None:
+    """Every app has its image's id, and every mount point a volume: in the manifest that the metadata service gives as well."""
+    points = [{"name": "data", "path": "/data"}]
+    shared("fetch", image("example.com/points-of-pod", app={"mountPoints": points}, edit=lambda made: made.busybox()), code=0)
+    listed = json.loads(shared("image", "list", "--format", "json", code=0).out)
+    (found,) = [one["id"] for one in listed if one["name"] == "example.com/points-of-pod"]
+
+    def edit(made: dict[str, Any]) -> None:
+        made["apps"][0]["image"] = {"id": found}
+        made["apps"][0]["app"]["mountPoints"] = points
+
+    script = "stat -c %a:%u:%g /data; wget -qO- $AC_METADATA_URL/acMetadata/v1/pod/manifest"
+    done = shared("run", "--mds", "--pod-manifest", manifest(edit, a=script), code=0)
+    rights, _, text = done.out.partition("\n")
+    pod = json.loads(text)
+    assert rights == "755:0:0" and pod["apps"][0]["image"]["id"] == found
+    (mount,), (empty,) = pod["apps"][0]["mounts"], pod["volumes"]
+    assert (mount["path"], mount["volume"], empty["kind"]) == ("/data", empty["name"], "empty")
+    assert "no volume for mount point data on /data" in done.err

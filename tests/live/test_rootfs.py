@@ -30,7 +30,7 @@ def tree(top: Path) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("flags", WAYS, ids=IDS)
-def test_each_run_starts_from_a_pristine_copy(pyrun: Pyrun, busybox: Path, flags: tuple[str, ...]) -> None:
+def test_ace_11_each_run_starts_from_a_pristine_copy(pyrun: Pyrun, busybox: Path, flags: tuple[str, ...]) -> None:
     """ACE-11; what an app writes, removes and replaces ends with the pod and never reaches the store."""
     script = "ls /x /etc/passwd /bin/true; echo new >/x; rm /etc/passwd; rm -r /bin/true; chmod 700 /etc; echo >>/etc/group; mkdir -p /a/b"
     command = ("run", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script)
@@ -43,7 +43,7 @@ def test_each_run_starts_from_a_pristine_copy(pyrun: Pyrun, busybox: Path, flags
 
 
 @pytest.mark.parametrize("flags", WAYS, ids=IDS)
-def test_a_read_only_root_refuses_every_write(shell: Shell, tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_ace_02_a_read_only_root_refuses_every_write(shell: Shell, tmp_path: Path, flags: tuple[str, ...]) -> None:
     """ACE-02: the root only; volumes and /dev/shm stay writable."""
     script = """
         for path in /x /etc/x /tmp/x /bin/x; do touch $path 2>&1 | grep -c 'Read-only file system'; done
@@ -126,7 +126,7 @@ def test_a_copy_has_the_same_files(pyrun: Pyrun, image: Make) -> None:
     assert copied == plain
 
 
-def test_the_image_needs_no_mount_points(shared: Pyrun, image: Make) -> None:
+def test_ace_12_the_image_needs_no_mount_points(shared: Pyrun, image: Make) -> None:
     """ACE-12: an image of one file."""
 
     def strip(made: Image) -> None:
@@ -151,7 +151,7 @@ HOSTS = b"10.0.0.1 mine\n# kept, with its last line unended"
 
 
 @pytest.mark.parametrize("net", ["none", "host"])
-def test_files_of_the_image_are_kept(shared: Pyrun, image: Make, net: str) -> None:
+def test_ace_13_files_of_the_image_are_kept(shared: Pyrun, image: Make, net: str) -> None:
     """ACE-13: byte for byte."""
 
     def edit(made: Image) -> None:

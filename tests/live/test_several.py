@@ -37,7 +37,7 @@ def said(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def test_which_namespaces_they_share(shared: Pyrun, several: Callable[..., Words]) -> None:
+def test_ace_15_which_namespaces_they_share(shared: Pyrun, several: Callable[..., Words]) -> None:
     # ACE-15; process numbers with --pid pod
     kinds = ("net", "ipc", "uts", "pid", "mnt", "cgroup")
     for which in ("app", "pod"):

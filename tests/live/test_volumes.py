@@ -45,7 +45,7 @@ def mounts(seen: dict[str, Any], target: str) -> set[str]:
     return set(fields[5].split(","))
 
 
-def test_both_sides_see_the_same_files(shell: Shell, shelf: Path) -> None:
+def test_ace_20_both_sides_see_the_same_files(shell: Shell, shelf: Path) -> None:
     """ACE-20."""
     assert shell("cat /data/file; echo new >/data/made; stat -c %u /data/made", "-v", f"{shelf}:/data") == "content\n0"
     assert (shelf / "made").read_text() == "new\n"
@@ -64,7 +64,7 @@ def test_three_ways_to_say_it(shell: Shell, shelf: Path, flags: tuple[str, ...])
     assert shell("cat /data/file", *[flag.replace("SHELF", str(shelf)) for flag in flags]) == "content"
 
 
-def test_one_file(shell: Shell, shelf: Path) -> None:
+def test_ace_27_one_file(shell: Shell, shelf: Path) -> None:
     """ACE-27, over a file that the image has and over nothing."""
     assert shell("cat /etc/passwd /new/file", "-v", f"{shelf}/file:/etc/passwd", "-v", f"{shelf}/file:/new/file:ro") == "content\ncontent"
     assert "Read-only file system" in shell("(echo x >/new/file) 2>&1; true", "-v", f"{shelf}/file:/new/file:ro")
@@ -83,7 +83,7 @@ def test_a_node_in_a_volume_does_not_open(shell: Shell, shelf: Path) -> None:
     assert "Permission denied" in shell("(: </data/node) 2>&1; true", "-v", f"{shelf}:/data")
 
 
-def test_read_only_holds_for_every_mount_below(shell: Shell, shared: Pyrun, nested: Path) -> None:
+def test_ace_32_read_only_holds_for_every_mount_below(shell: Shell, shared: Pyrun, nested: Path) -> None:
     """ACE-32, A24."""
     script = (
         "cat /data/sub/file /data/sub/deep/file; for d in /data /data/sub /data/sub/deep; do touch $d/x 2>&1 | grep -c 'Read-only'; done"
@@ -102,14 +102,14 @@ def test_read_only_cannot_be_undone(shared: Pyrun, busybox: Path, nested: Path) 
     (nested / "sub" / "y").touch()
 
 
-def test_not_recursive(shell: Shell, nested: Path) -> None:
+def test_ace_31_not_recursive(shell: Shell, nested: Path) -> None:
     """ACE-31: the mounts below are hidden."""
     flags = ["--volume", f"box,kind=host,source={nested},recursive=false", "--mount", "volume=box,target=/data"]
     assert shell("ls -A /data /data/sub", *flags).split() == ["/data:", "file", "sub", "/data/sub:"]
 
 
 @pytest.mark.parametrize(("volume", "mount"), [("false", "false"), ("false", "true"), ("true", "false"), ("true", "true")])
-def test_either_side_makes_it_read_only(shell: Shell, shelf: Path, volume: str, mount: str) -> None:
+def test_ace_33_either_side_makes_it_read_only(shell: Shell, shelf: Path, volume: str, mount: str) -> None:
     """ACE-33: the two are added up."""
     flags = ["--volume", f"b,kind=host,source={shelf},readOnly={volume}", "--mount", f"volume=b,target=/data,readOnly={mount}"]
     wanted = "Read-only" if "true" in (volume, mount) else ""
@@ -129,7 +129,7 @@ def test_manifest_mount_points(shared: Pyrun, image: Make, shelf: Path) -> None:
     assert shared("run", "-q", "-v", f"{shelf}:/work", path, "--", "cat /work/file", code=0).out == "content\n"
 
 
-def test_empty_volumes(pyrun: Pyrun, busybox: Path) -> None:
+def test_ace_29_empty_volumes(pyrun: Pyrun, busybox: Path) -> None:
     """ACE-29: fresh, with exactly the mode and owner asked for, whatever the umask, and gone with the pod."""
     flags = ["--volume", "e,kind=empty,mode=1770,uid=7,gid=8", "--mount", "volume=e,target=/e", "--umask", "0777", "--keep"]
     script = "stat -c '%a %u %g' /e; ls -A /e; touch /e/x"
@@ -147,7 +147,7 @@ def test_volumes_in_memory(shell: Shell) -> None:
     assert "nosuid,nodev" in mount
 
 
-def test_targets_are_made_with_their_parents(shell: Shell, shelf: Path) -> None:
+def test_ace_21_targets_are_made_with_their_parents(shell: Shell, shelf: Path) -> None:
     """ACE-21: 0:0 0755, whoever the app is."""
     assert shell("stat -c '%a %u %g' /a /a/b; cat /a/b/c/file", "-v", f"{shelf}:/a/b/c", "--user", "app").splitlines() == [
         "755 0 0",
@@ -156,12 +156,12 @@ def test_targets_are_made_with_their_parents(shell: Shell, shelf: Path) -> None:
     ]
 
 
-def test_the_image_below_is_hidden(shell: Shell, shelf: Path) -> None:
+def test_ace_22_the_image_below_is_hidden(shell: Shell, shelf: Path) -> None:
     """ACE-22."""
     assert shell("/bin/busybox ls /etc", "-v", f"{shelf}:/etc") == "file"
 
 
-def test_nested_targets(shell: Shell, shelf: Path, tmp_path: Path) -> None:
+def test_ace_23_nested_targets(shell: Shell, shelf: Path, tmp_path: Path) -> None:
     """In whatever order the flags come, the deeper one is mounted last."""
     deep = tmp_path / "deep"
     deep.mkdir()
@@ -187,14 +187,14 @@ def refused(shared: Pyrun, *flags: str | Path) -> str:
     return failed.err
 
 
-def test_missing_sources(shared: Pyrun, tmp_path: Path) -> None:
+def test_ace_24_25_missing_sources(shared: Pyrun, tmp_path: Path) -> None:
     """ACE-24, ACE-25: an error that names it, and nothing is made on the host."""
     missing = tmp_path / "missing"
     assert f"pyrun: use volume source {missing}: no such file or directory" in refused(shared, "-v", f"{missing}:/data")
     assert not missing.exists()
 
 
-def test_linked_sources(shared: Pyrun, shelf: Path, tmp_path: Path) -> None:
+def test_ace_26_linked_sources(shared: Pyrun, shelf: Path, tmp_path: Path) -> None:
     """ACE-26: a link, and a parent that is one."""
     (tmp_path / "link").symlink_to(shelf)
     (shelf / "sub").mkdir()
@@ -242,7 +242,7 @@ def links(canary: Canary) -> Callable[[Image], None]:
 
 @pytest.mark.parametrize("target", ["/abs", "/abs/dir", "/abs/new/deep", "/up/dir", "/hop/dir", "/etc/file", "/abs/newfile", "/proc1/new"])
 @pytest.mark.parametrize("what", ["directory", "file"])
-def test_links_in_the_image_do_not_lead_out(shared: Pyrun, image: Make, canary: Canary, shelf: Path, target: str, what: str) -> None:
+def test_ace_28_links_in_the_image_do_not_lead_out(shared: Pyrun, image: Make, canary: Canary, shelf: Path, target: str, what: str) -> None:
     """ACE-28, A06, A07: the target resolves inside the root, however missing it is; the canary sees nothing."""
     source = shelf if what == "directory" else shelf / "file"
     path = image("example.com/links", ["/bin/sh", "-c"], edit=links(canary))

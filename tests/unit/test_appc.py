@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 from pyrun.pod.state import new_uuid
 
@@ -25,6 +29,25 @@ def test_every_required_row_has_a_test_or_a_reason() -> None:
     assert tool().gaps() == []
 
 
+def test_parameters_are_names_of_tests() -> None:
+    """What the tool reads in the sources is what pytest makes of them."""
+    claims = {(test, one) for one, tests in tool().proofs().items() for test in tests if one not in tool().ids(test)}
+    files = sorted({test.partition("::")[0] for test, _ in claims})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--noconftest", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 0 and len(claims) > 50, done.stdout
+    there = {(line.partition("[")[0], one) for line in done.stdout.splitlines() for one in tool().ids(line.partition("[")[2])}
+    assert claims - there == set()
+
+
+def test_a_row_without_a_test_named_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mention does not help."""
+    made = tool()
+    there = {one: tests for one, tests in made.proofs().items() if one != "IM-" + "10"}
+    monkeypatch.setattr(made, "proofs", lambda: there)
+    assert made.gaps() == ["IM-" + "10: no test has it in its name"]
+
+
 def test_the_page_is_true() -> None:
     """`tools/appc.py` writes it again."""
     made = tool()
@@ -39,7 +62,7 @@ def test_ids_are_found_in_names_ranges_and_words() -> None:
     assert list(found(f"{kinds[0]}..03, {kinds[1]}")) == [kinds[0], "ACI" + "-02", "ACI" + "-03", kinds[1]]
 
 
-def test_ace_01_uuids_are_version_4_and_unique() -> None:
+def test_ace_01_mds_15_uuids_are_version_4_and_unique() -> None:
     """Also for whoever compares signatures (MDS-15)."""
     made = {new_uuid() for _ in range(1000)}
     assert len(made) == 1000

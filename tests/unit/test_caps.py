@@ -26,7 +26,7 @@ def test_default_is_eight() -> None:
     assert [name[4:] for name in caps.names(caps.DEFAULT)] == "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID NET_BIND_SERVICE".split()
 
 
-def test_docker_and_rkt_presets_are_the_fourteen_of_appc() -> None:
+def test_ace_53_docker_and_rkt_presets_are_the_fourteen_of_appc() -> None:
     fourteen = "AUDIT_WRITE CHOWN DAC_OVERRIDE FSETID FOWNER KILL MKNOD NET_RAW NET_BIND_SERVICE SETUID SETGID SETPCAP SETFCAP SYS_CHROOT"
     assert caps.PRESETS["docker"] == caps.PRESETS["rkt"] == caps.parse(fourteen.split()) == 0xA80425FB
 
@@ -53,11 +53,11 @@ def test_unknown_name_says_the_nearest() -> None:
     assert caught.value.hint
 
 
-def test_retain_is_exact_and_may_exceed_the_default() -> None:
+def test_ace_55_retain_is_exact_and_may_exceed_the_default() -> None:
     assert caps.select(retain=["CAP_NET_ADMIN"], uid=0) == (0x1000, 0x1000)
 
 
-def test_remove_is_default_minus_the_set() -> None:
+def test_ace_54_remove_is_default_minus_the_set() -> None:
     assert caps.select(remove=["kill", "CAP_SYS_ADMIN"], uid=0) == (caps.DEFAULT & ~0x20,) * 2
 
 
@@ -68,7 +68,7 @@ def test_others_than_root_are_bounded_only() -> None:
 
 
 @pytest.mark.parametrize(("retain", "remove"), [([], None), (None, []), (["kill"], ["kill"]), (["", "kill"], None)])
-def test_refused_sets(retain: list[str] | None, remove: list[str] | None) -> None:
+def test_ace_56_refused_sets(retain: list[str] | None, remove: list[str] | None) -> None:
     with pytest.raises(ConfigError) as caught:
         caps.select(retain=retain, remove=remove, uid=0)
     assert caught.value.hint

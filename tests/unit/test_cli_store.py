@@ -198,7 +198,7 @@ def test_du(cli: Cli) -> None:
     assert freed == by_name["shop"]["unique"] == before["total"] - cli.json("image", "du")["total"]
 
 
-def test_export_is_the_file_that_came(cli: Cli) -> None:
+def test_aci_21_export_is_the_file_that_came(cli: Cli) -> None:
     # ACI-21
     out = cli.folder / "out.aci"
     image_id = cli("image", "export", "example.com/app", out).strip()

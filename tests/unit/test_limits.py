@@ -147,7 +147,7 @@ def test_huge_pages() -> None:
     }
 
 
-def test_isolators_of_disks_are_for_all_of_them() -> None:
+def test_ace_81_isolators_of_disks_are_for_all_of_them() -> None:
     """ACE-81: every disk, reading and writing; a flag changes what it names and leaves the rest."""
     disks = limits._disks()
     assert disks, "there is no disk"

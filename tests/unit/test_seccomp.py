@@ -53,7 +53,7 @@ def test_flag_refused(text: str, words: str) -> None:
     assert caught.value.hint
 
 
-def test_every_posix_errno_is_known() -> None:
+def test_ace_64_every_posix_errno_is_known() -> None:
     for name in errno.errorcode.values():
         assert seccomp.parse_flag(f"mode=remove,errno={name},sync").errno == getattr(errno, name)
 

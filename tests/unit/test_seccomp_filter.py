@@ -108,7 +108,7 @@ def test_names_are_known_and_numbers_agree_with_libseccomp() -> None:
     assert max(RESOLVE.known(name) for name in places()) == seccomp_profile.NEWEST
 
 
-def test_default_by_number(default: bytes) -> None:
+def test_ace_69_default_by_number(default: bytes) -> None:
     allowed = {number(name) for name in seccomp_build.default_allowed(0) if RESOLVE(name) is not None}
     judged = {number(name) for name in ("socket", "socketpair")}
     absent = {number(name) for name in seccomp_profile.ABSENT.split()}
@@ -135,7 +135,7 @@ def test_denied_is_at_least_what_others_deny(default: bytes) -> None:
 
 
 @pytest.mark.parametrize("flag", ["", "mode=remove,sync", "mode=retain,read", "mode=retain,errno=EPERM,@pyrun/default"])
-def test_foreign_abis_die(flag: str) -> None:
+def test_ace_70_foreign_abis_die(flag: str) -> None:
     program = compiled(flag)
     for n in (0, 1, 16, 41, 102, 359, 435, 1000):
         assert run(program, n, arch=0x40000003) == KILL  # i386

@@ -52,11 +52,11 @@ def layer(tmp_path: Path, name: str, **files: str | None) -> Path:
     return root
 
 
-def test_order_is_last_dependency_on_top() -> None:
+def test_ace_03_04_order_is_last_dependency_on_top() -> None:
     assert stack("A", [image("b", "B"), image("c", "C", "D")], "x") == ["A", "C", "D", "B"]
 
 
-def test_diamond_lets_the_second_pass_win() -> None:
+def test_ace_05_diamond_lets_the_second_pass_win() -> None:
     assert stack("A", [image("b", "B", "D"), image("c", "C", "D")], "x") == ["A", "C", "D", "B"]
 
 
@@ -72,7 +72,7 @@ def mask(tmp_path: Path, layers: list[Path], *whitelist: str) -> Path:
     return target
 
 
-def test_whitelist_removes_everything_else(tmp_path: Path) -> None:
+def test_ace_07_whitelist_removes_everything_else(tmp_path: Path) -> None:
     own = layer(tmp_path, "own", etc__own="1", opt__x__y="2")
     below = layer(
         tmp_path, "below", etc__passwd="p", etc__shadow="s", bin__sh="->busybox", bin__busybox="b", var__log__a="a", opt__x__z="3"
@@ -104,7 +104,7 @@ def test_masked_directories_keep_mode_and_owner(tmp_path: Path) -> None:
     assert render(tmp_path, [made, own]) == {"secret": "/", "secret/kept": "1"}
 
 
-def test_nested_whitelists_intersect(tmp_path: Path) -> None:
+def test_ace_08_nested_whitelists_intersect(tmp_path: Path) -> None:
     base = layer(tmp_path, "base", a="1", b="2", c="3")
     middle = layer(tmp_path, "middle", d="4", e="5")
     inner = mask(tmp_path, [middle, base], "/a", "/b", "/d")
@@ -119,7 +119,7 @@ def test_sibling_of_a_whitelisted_image_is_not_cut(tmp_path: Path) -> None:
     assert render(tmp_path, [right, mask(tmp_path, [left], "/a"), left]) == {"a": "1", "c": "3"}
 
 
-def test_file_replaces_directory_and_back(tmp_path: Path) -> None:
+def test_ace_09_file_replaces_directory_and_back(tmp_path: Path) -> None:
     below = layer(tmp_path, "below", x__y="1", z="2")
     above = layer(tmp_path, "above", x="now a file", z__w="now a directory")
     assert render(tmp_path, [mask(tmp_path, [above, below], "/x", "/z/w"), above, below]) == {

@@ -82,7 +82,7 @@ def test_unsigned(case: Case) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 10, -9, -1])
-def test_tampered(case: Case, offset: int) -> None:
+def test_aci_18_tampered(case: Case, offset: int) -> None:
     data = bytearray(case.path.read_bytes())
     data[offset] ^= 1
     case.path.write_bytes(data)
@@ -95,13 +95,13 @@ def test_appended(case: Case) -> None:
     case.refused("not what key")
 
 
-def test_recompressed_has_the_same_id_but_no_signature(case: Case, build: Build) -> None:
+def test_aci_17_recompressed_has_the_same_id_but_no_signature(case: Case, build: Build) -> None:
     other = build(compression="xz", signer="")
     case.path.write_bytes(other.read_bytes())
     case.refused("not what key")
 
 
-def test_unknown_key(case: Case) -> None:
+def test_aci_18_unknown_key(case: Case) -> None:
     case.sign("other")
     error = case.refused("not trusted", case.gpg.fingerprint("other"))
     assert "pyrun trust --prefix NAME KEYFILE" in error.hint
@@ -112,7 +112,7 @@ def test_no_key_at_all(case: Case) -> None:
     case.refused("not trusted", case.gpg.fingerprint("good"))
 
 
-def test_expired_key(case: Case) -> None:
+def test_aci_18_expired_key(case: Case) -> None:
     trust_by_hand(case, "expired")
     case.sign("expired", "--faked-system-time", "20250110T000000")
     case.refused("has expired", case.gpg.fingerprint("expired"))
@@ -185,7 +185,7 @@ def test_file_under_another_keys_name(case: Case) -> None:
     case.refused(case.gpg.fingerprint("other"), "not trusted")
 
 
-def test_binary(case: Case) -> None:
+def test_aci_15_binary(case: Case) -> None:
     case.asc.write_bytes(case.gpg.sign(case.path.read_bytes(), "good", armour=False))
     case.refused("not ascii-armoured but binary")
 

@@ -113,7 +113,7 @@ def test_a_disk_is_limited(inside: Run) -> None:
     assert "wbps=1048576" in done.stdout and time.monotonic() - begin > 2.5, done.stdout
 
 
-def test_isolators_of_the_image(shared: Pyrun, image: Callable[..., Path], inside: Run, tools: Path) -> None:
+def test_ace_78_79_isolators_of_the_image(shared: Pyrun, image: Callable[..., Path], inside: Run, tools: Path) -> None:
     """ACE-78, ACE-79; a flag beats them."""
     isolators = [
         {"name": "resource/memory", "value": {"request": "8Mi", "limit": "40Mi"}},

@@ -121,7 +121,7 @@ def test_update_outlives_a_restart(shared: Pyrun, scope: Run, tools: Path) -> No
     shared("rm", "--force", uuid, code=0)
 
 
-def test_apps_of_one_pod(shared: Pyrun, scope: Run, tools: Path) -> None:
+def test_ace_52_apps_of_one_pod(shared: Pyrun, scope: Run, tools: Path) -> None:
     """Each has its own limits, all together have those of the pod; `stats` shows both."""
     sleep = ["--exec", "/bin/sh", "--", "-c"]
     hold = "head -c 48m /dev/zero | tail -c 48m | wc -c"  # not in /dev/shm, which they share
@@ -158,7 +158,7 @@ def test_apps_of_one_pod(shared: Pyrun, scope: Run, tools: Path) -> None:
     assert not group.exists()
 
 
-def test_every_disk_by_an_isolator(shared: Pyrun, image: Callable[..., Path], unit: Run) -> None:
+def test_ace_80_81_every_disk_by_an_isolator(shared: Pyrun, image: Callable[..., Path], unit: Run) -> None:
     """ACE-80, ACE-81, measured on the disk that the pod's files are on."""
     isolators = [{"name": "resource/block-bandwidth", "value": {"default": True, "limit": "1Mi"}}]
     made = image("example.com/slow", ["/bin/sh"], app={"isolators": isolators}, edit=lambda made: made.busybox(TOP / "build" / "busybox"))
