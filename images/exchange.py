@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pyrun.images.export import Signed
     from pyrun.images.store import Image, Store
 
-__all__ = ["losses", "to_aci", "to_docker", "to_oci"]
+__all__ = ["losses", "renewed", "to_aci", "to_docker", "to_oci"]
 
 _NOT_IN_ACI = ("Healthcheck", "StopSignal", "OnBuild", "Shell", "ArgsEscaped")
 _CHUNK = 1 << 20
@@ -59,6 +59,22 @@ def losses(image: Image, target: str) -> list[str]:
         if app.get("entrypoint") and app.get("cmd"):
             found.append("which arguments replace the image's own (Entrypoint and Cmd become one)")
     return found
+
+
+def renewed(store: Store, image: Image, target: str) -> list[str]:
+    """Return what no other format could keep, in words: what belongs to the very bytes of the old one."""
+    if (image.kind == "aci") is (target == "aci"):
+        return _annotations(store, image) if target == "docker" else []
+    if target != "aci":
+        return ["the image id, and signatures of it: an App Container Image that is made of this again has another"]
+    kept = _kept(image) or {}
+    found = ["the digest of the image, and signatures of it", "its layers, which become one tree", *_annotations(store, image)]
+    return found + [f"{name}: the tree has all files" for name in ("dependencies", "pathWhitelist") if kept.get(name)]
+
+
+def _annotations(store: Store, image: Image) -> list[str]:
+    document = fastjson.loads(_read(store.blob_path(image.blob)))
+    return ["annotations of the manifest"] if isinstance(document, dict) and document.get("annotations") else []
 
 
 def _kept(image: Image) -> dict[str, Any] | None:
@@ -176,7 +192,11 @@ def _add(out: BinaryIO, name: str, file: BinaryIO) -> None:
 
 
 def _blob(layout: str, digest: str) -> bytes:
-    with open(f"{layout}/blobs/{digest.replace(':', '/')}", "rb") as file:
+    return _read(f"{layout}/blobs/{digest.replace(':', '/')}")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
         return file.read()
 
 

@@ -104,7 +104,7 @@ class Import:
 
     def satisfied_by(self, image: Image) -> bool:
         """Whether an earlier import of this very file will do: its key is still trusted, or need not be."""
-        if self.signature_path is not None:
+        if self.signature_path is not None or not image.text:
             return False
         return self.allow_unsigned or (self.still_trusted(image) and (image.signature is not None or image.origin == self.origin()))
 
@@ -130,7 +130,7 @@ class Import:
                     known = self.find_blob(digest)
                     signature = self.signature()
                     signers = self.signers(signature, blob.fileno(), known)
-                    if known is not None:
+                    if known is not None and known.text:
                         self.wanted.check(known.name, known.labels, known.id, self.path)
                         image = self.renew(staging, known, signers, signature)
                     else:
@@ -268,6 +268,9 @@ class Import:
         size = shipped + commit.commit_layer(self.store, staging, undo, info.image_id)
         earlier = commit.existing(self.store, info.image_id)
         if earlier is not None and self.stays(earlier, verdict):
+            if not earlier.text:  # older versions kept no manifest as it was shipped
+                earlier.text = info.manifest_bytes.decode("utf-8")
+                commit.commit_record(self.store, staging, undo, earlier)
             return earlier
         commit.commit_blob(self.store, staging, undo, info.blob_digest, signature if verdict else None)
         image = Image(

@@ -60,11 +60,12 @@ def _show(args: Args) -> int:
 
 
 def _cat_manifest(args: Args) -> int:
-    """Of an OCI image it is its own document; what an older version imported of an ACI is told in its canonical form."""
+    """Of an OCI image it is its own document; what an older version imported of an ACI is told in its canonical form, and that it is."""
     import sys
 
     store = Store(args.root)
     image = store.load(pulled.find_id(store, args.ref))
+    _tell_older(image)
     data = image.text.encode() or fastjson.dumps(image.manifest).encode()
     if image.kind == "oci":
         try:
@@ -76,6 +77,14 @@ def _cat_manifest(args: Args) -> int:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     return 0
+
+
+def _tell_older(image: Image) -> None:
+    if image.kind == "aci" and not image.text:
+        text = (
+            "an older version imported it: its manifest is known in canonical form only; fetch its file again to have it as it was shipped"
+        )
+        say(f"pyrun: note: {image.id[:_SHORT_ID]}: {text}", error=True)
 
 
 def _date(image: Image) -> str:
@@ -121,6 +130,8 @@ def _verify(args: Args) -> int:
             if args.format == "text":
                 for problem in found[-1][1] or ["ok"]:
                     say(f"{image_id[:_SHORT_ID]} {problem}")
+            if not found[-1][1]:
+                _tell_older(store.load(image_id))
         strays = verify_store(store) if args.all else []
     if args.format == "json":
         facts = {"images": [{"id": image_id, "ok": not problems, "problems": problems} for image_id, problems in found]}

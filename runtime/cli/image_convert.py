@@ -39,6 +39,7 @@ def run(args: Args) -> int:
             raise ImageError(
                 f"convert to {kind.upper() if kind != 'docker' else 'Docker'}", image.name, f"it would lose {', '.join(lost)}", hint=hint
             )
+        lost += exchange.renewed(store, image, kind)
         if kind == "aci":
             more = {"compression": args.compression, "overwrite": args.overwrite, "sign_by": args.sign_by or ""}
             made = exchange.to_aci(store, image, args.root, staging.path, args.output, name=args.name or "", **more)

@@ -27,15 +27,19 @@ def test_there_and_back(shared: Pyrun, image: Callable[..., Path], tmp_path: Pat
         made.manifest["app"].update(exec=["/bin/sh", "-c", "echo $A; stat -c %a /bin/busybox"], environment=[{"name": "A", "value": "1"}])
 
     path = image(edit=edit)
-    convert(shared, path, tmp_path / "same.aci")
+    assert "note: " not in convert(shared, path, tmp_path / "same.aci").err
     assert (tmp_path / "same.aci").read_bytes() == path.read_bytes()
-    convert(shared, path, tmp_path / "layout")
-    convert(shared, f"oci:{tmp_path}/layout", tmp_path / "layout.tar")
-    convert(shared, tmp_path / "layout.tar", tmp_path / "docker.tar", "--image-format", "docker")
+    told = "pyrun: note: lost: the image id, and signatures of it: an App Container Image that is made of this again has another\n"
+    assert convert(shared, path, tmp_path / "layout").err == told
+    assert convert(shared, f"oci:{tmp_path}/layout", tmp_path / "layout.tar").err == ""
+    assert convert(shared, tmp_path / "layout.tar", tmp_path / "docker.tar", "--image-format", "docker").err == ""
     for reference in (f"oci:{tmp_path}/layout", f"oci-archive:{tmp_path}/layout.tar", f"docker-archive:{tmp_path}/docker.tar"):
         assert runs(shared, reference) == "1\n755\n"
         back = tmp_path / "back.aci"
-        made = convert(shared, reference, back, "--overwrite").out.strip()
+        done = convert(shared, reference, back, "--overwrite")
+        made = done.out.strip()
+        lost = ["the digest of the image, and signatures of it", "its layers, which become one tree"]
+        assert done.err.splitlines() == [f"pyrun: note: lost: {words}" for words in lost]
         assert runs(shared, back) == "1\n755\n"
         shown = json.loads(shared("image", "show", made, code=0).out)["manifest"]
         shared("fetch", "--insecure-options=image", path, code=0)
@@ -77,10 +81,28 @@ def test_what_an_aci_cannot_say(shared: Pyrun, tmp_path: Path) -> None:
     assert "it would lose config.Healthcheck, which arguments replace the image's own" in refused.err
     convert(shared, f"oci:{tmp_path}/layout", tmp_path / "x.aci", "--drop", "--name", "example.com/x")
     assert runs(shared, tmp_path / "x.aci") == "hello\n"
+    rewrite(tmp_path / "layout", edit, annotations={"a.io/b": "1"})
+    for words in (("x.aci", "--drop", "--name", "example.com/x", "--overwrite"), ("docker.tar", "--image-format", "docker")):
+        done = convert(shared, f"oci:{tmp_path}/layout", tmp_path / words[0], *words[1:])
+        assert "pyrun: note: lost: annotations of the manifest\n" in done.err
+    assert convert(shared, f"oci:{tmp_path}/layout", tmp_path / "layout.tar").err == ""
 
 
-def rewrite(layout: Path, edit: dict[str, Any]) -> None:
-    """Another configuration in the only image of a layout."""
+def test_a_way_back_says_that_an_image_stands_alone_now(shared: Pyrun, image: Callable[..., Path], busybox: Path, tmp_path: Path) -> None:
+    shared("fetch", busybox, code=0)
+
+    def edit(made: Any) -> None:
+        made.manifest["dependencies"] = [{"imageName": "example.com/busybox"}]
+        made.manifest["pathWhitelist"] = ["/bin/busybox", "/probe"]
+
+    shared("fetch", image("example.com/slim", edit=edit), code=0)
+    shared("image", "export", "example.com/slim", "--oci", tmp_path / "layout", code=0)
+    told = convert(shared, f"oci:{tmp_path}/layout", tmp_path / "back.aci").err
+    assert "lost: dependencies: the tree has all files\n" in told and "lost: pathWhitelist: the tree has all files\n" in told
+
+
+def rewrite(layout: Path, edit: dict[str, Any], **members: Any) -> None:
+    """Another configuration in the only image of a layout, and further members of its manifest."""
     import hashlib
 
     def blob(digest: str) -> Path:
@@ -97,5 +119,6 @@ def rewrite(layout: Path, edit: dict[str, Any]) -> None:
     config = json.loads(blob(manifest["config"]["digest"]).read_text())
     config["config"] = {name: value for name, value in {**config["config"], **edit}.items() if value is not None}
     manifest["config"]["digest"], manifest["config"]["size"] = put(config)
+    manifest.update(members)
     index["manifests"][0]["digest"], index["manifests"][0]["size"] = put(manifest)
     (layout / "index.json").write_text(json.dumps(index))

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from harness import COMMAND, Pyrun, Signer
 
+from pyrun.images.commit import encode_record
+from pyrun.images.store import Store
+
 Make = Callable[..., Path]
 
 
@@ -88,6 +91,24 @@ def test_what_was_imported_is_not_imported_again(pyrun: Pyrun, image: Make) -> N
     )
     lines = trace.read_text()
     assert "gpgv" not in lines and str(path) not in lines.split("execve", 1)[1].split("\n", 1)[1]
+
+
+def test_a_manifest_in_canonical_form_is_told_and_mended(pyrun: Pyrun, image: Make) -> None:
+    """As versions recorded images that kept no manifest as it was shipped."""
+    path = image("example.com/older", version="7")
+    image_id = pyrun("fetch", path, code=0).out.strip()
+    shipped = pyrun("image", "cat-manifest", image_id, code=0).out
+    store = Store(str(pyrun.root))
+    found = store.load(image_id)
+    found.text = ""
+    Path(store.image_path(image_id)).write_bytes(encode_record(found))
+    for verb in ("verify", "cat-manifest"):
+        told = pyrun("image", verb, image_id, code=0)
+        assert "known in canonical form only; fetch its file again" in told.err
+    assert told.out != shipped and json.loads(told.out)["name"] == json.loads(shipped)["name"]
+    pyrun("fetch", path, code=0)
+    assert pyrun("image", "verify", image_id, code=0).err == ""
+    assert pyrun("image", "cat-manifest", image_id, code=0).out == shipped
 
 
 def test_changed_file_is_imported_again(pyrun: Pyrun, image: Make, tmp_path: Path) -> None:

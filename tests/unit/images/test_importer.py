@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pyrun.errors import ArchiveError, ImageError, ManifestError, NotFoundError, SignatureError
-from pyrun.images import aci, importer
+from pyrun.images import aci, commit, importer
 from pyrun.images.importer import import_file
 from pyrun.images.store import Image, Store
 from pyrun.images.trust import Keyring
@@ -86,6 +86,17 @@ def test_same_file_twice_is_one_stat(load: Importer, build: Build, monkeypatch: 
     monkeypatch.setattr(importer, "Staging", None)  # anything but the short way would fail
     second = load(path)
     assert (first.id, load.unpacked) == (second.id, 1)
+
+
+def test_a_manifest_that_an_older_version_did_not_keep_comes_with_the_next_import(load: Importer, build: Build, store: Store) -> None:
+    path = build()
+    image = load(path)
+    text, image.text = image.text, ""
+    record = Path(store.image_path(image.id))
+    record.write_bytes(commit.encode_record(image))
+    assert store.load(image.id).text == ""
+    again = load(path)
+    assert again.text == text and store.load(image.id).record() == again.record() and again.signature == image.signature
 
 
 def test_same_content_elsewhere_is_not_unpacked_again(load: Importer, build: Build, tmp_path: Path, store: Store) -> None:
