@@ -7,15 +7,6 @@
 #include "again.h"
 #include "handover.h"
 #include "oci_verbs.h"
-#include "plan.h"
-#include "recipe.h"
-
-#define RECIPES "/.recipes/"
-
-struct recipe {
-    char *data; /* private memory */
-    const struct again_recipe *head;
-};
 
 static struct again again;
 
@@ -121,66 +112,24 @@ static int find_bundle(struct again *a, const char *bundle)
     return n > 0 && n < PATH_SIZE - 1 && a->bundle[0] == '/';
 }
 
-static int inside(const struct again_recipe *head, uint32_t at, uint64_t size)
-{
-    return at <= head->size && size <= head->size - at;
-}
-
-static int is_whole(const struct again_recipe *head, const struct again *a)
+/* Whether what is particular to it fits to this configuration. */
+static int fits(const struct again_recipe *head, const struct again *a)
 {
     const uint64_t items = head->mounts + (uint64_t)head->variables;
 
-    return head->magic == AGAIN_MAGIC && head->version == AGAIN_VERSION && head->check_count > 0 && head->check_count <= 256 &&
-           inside(head, sizeof *head, head->check_count * sizeof(struct recipe_check)) && inside(head, head->key, head->key_size) &&
-           inside(head, head->plan, head->plan_size) && head->plan_size >= sizeof(struct plan_header) && head->plan % 8 == 0 &&
-           head->mounts == a->mount_count && head->variables == a->variable_count && inside(head, head->order, 2 * items) &&
-           head->order % 2 == 0 && head->root <= head->plan_size && head->plan_size - head->root >= PATH_SIZE &&
-           head->helper < head->size &&
-           (head->id == 0 || inside(head, head->id, 64)) && head->key_size == a->key_size &&
-           memcmp((const char *)head + head->key, a->key, a->key_size) == 0;
+    return head->mounts == a->mount_count && head->variables == a->variable_count && recipe_inside(head, head->order, 2 * items) &&
+           head->order % 2 == 0 && head->root <= head->start.plan_size && head->start.plan_size - head->root >= PATH_SIZE &&
+           head->helper < head->start.size && (head->id == 0 || recipe_inside(head, head->id, 64));
 }
 
-/* The recipe of this key; it must be root's own file in a directory of his. */
-static int load(const struct again *a, struct recipe *recipe)
+/* The recipe of this key, if it still holds; else 0. */
+static struct again_recipe *find(const struct again *a)
 {
-    static const char digits[] = "0123456789abcdef";
-    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
-    OWNED_FD dir = -1, fd = -1;
-    char name[20], path[PATH_SIZE];
-    struct stat st;
-    long map;
+    OWNED_FD dir = recipe_directory(a->root, "/.recipes");
+    struct again_recipe *found =
+        dir < 0 ? 0 : recipe_map(dir, a->key, a->key_size, AGAIN_MAGIC, AGAIN_VERSION, sizeof *found);
 
-    for (uint32_t i = 0; i < a->key_size; i++)
-        hash = (hash ^ (unsigned char)a->key[i]) * 0x100000001b3;
-    for (int i = 0; i < 16; i++)
-        name[i] = digits[hash >> (60 - 4 * i) & 15];
-    name[16] = '\0';
-    dir = join(path, a->root, RECIPES, "") == 0 ? -1 : (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-    if (dir < 0 || sys_fstat(dir, &st) < 0 || (st.st_mode & 07777) != 0700 || st.st_uid != 0)
-        return 0;
-    fd = (int)sys_openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-    if (fd < 0 || sys_fstat(fd, &st) < 0 || (st.st_mode & (S_IFMT | 077)) != S_IFREG || st.st_uid != 0 ||
-        st.st_size < (long)sizeof *recipe->head || st.st_size > PLAN_MAX_SIZE)
-        return 0;
-    map = sys_call6(__NR_mmap, 0, st.st_size, 3 /* read and write */, 2 /* private */, fd, 0);
-    if ((unsigned long)map > -4096UL)
-        return 0;
-    recipe->data = (char *)map;
-    recipe->head = (const struct again_recipe *)map;
-    return recipe->head->size == st.st_size && recipe->data[st.st_size - 1] == '\0' && is_whole(recipe->head, a);
-}
-
-static int unchanged(const struct recipe *recipe)
-{
-    const struct recipe_check *check = (const struct recipe_check *)(recipe->head + 1);
-    struct stat st;
-
-    for (uint32_t i = 0; i < recipe->head->check_count; i++, check++)
-        if (check->path >= recipe->head->size || sys_call4(__NR_newfstatat, AT_FDCWD, recipe->data + check->path, &st, 0) < 0 ||
-            st.st_dev != check->device || st.st_ino != check->inode || (uint64_t)st.st_size != check->size ||
-            st.st_mtime * 1000000000 + st.st_mtime_nsec != check->modified || st.st_ctime * 1000000000 + st.st_ctime_nsec != check->changed)
-            return 0;
-    return 1;
+    return found != 0 && fits(found, a) && recipe_holds(found, sizeof *found) ? found : 0;
 }
 
 /* What Python needs to make a recipe of its decision. */
@@ -202,7 +151,7 @@ static int hand_over(const struct again *a)
 int again_verb(int argc, char **argv, char **envp)
 {
     struct again *a = &again;
-    struct recipe recipe;
+    struct again_recipe *recipe;
     const char *bundle;
 
     if (!understand(a, argc, argv, &bundle) || !is_plain_root(envp))
@@ -210,8 +159,9 @@ int again_verb(int argc, char **argv, char **envp)
     (void)sys_call3(__NR_close_range, 3, ~0U, 0); /* what a caller has leaked is no container's */
     if (!find_bundle(a, bundle) || !again_read(a))
         return -1;
-    if (!load(a, &recipe) || !unchanged(&recipe))
+    recipe = find(a);
+    if (recipe == 0)
         return hand_over(a);
-    again_make(a, recipe.head, recipe.data, envp);
+    again_make(a, recipe, (char *)recipe, envp);
     return -1;
 }

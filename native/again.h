@@ -4,29 +4,24 @@
 
 #include "sys.h"
 
+#include "recipe.h"
+
 #define AGAIN_MAGIC 0x61676169
-#define AGAIN_VERSION 3
+#define AGAIN_VERSION 4
 #define AGAIN_ITEMS 128 /* mounts at most, and variables */
 #define AGAIN_SPACES 8
 #define AGAIN_JOIN 256 /* bytes in the plan for the path of a namespace */
 #define AGAIN_TEXT (256 * 1024) /* bytes of config.json at most */
 
-/* ROOT/.recipes/HASH, as pyrun.oci.recipe writes it; offsets count from its start:
+/* ROOT/.recipes/HASH, as pyrun.oci.recipe writes it:
  *
  *     struct again_recipe | struct recipe_check[check_count] | key | order | plan | strings
  */
 struct again_recipe {
-    uint32_t magic;
-    uint32_t version;
-    uint32_t size;
-    uint32_t check_count;
-    uint32_t key;
-    uint32_t key_size;
+    struct recipe_start start;
     uint32_t order; /* uint16_t[mounts + variables]: which of the configuration's is the first by its text, the second, ... */
     uint32_t mounts;
     uint32_t variables;
-    uint32_t plan;
-    uint32_t plan_size;
     uint32_t mount; /* the operation of the first mount */
     uint32_t root;  /* in the plan: PATH_SIZE bytes for the path of the root */
     uint32_t helper;

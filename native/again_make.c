@@ -305,14 +305,15 @@ static void make(struct making *m, const struct again_recipe *recipe, char *data
 {
     struct again *a = m->a;
     const int dir = m->container->dir;
-    const char *plan = data + recipe->plan, *helper = data + recipe->helper;
+    const char *plan = data + recipe->start.plan, *helper = data + recipe->helper;
+    const size_t size = recipe->start.plan_size;
 
     if ((a->group[0] != '\0' && (write_file(dir, "group.new", O_CREAT | O_TRUNC, 0600, a->group, str_len(a->group)) < 0 ||
                                  sys_call4(__NR_renameat, dir, "group.new", dir, "group") < 0)) ||
         !make_group(m) || !has_limits(m, (const struct plan_header *)(const void *)plan))
         return;
     own_streams(recipe->owner);
-    if (!launch(m, plan, recipe->plan_size, helper) || !again_settle(a, dir, (int32_t)m->pid, plan, recipe->plan_size, helper) || !go_on(m))
+    if (!launch(m, plan, size, helper) || !again_settle(a, dir, (int32_t)m->pid, plan, size, helper) || !go_on(m))
         return;
     sys_close(m->socket);
     m->socket = -1;

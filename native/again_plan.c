@@ -113,13 +113,13 @@ static int joins(const struct again *a, const struct plan_header *head, const st
 
 int again_plan(const struct again *a, const struct again_recipe *recipe, char *data)
 {
-    struct plan_header *head = (struct plan_header *)(void *)(data + recipe->plan);
+    struct plan_header *head = (struct plan_header *)(void *)(data + recipe->start.plan);
     struct plan_op *ops = (struct plan_op *)(head + 1);
     const uint16_t *order = (const uint16_t *)(const void *)(data + recipe->order);
     char *pool = (char *)head + head->pool;
 
     if (head->op_count == 0 || head->op_count > PLAN_MAX_OPS || head->pool != sizeof *head + head->op_count * sizeof *ops ||
-        head->pool > recipe->plan_size || head->pool_size > recipe->plan_size - head->pool || head->pool_size == 0 ||
+        head->pool > recipe->start.plan_size || head->pool_size > recipe->start.plan_size - head->pool || head->pool_size == 0 ||
         pool[head->pool_size - 1] != '\0' || recipe->root < head->pool || recipe->root + PATH_SIZE > head->pool + head->pool_size)
         return 0;
     if (recipe->id != 0)

@@ -47,78 +47,22 @@ const char *root_of(int argc, char **argv, char **envp, int *verb)
     return i < argc && root[0] == '/' ? root : 0;
 }
 
-static int open_recipe(const struct fast *fast, const char *key, size_t size)
+/* Whether there is a recipe for this form of the command line, and still holds. */
+static int find(struct fast *fast, struct words *words, int dir, char form)
 {
-    static const char digits[] = "0123456789abcdef";
-    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
-    char name[20], path[PATH_SIZE];
+    const struct recipe_header *recipe = 0;
 
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)key[i]) * 0x100000001b3;
-    for (int i = 0; i < 16; i++)
-        name[i] = digits[hash >> (60 - 4 * i) & 15];
-    name[16] = '\0';
-    if (join(path, fast->root, "/cache/run/", name) == 0)
-        return -1;
-    return (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0);
-}
-
-static int inside(const struct recipe_header *recipe, uint32_t offset, uint32_t size)
-{
-    return offset <= recipe->size && size <= recipe->size - offset;
-}
-
-/* Reads the recipe of this form of the command line; it must be root's own file and whole. */
-static int load(struct fast *fast, struct words *words, char form)
-{
-    OWNED_FD fd = words_key(words, form) ? open_recipe(fast, words->key, words->key_size) : -1;
-    const struct recipe_header *recipe;
-    struct stat st;
-    long map;
-
-    if (fd < 0 || sys_fstat(fd, &st) < 0 || (st.st_mode & (S_IFMT | 022)) != S_IFREG || st.st_uid != 0 ||
-        st.st_size < (long)sizeof *recipe || st.st_size > PLAN_MAX_SIZE)
-        return 0;
-    map = sys_call6(__NR_mmap, 0, st.st_size, 3 /* read and write */, 2 /* private */, fd, 0);
-    if ((unsigned long)map > -4096UL)
-        return 0;
-    fast->data = (char *)map;
-    fast->recipe = recipe = (const struct recipe_header *)map;
+    if (words_key(words, form))
+        recipe = recipe_map(dir, words->key, (uint32_t)words->key_size, RECIPE_MAGIC, RECIPE_VERSION, sizeof *recipe);
+    fast->recipe = recipe;
+    fast->data = (char *)(uintptr_t)recipe;
     fast->form = form;
-    return recipe->magic == RECIPE_MAGIC && recipe->version == RECIPE_VERSION && recipe->size == st.st_size &&
-           fast->data[recipe->size - 1] == '\0' && recipe->check_count <= 256 &&
-           recipe->place_count <= WORDS_VARIABLES && recipe->patch_count <= RECIPE_PATCHES && recipe->plan % 8 == 0 &&
-           inside(recipe, sizeof *recipe,
-                  recipe->check_count * (uint32_t)sizeof(struct recipe_check) +
-                      recipe->patch_count * (uint32_t)sizeof(struct recipe_patch) + recipe->place_count * (uint32_t)sizeof(uint32_t)) &&
-           inside(recipe, recipe->key, recipe->key_size) && inside(recipe, recipe->plan, recipe->plan_size) &&
-           inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->size &&
-           recipe->plan_size >= sizeof(struct plan_header) && recipe->key_size == words->key_size &&
-           memcmp(fast->data + recipe->key, words->key, words->key_size) == 0;
-}
-
-static int as_before(const struct recipe_check *check, const char *path)
-{
-    struct stat st;
-    const long r = sys_call4(__NR_newfstatat, AT_FDCWD, path, &st, 0);
-
-    if (check->kind == RECIPE_ABSENT)
-        return r == -ENOENT;
-    if (check->kind != 0)
-        return r == 0 && (st.st_mode & S_IFMT) == check->kind;
-    return r == 0 && st.st_dev == check->device && st.st_ino == check->inode && (uint64_t)st.st_size == check->size &&
-           st.st_mtime * 1000000000 + st.st_mtime_nsec == check->modified &&
-           st.st_ctime * 1000000000 + st.st_ctime_nsec == check->changed;
-}
-
-static int unchanged(const struct fast *fast)
-{
-    const struct recipe_check *check = (const struct recipe_check *)(fast->recipe + 1);
-
-    for (uint32_t i = 0; i < fast->recipe->check_count; i++, check++)
-        if (check->path >= fast->recipe->size || !as_before(check, fast->data + check->path))
-            return 0;
-    return fast->recipe->check_count > 0;
+    return recipe != 0 && recipe->place_count <= WORDS_VARIABLES && recipe->patch_count <= RECIPE_PATCHES &&
+           recipe_inside(recipe, sizeof *recipe,
+                         recipe->start.check_count * sizeof(struct recipe_check) + recipe->patch_count * sizeof(struct recipe_patch) +
+                             recipe->place_count * sizeof(uint32_t)) &&
+           recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->start.size &&
+           recipe_holds(recipe, sizeof *recipe);
 }
 
 /* Whether there is nothing to sweep: no half-made pod, no garbage, and among the first of the running ones none
@@ -182,19 +126,20 @@ static void start(struct fast *fast, const struct words *words, char **envp)
 {
     char *data = fast->data, *block, *record;
     const struct recipe_header *recipe = fast->recipe;
-    const struct recipe_patch *patches = (const struct recipe_patch *)((const struct recipe_check *)(recipe + 1) + recipe->check_count);
+    const struct recipe_check *checks = (const struct recipe_check *)(recipe + 1);
+    const struct recipe_patch *patches = (const struct recipe_patch *)(checks + recipe->start.check_count);
     const struct words_places places = {
         .variables = (const uint32_t *)(patches + recipe->patch_count),
         .variable_count = recipe->place_count,
         .patches = patches,
         .patch_count = recipe->patch_count,
         .strings = data,
-        .strings_size = recipe->size,
+        .strings_size = recipe->start.size,
     };
-    size_t size = recipe->plan_size, record_size = recipe->record_size;
+    size_t size = recipe->start.plan_size, record_size = recipe->record_size;
     int plan;
 
-    block = words_plan(words, fast->form, data + recipe->plan, &size, &places);
+    block = words_plan(words, fast->form, data + recipe->start.plan, &size, &places);
     record = data + recipe->record;
     if (words->app_name != 0)
         record = words_record(words, record, &record_size, recipe->name);
@@ -243,7 +188,7 @@ void run_recipe(int argc, char **argv, char **envp)
     static struct words words;
     static struct fast fast;
     char path[PATH_SIZE];
-    int verb, found = 0;
+    int verb, recipes, found = 0;
 
     if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
         return;
@@ -258,9 +203,10 @@ void run_recipe(int argc, char **argv, char **envp)
     fast.store = (int)sys_openat(AT_FDCWD, path, O_RDWR, 0);
     (void)join(path, fast.root, "/pods", "");
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-    if (fast.store >= 0 && fast.pods >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0)
+    recipes = recipe_directory(fast.root, "/cache/run");
+    if (fast.store >= 0 && fast.pods >= 0 && recipes >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0)
         for (size_t i = 0; i < sizeof forms && !found; i++)
-            found = load(&fast, &words, forms[i]) && unchanged(&fast);
+            found = find(&fast, &words, recipes, forms[i]);
     if (found && swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
         start(&fast, &words, envp);
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);

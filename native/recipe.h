@@ -17,6 +17,9 @@
  *         so that nothing that a caller hands on is taken for it), and without the app's name if the command line gives one
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
+ *
+ * Those of pyrun-oci (again.h) are files of the same kind: what both begin with is struct recipe_start, what finds and judges
+ * them is recipe.c, and pyrun.engine.recipes what writes them.
  */
 #ifndef PYRUN_RECIPE_H
 #define PYRUN_RECIPE_H
@@ -31,7 +34,8 @@
 #define RECIPE_RECORD "{\"uuid\":\""
 #define UUID_LENGTH 36
 
-struct recipe_header {
+/* Offsets count from the start of the file. */
+struct recipe_start {
     uint32_t magic;
     uint32_t version;
     uint32_t size;
@@ -40,6 +44,10 @@ struct recipe_header {
     uint32_t key_size;
     uint32_t plan;
     uint32_t plan_size;
+};
+
+struct recipe_header {
+    struct recipe_start start;
     uint32_t record;
     uint32_t record_size;
     uint32_t helper; /* path of the helper program */
@@ -64,5 +72,17 @@ struct recipe_patch {
     uint32_t head;  /* what stands before the host name, an offset in the file */
     uint32_t tail;  /* and behind it */
 };
+
+/* The directory of recipes, which must be root's alone; -1 without one. */
+int recipe_directory(const char *root, const char *below);
+
+/* The recipe of a key, in private memory: root's own file, and whole, with checks behind a header of that size; 0 without one. */
+void *recipe_map(int dir, const char *key, uint32_t key_size, uint32_t magic, uint32_t version, size_t header);
+
+/* Whether that many bytes of it are there. */
+int recipe_inside(const void *recipe, uint64_t at, uint64_t size);
+
+/* Whether all files that decided are as they were. */
+int recipe_holds(const void *recipe, size_t header);
 
 #endif

@@ -9,30 +9,28 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from pyrun.engine.installed import stamps
+from pyrun import native
 from pyrun.host import probe
 from pyrun.oci import mounts, planner
 from pyrun.oci.process import lost_capabilities
 from pyrun.plan import ops
+from pyrun.pod.cache import CHECK, Strings, keep, own_checks, pack_check
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyrun.engine.installed import Stamp
     from pyrun.plan.ops import Op, Plan
+    from pyrun.pod.recipe import Check
 
 __all__ = ["Key", "save", "take_key"]
 
 _VARIABLE = b"PYRUN_OCI_KEY"
-_MAGIC, _VERSION = 0x61676169, 3
+_MAGIC, _VERSION = 0x61676169, 4
 _NONE = 0xFFFFFFFF
 _KEY = Struct("=6I")
 _HEADER = Struct("=16I")
-_CHECK = Struct("=5Q2I")
-_WORD = (1 << 64) - 1  # times before 1970 are negative
 _PATH_SIZE, _JOIN = 4096, 256
-_CHECKS = 256  # at most, for again.c
 _KEPT = 128  # recipes below one root; each is about 30 kB
 _DIGITS = frozenset("0123456789abcdef")
 
@@ -74,17 +72,10 @@ def save(root: str, key: Key, spec: dict[str, Any], plan: Plan, name: str) -> No
     first = _first_mount(spec, plan)
     if first < 0 or not _decides_alone(spec) or not _is_home(key, spec, plan):
         return
-    directory = root + "/.recipes"
     try:
-        own = stamps()
-        if not 0 < len(own) <= _CHECKS:
-            return
-        os.makedirs(directory, 0o700, exist_ok=True)
-        held = os.listdir(directory)
-        if len(held) >= _KEPT:
-            for one in held:
-                os.unlink(f"{directory}/{one}")
-        _write(directory, _name_of(key.data), _encode(key, spec, plan, name, first, own))
+        checks = own_checks([])
+        if checks:
+            keep(root + "/.recipes", _KEPT, key.data, _encode(key, spec, plan, name, first, checks))
     except OSError:
         pass
 
@@ -140,31 +131,20 @@ def _is_home(key: Key, spec: dict[str, Any], plan: Plan) -> bool:
     return had == [*given, home]
 
 
-def _name_of(key: bytes) -> str:
-    """The file name of a key: FNV-1a, 64 bits."""
-    value = 0xCBF29CE484222325
-    for byte in key:
-        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{value:016x}"
-
-
-def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int, own: list[tuple[str, Stamp]]) -> bytes:
+def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int, checks: list[Check]) -> bytes:
     block, root = _block(plan)
-    tail, checks = bytearray(), []
     parts = [key.data, bytes(-len(key.data) % 8), key.order, bytes(-len(key.order) % 8), block]
-    start = _HEADER.size + len(own) * _CHECK.size
-    strings = start + sum(map(len, parts))
-    for path, stamp in own:
-        checks.append(_CHECK.pack(*[number & _WORD for number in stamp], strings + len(tail), 0))
-        tail += os.fsencode(path) + b"\0"
-    marked = strings + len(tail) if len(name) == 64 and _DIGITS.issuperset(name) else 0
-    tail += name.encode() + b"\0"
+    start = _HEADER.size + len(checks) * CHECK.size
     order = start + len(parts[0]) + len(parts[1])
+    tail = Strings(start + sum(map(len, parts)))
+    packed = [pack_check(one, tail) for one in checks]
+    helper, marked = tail.add(native.HELPER), tail.add(name)
     head = _HEADER.pack(
-        _MAGIC, _VERSION, strings + len(tail), len(checks), start, len(key.data), order, key.mounts, key.variables,
-        strings - len(block), len(block), first, root, strings, marked, spec["process"].get("user", {}).get("uid", 0),
+        _MAGIC, _VERSION, tail.start + len(tail.data), len(checks), start, len(key.data), tail.start - len(block), len(block),
+        order, key.mounts, key.variables, first, root, helper,
+        marked if len(name) == 64 and _DIGITS.issuperset(name) else 0, spec["process"].get("user", {}).get("uid", 0),
     )  # fmt: skip
-    return b"".join((head, *checks, *parts, tail))
+    return b"".join((head, *packed, *parts, tail.data))
 
 
 def _block(plan: Plan) -> tuple[bytes, int]:
@@ -187,13 +167,3 @@ def _block(plan: Plan) -> tuple[bytes, int]:
     finally:
         plan.ops = whole
     return block, block.index(os.fsencode(marked))
-
-
-def _write(directory: str, name: str, data: bytes) -> None:
-    temporary = f"{directory}/.{name}.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(temporary, f"{directory}/{name}")

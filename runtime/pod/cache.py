@@ -1,4 +1,7 @@
-"""Recipes on disk, for the launcher: the format of native/recipe.h.  Written after a decision, read by fast.c only."""
+"""Recipes on disk, for the launcher: the format of native/recipe.h.  Written after a decision, read by fast.c only.
+
+What is the same for those of `pyrun-oci` (`pyrun.oci.recipe`): `keep`, `own_checks`, `pack_check`, `Strings`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
-__all__ = ["ABSENT", "Line", "key_of", "name_of", "save", "split"]
+__all__ = ["ABSENT", "CHECK", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "save", "split"]
 
 MAGIC = 0x72797065
 VERSION = 6
@@ -28,8 +31,8 @@ OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
 ABSENT = 1  # a kind of check: nothing may be there
 _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
-_CHECK = Struct("=5Q2I")
-_CHECKS = 256  # at most, for fast.c
+CHECK = Struct("=5Q2I")
+_CHECKS = 256  # at most, for recipe.c
 _KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
 _WORD = (1 << 64) - 1  # times before 1970 are negative
@@ -133,16 +136,10 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
     line = split(argv)
     if recipe.checks is None or recipe.copy or line is None or not launcher():
         return
-    directory = root + "/cache/run"
     try:
-        own = [(path, stamp, 0) for path, stamp in stamps()]
-        if not own or len(recipe.checks) + len(own) > _CHECKS:
+        checks = own_checks(recipe.checks)
+        if not checks:
             return
-        private_dirs(directory)
-        held = os.listdir(directory)
-        if len(held) >= _KEPT:
-            for name in held:
-                os.unlink(f"{directory}/{name}")
         key = key_of(line, 1 + recipe.kept if line.arguments else 0)
         # what is part of the key, as in -eNAME=VALUE or where `---` is, is in the plan
         names = [text.partition("=")[0] for text in line.variables]
@@ -158,7 +155,7 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        _write(directory, name_of(key), _encode(key, recipe, [*recipe.checks, *own], block, places, patches, line.app >= 0, helper))
+        keep(root + "/cache/run", _KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper))
     except OSError:
         pass
 
@@ -192,10 +189,10 @@ def _encode(
         name = len(head + _NAMED)
         record = head + _NAMED + rest[rest.index('"') :]
     data = record.encode("utf-8", "surrogateescape")
-    start = _HEADER.size + _CHECK.size * len(checks) + _PATCH.size * len(patches) + 4 * len(places)
+    start = _HEADER.size + CHECK.size * len(checks) + _PATCH.size * len(patches) + 4 * len(places)
     plan = start + len(key) + -(start + len(key)) % 8
-    tail = _Strings(plan + len(block) + len(data))
-    parts = [_CHECK.pack(*[number & _WORD for number in known], tail.add(path), kind) for path, known, kind in checks]
+    tail = Strings(plan + len(block) + len(data))
+    parts = [pack_check(one, tail) for one in checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
     spans = (start, len(key), plan, len(block), plan + len(block), len(data), tail.add(helper))
@@ -203,8 +200,8 @@ def _encode(
     return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, tail.data))
 
 
-class _Strings:
-    """The strings at the end of the file while they grow."""
+class Strings:
+    """The strings at the end of the file, from `start` on, while they grow."""
 
     __slots__ = ("data", "start")
 
@@ -213,12 +210,19 @@ class _Strings:
         self.data = bytearray()
 
     def add(self, text: str) -> int:
+        """Put one more there, and return its place in the file."""
         at = self.start + len(self.data)
         self.data += os.fsencode(text) + b"\0"
         return at
 
 
-def _write(directory: str, name: str, data: bytes) -> None:
+def keep(directory: str, most: int, key: bytes, data: bytes) -> None:
+    """Write the recipe of a key, for root alone; where there are `most` already, all of them go.  OSError when that is not possible."""
+    private_dirs(directory)
+    held = os.listdir(directory)
+    for name in held if len(held) >= most else ():
+        os.unlink(f"{directory}/{name}")
+    name = name_of(key)
     temporary = f"{directory}/.{name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -226,3 +230,15 @@ def _write(directory: str, name: str, data: bytes) -> None:
     finally:
         os.close(fd)
     os.rename(temporary, f"{directory}/{name}")
+
+
+def own_checks(checks: list[Check]) -> list[Check]:
+    """Return `checks` and those of this installation; none at all where a launcher would have to look at too many, or cannot judge."""
+    own: list[Check] = [(path, stamp, 0) for path, stamp in stamps()]
+    return [*checks, *own] if own and len(checks) + len(own) <= _CHECKS else []
+
+
+def pack_check(check: Check, tail: Strings) -> bytes:
+    """Return `struct recipe_check`, and put its path into `tail`."""
+    path, stamp, kind = check
+    return CHECK.pack(*[number & _WORD for number in stamp], tail.add(path), kind)

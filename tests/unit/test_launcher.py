@@ -41,6 +41,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = (
         "launcher.c",
         "fast.c",
+        "recipe.c",
         "words.c",
         "quick.c",
         "list.c",

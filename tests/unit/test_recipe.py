@@ -51,7 +51,7 @@ def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
     )
     subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
     said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
-    assert said[:4] == [str(cache._HEADER.size), str(cache._CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
+    assert said[:4] == [str(cache._HEADER.size), str(cache.CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
     assert said[4:] == ["40", "40", str(cache._PATCH.size), _HEAD]
 
 
