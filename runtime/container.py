@@ -6,7 +6,7 @@ import os
 import time
 
 from pyrun.engine.launch import RUNNING
-from pyrun.pod.process import Process, enter
+from pyrun.pod.process import Process, entrance
 from pyrun.result import result_of
 from pyrun.streams import Pump, pump
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyrun.images.store import Store
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
+    from pyrun.pod.process import Entrance
     from pyrun.pod.state import Pods
     from pyrun.result import Result
     from pyrun.streams import Streams
@@ -36,7 +37,7 @@ class Container:
     are this process's ends of the streams that are PIPE, unbuffered binary files, else None.
     """
 
-    __slots__ = ("_pods", "_started", "_store", "_streams", "_supervisor", "args", "notes", "uuid")
+    __slots__ = ("_entrance", "_pods", "_started", "_store", "_streams", "_supervisor", "args", "notes", "uuid")
 
     def __init__(
         self, uuid: str, supervisor: Supervisor, notes: list[str], pods: Pods, store: Store, streams: Streams, args: Sequence[str]
@@ -49,6 +50,7 @@ class Container:
         self._streams = streams
         self._supervisor = supervisor
         self._started = time.monotonic()
+        self._entrance: Entrance | None = None
 
     def __repr__(self) -> str:
         return f"<pyrun.Container {self.uuid}>"
@@ -164,8 +166,10 @@ class Container:
         StateError when the pod has ended, ConfigError for an unknown user; what fails later is raised by `Process.wait`.
         """
         self.wait_running()
+        if self._entrance is None or self.returncode is not None or self._supervisor.control < 0:
+            self._entrance = entrance(self._pods, self.uuid)
         streams = stdin, stdout, stderr
-        return enter(self._pods, self.uuid, argv, streams, user=user, group=group, set_env=set_env, working_dir=working_dir)
+        return self._entrance.enter(argv, streams, user=user, group=group, set_env=set_env, working_dir=working_dir)
 
     @property
     def pod(self) -> Pod:
@@ -186,6 +190,7 @@ class Container:
         """Kill what still runs and wait until everything of the pod is gone."""
         self._streams.close()
         self._supervisor.close()
+        self._entrance = None
 
     def release(self) -> Supervisor:
         """Hand the supervisor over to whoever reaps it."""

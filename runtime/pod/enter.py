@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyrun.pod.live import Live
     from pyrun.pod.state import Pods
 
-__all__ = ["find_enterable", "make_plan", "open_slots"]
+__all__ = ["find_enterable", "make_plan", "open_slots", "pod_plan"]
 
 _SHELL = "/bin/sh"
 _NO_SHELLS = ("", "/bin/false", "/usr/bin/false", "/sbin/nologin", "/usr/sbin/nologin")
@@ -80,6 +80,22 @@ def _is_frozen(cgroup: int, name: str) -> bool:
         os.close(file)
 
 
+def pod_plan(live: Live) -> Plan:
+    """Return the plan that the pod runs by; StateError when nobody may enter such a pod."""
+    try:
+        pod = ops.decode(live.plan())
+    except ValueError:
+        hint = "use that version, or start the pod again"
+        raise StateError("enter pod", live.uuid, "another version of pyrun started it", hint=hint) from None
+    if exposed(pod):
+        reason = "it gave up no_new_privs, and its app may trace whoever enters (CAP_SYS_PTRACE)"
+        raise StateError("enter pod", live.uuid, reason, hint="start it without --insecure-options=new-privs, or without that capability")
+    if os.geteuid() and not pod.clone_flags & ops.CLONE_NEWUSER:
+        reason = "it is in a user namespace of the command line's"
+        raise StateError("enter pod", live.uuid, reason, hint="use `pyrun exec`, which goes there first")
+    return pod
+
+
 def make_plan(
     live: Live,
     argv: Sequence[str],
@@ -91,24 +107,15 @@ def make_plan(
     set_env: Mapping[str, str] | None = None,
     working_dir: str | None = None,
     term: str = "xterm",
+    known: Plan | None = None,
 ) -> Plan:
     """Return the plan for `argv`, or for a shell if it is empty, with all that the app has but for what is asked.
 
     `user` and `group` mean what the pod's own /etc/passwd and /etc/group say.  ConfigError for an unknown one, UsageError
-    for a directory that is not absolute, ExecError when there is no shell.
+    for a directory that is not absolute, ExecError when there is no shell.  `known` is what `pod_plan` said, where it was asked before.
     """
-    try:
-        pod = ops.decode(live.plan())
-    except ValueError:
-        hint = "use that version, or start the pod again"
-        raise StateError("enter pod", live.uuid, "another version of pyrun started it", hint=hint) from None
-    if exposed(pod):
-        reason = "it gave up no_new_privs, and its app may trace whoever enters (CAP_SYS_PTRACE)"
-        raise StateError("enter pod", live.uuid, reason, hint="start it without --insecure-options=new-privs, or without that capability")
+    pod = pod_plan(live) if known is None else known
     own_users = bool(pod.clone_flags & ops.CLONE_NEWUSER)
-    if os.geteuid() and not own_users:
-        reason = "it is in a user namespace of the command line's"
-        raise StateError("enter pod", live.uuid, reason, hint="use `pyrun exec`, which goes there first")
     env = environment(pod)
     request = Request()
     if own_users:

@@ -6,7 +6,7 @@ import os
 
 from pyrun.engine.launch import start
 from pyrun.plan import ops
-from pyrun.pod.enter import find_enterable, make_plan, open_slots
+from pyrun.pod.enter import find_enterable, make_plan, open_slots, pod_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pyrun.engine.launch import Supervisor
+    from pyrun.plan.ops import Plan
+    from pyrun.pod.live import Live
     from pyrun.pod.state import Pods
 
-__all__ = ["Process", "enter"]
+__all__ = ["Entrance", "Process", "enter", "entrance"]
 
 
 class Process:
@@ -71,19 +73,51 @@ class Process:
         self.close()
 
 
-def enter(
-    pods: Pods, uuid: str, argv: Sequence[str], stdio: tuple[int | None, int, int], app: str | None = None, **wanted: object
-) -> Process:
-    """Start `argv` in a running pod with these descriptors, and what is `wanted` of `pyrun.pod.enter.make_plan`; `app` is one of several.
+class Entrance:
+    """A running pod as whoever enters it found it, kept for the next time: its process 1 is held by a pidfd, so it is nobody else."""
 
-    A stdin of None is /dev/null.  StateError when there is no such pod or it cannot be entered now.
-    """
-    stdin, stdout, stderr = stdio
-    with find_enterable(pods, uuid, app) as live:
-        plan = make_plan(live, argv, interactive=stdin is not None, **wanted)  # type: ignore[arg-type]
+    __slots__ = ("_live", "_plan", "_pods")
+
+    def __init__(self, pods: Pods, live: Live, plan: Plan) -> None:
+        self._pods = pods
+        self._live = live
+        self._plan = plan
+
+    def enter(self, argv: Sequence[str], stdio: tuple[int | None, int, int], **wanted: object) -> Process:
+        """Start `argv` with these descriptors, and what is `wanted` of `pyrun.pod.enter.make_plan`; a stdin of None is /dev/null."""
+        stdin, stdout, stderr = stdio
+        live = self._live
+        plan = make_plan(live, argv, interactive=stdin is not None, known=self._plan, **wanted)  # type: ignore[arg-type]
         slots = open_slots(live, plan)
         streams = (stdout if stdin is None else stdin, stdout, stderr)
         try:
-            return Process(start(ops.encode(plan), slots, streams, f"pyrun: enter {live.uuid}", pods.root, str(live.init)))
+            return Process(start(ops.encode(plan), slots, streams, f"pyrun: enter {live.uuid}", self._pods.root, str(live.init)))
         finally:
             slots.close()
+
+    def close(self) -> None:
+        """Let go of the pod."""
+        self._live.close()
+
+    __del__ = close
+
+
+def entrance(pods: Pods, uuid: str, app: str | None = None) -> Entrance:
+    """Look a running pod up, as its `app` if it has several; StateError when there is no such pod or it cannot be entered now."""
+    live = find_enterable(pods, uuid, app)
+    try:
+        return Entrance(pods, live, pod_plan(live))
+    except BaseException:
+        live.close()
+        raise
+
+
+def enter(
+    pods: Pods, uuid: str, argv: Sequence[str], stdio: tuple[int | None, int, int], app: str | None = None, **wanted: object
+) -> Process:
+    """Start `argv` in a running pod, once; see `entrance` and `Entrance.enter`."""
+    found = entrance(pods, uuid, app)
+    try:
+        return found.enter(argv, stdio, **wanted)
+    finally:
+        found.close()

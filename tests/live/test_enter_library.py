@@ -74,3 +74,20 @@ def test_errors(app: Container) -> None:
     app.close()
     with pytest.raises(StateError):
         app.exec(["/probe", "exit", "0"])
+
+
+def test_it_is_found_once_and_let_go(app: Container) -> None:
+    """Who enters again enters the same process's namespaces, a pause is seen each time, and no descriptor stays."""
+    first = said(app, "/probe", "report")
+    held = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert json.loads(said(app, "/probe", "report"))["namespaces"] == json.loads(first)["namespaces"]
+    app.pod.pause()
+    with pytest.raises(StateError, match="paused"):
+        app.exec(["/probe", "exit", "0"])
+    app.pod.resume()
+    assert app.exec(["/probe", "exit", "3"]).wait() == 3 and len(os.listdir("/proc/self/fd")) == held
+    app.close()
+    with pytest.raises(StateError):
+        app.exec(["/probe", "exit", "0"])
+    assert len(os.listdir("/proc/self/fd")) < held - 1
