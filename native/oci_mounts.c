@@ -133,6 +133,20 @@ long configure(int fs, const char *option)
     return sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, key, option + n + 1, 0);
 }
 
+/* A tmpfs that says nothing else has the mode of the directory that it covers, as with crun and runc. */
+static long keep_mode(const struct context *ctx, const struct plan_op *op, const struct names *names, int fs)
+{
+    OWNED_FD below = (int)open_in_root(ctx, names->target, O_PATH | O_DIRECTORY, op->flags & OPF_NOFOLLOW);
+    struct stat st;
+    char mode[5] = "";
+
+    if (!str_eq(names->type, "tmpfs") || below < 0 || sys_fstat(below, &st) < 0)
+        return 0;
+    for (int i = 0; i < 4; i++)
+        mode[i] = (char)('0' + (st.st_mode >> (9 - 3 * i) & 7));
+    return sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, "mode", mode, 0);
+}
+
 /* Options one by one, so that no value can smuggle in another one (CVE-2024-9407). */
 static long new_tree(struct context *ctx, const struct plan_op *op, const struct names *names, const struct plan_oci_mount *how)
 {
@@ -147,6 +161,8 @@ static long new_tree(struct context *ctx, const struct plan_op *op, const struct
 
     if (r >= 0)
         r = sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, "source", names->source, 0);
+    if (r >= 0)
+        r = keep_mode(ctx, op, names, fs); /* an option that comes later wins */
     for (unsigned i = 0; r >= 0 && i < sizeof words / sizeof *words; i++)
         if (how->superblock & words[i].flag)
             r = sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, words[i].word, 0, 0);
@@ -193,8 +209,9 @@ static long make_point(const struct context *ctx, const char *path, const struct
 /* The mount point: what is there, or an empty file or directory made for it. */
 static long mount_point(const struct context *ctx, const struct plan_op *op, const char *path, int source)
 {
-    const int nofollow = op->flags & OPF_NOFOLLOW;
-    long target = open_in_root(ctx, path, O_PATH, nofollow), r;
+    const int on_link = op->flags & OPF_NOFOLLOW && op->a & OCIM_BIND; /* dest-nofollow: what is there is covered, be it a link */
+    const int nofollow = op->flags & OPF_NOFOLLOW && !on_link;
+    long target = open_in_root(ctx, path, O_PATH | (on_link ? O_NOFOLLOW : 0), nofollow), r;
     struct stat st = {.st_mode = S_IFDIR};
     char place[PATH_SIZE];
 
@@ -204,7 +221,7 @@ static long mount_point(const struct context *ctx, const struct plan_op *op, con
         return r;
     if (str_add(place, place + sizeof place, path) == 0)
         return -ENAMETOOLONG;
-    for (int links = 0; (r = nofollow ? 0 : behind_link(ctx, place)) > 0; links++)
+    for (int links = 0; (r = nofollow || on_link ? 0 : behind_link(ctx, place)) > 0; links++)
         if (links == 40)
             return -ELOOP;
     return r < 0 ? r : make_point(ctx, place, &st, nofollow);

@@ -64,6 +64,8 @@ def _mount(mount: dict[str, Any], has_maps: bool, where: str) -> None:
     for name, other in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
         if mount.get(name) and not mount.get(other):
             raise Bad(f"is required along with {name}", where=f"{where}.{other}")
+    if any(option.startswith(("idmap=", "ridmap=")) for option in options) and mapped:
+        raise Bad("idmap= says the same as uidMappings", "keep one of them", f"{where}.options")
     if ("idmap" in options or "ridmap" in options) and not mapped and not has_maps:
         raise Bad("idmap has no mapping", "give uidMappings and gidMappings, or the container a user namespace", f"{where}.options")
     if mapped and not {"bind", "rbind"}.intersection(options) and mount.get("type") != "bind":
@@ -74,8 +76,6 @@ def _users(linux: dict[str, Any], kinds: dict[str, str]) -> None:
     for name, other in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
         if linux.get(name) and "user" not in kinds:
             raise Bad("needs a user namespace", "add user to linux.namespaces", f"linux.{name}")
-        if kinds.get("user") == "" and not linux.get(name):
-            raise Bad("is required with a new user namespace", "map at least one id", f"linux.{name}")
         if linux.get(name) and not linux.get(other):
             raise Bad(f"is required along with {name}", where=f"linux.{other}")
 

@@ -93,7 +93,13 @@ def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]
     except OSError as error:
         hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
         raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None
-    return spec.load(text), text
+    config = spec.load(text)
+    linux = config.get("linux", {})
+    if not linux.get("uidMappings") and any(one["type"] == "user" and not one.get("path") for one in linux.get("namespaces", ())):
+        from pyrun.oci.idmaps import own_ids
+
+        own_ids(linux)
+    return config, text
 
 
 def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ _PROPAGATION = {
     "rprivate": _PRIVATE | _REC,
     "runbindable": _UNBINDABLE | _REC,
 }
-_HOW = ("bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "src-nofollow", "dest-nofollow")
+_HOW = ("bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "src-nofollow", "dest-nofollow", "copy-symlink")
 _FOR_OTHERS = ("auto", "noauto", "nofail", "_netdev", "nouser")  # mount(8): what concerns fstab and not the kernel
 _RECURSIVE = tuple("r" + name for name in _ATTRIBUTES)
 OPTIONS = (*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *_PROPAGATION, *_HOW)
@@ -101,9 +101,10 @@ def clean(path: str) -> str:
 class _Wanted:
     """What the options of one mount come to."""
 
-    __slots__ = ("attributes", "data", "flags", "how", "propagation", "superblock")
+    __slots__ = ("attributes", "data", "flags", "how", "map", "propagation", "superblock")
 
     def __init__(self) -> None:
+        self.map = ""  # of idmap=
         self.attributes = [0, 0, 0, 0]  # set, clear, and for all below: set, clear
         self.superblock = self.flags = 0
         self.propagation: list[int] = []
@@ -123,6 +124,9 @@ class _Wanted:
             self.how.add(option)
         elif option in _RECURSIVE:
             self._attribute(option[1:], 2)
+        elif option.startswith(("idmap=", "ridmap=")):
+            name, _, self.map = option.partition("=")
+            self.how.add(name)
         elif option and option not in _FOR_OTHERS and not option.startswith(("x-", "X-", "comment=")):
             self.data.append((index, option))
 
@@ -159,7 +163,11 @@ class Mounter:
         kind, target = mount.get("type", ""), clean(mount["destination"])
         if len(wanted.propagation) > 2:
             raise ConfigError("read mount", target, "more than two kinds of propagation", hint="keep one", origin=f"{where}.options")
-        if "bind" in wanted.how or "rbind" in wanted.how or kind == "bind":
+        binds = kind == "bind" or not wanted.how.isdisjoint(("bind", "rbind"))
+        if target == "/" and "remount" not in wanted.how and (binds or kind not in ("", "none")):
+            hint = "say so in root.path; what is mounted there can be mounted again by remount"
+            raise ConfigError("mount on", "/", "it is the root itself", hint=hint, origin=f"{where}.destination")
+        if binds:
             return [self._bind(mount, wanted, target, where)]
         for name in ("idmap", "ridmap"):
             if name in wanted.how:
@@ -195,7 +203,8 @@ class Mounter:
         flags = ops.NOFOLLOW if kind in ("proc", "sysfs") or "dest-nofollow" in wanted.how else 0
         one = self._op([kind, source, target, "", "", *options], wanted, how, flags=flags, where=where)
         if self.users and kind in _INSTEAD and self.kinds.get(_INSTEAD[kind][0]) != "":
-            # not this user namespace's to mount: then what the host shows of it
+            # not this user namespace's to mount: then what the host shows of it, and what is mounted below that no more freely
+            wanted.attributes[2] |= wanted.attributes[0] & (_RDONLY | _NOSUID | _NODEV | _NOEXEC)
             instead = self._shown(["", _INSTEAD[kind][1], target, "", ""], wanted, _BIND | _DEEP, where)
             return [(one[0], one[1] | ops.ELSE, *one[2:]), instead]
         return [one]
@@ -210,6 +219,8 @@ class Mounter:
             raise ConfigError("bind", target, "has no source", hint="name a path of the host", origin=f"{where}.source")
         how = _BIND | (_DEEP if "rbind" in wanted.how else 0) | (_SOURCE_NOFOLLOW if "src-nofollow" in wanted.how else 0)
         source = os.path.join(self.bundle, source)
+        if "copy-symlink" in wanted.how and os.path.islink(source):
+            return op(ops.SYMLINK, target, os.readlink(source), origin=where)
         if target in _STAND_INS:
             how |= _IN_PROC
         elif target == "/proc" and not _is_proc(source):
@@ -219,7 +230,7 @@ class Mounter:
             raise ConfigError("mount on", target, "would hide a part of procfs", hint=hint, origin=f"{where}.destination")
         if "remount" in wanted.how:
             return self._again(wanted, target, where, how | _AGAIN)
-        maps = self._maps(mount, wanted)
+        maps = self._maps(mount, wanted, where)
         if "ridmap" in wanted.how:
             how |= _MAP_DEEP
         words = ["", source, target, *maps]
@@ -228,9 +239,13 @@ class Mounter:
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
 
-    def _maps(self, mount: dict[str, Any], wanted: _Wanted) -> tuple[str, str]:
+    def _maps(self, mount: dict[str, Any], wanted: _Wanted, where: str) -> tuple[str, str]:
         if mount.get("uidMappings"):
             return extents(mount["uidMappings"]), extents(mount["gidMappings"])
+        if wanted.map:
+            from pyrun.oci.idmaps import option_maps
+
+            return option_maps(wanted.map, self.maps, f"{where}.options")
         return self.maps if "idmap" in wanted.how or "ridmap" in wanted.how else ("", "")
 
     def _again(self, wanted: _Wanted, target: str, where: str, how: int = 0) -> Op:
@@ -251,7 +266,10 @@ class Mounter:
 
     def bound_device(self, path: str, where: str) -> Op:
         """Return the operation that shows a node of the host at `path`, which no user namespace may make."""
-        return self._shown(["", path, path, "", ""], _Wanted(), _BIND, where)
+        wanted = _Wanted()
+        for option in ("nosuid", "noexec"):
+            wanted.take(0, option)
+        return self._shown(["", path, path, "", ""], wanted, _BIND, where)
 
     def _shown(self, words: list[str], wanted: _Wanted, how: int, where: str) -> Op:
         return self._tree(words, wanted, how, where) if self.early else self._op(words, wanted, how, where=where)

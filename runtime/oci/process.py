@@ -158,7 +158,7 @@ def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, 
         todo.append(_attribute(_SCHEDULER, _scheduler(process["scheduler"]), "process.scheduler"))
     if "ioPriority" in process:
         wanted = process["ioPriority"]
-        value = _IO_CLASSES[wanted["class"]] << 13 | wanted["priority"]
+        value = _IO_CLASSES[wanted["class"]] << 13 | wanted.get("priority", 0)
         todo.append(_attribute(_IO_PRIORITY, b"", "process.ioPriority", value=value))
     policy = linux.get("memoryPolicy")
     if policy:

@@ -102,9 +102,7 @@ _FIELDS = {
         "policy",
         also=_scheduler,
     ),
-    "ioPriority": record(
-        {"class": choice("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"), "priority": integer(0, 7)}, "class", "priority"
-    ),
+    "ioPriority": record({"class": choice("IOPRIO_CLASS_RT", "IOPRIO_CLASS_BE", "IOPRIO_CLASS_IDLE"), "priority": integer(0, 7)}, "class"),
     "execCPUAffinity": record({"initial": text, "final": text}),
 }
 

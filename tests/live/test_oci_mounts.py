@@ -307,8 +307,10 @@ def test_what_a_user_namespace_may_not_mount_is_the_hosts(oci: Runtime) -> None:
     linux["namespaces"] = [{"type": kind} for kind in ("mount", "user", "uts", "cgroup")]
     linux["uidMappings"] = linux["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     oci.config["mounts"] = [mount for mount in oci.config["mounts"] if mount["type"] != "mqueue"]
+    oci.config["mounts"] = [mount for mount in oci.config["mounts"] if mount["destination"] != "/sys/fs/cgroup"]
     found = seen(oci)
     assert found["/sys"][0].startswith("ro,") and "/proc" in found
+    assert found["/sys/fs/cgroup"][0].startswith("ro,"), "the host's tree comes with it, and is no more writable than the rest"
 
 
 PROC = [
@@ -345,6 +347,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"destination": "/x", "options": ["bind"]}, "mounts[7].source", "has no source"),
     ({"destination": "/x", "type": "proc", "options": ["tmpcopyup"]}, "mounts[7].options", "goes with tmpfs"),
     (tmpfs("/x", "ridmap"), "mounts[7].options", "idmap has no mapping"),
+    (bind("/etc", "/x", "bind", "idmap=uids=1-1"), "mounts[7].options", "uids and gids"),
+    (
+        {**bind("/etc", "/x", "bind", "idmap=uids=1-1-1;gids=1-1-1"), "uidMappings": [], "gidMappings": []},
+        "mounts[7].options",
+        "says the same",
+    ),
+    (tmpfs("/", "tmpcopyup"), "mounts[7].destination", "the root itself"),
+    (bind("/etc", "//.", "bind"), "mounts[7].destination", "the root itself"),
     (tmpfs("/x", "private", "shared", "slave"), "mounts[7].options", "two kinds of propagation"),
 ]
 

@@ -1,0 +1,57 @@
+"""Id maps that a configuration does not spell out: of a user namespace without any, and of the mount option idmap=.  Cold."""
+
+from __future__ import annotations
+
+import os
+
+from pyrun.errors import ConfigError
+from pyrun.plan.numbers import whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["option_maps", "own_ids"]
+
+_LARGEST = (1 << 32) - 1
+_HINT = "as in idmap=uids=0-1000-1#1-2000-10;gids=@0-0-100: ids of the file system, of the host or (@) of the container, how many"
+
+
+def own_ids(linux: dict[str, Any]) -> None:
+    """Let root of a new user namespace without a map be the caller, and nobody else be anybody."""
+    for name, own in (("uidMappings", os.geteuid()), ("gidMappings", os.getegid())):
+        linux[name] = [{"containerID": 0, "hostID": own, "size": 1}]
+
+
+def option_maps(text: str, container: tuple[str, str], where: str) -> tuple[str, str]:
+    """Return both id maps, as /proc/PID/uid_map takes them, of the value of a mount's option idmap= as crun and podman write it.
+
+    `container` are the maps of the container's user namespace.  ConfigError, with `where`, for what is malformed or not mapped.
+    """
+    parts = [part.partition("=") for part in text.split(";")]
+    given = {name: ranges for name, _, ranges in parts}
+    if sorted(part[0] for part in parts) != ["gids", "uids"]:
+        raise ConfigError("read mount option", f"idmap={text}", "has not uids and gids, once each", hint=_HINT, origin=where)
+    return _ranges(given["uids"], container[0], where), _ranges(given["gids"], container[1], where)
+
+
+def _ranges(text: str, container: str, where: str) -> str:
+    rows = ""
+    for part in text.split("#"):
+        numbers = [whole(word, _LARGEST) for word in part.removeprefix("@").split("-")]
+        if len(numbers) != 3 or min(numbers) < 0 or numbers[2] == 0:
+            raise ConfigError("read mount option", part, "not of the form ID-ID-COUNT", hint=_HINT, origin=where)
+        first, second, count = numbers
+        if part.startswith("@"):
+            second = _on_host(second, count, container, where)
+        rows += f"{first} {second} {count}\n"
+    return rows
+
+
+def _on_host(first: int, count: int, container: str, where: str) -> int:
+    for line in container.splitlines():
+        inside, outside, size = map(int, line.split())
+        if inside <= first and first + count <= inside + size:
+            return outside + first - inside
+    reason = "not within one range of the container's user namespace"
+    raise ConfigError("map ids", f"{first} to {first + count - 1}", reason, hint=_HINT, origin=where)

@@ -1,0 +1,84 @@
+"""Mounts as crun and podman have them beyond the specification, and user namespaces that say nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import Runtime
+
+
+@pytest.fixture
+def oci(tmp_path: Path, probe: Path) -> Runtime:
+    return Runtime(tmp_path, probe)
+
+
+def tmpfs(destination: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "tmpfs", "source": "memory", "options": list(options)}
+
+
+def bind(source: Path, destination: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": str(source), "options": list(options)}
+
+
+def test_a_bind_may_say_its_map_as_an_option(oci: Runtime, tmp_path: Path) -> None:
+    """As podman has it; @ is relative to the container's user namespace."""
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "file").write_text("")
+    os.chown(top / "file", 5, 6)
+    plain = bind(top, "/plain", "bind", "idmap=uids=5-1005-1;gids=0-0-7")
+    oci.config["mounts"].append(plain)
+    assert oci.shell("stat -c '%u %g' /plain/file") == "1005 6\n"
+    oci.config["linux"]["namespaces"].append({"type": "user"})
+    oci.config["linux"]["uidMappings"] = oci.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    os.chown(oci.bundle / "rootfs", 100000, 100000)
+    plain["options"] = ["bind", "idmap=uids=@5-8-1;gids=@0-0-7"]
+    assert oci.shell("stat -c '%u %g' /plain/file") == "8 6\n"
+
+
+def test_links_are_bound_and_covered_and_copied(oci: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file\n")
+    (tmp_path / "link").symlink_to("file")
+    (oci.bundle / "rootfs/covered").symlink_to("/etc")
+    oci.config["mounts"] += [
+        bind(tmp_path / "link", "/covered", "bind", "dest-nofollow", "src-nofollow"),
+        bind(tmp_path / "file", "/tmp/new", "bind", "dest-nofollow"),
+        bind(tmp_path / "link", "/deep/copy", "bind", "copy-symlink"),
+        bind(tmp_path / "file", "/deep/file", "bind", "copy-symlink"),
+    ]
+    script = "busybox readlink /covered; cat /tmp/new; busybox readlink /deep/copy; cat /deep/copy; ls /etc/passwd"
+    assert oci.shell(script).splitlines() == ["file", "a file", "file", "a file", "/etc/passwd"]
+    assert (oci.bundle / "rootfs/covered").readlink() == Path("/etc"), "what was covered is as it was"
+    for kind in ("proc", "sysfs"):
+        (oci.bundle / "rootfs/trap").unlink(missing_ok=True)
+        (oci.bundle / "rootfs/trap").symlink_to("/tmp")
+        oci.config["mounts"] = [*oci.config["mounts"][:7], {"destination": "/trap", "type": kind, "source": kind}]
+        oci.command("/bin/true")
+        assert "symbolic link" in oci("run", "one", code=1).stderr
+
+
+def test_a_tmpfs_has_the_mode_of_what_it_covers(oci: Runtime) -> None:
+    for name, mode in (("plain", 0o712), ("sticky", 0o1770), ("said", 0o700)):
+        (oci.bundle / "rootfs" / name).mkdir()
+        (oci.bundle / "rootfs" / name).chmod(mode)
+    oci.config["mounts"] += [tmpfs("/plain", "ro"), tmpfs("/sticky"), tmpfs("/said", "mode=0751"), tmpfs("/new")]
+    assert oci.shell("stat -c %a /plain /sticky /said /new").split() == ["712", "1770", "751", "1777"]
+
+
+def test_a_user_namespace_without_maps_has_the_callers_id(oci: Runtime) -> None:
+    linux = oci.config["linux"]
+    linux["namespaces"].append({"type": "user"})
+    for mount in oci.config["mounts"]:
+        mount["options"] = [option for option in mount.get("options", ()) if option != "gid=5"]
+    script = "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c %u /; grep -E ' /dev/(null|tty) ' /proc/self/mountinfo"
+    lines = oci.shell(script).splitlines()
+    assert [line.split() for line in lines[:2]] == [["0", "0", "1"]] * 2 and lines[2:4] == ["0", "0"]
+    shown = [line.split()[5].split(",") for line in lines[4:]]
+    assert len(shown) == 2 and all({"nosuid", "noexec"} <= set(options) for options in shown), "devices are the host's own"
+    oci.config["process"]["user"] = {"uid": 5, "gid": 5}
+    oci.command("/bin/true")
+    done = oci("run", "one", code=1)
+    assert "process.user" in done.stderr and not oci.leftovers()
