@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op, Plan
 
-__all__ = ["around_pid", "create", "filter_of", "has_own_manager", "hook_state", "is_user", "root_of", "write_pid"]
+__all__ = ["around_pid", "create", "filter_of", "has_own_manager", "hook_state", "is_user", "keeps_groups", "root_of", "write_pid"]
 
 _MARK = "\0"
 
@@ -182,6 +182,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
 
         hooks.inherit(config)
     own_streams(config.get("process") or {}, config)
+    kept = keeps_groups(config, config.get("process") or {})
     plan = planner.oci_plan(
         config,
         bundle,
@@ -196,7 +197,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         from pyrun.oci import rootless
 
         rootless.map_ids(plan)
-    if user and read_small("/proc/self/setgroups") == b"deny\n":
+    if (user and read_small("/proc/self/setgroups") == b"deny\n") or kept:
         plan.flags |= ops.SETGROUPS_DENY
     limits = _limits(args, config, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
@@ -349,6 +350,14 @@ def hook_state(container: Container, record: dict[str, Any], status: str) -> dic
     return shown
 
 
+def keeps_groups(config: dict[str, Any], process: dict[str, Any]) -> bool:
+    """Whether the process keeps its caller's groups, instead of those of `process`, which are taken out then."""
+    kept = spec.asks(config, "keep_original_groups")
+    if kept:
+        process.get("user", {}).pop("additionalGids", None)
+    return kept
+
+
 def filter_of(config: dict[str, Any]) -> bytes:
     """Return the compiled `linux.seccomp`, b"" without one."""
     wanted = (config.get("linux") or {}).get("seccomp")
@@ -356,6 +365,8 @@ def filter_of(config: dict[str, Any]) -> bytes:
         return b""
     from pyrun.oci import seccomp
 
+    if spec.asks(config, "seccomp_fail_unknown_syscall"):
+        seccomp.refuse_unknown(wanted)
     return seccomp.load(wanted)
 
 

@@ -7,7 +7,7 @@ import os
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
-from pyrun.oci.create import around_pid, filter_of, hook_state, root_of, write_pid
+from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.streams import keep_descriptors, own_streams, size_terminal, take_terminal
 from pyrun.plan import caps, ops
@@ -83,10 +83,11 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     except OSError:
         raise StateError("exec", container.id, "container not running") from None
     own_streams(process, config)
+    kept = keeps_groups(config, process)
     shown = around_pid(hook_state(container, container.record, container.status()))
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown)
     plan.clone_flags = _others(pid)
-    if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
+    if read_small(f"/proc/{pid}/setgroups") == b"deny\n" or kept:
         plan.flags |= ops.SETGROUPS_DENY
     fds = {6: pidfd}
     relay = -1

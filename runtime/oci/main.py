@@ -63,6 +63,7 @@ def _dispatch(args: Arguments) -> int:
 
         args.key = take_key()
     _close_leaks(args)
+    _check_log(args)
     if "help" in args.options and args.verb in ("checkpoint", "restore"):
         from pyrun.oci.criu import refuse
 
@@ -75,6 +76,24 @@ def _dispatch(args: Arguments) -> int:
     module = __import__("pyrun.oci." + _MODULES[args.verb], fromlist=("run",))
     code: int = getattr(module, _NAMES.get(args.verb, args.verb))(args)
     return code
+
+
+def _check_log(args: Arguments) -> None:
+    """Before anything is done: who asks for a log is told when there is none."""
+    form, path = args.get("log-format"), args.get("log")
+    if form not in ("", "json", "text"):
+        raise UsageError("choose log format", form, "no such format", hint="json or text", origin="--log-format")
+    if path:
+        try:
+            posix.close(_open_log(path))
+        except OSError as error:
+            args.options["log"] = ""
+            raise UsageError("open log", path, errno=error.errno or 0, hint="a path of a file", origin="--log") from None
+
+
+def _open_log(path: str) -> int:
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC | posix.O_NOCTTY
+    return posix.open(path.removeprefix("file:"), flags, 0o644)
 
 
 def _close_leaks(args: Arguments) -> None:
@@ -121,7 +140,7 @@ def _log(path: str, form: str, level: str, text: str) -> None:
     else:
         line = f'time="{now}" level={level} msg={fastjson.dumps(text)}'
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY, 0o644)
+        fd = _open_log(path)
     except OSError:
         return
     try:

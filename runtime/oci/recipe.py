@@ -95,6 +95,8 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     process, linux = spec["process"], spec.get("linux", {})
     spaces = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
     resources = linux.get("resources") or {}
+    if any(name.startswith("run.oci.") for name in spec.get("annotations", ())):  # whose values are not in the key
+        return False
     if "user" in spaces or spaces.get("mount") or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
         return False
     if any(process.get(name) for name in ("apparmorProfile", "selinuxLabel")) or any(

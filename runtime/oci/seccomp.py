@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["ARCHES", "compile_filter", "load"]
+__all__ = ["ARCHES", "compile_filter", "load", "refuse_unknown"]
 
 _CACHE = "/var/cache/pyrun-oci"
 _ERRNO, _TRACE = 0x00050000, 0x7FF00000
@@ -51,6 +51,18 @@ def load(wanted: dict[str, Any]) -> bytes:
         program = compile_filter(wanted)
         _save(path, program)
     return program
+
+
+def refuse_unknown(wanted: dict[str, Any]) -> None:
+    """ConfigError for a system call that libseccomp does not know, and `load` would pass over."""
+    from pyrun.native._seccomp import lib
+
+    for index, rule in enumerate(wanted.get("syscalls") or []):
+        for at, name in enumerate(rule["names"]):
+            if lib.seccomp_syscall_resolve_name(name.encode()) == -1:
+                hint = "leave it out, or the annotation run.oci.seccomp_fail_unknown_syscall"
+                where = f"linux.seccomp.syscalls[{index}].names[{at}]"
+                raise ConfigError("read seccomp filter", name, "no such system call", hint=hint, origin=where)
 
 
 def _cached(path: str) -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.rules import Rule
 
-__all__ = ["VERSION_MAX", "VERSION_MIN", "load", "load_process", "load_resources"]
+__all__ = ["VERSION_MAX", "VERSION_MIN", "asks", "load", "load_process", "load_resources"]
 
 VERSION_MIN, VERSION_MAX = "1.0.0", "1.3.0"
 _MINOR_MAX = 3
@@ -85,6 +85,11 @@ _CONFIG = record(
 def load(data: bytes) -> dict[str, Any]:
     """Return the members of a config.json; ConfigError names the JSON path and the rule it breaks."""
     return _load(data, _CONFIG, "config.json")
+
+
+def asks(config: dict[str, Any], name: str) -> bool:
+    """Whether the annotation run.oci.NAME is there and not 0, as crun reads it."""
+    return ((config.get("annotations") or {}).get("run.oci." + name) or "0") != "0"
 
 
 def load_process(data: bytes) -> dict[str, Any]:

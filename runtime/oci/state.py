@@ -34,8 +34,10 @@ _MAX = 16 << 20
 
 def check_id(name: str) -> str:
     """Return `name` if it can be a container's; StateError otherwise."""
-    if not name or len(name) > 1024 or name.startswith(".") or not _ALPHABET.issuperset(name):
-        raise StateError("find container", repr(name), "invalid id", hint="letters, digits and _ + - . make an id, not starting with a dot")
+    foreign = not _ALPHABET.issuperset(name)
+    if not name or len(name) > 1024 or name.startswith(".") or foreign:
+        reason = "invalid id" + ": invalid character in container ID" * foreign
+        raise StateError("find container", repr(name), reason, hint="letters, digits and _ + - . make an id, not starting with a dot")
     return name
 
 

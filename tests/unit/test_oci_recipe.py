@@ -59,6 +59,7 @@ def test_a_plain_container_is_decided_once() -> None:
         {"process_capabilities": {"bounding": ["CAP_NEVER_HEARD_OF"]}},
         {"process_env": ["PATH=/bin", "PATH=/sbin"]},
         {"linux_mountLabel": "x"},
+        {"annotations": {"run.oci.keep_original_groups": "0"}},
         {"linux_netDevices": {"eth0": {}}},
         {"linux_namespaces": [{"type": "mount"}, {"type": "cgroup"}, {"type": "user"}]},
         {"linux_namespaces": [{"type": "mount", "path": "/proc/1/ns/mnt"}, {"type": "cgroup"}]},
