@@ -36,6 +36,9 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         else:
             reason = ""
         return SetupError("run hook", one[3][0], reason, errno=error, origin=one[7], op=index)
+    if one is not None and one[0] == ops.CHDIR and error in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and not detail:
+        hint = "it must be a directory of the container that the process's user may enter"
+        return SetupError("chdir to", str(one[3]), errno=error, hint=hint, origin=one[7], op=index)
     if one is not None and one[0] >= ops.JOIN:
         from pyrun.oci.refused import refused
 

@@ -149,7 +149,9 @@ def test_a_process_file_says_who_it_is(oci: Runtime) -> None:
 def test_errors_are_pythons(oci: Runtime) -> None:
     oci.start_sleeping()
     assert "executable file not found in $PATH" in execute(oci, "one", "none", python=True).stderr
-    assert "no such file or directory" in execute(oci, "--cwd", "/none", "one", "true", python=True).stderr
+    assert (
+        "chdir to /none: no such file or directory (from process.cwd)" in execute(oci, "--cwd", "/none", "one", "true", python=True).stderr
+    )
     assert execute(oci, "one", "/etc", python=True).returncode == 255
     oci("kill", "one", "KILL")
     deadline = time.monotonic() + 30
