@@ -13,6 +13,7 @@ __all__ = ["PROCESS", "number_list"]
 
 _ID = integer(0, (1 << 31) - 1)
 _REALTIME = ("SCHED_FIFO", "SCHED_RR")
+_SHORTEST, _LONGEST = 1024, (1 << 63) - 1  # runtime of SCHED_DEADLINE
 
 
 def _variable(value: Any) -> None:
@@ -59,9 +60,27 @@ def _scheduler(value: Any) -> None:
         if policy != "SCHED_DEADLINE" and value.get(name):
             raise Bad(f"{policy} has no {name}", "leave it out, or use SCHED_DEADLINE", name)
     if policy == "SCHED_DEADLINE":
-        runtime, deadline = value.get("runtime", 0), value.get("deadline", 0)
-        if runtime < 1024 or not runtime <= deadline <= (value.get("period") or deadline):
-            raise Bad("SCHED_DEADLINE needs 1024 <= runtime <= deadline <= period, in nanoseconds", "see sched(7)", "runtime")
+        _deadline(value)
+
+
+def _deadline(value: Any) -> None:
+    """sched_setattr(2), in nanoseconds: 1024 <= runtime <= deadline <= period, which is the deadline when it is 0."""
+
+    def bad(reason: str, where: str) -> Bad:
+        return Bad(f"sched_setattr: `SCHED_DEADLINE` {reason}", "in nanoseconds, see sched(7)", where)
+
+    for name in ("runtime", "deadline"):
+        if name not in value:
+            raise bad(f"requires `{name}`", name)
+    runtime, deadline, period = value["runtime"], value["deadline"], value.get("period", 0)
+    if not runtime:
+        raise bad("runtime must be greater than 0", "runtime")
+    if not _SHORTEST <= runtime <= _LONGEST:
+        raise bad(f"runtime {runtime} must be between {_SHORTEST} and {_LONGEST}", "runtime")
+    if runtime > deadline:
+        raise bad(f"runtime {runtime} must be <= deadline {deadline}", "runtime")
+    if period and deadline > period:
+        raise bad(f"deadline {deadline} must be <= period {period}", "deadline")
 
 
 _UINT64 = integer(*UINT64)

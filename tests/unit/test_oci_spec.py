@@ -89,6 +89,10 @@ GOOD: dict[str, Any] = {
 }
 
 
+def deadline(**members: int) -> dict[str, Any]:
+    return {"policy": "SCHED_DEADLINE", **members}
+
+
 def put(config: dict[str, Any], where: str, value: object) -> None:
     """Set `a.b.0.c` of a document; the value "(gone)" removes it."""
     *parents, last = where.split("/")
@@ -148,7 +152,15 @@ ROWS: list[tuple[str, object, str, str]] = [
     ("process/scheduler/policy", "SCHED_FIFO", "process.scheduler.priority", "needs a priority"),
     ("process/scheduler/priority", 5, "process.scheduler.priority", "has no priority"),
     ("process/scheduler/runtime", 5, "process.scheduler.runtime", "has no runtime"),
-    ("process/scheduler", {"policy": "SCHED_DEADLINE", "runtime": 5}, "process.scheduler.runtime", "nanoseconds"),
+    ("process/scheduler", deadline(deadline=9999), "process.scheduler.runtime", "requires `runtime`"),
+    ("process/scheduler", deadline(runtime=9999), "process.scheduler.deadline", "requires `deadline`"),
+    ("process/scheduler", deadline(runtime=0, deadline=9999), "process.scheduler.runtime", "greater than 0"),
+    ("process/scheduler", deadline(runtime=1023, deadline=9999), "process.scheduler.runtime", "1023 must be between 1024 and"),
+    ("process/scheduler", deadline(runtime=1 << 63, deadline=1 << 63), "process.scheduler.runtime", "must be between"),
+    ("process/scheduler", deadline(runtime=9999, deadline=9998), "process.scheduler.runtime", "9999 must be <= deadline 9998"),
+    ("process/scheduler", deadline(runtime=1024, deadline=9999, period=9998), "process.scheduler.deadline", "<= period 9998"),
+    ("process/scheduler", deadline(runtime=1024, deadline=1024), "", ""),
+    ("process/scheduler", deadline(runtime=1024, deadline=1025, period=1025), "", ""),
     ("process/scheduler/flags/0", "SCHED_FLAG_X", "process.scheduler.flags[0]", "is unknown"),
     ("process/ioPriority/class", "IOPRIO_CLASS_NONE", "process.ioPriority.class", "is unknown"),
     ("process/ioPriority/priority", 8, "process.ioPriority.priority", "out of range"),
