@@ -81,6 +81,10 @@ class Bench:
     def close(self) -> None:
         for driver in self.drivers:
             driver.close()
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip())
+        for name in ("payload", "supervisor"):  # which systemd-nspawn makes where it is, and leaves
+            if (group / name).is_dir():
+                (group / name).rmdir()
 
     def command(self, name: str, *words: str, before: Callable[[], object] | None = None) -> Command:
         return Command(name, words, ENVIRONMENT, before)
@@ -130,9 +134,10 @@ class Bench:
             tree = ("--unshare-all", "--ro-bind", str(self.stage.rootfs), "/", "--proc", "/proc", "--dev", "/dev", "/bin/true")
             found.append(self.command("bwrap", bwrap, *tree))
         nspawn = shutil.which("systemd-nspawn", path=ENVIRONMENT["PATH"])
-        if nspawn and Path("/run/systemd/system").is_dir():  # it asks systemd for a scope
-            words = ("--quiet", "--register=no", "--private-network", "--volatile=no", "--read-only", "-D", str(self.stage.rootfs))
-            found.append(self.command("systemd-nspawn", nspawn, *words, "/bin/true"))
+        if nspawn:
+            flags = ["--quiet", "--register=no", "--private-network", "--read-only", "--timezone=off", "--resolv-conf=off"]
+            flags += [] if Path("/run/systemd/system").is_dir() else ["--keep-unit"]  # else it asks systemd for a scope
+            found.append(self.command("systemd-nspawn", nspawn, *flags, "-D", str(self.stage.system_tree()), "/bin/true"))
         return [*found, self.interpreter()]
 
     def interpreter(self) -> Command:

@@ -208,6 +208,7 @@ def machine() -> dict[str, object]:
         "crun": first_line("crun", "--version"),
         "runc": first_line("runc", "--version"),
         "bwrap": first_line("bwrap", "--version"),
+        "systemd-nspawn": first_line("systemd-nspawn", "--version"),
         "commit": first_line("git", "-C", str(TOP), "describe", "--always", "--dirty"),
     }
 
@@ -314,6 +315,10 @@ if [ "$(stat -f -c %T /sys/fs/cgroup)" != cgroup2fs ]; then
     umount -R /sys/fs/cgroup
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 fi
+if [ ! -d /run/systemd/system ]; then # systemd-nspawn clears up behind itself on a tmpfs only
+    mkdir -p /run/systemd
+    mount -t tmpfs tmpfs /run/systemd
+fi
 "$@"
 """
 
@@ -337,7 +342,7 @@ def main(argv: Sequence[str]) -> int:
         steal, total = (now - then for now, then in zip(stolen(), ticks, strict=True))
     facts.update({"load": f"{before:.1f} -> {os.getloadavg()[0]:.1f}", "stolen": f"{100 * steal / max(total, 1):.1f} %"})
     facts["seconds"] = round(time.monotonic() - started)
-    print("\n".join(f"{name:<10}{value}" for name, value in facts.items()))
+    print("\n".join(f"{name:<16}{value}" for name, value in facts.items()))
     show(results)
     judge(results, wanted)
     met = show_gates(results)

@@ -240,6 +240,15 @@ class Stage:
         (path / "config.json").write_text(json.dumps(config))
         return path
 
+    def system_tree(self) -> Path:
+        """Returns a copy of our files with the directories that systemd-nspawn asks for, or else makes in them."""
+        tree = self.directory / "system-tree"
+        if not tree.exists():
+            shutil.copytree(self.rootfs, tree, symlinks=True)
+            for name in ("root", "run", "usr", "var"):
+                (tree / name).mkdir(exist_ok=True)
+        return tree
+
     def allowed_calls(self) -> list[str]:
         """The system calls that pyrun's default filter allows by number."""
         code = "from pyrun.plan import caps, seccomp_build as b; print(*sorted(b.default_allowed(caps.DEFAULT)))"

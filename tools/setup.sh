@@ -14,7 +14,7 @@ PACKAGES_test="
     openssl podman qemu-system-x86 qemu-utils shellcheck skopeo strace uidmap umoci util-linux xz-utils"
 PACKAGES_test+=" containerd docker.io" # clients of pyrun-oci
 PACKAGES_test+=" passt slirp4netns"    # networks of users' pods
-PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo umoci zstd"
+PACKAGES_bench="bubblewrap crun docker-registry podman runc skopeo systemd-container umoci zstd"
 
 PYTHON=/usr/bin/python3 # never the first of PATH: that may be a shim, which would cost every start of pyrun
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
