@@ -94,11 +94,14 @@ def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]
         hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
         raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None
     config = spec.load(text)
-    linux = config.get("linux", {})
-    if not linux.get("uidMappings") and any(one["type"] == "user" and not one.get("path") for one in linux.get("namespaces", ())):
-        from pyrun.oci.idmaps import own_ids
+    linux = config["linux"]
+    users = next((one for one in linux["namespaces"] if one["type"] == "user"), None)
+    if os.geteuid() if users is None else not users.get("path") and not linux.get("uidMappings"):
+        from pyrun.oci.idmaps import give_users
+        from pyrun.oci.main import warn
 
-        own_ids(linux)
+        for told in give_users(linux):
+            warn(args, told)
     return config, text
 
 

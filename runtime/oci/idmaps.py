@@ -11,16 +11,24 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["option_maps", "own_ids"]
+__all__ = ["give_users", "option_maps"]
 
 _LARGEST = (1 << 32) - 1
 _HINT = "as in idmap=uids=0-1000-1#1-2000-10;gids=@0-0-100: ids of the file system, of the host or (@) of the container, how many"
 
 
-def own_ids(linux: dict[str, Any]) -> None:
-    """Let root of a new user namespace without a map be the caller, and nobody else be anybody."""
+def give_users(linux: dict[str, Any]) -> list[str]:
+    """Let root of a user namespace be the caller, and nobody else be anybody; returns a warning when there is to be none.
+
+    Without one a caller who is not root could make no other namespace; crun adds it likewise.
+    """
+    told = []
+    if all(one["type"] != "user" for one in linux["namespaces"]):
+        linux["namespaces"] = [*linux["namespaces"], {"type": "user"}]
+        told.append("linux.namespaces: a caller who is not root gets a user namespace")
     for name, own in (("uidMappings", os.geteuid()), ("gidMappings", os.getegid())):
         linux[name] = [{"containerID": 0, "hostID": own, "size": 1}]
+    return told
 
 
 def option_maps(text: str, container: tuple[str, str], where: str) -> tuple[str, str]:

@@ -60,6 +60,17 @@ def test_a_user_starts_a_container(bundle: Path) -> None:
     assert as_user(OCI, "--root", bundle / "state", "delete", "--force", "two").returncode == 0
 
 
+def test_a_user_gets_a_user_namespace(bundle: Path) -> None:
+    """Without one he may make no other: crun gives it, and says so."""
+    write(bundle, {"namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc")], "uidMappings": None, "gidMappings": None})
+    config = json.loads((bundle / "config.json").read_text())
+    del config["hostname"]
+    (bundle / "config.json").write_text(json.dumps(config))
+    done = as_user(OCI, "--root", bundle / "state", "run", "--bundle", bundle, "one")
+    assert done.stdout == f"0\ndevice\nwritten\n 0 {USER} 1\n", done.stderr
+    assert "warning: linux.namespaces: " in done.stderr
+
+
 def test_root_of_a_user_namespace_starts_one(bundle: Path) -> None:
     kinds = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup", "network")]
     rules = {"devices": [{"allow": False, "access": "rwm"}]}
