@@ -4,6 +4,7 @@
 
 #include "sys.h"
 
+#include "oci_json.h"
 #include "recipe.h"
 
 #define AGAIN_MAGIC 0x61676169
@@ -63,14 +64,16 @@ struct again {
     uint32_t passwd, passwd_size; /* in the key */
 };
 
-/* again_json.c: the next place that is not white space; */
-uint32_t json_blank(const struct again *a, uint32_t at);
-
-/* what is between the quotes of a string of plain characters, 0 for anything else; */
+/* again_json.c: what is between the quotes of a string of plain characters, 0 for anything else; */
 int json_plain(const struct again *a, struct span value, struct span *inside);
 
-/* a step through an object or, without names, an array: `at` is behind its bracket or a comma; 0 at the end, with *at 0 for no JSON; */
-int json_next(const struct again *a, uint32_t *at, struct span *name, struct span *value);
+/* the members of an object, one after the other, and 0 behind the last: json.bad then tells whether it was one; */
+struct members {
+    struct json json;
+    unsigned count;
+};
+struct members json_members(const struct again *a, struct span object);
+int json_next(const struct again *a, struct members *of, struct span *name, struct span *value);
 
 /* the values of an object's members by name, of size 0 where there is none; 0 for no object; */
 int json_find(const struct again *a, struct span object, const char (*names)[16], struct span *values, int count);

@@ -1,49 +1,18 @@
-/* A walk through config.json without understanding it: where values begin and end.
+/* Where values begin and end in config.json, by the reader of oci_json.h.
  *
- * It need not refuse what is no JSON, see again_key.c; but it may not read past the end. */
+ * What is no JSON need not be refused, see again_key.c; but nothing may be read past the end. */
 #include "again.h"
 
-uint32_t json_blank(const struct again *a, uint32_t at)
+static struct json read_at(const struct again *a, uint32_t place)
 {
-    while (a->text[at] == ' ' || a->text[at] == '\t' || a->text[at] == '\n' || a->text[at] == '\r')
-        at++;
-    return at;
+    return (struct json){.at = (char *)(uintptr_t)(a->text + place), .end = a->text + a->size};
 }
 
-/* Behind the value at `at`; 0 where the text ends before it does, which is not JSON. */
-static uint32_t value_end(const struct again *a, uint32_t at)
+static struct span span_of(const struct again *a, const char *start, size_t size)
 {
-    uint32_t depth = 0;
-    int quoted = 0;
-
-    for (; at < a->size; at++) {
-        const char c = a->text[at];
-
-        if (quoted) {
-            if (c == '\\')
-                at++;
-            quoted = c != '"';
-        } else if (c == '"') {
-            quoted = 1;
-        } else if (c == '{' || c == '[') {
-            depth++;
-            continue;
-        } else if (c == '}' || c == ']') {
-            if (depth == 0)
-                return at;
-            depth--;
-        } else if (depth == 0 && (c == ',' || c == ' ' || c == '\t' || c == '\n' || c == '\r')) {
-            return at;
-        } else {
-            continue;
-        }
-        if (depth == 0 && !quoted)
-            return at + 1;
-    }
-    return 0;
+    return (struct span){(uint32_t)(start - a->text), (uint32_t)size};
 }
 
-/* What is between the quotes of a string of plain characters; 0 for anything else. */
 int json_plain(const struct again *a, struct span value, struct span *inside)
 {
     if (value.size < 2 || value.size > a->size || a->text[value.at] != '"')
@@ -60,64 +29,58 @@ static int same(const struct again *a, struct span span, const char *word)
     return span.size == str_len(word) && memcmp(a->text + span.at, word, span.size) == 0;
 }
 
-/* Steps through an object or array: `at` is behind its bracket or a comma; 0 at the end, and with *at 0 for what is no JSON.
- * An array has no names. */
-int json_next(const struct again *a, uint32_t *at, struct span *name, struct span *value)
+struct members json_members(const struct again *a, struct span object)
 {
-    uint32_t here = json_blank(a, *at);
+    struct members members = {.json = read_at(a, object.at)};
 
-    if (a->text[here] == '}' || a->text[here] == ']')
-        return 0;
-    if (name != 0) {
-        struct span quoted = {here, value_end(a, here) - here};
-
-        *at = 0;
-        if (a->text[here] != '"' || !json_plain(a, quoted, name))
-            return 0;
-        here = json_blank(a, here + quoted.size);
-        if (a->text[here] != ':')
-            return 0;
-        here = json_blank(a, here + 1);
-    }
-    *value = (struct span){here, value_end(a, here) - here};
-    here = json_blank(a, here + value->size);
-    *at = a->text[here] == ',' ? here + 1 : here;
-    if (value->size == 0 || value->size > a->size || (a->text[here] != ',' && a->text[here] != '}' && a->text[here] != ']'))
-        return (int)(*at = 0);
-    return 1;
+    members.json.bad = object.size == 0;
+    json_open(&members.json, '{');
+    return members;
 }
 
-/* The values of an object's members by name, of size 0 where there is none. */
+int json_next(const struct again *a, struct members *of, struct span *name, struct span *value)
+{
+    const char *start;
+    size_t size;
+
+    if (!json_more(&of->json, '}', &of->count))
+        return 0;
+    start = json_name(&of->json, &size);
+    of->json.bad |= !json_plain(a, span_of(a, start - 1, size + 2), name);
+    start = json_text(&of->json, &size);
+    *value = span_of(a, start, size);
+    return !of->json.bad;
+}
+
 int json_find(const struct again *a, struct span object, const char (*names)[16], struct span *values, int count)
 {
-    uint32_t at = object.at + 1;
+    struct members members = json_members(a, object);
     struct span name, value;
 
     for (int i = 0; i < count; i++)
         values[i].size = 0;
-    if (object.size == 0 || a->text[object.at] != '{')
-        return 0;
-    while (json_next(a, &at, &name, &value))
+    while (json_next(a, &members, &name, &value))
         for (int i = 0; i < count; i++)
             if (same(a, name, names[i]))
                 values[i] = value;
-    return at != 0;
+    return !members.json.bad;
 }
 
 int json_elements(const struct again *a, struct span array, struct span *found, uint32_t *count)
 {
-    uint32_t at = array.at + 1;
-    struct span value;
+    struct json json = read_at(a, array.at);
+    const char *start;
+    size_t size;
 
     *count = 0;
     if (array.size == 0 || same(a, array, "null"))
         return 1;
-    if (a->text[array.at] != '[')
-        return 0;
-    while (json_next(a, &at, 0, &value)) {
-        if (*count == AGAIN_ITEMS)
+    json_open(&json, '[');
+    while (json_more(&json, ']', count)) {
+        start = json_text(&json, &size);
+        if (json.bad || *count > AGAIN_ITEMS)
             return 0;
-        found[(*count)++] = value;
+        found[*count - 1] = span_of(a, start, size);
     }
-    return at != 0;
+    return !json.bad;
 }

@@ -176,21 +176,19 @@ static void put_cuts(struct writer *w, struct cut *cuts, int count)
 
 static int annotations(struct again *a, struct span object, struct cut *cuts, int count)
 {
-    uint32_t at = object.at + 1;
+    struct members members = json_members(a, object);
     struct span name, value;
 
     a->annotations.size = 0;
     if (object.size == 0)
         return count;
-    if (a->text[object.at] != '{')
-        return -1;
-    while (json_next(a, &at, &name, &value)) {
+    while (json_next(a, &members, &name, &value)) {
         if (count > ANNOTATIONS || !json_plain(a, value, &value))
             return -1;
         a->annotations = object;
         cuts[count++] = (struct cut){value, CUT_VALUE};
     }
-    return at != 0 ? count : -1;
+    return members.json.bad ? -1 : count;
 }
 
 /* Namespaces by path, of the kinds for which nothing but the path matters. */
@@ -330,7 +328,7 @@ int again_read(struct again *a)
     struct span top[TOP_COUNT], env, path, own[2];
     int count = 0, relative, home = 0;
 
-    if (!read_text(a) || !json_find(a, (struct span){json_blank(a, 0), a->size}, names, top, TOP_COUNT) ||
+    if (!read_text(a) || !json_find(a, (struct span){0, a->size}, names, top, TOP_COUNT) ||
         !json_find(a, top[TOP_PROCESS], (const char[1][16]){"env"}, &env, 1) ||
         !json_find(a, top[TOP_ROOT], (const char[1][16]){"path"}, &path, 1) ||
         !json_find(a, top[TOP_LINUX], linux_names, own, 2) || !json_plain(a, path, &a->path) || a->path.size == 0 ||

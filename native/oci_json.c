@@ -159,9 +159,10 @@ int json_null(struct json *json)
     return take_word(json, "null");
 }
 
-/* Goes by quotes and brackets: for what is known to be JSON. */
+/* Goes by quotes and brackets: for what is known to be JSON, or need not be. */
 void json_skip(struct json *json)
 {
+    const char *start;
     unsigned depth = 0;
 
     do {
@@ -189,11 +190,24 @@ void json_skip(struct json *json)
             json->at++;
             break;
         default:
+            start = json->at;
             while ((*json->at >= '0' && *json->at <= '9') || (*json->at >= 'a' && *json->at <= 'z') || *json->at == '-' ||
                    *json->at == '+' || *json->at == '.' || *json->at == 'E')
                 json->at++;
+            json->bad = json->at == start;
         }
     } while (depth > 0 && !json->bad);
+}
+
+const char *json_text(struct json *json, size_t *size)
+{
+    const char *start;
+
+    (void)peek(json);
+    start = json->at;
+    json_skip(json);
+    *size = (size_t)(json->at - start);
+    return start;
 }
 
 int json_ended(struct json *json)

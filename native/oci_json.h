@@ -22,6 +22,7 @@ uint64_t json_number(struct json *json, uint64_t most);
 int json_true(struct json *json);
 int json_null(struct json *json); /* whether null stood there */
 void json_skip(struct json *json);
+const char *json_text(struct json *json, size_t *size); /* a value as it stands there, whatever it is */
 int json_ended(struct json *json);
 
 #endif

@@ -39,7 +39,7 @@ KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "kee
 KEEPER_LINES = 1740  # health checks included, 240, what goes between apps and the service manager, 110, and few open files, 15
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c
 OCI_VERBS_LINES = 260  # of the launcher pyrun-oci
-AGAIN_LINES = 1230  # of the launcher pyrun-oci, for containers like earlier ones: native/again*
+AGAIN_LINES = 1160  # of the launcher pyrun-oci, for containers like earlier ones: native/again*
 OCI_LINES = 1040  # of the helper, for containers of other engines, and labels and parameters of pods: native/oci_*.c
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", "version1.c", *LAUNCHER, *KEEPER}
@@ -178,7 +178,7 @@ def exec_sources() -> list[Path]:
 
 def test_exec_of_the_launcher_stays_small() -> None:
     """docs/design/oci-exec.md."""
-    assert sum(len(code_lines(path)) for path in exec_sources()) < 1100
+    assert sum(len(code_lines(path)) for path in exec_sources()) < 1115
 
 
 def test_keeper_stays_smaller() -> None:

@@ -34,7 +34,7 @@ def damage(recipe: Path, how: str) -> None:
         data[at : at + 4] = b"\xf0\xff\xff\xff"
         recipe.write_bytes(data)
     elif how == "plan":
-        start = int.from_bytes(data[36:40], "little")
+        start = int.from_bytes(data[24:28], "little")
         data[start + 64 : start + 4096] = b"\xff" * 4032
         recipe.write_bytes(data)
     elif how == "link":
@@ -62,6 +62,31 @@ def test_a_recipe_that_somebody_touched_is_not_used(oci: Runtime, alone: Alone, 
     alone("run", "two", code=NO_PYTHON)
     assert not oci.leftovers() and not Path("/sys/fs/cgroup/two").exists()
     assert oci("run", "two").stdout == "hello\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        '{"a"',
+        '{"a":',
+        '{"a":"',
+        '{"a":"\\',
+        '{"a":*}',
+        '{"a":[*]}',
+        '{"a":{"b":[1,,',
+        '{"a":]}',
+        "[[[[",
+        '{"root":{"path":"rootfs"} *',
+        "\0",
+    ],
+)
+def test_what_is_no_json_is_told(oci: Runtime, text: str) -> None:
+    """By Python, which comes after the launcher has given up."""
+    (oci.bundle / "config.json").write_text(text)
+    assert "config.json" in oci("create", "one", code=1).stderr
+    assert not oci.leftovers()
 
 
 def test_there_is_an_end_to_recipes(oci: Runtime, alone: Alone) -> None:
