@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, ModuleType
 
+    from pyrun.engine.installed import Stamp
+
     # name, file, its mtime in nanoseconds and size, is it a package, code: none for an extension module
     Entry = tuple[str, str, int, int, bool, CodeType | None]
 
@@ -39,14 +41,16 @@ def load(entries: list[Entry], main: str) -> Callable[[], object]:
     """
     import gc
 
+    stamps: list[Stamp] = []
     for entry in entries:
         now = posix.stat(entry[1])
         if now.st_mtime_ns != entry[2] or now.st_size != entry[3]:
             raise ImportError(entry[1])
+        stamps.append((now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     quick = None if "os" in sys.modules else _quick_os()
     try:
-        for entry in entries:
-            _execute(entry)
+        for entry, stamp in zip(entries, stamps, strict=True):
+            _execute(entry, stamp)
     except BaseException:
         for entry in entries:
             sys.modules.pop(entry[0], None)
@@ -85,10 +89,10 @@ def _quick_os() -> ModuleType:
     return quick
 
 
-def _execute(entry: Entry) -> None:
-    """Make one module, as the import system would."""
+def _execute(entry: Entry, stamp: Stamp) -> None:
+    """Make one module, as the import system would; `stamp` is for `pyrun.engine.installed`."""
     name, file, _, _, is_package, code = entry
-    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, is_package=is_package)
+    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, loader_state=stamp, is_package=is_package)
     if code is None:
         import _imp
 

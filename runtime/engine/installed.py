@@ -24,13 +24,19 @@ def stamps() -> list[tuple[str, Stamp]]:
     """Return the helper and every module that has decided in this process, as they are now.
 
     None at all when one of them has changed since the process began: what was loaded may have been another.  OSError when one is gone.
+    Of what comes from a bundle (`pyrun.cli.bundle`) it is what its source was when it was loaded.
     """
-    loaded = {getattr(module, "__file__", "") for name, module in sys.modules.items() if name.partition(".")[0] == "pyrun"}
-    found = []
-    for path in [native.HELPER, *sorted(path for path in loaded if path)]:
-        info = os.stat(path)
-        found.append((path, (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)))
-    return [] if max(stamp[4] for _, stamp in found) >= _began() else found
+    loaded = [module for name, module in sys.modules.items() if name.partition(".")[0] == "pyrun" and getattr(module, "__file__", None)]
+    known: dict[str, Stamp | None] = {module.__file__ or "": getattr(module.__spec__, "loader_state", None) for module in loaded}
+    found, newest = [], 0
+    for path in [native.HELPER, *sorted(known)]:
+        stamp = known.get(path)
+        if stamp is None:
+            info = os.stat(path)
+            stamp = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+            newest = max(newest, stamp[4])
+        found.append((path, stamp))
+    return [] if newest >= _began() else found
 
 
 def _began() -> int:

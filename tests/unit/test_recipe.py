@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from struct import Struct
 from types import ModuleType
@@ -140,6 +141,15 @@ def test_without_a_launcher_nothing_is_written(tmp_path: Path, monkeypatch: pyte
     monkeypatch.delattr(sys.modules["__main__"], "launcher")
     cache.save(str(tmp_path), ["run", "x"], recipe(tmp_path), "/helper", {})
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_module_of_a_bundle_is_what_it_was_when_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("pyrun.another")
+    module.__file__ = str(tmp_path / "another.py")
+    module.__spec__ = ModuleSpec("pyrun.another", None, origin=module.__file__, loader_state=(1, 2, 3, 4, 5))
+    monkeypatch.setitem(sys.modules, "pyrun.another", module)
+    Path(module.__file__).touch()
+    assert dict(stamps())[module.__file__] == (1, 2, 3, 4, 5)
 
 
 def test_a_module_that_changed_since_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
