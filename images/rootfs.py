@@ -24,6 +24,7 @@ _DOWN = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _PEEK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_CHUNK = 1 << 16  # memory for more would come from the kernel, and go back to it, each time
 _NO_XATTR = (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES)
 
 
@@ -78,7 +79,7 @@ def _content(root: int, place: bytes, limit: int, path: bytes) -> bytes | None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
         data = b""
-        while len(data) <= limit and (piece := os.read(fd, limit + 1 - len(data))):
+        while len(data) <= limit and (piece := os.read(fd, min(limit + 1 - len(data), _CHUNK))):
             data += piece
     except OSError as error:
         raise StateError("read", f"{printable(path)} of the image", errno=error.errno or 0) from None

@@ -197,16 +197,22 @@ class Store:
         A reference is an id or a prefix of one (``sha512-`` may be left out, six hex digits at least), or
         ``name[:version][,label=value...]``, of which the newest import is taken, or else a tag.
         """
-        return self.load(self.find_id(ref))
+        found = self._find(ref, tags=True)
+        return self.load(found) if isinstance(found, str) else found
 
     def find_id(self, ref: str, *, tags: bool = True) -> str:
         """The full id that a reference means, even if the record is damaged; raises as `find` does.  Without `tags` no tag counts."""
+        found = self._find(ref, tags=tags)
+        return found if isinstance(found, str) else found.id
+
+    def _find(self, ref: str, *, tags: bool) -> Image | str:
+        """The image, or its id where the record has not been read."""
         by_name = self._by_name(ref)
         by_id = self._by_prefix(ref)
         if by_name and by_id:
             raise _ambiguous(ref, [*by_id, by_name.id], "is both a name and the beginning of an id")
         if by_name:
-            return by_name.id
+            return by_name
         if len(by_id) > 1:
             raise _ambiguous(ref, by_id, f"is the beginning of {len(by_id)} ids")
         if by_id:
