@@ -86,8 +86,11 @@ LAUNCHER = program(
     "native/list.c",
     "native/list_scan.c",
     "native/list_text.c",
+    "native/prepared.c",
+    "native/place.c",
     "native/pod.c",
     "native/handover.c",
+    "native/files.c",
     "native/decode.c",
     "native/start.c",
 )

@@ -7,6 +7,7 @@
 #include "fast.h"
 #include "handover.h"
 #include "pod.h"
+#include "prepared.h"
 #include "recipe.h"
 #include "words.h"
 
@@ -152,35 +153,6 @@ static void start(struct fast *fast, const struct words *words, char **envp)
     pod_undo(&fast->pod);
 }
 
-/* `run-prepared [--detach] POD` by UUID or name: the pod's own link names the program that runs it (keeper.c). */
-static void run_prepared(const char *root, char **words, char **envp)
-{
-    char directory[PATH_SIZE], path[PATH_SIZE], target[UUID_LENGTH + 2], title[] = "pyrun: keeper", front[] = "front", detach[] = "detach";
-    char *argv[5] = {title, (char *)(uintptr_t)root, 0, front, 0};
-    long n;
-
-    for (; *words != 0; words++)
-        if (str_eq(*words, "--detach") || str_eq(*words, "-d"))
-            argv[3] = detach;
-        else if ((*words)[0] == '-' || (*words)[0] == '.' || argv[2] != 0)
-            return;
-        else
-            argv[2] = *words;
-    if (argv[2] == 0)
-        return;
-    if (str_len(argv[2]) != UUID_LENGTH) {
-        if (join(path, root, "/pods/names/", argv[2]) == 0)
-            return;
-        n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target);
-        if (n != UUID_LENGTH)
-            return;
-        target[n] = '\0';
-        argv[2] = target;
-    }
-    if (join(directory, root, "/pods/prepared/", argv[2]) != 0 && join(path, directory, "/keeper", "") != 0)
-        (void)sys_call3(__NR_execve, path, argv, envp);
-}
-
 /* Comes back only when Python has to do it. */
 void run_recipe(int argc, char **argv, char **envp)
 {
@@ -190,12 +162,12 @@ void run_recipe(int argc, char **argv, char **envp)
     char path[PATH_SIZE];
     int verb, recipes, found = 0;
 
-    if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
-        return;
     fast.store = fast.pods = fast.helper = -1;
     fast.root = root_of(argc, argv, envp, &verb);
     if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && is_root())
         run_prepared(fast.root, argv + verb + 1, envp);
+    if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
+        return;
     if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || !is_root())
         return;
     if (!words_split(&words, argc, argv, envp) || join(path, fast.root, "/locks/store", "") == 0)

@@ -16,16 +16,15 @@
 
 int manager_sockets(struct keeper *keeper, const char *which)
 {
-    for (unsigned i = 0; i < keeper->count; i++, which++) {
+    for (unsigned i = 0; i < keeper->count; i++) {
         for (; *which >= '0' && *which <= '9'; which++)
             keeper->apps[i].sockets = keeper->apps[i].sockets * 10 + (uint64_t)(*which - '0');
-        if (*which != (i + 1 < keeper->count ? ',' : '\0'))
-            return 0;
+        which += *which == ',' && i + 1 < keeper->count;
         for (int socket = 0; socket < SLOT_LISTEN_MAX; socket++)
             if ((keeper->apps[i].sockets >> socket & 1) && sys_call3(__NR_fcntl, SLOT_LISTEN + socket, F_GETFD, 0) < 0)
                 return 0;
     }
-    return 1;
+    return *which == '\0';
 }
 
 uint32_t manager_count(const struct app *app)

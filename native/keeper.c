@@ -6,7 +6,7 @@
  *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
  *
  * One more word says which apps get which of the service manager's sockets, which stand from SLOT_LISTEN on: for each app a
- * number with a bit for each socket, with commas between.
+ * number with a bit for each socket, with commas between; those behind the last number get none.
  *
  * Exit codes are those of pyrun: 125 when the pod could not be started. */
 #include "keep.h"

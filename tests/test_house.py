@@ -42,6 +42,7 @@ OCI_VERBS_LINES = 260  # of the launcher pyrun-oci
 AGAIN_LINES = 1160  # of the launcher pyrun-oci, for containers like earlier ones: native/again*
 OCI_LINES = 1040  # of the helper, for containers of other engines, and labels and parameters of pods: native/oci_*.c
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
+LAUNCHER |= {"prepared.c", "prepared.h", "place.c"}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", "version1.c", *LAUNCHER, *KEEPER}
 
 

@@ -16,15 +16,20 @@ if [ -z "$tree" ]; then
     exit 1
 fi
 group="$tree$(sed -n 's/^0:://p' /proc/self/cgroup)/lane-$$"
-mkdir "$group"
+mkdir "$group" "$group/outside" "$group/inside"
+sed 's/[^ ]\+/+&/g' "$group/cgroup.controllers" >"$group/cgroup.subtree_control" || true
 # The last processes of the lane may take a moment to be gone.
 trap 'for _ in 1 2 3 4 5 6 7 8 9; do find "$group" -depth -type d -exec rmdir {} + 2>/dev/null && break; sleep 0.1; done' EXIT
 
-# The inner shell is process 1 of the lane: it reaps what loses its parent there.
+# The inner shell is process 1 of the lane: it reaps what loses its parent there.  Whoever waits for it stays outside, so that
+# the lane can empty its own cgroup.
 # shellcheck disable=SC2016  # expanded inside
 (
-    echo 0 >"$group/cgroup.procs"
-    exec unshare --mount --propagation private --cgroup --pid --fork --kill-child --mount-proc bash -euc '
+    echo 0 >"$group/outside/cgroup.procs"
+    exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc bash -euc '
+        echo 0 >"$1/inside/cgroup.procs"
+        shift
+        exec unshare --cgroup bash -euc "$@"' outside "$group" '
         umount -R /sys/fs/cgroup
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
         # Names of images in tests are names of servers too: nobody outside is to be asked for what is missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import ConfigError, StateError, UsageError
+from pyrun.images import fastjson
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
 from pyrun.pod.state import lock, read_json
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["SLOT", "connect", "join_of", "release", "take_network", "wanted"]
+__all__ = ["SLOT", "connect", "join_of", "prepare_network", "release", "take_network", "wanted"]
 
 SLOT = 9  # SLOT_NETWORK of native/plan.h, where the keeper finds the namespace
 
@@ -74,6 +75,16 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
     ns = open_namespace(root, want["join"])
     own_hosts(root, uuid, pod, want, {"nets": []})
     return ns
+
+
+def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
+    """Write down what a prepared pod wants.  What is the same whenever it starts, a namespace with a path, needs no Python then."""
+    from pyrun.pod.prepare import write
+
+    write(pod, "net.want", fastjson.dumps(want).encode())
+    if want["join"].startswith("ns:/"):
+        own_hosts(root, uuid, pod, want, {"nets": []})
+        write(pod, "net.join", os.fsencode(want["join"][3:]))
 
 
 def take_network(pods: Pods, uuid: str) -> int:

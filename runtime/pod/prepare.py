@@ -1,8 +1,9 @@
 """A pod that is ready to run and stands on disk: everything is decided, `run-prepared` needs no Python any more.
 
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
-    controllers                 with limits, instead of `keeper`: a place for them has to be found first, see pyrun.engine.placement
-    net.want                    with a network, likewise: it has to be made first, see pyrun.pod.network
+    controllers                 with limits: a place for them has to be found first, by native/place.c or pyrun.engine.placement
+    sockets                     of several apps that name some of the service manager's: a line for each app
+    net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless there is one with this path
 
 The plan names the pod's directory below running/, where it will stand when it runs.
 """
@@ -59,23 +60,20 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
         if recipe.net is not None:
-            write(directory, "net.want", fastjson.dumps(recipe.net_of(uuid)).encode())
+            from pyrun.pod.network import prepare_network
+
+            prepare_network(pods.root, uuid, directory, recipe.net_of(uuid))
         copies(recipe, directory)
 
-    record, asked = recipe.record_for(uuid, time.time_ns(), "", more), bool(recipe.controllers or recipe.net is not None)
-    stand(pods, uuid, record, options.pod_name or "", fill, lasting=lasting, asked=asked)
+    stand(pods, uuid, recipe.record_for(uuid, time.time_ns(), "", more), options.pod_name or "", fill, lasting=lasting)
     return uuid
 
 
-def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool, asked: bool = False) -> None:
-    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it.
-
-    With `asked` something has to be done before it is run: a place for its limits found, its network made.
-    """
+def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool) -> None:
+    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it."""
     directory = pods.begin(uuid, record)
     try:
-        if not asked:
-            os.symlink(native.KEEPER, "keeper", dir_fd=directory)
+        os.symlink(native.KEEPER, "keeper", dir_fd=directory)
         fill(directory)
         if lasting:
             native.syncfs(directory)

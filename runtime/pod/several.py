@@ -82,9 +82,19 @@ def prepare_several(
     more = HEALTH if any(health) else 0
     files = _files(apps, [config for config, _ in made], identifiers, uuid, more) | ({"command": command} if command else {})
 
+    want = None
+    if pod.network == "own":
+        from pyrun.pod.network import wanted
+
+        want = wanted(pod, [app.image for app in apps], made[0][0])
+
     def fill(directory: int) -> None:
         for name, data in files.items():
             write(directory, name, data)
+        if want is not None:
+            from pyrun.pod.network import prepare_network
+
+            prepare_network(pods.root, uuid, directory, want)
         os.mkdir("shm", 0o700, dir_fd=directory)
         os.mkdir("apps", 0o700, dir_fd=directory)
         for config, _ in made:
@@ -94,7 +104,7 @@ def prepare_several(
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
     record = _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made])
-    stand(pods, uuid, record, pod.pod_name or "", fill, lasting=lasting, asked="net.want" in files or "controllers" in files)
+    stand(pods, uuid, record, pod.pod_name or "", fill, lasting=lasting)
     return notes
 
 
@@ -150,11 +160,16 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
         files["controllers"] = " ".join(controllers).encode()
-    if pod.network == "own":
-        from pyrun.pod.network import wanted
-
-        files["net.want"] = fastjson.dumps(wanted(pod, [app.image for app in apps], made[0])).encode()
+    if any(app.sockets is not None for app in apps):
+        files["sockets"] = _sockets([app.sockets or [] for app in apps])
     return files
+
+
+def _sockets(wanted: list[list[str]]) -> bytes:
+    """For native/prepared.c; empty, which leaves it to Python, where a name can be none of the service manager's."""
+    if any(set(name) & {":", "\n", "\0"} for names in wanted for name in names):
+        return b""
+    return "".join(":".join(names) + "\n" for names in wanted).encode("utf-8", "surrogateescape")
 
 
 def _together(apps: list[App], host: Host, root: str) -> list[tuple[str, str, str]]:

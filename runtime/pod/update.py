@@ -228,8 +228,6 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[Placed], devices: Sequence[De
         controllers = [*(word for word in file.read().split() if word[0] == "@"), *controllers]
     if controllers and not folder:
         _replace(live, "controllers", " ".join(controllers).encode())  # see pyrun.pod.prepare
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink("keeper", dir_fd=live.fd)
 
 
 def _changed(held: Sequence[Op], wanted: Sequence[Placed], devices: Sequence[Device], rules: Sequence[Rule]) -> list[Op]:

@@ -119,10 +119,12 @@ def serving(shared: Pyrun, *flags: str | Path) -> tuple[str | Path, ...]:
     return (*flags, shared.probe_image, "--exec", "/probe", "--", "serve")
 
 
-def activate(shared: Pyrun, path: Path, names: str, *words: str | Path, pid: str = "", verb: str = "run") -> subprocess.Popen[str]:
+def activate(
+    shared: Pyrun, path: Path, names: str, *words: str | Path, pid: str = "", verb: str = "run", before: tuple[str | Path, ...] = ()
+) -> subprocess.Popen[str]:
     """`words` are options for the one app that serves, or all of the command line."""
     words = words if "serve" in words else serving(shared, *words) if verb == "run" else words
-    command = [sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, COMMAND, verb, *words]
+    command = [*before, sys.executable, "-I", "-S", "-c", ACTIVATE, path, names, pid, COMMAND, verb, *words]
     return subprocess.Popen(command, env=shared.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -196,6 +198,36 @@ def test_im_30_each_app_gets_the_sockets_that_it_names(shared: Pyrun, tmp_path: 
     assert ask(f"{tmp_path}/socket-web") == ["2", "LISTEN_FDS=2", "LISTEN_PID=2", "LISTEN_FDNAMES=web:three"]
     assert ask(f"{tmp_path}/socket-admin") == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=admin"]
     assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == 0
+
+
+@pytest.mark.parametrize("which", ["all", "named", "other's"])
+def test_prepared_pods_get_sockets_without_python(shared: Pyrun, tmp_path: Path, which: str) -> None:
+    """The launcher finds out which are this process's, and which app gets which."""
+    words = serving(shared, "--name", "web", *(("--socket", "web,three") if which == "named" else ()))
+    more = ("---", *serving(shared, "--name", "admin", "--socket", "admin")) if which == "named" else ()
+    uuid = shared("prepare", "--rm", *words, *more, code=0).out.strip()
+    trace, pid = tmp_path / "trace", "1" if which == "other's" else ""
+    before = ("strace", "-qq", "-e", "trace=execve", "-o", trace)
+    process = activate(shared, tmp_path / "socket", "web:admin:three", uuid, pid=pid, verb="run-prepared", before=before)
+    names = {"all": "web:admin:three", "named": "web:three"}.get(which, "")
+    if names:
+        assert ask(f"{tmp_path}/socket-web") == ["2", f"LISTEN_FDS={names.count(':') + 1}", "LISTEN_PID=2", f"LISTEN_FDNAMES={names}"]
+    if which == "named":
+        assert ask(f"{tmp_path}/socket-admin") == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=admin"]
+    assert (process.wait(timeout=LIMIT), process.communicate()[1]) == (0 if names else 1, "")
+    programs = [line.split('"')[1].rpartition("/")[2] for line in trace.read_text().splitlines() if line.endswith(" = 0")]
+    assert programs[1:] == ["pyrun", "keeper"] and programs[0].startswith("python")
+
+
+@pytest.mark.parametrize(("first", "told"), [("web", "admin: no app gets this socket"), ("web,other", "other: no socket has that name")])
+def test_prepared_pods_refuse_sockets_that_do_not_fit(shared: Pyrun, tmp_path: Path, first: str, told: str) -> None:
+    """The launcher leaves that to Python, and the pod stays as it is."""
+    words = (*serving(shared, "--name", "a", "--socket", first), "---", *serving(shared, "--name", "b"))
+    uuid = shared("prepare", *words, code=0).out.strip()
+    refused = activate(shared, tmp_path / "socket", "web:admin", uuid, verb="run-prepared").communicate(timeout=LIMIT)[1]
+    assert f"option --socket {told}" in refused and "hint: the service manager's sockets are web, admin" in refused
+    assert (shared.root / "pods" / "prepared" / uuid).is_dir()
+    shared("rm", uuid, code=0)
 
 
 def test_the_first_app_gets_all_sockets(shared: Pyrun, tmp_path: Path) -> None:

@@ -47,8 +47,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "list.c",
         "list_scan.c",
         "list_text.c",
+        "prepared.c",
+        "place.c",
         "pod.c",
         "handover.c",
+        "files.c",
         "decode.c",
         "start.c",
     )

@@ -158,6 +158,24 @@ def test_a_session_gets_a_scope(shared: Pyrun, tools: Path) -> None:
         time.sleep(0.2)
 
 
+def test_prepared_pods_find_their_place(shared: Pyrun, tools: Path) -> None:
+    """Below a delegated unit by the launcher alone: /proc is all it takes, so no Python is there; elsewhere as `run` does."""
+    script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
+    words = ["prepare", "--rm", "--memory", "64Mi", "--pids-limit", "30", tools, "--exec", "/bin/sh", "--", "-c", script]
+    for properties, native in ((["--pipe", "--wait", "--property=Delegate=yes"], True), (["--scope"], False)):
+        uuid = shared(*words, code=0).out.strip()
+        hidden = ["sh", "-c", 'mount --bind /bin/false "$(readlink -f "$0")" && exec "$@"', COMMAND.parent / "python3"]
+        private = ["unshare", "--mount", *hidden] if native else []
+        unit = ["systemd-run", "--quiet", *properties, *private, COMMAND, "--root", shared.root, "run-prepared", uuid]
+        done = subprocess.run([str(word) for word in unit], capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout) == (0, "67108864\n30\n"), done.stderr
+    uuid = shared(*words, code=0).out.strip()
+    unit = ["systemd-run", "--quiet", "--pipe", "--wait", COMMAND, "--root", shared.root, "run-prepared", uuid]
+    done = subprocess.run([str(word) for word in unit], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 125 and "hint: put Delegate=yes into " in done.stderr
+    shared("rm", uuid, code=0)
+
+
 def test_a_limit_outlives_a_restart(shared: Pyrun, tools: Path) -> None:
     """Of a pod in the background, which its keeper starts again; `restart` by hand finds a place for it too."""
     script = "cat /sys/fs/cgroup/memory.max; sleep 1; exit 1"

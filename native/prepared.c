@@ -1,0 +1,175 @@
+/* The launcher's short way for `run-prepared [--detach] POD`, by UUID or name: the pod's own link names the program that runs it
+ * (keeper.c).  Before that come a place for the pod's limits, the service manager's sockets, and a network namespace with a path.
+ *
+ * A pod with a network of its own is left to Python, which makes that first. */
+#include "prepared.h"
+
+#include "fast.h"
+#include "handover.h"
+
+#define SHARES 2048 /* bytes of the keeper's word about sockets */
+
+/* The sockets that the service manager passed to this very process, sd_listen_fds(3); -1 where Python has to look at that. */
+static int count_sockets(char **envp)
+{
+    const char *text = from_environment(envp, "LISTEN_FDS");
+    char own[24];
+    int count = 0;
+
+    (void)str_add_number(own, own + sizeof own, (uint64_t)sys_call0(__NR_getpid));
+    if (!str_eq(from_environment(envp, "LISTEN_PID"), own))
+        return 0;
+    if (*text == '\0')
+        return -1;
+    for (; *text != '\0'; text++) {
+        if (*text < '0' || *text > '9')
+            return -1;
+        count = count * 10 + (*text - '0');
+        if (count > SLOT_LISTEN_MAX)
+            return -1;
+    }
+    return count;
+}
+
+/* The sockets among `names` that are called so, a bit each. */
+static uint64_t called(const char *names, const char *name, size_t size)
+{
+    uint64_t found = 0;
+
+    for (int i = 0;; i++) {
+        size_t n = 0;
+
+        while (names[n] != ':' && names[n] != '\0')
+            n++;
+        if (n == size && memcmp(names, name, size) == 0)
+            found |= 1ULL << i;
+        if (names[n] == '\0')
+            return found;
+        names += n + 1;
+    }
+}
+
+/* Which app gets which socket: the file `sockets` has a line for each app, with the names that it asks for and colons between.
+ * Without that file the first gets all.  0 where a socket is missing or left over, which Python explains. */
+static int share(int pod, int count, const char *names, char shares[SHARES])
+{
+    OWNED_FD fd = (int)sys_openat(pod, "sockets", O_RDONLY | O_NOFOLLOW, 0);
+    const uint64_t all = count == SLOT_LISTEN_MAX ? ~0ULL : (1ULL << count) - 1;
+    char text[16384], *end = shares;
+    uint64_t given = 0, own = 0;
+    int named = 1;
+    long n = fd == -ENOENT ? 0 : fd < 0 ? fd : sys_read(fd, text, sizeof text);
+
+    if (fd == -ENOENT)
+        return str_add_number(shares, shares + SHARES, all) != 0;
+    for (const char *at = names; *at != '\0'; at++)
+        named += *at == ':';
+    if (n <= 0 || n == (long)sizeof text || text[n - 1] != '\n' || named != count)
+        return 0;
+    for (long at = 0, start = 0; at < n; at++) {
+        if (text[at] != ':' && text[at] != '\n')
+            continue;
+        if (at > start) {
+            const uint64_t found = called(names, text + start, (size_t)(at - start));
+
+            if (found == 0)
+                return 0;
+            own |= found;
+        }
+        start = at + 1;
+        if (text[at] == '\n') {
+            end = str_add(str_add_number(end, shares + SHARES, own), shares + SHARES, at + 1 < n ? "," : "");
+            if (end == 0)
+                return 0;
+            given |= own;
+            own = 0;
+        }
+    }
+    return given == all;
+}
+
+/* A descriptor where the keeper has none of its own. */
+static int out_of_the_way(int fd)
+{
+    return (int)sys_call3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, SLOT_COUNT);
+}
+
+/* To where the keeper has them, before anything is opened where one is missing; 0 when one is. */
+static int copy_sockets(int count)
+{
+    for (int i = 0; i < count; i++)
+        if (sys_call3(__NR_dup3, 3 + i, SLOT_LISTEN + i, 0) < 0)
+            return 0;
+    return count >= 0;
+}
+
+/* The network namespace with the path in the file `net.join`; -1 without one, less than that where Python has to make a network. */
+static int find_network(int pod)
+{
+    char path[PATH_SIZE];
+    OWNED_FD file = (int)sys_openat(pod, "net.join", O_RDONLY | O_NOFOLLOW, 0), network = -1;
+    const long n = file < 0 ? file : sys_read(file, path, sizeof path - 1);
+
+    if (n == -ENOENT)
+        return sys_call3(__NR_faccessat, pod, "net.want", 0) == -ENOENT ? -1 : -ENOENT - 1;
+    path[n > 0 ? n : 0] = '\0';
+    network = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    if (network < 0 || sys_call3(__NR_ioctl, network, 0xb703 /* NS_GET_NSTYPE */, 0) != CLONE_NEWNET)
+        return -EINVAL;
+    return out_of_the_way(network);
+}
+
+static void start(int pod, int sockets, char *argv[6], char **envp)
+{
+    char shares[SHARES], path[64];
+    const char *end = path + sizeof path;
+    const int network = find_network(pod);
+
+    if (network < -1)
+        return;
+    if (sockets > 0) {
+        if (!share(pod, sockets, from_environment(envp, "LISTEN_FDNAMES"), shares))
+            return;
+        argv[4] = shares;
+        (void)sys_call3(__NR_close_range, 3, 2 + sockets, CLOSE_RANGE_CLOEXEC);
+    }
+    (void)str_add(str_add_number(str_add(path, end, "/proc/self/fd/"), end, (uint64_t)pod), end, "/keeper");
+    if (take_place(pod) && (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0))
+        (void)sys_call3(__NR_execve, path, argv, envp);
+    for (int i = 0; i < sockets; i++) /* where Python looks for them */
+        (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
+}
+
+void run_prepared(const char *root, char **words, char **envp)
+{
+    char path[PATH_SIZE], target[UUID_LENGTH + 2], title[] = "pyrun: keeper", front[] = "front", detach[] = "detach";
+    char *argv[6] = {title, (char *)(uintptr_t)root, 0, front, 0, 0};
+    const int sockets = count_sockets(envp);
+    OWNED_FD found = -1, pod = -1;
+    long n;
+
+    for (; *words != 0; words++)
+        if (str_eq(*words, "--detach") || str_eq(*words, "-d"))
+            argv[3] = detach;
+        else if ((*words)[0] == '-' || (*words)[0] == '.' || argv[2] != 0)
+            return;
+        else
+            argv[2] = *words;
+    if (argv[2] == 0 || !copy_sockets(sockets))
+        return;
+    if (str_len(argv[2]) != UUID_LENGTH) {
+        if (join(path, root, "/pods/names/", argv[2]) == 0)
+            return;
+        n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target);
+        if (n != UUID_LENGTH)
+            return;
+        target[n] = '\0';
+        argv[2] = target;
+    }
+    if (join(path, root, "/pods/prepared/", argv[2]) == 0)
+        return;
+    found = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    pod = found < 0 ? -1 : out_of_the_way(found);
+    if (pod >= 0)
+        start(pod, sockets, argv, envp);
+}

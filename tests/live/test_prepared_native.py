@@ -1,0 +1,153 @@
+"""Prepared pods with limits, or somebody's network: the launcher finds what they need, or leaves it to Python to say why that cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import COMMAND, Pyrun
+
+TREE = Path("/sys/fs/cgroup")
+LIMITS = {"pids": ("--pids-limit", "30", "pids.max", "30"), "hugetlb": ("--hugetlb", "2MB=4Mi", "hugetlb.2MB.max", "4194304")}
+ENTER = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
+
+
+def processes(group: Path) -> list[str]:
+    return (group / "cgroup.procs").read_text().split()
+
+
+def move(source: Path, target: Path) -> None:
+    """Some end, or begin, meanwhile."""
+    while processes(source):
+        for pid in processes(source):
+            with contextlib.suppress(ProcessLookupError):
+                (target / "cgroup.procs").write_text(pid)
+
+
+@pytest.fixture
+def controller() -> Iterator[str]:
+    """One that this tree has, enabled for the children of its root, from which all processes have gone to a leaf."""
+    found = [name for name in (TREE / "cgroup.controllers").read_text().split() if name in LIMITS]
+    if not found:
+        pytest.skip("this host has its controllers in cgroup version 1; tests/vm is for the others")
+    leaf = TREE / "rest"
+    leaf.mkdir()
+    try:
+        move(TREE, leaf)
+        (TREE / "cgroup.subtree_control").write_text(f"+{found[0]}")
+        yield found[0]
+    finally:
+        (TREE / "cgroup.subtree_control").write_text(f"-{found[0]}")
+        move(leaf, TREE)
+        leaf.rmdir()
+
+
+@pytest.fixture
+def place(controller: str) -> Iterator[Path]:
+    """A cgroup for whoever starts a pod."""
+    group = TREE / "place"
+    group.mkdir()
+    yield group
+    for path in (group / "pyrun-supervisor", group):
+        with contextlib.suppress(FileNotFoundError):
+            path.rmdir()
+
+
+def prepare(pyrun: Pyrun, controller: str) -> str:
+    return pyrun("prepare", *LIMITS[controller][:2], pyrun.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
+
+
+def run(pyrun: Pyrun, place: Path, *words: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*before, "sh", "-c", ENTER, str(place), str(COMMAND), "run-prepared", *words]
+    return subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
+
+
+def traced(folder: Path) -> tuple[str, ...]:
+    return ("strace", "-qq", "-e", "trace=execve", "-o", str(folder / "trace"))
+
+
+def programs(folder: Path) -> list[str]:
+    """What the traced process, and none that it started, has become."""
+    lines = (folder / "trace").read_text().splitlines()
+    return [line.split('"')[1].rpartition("/")[2] for line in lines if line.endswith(" = 0")]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_pod_with_limits_starts_without_python(pyrun: Pyrun, place: Path, controller: str, tmp_path: Path, several: bool) -> None:
+    """The limit holds before the app runs, in a cgroup of its own, and whoever started it has made room for that."""
+    more = ["---", pyrun.probe_image, "--name", "two", "--exec", "/probe", "--", "sleep", "0"] if several else []
+    words = ["--name", "one", "--exec", "/probe", "--", "sleep", "0", *more]
+    flag, value, file, content = LIMITS[controller]
+    uuid = pyrun("prepare", flag, value, pyrun.probe_image, *words, code=0).out.strip()
+    done = run(pyrun, place, "--detach", uuid, before=traced(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"{uuid}\n"), done.stderr
+    assert programs(tmp_path) == ["sh", "pyrun", "keeper"]
+    group = place / f"pyrun-{uuid}" / ("one" if several else "")
+    assert (group / file).read_text().strip() == content and processes(group)
+    assert processes(place) == [] and processes(place / "pyrun-supervisor")
+    pyrun("rm", "--force", uuid, code=0)
+    assert not group.exists()
+
+
+def test_a_place_that_is_ready_is_left_as_it_is(pyrun: Pyrun, place: Path, controller: str) -> None:
+    """Who starts in the leaf beside enabled controllers needs nothing more, and so does the next pod."""
+    first, second = prepare(pyrun, controller), prepare(pyrun, controller)
+    assert run(pyrun, place, "--detach", first).returncode == 0
+    assert run(pyrun, place / "pyrun-supervisor", "--detach", second).returncode == 0
+    assert all(processes(place / f"pyrun-{uuid}") for uuid in (first, second))
+    for uuid in (first, second):
+        pyrun("rm", "--force", uuid, code=0)
+
+
+def test_a_place_where_others_are_is_refused(pyrun: Pyrun, place: Path, controller: str) -> None:
+    """Nobody else's processes are moved, and the pod stays prepared."""
+    uuid = prepare(pyrun, controller)
+    with subprocess.Popen(["sh", "-c", ENTER, str(place), "sleep", "1000"]) as other:
+        try:
+            while str(other.pid) not in processes(place):
+                assert other.poll() is None
+            refused = run(pyrun, place, uuid)
+            assert refused.returncode == 125
+            assert refused.stderr.startswith(
+                f"pyrun: limit the pod {controller}: the controller cannot be enabled in {place}\nhint: other processes"
+            )
+            assert processes(place) == [str(other.pid)]
+        finally:
+            other.kill()
+    assert (pyrun.root / "pods" / "prepared" / uuid).is_dir()
+    pyrun("rm", uuid, code=0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_network_with_a_path_needs_no_python(pyrun: Pyrun, tmp_path: Path, several: bool) -> None:
+    """All apps are in it; a path that leads nowhere any more is refused, and the pod stays prepared."""
+    more = ["---", pyrun.probe_image, "--name", "two", "--exec", "/probe", "--", "sleep", "0"] if several else []
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo made; exec sleep 1000"], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "made\n"
+            path = f"/proc/{holder.pid}/ns/net"
+            words = ["prepare", "--net", f"ns:{path}", pyrun.probe_image, "--name", "one", "--exec", "/probe", "--", "sleep", "0", *more]
+            first, second = (pyrun(*words, code=0).out.strip() for _ in range(2))
+            command = [*traced(tmp_path), str(COMMAND), "run-prepared", "--detach", first]
+            done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
+            assert (done.returncode, done.stdout) == (0, f"{first}\n"), done.stderr
+            assert programs(tmp_path) == ["pyrun", "keeper"]
+            record = json.loads((pyrun.root / "pods" / "running" / first / "run").read_text())
+            inside = [one["pid"] for one in record.get("apps", [record])]
+            assert {os.readlink(f"/proc/{pid}/ns/net") for pid in inside} == {os.readlink(path)} != {os.readlink("/proc/self/ns/net")}
+            assert len(inside) == 1 + several
+            hosts = (pyrun.root / "pods" / "running" / first / "hosts").read_text()
+            assert "127.0.1.1\t" in hosts and len(hosts.splitlines()) > 1
+        finally:
+            holder.kill()
+    pyrun("rm", "--force", first, code=0)
+    assert pyrun("run-prepared", second, code=125).err.startswith(
+        f"pyrun: join the network namespace {path}: no such file or directory\nhint: "
+    )
+    assert (pyrun.root / "pods" / "prepared" / second).is_dir()
+    pyrun("rm", second, code=0)
