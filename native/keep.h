@@ -210,7 +210,7 @@ void manager_hand_over(const struct app *app); /* in the helper's process: they 
 void manager_environment(const struct keeper *keeper, const struct app *app, char *words[MANAGER_WORDS], char names[PATH_SIZE]);
 
 /* keep_tty.c */
-#define TTY_SLOTS 66 /* of poll(2) */
+#define TTY_SLOTS 3 /* of poll(2) */
 int tty_start(const struct keeper *keeper, struct app *app); /* a terminal in place of its streams; 0 when there can be none */
 void tty_watch(struct pollfd *slots);
 void tty_move(struct keeper *keeper, const struct pollfd *slots);

@@ -6,22 +6,31 @@
  *
  *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
  *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
+ *                        f          there are too many
  *
- * A client whose socket is full has a second to read from it, then it is let go: nobody may hold up the app or the others
+ * There may be as many as the process may have open files, but for those that the keeper itself needs.  A client whose socket is full has a second to read from it, then it is let go: nobody may hold up the app or the others
  * for longer.  Of several apps one may have it. */
+#include <linux/eventpoll.h>
 #include <linux/poll.h>
+#include <linux/resource.h>
 
 #include "keep.h"
 
 #define CHUNK 4096
-#define CLIENTS 64
+#define MOST_FILES (1 << 20) /* as many descriptors as Linux gives unless fs.nr_open is raised */
+#define OWN_FILES 32         /* are left to start the app again, to write a record, to check its health: so many, */
+#define APP_FILES 4          /* and for each app so many */
+#define AT_ONCE 16
 #define SEND_FLAGS 0x4040 /* MSG_NOSIGNAL, MSG_DONTWAIT */
 #define PATIENCE 1000000000ULL
 
-enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS };
-_Static_assert(SLOT_CLIENTS + CLIENTS == TTY_SLOTS, "one slot for each client");
+enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS, SLOT_END };
+_Static_assert(SLOT_END == TTY_SLOTS, "clients are watched by one descriptor, of epoll(7)");
 
-static int master = -1, listener = -1, sink = -1, clients[CLIENTS];
+static int master = -1, listener = -1, sink = -1, watcher = -1;
+static int deaf; /* nobody can be let in at the moment: not asked again before something else has happened */
+static uint64_t clients[MOST_FILES / 64]; /* a bit for each descriptor; only pages with a client are memory */
+static int top; /* no client is that high */
 static struct app *owner;
 static char shown[1 + CHUNK], typed[CHUNK]; /* `typed` waits for the app to take it */
 static long typed_size;
@@ -65,9 +74,8 @@ int tty_start(const struct keeper *keeper, struct app *app)
 {
     owner = app;
     sink = app->streams[1];
-    for (int i = 0; i < CLIENTS; i++)
-        clients[i] = -1;
-    return open_terminal(app->streams) && open_socket(keeper);
+    watcher = (int)sys_call1(__NR_epoll_create1, O_CLOEXEC);
+    return watcher >= 0 && open_terminal(app->streams) && open_socket(keeper);
 }
 
 static void watch(struct pollfd *slot, int fd, int events)
@@ -80,15 +88,40 @@ static void watch(struct pollfd *slot, int fd, int events)
 void tty_watch(struct pollfd *slots)
 {
     watch(&slots[SLOT_MASTER], master, POLLIN | (typed_size > 0 ? POLLOUT : 0));
-    watch(&slots[SLOT_LISTENER], listener, POLLIN);
-    for (int i = 0; i < CLIENTS; i++)
-        watch(&slots[SLOT_CLIENTS + i], clients[i], master < 0 || typed_size > 0 ? 0 : POLLIN);
+    watch(&slots[SLOT_LISTENER], listener, deaf ? 0 : POLLIN);
+    watch(&slots[SLOT_CLIENTS], watcher, master < 0 || typed_size > 0 ? 0 : POLLIN);
+    deaf = 0;
 }
 
-static void let_go(int *client)
+static int take_in(int client)
 {
-    sys_close(*client);
-    *client = -1;
+    struct epoll_event event = {.events = EPOLLIN, .data = (unsigned)client};
+
+    if (sys_call4(__NR_epoll_ctl, watcher, EPOLL_CTL_ADD, client, &event) < 0)
+        return 0;
+    clients[client / 64] |= 1ULL << client % 64;
+    top = client >= top ? client + 1 : top;
+    return 1;
+}
+
+/* A process that is being started may still have it open, so closing is not enough. */
+static void let_go(int client)
+{
+    clients[client / 64] &= ~(1ULL << client % 64);
+    (void)sys_call4(__NR_epoll_ctl, watcher, EPOLL_CTL_DEL, client, 0);
+    sys_close(client);
+}
+
+/* The first one from `client` on, -1 for none. */
+static int next_client(int client)
+{
+    for (; client < top; client = (client | 63) + 1) {
+        const uint64_t rest = clients[client / 64] >> client % 64;
+
+        if (rest != 0)
+            return client + __builtin_ctzll(rest);
+    }
+    return -1;
 }
 
 static int send(int client, const char *message, size_t size, uint64_t end)
@@ -109,9 +142,9 @@ static void tell(const char *message, size_t size)
 {
     const uint64_t end = clock_ns(CLOCK_BOOTTIME) + PATIENCE - 1;
 
-    for (int i = 0; i < CLIENTS; i++)
-        if (clients[i] >= 0 && !send(clients[i], message, size, end))
-            let_go(&clients[i]);
+    for (int client = next_client(0); client >= 0; client = next_client(client + 1))
+        if (!send(client, message, size, end))
+            let_go(client);
 }
 
 /* Some of the app's output; 0 when there is none. */
@@ -129,30 +162,42 @@ static int show(struct keeper *keeper)
     return 1;
 }
 
+/* Descriptors are given from below, so a low one leaves enough above it. */
+static int is_low(const struct keeper *keeper, int fd)
+{
+    struct rlimit64 limit = {0, 0};
+
+    (void)sys_call4(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, &limit);
+    return fd < MOST_FILES && (uint64_t)fd + OWN_FILES + APP_FILES * keeper->count < limit.rlim_cur;
+}
+
 /* Root alone: the directory is, and a descriptor that was passed on is not enough (unix(7), SO_PEERCRED). */
-static int welcome(void)
+static int welcome(const struct keeper *keeper)
 {
     struct {
         int32_t pid;
         uint32_t uid, gid;
     } peer;
     uint32_t size = sizeof peer;
-    int fd = (int)sys_call4(__NR_accept4, listener, 0, 0, O_CLOEXEC | O_NONBLOCK), i = 0;
+    int fd = (int)sys_call4(__NR_accept4, listener, 0, 0, O_CLOEXEC | O_NONBLOCK);
 
-    while (i < CLIENTS && clients[i] >= 0)
-        i++;
-    if (fd >= 0 && i < CLIENTS && sys_call5(__NR_getsockopt, fd, 1 /* SOL_SOCKET */, 17 /* SO_PEERCRED */, &peer, &size) == 0 &&
-        peer.uid == (uint32_t)sys_call0(__NR_geteuid))
-        clients[i] = fd;
-    else if (fd >= 0)
+    deaf = fd < 0 && fd != -EAGAIN;
+    if (fd < 0)
+        return 0;
+    if (sys_call5(__NR_getsockopt, fd, 1 /* SOL_SOCKET */, 17 /* SO_PEERCRED */, &peer, &size) < 0 ||
+        peer.uid != (uint32_t)sys_call0(__NR_geteuid)) {
         sys_close(fd);
-    return fd >= 0;
+    } else if (!is_low(keeper, fd) || !take_in(fd)) {
+        (void)sys_call6(__NR_sendto, fd, "f", 1, SEND_FLAGS, 0, 0);
+        sys_close(fd);
+    }
+    return 1;
 }
 
-static void hear(int *client)
+static void hear(int client)
 {
     char message[1 + CHUNK];
-    long n = sys_call6(__NR_recvfrom, *client, message, sizeof message, 0x40 /* MSG_DONTWAIT */, 0, 0);
+    long n = sys_call6(__NR_recvfrom, client, message, sizeof message, 0x40 /* MSG_DONTWAIT */, 0, 0);
 
     if (n == -EAGAIN || n == -EINTR)
         return;
@@ -183,11 +228,13 @@ static void type(void)
 
 void tty_move(struct keeper *keeper, const struct pollfd *slots)
 {
-    while (slots[SLOT_LISTENER].revents && welcome())
+    struct epoll_event events[AT_ONCE];
+    long n = slots[SLOT_CLIENTS].revents ? sys_call6(__NR_epoll_pwait, watcher, events, AT_ONCE, 0, 0, 8) : 0;
+
+    for (long i = 0; i < n && typed_size == 0; i++)
+        hear((int)events[i].data);
+    while (slots[SLOT_LISTENER].revents && welcome(keeper))
         ;
-    for (int i = 0; i < CLIENTS; i++)
-        if (slots[SLOT_CLIENTS + i].revents && clients[i] >= 0 && typed_size == 0)
-            hear(&clients[i]);
     if (slots[SLOT_MASTER].revents & POLLIN)
         (void)show(keeper);
     if (typed_size > 0)

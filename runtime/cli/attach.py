@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -66,9 +67,9 @@ def _connect(pods: Pods, word: str) -> socket.socket:
     directory = os.open(pods.running(uuid), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        link.settimeout(_SECONDS)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("=qq", _SECONDS, 0))  # a time-out of Python's waits for no place
         link.connect(f"/proc/self/fd/{directory}/attach")  # the whole path may be too long for a socket's
-        link.settimeout(None)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(16))
     except OSError as error:
         link.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
@@ -91,7 +92,7 @@ def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> int:
     while True:
         ready = [fd for fd, _ in poll.poll()]
         if link.fileno() in ready:
-            message = link.recv(_CHUNK + 1)
+            message = _receive(link)
             if message[:1] != b"d":
                 return _end(message)
             _write(message[1:])
@@ -107,7 +108,7 @@ def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> int:
                 continue
             data, held, left = _scan(held, data, keys)
             if data:
-                link.sendall(b"d" + data)
+                _send(link, b"d" + data)
             if left:
                 sys.stderr.write("\r\npyrun: note: detached; the pod goes on\r\n")
                 return 0
@@ -131,8 +132,21 @@ def _send_size(link: socket.socket) -> None:
             columns, rows = os.get_terminal_size(fd)
         except OSError:
             continue
-        link.sendall(b"w" + struct.pack("=HH", rows, columns))
+        _send(link, b"w" + struct.pack("=HH", rows, columns))
         return
+
+
+def _send(link: socket.socket, message: bytes) -> None:
+    """What a keeper that has closed said before is read next."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        link.sendall(message)
+
+
+def _receive(link: socket.socket) -> bytes:
+    """A keeper that closed with something unread leaves an error, which is told once, in front of what it said."""
+    with contextlib.suppress(ConnectionResetError):
+        return link.recv(_CHUNK + 1)
+    return link.recv(_CHUNK + 1)
 
 
 def _write(data: bytes) -> None:
@@ -141,6 +155,10 @@ def _write(data: bytes) -> None:
 
 
 def _end(message: bytes) -> int:
+    if message == b"f":
+        hint = "wait until another leaves, or start the pod with a higher limit on open files (ulimit -n, LimitNOFILE=)"
+        sys.stderr.write(f"\r\npyrun: the pod's keeper has no descriptor for one more client\r\nhint: {hint}\r\n")
+        return 125
     if message[:1] != b"x":
         sys.stderr.write("\r\npyrun: the pod's keeper let go of this terminal\r\nhint: attach again, if the pod still runs\r\n")
         return 125

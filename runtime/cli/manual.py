@@ -21,7 +21,8 @@ ABOUT: dict[str, tuple[str, ...]] = {
     ),
     "attach": (
         "Shows what the app of a pod in the background writes to its terminal from now on, and passes on what is typed, where the pod was"
-        " started with --interactive. Up to 64 may be attached at once. It exits as the app does, or with 0 at the detach keys.",
+        " started with --interactive. Any number may be attached, as far as the limit of open files with which the pod was started allows."
+        " It exits as the app does, or with 0 at the detach keys.",
         "POD is a pod's name, its UUID, or the beginning of that; it was started with `run --detach --tty`.",
     ),
     "enter": (

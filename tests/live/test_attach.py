@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -161,6 +162,118 @@ def test_the_socket_is_roots(shared: Pyrun, detach: Detach) -> None:
     done = subprocess.run(["/usr/bin/python3", "-c", code], capture_output=True, text=True)
     path.chmod(0o600)
     assert done.stdout == "0\n" or "PermissionError" in done.stderr, done
+
+
+def plug(shared: Pyrun, uuid: str) -> socket.socket:
+    """A client without a terminal."""
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(shared.root / "pods/running" / uuid, os.O_PATH)
+    try:
+        link.connect(f"/proc/self/fd/{directory}/attach")  # waits where too many knock, as only a socket without a time-out does
+    finally:
+        os.close(directory)
+    link.settimeout(60)
+    return link
+
+
+def shown(link: socket.socket, end: bytes) -> bytes:
+    """What it is shown until something ends so."""
+    text = b""
+    while not text.endswith(end):
+        message = link.recv(5000)
+        assert message[:1] == b"d", message
+        text += message[1:]
+    return text
+
+
+@pytest.fixture
+def limited(shared: Pyrun, detach: Detach, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], tuple[str, int]]:
+    """Runs a script as `detach` does, below a limit of open files; returns the pod's UUID and its keeper's pid."""
+
+    def begin(files: int, script: str) -> tuple[str, int]:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
+        try:
+            uuid = detach(script, "--restart", "always")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        return uuid, json.loads((shared.root / "pods/running" / uuid / "run").read_text())["keeper"]
+
+    return begin
+
+
+ECHO = "stty -echo; while read x; do echo got $x; test $x = again && exit; done"
+
+
+def wait_for_restart(shared: Pyrun, uuid: str) -> None:
+    """What is typed before that goes to the app that ends."""
+    run, deadline = shared.root / "pods/running" / uuid / "run", time.monotonic() + 60
+    while (record := json.loads(run.read_text()))["restarts"] != 1 or "pid" not in record:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_more_clients_than_a_table_would_hold(shared: Pyrun, limited: Callable[[int, str], tuple[str, int]]) -> None:
+    """Each sees what the app writes, through a restart; what is ours stays small."""
+    uuid, keeper = limited(500, ECHO)
+    links = [plug(shared, uuid) for _ in range(300)]
+    try:
+        links[7].send(b"done\n")
+        for word in (b"one", b"again", b"two"):
+            links[-1].send(b"d" + word + b"\n")
+            for link in links:
+                shown(link, b"got " + word + b"\r\n")
+            if word == b"again":
+                wait_for_restart(shared, uuid)
+        links[5].close()
+        smaps = Path(f"/proc/{keeper}/smaps_rollup").read_text()
+        assert sum(int(line.split()[1]) for line in smaps.splitlines() if line.startswith("Private_Dirty:")) < 100
+    finally:
+        shared("rm", "--force", uuid, code=0)
+    assert {link.recv(100)[:1] for link in links if link.fileno() >= 0} == {b"x"}
+    for link in links:
+        link.close()
+
+
+def test_clients_too_many_hear_why(shared: Pyrun, limited: Callable[[int, str], tuple[str, int]], attach: Attach) -> None:
+    """The app starts again all the same, and who comes when another has left is let in."""
+    uuid, keeper = limited(90, ECHO)
+    links = [plug(shared, uuid) for _ in range(90)]
+    try:
+        links[0].send(b"done\n")
+        first = [link.recv(100)[:1] for link in links]
+        let_in = first.index(b"f")
+        assert let_in > 10 and first == [b"d"] * let_in + [b"f"] * (90 - let_in)
+        assert len(os.listdir(f"/proc/{keeper}/fd")) < 90
+        refused = shared("attach", uuid, code=125)
+        assert "no descriptor for one more client" in refused.err and "hint: " in refused.err and refused.out == ""
+        links[0].send(b"dagain\n")
+        wait_for_restart(shared, uuid)
+        links[1].close()
+        one = attach(uuid)
+        one.sendline("two")
+        one.expect("got two\r\n")
+    finally:
+        for link in links:
+            link.close()
+
+
+def test_no_descriptor_at_all_is_waited_out(shared: Pyrun, limited: Callable[[int, str], tuple[str, int]]) -> None:
+    """Whoever knocks then is heard later, and the keeper sleeps meanwhile."""
+    uuid, keeper = limited(90, "stty -echo; echo begun; read x; exit $x")
+    first = plug(shared, uuid)
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (3, 90))
+    second = plug(shared, uuid)
+    asleep, deadline = 0, time.monotonic() + 60
+    while asleep < 50:
+        asleep = asleep + 1 if Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[0] == "S" else 0
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (90, 90))
+    first.send(b"d1\n")
+    for link in (first, second):
+        shown(link, b"begun\r\n")
+        link.close()
 
 
 def test_messages_that_mean_nothing(shared: Pyrun, detach: Detach, attach: Attach) -> None:
