@@ -25,7 +25,7 @@
  *
  * A pod of several apps (KEEP_SEVERAL) has a plan, a helper and a log for each, below apps/NAME, and one process more: the
  * holder, whose namespaces the others join (keep_pod.c).  In the foreground the front itself is the keeper then, and so it is
- * where somebody has to look after the health of an app.
+ * where somebody has to look after the health of an app, or to start it again.
  */
 #ifndef PYRUN_KEEP_H
 #define PYRUN_KEEP_H

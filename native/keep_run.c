@@ -96,13 +96,14 @@ static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t
         (void)sys_call2(__NR_kill, app->helper_pid, number);
 }
 
-/* Any signal goes on to the apps; one that asks a service to end also says that it is not to come back. */
+/* Any signal goes on to the apps; one that asks a service to end, or a terminal that is gone, also says that it is not to come back. */
 static void on_signals(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
 
     while (sys_read(keeper->signals, &info, sizeof info) == sizeof info) {
-        keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT;
+        keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT ||
+                            (info.ssi_signo == SIGHUP && info.ssi_code > 0 /* by the kernel, not kill(2) */);
         if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGPIPE)
             for EACH_APP (app, keeper)
                 pass_on(keeper, app, info.ssi_signo);
@@ -205,9 +206,7 @@ static void app_gone(struct keeper *keeper, struct app *app)
 
 static void watch(struct pollfd *slot, int fd)
 {
-    slot->fd = fd;
-    slot->events = POLLIN;
-    slot->revents = 0;
+    *slot = (struct pollfd){fd, POLLIN, 0};
 }
 
 static void watch_all(struct keeper *keeper, struct pollfd *polls)

@@ -274,7 +274,6 @@ static int stay(struct keeper *keeper, char **envp)
 {
     int r;
 
-    keeper->how.restart = RESTART_NO;
     keeper->how.log = LOG_PASSTHROUGH;
     keeper->how.flags &= ~(uint32_t)KEEP_TTY;
     keeper->foreground = 1;
@@ -314,7 +313,7 @@ int program(int argc, char **argv, char **envp)
         bury(&keeper, 1);
         return fail("start pod ", keeper.uuid, "its shared memory cannot be mounted", "pyrun needs root (CAP_SYS_ADMIN)");
     }
-    if (front && (keeper.how.flags & (KEEP_SEVERAL | KEEP_HEALTH)))
+    if (front && (keeper.how.restart != RESTART_NO || (keeper.how.flags & (KEEP_SEVERAL | KEEP_HEALTH))))
         return stay(&keeper, envp);
     if (front)
         return become_supervisor(&keeper, envp);

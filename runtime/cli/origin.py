@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["asked_for", "of_this_run", "pod_of"]
 
-_DROPPED = frozenset("detach rm keep uuid_file_save interactive tty quiet format".split())
+_DROPPED = frozenset("detach rm keep uuid_file_save interactive tty quiet format pod_name restart".split())
 
 
 def of_this_run(args: Args) -> bytes:

@@ -13,7 +13,7 @@ from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
-from pyrun.cli.run import BACKGROUND, find_image, options_of, refuse_json, refuse_socket, save_uuid, tell
+from pyrun.cli.run import find_image, options_of, refuse_json, refuse_socket, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 __all__ = [
     "background",
     "become_keeper",
-    "refuse_foreground",
     "run",
-    "run_checked",
     "run_detached",
+    "run_kept",
     "share_sockets",
     "take_sockets",
     "wanted_sockets",
@@ -67,7 +66,6 @@ def run(args: Args) -> int:
 
 def run_detached(args: Args) -> int:
     """Prepare a pod and run it in the background; does not come back."""
-    refuse_foreground(args)
     if args.interactive and not args.tty:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
@@ -75,8 +73,8 @@ def run_detached(args: Args) -> int:
     _start(args, _prepare(args, lasting=False, keep=not args.rm), background(args), sockets)
 
 
-def run_checked(args: Args, uuid: str, image: Image) -> NoReturn:
-    """Run an app in the foreground of which somebody has to look after its health: by way of a prepared pod and its keeper."""
+def run_kept(args: Args, uuid: str, image: Image) -> NoReturn:
+    """Run an app in the foreground that has a name, or that somebody has to look after: by way of a prepared pod and its keeper."""
     sockets = take_sockets()
     _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image), "front", sockets)
 
@@ -89,14 +87,6 @@ def _start(args: Args, uuid: str, how: str, sockets: int = 0) -> NoReturn:
     except BaseException:
         remove(pods, uuid)
         raise
-
-
-def refuse_foreground(args: Args) -> None:
-    """UsageError where something is asked for that only a pod in the background has."""
-    given = args.given & BACKGROUND
-    if given and not args.detach:
-        option = "--" + min(given).replace("_", "-")
-        raise UsageError(f"option {option}", "", "is for a pod in the background", hint="add --detach, or use `pyrun prepare`")
 
 
 def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Image | None = None) -> str:

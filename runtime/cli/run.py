@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_socket", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_log", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
+KEPT = HEALTH | {"pod_name", "restart"}  # what takes a prepared pod in the foreground, too
 _COARSE = 5  # CLOCK_REALTIME_COARSE, by which files get their times
-BACKGROUND = frozenset(("pod_name", "restart", "log_driver", "log_opt"))
+BACKGROUND = frozenset(("log_driver", "log_opt"))
 
 
 def run(args: Args) -> int:
@@ -45,10 +46,11 @@ def run(args: Args) -> int:
         from pyrun.cli.several import run_several
 
         return run_several(args)
-    if args.detach or args.given & BACKGROUND:
+    if args.detach:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)
+    refuse_log(args)
     refuse_socket(args)
     refuse_json(args)
     begun = time.clock_gettime_ns(_COARSE)
@@ -60,10 +62,10 @@ def run(args: Args) -> int:
     pods.sweep()
     store = Store(args.root)
     image = find_image(args, store)
-    if args.given & HEALTH or (has_check(image) and not options.no_healthcheck):
-        from pyrun.cli.prepare import run_checked
+    if args.given & KEPT or (has_check(image) and not options.no_healthcheck):
+        from pyrun.cli.prepare import run_kept
 
-        run_checked(args, uuid, image)
+        run_kept(args, uuid, image)
     with store.lock(exclusive=False):
         sources = _sources(args, store, image)
         recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources)
@@ -114,6 +116,15 @@ def _bundle() -> None:
 
         if not os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))):
             bundle.save()
+
+
+def refuse_log(args: Args) -> None:
+    """UsageError where the output is the caller's, so that nobody keeps it; that may be said."""
+    given = args.given & BACKGROUND
+    if given and not args.detach and (given != {"log_driver"} or args.log_driver != "passthrough"):
+        option = "--" + min(given).replace("_", "-")
+        hint = "in the foreground the output goes where the caller's goes: redirect that, or add --detach, or use `pyrun prepare`"
+        raise UsageError(f"option {option}", "", "is for a pod in the background", hint=hint)
 
 
 def refuse_socket(args: Args) -> None:

@@ -11,8 +11,8 @@ from pyrun.cli.explain import explainer
 from pyrun.cli.options import VERBS
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
-from pyrun.cli.prepare import background, become_keeper, refuse_foreground, share_sockets, take_sockets, wanted_sockets
-from pyrun.cli.run import find_image, options_of, refuse_json, save_uuid, tell
+from pyrun.cli.prepare import background, become_keeper, share_sockets, take_sockets, wanted_sockets
+from pyrun.cli.run import find_image, options_of, refuse_json, refuse_log, save_uuid, tell
 from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -109,7 +109,7 @@ def _takes_value(names: dict[str, Option], word: str) -> bool:
 
 def run_several(args: Args) -> int:
     """Run several apps in one pod, in the foreground or detached; returns only by an exception."""
-    refuse_foreground(args)
+    refuse_log(args)
     _refuse_input(args)
     refuse_json(args)
     sockets = take_sockets()

@@ -71,7 +71,7 @@ def test_a_start_that_fails_says_why(pyrun: Pyrun, detach: Detach, busybox: Path
     assert failed.err.startswith("pyrun: execute /missing: no such file or directory\nhint: ") and failed.out == ""
     refused = pyrun("run", "--detach", "--interactive", busybox, code=2)
     assert "exclude each other" in refused.err
-    assert "add --detach" in pyrun("run", "--restart", "always", busybox, code=2).err
+    assert "add --detach" in pyrun("run", "--log-driver", "k8s-file", busybox, code=2).err
     for flags in (("--restart", "often"), ("--restart", "on-failure:0"), ("--log-opt", "max-size=x"), ("--log-opt", "colour=red")):
         assert "hint: " in pyrun("run", "--detach", *flags, busybox, code=2).err
     assert [name for name in ("preparing", "prepared", "running", "exited", "garbage") if phase(pyrun, name)] == []
