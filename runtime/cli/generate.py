@@ -221,13 +221,16 @@ def _read(path: str, root: str) -> list[Unit]:
 
 
 def _of_file(name: str, parsed: Args, found: PodFile, machined: bool) -> list[Unit]:
-    listening = "Socket" in found.sections
+    further = {f"{name}@{one}": lines for one, lines in found.sockets.items()}  # an instance: no other file's unit can have that name
+    listening = [f"{one}.socket" for one in (name, *further)] if "Socket" in found.sections else []
     source = os.path.abspath(found.path)
     description = f"{found.image} (pyrun)"
     more = {"description": description, "listening": listening, "extra": found.sections, "source": source}
     made = [_service(name, parsed, found.words, machined, **more)]
     if listening:
         made.append(units.socket(name, found.sections["Socket"], description=description, source=source))
+    for one, lines in further.items():
+        made.append(units.socket(one, lines, description=description, source=source, starts=name))
     return made
 
 

@@ -12,6 +12,10 @@ r"""Files that describe a pod, `*.pod`: what `pyrun run` would be told, in the f
     [Socket]                           makes the pod's program wait for its first connection
     ListenStream=8080
 
+    [Socket]                           a further one, with a name of its own for `Socket=` and $LISTEN_FDNAMES
+    FileDescriptorName=admin
+    ListenStream=8081
+
     [Unit] [Service] [Install] [Timer] go into the units as they are, behind what pyrun writes itself
 
 Pure: text in, values out.  What the options mean is for the command line's own parser to say.
@@ -20,6 +24,7 @@ Pure: text in, values out.  What the options mean is for the command line's own 
 from __future__ import annotations
 
 from pyrun.errors import ConfigError
+from pyrun.service.unit import is_name
 from pyrun.service.words import split
 
 TYPE_CHECKING = False
@@ -39,15 +44,19 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 class PodFile:
-    """One file taken apart: `words` follow ``pyrun run``; `image` says what that runs; `sections` are lines of units, by section."""
+    """One file taken apart: `words` follow ``pyrun run``; `image` says what that runs; `sections` are lines of units, by section.
 
-    __slots__ = ("image", "path", "sections", "words")
+    `sockets` are the lines of further sections [Socket], by their FileDescriptorName=.
+    """
+
+    __slots__ = ("image", "path", "sections", "sockets", "words")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.image = ""
         self.words: list[str] = []
         self.sections: dict[str, list[str]] = {}
+        self.sockets: dict[str, list[str]] = {}
 
 
 def parse(text: str, path: str, options: Mapping[str, tuple[str, bool]]) -> PodFile:
@@ -58,9 +67,12 @@ def parse(text: str, path: str, options: Mapping[str, tuple[str, bool]]) -> PodF
     made = PodFile(path)
     names = {name.replace("-", ""): option for name, option in options.items()}
     apps: dict[int, _App] = {}
+    sockets: dict[int, tuple[str, list[str]]] = {}
     for number, place, section, key, value in _lines(text, path):
         if section == "Pod":
             apps.setdefault(place, _App()).take(f"{path}:{number}", key, value, names)
+        elif section == "Socket":
+            sockets.setdefault(place, (f"{path}:{number}", []))[1].append(f"{key}={value}")
         else:
             made.sections.setdefault(section, []).append(f"{key}={value}")
     manifest = next((word.partition("=")[2] for app in apps.values() for word in app.words if word.startswith(_MANIFEST)), "")
@@ -69,7 +81,26 @@ def parse(text: str, path: str, options: Mapping[str, tuple[str, bool]]) -> PodF
     for app in apps.values():
         made.words += [*(["---"] if made.words else []), *app.said()]
     made.image = manifest or ", ".join(app.image for app in apps.values())
+    _tell_apart(made, list(sockets.values()))
     return made
+
+
+def _tell_apart(made: PodFile, sockets: list[tuple[str, list[str]]]) -> None:
+    """A unit has one FileDescriptorName=, systemd.socket(5): sections with the name of the first, or with none, belong to that one."""
+    first = _descriptor(sockets[0][1]) if sockets else ""
+    for where, lines in sockets:
+        name = _descriptor(lines)
+        if name in ("", first):
+            made.sections.setdefault("Socket", []).extend(lines)
+            continue
+        if not is_name(name) or ":" in name:
+            hint = "choose one of letters, digits, - and _: it is part of the name of a unit"
+            raise _wrong(where, f"FileDescriptorName={name} cannot name a further socket", hint)
+        made.sockets.setdefault(name, []).extend(lines)
+
+
+def _descriptor(lines: list[str]) -> str:
+    return next((line.partition("=")[2] for line in reversed(lines) if line.startswith("FileDescriptorName=")), "")
 
 
 class _App:

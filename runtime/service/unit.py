@@ -66,7 +66,7 @@ def service(
     retain: Iterable[str] = (),
     devices: Iterable[str] = (),
     new_privs: bool = False,
-    listening: bool = False,
+    listening: Sequence[str] = (),
     started: Sequence[str] = (),
     extra: Mapping[str, Sequence[str]] | None = None,
     source: str = "",
@@ -75,18 +75,19 @@ def service(
 
     `mounts` are paths that must be there (RequiresMountsFor=), `directory` what relative ones are relative to, `retain`
     capabilities of the app beyond the default, `devices` nodes of the host that it may use, `new_privs` that it may gain
-    privileges, `listening` that a socket of the same name starts it, `started` is run with all privileges once the app runs.
+    privileges, `listening` are units of sockets that start it, `started` is run with all privileges once the app runs.
     `extra` has lines of a person's by section; they come last, so they win.
     """
     extra = extra or {}
     unit = [f"Description={_plain(description)}", "Documentation=man:pyrun-run(1)"]
     unit += [f"SourcePath={_plain(source)}"] if source else []
     unit += ["Wants=network-online.target", "After=network-online.target"]
-    unit += [f"Requires={name}.socket", f"After={name}.socket"] if listening else []
+    unit += [f"{key}={' '.join(listening)}" for key in ("Requires", "After") if listening]
     unit += [f"RequiresMountsFor={_path(path)}" for path in mounts]
     lines = ["Type=notify", "NotifyAccess=main", "ExecStart=" + join(list(command))]
     lines += ["ExecStartPost=-+" + join(list(started))] if started else []
     lines += ["ExecStopPost=-" + join(list(after))] if after else []
+    lines += [f"Sockets={' '.join(listening)}"] if len(listening) > 1 else []
     lines += [f"WorkingDirectory={_path(directory)}"] if directory else []
     lines += [
         *(line.strip() for line in _SERVICE.strip().split("\n")),
@@ -109,11 +110,12 @@ def _capabilities(retain: Iterable[str]) -> str:
     return "CapabilityBoundingSet=" + " ".join(f"CAP_{one}" for one in sorted(wanted))
 
 
-def socket(name: str, lines: Sequence[str], *, description: str, source: str = "") -> Unit:
-    """The socket that starts the service of the same name, systemd.socket(5)."""
+def socket(name: str, lines: Sequence[str], *, description: str, source: str = "", starts: str = "") -> Unit:
+    """The socket that starts the service of the same name, or the one that it `starts`; systemd.socket(5)."""
     unit = [f"Description={_plain(description)} (socket)", *([f"SourcePath={_plain(source)}"] if source else [])]
     install = ["WantedBy=sockets.target"]
-    return Unit(f"{name}.socket", _text({"Unit": unit, "Socket": list(lines), "Install": install}), _targets(install))
+    own = [f"Service={starts}.service"] if starts else []
+    return Unit(f"{name}.socket", _text({"Unit": unit, "Socket": [*own, *lines], "Install": install}), _targets(install))
 
 
 def _targets(install: Iterable[str]) -> list[str]:

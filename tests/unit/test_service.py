@@ -99,10 +99,36 @@ def test_each_section_is_an_app() -> None:
     assert (made.words, made.image) == (["--pod-manifest=/etc/pod.json", "--"], "/etc/pod.json")
 
 
+def test_each_socket_with_a_name_is_a_unit() -> None:
+    """The first is the file's own; what has its name, or none, belongs to it, and so it is for each further name."""
+    text = """[Pod]
+Image=a
+[Socket]
+ListenStream=1
+[Socket]
+FileDescriptorName=admin
+ListenStream=2
+[Socket]
+ListenStream=3
+[Socket]
+ListenStream=4
+FileDescriptorName=other
+FileDescriptorName=admin
+"""
+    made = podfile.parse(text, "web.pod", OPTIONS)
+    assert made.sections == {"Socket": ["ListenStream=1", "ListenStream=3"]}
+    more = ["FileDescriptorName=admin", "ListenStream=2", "ListenStream=4", "FileDescriptorName=other", "FileDescriptorName=admin"]
+    assert made.sockets == {"admin": more}
+    made = podfile.parse("[Pod]\nImage=a\n" + "[Socket]\nFileDescriptorName=a\nListenStream=1\n" * 2, "web.pod", OPTIONS)
+    assert made.sections == {"Socket": ["FileDescriptorName=a", "ListenStream=1"] * 2} and made.sockets == {}
+
+
 @pytest.mark.parametrize(
     ("text", "where", "reason"),
     [
         ("", "x.pod", "no Image="),
+        ("[Pod]\nImage=a\n[Socket]\nA=1\n[Socket]\nFileDescriptorName=x/y", "x.pod:6", "cannot name a further socket"),
+        ("[Pod]\nImage=a\n[Socket]\nA=1\n[Socket]\nFileDescriptorName=x:y", "x.pod:6", "cannot name a further socket"),
         ("[Pod]\nImage=a\n[Pod]\nArgs=b", "x.pod", "no Image="),
         ("[Pod]\nImage=a\nImage=b", "x.pod:3", "twice"),
         ("[Pod]\nImage=", "x.pod:2", "empty"),
@@ -177,6 +203,22 @@ def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> 
     assert "bad.pod" in done.stderr and "Traceback" not in done.stderr
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if not path.is_dir())
     assert found == ["good.service", "good.socket", "sockets.target.wants/good.socket"]
+
+
+def test_units_of_several_sockets(tmp_path: Path) -> None:
+    """All of them start the one service, which waits for all and gets all."""
+    sockets = "".join(f"[Socket]\nListenStream={at}\nFileDescriptorName={name}\n" for at, name in enumerate(("web", "admin", "x")))
+    (tmp_path / "shop.pod").write_text(f"[Pod]\nImage=example.com/web\n{sockets}")
+    done = pyrun("systemd", "units", "--into", tmp_path / "out", tmp_path / "shop.pod")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = ["shop.socket", "shop@admin.socket", "shop@x.socket"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["shop.service", *names, "sockets.target.wants"]
+    assert sorted(os.listdir(tmp_path / "out/sockets.target.wants")) == names
+    service = (tmp_path / "out/shop.service").read_text().splitlines()
+    assert {f"{key}={' '.join(names)}" for key in ("Requires", "After", "Sockets")} <= set(service) and "[Install]" not in service
+    for at, name in enumerate(names):
+        text = (tmp_path / "out" / name).read_text()
+        assert f"ListenStream={at}\n" in text and ("Service=shop.service\n" in text) == (at > 0)
 
 
 def test_earlier_directories_hide_later_ones(tmp_path: Path) -> None:

@@ -80,6 +80,29 @@ def test_the_first_connection_starts_it(boot: Callable[[str], None]) -> None:
             assert file.read().splitlines() == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", "LISTEN_FDNAMES=web.socket"]
 
 
+def test_each_socket_of_a_file_goes_to_its_app(boot: Callable[[str], None], shared: Pyrun) -> None:
+    """A section [Socket] for each app: the first connection starts both, and each answers on its own."""
+    paths = {"web": SOCKET, "admin": SOCKET + "-admin"}
+    apps = [f"Name={name}\nSocket={name}\nExec=/probe serve\n" for name in paths]
+    sockets = [f"[Socket]\nFileDescriptorName={name}\nListenStream={path}\n" for name, path in paths.items()]
+    boot(f"{apps[0]}[Pod]\nImage={shared.probe_image}\n{apps[1]}{''.join(sockets)}")
+    units = ("web.socket", "web@admin.socket")
+    try:
+        assert systemctl("start", *units).returncode == 0
+        assert show("ActiveState") == "inactive" and [show("Triggers", unit) for unit in units] == ["web.service"] * 2
+        for name in ("admin", "web"):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.settimeout(120)
+                caller.connect(paths[name])
+                with caller.makefile() as file:
+                    said = file.read().splitlines()
+            assert said == ["2", "LISTEN_FDS=1", "LISTEN_PID=2", f"LISTEN_FDNAMES={name}"], systemctl("status", "web.service").stdout
+        wait_until(lambda: show("ActiveState") == "inactive")
+        assert show("Result") == "success"
+    finally:
+        systemctl("stop", *units)
+
+
 def test_each_app_of_a_pod_gets_its_socket(shared: Pyrun) -> None:
     """Two apps behind two sockets of one unit: the first connection starts both, each answers on its own and the pod is ready with both."""
     units, paths = Path("/run/systemd/system"), {name: f"/run/pair-{name}.sock" for name in ("web", "admin")}
