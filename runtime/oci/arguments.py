@@ -23,13 +23,19 @@ _UPDATE = (
     " --l3-cache-schema= --mem-bw-schema= --cpu-burst= --cpu-idle="
 )
 _CRIU = (
-    "--image-path= --work-path= --parent-path= --leave-running --tcp-established --ext-unix-sk --shell-job --file-locks"
-    " --pre-dump --manage-cgroups-mode="
+    "--image-path= --work-path= --tcp-established --ext-unix-sk --shell-job --file-locks --auto-dedup --manage-cgroups-mode="
+    " --empty-ns= --lsm-profile= --lsm-mount-context= --lazy-pages --page-server= --status-fd="
 )
 
 # verb: (options, the fewest positional arguments, the most, what they are, one line of help)
 verbs = {
-    "checkpoint": (_CRIU, 1, 1, "ID", "write the processes of a container to files (by criu)"),
+    "checkpoint": (
+        f"{_CRIU} --leave-running --pre-dump --parent-path=",
+        1,
+        1,
+        "ID",
+        "write the processes of a container to files",
+    ),
     "create": (_START, 1, 1, "ID", "make a container; its program waits for `start`"),
     "delete": ("-f,--force -r,--regex", 1, 1, "ID", "remove a stopped container"),
     "events": ("--stats --interval=", 1, 1, "ID", "show what a container uses"),
@@ -39,7 +45,7 @@ verbs = {
     "list": ("-f,--format= -q,--quiet", 0, 0, "", "list containers"),
     "pause": ("", 1, 1, "ID", "freeze the processes of a container"),
     "ps": ("-f,--format=", 1, -1, "ID [PS-OPTION...]", "list the processes of a container"),
-    "restore": (f"{_START} -d,--detach {_CRIU}", 1, 1, "ID", "start a container from files that checkpoint wrote"),
+    "restore": (f"{_START} -d,--detach --keep {_CRIU}", 1, 1, "ID", "start a container from files that checkpoint wrote"),
     "resume": ("", 1, 1, "ID", "let frozen processes go on"),
     "run": (_START + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
     "spec": ("-b,--bundle= -f,--config= --rootless", 0, 0, "", "write a config.json to start from"),

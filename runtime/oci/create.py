@@ -16,13 +16,19 @@ from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op, Plan
 
-__all__ = ["around_pid", "create", "filter_of", "has_own_manager", "hook_state", "is_user", "keeps_groups", "root_of", "write_pid"]
+    Maker = Callable[[Arguments, dict[str, Any], bytes, str, "Making"], None]
+
+__all__ = [
+    "Making", "around_pid", "create", "early_hooks", "filter_of", "has_own_manager", "hook_state", "is_user", "keeps_groups", "prepare",
+    "root_of", "settle", "write_pid",
+]  # fmt: skip
 
 _MARK = "\0"
 
@@ -35,7 +41,7 @@ def root_of(args: Arguments) -> str:
     return os.path.abspath(root) if root else "/run/pyrun-oci"
 
 
-class _Making:
+class Making:
     """What a create has made so far, to be undone when it fails."""
 
     __slots__ = ("after", "container", "group", "launch", "relay")
@@ -64,22 +70,22 @@ class _Making:
         self.container.close()
 
 
-def create(args: Arguments) -> tuple[Container, int]:
+def create(args: Arguments, make: Maker | None = None) -> tuple[Container, int]:
     """Carry out `create`: returns the container, locked, and the master of its terminal if nobody else took it (else -1).
 
-    PyrunError for whatever fails, and nothing is left then.
+    `make` does it otherwise: restore has processes already.  PyrunError for whatever fails, and nothing is left then.
     """
     bundle = os.path.realpath(args.get("bundle", "."))
     config, text = _configuration(args, bundle)
     _check_terminal(args, config)
     if not os.path.isdir(os.path.join(bundle, config["root"]["path"])):
         raise ConfigError("use root", config["root"]["path"], "no such file or directory", origin="root.path")
-    making = _Making(state.create(root_of(args), args.words[0]))
+    making = Making(state.create(root_of(args), args.words[0]))
     try:
         if making.container.group:  # of a create that was killed
             cgroups.remove(making.container.group)
             os.unlink("group", dir_fd=making.container.fd)
-        _make(args, config, text, bundle, making)
+        (make or _make)(args, config, text, bundle, making)
     except BaseException:
         making.undo()
         raise
@@ -125,17 +131,33 @@ def _bounding(args: Arguments, config: dict[str, Any]) -> int:
     return bounding
 
 
-def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: _Making) -> None:
+def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making) -> tuple[dict[str, Any], Plan]:
+    """Make the cgroup, and return what `state` is to know and the plan."""
     container = making.container
-    record = _record(container, config, bundle)
+    record = state.new_record(container.id, config, bundle)
     user = is_user(args.get("rootless", "auto"))
     group = _group(args, config, container.id)
     if group:
         state.write("group", os.fsencode(group), container.fd)
         group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
-    plan = _plan(args, config, bundle, container, record)
-    fds = _descriptors(container, group)
+    return record, _plan(args, config, bundle, container, record)
+
+
+def early_hooks(config: dict[str, Any], record: dict[str, Any], making: Making, pid: int) -> None:
+    """Run the hooks that come once there are namespaces; from then on the poststop hooks belong to a failure."""
+    if config.get("hooks"):
+        from pyrun.oci import hooks
+
+        making.after = config, {**hook_state(making.container, record, "stopped"), "pid": 0}
+        for kind in ("prestart", "createRuntime"):
+            hooks.run(config, kind, {**hook_state(making.container, record, "creating"), "pid": pid})
+
+
+def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: Making) -> None:
+    record, plan = prepare(args, config, bundle, making)
+    container = making.container
+    fds = _descriptors(container, making.group)
     try:
         making.launch = launch = _launch(args, config, plan, fds, bundle)
     finally:
@@ -148,19 +170,16 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
             from pyrun.oci.links import move
 
             move(links, pid)
-        if config.get("hooks"):
-            from pyrun.oci import hooks
-
-            making.after = config, {**hook_state(container, record, "stopped"), "pid": 0}
-            for kind in ("prestart", "createRuntime"):
-                hooks.run(config, kind, {**hook_state(container, record, "creating"), "pid": pid})
+        early_hooks(config, record, making, pid)
 
     def terminal(fd: int) -> None:
         making.relay = take_terminal(args, config["process"], fd)
 
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
-    _settle(args, container, record, text, launch)
+    settle(args, container, record, text, launch.pid, launch.block)
+    launch.go_on()
+    launch.close()
     if args.key is not None and args.key.text == text:
         from pyrun.oci import recipe
 
@@ -275,19 +294,17 @@ def _limits(args: Arguments, config: dict[str, Any], group: str, user: bool) -> 
     return limits
 
 
-def _settle(args: Arguments, container: Container, record: dict[str, Any], text: bytes, launch: Launch) -> None:
-    """All is done but the execve: pid file and state are complete before anybody can start it."""
-    record["pid"] = launch.pid
-    record["startTime"] = state.start_time(launch.pid)
+def settle(args: Arguments, container: Container, record: dict[str, Any], text: bytes, pid: int, block: bytes) -> None:
+    """All is done but the execve: pid file and state are complete before anybody can start it.  `block` is the encoded plan."""
+    record["pid"] = pid
+    record["startTime"] = state.start_time(pid)
     state.write("config", text, container.fd)
     if args.get("pid-file"):
-        write_pid(args.get("pid-file"), launch.pid)
+        write_pid(args.get("pid-file"), pid)
     container.record = record
     state.write("state", fastjson.dumps(record).encode(), container.fd)
-    state.write("plan", launch.block, container.fd)
+    state.write("plan", block, container.fd)
     state.write("fast", container.fast(), container.fd)
-    launch.go_on()
-    launch.close()
 
 
 def write_pid(path: str, pid: int) -> None:
@@ -304,39 +321,6 @@ def write_pid(path: str, pid: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None
-
-
-def _record(container: Container, config: dict[str, Any], bundle: str) -> dict[str, Any]:
-    import time
-
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-    record = {
-        "ociVersion": config["ociVersion"],
-        "id": container.id,
-        "bundle": bundle,
-        "rootfs": os.path.join(bundle, config["root"]["path"]),
-        "created": f"{stamp}.{int(now * 1e9) % 10**9:09d}Z",
-        "owner": _owner(),
-    }
-    if config.get("annotations"):
-        record["annotations"] = config["annotations"]
-    kinds = [kind for kind in ("poststart", "poststop") if (config.get("hooks") or {}).get(kind)]
-    if kinds:
-        record["hooks"] = kinds
-    return record
-
-
-def _owner() -> str:
-    uid = os.geteuid()
-    if uid == 0:
-        return "root"
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def around_pid(shown: dict[str, Any]) -> tuple[str, str]:

@@ -1,31 +1,300 @@
-"""checkpoint and restore, which are refused: no container of this runtime has been seen to survive them.
+"""checkpoint: the processes of a container become files, by criu (docs/design/checkpoint.md).  Cold.
 
+Beside criu's own files stands `pyrun-oci.json`, written last: what restore has to know, and the sign that the checkpoint is whole.
 Clients ask by the exit status of `checkpoint --help` whether there is anything to be had.
 """
 
 from __future__ import annotations
 
-from pyrun.errors import HostError
+import contextlib
+import os
+
+from pyrun.errors import ConfigError, HostError, StateError, UsageError
+from pyrun.images import fastjson
+from pyrun.oci import cgroups, criu_mounts, criu_rpc, state
+from pyrun.oci.create import is_user, root_of
+from pyrun.oci.criu_mounts import is_node
+from pyrun.oci.mounts import clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any
 
     from pyrun.oci.arguments import Arguments
+    from pyrun.oci.criu_rpc import Field, Told
+    from pyrun.oci.state import Container
 
-__all__ = ["checkpoint", "refuse", "restore"]
+__all__ = ["NETWORK", "available", "checkpoint", "common", "failed", "places", "read_note", "shape", "sweep"]
+
+NOTE = "pyrun-oci.json"
+NETWORK = "extRootNetNS"  # the name of a network namespace that the container does not own
+_EMPTY_NETWORK = 0x40000000  # CLONE_NEWNET
+_IPTABLES, _NFTABLES = 1, 2
+# option: field of criu_opts
+_FLAGS = {"ext-unix-sk": 4, "tcp-established": 5, "shell-job": 7, "file-locks": 8, "auto-dedup": 16}
+_TEXTS = {"lsm-profile": 53, "lsm-mount-context": 63}
+_OTHERS = (NOTE + ".new", NOTE, "parent", "dump.log", "restore.log", "stats-dump", "stats-restore")
+_REFUSED = ("lazy-pages", "page-server", "status-fd")
 
 
-def refuse(verb: str) -> NoReturn:
-    """Raise the HostError that says so."""
-    raise HostError(verb, "", "checkpoint and restore are not supported", hint="stop the container and start it again")
+def available(args: Arguments, verb: str) -> str:
+    """Return the path of criu; HostError when it is not there or does not work here, or for a caller without root's rights."""
+    if is_user(args.get("rootless", "auto")):
+        raise HostError(verb, "", "it takes the rights of the host's root", hint="criu looks into every process")
+    return criu_rpc.usable(verb)
 
 
 def checkpoint(args: Arguments) -> int:
-    """Refuse."""
-    refuse(args.verb)
+    """Write the container's processes to files, and end them unless that is not wanted; PyrunError, and they run on."""
+    options = common(args)
+    program = available(args, args.verb)
+    container = state.Container(root_of(args), args.words[0])
+    status, pid = container.status(), container.pid
+    if status not in ("running", "paused") or not pid:
+        reason = f"cannot checkpoint a container that is {status}" + (": container not running" if status == "stopped" else "")
+        raise StateError("checkpoint container", container.id, reason, hint="start it first" if status == "created" else "")
+    config = container.config()
+    network = _check(container, config)
+    early = "pre-dump" in args.options
+    options += _tracking(args, program, early)
+    if early or "leave-running" in args.options:
+        options.append((3, 1))
+    try:
+        note = _note(container.id, pid, config)
+        options += _wanted(container, pid, note, network)
+    except FileNotFoundError:
+        raise StateError("checkpoint container", container.id, "container not running") from None
+    _write(args, program, note, options, early=early)
+    if not early and "leave-running" not in args.options:
+        from pyrun.oci.control import destroy
+
+        destroy(container, force=True)
+    container.close()
+    return 0
 
 
-def restore(args: Arguments) -> int:
-    """Refuse."""
-    refuse(args.verb)
+def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Field], *, early: bool) -> None:
+    """Let criu write the files; what fails leaves none."""
+    existed, before = os.path.isdir(_images(args)), set[str]()
+    try:
+        images, work = places(args, make=True)
+        _forget(images)
+        before = set(os.listdir(images))
+
+        def told(what: str, _: int, fd: int) -> None:
+            if fd >= 0:
+                os.close(fd)
+            if what == "post-dump" and not early:  # no process has been ended yet, nor is if this fails
+                _seal(images, note)
+
+        _dump(args, program, criu_rpc.PRE_DUMP if early else criu_rpc.DUMP, options, (images, work), told)
+    except BaseException:
+        sweep(_images(args), before)
+        if not existed:
+            with contextlib.suppress(OSError):
+                os.rmdir(_images(args))
+        raise
+
+
+def sweep(images: str, before: set[str]) -> None:
+    """Remove what criu has written into a directory since it had the files `before`."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in set(os.listdir(images)) - before:
+            if name.endswith(".img") or name in _OTHERS:
+                os.unlink(f"{images}/{name}")
+
+
+def common(args: Arguments) -> list[Field]:
+    """Return what the options come to that checkpoint and restore share; UsageError for one that is not to be had."""
+    for name in _REFUSED:
+        if args.get(name):
+            raise UsageError(args.verb, f"--{name}", "is not supported", hint="checkpoints are files; copy them to another machine")
+    mode = args.get("manage-cgroups-mode", "ignore")
+    if mode != "ignore":
+        hint = "the cgroup and its limits come from config.json, which is mode ignore"
+        raise UsageError(args.verb, f"--manage-cgroups-mode {mode}", "is not supported", hint=hint, origin="--manage-cgroups-mode")
+    spaces = args.get("empty-ns", "network")
+    if spaces != "network":
+        raise UsageError(args.verb, f"--empty-ns {spaces}", "no such kind", hint="network", origin="--empty-ns")
+    options: list[Field] = [(field, 1) for name, field in _FLAGS.items() if name in args.options]
+    options += [(field, args.get(name)) for name, field in _TEXTS.items() if args.get(name)]
+    if args.get("empty-ns"):
+        options.append((38, _EMPTY_NETWORK))
+    lock = _IPTABLES if _has("iptables-restore") else _NFTABLES
+    return [*options, (9, 4), (12, 1), (29, 1), (30, 1), (34, 0), (50, 1), (64, lock)]
+
+
+def _has(program: str) -> bool:
+    return any(os.access(f"{folder}/{program}", os.X_OK) for folder in os.environ.get("PATH", "").split(":") if folder)
+
+
+def _check(container: Container, config: dict[str, Any]) -> str:
+    """Return the path of a network namespace that is not the container's own; ConfigError or StateError for what a restore would lose."""
+    path = ""
+    for index, one in enumerate(config.get("linux", {}).get("namespaces", ())):
+        where = f"linux.namespaces[{index}]"
+        if one["type"] == "user":
+            raise ConfigError("checkpoint", "user namespace", "could not read the files that root has written", origin=where)
+        if one.get("path") and one["type"] != "network":
+            raise ConfigError("checkpoint", f"{one['type']} namespace", "is shared, and a restore would make another one", origin=where)
+        path = one["path"] if one.get("path") else path
+    for name in ("netDevices", "intelRdt"):
+        if config.get("linux", {}).get(name):
+            raise ConfigError("checkpoint", name, "cannot be restored", origin=f"linux.{name}")
+    group = container.group
+    if group and set(cgroups.processes(group)) - {int(pid) for pid in state.read(group + "/cgroup.procs").split()}:
+        reason = "there are processes in cgroups of the container's own making, which a restore would not make"
+        raise StateError("checkpoint container", container.id, reason)
+    return path
+
+
+def shape(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what has to be the same in config.json at restore."""
+    linux = config.get("linux", {})
+    return {
+        "mounts": sorted({clean(mount["destination"]) for mount in config.get("mounts", ())}),
+        "namespaces": sorted(one["type"] + (" by path" if one.get("path") else "") for one in linux.get("namespaces", ())),
+        "terminal": bool((config.get("process") or {}).get("terminal")),
+    }
+
+
+def _note(name: str, pid: int, config: dict[str, Any]) -> dict[str, Any]:
+    from pyrun import __version__
+
+    terminal = (config.get("process") or {}).get("terminal")
+    streams = ["" if terminal else _stream(pid, fd) for fd in range(3)]
+    outside = criu_mounts.externals(pid, config)
+    return {"version": __version__, "id": name, "shape": shape(config), "streams": streams, "external": outside}
+
+
+def _stream(pid: int, fd: int) -> str:
+    """Return by which name criu knows a standard stream that came from the caller, "" for one that is the container's own."""
+    try:
+        target = os.readlink(f"/proc/{pid}/fd/{fd}")
+        if target.startswith("pipe:"):
+            return target
+        return criu_mounts.outside(pid, fd) if target.startswith("/") else ""
+    except FileNotFoundError:  # it has closed it
+        return ""
+
+
+def _tracking(args: Arguments, program: str, early: bool) -> list[Field]:
+    """What makes the next dump smaller: pages are counted from an earlier one on."""
+    parent = args.get("parent-path")
+    if parent.startswith("/"):
+        hint = "it is relative to --image-path, and stays so when both are moved"
+        raise UsageError("checkpoint", f"--parent-path {parent}", "is not relative", hint=hint, origin="--parent-path")
+    if not parent and not early:
+        return []
+    if not criu_rpc.can_track_memory("checkpoint", program):
+        raise HostError("checkpoint", "", "this kernel does not tell which memory was written (CONFIG_MEM_SOFT_DIRTY)", origin="--pre-dump")
+    if parent and not os.path.isdir(os.path.normpath(f"{_images(args)}/{parent}")):
+        raise HostError("checkpoint", parent, "no such directory", origin="--parent-path")
+    return [(15, 1), *([(14, parent)] if parent else [])]
+
+
+def _images(args: Arguments) -> str:
+    return os.path.abspath(args.get("image-path", "checkpoint"))
+
+
+def places(args: Arguments, *, make: bool) -> tuple[str, str]:
+    """Return the directories of the files and of criu's log, made if wanted; HostError when they cannot be had."""
+    images = _images(args)
+    work = os.path.abspath(args.get("work-path") or images)
+    for path, option, wanted in ((images, "--image-path", make), (work, "--work-path", True)):
+        try:
+            if wanted:
+                os.makedirs(path, 0o700, exist_ok=True)
+            os.listdir(path)
+        except OSError as error:
+            raise HostError(f"open {option[2:]}", path, errno=error.errno or 0, origin=option) from None
+    return images, work
+
+
+def _wanted(container: Container, pid: int, note: dict[str, Any], network: str) -> list[Field]:
+    options: list[Field] = [(2, pid), (13, container.record["rootfs"])]
+    options += [(37, f"mnt[{point}]:{point}") for point in note["external"]]
+    options += [(37, key) for key in note["streams"] if key.startswith("file[")]
+    if network:
+        options.append((37, f"net[{os.stat(f'/proc/{pid}/ns/net').st_ino}]:{NETWORK}"))
+    if container.group:
+        options.append((44, container.group))
+    return options
+
+
+def _dump(args: Arguments, program: str, kind: int, options: list[Field], folders: tuple[str, str], told: Told) -> None:
+    from pyrun.oci import attend
+
+    attend.hold()  # until the end: what comes after the dump belongs to it
+    fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in folders]
+    try:
+        service = criu_rpc.Service([program], apart=True)
+        answer = service.ask(args.verb, [(1, kind), (2, [(1, fds[0]), (17, fds[1]), (10, "dump.log"), *options])], told)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    if not criu_rpc.succeeded(answer):
+        raise failed(args, f"{folders[1]}/dump.log", service.said)
+
+
+def failed(args: Arguments, log: str, said: str) -> HostError:
+    """Return the error of a criu that gave up, with the reason from its log."""
+    why = criu_rpc.first_error(log) or said or "it does not say why"
+    hint = f"see {log}" if args.get("work-path") else "with --work-path its log stays there"
+    return HostError(f"{args.verb} container", args.words[0], f"criu failed: {why}", hint=hint)
+
+
+def read_note(images: str) -> dict[str, Any]:
+    """Return what is beside a whole checkpoint; StateError for a directory without one, or one with files that are not as they were."""
+    try:
+        note: Any = fastjson.loads(state.read(f"{images}/{NOTE}"))
+        if not _is_note(note):
+            raise ValueError(NOTE)
+        sizes = {name: os.stat(f"{images}/{name}", follow_symlinks=False).st_size for name in note["files"]}
+    except FileNotFoundError as error:
+        missing = os.path.basename(error.filename or NOTE)
+        hint = "a directory that `pyrun-oci checkpoint` of this runtime has written is needed"
+        raise StateError("read checkpoint", images, f"{missing} is missing", hint=hint, origin="--image-path") from None
+    except ValueError:
+        raise StateError("read checkpoint", f"{images}/{NOTE}", "is damaged", origin="--image-path") from None
+    for name, size in note["files"].items():
+        if sizes[name] != size:
+            reason = f"{name} has {sizes[name]} bytes, and had {size}"
+            raise StateError("read checkpoint", images, reason, hint="copy it again", origin="--image-path")
+    found: dict[str, Any] = note
+    return found
+
+
+def _is_note(note: Any) -> bool:
+    """Whether it has the members that `_note` and `_seal` have written, and names no other places than they do."""
+    try:
+        outside, shaped = note["external"], note["shape"]
+        return (
+            all("/" not in name and isinstance(size, int) for name, size in note["files"].items())
+            and all(isinstance(key, str) for key in note["streams"])
+            and all(isinstance(shaped[kind], list) for kind in ("mounts", "namespaces"))
+            and isinstance(shaped["terminal"], bool)
+            and all(what["mount"] in shaped["mounts"] if "mount" in what else is_node(what["path"]) for what in outside.values())
+            and all(".." not in what.get("below", "").split("/") for what in outside.values())
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _seal(images: str, note: dict[str, Any]) -> None:
+    """Write what makes the checkpoint whole: the sizes of its files, behind all of them."""
+    files = {}
+    for entry in os.scandir(images):
+        if entry.name.endswith(".img") and entry.is_file(follow_symlinks=False):
+            files[entry.name] = entry.stat().st_size
+    state.write(f"{images}/{NOTE}", fastjson.dumps({**note, "files": files}).encode())
+
+
+def _forget(images: str) -> None:
+    """Remove an earlier checkpoint, which must not be taken for one that fails now."""
+    try:
+        names = [*read_note(images)["files"], NOTE]
+    except StateError:
+        names = [name for name in (NOTE, "inventory.img") if os.path.exists(f"{images}/{name}")]
+    for name in names:
+        os.unlink(f"{images}/{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyrun.errors import PyrunError
 from pyrun.host import read_small
 from pyrun.oci import mounts, seccomp, spec
 from pyrun.plan import caps
@@ -29,15 +30,15 @@ MODES = ("BIND", "DEFAULT", "INTERLEAVE", "LOCAL", "PREFERRED", "PREFERRED_MANY"
 MODE_FLAGS = ("NUMA_BALANCING", "RELATIVE_NODES", "STATIC_NODES")
 
 
-def features(_: Arguments) -> int:
+def features(args: Arguments) -> int:
     """Print what this runtime can do, as JSON."""
     import json
 
-    sys.stdout.write(json.dumps(_features(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(_features(args), indent=2) + "\n")
     return 0
 
 
-def _features() -> dict[str, Any]:
+def _features(args: Arguments) -> dict[str, Any]:
     from pyrun import __version__
 
     return {
@@ -46,9 +47,24 @@ def _features() -> dict[str, Any]:
         "hooks": list(HOOKS),
         "mountOptions": sorted(mounts.OPTIONS),
         "linux": _linux(),
-        "annotations": {"io.github.seccomp.libseccomp.version": _libseccomp(), "pyrun.version": __version__},
+        "annotations": {
+            "io.github.seccomp.libseccomp.version": _libseccomp(),
+            "org.opencontainers.runc.checkpoint.enabled": _checkpoint(args),
+            "pyrun.version": __version__,
+        },
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     }
+
+
+def _checkpoint(args: Arguments) -> str:
+    """By runc's name and in its words, for clients that look there."""
+    from pyrun.oci.criu import available
+
+    try:
+        available(args, "checkpoint")
+    except PyrunError:
+        return "false"
+    return "true"
 
 
 def _libseccomp() -> str:

@@ -17,7 +17,7 @@ __all__ = ["main", "warn"]
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
     "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
-    "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "criu",
+    "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "restore",
 }  # fmt: skip
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
 
@@ -65,9 +65,9 @@ def _dispatch(args: Arguments) -> int:
     _close_leaks(args)
     _check_log(args)
     if "help" in args.options and args.verb in ("checkpoint", "restore"):
-        from pyrun.oci.criu import refuse
+        from pyrun.oci.criu import available
 
-        refuse(args.verb)
+        available(args, args.verb)  # clients ask by the exit code
     if not args.verb or "help" in args.options:
         from pyrun.oci.usage import usage
 

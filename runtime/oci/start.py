@@ -12,10 +12,12 @@ from pyrun.oci.create import root_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
 
-__all__ = ["create", "let_go", "poststart", "run", "start"]
+__all__ = ["create", "follow", "let_go", "poststart", "run", "start"]
 
 
 def create(args: Arguments) -> int:
@@ -101,18 +103,27 @@ def poststart(container: Container) -> None:
 
 def run(args: Arguments) -> int:
     """create and start; unless detached wait for the program and delete the container."""
-    container, master = make(args)
+    return follow(args, *make(args), begin=let_go)
+
+
+def follow(args: Arguments, container: Container, master: int, begin: Callable[[Container], None] | None = None) -> int:
+    """Let a locked container `begin`, whose process is a child, and unless detached wait for it and delete the container.
+
+    Returns the process's exit code, 0 when detached.
+    """
     pid = container.record["pid"]
     try:
         if "detach" in args.options:
-            let_go(container)
+            if begin is not None:
+                begin(container)
             poststart(container)
             container.close()
             return 0
         from pyrun.oci import attend
 
         attend.hold()
-        let_go(container)
+        if begin is not None:
+            begin(container)
         pidfd = attend.forward(pid)
         poststart(container)
         _unlock(container)

@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Container", "check_id", "create", "list_ids", "pretty", "start_time"]
+__all__ = ["Container", "check_id", "create", "list_ids", "new_record", "pretty", "start_time"]
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _MAX = 16 << 20
@@ -202,6 +202,40 @@ def _frozen(group: str) -> bool:
         return b"frozen 1" in read(group + "/cgroup.events")
     except OSError:
         return False
+
+
+def new_record(name: str, config: dict[str, Any], bundle: str) -> dict[str, Any]:
+    """Return what `state` is to know of a container that is being made, but for its process and its cgroup."""
+    import time
+
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+    record = {
+        "ociVersion": config["ociVersion"],
+        "id": name,
+        "bundle": bundle,
+        "rootfs": os.path.join(bundle, config["root"]["path"]),
+        "created": f"{stamp}.{int(now * 1e9) % 10**9:09d}Z",
+        "owner": _owner(),
+    }
+    if config.get("annotations"):
+        record["annotations"] = config["annotations"]
+    kinds = [kind for kind in ("poststart", "poststop") if (config.get("hooks") or {}).get(kind)]
+    if kinds:
+        record["hooks"] = kinds
+    return record
+
+
+def _owner() -> str:
+    uid = os.geteuid()
+    if uid == 0:
+        return "root"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def create(root: str, name: str) -> Container:

@@ -35,6 +35,8 @@ def make_root(root: Path, probe: Path) -> Path:
 class Runtime:
     """`pyrun-oci` with a state root and bundles of its own."""
 
+    patience = 30  # seconds for a command
+
     def __init__(self, folder: Path, probe: Path) -> None:
         self.folder = folder
         self.program = OCI
@@ -60,7 +62,7 @@ class Runtime:
         words = [str(argument) for argument in (self.program, "--root", self.root, *arguments)]
         more = {"stdin": subprocess.DEVNULL, "cwd": self.bundle, **more}
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:  # not pipes: a container would hold them open
-            code_seen = subprocess.run(words, stdout=out, stderr=err, text=True, timeout=30, **more).returncode
+            code_seen = subprocess.run(words, stdout=out, stderr=err, text=True, timeout=self.patience, **more).returncode
             out.seek(0), err.seek(0)
             done = subprocess.CompletedProcess(words, code_seen, out.read(), err.read())
         if code is not None:

@@ -23,7 +23,7 @@ VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
 PREFIX = TOP / "build" / "vm" / "prefix"
 # what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
-MACHINE = {"VMTEST_APT": "apparmor dbus-user-session passt"}
+MACHINE = {"VMTEST_APT": "apparmor criu dbus-user-session passt"}
 LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a fifth of that on an idle machine
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 

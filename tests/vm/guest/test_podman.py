@@ -100,6 +100,39 @@ def test_root_with_scopes_of_systemd(podman: Podman) -> None:
     wait_until(lambda: not scope.exists(), "systemd keeps the scope")
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("exported", [False, True])
+def test_checkpoint_and_restore(podman: Podman, tmp_path: Path, exported: bool) -> None:
+    """A container goes on counting where it was, and so does another one that is made of an exported checkpoint."""
+    count = "trap 'exit 9' TERM; i=0; while true; do i=$((i+1)); echo $i >/data/new; mv /data/new /data/count; sleep 0.1; done"
+    flags = ["--detach", "--name", "counts", "--network=none", "--memory", "64m", "--volume", f"{tmp_path}:/data"]
+
+    def counted() -> int:
+        path = tmp_path / "count"
+        return int(path.read_text()) if path.exists() else 0
+
+    podman.run(*flags, IMAGE, "/bin/sh", "-c", count)
+    wait_until(lambda: counted() > 3, "it does not count")
+    podman("container", "checkpoint", *(["--export", tmp_path / "exported.tar.gz"] if exported else []), "counts")
+    seen = counted()
+    assert seen > 3
+    if exported:
+        podman("rm", "counts")
+        podman("container", "restore", "--import", tmp_path / "exported.tar.gz", "--name", "again")
+    else:
+        podman("container", "restore", "counts")
+    name = "again" if exported else "counts"
+    wait_until(lambda: counted() != seen, "it does not go on")
+    assert counted() > seen, "it began anew"
+    (scope,) = scopes(Path("/sys/fs/cgroup/machine.slice"))
+    assert values(scope / "container", "memory.max") == [str(64 << 20)]
+    assert podman("exec", name, "/bin/sh", "-c", "echo $PPID; tr '\\0' ' ' < /proc/1/cmdline").startswith("0\n/bin/sh -c trap")
+    podman("stop", "--time", "30", name)
+    assert podman("wait", name) == "9\n"
+    wait_until(lambda: not scope.exists(), "systemd keeps the scope")
+    podman("rm", name)
+
+
 @pytest.fixture(scope="module")
 def tenant(archive: Path) -> Iterator[Podman]:
     """A user with ranges of ids, a service manager and a bus of its own."""

@@ -1,0 +1,119 @@
+"""`checkpoint` and `restore` where criu is missing or broken, and of what is no checkpoint; tests/vm/guest has those that succeed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import OCI, Runtime
+
+
+@pytest.fixture
+def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
+    made = Runtime(tmp_path, probe)
+    yield made
+    for name in made.leftovers():  # of a test that failed
+        made("delete", "--force", name)
+
+
+def without(**more: str) -> dict[str, Any]:
+    return {"env": {**os.environ, "PATH": "/nowhere", **more}}
+
+
+def pretend(folder: Path, script: str) -> dict[str, Any]:
+    """An environment in which criu is a shell script; its socket is descriptor 3."""
+    folder.mkdir()
+    (folder / "criu").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "criu").chmod(0o755)
+    return without(PATH=f"{folder}:/usr/bin:/bin")
+
+
+def written(folder: Path) -> Path:
+    """What looks like a checkpoint."""
+    folder.mkdir()
+    (folder / "inventory.img").write_bytes(b"12345")
+    shape = {"mounts": [], "namespaces": [], "terminal": False}
+    note = {"version": "0", "id": "one", "shape": shape, "streams": ["", "", ""], "external": {}, "files": {"inventory.img": 5}}
+    (folder / "pyrun-oci.json").write_text(json.dumps(note))
+    return folder
+
+
+def test_without_criu_one_line_names_the_package(oci: Runtime, tmp_path: Path) -> None:
+    oci.start_sleeping()
+    for words in (["checkpoint", "--image-path", tmp_path / "images", "one"], ["checkpoint", "--help"], ["restore", "--help"]):
+        error = oci(*words, code=1, **without()).stderr
+        assert "criu is not installed" in error and "apt-get install criu" in error and len(error.splitlines()) == 2
+    assert oci.state("one")["status"] == "running" and not (tmp_path / "images").exists()
+    error = oci("restore", "--detach", "--image-path", written(tmp_path / "written"), "two", code=1, **without()).stderr
+    assert "criu is not installed" in error and oci.leftovers() == ["one"]
+    shown = json.loads(oci("features", **without()).stdout)
+    assert shown["annotations"]["org.opencontainers.runc.checkpoint.enabled"] == "false"
+    oci("delete", "--force", "one")
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("echo first >&2; echo cannot go on >&2; exit 3", "criu ended without an answer: cannot go on"),
+        ("kill -KILL $$", "criu ended without an answer"),
+        ("head -c 1 <&3 >/dev/null; printf junk >&3", "criu ended without an answer"),
+        (r"head -c 1 <&3 >/dev/null; printf '\010\012\020\001\122\004\010\003\020\003' >&3", "version 3.3 of criu is too old"),
+    ],
+)
+def test_a_criu_that_does_not_answer_harms_nobody(oci: Runtime, tmp_path: Path, script: str, says: str) -> None:
+    broken = pretend(tmp_path / "programs", script)
+    oci.start_sleeping()
+    error = oci("checkpoint", "--image-path", tmp_path / "images", "one", code=1, **broken).stderr
+    assert says in error
+    assert oci.state("one")["status"] == "running" and not (tmp_path / "images").exists()
+    assert says in oci("restore", "--detach", "--image-path", written(tmp_path / "written"), "two", code=1, **broken).stderr
+    assert oci.leftovers() == ["one"]
+    oci("delete", "--force", "one")
+
+
+def test_what_is_no_checkpoint_is_refused_before_anything_is_made(oci: Runtime, tmp_path: Path) -> None:
+    oci.command("/bin/true")
+
+    def refused(images: Path, *words: str) -> str:
+        done = oci("restore", "--image-path", images, *words, "one", code=1)
+        assert not oci.leftovers() and "--image-path" in done.stderr
+        return done.stderr
+
+    assert "no such file or directory" in refused(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "pyrun-oci.json is missing" in refused(tmp_path / "empty")
+    images = written(tmp_path / "written")
+    note = json.loads((images / "pyrun-oci.json").read_text())
+    (images / "inventory.img").write_bytes(b"1234")
+    assert "inventory.img has 4 bytes, and had 5" in refused(images)
+    (images / "inventory.img").unlink()
+    assert "inventory.img is missing" in refused(images)
+    for text in ("{", "[]", "{}", json.dumps({**note, "files": {"../x": 1}}), json.dumps({**note, "external": {"/x": {"path": "/etc"}}})):
+        (images / "pyrun-oci.json").write_text(text)
+        assert "is damaged" in refused(images), text
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--manage-cgroups-mode", "soft"], "come from config.json"),
+        (["--empty-ns", "pid"], "no such kind"),
+        (["--lazy-pages"], "is not supported"),
+        (["--page-server", "10.0.0.1:1"], "is not supported"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["checkpoint", "restore"])
+def test_options_that_are_refused(oci: Runtime, verb: str, words: list[str], says: str) -> None:
+    error = oci(verb, *words, "one", code=2).stderr
+    assert says in error and words[0] in error and not oci.leftovers()
+
+
+def test_a_user_is_told_that_it_takes_root(oci: Runtime) -> None:
+    words = ["unshare", "--user", "--map-root-user", OCI, "--root", oci.root, "checkpoint", "--help"]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    assert done.returncode == 1 and "rights of the host's root" in done.stderr

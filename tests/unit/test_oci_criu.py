@@ -1,0 +1,93 @@
+"""The messages that are exchanged with criu, and what is read from its log and from mountinfo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from pyrun.errors import ConfigError, UsageError
+from pyrun.oci import criu, criu_mounts, criu_rpc
+from pyrun.oci.arguments import parse
+
+
+def test_messages_as_protocol_buffers_have_them() -> None:
+    """The bytes are those of the encoding's own documentation, and of fields with numbers above 15."""
+    assert criu_rpc.encode([(1, 150)]) == bytes.fromhex("089601")
+    assert criu_rpc.encode([(2, "testing")]) == bytes.fromhex("120774657374696e67")
+    assert criu_rpc.encode([(3, [(1, 150)])]) == bytes.fromhex("1a03089601")
+    assert criu_rpc.encode([(37, "a"), (37, "b"), (64, 2)]) == bytes.fromhex("aa020161aa020162800402")
+    assert criu_rpc.encode([(1, -1)]) == bytes.fromhex("08ffffffffffffffffff01")
+
+
+@given(some.dictionaries(some.integers(1, 500), some.integers(0, 2**64 - 1) | some.binary(max_size=300)))
+def test_what_is_encoded_is_decoded(fields: dict[int, int | bytes]) -> None:
+    data = criu_rpc.encode(list(fields.items()))
+    assert criu_rpc.decode(data) == fields
+    if data:
+        with pytest.raises(ValueError, match=r"."):
+            criu_rpc.decode(data + b"\x12\x05abc")
+
+
+@given(some.binary(max_size=60))
+def test_damaged_messages_are_a_value_error_at_most(data: bytes) -> None:
+    try:
+        criu_rpc.decode(data)
+    except ValueError:
+        return
+
+
+def test_the_reason_is_the_first_error_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert criu_rpc.first_error(str(log)) == ""
+    log.write_text(
+        "(00.01) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n"
+        "(00.02)      1: Error (criu/files-reg.c:2353): Can't open file fd/1 on restore: Permission denied\n"
+        "(00.03) Error (criu/cr-restore.c:2331): Restoring FAILED.\n"
+    )
+    assert criu_rpc.first_error(str(log)) == "Can't open file fd/1 on restore: Permission denied"
+
+
+def test_options_become_fields_of_the_request() -> None:
+    found = criu.common(
+        parse(["checkpoint", "--tcp-established", "--file-locks", "--lsm-profile=selinux:x", "--empty-ns", "network", "one"])
+    )
+    assert {(5, 1), (8, 1), (53, "selinux:x"), (38, 0x40000000), (34, 0)} <= set(map(tuple, found))  # type: ignore[arg-type]
+    assert not {4, 7, 16} & {field for field, _ in found}
+    for words in (["--manage-cgroups-mode", "full"], ["--empty-ns", "ipc"], ["--status-fd", "3"]):
+        with pytest.raises(UsageError, match=words[0]):
+            criu.common(parse(["restore", *words, "one"]))
+
+
+def test_sources_are_the_new_configuration_s(tmp_path: Path) -> None:
+    (tmp_path / "new/deep").mkdir(parents=True)
+    config = {"mounts": [{"destination": "/data/", "type": "bind", "source": "new"}]}
+    found = {
+        "/real": {"mount": "/data", "below": ""},
+        "/real/deep": {"mount": "/data", "below": "/deep"},
+        "/proc/keys": {"path": "/dev/null"},
+    }
+    assert criu_mounts.sources(found, config, str(tmp_path), "") == [
+        ("/real", f"{tmp_path}/new"),
+        ("/real/deep", f"{tmp_path}/new/deep"),
+        ("/proc/keys", "/dev/null"),
+    ]
+    (tmp_path / "new/deep").rmdir()
+    with pytest.raises(ConfigError, match="deep: no such file"):
+        criu_mounts.sources(found, config, str(tmp_path), "")
+
+
+def test_mount_points_are_made_beneath_the_root_only(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link").symlink_to("/target")
+    (root / "target").mkdir()
+    (tmp_path / "file").touch()
+    config = {"mounts": [{"destination": "/dev", "type": "tmpfs"}]}
+    wanted = [("/a/b", str(tmp_path)), ("/link/name", str(tmp_path / "file")), ("/dev/inner", str(tmp_path))]
+    criu_mounts.make_targets(str(root), wanted, config)
+    criu_mounts.make_targets(str(root), wanted, config)
+    assert (root / "a/b").is_dir() and (root / "target/name").is_file() and (root / "dev").is_dir()
+    assert not (root / "dev/inner").exists(), "that stands in the container's own file system"
