@@ -268,7 +268,8 @@ def test_streams_belong_to_the_user(oci: Runtime, alone: Alone) -> None:
     oci.command("/bin/sh", "-c", "echo hi > /dev/stdout")
     oci("run", "one", code=1)  # its output is a file here, which stays root's
     words = [str(alone.program), "--root", str(oci.root), "run", "two"]
-    done = subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    more: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "env": {**os.environ, "ALONE": "1"}}
+    done = subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, **more)
     assert (done.returncode, done.stdout) == (0, "hi\n")
 
 

@@ -117,7 +117,7 @@ def test_a_program_that_runs_is_not_started_again(oci: Runtime, alone: Alone) ->
     oci.command("/bin/sh", "-c", "echo x >> /log")
     oci("run", "one")
     words = ["strace", "-o", "/dev/null", "-e", "inject=unlinkat:error=EROFS:when=1", str(alone.program), "--root", str(oci.root)]
-    done = subprocess.run([*words, "run", "two"], cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60)
+    done = subprocess.run([*words, "run", "two"], cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60, env={**os.environ, "ALONE": "1"})
     assert done.returncode == 0 and (oci.bundle / "rootfs/log").read_text() == "x\nx\n"
     assert not oci.leftovers()
 
@@ -168,7 +168,7 @@ def test_a_create_is_done_whole_or_not_at_all(oci: Runtime, alone: Alone, call: 
     kind, number = call.split(":")
     words = ["strace", "-o", "/dev/null", "-e", f"inject={kind}:signal=TERM:when={number}"]
     words += [str(alone.program), "--root", str(oci.root), "create", "one"]
-    code = subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60).returncode
+    code = subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60, env={**os.environ, "ALONE": "1"}).returncode
     if code == 0:
         assert oci.state("one")["status"] == "created"
         oci("delete", "--force", "one")
@@ -184,7 +184,10 @@ def test_nothing_is_left_of_a_create_that_cannot_write(oci: Runtime, alone: Alon
     oci("delete", "--force", "one")
     words = ["strace", "-o", "/dev/null", "-e", f"inject=renameat:error=EROFS:when={number}"]
     words += [str(alone.program), "--root", str(oci.root), "create", "--pid-file", "pid", "one"]
-    assert subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60).returncode == NO_PYTHON
+    assert (
+        subprocess.run(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, timeout=60, env={**os.environ, "ALONE": "1"}).returncode
+        == NO_PYTHON
+    )
     assert not oci.leftovers() and group_is_gone()
     assert not [name for name in os.listdir(oci.bundle) if name.startswith(".")]
 

@@ -24,7 +24,7 @@ GUEST = Path(__file__).resolve().parent / "guest"
 PREFIX = TOP / "build" / "vm" / "prefix"
 # what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
 MACHINE = {"VMTEST_APT": "apparmor criu dbus-user-session passt"}
-LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a fifth of that on an idle machine
+LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a third of that on an idle machine
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
