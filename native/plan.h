@@ -18,6 +18,8 @@
  *       |--- spawn or exec --->|                                   |
  *       |--- 'S' + slots ----->|                                   | (where it was spawned with SLOT_CONTROL alone)
  *       |                      |--- clone3 (namespaces, cgroup) -->|
+ *       |<-- PLAN_CHECKPOINT --|                                   | (with PLAN_WAIT)
+ *       |--- any byte -------->|                                   |
  *       |                      |--- 'G' go, once ids are mapped -->| (only in a user namespace)
  *       |                      |--- 'N' + network namespace ------>| (CLONE_NEWNET without CLONE_NEWUSER)
  *       |                      |                                   | operations up to OP_APP
@@ -56,6 +58,8 @@
 #define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
 #define SLOT_SUPERVISOR 9 /* with PLAN_ENTER and CLONE_NEWUSER: its supervisor's directory in proc(5) */
 #define SLOT_NAMESPACES 24 /* from here on the supervisor of a pod in a user namespace has its namespaces, see enter.c */
+#define NAMESPACE_USER 0
+#define NAMESPACE_NET 4
 #define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
 #define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
@@ -79,8 +83,9 @@
 #define PLAN_ACCOUNT 16384     /* with the end of the app come the figures of its cgroup: PLAN_FIGURES */
 #define PLAN_NETWORK 32768     /* its network namespace is the one at SLOT_NETWORK, made beforehand: see pyrun.net */
 #define PLAN_CLONE_NETWORK 65536 /* init is cloned into its network: who made one elsewhere could not come back to the host's (setns(2)) */
+#define PLAN_WAIT 131072 /* with CLONE_NEWUSER: init goes on when Python has said a byte, and the namespaces are there to be joined until then */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 131071
+#define PLAN_ALL_FLAGS 262143
 
 struct plan_header {
     uint32_t magic;

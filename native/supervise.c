@@ -160,6 +160,12 @@ static long start(struct context *ctx, uint32_t *step)
         return 0;
     r = map_ids(ctx);
     hold_namespaces(ctx, ctx->init_pid);
+    if (r == 0 && (ctx->plan->flags & PLAN_WAIT)) {
+        char byte;
+
+        send_report(&(struct plan_report){.kind = PLAN_CHECKPOINT});
+        r = sys_read(SLOT_CONTROL, &byte, 1) == 1 ? 0 : -EPIPE;
+    }
     return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 

@@ -14,7 +14,7 @@ from pyrun import host as hosts
 from pyrun.container import Container
 from pyrun.engine.launch import start as launch
 from pyrun.engine.launch import start_recipe
-from pyrun.errors import UsageError
+from pyrun.errors import ConfigError, UsageError
 from pyrun.images.store import Store
 from pyrun.native.users import state_root
 from pyrun.plan import ops
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyrun.engine.launch import Supervisor
     from pyrun.images.store import Image
     from pyrun.planning import Plan
+    from pyrun.pod.create import Pod as Made
     from pyrun.pod.handle import Pod
     from pyrun.pod.keywords import Keywords
     from pyrun.pod.recipe import Recipe
@@ -197,15 +198,26 @@ class Runtime:
             pod = create(recipe, self.pods, new_uuid()) if found is None else None
         if pod is not None:
             try:
+                flags |= ops.WAIT if recipe.waits else 0
                 found = pod.uuid, launch(pod.block, pod.slots, fds, pod.title, self.root, flags=flags)
             except BaseException:
                 pod.discard()
                 raise
-            pod.slots.close()
+            self._go_on(recipe, pod, found[1])
         assert found is not None
         streams.sent()
         words = [word for word in (image, *args) if word is not None]
         return Container(*found, recipe.notes, self.pods, self.store, streams, words)
+
+    def _go_on(self, recipe: Recipe, pod: Made, supervisor: Supervisor) -> None:
+        """The supervisor has what it needs, but for a network that waits for its namespaces."""
+        try:
+            if recipe.waits:
+                from pyrun.pod.network import connect_waiting
+
+                connect_waiting(self.pods, pod.uuid, pod.slots.pod, recipe.net_of(pod.uuid), supervisor)
+        finally:
+            pod.slots.close()
 
     def _at_once(self, recipe: Recipe, fds: tuple[int, int, int], flags: int) -> tuple[str, Supervisor] | None:
         try:
@@ -259,6 +271,10 @@ class Runtime:
         wanted: Keywords = {"keep": True, **options}
         with self.store.lock(exclusive=False):
             recipe = self._recipe(image, args, rootfs, False, wanted)
+            if recipe.waits:
+                reason = "without root the library makes one only for a pod that ends with its program"
+                hint = "use run or start, --net none or host, or the command line"
+                raise ConfigError("make a network", "", reason, hint=hint, origin="--net")
             uuid = prepare(recipe, self._wanted(args, False, wanted), self.pods, lasting=lasting)
         return Pod(self.pods, self.store, uuid)
 

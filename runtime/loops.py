@@ -12,6 +12,7 @@ import os
 from functools import partial
 
 from pyrun.errors import StateError
+from pyrun.net.want import kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,16 +30,18 @@ __all__ = ["Mover", "begin", "bury"]
 async def begin(
     runtime: Runtime, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
 ) -> Container:
-    """Start an app as `Runtime._start` does; where that would wait for the store a thread does so.
+    """Start an app as `Runtime._start` does; where that would wait, for the store or for a user's network, a thread does so.
 
     Cancelled meanwhile, it waits until the app is gone again.
     """
-    try:
-        return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
-    except StateError as error:
-        if error.errno != errno.EAGAIN:
-            raise
-    begun = partial(runtime._start, image, args, rootfs, streams, options, flags)  # somebody deletes from the store just now
+    net = options.get("net") or ()
+    if not os.geteuid() or kind_of([net] if isinstance(net, str) else net, options.get("port") or ()) != "own":
+        try:
+            return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
+        except StateError as error:
+            if error.errno != errno.EAGAIN:
+                raise  # else somebody deletes from the store just now
+    begun = partial(runtime._start, image, args, rootfs, streams, options, flags)
     thread = asyncio.get_running_loop().run_in_executor(None, begun)  # no task, which whoever ends the loop would cancel
     try:
         return await asyncio.shield(thread)

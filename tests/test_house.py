@@ -33,8 +33,8 @@ FILE_LINES = 400
 FUNCTION_LINES = 50
 C_FUNCTION_LINES = 60
 # event handlers 155, figures 20, OCI plans 70, networks 35, the way to the metadata service 120, memory 16,
-# entering without root 45: docs/design/supervisor.md
-HELPER_LINES = 2955
+# entering without root, and its network, 53: docs/design/supervisor.md
+HELPER_LINES = 2963
 KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "keep_tty.c", "keep_pod.c", "keep_manager.c", "keep_health.c"}
 KEEPER_LINES = 1775  # health 240, between apps and the service manager 110, few open files 15, many clients 35: docs/design/supervisor.md
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c

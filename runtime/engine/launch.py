@@ -225,6 +225,14 @@ class Supervisor:
         except OSError:
             raise ProcessLookupError("the pod has ended") from None
 
+    def go_on(self) -> None:
+        """Let a supervisor that was started with WAIT and has told of its checkpoint go on; its next report tells what becomes of it."""
+        self._mine()
+        try:
+            os.write(self._control, b"G")
+        except OSError:
+            return
+
     def hang_up(self) -> None:
         """The life-line ends here, also where a process that was forked meanwhile has a copy of the descriptor."""
         if self._control < 0:

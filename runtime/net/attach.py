@@ -33,10 +33,10 @@ __all__ = ["attach", "detach", "own_hosts", "read_record", "records", "standing"
 _RECORD = "net"
 
 
-def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
+def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int, int] | None = None) -> int:
     """Make the network of a pod whose directory is `pod` and return its namespace, a descriptor; on an error nothing is left.
 
-    ConfigError, UsageError, StateError and HostError for what cannot be had.
+    ConfigError, UsageError, StateError and HostError for what cannot be had.  `held` is as `pyrun.net.user.attach` has it.
     """
     detach(root, uuid, pod)  # of an earlier try
     _write(pod, "cleaner", b"".join(word.encode() + b"\0" for word in _cleaner(root, uuid)))
@@ -46,7 +46,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
         if want.get("user"):
             from pyrun.net import user
 
-            ns = user.attach(root, uuid, pod, want, record)
+            ns = user.attach(root, uuid, pod, want, record, held)
             own_hosts(root, uuid, pod, want, record)
             return ns
         ports.check(want["ports"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
     Port = tuple[str, str, int, int]
+    Held = tuple[int, int]
 
 __all__ = ["attach", "detach"]
 
@@ -35,8 +36,12 @@ _PROGRAMS = ("slirp4netns", "pasta")  # by what was seen to work; pasta alone fo
 _SLIRP_ADDRESS = "10.0.2.100"  # the pod's, as slirp4netns --configure gives it
 
 
-def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> int:
-    """Make the network of the pod whose directory is `pod`; return its namespace, a descriptor.  Errors leave the rest to `detach`."""
+def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any], held: Held | None = None) -> int:
+    """Make the network of the pod whose directory is `pod`; return its namespace, a descriptor.  Errors leave the rest to `detach`.
+
+    `held` are descriptors of the user and the network namespace of a pod that has them already; without it this process is root of
+    the user namespace in which the pod will be.
+    """
     six = any(":" in address for _, address, _, _ in want["ports"])
     program = next((one for one in (reversed(_PROGRAMS) if six else _PROGRAMS) if _find(one)), "")
     if not program:
@@ -48,10 +53,15 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
     with networks.Lock(root):
         _claim(root, uuid, want["ports"], record)
         _note(pod, record)
-    ns, sock = native.netns()
-    os.close(sock)
+    if held is None:
+        ns, sock = native.netns()
+        os.close(sock)
+        users = -1
+    else:
+        users, ns = held[0], os.dup(held[1])
     try:
-        pid = _pasta(pod, ns, want["ports"]) if program == "pasta" else _slirp(pod, ns, want["ports"])
+        make = _pasta if program == "pasta" else _slirp
+        pid = make(pod, users, ns, want["ports"])
         record["process"] = [pid, _started(pid)]
         if not record["process"][1]:
             raise _failed(program, "it ended at once")
@@ -110,8 +120,10 @@ def _note(pod: int, record: dict[str, Any]) -> None:
     os.rename("net.new", "net", src_dir_fd=pod, dst_dir_fd=pod)
 
 
-def _run(pod: int, ns: int, words: list[str], said: IO[bytes], tail: str = "; exit $?", fds: tuple[int, ...] = ()) -> int:
-    """Run a program where _PIN is the namespace; its status.  `said`, what it writes, is no pipe, which the process would hold open.
+def _run(pod: int, users: int, ns: int, words: list[str], said: IO[bytes], tail: str = "; exit $?", fds: tuple[int, ...] = ()) -> int:
+    """Run a program where _PIN is the namespace, in the user namespace `users` (-1: this one); its status.
+
+    `said`, what it writes, is no pipe, which the process would hold open.
 
     The shell has the pod's directory, and its lock with it: should this process be killed, nobody takes the pod for dead before
     _PID says what there is to end.  (Without a tail the shell would become the program.)
@@ -120,6 +132,9 @@ def _run(pod: int, ns: int, words: list[str], said: IO[bytes], tail: str = "; ex
 
     script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" </dev/null {tail}'
     command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", *words]
+    if users >= 0:  # whose maker has every capability in it (user_namespaces(7))
+        command = ["nsenter", "--preserve-credentials", f"--user=/proc/self/fd/{users}", *command]
+        fds = (*fds, users)
     try:
         child = subprocess.Popen(
             command, stdin=pod, stdout=said, stderr=said, pass_fds=(ns, *fds), cwd=f"/proc/self/fd/{pod}", start_new_session=True
@@ -146,7 +161,7 @@ def _last(said: IO[bytes]) -> str:
     return (told or [""])[-1]
 
 
-def _pasta(pod: int, ns: int, wanted: list[Port]) -> int:
+def _pasta(pod: int, users: int, ns: int, wanted: list[Port]) -> int:
     import tempfile
 
     words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
@@ -155,12 +170,12 @@ def _pasta(pod: int, ns: int, wanted: list[Port]) -> int:
         for spec in mine or ["none"]:
             words += [flag, spec]
     with tempfile.TemporaryFile() as said:
-        if _run(pod, ns, [*words, "-T", "none", "-U", "none"], said):
+        if _run(pod, users, ns, [*words, "-T", "none", "-U", "none"], said):
             raise _failed("pasta", _last(said))
     return _written(pod)
 
 
-def _slirp(pod: int, ns: int, wanted: list[Port]) -> int:
+def _slirp(pod: int, users: int, ns: int, wanted: list[Port]) -> int:
     import select
     import tempfile
 
@@ -169,7 +184,7 @@ def _slirp(pod: int, ns: int, wanted: list[Port]) -> int:
     words += ["--enable-sandbox", "--enable-seccomp", f"--api-socket={_SOCKET}", _PIN, "tap0"]
     with open(ready, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as said:
         try:
-            status = _run(pod, ns, words, said, f"& echo $! >{_PID}", (told,))
+            status = _run(pod, users, ns, words, said, f"& echo $! >{_PID}", (told,))
         finally:
             os.close(told)
         poll = select.poll()

@@ -56,7 +56,7 @@ def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
     pod = Pod(uuid, recipe.block_for(uuid), pods, Slots(directory, pods.fd, own, parent))
     if recipe.copies:
         try:
-            if recipe.net is not None:
+            if recipe.net is not None and not recipe.waits:
                 from pyrun.pod.network import connect
 
                 pod.slots.network = connect(pods.root, uuid, directory, recipe.net_of(uuid))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import ConfigError, StateError, UsageError
+from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
@@ -14,12 +14,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyrun.engine.launch import Supervisor
     from pyrun.images.store import Image
     from pyrun.plan.config import Config
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["SLOT", "connect", "join_of", "prepare_network", "release", "take_network", "wanted"]
+__all__ = ["SLOT", "connect", "connect_waiting", "join_of", "prepare_network", "release", "take_network", "wanted"]
 
 SLOT = 9  # SLOT_NETWORK of native/plan.h, where the keeper finds the namespace
 
@@ -85,6 +86,38 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
     if want["join"].startswith("ns:/"):
         own_hosts(root, uuid, pod, want, {"nets": []})
         write(pod, "net.join", os.fsencode(want["join"][3:]))
+
+
+def connect_waiting(pods: Pods, uuid: str, pod: int, want: dict[str, Any], supervisor: Supervisor) -> None:
+    """Make what is wanted for a pod that was started with PLAN_WAIT, by the namespaces that its supervisor holds, and let it go on.
+
+    On an error the pod is gone.
+    """
+    if supervisor.next_report() is None:
+        supervisor.wait()  # says so
+    try:
+        _connect_inside(pods.root, uuid, pod, want, supervisor.pid)
+    except BaseException:
+        supervisor.close()
+        raise
+    supervisor.go_on()
+
+
+def _connect_inside(root: str, uuid: str, pod: int, want: dict[str, Any], supervisor: int) -> None:
+    from pyrun.native._native import lib
+
+    fds: list[int] = []
+    try:
+        for kind in (lib.NAMESPACE_USER, lib.NAMESPACE_NET):
+            fds.append(os.open(f"/proc/{supervisor}/fd/{lib.SLOT_NAMESPACES + kind}", os.O_RDONLY | os.O_CLOEXEC))
+        fds.append(attach(root, uuid, pod, want, (fds[0], fds[1])))
+    except OSError as error:
+        if isinstance(error, PyrunError):
+            raise
+        raise StateError("make the network of pod", uuid, errno=error.errno or 0, hint="has it been killed meanwhile?") from None
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 def take_network(pods: Pods, uuid: str) -> int:

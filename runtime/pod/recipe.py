@@ -55,7 +55,7 @@ class Recipe:
 
     __slots__ = (
         *("block", "checks", "controllers", "copy", "files", "image", "kept", "lowers", "net", "notes", "places", "plain", "record"),
-        "volumes",
+        *("volumes", "waits"),
     )
 
     def __init__(self, block: bytes, record: str, copy: list[str], notes: list[str], checks: list[Check] | None) -> None:
@@ -72,6 +72,7 @@ class Recipe:
         self.checks = checks
         self.controllers: list[str] = []
         self.net: dict[str, Any] | None = None
+        self.waits = False  # its network can be made only when it has been started
 
     @property
     def copies(self) -> bool:
@@ -195,6 +196,7 @@ def make_recipe(
         from pyrun.pod.network import wanted
 
         recipe.net = wanted(options, [image], config)
+        recipe.waits = config.idmap is not None
     if recipe.copies or options.names_given or config.limits_1:
         recipe.checks = None  # each pod needs something of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe

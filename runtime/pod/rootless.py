@@ -41,9 +41,6 @@ def lower(config: Config, host: Host) -> None:
         hint = "use the command line, or make each app a pod of its own"
         raise ConfigError("run several apps", "", "the library makes no pod of several apps without root", hint=hint)
     _check_ids(config, uids, gids)
-    if config.network == "own" and not host.inner:
-        hint = "use --net none or host, or the command line, which has pasta or slirp4netns for it"
-        raise ConfigError("make a network", "", "the library makes none without root", hint=hint, origin="--net")
     if config.limits and not host.inner:
         reason = "without root it takes a cgroup of the caller's own"
         hint = "in a unit with Delegate=yes, and call pyrun.allow_limits() first"

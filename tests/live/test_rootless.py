@@ -51,7 +51,7 @@ def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], ob
             library.run(None, ["/probe", "exit", "7"], rootfs=str(tree), root=root, upper=upper).returncode for upper in ("disk", "tmpfs")
         ]
         refused = []
-        for wrong in ({"user": "7"}, {"memory": "64Mi"}, {"net": "default"}, {"supplementary_gids": [5]}):
+        for wrong in ({"user": "7"}, {"memory": "64Mi"}, {"net": "mine"}, {"supplementary_gids": [5]}):
             try:
                 library.run(None, ["/probe"], rootfs=str(tree), root=root, **wrong)  # type: ignore[arg-type]
             except ConfigError as error:
@@ -70,6 +70,6 @@ def test_a_directory_and_what_is_refused(as_nobody: Callable[[Callable[[str], ob
         len(refused) == 5
         and "one user inside" in refused[0]
         and "Delegate=yes" in refused[1]
-        and "makes none without root" in refused[2]
+        and "interfaces and rules are the host" in refused[2]
         and "example.com/x" in refused[4]
     )

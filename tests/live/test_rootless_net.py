@@ -7,86 +7,26 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import COMMAND, TOP
-from machines import HOST, OUTSIDE, Machine, Server, join
-from networld import SERVE, get
+from machines import HOST, OUTSIDE, Machine, Server
+from networld import get
+from userplace import TUN, UNSIGNED, Place, tun_for_everybody
 from users import PLAIN, User
 from waiting import wait_until
 
-UNSIGNED = "--insecure-options=image"
-TUN = Path("/dev/net/tun")
-PROGRAMS = "awk cat env getopt id ip mkdir mount nsenter setpriv sh umount unshare".split()
 ANSWER = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 53))\nwhile True: s.sendto(*s.recvfrom(99))"
 READ = "import socket; print(socket.create_connection(('127.0.0.1', 7001), 30).recv(99).decode())"
 ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
 ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
 
 
-class Place:
-    """A host whose way out is the machine beside it, and a user on it with one of the two programs, or none."""
-
-    def __init__(self, image: Path, *programs: str) -> None:
-        self.program = programs[0] if programs else ""
-        self.outside, self.host = Machine(), Machine()
-        join(self.outside, self.host)
-        self.user = User(PLAIN)
-        self.user.within = self.host.within
-        folder = self.user.home / "bin"
-        folder.mkdir(mode=0o755)
-        for name in (*PROGRAMS, *programs):
-            found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
-            assert found, f"{name} is not there"
-            (folder / name).symlink_to(found)
-        self.user.env["PATH"] = str(folder)
-        copy = self.user.home / "image.aci"
-        shutil.copyfile(image, copy)
-        copy.chmod(0o644)
-        self.user.pyrun("fetch", UNSIGNED, copy)
-
-    def serve(self, name: str, *flags: str, port: int = 80) -> None:
-        script = SERVE.format(word=name, port=port)
-        words = ["run", "-d", "--rm", UNSIGNED, "--pod-name", name, *flags, "example.com/busybox", "--exec", "/bin/sh", "--", "-c", script]
-        self.user.pyrun(*words)
-
-    def helpers(self) -> list[str]:
-        """Processes of the two programs that are this user's."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                if path.stat().st_uid == self.user.uid and (path / "comm").read_text().startswith(("pasta", "passt", "slirp4netns")):
-                    found.append(path.name)
-            except OSError:
-                continue
-        return found
-
-    def left(self) -> list[str]:
-        links = [str(path) for path in (self.user.state / "networks").rglob("*") if path.is_symlink()]
-        return [*self.helpers(), *links, *os.listdir(self.user.state / "pods" / "running")]
-
-    def close(self) -> None:
-        names = [one["uuid"] for one in json.loads(self.user.pyrun("list", "--format", "json").out)]
-        if names:  # of a test that failed
-            self.user.pyrun("rm", "--force", *names, code=None)
-        self.user.close()
-        self.outside.close()
-        self.host.close()
-
-
 @pytest.fixture(scope="module", autouse=True)
 def tun() -> Iterator[None]:
-    """Debian opens /dev/net/tun for everybody (udev's rules); seen here, in this mount namespace."""
-    folder = Path(tempfile.mkdtemp(prefix="pyrun-tun-"))
-    os.mknod(folder / "tun", 0o020666, os.makedev(10, 200))
-    (folder / "tun").chmod(0o666)
-    subprocess.run(["mount", "--bind", folder / "tun", TUN], check=True)
-    yield
-    subprocess.run(["umount", TUN], check=True)
-    shutil.rmtree(folder)
+    yield from tun_for_everybody()
 
 
 @pytest.fixture(params=["pasta", "slirp4netns"])

@@ -1,0 +1,118 @@
+"""Networks of the library's pods without root, by pasta and by slirp4netns: what goes through, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machines import HOST, OUTSIDE, Server
+from networld import SERVE, get
+from userplace import Place, tun_for_everybody
+from waiting import wait_until
+
+BEGIN = "import asyncio, json, os, sys, pyrun\nfrom pyrun import aio\nIMAGE = 'example.com/busybox'\n"
+BEGIN += "KIND = {'exec': '/bin/sh', 'insecure_options': ['image']}\n"
+LOOK = "ls /sys/class/net | sort; ip route | grep -c default; nc -w 20 %s 7000; id -u; readlink /proc/self/ns/net; cat /proc/self/uid_map"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tun() -> Iterator[None]:
+    yield from tun_for_everybody()
+
+
+@pytest.fixture(params=["pasta", "slirp4netns"])
+def place(request: pytest.FixtureRequest, busybox: Path) -> Iterator[Place]:
+    made = Place(busybox, request.param)
+    yield made
+    made.close()
+
+
+def left(place: Place) -> list[str]:
+    """Also of what is being removed."""
+    return [*place.left(), *[name for phase in ("preparing", "garbage") for name in os.listdir(place.user.state / "pods" / phase)]]
+
+
+def python(place: Place, script: str, **more: object) -> str:
+    return place.user.run(sys.executable, "-c", BEGIN + script, **more).out  # type: ignore[arg-type]
+
+
+def test_what_goes_out(busybox: Path) -> None:
+    """By slirp4netns, whose age does not depend on the kernel: from the app and from one more process in it, which is where the app is."""
+    place = Place(busybox, "slirp4netns")
+    script = f"look = '{LOOK % OUTSIDE[0]}'\n"
+    script += "with pyrun.start(IMAGE, ['-c', look + '; exec sleep 1000'], net='default', stdout=pyrun.PIPE, **KIND) as app:\n"
+    script += " said = b''\n while not said.count(b'\\n') >= 7: said += app.stdout.read(4096)\n"
+    script += " read, write = os.pipe(); other = app.exec(['/bin/sh', '-c', look], stdout=write); os.close(write)\n"
+    script += " print(json.dumps([said.decode(), os.fdopen(read).read(), other.wait(), os.readlink('/proc/self/ns/net')]))\n"
+    try:
+        with Server(place.outside, 7000):
+            first, second, code, host = json.loads(python(place, script))
+        assert first == second and code == 0 and host not in first
+        assert first.split()[:5] == ["lo", "tap0", "1", HOST[0], "0"], "the network is there before the app"
+        wait_until(lambda: left(place) == [])
+    finally:
+        place.close()
+
+
+def test_forwarded_ports(place: Place) -> None:
+    """Until its end, by whatever; the port is free again then."""
+    script = f"with pyrun.start(IMAGE, ['-c', {SERVE.format(word='web', port=80)!r}], port=['8080:80'], **KIND) as app:\n"
+    script += " print(app.pod.status()['ports'], flush=True); sys.stdin.readline()\n"
+    words = place.user.command(sys.executable, "-c", BEGIN + script)
+    for end in ("input", "kill"):
+        with subprocess.Popen(words, env=place.user.env, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdin and program.stdout
+            assert "8080" in program.stdout.readline()
+            assert get(place.host, "127.0.0.1", 8080) == "web"
+            assert len(place.helpers()) == 1
+            if end == "kill":
+                program.kill()
+        wait_until(lambda: left(place) == [])
+
+
+def test_runs_and_loops(busybox: Path) -> None:
+    """To the end, several at once on an event loop, cancelled, in a pool; a program that is not there, a port that is taken."""
+    place = Place(busybox, "slirp4netns")
+    script = "WORDS = ['-c', 'ip -o link show tap0 | grep -c UP']\n"
+    script += "async def main():\n"
+    script += " one = lambda: aio.run(IMAGE, WORDS, net='default', capture_output=True, **KIND)\n"
+    script += " print([done.stdout for done in await asyncio.gather(one(), one())])\n"
+    script += " task = asyncio.create_task(aio.run(IMAGE, ['-c', 'sleep 1000'], net='default', **KIND))\n"
+    script += " await asyncio.sleep(0.1); task.cancel()\n"
+    script += " print(await asyncio.gather(task, return_exceptions=True))\n"
+    script += "print(pyrun.run(IMAGE, WORDS, net='default', capture_output=True, **KIND).stdout)\n"
+    script += "asyncio.run(main())\n"
+    script += "with pyrun.Pool(IMAGE, size=1, net='default', insecure_options=['image']) as pool:\n"
+    script += " print(pool.run(['/bin/sh', *WORDS], capture_output=True).stdout)\n"
+    script += (
+        "for more in ({'exec': '/nope', 'net': 'default'}, {'exec': '/bin/sh', 'port': ['1:1']}, {'exec': '/bin/sh', 'net': 'other'}):\n"
+    )
+    script += " try: pyrun.run(IMAGE, insecure_options=['image'], **more)\n except pyrun.PyrunError as error: print(error)\n"
+    script += "try: pyrun.detach(IMAGE, net='default', **KIND)\nexcept pyrun.ConfigError as error: print(error, '|', error.hint)\n"
+    script += "pyrun.settle()\n"
+    try:
+        lines = python(place, script).splitlines()
+        assert lines[:4] == ["b'1\\n'", "[b'1\\n', b'1\\n']", "[CancelledError('')]", "b'1\\n'"]
+        assert lines[4].startswith("execute /nope: no such file") and "ports are root's" in lines[5] and "takes root" in lines[6]
+        assert "ends with its program" in lines[7] and "--net none or host" in lines[7]
+        wait_until(lambda: left(place) == [])
+    finally:
+        place.close()
+
+
+def test_without_the_programs(busybox: Path) -> None:
+    place = Place(busybox)
+    script = (
+        "try: pyrun.run(IMAGE, ['-c', 'true'], net='default', **KIND)\nexcept pyrun.HostError as error: print(error, '|', error.hint)\n"
+    )
+    try:
+        said = python(place, script + "pyrun.settle()\n")
+        assert "neither is there" in said and "apt-get install" in said
+        wait_until(lambda: left(place) == [])
+    finally:
+        place.close()
