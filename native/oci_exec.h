@@ -49,6 +49,9 @@ struct exec {
 /* oci_exec_json.c: 0 for what only Python reads. */
 int read_process(struct json *json, struct process *process);
 
+/* oci_exec_home.c: the directory of a user of the container, 0 where Python is to look. */
+const char *user_home(int32_t pid, uint32_t uid);
+
 /* oci_exec_plan.c: a sealed memfd with it as exec->plan, or 0. */
 int make_exec_plan(struct exec *exec, uint64_t namespaces, uint32_t flags);
 

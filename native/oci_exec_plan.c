@@ -7,6 +7,7 @@
 #define LISTENER 8 /* SECCOMP_FILTER_FLAG_NEW_LISTENER */
 #define ALL_CAPABILITIES ((1ULL << 41) - 1)
 #define PATH "PATH="
+#define HOME "HOME="
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 enum { BOUNDING, EFFECTIVE, PERMITTED, INHERITABLE, AMBIENT };
@@ -64,27 +65,62 @@ static int same_name(const char *one, const char *other)
     return (*one == '=' || *one == '\0') && (*other == '=' || *other == '\0');
 }
 
-static int is_added(const struct exec *exec, const char *variable)
+/* Whether one of the same name follows in `count` words from *word on, or is added. */
+static int is_replaced(const struct exec *exec, const char *name, const char *word, unsigned count)
 {
+    for (; count > 0; count--, word += str_len(word) + 1)
+        if (same_name(word, name))
+            return 1;
     for (unsigned i = 0; i < exec->added_count; i++)
-        if (same_name(exec->added[i], variable))
+        if (same_name(exec->added[i], name))
             return 1;
     return 0;
 }
 
+static int is_added_again(const struct exec *exec, unsigned at)
+{
+    for (unsigned i = at + 1; i < exec->added_count; i++)
+        if (same_name(exec->added[i], exec->added[at]))
+            return 1;
+    return 0;
+}
+
+static void put_variable(struct composing *made, const char *word, uint64_t *count, int *home)
+{
+    if (memcmp(word, HOME, sizeof HOME - 1) == 0) {
+        if (word[sizeof HOME - 1] == '\0')
+            return;
+        *home = 1;
+    }
+    (void)put_string(made, word);
+    (*count)++;
+}
+
+/* As pyrun.oci.process.environment: of two of a name the last, and always a HOME. */
 static uint32_t put_environment(struct composing *made, uint64_t *count)
 {
     const struct exec *exec = made->exec;
     const char *word = exec->process.env.start;
     const uint32_t start = (uint32_t)(made->at - made->pool);
+    int home = 0;
 
-    for (unsigned i = 0; i < exec->process.env.count; i++, word += str_len(word) + 1)
-        if (!is_added(exec, word)) {
-            (void)put_string(made, word);
-            (*count)++;
-        }
-    for (unsigned i = 0; i < exec->added_count; i++, (*count)++)
-        (void)put_string(made, exec->added[i]);
+    for (unsigned left = exec->process.env.count; left > 0; left--) {
+        const char *next = word + str_len(word) + 1;
+
+        if (!is_replaced(exec, word, next, left - 1))
+            put_variable(made, word, count, &home);
+        word = next;
+    }
+    for (unsigned i = 0; i < exec->added_count; i++)
+        if (!is_added_again(exec, i))
+            put_variable(made, exec->added[i], count, &home);
+    if (!home) {
+        word = user_home(exec->container->pid, exec->process.uid);
+        (void)put(made, HOME, sizeof HOME - 1);
+        (void)put_string(made, word != 0 ? word : "");
+        made->full |= word == 0;
+        (*count)++;
+    }
     return start;
 }
 

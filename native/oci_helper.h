@@ -13,7 +13,8 @@ long run_oci_op(struct context *ctx, const struct plan_op *op);
 long oci_seccomp(struct context *ctx, const struct plan_op *op); /* OP_SECCOMP with a listener */
 void oci_fail(const struct context *ctx, uint32_t op, long error);
 long oci_close(int first);      /* every descriptor from `first` on but those above */
-long oci_root(void);            /* OP_PIVOT of a root that cannot be pivoted from */
+long oci_chdir(const char *path);
+long oci_root(int root);        /* OP_PIVOT of a root that cannot be pivoted from */
 long map_ids(const struct context *ctx);
 long new_time(const struct context *ctx);
 void inherit(struct context *ctx);

@@ -176,23 +176,6 @@ static long new_tree(struct context *ctx, const struct plan_op *op, const struct
     return with_detail(ctx, DETAIL_SOURCE, r);
 }
 
-/* Where a link that leads to nothing yet would lead: the text of the link in place of its name.  It is resolved beneath the
- * root as any other path is; minus an errno, 0 when there is no link. */
-static long behind_link(const struct context *ctx, char path[PATH_SIZE])
-{
-    char text[PATH_SIZE], *slash = path;
-    const char *name;
-    long dir = parent_in_root(ctx, path, 0, &name);
-    long n = dir < 0 ? dir : sys_call4(__NR_readlinkat, dir, name, text, sizeof text - 1);
-
-    if (n < 0)
-        return n == -ENOENT || n == -EINVAL ? 0 : n;
-    text[n] = '\0';
-    for (char *at = path; *at != '\0'; at++)
-        slash = *at == '/' ? at + 1 : slash;
-    return str_add(text[0] == '/' ? path : slash, path + PATH_SIZE, text) == 0 ? -ENAMETOOLONG : 1;
-}
-
 static long make_point(const struct context *ctx, const char *path, const struct stat *st, int nofollow)
 {
     const char *name;
@@ -283,10 +266,11 @@ static long mount_again(struct context *ctx, const struct plan_op *op, const str
     return r < 0 ? r : finish(target, how);
 }
 
-/* Without privileges outside there were none to make it with: then it is made in here, as far as these privileges go. */
+/* Without privileges outside there were none to make it with: then it is made in here, as far as these privileges go.
+ * What was not there may be by now, below the root. */
 static int is_made(const struct plan_op *op)
 {
-    return op->b != 0 && trees[op->b] != -EPERM;
+    return op->b != 0 && trees[op->b] != -EPERM && trees[op->b] != -ENOENT;
 }
 
 /* A tree that the helper made is one of the host's mounts: it must not take what is mounted in here out there. */
@@ -351,11 +335,13 @@ long op_oci_mount(struct context *ctx, const struct plan_op *op)
     return tree < 0 ? tree : finish(tree, &how);
 }
 
-/* The root, mounted over "/" of this mount namespace: whatever may be shared with the host is below another mount, and
- * nobody has to reach a path for it.  pivot_root(2) wants a mount whose parent is private. */
+/* The root is mounted where it is, so that hooks which enter this mount namespace find it there, and sources below it are what
+ * is mounted in it by now.  Where nobody may reach the path, or the plan says so, it is mounted over "/".
+ * pivot_root(2) wants a mount whose parent is private. */
 long op_oci_root(struct context *ctx, const struct plan_op *op)
 {
     struct mount_attr alone = {.propagation = op->n};
+    const char *place = pool_string(ctx, op->s2);
     long tree, r = sys_mount("", "/", "", MS_PRIVATE, 0);
 
     if (r < 0)
@@ -365,6 +351,9 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
         return tree;
     r = set_attributes((int)tree, 0, &alone);
     if (r == 0)
+        r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, *place != '\0' ? place : pool_string(ctx, op->s1),
+                      MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
+    if (r == -EACCES)
         r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
     if (r < 0)
         sys_close(tree);

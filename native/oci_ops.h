@@ -25,4 +25,12 @@ long op_oci_attribute(struct context *ctx, const struct plan_op *op);
 long op_oci_label(struct context *ctx, const struct plan_op *op);
 long op_oci_listener(struct context *ctx, const struct plan_op *op);
 
+/* The text of the first link of `path` that leads to nothing in place of it: 1, to be resolved beneath the root as any other path
+ * is; 0 when there is no such link, or minus an errno. */
+long behind_link(const struct context *ctx, char path[PATH_SIZE]);
+
+/* oci_rights.c: OP_FIND, OP_RAISE */
+long oci_find(const struct context *ctx, const struct plan_op *op);
+long oci_raise(void);
+
 #endif

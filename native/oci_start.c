@@ -15,7 +15,6 @@
  * The fifo and the file at SLOT_ERROR are close-on-exec: whoever wrote the byte sees the fifo without a reader once the
  * program runs, or finds a PLAN_FAILED in the file.  Behind the system call filter, which may refuse much, the process
  * needs read, write, execve and exit only.  Should Python die before the state is written, the process ends with it. */
-#include <linux/capability.h>
 #include <linux/memfd.h>
 #include <linux/poll.h>
 #include <linux/wait.h>
@@ -43,10 +42,17 @@ long oci_close(int first)
     return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
 }
 
-/* A ramfs cannot be pivoted from: what is under the root, which lies over "/" already, stays mounted, but out of reach. */
-long oci_root(void)
+/* A ramfs cannot be pivoted from: the root goes over "/", and what is under it stays mounted, but out of reach.  The host's
+ * file systems of the kernel go: where one is whole, who makes a user namespace may mount another (mount_namespaces(7)). */
+long oci_root(int root)
 {
-    return sys_call1(__NR_chroot, ".");
+    long r;
+
+    while (sys_call2(__NR_umount2, "/proc", MNT_DETACH) == 0 || sys_call2(__NR_umount2, "/sys", MNT_DETACH) == 0) {
+    }
+    r = sys_call5(__NR_move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+
+    return r < 0 && r != -ELOOP /* it is there */ ? r : sys_call1(__NR_chroot, ".");
 }
 
 /* Puts what must outlive OP_SESSION where that leaves it alone.  Signals are as they come with a program: Python ignores some. */
@@ -290,26 +296,6 @@ static long op_hook(struct context *ctx, const struct plan_op *op)
     return status == 0 ? 0 : with_detail(ctx, DETAIL_STATUS + (uint32_t)status, -ECANCELED);
 }
 
-/* Told at create, while the user, the capabilities and the directory are the program's already. */
-static long op_find(const struct context *ctx, const struct plan_op *op)
-{
-    const char *path = pool_string(ctx, (uint32_t)op->b);
-    long r = -ENOENT;
-
-    for (uint64_t count = op->b >> 32; count > 0; count--, path += str_len(path) + 1) {
-        struct stat st;
-        long n = sys_call4(__NR_newfstatat, AT_FDCWD, path, &st, 0);
-
-        if (n == 0)
-            n = (st.st_mode & S_IFMT) != S_IFREG ? -EACCES : sys_call3(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */);
-        if (n == 0)
-            return 0;
-        if (n == -EACCES || r == -ENOENT)
-            r = n == -ENOTDIR ? -ENOENT : n;
-    }
-    return r;
-}
-
 static void wait_for_byte(int fd)
 {
     char byte;
@@ -329,20 +315,6 @@ static long op_park(struct context *ctx)
     return 0;
 }
 
-/* After a change of ids only the permitted set is left, and a filter without no_new_privs wants CAP_SYS_ADMIN (seccomp(2)). */
-static long op_raise(void)
-{
-    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct data[2];
-    long r = sys_call2(__NR_capget, &header, data);
-
-    if (r < 0)
-        return r;
-    data[0].effective = data[0].permitted;
-    data[1].effective = data[1].permitted;
-    return sys_call2(__NR_capset, &header, data);
-}
-
 long run_oci_op(struct context *ctx, const struct plan_op *op)
 {
     switch (op->code) {
@@ -353,11 +325,11 @@ long run_oci_op(struct context *ctx, const struct plan_op *op)
     case OP_HOOK:
         return op_hook(ctx, op);
     case OP_FIND:
-        return op_find(ctx, op);
+        return oci_find(ctx, op);
     case OP_PARK:
         return op_park(ctx);
     case OP_RAISE:
-        return op_raise();
+        return oci_raise();
     case OP_OCI_ROOT:
         return op_oci_root(ctx, op);
     case OP_OCI_MOUNT:

@@ -217,6 +217,24 @@ int start_container(const struct container *c)
     return 1;
 }
 
+/* As in pyrun.oci.control: the first process of a pid namespace does, by the last number of its line NSpid in proc_pid_status(5). */
+static int ends_others(int32_t pid)
+{
+    char path[32], text[4096];
+    OWNED_FD fd = -1;
+    long n, at = 0;
+
+    (void)str_add(str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)pid), path + sizeof path,
+                  "/status");
+    fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 8);
+    while (at < n && memcmp(text + at, "\nNSpid:", 7) != 0)
+        at++;
+    for (at += 7; at < n && text[at] != '\n';)
+        at++;
+    return at < n && text[at - 1] == '1' && text[at - 2] == '\t';
+}
+
 static int end_process(const struct container *c)
 {
     static const struct __kernel_timespec limit = {10, 0};
@@ -276,7 +294,8 @@ int oci_verb(int argc, char **argv, char **envp)
     if (str_eq(request.verb, "state"))
         return show(c);
     if (str_eq(request.verb, "kill"))
-        return c->status != STOPPED && sys_call4(__NR_pidfd_send_signal, c->pidfd, kill, 0, 0) == 0;
+        return c->status != STOPPED && (kill != SIGKILL || ends_others(c->pid)) &&
+               sys_call4(__NR_pidfd_send_signal, c->pidfd, kill, 0, 0) == 0;
     if (c->hooks[0] != '\0')
         return 0;
     if (str_eq(request.verb, "start"))

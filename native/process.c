@@ -123,7 +123,8 @@ static long op_caps(const struct context *ctx, const struct plan_op *op)
 static long op_chdir(struct context *ctx, const struct plan_op *op)
 {
     char path[4096];
-    long r = sys_call1(__NR_chdir, pool_string(ctx, op->s1));
+    const char *directory = pool_string(ctx, op->s1);
+    long r = ctx->plan->flags & PLAN_OCI ? oci_chdir(directory) : sys_call1(__NR_chdir, directory);
 
     if (r < 0)
         return r;

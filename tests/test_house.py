@@ -38,9 +38,11 @@ HELPER_LINES = 2963
 KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "keep_tty.c", "keep_pod.c", "keep_manager.c", "keep_health.c"}
 KEEPER_LINES = 1775  # health 240, between apps and the service manager 110, few open files 15, many clients 35: docs/design/supervisor.md
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c
-OCI_VERBS_LINES = 260  # of the launcher pyrun-oci
+OCI_VERBS_LINES = 280  # of the launcher pyrun-oci
 AGAIN_LINES = 1160  # of the launcher pyrun-oci, for containers like earlier ones: native/again*
-OCI_LINES = 1040  # of the helper, for containers of other engines, and labels and parameters of pods: native/oci_*.c
+# of the helper, for containers of other engines, labels and parameters of pods; what links of an image lead to, 40, what the program
+# will be allowed to, 40: native/oci_*.c
+OCI_LINES = 1110
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
 LAUNCHER |= {"prepared.c", "prepared.h", "place.c"}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", "version1.c", *LAUNCHER, *KEEPER}
@@ -179,7 +181,7 @@ def exec_sources() -> list[Path]:
 
 def test_exec_of_the_launcher_stays_small() -> None:
     """docs/design/oci-exec.md."""
-    assert sum(len(code_lines(path)) for path in exec_sources()) < 1115
+    assert sum(len(code_lines(path)) for path in exec_sources()) < 1200  # where home is, 70
 
 
 def test_keeper_stays_smaller() -> None:

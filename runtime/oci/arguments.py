@@ -12,10 +12,11 @@ __all__ = ["Arguments", "general", "listening", "parse", "verbs"]
 
 # Each word: an option, "=" behind it when it takes a value, "*" when it may be given again; "-x,--long" are two names of one.
 general = "--root= --log= --log-format= --log-level= --debug --systemd-cgroup --cgroup-manager= --rootless= -v,--version -h,--help"
+_PIDFD = " --pidfd-socket="
 _START = "-b,--bundle= -f,--config= --console-socket= --pid-file= --preserve-fds= --no-pivot --no-new-keyring --no-subreaper"
 _EXEC = (
-    "-p,--process= -d,--detach -t,--tty -e,--env=* -u,--user= -c,--cap=* --cwd= --pid-file= --console-socket= --preserve-fds="
-    " --no-new-privs --apparmor= --process-label= --cgroup= -g,--additional-gids=* --ignore-paused"
+    "-p,--process= -d,--detach -t,--tty -e,--env=* -u,--user= -c,--cap=* --cwd= --pid-file= --pidfd-socket= --console-socket="
+    " --preserve-fds= --no-new-privs --apparmor= --process-label= --cgroup= -g,--additional-gids=* --ignore-paused"
 )
 _UPDATE = (
     "-r,--resources= --memory= --memory-reservation= --memory-swap= --cpu-share= --cpu-quota= --cpu-period= --cpu-rt-period="
@@ -36,7 +37,7 @@ verbs = {
         "ID",
         "write the processes of a container to files",
     ),
-    "create": (_START, 1, 1, "ID", "make a container; its program waits for `start`"),
+    "create": (_START + _PIDFD, 1, 1, "ID", "make a container; its program waits for `start`"),
     "delete": ("-f,--force -r,--regex", 1, 1, "ID", "remove a stopped container"),
     "events": ("--stats --interval=", 1, 1, "ID", "show what a container uses"),
     "exec": (_EXEC, 1, -1, "ID [COMMAND [ARG...]]", "run one more process in a container"),
@@ -47,7 +48,7 @@ verbs = {
     "ps": ("-f,--format=", 1, -1, "ID [PS-OPTION...]", "list the processes of a container"),
     "restore": (f"{_START} -d,--detach --keep {_CRIU}", 1, 1, "ID", "start a container from files that checkpoint wrote"),
     "resume": ("", 1, 1, "ID", "let frozen processes go on"),
-    "run": (_START + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
+    "run": (_START + _PIDFD + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
     "spec": ("-b,--bundle= -f,--config= --rootless", 0, 0, "", "write a config.json to start from"),
     "start": ("", 1, 1, "ID", "start the program of a created container"),
     "state": ("", 1, 1, "ID", "show the state of a container"),

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from select import poll
 
-__all__ = ["comes_first", "forward", "hold", "wait"]
+__all__ = ["comes_first", "drain", "forward", "hold", "wait"]
 
 # SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH
 _KEPT = (9, 13, 17, 19, 20, 21, 22, 28)
@@ -63,6 +63,22 @@ def wait(pid: int, pidfd: int, master: int) -> int:
     return 128 - code if code < 0 else code
 
 
+def drain(master: int) -> None:
+    """Show what is left of a terminal whose process has failed to start, -1 for none; it is waited for one second at most."""
+    import select
+    import time
+
+    poll = select.poll()
+    if master >= 0:
+        poll.register(master, select.POLLIN)
+    deadline = time.monotonic() + 1
+    while master >= 0 and poll.poll(max(0, deadline - time.monotonic()) * 1000):
+        try:
+            os.write(1, os.read(master, _CHUNK))
+        except OSError:  # EIO: nobody has the other end open any more
+            return
+
+
 def _relay(pidfd: int, master: int) -> None:
     import select
     import termios
@@ -72,6 +88,9 @@ def _relay(pidfd: int, master: int) -> None:
     if os.isatty(0):
         saved = termios.tcgetattr(0)
         tty.setraw(0)
+        mode = termios.tcgetattr(0)
+        mode[1] |= termios.OPOST  # the other terminal adds no carriage return: see pyrun.oci.streams.keep_lines
+        termios.tcsetattr(0, termios.TCSANOW, mode)
         _size(master)
         _signal.signal(_WINCH, lambda *_: _size(master))
     try:

@@ -48,7 +48,9 @@ def make(path: str) -> None:
         os.makedirs(path, 0o755, exist_ok=True)
         # whoever removes the container kills all that is below; the root of the tree has no events
         if read_small(path + "/cgroup.procs") or b"populated 1" in read_small(path + "/cgroup.events"):
-            raise HostError("make cgroup", path, "there are processes in it already", origin="linux.cgroupsPath")
+            raise HostError(
+                "make cgroup", path, "container's cgroup is not empty: there are processes in it already", origin="linux.cgroupsPath"
+            )
     except OSError as error:
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
 

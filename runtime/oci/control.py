@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from pyrun.errors import StateError, UsageError
+from pyrun.host import read_small
 from pyrun.oci import cgroups, state
 from pyrun.oci.create import root_of
 from pyrun.plan.numbers import whole
@@ -47,7 +48,10 @@ def _chosen(args: Arguments) -> list[str]:
 
 
 def kill(args: Arguments) -> int:
-    """Send a signal to the container's process, with --all to every process in its cgroup."""
+    """Send a signal to the container's process, with --all to every process in its cgroup.
+
+    SIGKILL goes to all where the end of that one process ends no other: it shares a pid namespace, or is gone already.
+    """
     number = _signal(args.words[1] if len(args.words) > 1 else "TERM")
     for name in _chosen(args):
         container = state.Container(root_of(args), name, lock=False)
@@ -58,6 +62,8 @@ def kill(args: Arguments) -> int:
 
 def _kill(container: Container, number: int, *, everybody: bool) -> None:
     group = container.record.get("cgroup")
+    if group and number == 9 and not everybody:
+        everybody = not _ends_others(container.pid) if container.pid else bool(cgroups.processes(group))
     if everybody and group:
         if number == 9 and cgroups.kill(group):
             return
@@ -68,6 +74,12 @@ def _kill(container: Container, number: int, *, everybody: bool) -> None:
     if not pid:
         raise StateError("kill container", container.id, "container not running", hint="`pyrun-oci state` shows that it has stopped")
     _send(pid, number)
+
+
+def _ends_others(pid: int) -> bool:
+    """Whether the kernel ends all others of its pid namespace with it, for it is the first one there (pid_namespaces(7))."""
+    lines = read_small(f"/proc/{pid}/status").splitlines()
+    return any(line.startswith(b"NSpid:") and line.split()[-1] == b"1" for line in lines)
 
 
 def _send(pid: int, number: int) -> None:

@@ -11,7 +11,7 @@ from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
 from pyrun.oci.process import lost_capabilities
-from pyrun.oci.streams import announce_sockets, keep_descriptors, own_streams, take_terminal
+from pyrun.oci.streams import announce_sockets, keep_descriptors, own_streams, send_pidfd, take_terminal
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -299,6 +299,7 @@ def settle(args: Arguments, container: Container, record: dict[str, Any], text: 
     record["pid"] = pid
     record["startTime"] = state.start_time(pid)
     state.write("config", text, container.fd)
+    send_pidfd(args, pid)
     if args.get("pid-file"):
         write_pid(args.get("pid-file"), pid)
     container.record = record

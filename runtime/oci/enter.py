@@ -9,7 +9,7 @@ from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
-from pyrun.oci.streams import keep_descriptors, own_streams, size_terminal, take_terminal
+from pyrun.oci.streams import keep_descriptors, keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
 
@@ -53,6 +53,7 @@ def execute(args: Arguments) -> int:
     try:
         if master >= 0:
             master = take_terminal(args, process, master)
+        send_pidfd(args, launch.pid)
         if args.get("pid-file"):
             write_pid(args.get("pid-file"), launch.pid)
     except HostError:
@@ -85,7 +86,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     own_streams(process, config)
     kept = keeps_groups(config, process)
     shown = around_pid(hook_state(container, container.record, container.status()))
-    plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown)
+    plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown, root=f"/proc/{pid}/root")
     plan.clone_flags = _others(pid)
     if read_small(f"/proc/{pid}/setgroups") == b"deny\n" or kept:
         plan.flags |= ops.SETGROUPS_DENY
@@ -96,6 +97,8 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         nonlocal relay
         relay = fd
         size_terminal(process, fd)
+        if not args.get("console-socket"):  # before the program writes
+            keep_lines(fd)
 
     try:
         group = _group(args, container, pid)
@@ -103,7 +106,8 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         launch = Launch(plan, fds, keep_descriptors(args), str(pid))
     except OSError as error:
-        raise HostError("exec in", str(error.filename or container.id), errno=error.errno or 0) from None
+        step = "exec in cgroup" if error.filename else "exec in"
+        raise HostError(step, str(error.filename or container.id), errno=error.errno or 0) from None
     finally:
         for fd in fds.values():
             os.close(fd)
@@ -136,9 +140,9 @@ def _group(args: Arguments, container: Container, pid: int) -> str:
     below = args.get("cgroup")
     if ".." in below.split("/"):
         hint = "name one below the container's own"
-        raise UsageError("choose cgroup", below, "`..` components are not allowed", hint=hint, origin="--cgroup")
+        raise UsageError("choose cgroup", below, "bad sub cgroup path: `..` components are not allowed", hint=hint, origin="--cgroup")
     if group and below:
-        return f"{group}/{below.strip('/')}"
+        return f"{group}/{below.strip('/')}".rstrip("/")
     if not group:  # it lives where its starter did
         return ""
     base = cgroups.tree()

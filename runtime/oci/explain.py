@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from pyrun.engine.explain import failure as engine_failure
 from pyrun.errors import ExecError, SetupError
@@ -24,7 +25,7 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         return _program(plan, one, index, error, detail)
     if one is not None and one[0] == ops.HOOK:
         assert isinstance(one[3], list)
-        kind = one[7].removeprefix("hooks.").partition("[")[0]
+        kind, _, number = one[7].removeprefix("hooks.").rstrip("]").partition("[")
         if error == errno.ETIMEDOUT:
             reason = "it took longer than its timeout and was killed"
         elif detail >= ops.DETAIL_STATUS:
@@ -34,8 +35,9 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
             if status == 127 << 8:
                 reason += " (it could not be executed)"
         else:
-            reason = ""
-        return SetupError("run hook", one[3][0], reason, errno=error, origin=one[7], op=index)
+            reason = os.strerror(error).lower()
+        reason = f"{one[3][0]}: {reason}"
+        return SetupError(f"error running {kind} hook", f"#{number}", reason, errno=error, origin=one[7], op=index)
     if one is not None and one[0] == ops.CHDIR and error in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and not detail:
         hint = "it must be a directory of the container that the process's user may enter"
         return SetupError("chdir to", str(one[3]), errno=error, hint=hint, origin=one[7], op=index)
@@ -50,14 +52,15 @@ def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -
     argv = plan[-1][3]
     assert isinstance(argv, list)
     name = argv[0]
+    shown = f'"{name}"'
     if error in (errno.ENOENT, errno.ENOTDIR) and detail != 3:
         reason = "no such file or directory" if "/" in name else "executable file not found in $PATH"
     elif error in (errno.ENOENT, errno.ENOTDIR):
-        reason = "no such file or directory: its interpreter or program loader is not in the container"
+        reason, shown = "no such file or directory: its interpreter or program loader is not in the container", name
     elif error == errno.EACCES:
         reason = "permission denied"
     elif error == errno.ENOEXEC:
         reason = "exec format error"
     else:
         return engine_failure(plan, index, error, detail)
-    return ExecError("exec", f'"{name}"', reason, errno=error, origin=one[7], op=index)
+    return ExecError("exec", shown, reason, errno=error, origin=one[7], op=index)

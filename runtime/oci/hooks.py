@@ -20,7 +20,7 @@ _OUTPUT = ((1, "run.oci.hooks.stdout"), (2, "run.oci.hooks.stderr"))
 def run(config: dict[str, Any], kind: str, state: dict[str, Any]) -> None:
     """Run all hooks of a kind in their order, with `state` on standard input; PyrunError for the first that fails."""
     for index, hook in enumerate((config.get("hooks") or {}).get(kind) or []):
-        _one(hook, kind, f"hooks.{kind}[{index}]", state)
+        _one(hook, kind, index, state)
 
 
 def poststop(config: dict[str, Any], state: dict[str, Any]) -> None:
@@ -29,7 +29,7 @@ def poststop(config: dict[str, Any], state: dict[str, Any]) -> None:
 
     for index, hook in enumerate((config.get("hooks") or {}).get("poststop") or []):
         try:
-            _one(hook, "poststop", f"hooks.poststop[{index}]", state)
+            _one(hook, "poststop", index, state)
         except PyrunError as error:
             sys.stderr.write(f"pyrun-oci: warning: {error} (from {error.origin})\n")
 
@@ -103,14 +103,15 @@ def _spawn(hook: dict[str, Any], state: dict[str, Any]) -> int:
             os.close(fd)
 
 
-def _one(hook: dict[str, Any], kind: str, where: str, state: dict[str, Any]) -> None:
+def _one(hook: dict[str, Any], kind: str, index: int, state: dict[str, Any]) -> None:
     import select
 
-    path = hook["path"]
+    path, step, where = hook["path"], f"error running {kind} hook", f"hooks.{kind}[{index}]"
     try:
         pid = _spawn(hook, state)
     except OSError as error:
-        raise HostError("run hook", path, errno=error.errno or 0, origin=where) from None
+        reason = f"{path}: {os.strerror(error.errno or 0).lower()}"
+        raise HostError(step, f"#{index}", reason, errno=error.errno or 0, origin=where) from None
     pidfd = os.pidfd_open(pid)
     try:
         poll = select.poll()
@@ -123,8 +124,8 @@ def _one(hook: dict[str, Any], kind: str, where: str, state: dict[str, Any]) -> 
     finally:
         os.close(pidfd)
     if late:
-        raise HostError("run hook", path, f"it took longer than {timeout} s and was killed", origin=where)
+        raise HostError(step, f"#{index}", f"{path}: it took longer than {timeout} s and was killed", origin=where)
     if status:
         code = os.waitstatus_to_exitcode(status)
         how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {-code}"
-        raise HostError("run hook", path, f"{kind} hook {how}", origin=where)
+        raise HostError(step, f"#{index}", f"{path}: {kind} hook {how}", origin=where)

@@ -26,6 +26,7 @@ _MEMBERS = {
     "cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems"), "pids-limit": ("pids", "limit"), "blkio-weight": ("blockIO", "weight"),
     "memory": ("memory", "limit"), "memory-reservation": ("memory", "reservation"), "memory-swap": ("memory", "swap"),
 }  # fmt: skip
+_DURATIONS = {"": 1, "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _TEXTS = ("cpuset-cpus", "cpuset-mems")
 _REFUSED = ("kernel-memory", "kernel-memory-tcp", "l3-cache-schema", "mem-bw-schema")
 
@@ -69,7 +70,7 @@ def _number(text: str, name: str) -> int:
 
 
 def events(args: Arguments) -> int:
-    """Show what the container uses, one JSON object a line; with --stats once, else every --interval seconds until it has ended."""
+    """Show what the container uses, one JSON object a line; with --stats once, else every --interval until it has ended."""
     import time
 
     interval = _seconds(args.get("interval", "5"))
@@ -90,12 +91,20 @@ def events(args: Arguments) -> int:
 
 
 def _seconds(text: str) -> float:
-    try:
-        value = float(text.removesuffix("s"))
-    except ValueError:
-        value = 0.0
+    """A duration as Go writes it, "1m30s" or "100ms"; a number alone is seconds."""
+    value, rest = 0.0, text
+    while rest:
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
+        unit = rest[len(digits) :]
+        unit = unit[: len(unit) - len(unit.lstrip("nuµmsh"))]
+        try:
+            value += float(digits) * _DURATIONS[unit]
+        except (ValueError, KeyError):
+            value = 0.0
+            break
+        rest = rest[len(digits) + len(unit) :]
     if not 0 < value < 1e6:
-        raise UsageError("show events", f"--interval {text}", "not a number of seconds", origin="--interval")
+        raise UsageError("show events", f"--interval {text}", "not a duration", hint="for example 5s, 100ms, 1m", origin="--interval")
     return value
 
 

@@ -99,9 +99,27 @@ def _open_log(path: str) -> int:
 def _close_leaks(args: Arguments) -> None:
     """Descriptors that the caller leaked (conmon does) are no business of a hook or a container."""
     first = 3 + args.number("preserve-fds") + listening(posix.environ.get(b"LISTEN_FDS", b"").decode("ascii", "replace"))
-    from os import closerange
+    from os import closerange, set_inheritable
 
+    for number in sorted(_named(args)):
+        if number >= first:
+            closerange(first, number)
+            first = number + 1
+            try:
+                set_inheritable(number, False)
+            except OSError:  # whoever reads it will tell
+                break
     closerange(first, 1 << 20)
+
+
+def _named(args: Arguments) -> set[int]:
+    """Descriptors that options name, as a shell's <(...) does."""
+    found = set()
+    for option in ("process", "resources", "config"):
+        front, _, number = args.get(option).rpartition("/")
+        if front in ("/dev/fd", "/proc/self/fd") and number.isascii() and number.isdigit() and len(number) < 7:
+            found.add(int(number))
+    return found
 
 
 def _tell(args: Arguments, error: PyrunError) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["Mounter", "clean", "extents", "read_only_root"]
+__all__ = ["Mounter", "clean", "extents", "read_only"]
 
 # MOUNT_ATTR_... of mount_setattr(2)
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME, _STRICT, _ATIME, _NODIRATIME, _NOSYMFOLLOW = 1, 2, 4, 8, 0x10, 0x20, 0x70, 0x80, 0x200000
@@ -153,6 +153,7 @@ class Mounter:
         self.early = not user and ("user" in kinds or bool(kinds.get("mount")))  # sources are within reach before the clone only
         self.group = group
         self.label = ""
+        self.late: list[Op] = []  # for when devices are there
         self.trees = 0
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
@@ -195,6 +196,9 @@ class Mounter:
             raise ConfigError("read mount", target, "tmpcopyup goes with tmpfs", hint="use type tmpfs", origin=f"{where}.options")
         if kind not in _KERNEL and wanted.attributes[0] & _RDONLY:
             wanted.superblock |= 1
+        if target == "/dev" and wanted.attributes[0] & _RDONLY:  # devices are to be made there first
+            self.late.append(read_only(target, where))
+            wanted.take(0, "rw")
         options = [option for _, option in wanted.data]
         if self.label and kind in ("tmpfs", "mqueue", "devpts"):  # linux.mountLabel; the kernel labels its own file systems
             options.append(f"context={self.label}")
@@ -294,11 +298,11 @@ class Mounter:
         return op(ops.OCI_MOUNT, words, blob, n=len(words), a=how, b=tree, flags=flags, origin=where)
 
 
-def read_only_root() -> Op:
-    """Return the operation that makes the root read-only, and what is mounted below it not."""
+def read_only(target: str, where: str) -> Op:
+    """Return the operation that makes what is mounted on `target` read-only, and what is mounted below it not."""
     wanted = _Wanted()
     wanted.take(0, "ro")
-    return Mounter._op(["", "", "/", "", ""], wanted, _BIND | _AGAIN, where="root.readonly")
+    return Mounter._op(["", "", target, "", ""], wanted, _BIND | _AGAIN, where=where)
 
 
 def extents(ranges: list[dict[str, int]]) -> str:

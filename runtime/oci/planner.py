@@ -16,6 +16,7 @@ from pyrun.plan.ops import Plan, op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyrun.plan.ops import Op
@@ -66,7 +67,7 @@ def oci_plan(
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
     mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user)
-    _root(spec, linux, mounter, todo)
+    _root(spec, linux, kinds, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
     if linux.get("mountLabel"):
@@ -75,10 +76,12 @@ def oci_plan(
     for index, mount in enumerate(spec.get("mounts", ())):
         todo += mounter.mount(mount, f"mounts[{index}]")
     todo += devices.device_ops(spec, mounter)
+    todo += mounter.late
     _kernel(spec, linux, kinds, todo)
     _leave(spec, linux, todo, state, pivot)
     bounding = held_capabilities(spec, bounding)
-    process_ops(spec, todo, seccomp=seccomp, bounding=bounding, state=state, home=_home(spec, bundle))
+    home = _home(spec["process"], os.path.join(bundle, spec["root"]["path"]))
+    process_ops(spec, todo, seccomp=seccomp, bounding=bounding, state=state, home=home)
     plan = Plan(todo, clone_flags=flags, flags=ops.OCI)
     if "user" in kinds and not kinds["user"]:
         plan.uid_map, plan.gid_map = maps
@@ -93,10 +96,12 @@ def enter_plan(
     seccomp: bytes = b"",
     bounding: int = caps.ALL,
     state: tuple[str, str] = ("", ""),
+    root: str = "/",
 ) -> Plan:
     """Return the plan of one more process in the container of `spec`, as native/oci_start.c enters it.
 
-    `state` is the container's, before and behind its pid, for a listener of the filter.  ConfigError where one cannot be had.
+    `state` is the container's, before and behind its pid, for a listener of the filter, `root` a path to its root.
+    ConfigError where a listener cannot be had.
     """
     linux = spec.get("linux", {})
     listener = linux["seccomp"]["listenerPath"] if seccomp and listens(linux["seccomp"]) else ""
@@ -112,7 +117,8 @@ def enter_plan(
     todo.append(op(ops.PIVOT, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
     bounding = held_capabilities(spec, bounding)
-    process_ops({"process": process, "linux": linux}, todo, seccomp=seccomp, bounding=bounding, state=state, entering=True)
+    one = {"process": process, "linux": linux}
+    process_ops(one, todo, seccomp=seccomp, bounding=bounding, state=state, entering=True, home=_home(process, root))
     own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
@@ -163,7 +169,7 @@ def _namespaces(linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) ->
     return flags
 
 
-def _root(spec: dict[str, Any], linux: dict[str, Any], mounter: mounts.Mounter, todo: list[Op]) -> None:
+def _root(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], mounter: mounts.Mounter, todo: list[Op]) -> None:
     """mount_namespaces(7): unless shared with the host on demand, its mounts come in, and none goes out."""
     spread = linux.get("rootfsPropagation", "")
     name = spread[1:] if spread.startswith("r") else spread
@@ -173,7 +179,8 @@ def _root(spec: dict[str, Any], linux: dict[str, Any], mounter: mounts.Mounter, 
     top = _SLAVE if name in ("", "slave") else _PRIVATE
     path = os.path.join(mounter.bundle, spec["root"]["path"])
     tree = mounter.tree("root.path") if mounter.early else 0
-    todo.append(op(ops.OCI_ROOT, path, n=top, a=_SHARED if name == "shared" else 0, b=tree, origin="root.path"))
+    over = "/" if name == "shared" or kinds.get("mount") else ""  # where it is, it would be the host's too, or another's path
+    todo.append(op(ops.OCI_ROOT, path, over, n=top, a=_SHARED if name == "shared" else 0, b=tree, origin="root.path"))
 
 
 def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) -> None:
@@ -213,10 +220,13 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
     todo.append(op(ops.CHECKPOINT, origin="hooks"))
     hooks(spec, "createContainer", todo, state)
     for name, how in (("readonlyPaths", _READONLY), ("maskedPaths", _MASKED)):
-        for index, path in enumerate(linux.get(name, ())):
+        paths = linux.get(name, ())
+        for index, path in enumerate(paths):
+            if path in paths[:index]:
+                continue
             todo.append(op(ops.OCI_COVER, path, n=how, origin=f"linux.{name}[{index}]"))
     if spec["root"].get("readonly"):
-        todo.append(mounts.read_only_root())
+        todo.append(mounts.read_only("/", "root.readonly"))
     todo.append(op(ops.PIVOT, n=int(not pivot), origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
 
@@ -228,25 +238,27 @@ def _offsets(linux: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-def _home(spec: dict[str, Any], bundle: str) -> str:
-    """Return the user's directory by the container's /etc/passwd, "" when the configuration has HOME."""
-    if any(one.startswith("HOME=") for one in spec["process"].get("env", ())):
-        return ""
-    from pyrun import native
+def _home(process: dict[str, Any], path: str) -> Callable[[], str]:
+    """Return what looks for the user's directory in the /etc/passwd below the root `path`."""
 
-    try:
-        root = os.open(os.path.join(bundle, spec["root"]["path"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def look() -> str:
+        from pyrun import native
+
         try:
-            fd = native.openat2(root, b"etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=0x12)  # IN_ROOT, NO_MAGICLINKS
-        finally:
-            os.close(root)
-        try:
-            data = os.read(fd, 1 << 20) if os.fstat(fd).st_mode & 0o170000 == 0o100000 else b""
-        finally:
-            os.close(fd)
-    except OSError:
-        return "/"
-    return home_of(data, spec["process"].get("user", {}).get("uid", 0))
+            root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fd = native.openat2(root, b"etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=0x12)  # IN_ROOT, NO_MAGICLINKS
+            finally:
+                os.close(root)
+            try:
+                data = os.read(fd, 1 << 20) if os.fstat(fd).st_mode & 0o170000 == 0o100000 else b""
+            finally:
+                os.close(fd)
+        except OSError:
+            return "/"
+        return home_of(data, process.get("user", {}).get("uid", 0))
+
+    return look
 
 
 def home_of(passwd: bytes, uid: int) -> str:

@@ -12,11 +12,12 @@ from pyrun.plan.ops import caps_blob, op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pyrun.plan.ops import Op
 
-__all__ = ["capability_sets", "held_capabilities", "hooks", "listens", "lost_capabilities", "process_ops", "selinux"]
+__all__ = ["capability_sets", "environment", "held_capabilities", "hooks", "listens", "lost_capabilities", "process_ops", "selinux"]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -55,13 +56,24 @@ _SPREAD = {"shared": 1 << 20, "slave": 1 << 19, "private": 1 << 18, "unbindable"
 _REC = 0x4000
 
 
-def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str]) -> None:
-    """Append the hooks of one kind that run in the container's own process."""
+def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str], env: Sequence[str] = ()) -> None:
+    """Append the hooks of one kind that run in the container's own process; `env` is what one has that names none."""
     head, tail = state
     for index, hook in enumerate(spec.get("hooks", {}).get(kind, ())):
         argv = [hook["path"], *(hook.get("args") or [hook["path"]])]
         where = f"hooks.{kind}[{index}]"
-        todo.append(op(ops.HOOK, argv, hook.get("env", []), a=hook.get("timeout", 0), b=[head, tail], origin=where))
+        todo.append(op(ops.HOOK, argv, hook.get("env", [*env]), a=hook.get("timeout", 0), b=[head, tail], origin=where))
+
+
+def environment(given: list[str], home: Callable[[], str]) -> list[str]:
+    """Return the variables of a process: of two of a name the last, and a HOME that is missing or empty is what `home` says."""
+    found = {word.partition("=")[0]: word for word in given}
+    if len(found) != len(given):
+        last = {word.partition("=")[0]: index for index, word in enumerate(given)}
+        given = [word for index, word in enumerate(given) if last[word.partition("=")[0]] == index]
+    if len(found.get("HOME", "")) > len("HOME="):
+        return given
+    return [*(word for word in given if word != "HOME="), "HOME=" + home()]
 
 
 def process_ops(
@@ -72,20 +84,19 @@ def process_ops(
     bounding: int,
     state: tuple[str, str],
     entering: bool = False,
-    home: str = "",
+    home: Callable[[], str],
 ) -> None:
     """Append what the process itself does: limits, scheduling, identity, filter, program.
 
     One that enters is visible in the container from SESSION on only, hence with nothing more than it shall have.
+    `home` says which directory is the user's own, where the variables do not.
     """
     process, linux = spec["process"], spec.get("linux", {})
     todo.append(op(ops.APP, origin="process"))
     if not entering:
         todo.append(op(ops.SESSION, origin="process"))
     blob = _identity(process, linux, entering, bounding, todo)
-    argv, env = process["args"], process.get("env", [])
-    if home:
-        env = [*env, "HOME=" + home]
+    argv, env = process["args"], environment(process.get("env", []), home)
     paths = _paths(argv[0], env)
     todo.append(op(ops.FIND, b=paths, origin="process.args"))
     locked = process.get("noNewPrivileges", False)
@@ -103,7 +114,7 @@ def process_ops(
         todo += session
     if not entering:
         todo.append(op(ops.PARK, origin="process"))
-        hooks(spec, "startContainer", todo, (state[0].replace('"creating"', '"created"'), state[1]))
+        hooks(spec, "startContainer", todo, (state[0].replace('"creating"', '"created"'), state[1]), env)
     if locked:
         todo.append(op(ops.NO_NEW_PRIVS, origin="process.noNewPrivileges"))
         if seccomp:
@@ -199,7 +210,11 @@ def capability_sets(wanted: dict[str, list[str]], bounding: int) -> tuple[tuple[
                 warnings.append(f"process.capabilities.{name}[{index}]: {word} cannot be granted")
     masks["inheritable"] &= masks["bounding"]
     masks["effective"] &= masks["permitted"]
-    masks["ambient"] &= masks["permitted"] & masks["inheritable"]
+    raised = masks["permitted"] & masks["inheritable"]
+    for number, word in enumerate(caps.NAMES):
+        if masks["ambient"] >> number & 1 and not raised >> number & 1:
+            warnings.append(f"can't raise ambient capability {word}: it is not in the permitted and inheritable sets")
+    masks["ambient"] &= raised
     return (masks["bounding"], masks["effective"], masks["permitted"], masks["inheritable"], masks["ambient"]), warnings
 
 

@@ -116,7 +116,7 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
         if one.get("type") in ("cgroup", "cgroup2") and "cgroup" not in spaces:
             return False
     env: list[str] = process.get("env", [])
-    return sum(word.startswith("PATH=") for word in env) <= 1
+    return len({word.partition("=")[0] for word in env}) == len(env) and "HOME=" not in env
 
 
 _RESOURCES = ("devices", "memory", "cpu", "pids", "unified")

@@ -83,7 +83,7 @@ def _mount(words: list[str], how: int, error: int, detail: int) -> tuple[str, st
     if detail == _OPTION:
         return step, target, f"{kind} does not take one of the options {' '.join(words[5:])}", "leave it out"
     if error == errno.ELOOP and kind in ("proc", "sysfs"):
-        return step, target, "the root has a symbolic link there", f"{kind} must be mounted on a directory of its own"
+        return step, target, f"{kind} must be mounted on ordinary directory, and there is a symbolic link", "remove it from the root"
     if error == errno.ENODEV and not how & _BIND:
         return step, target, f"this kernel has no file system {kind}", "name another type"
     if detail == _SOURCE and error == errno.ENOENT:

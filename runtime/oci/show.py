@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pyrun.errors import StateError, UsageError
@@ -37,6 +38,8 @@ def _format(args: Arguments, default: str = "table") -> str:
 def show_list(args: Arguments) -> int:
     """List the containers below the root."""
     form = _format(args)
+    if args.get("root") and not os.path.isdir(args.get("root")):
+        raise StateError("list containers", args.get("root"), "no such directory", hint="create makes it", origin="--root")
     found = []
     for name in state.list_ids(root_of(args)):
         try:

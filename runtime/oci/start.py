@@ -123,7 +123,11 @@ def follow(args: Arguments, container: Container, master: int, begin: Callable[[
 
         attend.hold()
         if begin is not None:
-            begin(container)
+            try:
+                begin(container)
+            except PyrunError:  # its hooks may have said why
+                attend.drain(master)
+                raise
         pidfd = attend.forward(pid)
         poststart(container)
         _unlock(container)

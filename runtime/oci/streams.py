@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
 
-__all__ = ["announce_sockets", "keep_descriptors", "own_streams", "size_terminal", "take_terminal"]
+__all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", "send_pidfd", "size_terminal", "take_terminal"]
 
 
 def keep_descriptors(args: Arguments) -> int:
@@ -72,11 +72,40 @@ def size_terminal(process: dict[str, Any], master: int) -> None:
         fcntl.ioctl(master, 0x5414, struct.pack("=4H", size.get("height", 0), size.get("width", 0), 0, 0))  # TIOCSWINSZ
 
 
+def send_pidfd(args: Arguments, pid: int) -> None:
+    """Send a descriptor of a process (pidfd_open(2)) to whoever listens at --pidfd-socket; HostError when nobody does."""
+    path = args.get("pidfd-socket")
+    if not path:
+        return
+    import _socket
+
+    client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    pidfd = os.pidfd_open(pid)
+    try:
+        client.connect(path)
+        client.sendmsg([b"pidfd"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, "little"))])
+    except OSError as error:
+        raise HostError("connect to pidfd socket", path, errno=error.errno or 0, origin="--pidfd-socket") from None
+    finally:
+        client.close()
+        os.close(pidfd)
+
+
+def keep_lines(master: int) -> None:
+    """Let a new terminal, which is relayed here, end lines as the program does: a carriage return is the caller's own terminal's to add."""
+    import termios
+
+    mode = termios.tcgetattr(master)
+    mode[1] &= ~termios.ONLCR
+    termios.tcsetattr(master, termios.TCSANOW, mode)
+
+
 def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
     """Give the master of a new terminal its size and hand it to whoever listens at --console-socket; returns it when nobody does."""
     size_terminal(process, master)
     path = args.get("console-socket")
     if not path:
+        keep_lines(master)
         return master
     import _socket
     import fcntl

@@ -281,7 +281,7 @@ def test_a_container_like_an_earlier_one(oci: Runtime) -> None:
     """It was made by the launcher, which leaves what exec needs as Python does."""
     for _ in range(2):
         oci.start_sleeping()
-        assert "HOME" not in both(oci, "one", "sh", "-c", SEEN)
+        assert "HOME=/root\n" in both(oci, "one", "sh", "-c", SEEN)
         oci("delete", "--force", "one")
 
 
@@ -341,3 +341,36 @@ def test_streams_of_a_user(oci: Runtime) -> None:
         assert os.read(out, 64) == b"reopened\n" and os.fstat(into).st_uid == owner
         os.close(out), os.close(into)
         oci("delete", "--force", "one")
+
+
+ACCOUNTS = {
+    "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n": "/home/app",
+    "a:x:10:1:::\nb:x:1000:1::relative:\nc:x:1000:1::/c": "/c",
+    "app:x:1000:1000:no shell:/six": "/six",
+    "app:x:1000\n:::::\n\n": "/",
+    "": "/",
+}
+
+
+@pytest.mark.parametrize("text", ACCOUNTS)
+def test_home_is_what_the_accounts_of_the_container_say(oci: Runtime, text: str) -> None:
+    """passwd(5); of two variables of a name the last counts, and an empty HOME is none."""
+    oci.config["process"]["env"] = ["A=1", "PATH=/bin", "A=2"]
+    oci.start_sleeping()
+    (oci.bundle / "rootfs/etc/passwd").write_text(text)
+    added = ("--env", "B=1", "--env", "HOME=", "--env", "B=2")
+    for options in ((), added, ("--env", "HOME=/own")):
+        home = "/own" if "HOME=/own" in options else ACCOUNTS[text]
+        wanted = [*(["B=2"] if options == added else []), "A=2", f"HOME={home}", "PATH=/bin"]
+        assert sorted(both(oci, "--user", "1000:1000", *options, "one", "env").splitlines()) == sorted(wanted)
+
+
+def test_accounts_that_are_not_plain_are_read_by_python(oci: Runtime) -> None:
+    oci.start_sleeping()
+    path = oci.bundle / "rootfs/etc/passwd"
+    for text in (b"app\0:x:1000:1000::/home/app:\n", b"#" * 70000 + b"\napp:x:1000:1000::/home/app:\n"):
+        path.write_bytes(text)
+        assert execute(oci, "--user", "1000", "one", "sh", "-c", "echo $HOME", python=True).stdout == "/home/app\n"
+    path.unlink()
+    path.symlink_to("/proc/self/environ")
+    assert both(oci, "one", "sh", "-c", "echo $HOME") == "/\n"
