@@ -89,8 +89,8 @@ def integer(low: int, high: int) -> Rule:
     return rule
 
 
-def choice(*words: str, absent: str = "") -> Rule:
-    """One of some words; `absent` lists those that the spec knows and this runtime cannot do."""
+def choice(*words: str, absent: str = "", what: str = "") -> Rule:
+    """One of some words; `absent` lists those that the spec knows and this runtime cannot do, `what` begins the reason."""
     known = frozenset(words)
     missing = frozenset(absent.split())
 
@@ -101,7 +101,7 @@ def choice(*words: str, absent: str = "") -> Rule:
             return
         if value in missing:
             raise Bad(f"{value} is not supported", f"one of {', '.join(words)}")
-        raise Bad(f"{value!r} is unknown", f"one of {', '.join(words)}")
+        raise Bad(f"{what}{value!r} is unknown", f"one of {', '.join(words)}")
 
     return rule
 

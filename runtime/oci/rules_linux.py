@@ -165,9 +165,11 @@ def _clos(value: Any) -> None:
 
 def _policy(value: Any) -> None:
     """set_mempolicy(2): which modes want nodes."""
+    if "mode" not in value:
+        raise Bad("invalid memory policy mode: is required", where="mode")
     mode, nodes = value["mode"], value.get("nodes", "")
     if nodes and number_list(nodes) is None:
-        raise Bad(f"{nodes!r} is not a list of nodes", "for example 0-1", "nodes")
+        raise Bad(f"invalid memory policy nodes: {nodes!r} is not a list of nodes", "for example 0-1", "nodes")
     if nodes and mode in ("MPOL_DEFAULT", "MPOL_LOCAL"):
         raise Bad(f"{mode} takes no nodes", "leave it empty", "nodes")
     if not nodes and mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED"):
@@ -245,11 +247,13 @@ LINUX = record(
                     "MPOL_PREFERRED",
                     "MPOL_PREFERRED_MANY",
                     "MPOL_LOCAL",
+                    what="invalid memory policy mode: ",
                 ),
                 "nodes": text,
-                "flags": array(choice("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES")),
+                "flags": array(
+                    choice("MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES", what="invalid memory policy flag: ")
+                ),
             },
-            "mode",
             also=_policy,
         ),
         "personality": record({"domain": choice("LINUX", "LINUX32"), "flags": array(text, also=_no_flags)}, "domain"),
