@@ -55,7 +55,7 @@ verbs = {
     "update": (_UPDATE, 1, 1, "ID", "change the limits of a container"),
 }
 _MOST = 1 << 20  # descriptors
-_PROGRAM_FOLLOWS = ("exec",)  # behind the first positional argument everything is the program's
+_PROGRAM_FOLLOWS = ("exec", "ps")  # behind the first positional argument everything is the program's
 
 
 class Arguments:
@@ -111,6 +111,8 @@ def parse(argv: list[str]) -> Arguments:
     options, least, most, _, _ = verbs[found.verb]
     table = {**_table(general), **_table(options)}
     found.words = _options(rest[1:], table, found, stop=found.verb in _PROGRAM_FOLLOWS)
+    if found.verb == "ps" and found.words[1:] and found.words[1].startswith("--format"):
+        found.words[1:] = _options(found.words[1:], table, found, stop=True)
     if "help" not in found.options and not least <= len(found.words) <= (most if most >= 0 else len(found.words)):
         usage = f"usage: pyrun-oci {found.verb} [OPTION...] {verbs[found.verb][3]}"
         reason = "needs a container's id" if len(found.words) < least else f"too many arguments: {found.words[most]!r}"

@@ -146,6 +146,16 @@ def test_events_come_as_often_as_is_asked_for(oci: Runtime) -> None:
         assert "not a duration" in oci("events", "--interval", wrong, "one", code=2).stderr
 
 
+def test_options_behind_the_id_are_those_of_ps(oci: Runtime) -> None:
+    """ps(1) has an -f of its own."""
+    pid = oci.start_sleeping()
+    head, line = oci("ps", "one", "-e", "-x").stdout.splitlines()
+    assert "STAT" in head and line.split()[0] == str(pid) and "sleep 1000" in line
+    assert "PPID" in oci("ps", "one", "-f").stdout.splitlines()[0]
+    for words in (("--format", "json", "one"), ("one", "--format", "json"), ("one", "--format=json"), ("-f", "json", "one")):
+        assert json.loads(oci("ps", *words).stdout) == [pid]
+
+
 def test_a_root_that_is_not_there_has_no_list(oci: Runtime) -> None:
     assert "no such directory" in oci("list", code=1).stderr
     oci.start_sleeping()
