@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +117,16 @@ def test_without_the_programs(busybox: Path) -> None:
         wait_until(lambda: left(place) == [])
     finally:
         place.close()
+
+
+def test_a_program_that_is_killed_at_any_moment(place: Place) -> None:
+    """Before the network, while it is made, and after it: nothing stays."""
+    python(place, "pyrun.run(None, ['true'], rootfs='host'); pyrun.settle()")  # so that there are directories to look at
+    script = "print('begins', flush=True)\npyrun.run(IMAGE, ['-c', 'sleep 1000'], port=['8080:80'], **KIND)\n"
+    words = place.user.command(sys.executable, "-c", BEGIN + script)
+    for moment in range(5):
+        with subprocess.Popen(words, env=place.user.env, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as program:
+            assert program.stdout and program.stdout.readline() == b"begins\n"
+            time.sleep(moment * 0.1)  # any will do
+            program.kill()
+        wait_until(lambda: left(place) == [])
