@@ -5,7 +5,8 @@ static int oci_op_ok(const struct plan_header *h, const char *pool, const struct
 {
     if (op->code == OP_OCI_MOUNT)
         return op->n >= 5 && list_ok(h, pool, op->s1, op->n) && blob_ok(h, op->s2, sizeof(struct plan_oci_mount)) &&
-               (op->a & ~(uint64_t)OCIM_ALL) == 0 && op->b < OCI_TREES && (op->b == 0 || (op->a & OCIM_BIND));
+               (op->a & ~(uint64_t)OCIM_ALL) == 0 && op->b < OCI_TREES && (op->b == 0 || (op->a & OCIM_BIND)) &&
+               (op->n > 5 || !(op->a & OCIM_LABEL));
     if (op->code != OP_OCI_ATTRIBUTE)
         return string_ok(h, op->s1) && string_ok(h, op->s2) && (op->code != OP_OCI_ROOT || op->b < OCI_TREES);
     /* of struct sched_attr the kernel reads as much as its own first word says */

@@ -147,6 +147,17 @@ static long keep_mode(const struct context *ctx, const struct plan_op *op, const
     return sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, "mode", mode, 0);
 }
 
+/* The queues of an ipc namespace are older than any mount of them, which takes no context as an option any more. */
+static long label_root(long tree, const char *label)
+{
+    OWNED_FD root = (int)sys_openat(tree, ".", O_RDONLY | O_DIRECTORY, 0);
+    long r = root < 0 ? root : sys_call5(__NR_fsetxattr, root, "security.selinux", label, str_len(label) + 1, 0);
+
+    if (r < 0)
+        sys_close(tree);
+    return r < 0 ? r : tree;
+}
+
 /* Options one by one, so that no value can smuggle in another one (CVE-2024-9407). */
 static long new_tree(struct context *ctx, const struct plan_op *op, const struct names *names, const struct plan_oci_mount *how)
 {
@@ -156,7 +167,8 @@ static long new_tree(struct context *ctx, const struct plan_op *op, const struct
     } words[] = {{MS_RDONLY, "ro"}, {MS_SYNCHRONOUS, "sync"}, {MS_DIRSYNC, "dirsync"}, {MS_LAZYTIME, "lazytime"}, {MS_MANDLOCK, "mand"}};
     OWNED_FD fs = (int)sys_call2(__NR_fsopen, names->type, FSOPEN_CLOEXEC);
     const char *option = names->options;
-    const uint64_t later = op->a & OCIM_COPY_UP ? MOUNT_ATTR_RDONLY : 0;
+    const uint64_t later = op->a & (OCIM_COPY_UP | OCIM_LABEL) ? MOUNT_ATTR_RDONLY : 0;
+    const uint32_t count = names->count - (op->a & OCIM_LABEL ? 1 : 0);
     long r = fs;
 
     if (r >= 0)
@@ -166,13 +178,15 @@ static long new_tree(struct context *ctx, const struct plan_op *op, const struct
     for (unsigned i = 0; r >= 0 && i < sizeof words / sizeof *words; i++)
         if (how->superblock & words[i].flag)
             r = sys_call5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, words[i].word, 0, 0);
-    for (uint32_t i = 0; r >= 0 && i < names->count; i++, option += str_len(option) + 1)
+    for (uint32_t i = 0; r >= 0 && i < count; i++, option += str_len(option) + 1)
         if ((r = configure(fs, option)) < 0)
             return with_detail(ctx, DETAIL_OPTION, r);
     if (r >= 0)
         r = sys_call5(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
     if (r >= 0)
         r = sys_call3(__NR_fsmount, fs, FSMOUNT_CLOEXEC, how->set & ~later);
+    if (r >= 0 && op->a & OCIM_LABEL)
+        r = label_root(r, option);
     return with_detail(ctx, DETAIL_SOURCE, r);
 }
 
@@ -294,7 +308,7 @@ static long attach_tree(struct context *ctx, const struct plan_op *op, const str
 
         r = below == -ENOENT ? 0 : below < 0 ? below : copy_up(below, tree);
     }
-    if (r == 0 && (attr.attr_set || attr.attr_clr) && op->a & (OCIM_BIND | OCIM_COPY_UP))
+    if (r == 0 && (attr.attr_set || attr.attr_clr) && op->a & (OCIM_BIND | OCIM_COPY_UP | OCIM_LABEL))
         r = set_attributes(tree, 0, &attr);
     if (r < 0)
         return with_detail(ctx, DETAIL_SOURCE, r);

@@ -13,7 +13,8 @@
 #define OCIM_CLASSIC 32        /* by mount(2) */
 #define OCIM_IN_PROC 64        /* may cover a file of procfs */
 #define OCIM_SOURCE_NOFOLLOW 128
-#define OCIM_ALL 255
+#define OCIM_LABEL 256         /* the last option is the context of its root */
+#define OCIM_ALL 511
 #define OCI_TREES 256          /* OP_OCI_MOUNT.b is below */
 
 struct plan_oci_mount {

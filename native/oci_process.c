@@ -89,7 +89,9 @@ long op_oci_label(struct context *ctx, const struct plan_op *op)
         fd = held ? -1 : (int)sys_openat(AT_FDCWD, "/proc/self/attr", O_PATH | O_DIRECTORY, 0);
         r = held ? 0 : fd < 0 ? fd : sys_call3(__NR_dup3, fd, OCI_LABEL, O_CLOEXEC);
         held = r >= 0;
-        return r < 0 ? r : 0;
+        if (r < 0 || text[0] == '\0')
+            return r < 0 ? r : 0;
+        sys_close(fd);
     }
     fd = (int)sys_openat(OCI_LABEL, pool_string(ctx, op->s1), O_WRONLY, 0);
     r = fd < 0 ? fd : sys_write(fd, text, str_len(text));

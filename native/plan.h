@@ -188,8 +188,8 @@ enum plan_code {
     OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half */
     OP_SYSCTL = 48,        /* file s1 below /proc/sys with content s2; of pods too */
     OP_OCI_LISTENER = 49,  /* connect to the socket s1, for OP_SECCOMP with SECCOMP_FILTER_FLAG_NEW_LISTENER */
-    OP_LABEL = 50,         /* n 0: open the directory of labels; n 1, behind OP_APP: write s2 to its file s1; n 2, of pods: to file s1
-                              below their own /proc */
+    OP_LABEL = 50,         /* n 0: open the directory of labels, and if there is an s2 write it to file s1 there; n 1, behind OP_APP: write s2
+                              to its file s1; n 2, of pods: to file s1 below their own /proc */
     /* behind OP_APP */
     OP_OCI_ATTRIBUTE = 51, /* OCI_... n, value a, b bytes at s1 (OCI_MEMORY_POLICY: b words of 64 bits) */
     /* the supervisor, and once more init before the pivot, in the pod's network */

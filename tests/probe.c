@@ -15,6 +15,7 @@
  *   probe serve                  answers one connection to descriptor 3 with its own pid and the LISTEN_ and WATCHDOG_ variables
  *   probe eat                    says "ready", waits for USR1, and takes memory until it is killed
  *   probe huge N [stay]          maps N huge pages of 2 MiB one by one and writes to each: says "page" or why not; may then sleep for ever
+ *   probe rdma PATH N M          opens N contexts of a verbs device, and makes M protection domains in the first: says "handle", "pd" or why not
  *   probe sweep PATH             makes a node of each device at PATH and opens it: says which open, "c:1:3 ..."
  *   probe try CALL ARG...        one system call; says {"result": N, "errno": "NAME"}, exits with 0
  *
@@ -26,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <rdma/ib_user_verbs.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -267,6 +269,37 @@ static int huge(long count, int stay)
     return stay ? pause() : 0;
 }
 
+/* One command of a verbs device: the parts that have no room for more than where to write the answer. */
+static const char *ask(int fd, unsigned command, const char *done)
+{
+    union {
+        struct ib_uverbs_get_context_resp context;
+        struct ib_uverbs_alloc_pd_resp domain;
+    } answer;
+    const size_t room = command == IB_USER_VERBS_CMD_GET_CONTEXT ? sizeof answer.context : sizeof answer.domain;
+    struct {
+        struct ib_uverbs_cmd_hdr head;
+        __u64 response;
+    } asked = {{command, sizeof asked / 4, (__u16)(room / 4)}, (uintptr_t)&answer};
+
+    return write(fd, &asked, sizeof asked) == sizeof asked ? done : strerrorname_np(errno);
+}
+
+static int rdma(const char *path, long handles, long domains)
+{
+    int first = -1;
+
+    while (handles-- > 0) {
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+
+        puts(fd < 0 ? strerrorname_np(errno) : ask(fd, IB_USER_VERBS_CMD_GET_CONTEXT, "handle"));
+        first = first < 0 ? fd : first;
+    }
+    while (domains-- > 0)
+        puts(ask(first, IB_USER_VERBS_CMD_ALLOC_PD, "pd"));
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *verb = argc > 1 ? argv[1] : "report";
@@ -310,6 +343,8 @@ int main(int argc, char **argv)
         return eat();
     if (!strcmp(verb, "huge"))
         return huge(n, argc > 3);
+    if (!strcmp(verb, "rdma") && argc > 4)
+        return rdma(argv[2], strtol(argv[3], NULL, 0), strtol(argv[4], NULL, 0));
     if (!strcmp(verb, "sweep") && argc > 2)
         return sweep(argv[2]);
     if (!strcmp(verb, "try") && argc > 2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["failure"]
+__all__ = ["failure", "label_hint"]
 
 DETAIL_SOURCE, DETAIL_TARGET, DETAIL_INTERPRETER, DETAIL_OUTSIDE = 1, 2, 3, 4
 DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP = 6, 7, 8
@@ -119,6 +119,15 @@ _LISTS = {  # of what there is by name: the kernel only says that it does not ta
 }
 
 
+def label_hint(plan: Sequence[Op], error: int) -> str:
+    """Return what to look at when a program could not be executed by the label that `plan` gives it, or the empty string."""
+    label = next((str(one[4]) for one in plan if one[0] == ops.LABEL and one[2]), "")
+    if not label or error not in (errno.EACCES, errno.EPERM):
+        return ""
+    text = label.removeprefix("exec ")
+    return f"the file is not executable for its user, or the policy does not let it run as {text}: see the audit messages in dmesg"
+
+
 def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
     """Return the exception for operation `index` of `plan` that failed with errno `error`."""
     if index >= len(plan):
@@ -134,6 +143,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     if code == ops.EXEC and detail == DETAIL_INTERPRETER:
         reason = "its interpreter or program loader is not in the image"
         hint = "a script needs the program of its #! line, a dynamic program its loader: check the image, or run a static program"
+    elif code == ops.EXEC:
+        hint = label_hint(plan, error) or hint
     elif code == ops.CHDIR and detail == DETAIL_OUTSIDE:
         reason = "the directory is not inside the pod"
         hint = "a working directory may not lead out of the root file system"

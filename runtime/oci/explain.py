@@ -6,6 +6,7 @@ import errno
 import os
 
 from pyrun.engine.explain import failure as engine_failure
+from pyrun.engine.explain import label_hint
 from pyrun.errors import ExecError, SetupError
 from pyrun.plan import ops
 
@@ -63,4 +64,4 @@ def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -
         reason = "exec format error"
     else:
         return engine_failure(plan, index, error, detail)
-    return ExecError("exec", shown, reason, errno=error, origin=one[7], op=index)
+    return ExecError("exec", shown, reason, errno=error, hint=label_hint(plan, error), origin=one[7], op=index)

@@ -76,10 +76,11 @@ _RECURSIVE = tuple("r" + name for name in _ATTRIBUTES)
 OPTIONS = (*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *_PROPAGATION, *_HOW)
 
 # OP_OCI_MOUNT.a of native/plan.h
-_BIND, _DEEP, _MAP_DEEP, _COPY_UP, _AGAIN, _CLASSIC, _IN_PROC, _SOURCE_NOFOLLOW = 1, 2, 4, 8, 16, 32, 64, 128
+_BIND, _DEEP, _MAP_DEEP, _COPY_UP, _AGAIN, _CLASSIC, _IN_PROC, _SOURCE_NOFOLLOW, _LABEL = 1, 2, 4, 8, 16, 32, 64, 128, 256
 
 # file systems of the kernel's own, where read-only is the mount's business alone
 _KERNEL = frozenset("proc sysfs cgroup cgroup2 mqueue devpts tmpfs ramfs debugfs tracefs securityfs bpf".split())
+_LABELLED = frozenset("proc sysfs cgroup cgroup2 debugfs tracefs securityfs".split())  # by the policy of SELinux, file by file
 # what a file system of the container's own is replaced by where its namespace is not (user_namespaces(7))
 _INSTEAD = {"proc": ("pid", "/proc"), "sysfs": ("network", "/sys"), "mqueue": ("ipc", "/dev/mqueue")}
 # files of procfs that others may stand in for, as lxcfs does
@@ -200,7 +201,10 @@ class Mounter:
             self.late.append(read_only(target, where))
             wanted.take(0, "rw")
         options = [option for _, option in wanted.data]
-        if self.label and kind in ("tmpfs", "mqueue", "devpts"):  # linux.mountLabel; the kernel labels its own file systems
+        if self.label and kind == "mqueue":
+            how |= _LABEL
+            options.append(self.label)
+        elif self.label and kind not in _LABELLED and not any(option.startswith("context=") for option in options):
             options.append(f"context={self.label}")
         if wanted.superblock & _IVERSION or any(len(option.partition("=")[2]) > _LONGEST for option in options):
             how |= _CLASSIC

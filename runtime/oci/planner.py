@@ -10,7 +10,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.oci import devices, mounts
-from pyrun.oci.process import held_capabilities, hooks, listens, process_ops, selinux
+from pyrun.oci.process import held_capabilities, hooks, label_files, listens, process_ops, selinux
 from pyrun.plan import caps, ops, sysctl
 from pyrun.plan.ops import Plan, op
 
@@ -110,8 +110,7 @@ def enter_plan(
     todo: list[Op] = []
     if process.get("terminal"):
         todo.append(op(ops.TTY, a=process.get("user", {}).get("uid", 0), origin="process.terminal"))
-    if process.get("apparmorProfile") or process.get("selinuxLabel"):
-        todo.append(op(ops.LABEL, n=0, origin="process"))
+    todo += label_files(process)
     if listener:
         todo.append(op(ops.OCI_LISTENER, listener, origin="linux.seccomp.listenerPath"))
     todo.append(op(ops.PIVOT, origin="root.path"))
@@ -215,8 +214,7 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
         todo.append(op(ops.MKDIR, process["cwd"], n=0o755, origin="process.cwd"))
     if linux.get("seccomp", {}).get("listenerPath"):
         todo.append(op(ops.OCI_LISTENER, linux["seccomp"]["listenerPath"], origin="linux.seccomp.listenerPath"))
-    if process.get("apparmorProfile") or process.get("selinuxLabel"):
-        todo.append(op(ops.LABEL, n=0, origin="process"))
+    todo += label_files(process)
     todo.append(op(ops.CHECKPOINT, origin="hooks"))
     hooks(spec, "createContainer", todo, state)
     for name, how in (("readonlyPaths", _READONLY), ("maskedPaths", _MASKED)):

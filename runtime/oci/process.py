@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["capability_sets", "environment", "held_capabilities", "hooks", "listens", "lost_capabilities", "process_ops", "selinux"]
+__all__ = [
+    "capability_sets",
+    "environment",
+    "held_capabilities",
+    "hooks",
+    "label_files",
+    "listens",
+    "lost_capabilities",
+    "process_ops",
+    "selinux",
+]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -251,12 +261,19 @@ def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> O
 
 
 def selinux(label: str, where: str) -> None:
-    """Refuse a label where the kernel has none."""
-    from pyrun.pod.labels import module_off
+    """Refuse a label where the kernel or its policy has none."""
+    from pyrun.pod.labels import context_unknown, module_off
 
-    reason = module_off("label")
+    reason = module_off("label") or context_unknown(label)
     if reason:
-        raise ConfigError("use SELinux context", label, reason, hint="leave it out", origin=where)
+        raise ConfigError("use SELinux context", label, reason, hint="leave it out, or load a policy that has it", origin=where)
+
+
+def label_files(process: dict[str, Any]) -> list[Op]:
+    """Return the operation that opens /proc/self/attr while it can be reached, if a label is wanted, and labels keys made from then on."""
+    if process.get("selinuxLabel"):
+        return [op(ops.LABEL, "keycreate", process["selinuxLabel"], n=0, origin="process.selinuxLabel")]
+    return [op(ops.LABEL, n=0, origin="process")] if process.get("apparmorProfile") else []
 
 
 def _labels(process: dict[str, Any], todo: list[Op]) -> None:

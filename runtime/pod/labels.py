@@ -5,6 +5,7 @@ A module that the kernel does not have, or has turned off, is an error; whether 
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyrun.errors import ConfigError, UsageError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Label = tuple[str, str, str]
 
-__all__ = ["ISOLATORS", "inherited", "labels_of", "module_off", "profile_file"]
+__all__ = ["ISOLATORS", "context_unknown", "inherited", "labels_of", "module_off", "profile_file"]
 
 # isolator -> its word of --security-opt
 ISOLATORS = {"os/linux/apparmor-profile": "apparmor", "os/linux/selinux-context": "label"}
@@ -34,10 +35,24 @@ def profile_file() -> str:
 
 def module_off(word: str) -> str:
     """Return why a module, "apparmor" or "label", cannot confine here, or the empty string."""
-    on = (
-        read_small("/sys/module/apparmor/parameters/enabled") == b"Y\n" if word == "apparmor" else os.path.exists("/sys/fs/selinux/enforce")
-    )
+    if word == "label":
+        on = os.path.exists("/sys/fs/selinux/enforce")
+        if on and read_small("/proc/self/attr/current").rstrip(b"\0\n") == b"kernel":  # then it takes any label, and none means anything
+            return "no policy of SELinux is loaded"
+    else:
+        on = read_small("/sys/module/apparmor/parameters/enabled") == b"Y\n"
     return "" if on else f"this kernel has no {_MODULES[word]}, or it is off"
+
+
+def context_unknown(text: str) -> str:
+    """Return why the policy that is loaded has no such context, or the empty string (selinux_check_context(3))."""
+    try:
+        with open("/sys/fs/selinux/context", "r+b", buffering=0) as file:
+            file.write(text.encode() + b"\0")
+    except OSError as error:  # others, as that asking is not allowed, say nothing about it
+        if error.errno == errno.EINVAL:
+            return "the policy that is loaded knows no such context"
+    return ""
 
 
 def inherited(own: list[dict[str, Any]], of_pod: list[dict[str, Any]], notes: list[str]) -> list[dict[str, Any]]:
@@ -75,7 +90,7 @@ def labels_of(options: Options, isolators: list[dict[str, Any]]) -> list[Label]:
 
 
 def _label(word: str, value: str, origin: str) -> Label:
-    reason = module_off(word)
+    reason = module_off(word) or (context_unknown(value) if word == "label" else "")
     if reason and origin in ISOLATORS:
         raise ConfigError("apply isolator", origin, reason, hint="run an image without it", origin="app.isolators")
     if reason:

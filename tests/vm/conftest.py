@@ -1,3 +1,3 @@
-"""tests/vm/guest is for the virtual machine only: it is copied beside the live tests there."""
+"""tests/vm/guest and full are for virtual machines only: they are copied beside the live tests there."""
 
-collect_ignore = ["guest"]
+collect_ignore = ["guest", "full"]
