@@ -220,7 +220,7 @@ static void watch_all(struct keeper *keeper, struct pollfd *polls)
         watch(&slots[EACH_CONTROL], app->control);
         watch(&slots[EACH_OUT], log_source(app, 0));
         watch(&slots[EACH_ERR], log_source(app, 1));
-        watch(&slots[EACH_WORDS], app->words);
+        watch(&slots[EACH_WORDS], keeper->running ? app->words : -1); /* ready is said for all, in the words that say it */
         health_watch(app, slots + EACH_HEALTH);
         slots += POLL_EACH;
     }
