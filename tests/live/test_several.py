@@ -229,7 +229,6 @@ def test_bad_command_lines_are_refused_with_one_line(shared: Pyrun, several: Cal
         (("--detach", "-i", *two), "options --detach and --interactive: exclude each other"),
         (several({"a": "true", "b": "true"}, {"a": ("--notify", "app"), "b": ("--notify", "none")}), "option --notify: app and none"),
         (("--socket", "web", busybox), "option --socket: is for a pod of several apps"),
-        (("--restart", "always", *two), "option --restart: is for a pod in the background"),
         (("--exit-policy", "any", *two), "option --exit-policy: 'any' is not one of first-failure, last-exit, main-app"),
         (("--volume", "x,kind=empty", *two), "use volume x: no app mounts it"),
         (
