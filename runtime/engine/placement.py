@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["adjust", "advice", "take"]
+__all__ = ["adjust", "advice", "environment", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
@@ -174,7 +174,9 @@ def _given_away(below: Sequence[str]) -> bool:
         return False
     command = ["systemctl", "--user", "show", "--property=Delegate", "--value", "--", unit]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=_environment())
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=environment(user=not is_root())
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.stdout.strip() == "yes"
@@ -203,16 +205,18 @@ def _call(name: str, *words: str) -> None:
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     command = ["busctl", "--system" if is_root() else "--user", "call", *manager, *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=_environment())
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=environment(user=not is_root())
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError("ask systemd for", name, str(error), hint="is systemd's busctl there?") from error
     if done.returncode != 0:
         raise HostError("ask systemd for", name, done.stderr.strip() or "systemd refused it", hint="see `journalctl -b`")
 
 
-def _environment() -> dict[str, str]:
-    """With the bus of the user's own systemd, whatever other bus the session has."""
-    folder = "" if is_root() else _runtime_dir()
+def environment(*, user: bool) -> dict[str, str]:
+    """Return what systemd's own programs are to have; for a `user` with the bus of his systemd, whatever other bus the session has."""
+    folder = _runtime_dir() if user else ""
     return {**os.environ, "XDG_RUNTIME_DIR": folder, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"} if folder else dict(os.environ)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from pyrun.engine.placement import environment
 from pyrun.errors import ConfigError, HostError
 from pyrun.host import LEAF
 from pyrun.oci import cgroups
@@ -97,7 +98,9 @@ def _ask(unit: str, user: bool, *words: str) -> None:
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     command = ["busctl", "--user" if user else "--system", "--", "call", *manager, *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_PATIENCE, stdin=subprocess.DEVNULL, env=environment(user=user)
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError("make scope", unit, str(error).lower(), hint="--systemd-cgroup needs systemd as process 1, and busctl") from error
     if done.returncode != 0:
