@@ -20,6 +20,7 @@ import os
 from pyrun.errors import ImageError, NotFoundError, SignatureError, StateError
 from pyrun.images import fastjson, trust
 from pyrun.images.locks import MAKE_ROOM, Lock, private_dirs
+from pyrun.native.users import require_own
 
 __all__ = ["Image", "Store", "file_key", "import_key", "is_digest"]
 
@@ -113,7 +114,8 @@ class Store:
         self.root = os.path.abspath(root)
 
     def ensure(self) -> None:
-        """Makes the directories that are missing, 0700; StateError when that is not possible."""
+        """Makes the directories that are missing, 0700; StateError when that is not possible, or the root is somebody else's."""
+        require_own(self.root)
         for name in _DIRECTORIES:
             try:
                 private_dirs(f"{self.root}/{name}")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["SYSTEM_ROOT", "has_one_user", "id_tools", "is_root", "mapped_ids", "root_or_self", "state_root", "subordinate_ids"]
+__all__ = [
+    "SYSTEM_ROOT",
+    "has_one_user",
+    "id_tools",
+    "is_root",
+    "mapped_ids",
+    "require_own",
+    "root_or_self",
+    "state_root",
+    "subordinate_ids",
+]
 
 SYSTEM_ROOT = "/var/lib/pyrun"
 
@@ -42,11 +52,39 @@ def root_or_self(uid: int, path: str) -> bool:
     """Whether the owner of a file is the host's root or this user.
 
     In a user namespace the host's root has no id, so stat(2) shows the overflow id of everybody who has none (user_namespaces(7));
-    in /etc and /usr, where nobody else puts files, that is taken for root.
+    in /etc and /usr, below directories that nobody but their owner can write to, that is taken for root.
     """
     if uid in (0, os.geteuid()):
         return True
-    return uid == _OVERFLOW and os.path.realpath(path).startswith(("/etc/", "/usr/")) and os.geteuid() == 0 and _inner()
+    return uid == _OVERFLOW and os.geteuid() == 0 and _inner() and _of_system(os.path.realpath(path))
+
+
+def _of_system(path: str) -> bool:
+    try:
+        while (above := os.path.dirname(path)) != "/":
+            if os.stat(above).st_mode & 0o022:
+                return False
+            path = above
+    except OSError:
+        return False
+    return path in ("/etc", "/usr")
+
+
+def require_own(root: str) -> None:
+    """StateError when a state directory belongs to somebody else, or everybody may write to it: who can put things there, decides.
+
+    One that is not there yet is right: it will be made.
+    """
+    try:
+        info = os.stat(root)
+    except OSError:
+        return
+    if info.st_uid in (0, os.geteuid()) and not info.st_mode & 0o002:
+        return
+    from pyrun.errors import StateError
+
+    reason = "everybody may write to it" if info.st_uid in (0, os.geteuid()) else f"it belongs to another user ({info.st_uid})"
+    raise StateError("use root", root, reason, hint="name a directory that is yours alone, or a new one, which is made: --root DIR")
 
 
 def state_root() -> str:

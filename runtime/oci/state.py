@@ -21,6 +21,7 @@ import os
 from pyrun import native
 from pyrun.errors import StateError
 from pyrun.images import fastjson
+from pyrun.native.users import require_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ def _owner() -> str:
 def create(root: str, name: str) -> Container:
     """Make the directory of a new container, locked; StateError when there is one of that name."""
     check_id(name)
+    require_own(root)
     os.makedirs(root, 0o700, exist_ok=True)
     try:
         os.mkdir(f"{root}/{name}", 0o700)

@@ -34,6 +34,7 @@ import errno
 import os
 
 from pyrun.errors import PyrunError, StateError
+from pyrun.native.users import require_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Pods:
     def __init__(self, root: str) -> None:
         self.root = root
         self.path = root + "/pods"
+        require_own(root)
         try:
             try:
                 self.fd = self._open()
