@@ -113,12 +113,14 @@ def _give_back(pods: Pods, uuid: str, network: int) -> None:
     if network < 0:
         return
     from pyrun.pod.network import release
+    from pyrun.pod.starter import give_up
 
     with contextlib.suppress(PyrunError, OSError):
         fd = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
         try:
             if lock(fd) and os.path.isdir(f"{pods.path}/prepared/{uuid}"):
                 release(pods.root, uuid, fd)
+                give_up(fd)
         finally:
             os.close(fd)
 
@@ -158,7 +160,7 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
     if phase_of(pods, uuid) == "running":
         pods.bury(fd, uuid)
     apps = [f"apps/{one['name']}/health" for one in apps_of(read_json(fd, "pod"))]
-    for name in ("exit", "run", "stop", "health", *apps):
+    for name in ("exit", "run", "stop", "health", "net.by", *apps):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=fd)
     os.rename("exited/" + uuid, "prepared/" + uuid, src_dir_fd=pods.fd, dst_dir_fd=pods.fd)

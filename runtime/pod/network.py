@@ -8,6 +8,7 @@ from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
+from pyrun.pod import starter
 from pyrun.pod.state import lock, read_json
 
 TYPE_CHECKING = False
@@ -131,8 +132,14 @@ def take_network(pods: Pods, uuid: str) -> int:
         if not want:
             return -1
         if not lock(pod) or not os.path.isdir(f"{pods.path}/prepared/{uuid}"):
-            raise StateError("start pod", uuid, "somebody else is starting or removing it", hint="a prepared pod runs once")
-        return connect(pods.root, uuid, pod, want)
+            raise starter.taken(uuid)
+        if starter.claim(pod, uuid):  # whoever did was killed before there was a keeper
+            release(pods.root, uuid, pod)
+        try:
+            return connect(pods.root, uuid, pod, want)
+        except BaseException:
+            starter.give_up(pod)
+            raise
     finally:
         os.close(pod)  # and its lock, which the keeper takes
 

@@ -22,7 +22,7 @@ kernel frees it however the supervisor ends.  Inside:
     log       what the app wrote, in the format of the Kubernetes CRI; log.1, log.2, ... are older
     net       the network that it has: addresses, ports, interfaces, what plug-ins said (pyrun.net.attach); `hosts` is its
               /etc/hosts, `cleaner` the command that takes all of it back
-    net.want  of a prepared or a detached pod: what network to make whenever it starts
+    net.want  of a prepared or a detached pod: what network to make whenever it starts; `net.by` who is making it
     upper, work, volume-NAME, rootfs    changes of the app, empty volumes, the copied root of --no-overlay
 
 `pyrun.pod.live.find_live` gives the plan, init's pid and a pidfd of a running pod, whoever started it.

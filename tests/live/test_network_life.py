@@ -237,3 +237,27 @@ def test_without_nftables(world: World) -> None:
     finally:
         world.pyrun.within = world.host.within
     assert said.startswith("pyrun: set up rules of the network: libnftables.so.1 is not installed\nhint: install nftables ")
+
+
+def test_two_who_start_one_pod_at_once(world: World) -> None:
+    """Between the network and the keeper nobody holds the pod's lock; who comes then makes no second network, and ends none."""
+    words = [world.image, "--exec", "/bin/sh", "--", "-c", "ip -o -4 addr show eth0 | wc -l"]
+    uuid = world.pyrun("prepare", "--net", "default", "-p", "9401:80", *words, code=0).out.strip()
+    code = f"""
+import os, subprocess, sys
+from pyrun.pod import again, network, state
+pods, uuid = state.Pods(sys.argv[1]), sys.argv[2]
+made = network.take_network(pods, uuid)
+record = open(f"{{pods.path}}/prepared/{{uuid}}/net").read()
+for more in ([], ["--detach"]):
+    done = subprocess.run(["{COMMAND}", "--root", pods.root, "run-prepared", *more, uuid], capture_output=True, text=True)
+    print(done.returncode, "somebody else is starting" in done.stderr)
+print(open(f"{{pods.path}}/prepared/{{uuid}}/net").read() == record)
+again._give_back(pods, uuid, made)
+print(os.path.exists(f"{{pods.path}}/prepared/{{uuid}}/net"))
+"""
+    said = world.host.run(sys.executable, "-c", code, str(world.pyrun.root), uuid)
+    assert said.split("\n")[:4] == ["125 True", "125 True", "True", "False"]
+    assert world.pyrun("run-prepared", uuid, code=0).out == "1\n"
+    world.pyrun("restart", uuid, code=0)
+    wait_until(lambda: world.pyrun("rm", "--force", uuid).code == 0)  # who takes the network back has the lock for a moment

@@ -151,6 +151,20 @@ def test_a_start_that_came_to_nothing(place: Place) -> None:
     wait_until(lambda: place.left() == [])
 
 
+def test_a_second_start_leaves_the_network_of_the_first(place: Place) -> None:
+    user = place.user
+    uuid = user.pyrun("prepare", UNSIGNED, "-p", "8080:80", "example.com/busybox", "--exec", "/bin/true").out.strip()
+    code = (
+        "import sys\nfrom pyrun.pod import network, state\npods = state.Pods(sys.argv[1])\nmade = network.take_network(pods, sys.argv[2])\n"
+        "try: network.take_network(pods, sys.argv[2])\nexcept network.StateError as error: print(error.reason)\n"
+    )
+    inside = ["unshare", "--user", "--map-root-user", TOP / ".venv" / "bin" / "python", "-c"]
+    assert user.run(*inside, code, user.state, uuid).out == "somebody else is starting or removing it\n"
+    assert len(place.helpers()) == 1
+    user.pyrun("run-prepared", uuid)  # the first was killed, as far as anybody can tell: its process goes
+    wait_until(lambda: place.left() == [])
+
+
 def test_what_cannot_be(place: Place) -> None:
     """A clash, what the programs do not forward, what is root's: each a line, and nothing is left."""
     user = place.user
