@@ -24,7 +24,7 @@ class _Directory:
 
     def __init__(self) -> None:
         self.entries: dict[bytes, _Directory | None] = {}
-        self.source: tuple[int, int, int] = (0o755, 0, 0)  # mode, owner, group
+        self.source: tuple[int, int, int, int] = (0o755, 0, 0, 0)  # mode, owner, group, time of modification in nanoseconds
 
 
 def write_mask(layer_dirs: list[str], whitelist: list[str], target: str) -> None:
@@ -44,8 +44,8 @@ def write_mask(layer_dirs: list[str], whitelist: list[str], target: str) -> None
                 place = place.entries.setdefault(part, _Directory()) or place
     root = os.open(target, _DIRECTORY)
     try:
-        _attributes(root, merged)
         _mask(root, merged, kept)
+        _attributes(root, merged)
     finally:
         os.close(root)
 
@@ -53,7 +53,7 @@ def write_mask(layer_dirs: list[str], whitelist: list[str], target: str) -> None
 def _merge(source: int, into: _Directory) -> None:
     """Lay one layer's directory over what the layers below it make."""
     info = os.fstat(source)
-    into.source = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid)
+    into.source = (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns)
     for entry in os.scandir(source):
         name = os.fsencode(entry.name)
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
@@ -107,7 +107,8 @@ def _hides_anything(merged: _Directory, kept: _Directory) -> bool:
 
 
 def _attributes(fd: int, merged: _Directory) -> None:
-    """The mask's directories lie on top, so theirs are the mode and owner that the app sees."""
-    mode, uid, gid = merged.source
+    """The mask's directories lie on top, so theirs are the mode, owner and time that the app sees; after everything is in them."""
+    mode, uid, gid, modified = merged.source
     os.fchown(fd, uid, gid)
     os.fchmod(fd, mode)
+    os.utime(fd, ns=(modified, modified))

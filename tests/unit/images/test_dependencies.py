@@ -94,13 +94,16 @@ def test_listed_directory_keeps_itself_not_its_content(tmp_path: Path) -> None:
     assert render(tmp_path, [mask(tmp_path, [own], "/data"), own]) == {"data": "/"}
 
 
-def test_masked_directories_keep_mode_and_owner(tmp_path: Path) -> None:
+def test_aci_07_masked_directories_keep_mode_owner_and_time(tmp_path: Path) -> None:
     own = layer(tmp_path, "own", secret__kept="1", secret__gone="2")
     os.chmod(own / "secret", 0o2710)
     os.chown(own / "secret", 12, 34)
+    for directory, seconds in ((own / "secret", 1_000_000_007), (own, 1_000_000_009)):
+        os.utime(directory, (seconds, seconds))
     made = mask(tmp_path, [own], "/secret/kept")
     info = (made / "secret").stat()
     assert (info.st_mode & 0o7777, info.st_uid, info.st_gid) == (0o2710, 12, 34)
+    assert (info.st_mtime, made.stat().st_mtime) == (1_000_000_007, 1_000_000_009)
     assert render(tmp_path, [made, own]) == {"secret": "/", "secret/kept": "1"}
 
 
