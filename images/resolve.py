@@ -109,10 +109,12 @@ def find(
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
     no_cache: bool = False,
+    beside: Store | None = None,
 ) -> Image:
     """The image that a reference means, fetched first as the `policy` says; SignatureError unless it is trusted today or `unsigned`.
 
-    `trust_policy` is the path of a containers policy to obey in place of the store's own.  NotFoundError when there is none or
+    `trust_policy` is the path of a containers policy to obey in place of the store's own; what a file depends on is looked for in the
+    store `beside` before it is fetched.  NotFoundError when there is none or
     it may not be fetched; else as `fetch`.
     """
     reference = parse(text)
@@ -128,7 +130,7 @@ def find(
             raise NotFoundError("find image", text, "not in the store yet", hint=f"fetch it first: pyrun fetch {text}")
         if image is None:
             try:
-                more: dict[str, Any] = {"http": http, "progress": progress, "no_cache": no_cache}
+                more: dict[str, Any] = {"http": http, "progress": progress, "no_cache": no_cache, "beside": beside}
                 image = fetch(store, reference, signature=signature, unsigned=unsigned, trust_policy=trust_policy, **more)
             except ImageError as error:
                 if reference.kind == "discovery" and policy == "new" and error.origin:
@@ -149,6 +151,7 @@ def fetch(
     http: Collection[str] = (),
     progress: Callable[[], AbstractContextManager[Progress | None]] | None = None,
     no_cache: bool = False,
+    beside: Store | None = None,
 ) -> Image:
     """The stored image of a file or directory, imported unless that was done before; a name is taken for a file's or an alias.
 
@@ -171,7 +174,7 @@ def fetch(
             with progress() as line:
                 image = pull(store, reference.text, gate, http=http, progress=line)
         return image if unsigned else _as_named(store, image, reference.text, trust_policy)
-    return _local(store, reference, signature, unsigned, trust_policy, _bringer(store, unsigned, http, progress))
+    return _local(store, reference, signature, unsigned, trust_policy, _bringer(store, unsigned, http, progress, beside))
 
 
 def _local(store: Store, reference: Reference, signature: str | None, unsigned: bool, trust_policy: str, bring: Bring) -> Image:
@@ -202,17 +205,35 @@ def _local(store: Store, reference: Reference, signature: str | None, unsigned: 
 
 
 def _bringer(
-    store: Store, unsigned: bool, http: Collection[str], progress: Callable[[], AbstractContextManager[Progress | None]] | None
+    store: Store,
+    unsigned: bool,
+    http: Collection[str],
+    progress: Callable[[], AbstractContextManager[Progress | None]] | None,
+    beside: Store | None,
 ) -> Bring:
     """What fetches the dependencies of a file; what that takes is loaded for the first one."""
 
     def bring(dependency: dict[str, Any], name: str, labels: dict[str, str], image_id: str) -> object:
+        if beside is not None and (path := _blob_of(beside, dependency)):
+            from pyrun.images.importer import import_file
+
+            return import_file(store, path, allow_unsigned=unsigned, bring=bring)
         from pyrun.images.web.fetch import Fetcher
 
         fetcher = Fetcher(store, unsigned=unsigned, http=http, progress=progress)
         return fetcher.bringer(near=True)(dependency, name, labels, image_id)
 
     return bring
+
+
+def _blob_of(store: Store, dependency: dict[str, Any]) -> str:
+    """The file of a stored App Container Image that another depends on, "" without one."""
+    from pyrun.images import dependencies
+
+    if dependencies.lacking(store, {"dependencies": [dependency]}):
+        return ""
+    (found,) = dependencies.resolve(store, {"dependencies": [dependency]}, lambda _: None, "")
+    return store.blob_path(found.blob) if found.kind == "aci" else ""
 
 
 def _ask_web(store: Store, reference: Reference, signature: str | None, **more: Any) -> Image:

@@ -32,7 +32,7 @@ def run(args: Args) -> int:
     with Staging(args.root, "convert") as staging:
         store = Store(f"{staging.path}/store")
         store.ensure()
-        image = resolve.find(store, args.source, signature=None, unsigned=True, policy="new")
+        image = resolve.find(store, args.source, signature=None, unsigned=True, policy="new", beside=Store(args.root))
         lost = exchange.losses(image, kind)
         if lost and not args.drop:
             hint = "give that up: --drop"

@@ -95,8 +95,11 @@ def test_a_way_back_says_that_an_image_stands_alone_now(shared: Pyrun, image: Ca
         made.manifest["dependencies"] = [{"imageName": "example.com/busybox"}]
         made.manifest["pathWhitelist"] = ["/bin/busybox", "/probe"]
 
-    shared("fetch", image("example.com/slim", edit=edit), code=0)
-    shared("image", "export", "example.com/slim", "--oci", tmp_path / "layout", code=0)
+    path = image("example.com/slim", edit=edit)
+    convert(shared, path, tmp_path / "layout")
+    shared("fetch", path, code=0)
+    shared("image", "export", "example.com/slim", "--oci", tmp_path / "exported", code=0)
+    assert json.loads((tmp_path / "exported/index.json").read_text()) == json.loads((tmp_path / "layout/index.json").read_text())
     told = convert(shared, f"oci:{tmp_path}/layout", tmp_path / "back.aci").err
     assert "lost: dependencies: the tree has all files\n" in told and "lost: pathWhitelist: the tree has all files\n" in told
 
