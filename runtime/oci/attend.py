@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from select import poll
 
-__all__ = ["comes_first", "drain", "forward", "hold", "wait"]
+__all__ = ["comes_first", "drain", "forward", "hold", "hold_deadly", "release", "wait"]
 
 # SIGKILL, SIGPIPE, SIGCHLD, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU, SIGWINCH
 _KEPT = (9, 13, 17, 19, 20, 21, 22, 28)
@@ -17,6 +17,7 @@ _FORWARDED = [number for number in range(1, 32) if number not in _KEPT]
 _DEADLY = {1, 2, 3, 15}  # SIGHUP, SIGINT, SIGQUIT, SIGTERM: whoever sends one wants an end, also of what does not run yet
 _STEP = 100  # milliseconds
 _WINCH = 28
+_passed: list[tuple[int, int]] = []  # deadly signals that `forward` has passed on, and the pidfd of whom they were passed on to
 _CHUNK = 1 << 16
 
 
@@ -25,16 +26,45 @@ def hold() -> None:
     _signal.pthread_sigmask(_signal.SIG_BLOCK, _FORWARDED)
 
 
-def comes_first(fd: int, events: int) -> None:
-    """Wait for `events` of a descriptor while signals are held; SystemExit with 128 + n when a deadly signal n comes first."""
+def hold_deadly() -> set[int]:
+    """Let those signals wait that would end this process, and return the mask that `release` goes back to."""
+    ends = (_signal.SIG_DFL, _signal.default_int_handler)
+    mask: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, [number for number in _DEADLY if _signal.getsignal(number) in ends])
+    return mask
+
+
+def release(mask: set[int]) -> None:
+    """Undo `hold_deadly`."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
+def comes_first(fd: int, events: int, seconds: float | None = None) -> bool:
+    """Wait for `events` of a descriptor, `seconds` at most or as long as it takes; returns whether they came.
+
+    SystemExit with 128 + n when a deadly signal n comes first: one that is held, or that was passed on to a process which has ended.
+    """
     import select
+    import time
 
     poll = select.poll()
     poll.register(fd, events)
-    while not poll.poll(_STEP):
+    end = None if seconds is None else time.monotonic() + seconds
+    while not poll.poll(_STEP if end is None else max(0, min(_STEP, (end - time.monotonic()) * 1000))):
         found = [number for number in _DEADLY & _signal.sigpending() if _signal.getsignal(number) != _signal.SIG_IGN]
+        found += [number for number, process in _passed if _has_ended(process)]
         if found and not poll.poll(0):
             raise SystemExit(128 + min(found))
+        if end is not None and time.monotonic() >= end:
+            return False
+    return True
+
+
+def _has_ended(pidfd: int) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def forward(pid: int) -> int:
@@ -42,6 +72,8 @@ def forward(pid: int) -> int:
     pidfd = os.pidfd_open(pid)
 
     def send(number: int, _: object) -> None:
+        if number in _DEADLY:
+            _passed.append((number, pidfd))
         try:
             _signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
@@ -58,7 +90,7 @@ def wait(pid: int, pidfd: int, master: int) -> int:
     if master >= 0:
         _relay(pidfd, master)
     _, status = os.waitpid(pid, 0x40000000)  # __WALL
-    os.close(pidfd)
+    _passed.clear()  # what has ended it asks for no other end; one that comes from now on does
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code
 

@@ -24,7 +24,10 @@ def run(config: dict[str, Any], kind: str, state: dict[str, Any]) -> None:
 
 
 def poststop(config: dict[str, Any], state: dict[str, Any]) -> None:
-    """Run the poststop hooks, all of them, whatever becomes of one (runtime-spec, "Lifecycle", step 13)."""
+    """Run the poststop hooks, all of them, whatever becomes of one (runtime-spec, "Lifecycle", step 13).
+
+    What comes after them is to be done as well: a signal that asks for an end ends the hook that runs, and those behind it.
+    """
     import sys
 
     for index, hook in enumerate((config.get("hooks") or {}).get("poststop") or []):
@@ -32,6 +35,8 @@ def poststop(config: dict[str, Any], state: dict[str, Any]) -> None:
             _one(hook, "poststop", index, state)
         except PyrunError as error:
             sys.stderr.write(f"pyrun-oci: warning: {error} (from {error.origin})\n")
+        except SystemExit:
+            sys.stderr.write(f"pyrun-oci: warning: run hook {hook['path']}: killed, as this process was asked to end\n")
 
 
 def inherit(config: dict[str, Any]) -> None:
@@ -104,25 +109,26 @@ def _spawn(hook: dict[str, Any], state: dict[str, Any]) -> int:
 
 
 def _one(hook: dict[str, Any], kind: str, index: int, state: dict[str, Any]) -> None:
-    import select
+    """SystemExit, and the hook is killed, when a signal comes first that ends this process; such signals are held from then on."""
+    from pyrun.oci import attend
 
     path, step, where = hook["path"], f"error running {kind} hook", f"hooks.{kind}[{index}]"
+    mask = attend.hold_deadly()
     try:
         pid = _spawn(hook, state)
     except OSError as error:
         reason = f"{path}: {os.strerror(error.errno or 0).lower()}"
         raise HostError(step, f"#{index}", reason, errno=error.errno or 0, origin=where) from None
     pidfd = os.pidfd_open(pid)
+    timeout, late = hook.get("timeout"), True
     try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        timeout = hook.get("timeout")
-        late = not poll.poll(timeout * 1000 if timeout else None)
+        late = not attend.comes_first(pidfd, 1, timeout or None)  # POLLIN
+    finally:
         if late:
             os.kill(pid, 9)
         _, status = os.waitpid(pid, 0)
-    finally:
         os.close(pidfd)
+    attend.release(mask)
     if late:
         raise HostError(step, f"#{index}", f"{path}: it took longer than {timeout} s and was killed", origin=where)
     if status:

@@ -33,7 +33,7 @@ def start(args: Arguments) -> int:
     let_go(container)
     try:
         poststart(container)
-    except PyrunError:
+    except (PyrunError, SystemExit):
         from pyrun.oci.control import destroy
 
         destroy(container, force=True)
@@ -94,7 +94,7 @@ def poststart(container: Container) -> None:
 
     try:
         hooks.run(container.config(), "poststart", container.state("running"))
-    except PyrunError:
+    except (PyrunError, SystemExit):
         pid = container.pid
         if pid:
             os.kill(pid, 9)

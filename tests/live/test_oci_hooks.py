@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 
 @pytest.fixture
@@ -99,3 +103,55 @@ def test_a_poststart_hook_that_fails_destroys_the_container(oci: Runtime, tmp_pa
     assert "hooks.poststart[0]" in oci("start", "one", code=1).stderr
     assert "does not exist" in oci("state", "one", code=1).stderr and not oci.leftovers() and not group.exists()
     assert json.loads((tmp_path / "told").read_text())["status"] == "stopped"
+
+
+def is_gone(pid: int) -> bool:
+    """Nobody but the first process reaps it, so it may be dead for a while."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("verb", ["create", "start", "run", "run --detach", "delete"])
+def test_a_signal_ends_a_hook_that_hangs(oci: Runtime, tmp_path: Path, verb: str) -> None:
+    """And with it what waits for the hook; of the container nothing is left."""
+    kind = {"create": "createRuntime", "delete": "poststop"}.get(verb, "poststart")
+    hook = {
+        "path": "/bin/busybox",
+        "args": ["busybox", "sh", "-c", f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000"],
+    }
+    oci.config["hooks"] = {kind: [hook]}
+    oci.command("/bin/sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done")
+    if verb in ("start", "delete"):
+        oci("create", "one")
+    words = [OCI, "--root", oci.root, *verb.split(), *(["--force"] if verb == "delete" else []), "one"]
+    with subprocess.Popen(words, cwd=oci.bundle, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        wait_for((tmp_path / "pid").exists)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == (0 if verb == "delete" else 128 + signal.SIGTERM)
+        assert running.stderr is not None
+        assert ("asked to end" in running.stderr.read()) == (verb == "delete")
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: is_gone(pid))
+    assert not oci.leftovers() and not Path("/sys/fs/cgroup/one").exists()
+
+
+def test_a_hook_may_outlast_a_program_that_was_told_to_end(oci: Runtime, tmp_path: Path) -> None:
+    """The signal went to the program: what the hook behind it does, it may finish."""
+    script = f"sleep 1; echo done > {tmp_path}/hook"
+    oci.config["hooks"] = {"poststop": [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script]}]}
+    ready = oci.bundle / "rootfs" / "ready"
+    oci.command("/bin/sh", "-c", "trap 'exit 9' TERM; touch /ready; while :; do sleep 0.05; done")
+    with subprocess.Popen([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, stdin=subprocess.DEVNULL) as running:
+        wait_for(ready.exists)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 9
+    assert (tmp_path / "hook").read_text() == "done\n" and not oci.leftovers()
