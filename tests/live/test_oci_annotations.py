@@ -15,6 +15,7 @@ def oci(tmp_path: Path, probe: Path) -> Runtime:
 
 
 def test_a_log_may_be_called_a_file(oci: Runtime, tmp_path: Path) -> None:
+    oci.root.mkdir()
     oci("--log", f"file:{tmp_path}/log", "--log-format", "json", "list")
     assert (tmp_path / "log").read_text() == ""
     oci("--log", f"file:{tmp_path}/log", "--log-format", "json", "state", "none", code=1)
