@@ -31,7 +31,7 @@ static int is_free(int group)
     return events >= 0;
 }
 
-/* linux.cgroupsPath below the tree's root, or the cgroup of this process; the container's id without one. */
+/* linux.cgroupsPath below the tree's root, or the cgroup of this process; without one the container's id below the root. */
 static int name_group(struct again *a)
 {
     OWNED_FD fd = (int)sys_openat(AT_FDCWD, "/proc/self/cgroup", O_RDONLY, 0);
@@ -50,7 +50,7 @@ static int name_group(struct again *a)
     }
     if (*line == '\0' || at == 0)
         return 0;
-    for (line += 3; from[0] != '/' && *line != '\n' && *line != '\0' && at < end; line++)
+    for (line += 3; a->cgroups.size > 0 && from[0] != '/' && *line != '\n' && *line != '\0' && at < end; line++)
         *at++ = *line;
     while (at > a->group && at[-1] == '/')
         at--;

@@ -240,6 +240,8 @@ def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
     if manager != "cgroupfs":
         hint = "cgroupfs, systemd or disabled"
         raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")
+    if not path and not is_user(args.get("rootless", "auto")):
+        path = "/" + name  # where the caller lives there are processes, and hence no controllers for a cgroup below
     return cgroups.directory(path, name)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import NO_PYTHON, Alone, Runtime, recipes
+from bundles import NO_PYTHON, OCI, Alone, Runtime, recipes
 
 ONE, TWO, THREE = "a1" * 32, "b2c3" * 16, "0f" * 32
 
@@ -111,6 +111,21 @@ def test_the_host_sees_each_container_of_a_kind_as_its_own(oci: Runtime, alone: 
         assert not group.exists()
     assert not oci.leftovers()
     Path("/sys/fs/cgroup/again").rmdir()
+
+
+def test_without_a_path_the_cgroup_is_at_the_root_of_the_tree(oci: Runtime, alone: Alone) -> None:
+    """Below the caller's own, which has processes, no controller could be enabled (cgroups(7), "no internal processes")."""
+    caller = Path("/sys/fs/cgroup/caller")
+    caller.mkdir()
+    oci.command("/bin/sleep", "1000")
+    enter = 'echo 0 > /sys/fs/cgroup/caller/cgroup.procs; exec "$@"'
+    for name, program in (("one", OCI), ("two", alone.program)):
+        words = ["sh", "-c", enter, "sh", program, "--root", oci.root, "create", "--bundle", oci.bundle, name]
+        subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=60)
+        pid = oci.state(name)["pid"]
+        assert str(pid) in Path(f"/sys/fs/cgroup/{name}/cgroup.procs").read_text().split()
+        oci("delete", "--force", name)
+    caller.rmdir()
 
 
 def test_namespaces_are_those_of_the_configuration(oci: Runtime, alone: Alone) -> None:
