@@ -111,6 +111,8 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     if targets.count("/dev") > 1 or targets.count("/proc") > 1:
         return False
     for one, target in zip(spec.get("mounts", ()), targets, strict=True):
+        if "copy-symlink" in one.get("options", ()):  # whether the source is a link
+            return False
         if target == "/proc" and (one.get("type") != "proc" or not {"bind", "rbind"}.isdisjoint(one.get("options", ()))):
             return False
         if one.get("type") in ("cgroup", "cgroup2") and "cgroup" not in spaces:

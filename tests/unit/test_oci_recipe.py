@@ -68,6 +68,7 @@ def test_a_plain_container_is_decided_once() -> None:
         {"linux_resources": {"blockIO": {"weight": 100}}},
         {"linux_resources": {"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}},
         {"mounts": [BIND]},
+        {"mounts": [{**BIND, "destination": "/x", "options": ["bind", "copy-symlink"]}]},
         {"mounts": [{**BIND, "destination": "/dev"}, {**BIND, "destination": "//dev/."}]},
     ],
     ids=str,
