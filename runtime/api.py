@@ -21,7 +21,7 @@ from pyrun.plan import ops
 from pyrun.pod.binds import volumes
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
-from pyrun.pod.recipe import decide, make_recipe
+from pyrun.pod.recipe import clock, decide, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 from pyrun.streams import INHERIT, PIPE, Streams
 
@@ -356,9 +356,10 @@ class Runtime:
             known = self._recipes.get(key)
             if known is not None and known.fresh():
                 return known.again(args[own:], env)
+        begun = clock()
         wanted, found, lowers = self._decided(image, args, rootfs, interactive, options)
         sources = [] if lowers else [self.store.ref_dir(found.name), self.root + "/images"]
-        recipe = make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources, lowers=lowers)
+        recipe = make_recipe(wanted, self.store, found, self.pods, hosts.probe(), sources=sources, lowers=lowers, begun=begun)
         return self._remember(keys[recipe.kept], recipe)
 
     def _decided(

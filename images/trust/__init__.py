@@ -27,6 +27,7 @@ __all__ = [
     "Verdict",
     "accepts_unsigned",
     "find_key",
+    "has_narrower",
     "has_policy",
     "place",
     "policy_path",
@@ -138,6 +139,17 @@ def accepts_unsigned(root: str, origin: str, system: str = "") -> str | None:
             if any(name != UNSIGNED and find_key(root, prefix, name, system) for name in names):
                 return None
     return None
+
+
+def has_narrower(root: str, origin: str, mark: str, system: str = "") -> bool:
+    """Whether a scope of an origin narrower than that of the `mark` which accepts it has a directory: a key there takes the mark back."""
+    for prefix in reversed(scopes_of(origin)[1:]):
+        places = [scope_dir(base, prefix) for base in (f"{root}/trust", system or SYSTEM_DIR)]
+        if os.path.dirname(mark) in places:
+            return False
+        if any(os.path.lexists(place) for place in places):
+            return True
+    return False
 
 
 def place(path: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from pyrun.cli.explain import explainer
 from pyrun.engine.launch import become
@@ -19,7 +18,7 @@ from pyrun.images.store import Store
 from pyrun.native.users import is_root
 from pyrun.pod.create import create
 from pyrun.pod.options import Options
-from pyrun.pod.recipe import has_check, make_recipe
+from pyrun.pod.recipe import ABSENT, clock, has_check, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
@@ -36,7 +35,6 @@ __all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "r
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 KEPT = HEALTH | {"pod_name", "restart"}  # what takes a prepared pod in the foreground, too
-_COARSE = 5  # CLOCK_REALTIME_COARSE, by which files get their times
 BACKGROUND = frozenset(("log_driver", "log_opt"))
 
 
@@ -53,7 +51,7 @@ def run(args: Args) -> int:
     refuse_log(args)
     refuse_socket(args)
     refuse_json(args)
-    begun = time.clock_gettime_ns(_COARSE)
+    begun = clock()
     uuid = new_uuid()
     if args.uuid_file_save:
         save_uuid(args.uuid_file_save, uuid)
@@ -68,7 +66,7 @@ def run(args: Args) -> int:
         run_kept(args, uuid, image)
     with store.lock(exclusive=False):
         sources = _sources(args, store, image)
-        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources)
+        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources, begun=begun)
         if recipe.controllers:
             from pyrun.engine.placement import take
             from pyrun.pod.place import limits_of
@@ -80,7 +78,7 @@ def run(args: Args) -> int:
             tell(note)
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
-    _remember(args, recipe, sources, begun)
+    _remember(args, recipe)
     if recipe.net is None:  # else more than others need is here
         _bundle()
     try:
@@ -90,18 +88,17 @@ def run(args: Args) -> int:
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
 
 
-def _remember(args: Args, recipe: Recipe, sources: list[str], begun: int) -> None:
+def _remember(args: Args, recipe: Recipe) -> None:
     """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
 
-    nor with limits, for which a place in the cgroup tree has to be found, nor when one of the `sources` changed since the command
-    has `begun`: the image may have been found by what it was before.
+    nor with limits, for which a place in the cgroup tree has to be found.
     """
     if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
         return
-    if args.signature or args.policy or any(path in sources and known[4] >= begun for path, known, _ in recipe.checks):
+    if args.signature or args.policy:
         return
     from pyrun import native
-    from pyrun.pod.cache import ABSENT, save
+    from pyrun.pod.cache import save
 
     recipe.checks += [(path, (0, 0, 0, 0, 0), ABSENT) for path in resolve.absent(args.image)]
     save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)

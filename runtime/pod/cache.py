@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
-__all__ = ["ABSENT", "CHECK", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "save", "split"]
+__all__ = ["CHECK", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "save", "split"]
 
 MAGIC = 0x72797065
 VERSION = 6
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
-ABSENT = 1  # a kind of check: nothing may be there
 _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=5Q2I")

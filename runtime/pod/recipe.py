@@ -10,6 +10,7 @@ memory; `pyrun run` writes them below cache/run, where its launcher finds them (
 from __future__ import annotations
 
 import os
+import time
 
 from pyrun.errors import UsageError
 from pyrun.images import fastjson, trust
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
     Check = tuple[str, Stamp, int]  # path, stamp, kind of file (stat.S_IFMT) where nothing else of it counts
 
-__all__ = ["Recipe", "decide", "given_documents", "make_recipe", "post_stop"]
+__all__ = ["ABSENT", "Recipe", "clock", "decide", "given_documents", "make_recipe", "post_stop"]
 
+_COARSE = 5  # CLOCK_REALTIME_COARSE
 _HEAD = '{"uuid":"'  # RECIPE_RECORD of native/recipe.h
 _ANY = (0, 0, 0, 0, 0)
+ABSENT = 1  # a kind of check: nothing may be there
 _DIRECTORY, _FILE = 0o040000, 0o100000
 
 
@@ -125,11 +128,16 @@ class Recipe:
         return f'{self.filled(self.record, uuid)}{more},"created":{created},"cgroup":{fastjson.quote(cgroup)}}}'
 
 
+def clock() -> int:
+    """Return the time as files get it, in nanoseconds since 1970."""
+    return time.clock_gettime_ns(_COARSE)
+
+
 def _stat(path: str, kind: int = 0) -> Stamp | None:
     try:
         info = os.stat(path)
     except OSError:
-        return None
+        return _ANY if kind == ABSENT else None
     if kind:
         return _ANY if info.st_mode & 0o170000 == kind else None
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
@@ -170,9 +178,11 @@ def make_recipe(
     explain: list[str] | None = None,
     sources: list[str] | None = None,
     lowers: list[str] | None = None,
+    begun: int = 0,
 ) -> Recipe:
     """Decide and encode; `explain` is the command that explains a failure, `sources` are further files that decided.
 
+    `begun` is the `clock` before the first of them was read: where one changed since, the decision may not be used again.
     With `lowers` those directories take the place of the image's layers, and the caller knows whether they changed.
     """
     notes: list[str] = []
@@ -181,7 +191,7 @@ def make_recipe(
     blank = new_uuid()  # so that nothing of the caller's is taken for it
     config, plan = decide(options, store, image, pods, host, blank, notes, lowers)
     plan.explain = explain or []
-    checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [])
+    checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [], begun)
     kept = _take_out(plan, config, options)
     recipe = Recipe(ops.encode(plan), _record(options, image, config, blank), config.lowers if config.copy_root else [], notes, checks)
     recipe.kept, recipe.places = kept, config.variables
@@ -282,7 +292,9 @@ def _deciding(store: Store, image: Image) -> list[str] | None:
         key = trust.find_key(store.root, image.signature["prefix"], image.signature["fingerprint"])
     elif image.origin is not None:
         key = trust.accepts_unsigned(store.root, image.origin["place"])
-        tree.append(store.root + "/trust/prefix.d")  # a key of a narrower scope would take the mark back
+        if key is None or trust.has_narrower(store.root, image.origin["place"], key):
+            return None
+        tree += [store.root + "/trust/prefix.d", trust.SYSTEM_DIR + "/prefix.d"]  # a key of a narrower scope would take the mark back
     else:
         key = None
     if key is None or not key.startswith(store.root + "/"):
@@ -290,22 +302,26 @@ def _deciding(store: Store, image: Image) -> list[str] | None:
     return [key, *tree]
 
 
-def _checks(store: Store, image: Image, config: Config, sources: list[str]) -> list[Check] | None:
+def _checks(store: Store, image: Image, config: Config, sources: list[str], begun: int) -> list[Check] | None:
     """The files that decided, as they are now; None when one cannot be pinned down that way."""
-    paths = [*[store.layer_path(layer) + "/complete" for layer in image.layers], *sources]
+    found: list[Check] = []
+    paths = [store.layer_path(layer) + "/complete" for layer in image.layers]  # these are named by what is in them
+    others = [*sources]
     for one in [image, *[store.load(need) for need in image.needs]] if image.layers else []:
         deciding = _deciding(store, one)
         if deciding is None:
             return None
-        paths += [store.image_path(one.id), *deciding]
+        paths.append(store.image_path(one.id))
+        others += deciding
     if config.network == "host":
-        paths += ["/etc/hosts", "/etc/resolv.conf"]
-    found: list[Check] = []
-    for path in paths:
+        others += ["/etc/hosts", "/etc/resolv.conf"]
+    for path in [*paths, *others]:
         now = _stat(path)
-        if now is None:
+        if now is None and not path.startswith(trust.SYSTEM_DIR):
             return None
-        found.append((path, now, 0))
+        if now is not None and now[4] >= begun and path in others:
+            return None  # what was read may be what it was before
+        found.append((path, now, 0) if now else (path, _ANY, ABSENT))
     # the place of the mount is of the source's kind
     found += [(mount.source, _ANY, _DIRECTORY if mount.is_dir else _FILE) for mount in config.mounts if mount.kind == "host"]
     return found

@@ -219,14 +219,17 @@ def test_a_file_from_before_1970(pyrun: Pyrun, signer: Signer, tmp_path: Path) -
     assert interpreters(pyrun, tmp_path, "run", path, *RUN, code=7) == []
 
 
-def test_a_name_that_comes_to_mean_another_image_meanwhile(pyrun: Pyrun, tmp_path: Path) -> None:
-    """The image was found by what was in the store when the command began: the next one has to look again."""
+@pytest.mark.parametrize("decided", ["images", "trust/prefix.d/*/*"])
+def test_what_changes_meanwhile_is_looked_at_again(pyrun: Pyrun, tmp_path: Path, decided: str) -> None:
+    """The image was found, and trusted, by what was there when the command began."""
     pyrun("fetch", pyrun.probe_image, code=0)
+    (path,) = pyrun.root.glob(decided)
+    mode = path.stat().st_mode & 0o777
     running = True
 
     def change() -> None:
         while running:
-            (pyrun.root / "images").chmod(0o700)
+            path.chmod(mode)
             time.sleep(0.001)
 
     changing = threading.Thread(target=change)

@@ -8,13 +8,15 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from struct import Struct
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pyrun.engine.installed import stamps
+from pyrun.images import trust
 from pyrun.pod import cache
-from pyrun.pod.recipe import _HEAD, Recipe
+from pyrun.pod.recipe import _HEAD, Recipe, _checks, clock
 
 BLANK = "01234567-89ab-4cde-8f01-2345678990ff"
 NATIVE = Path(__file__).resolve().parents[2] / "native"
@@ -165,3 +167,27 @@ def test_a_module_that_changed_since_it_was_loaded(tmp_path: Path, monkeypatch: 
     assert stamps() == []
     cache.save(str(tmp_path), ["run", "x"], made, "/helper", {})
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_key_of_the_vendors_may_appear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """It takes back the mark that accepts unsigned images."""
+    vendor = tmp_path / "vendor"
+    monkeypatch.setattr(trust, "SYSTEM_DIR", str(vendor))
+    mark = Path(trust.scope_dir(str(tmp_path / "trust"), "ex.com")) / trust.UNSIGNED
+    mark.parent.mkdir(parents=True)
+    mark.write_text("accepted")
+    if there:
+        (vendor / "prefix.d").mkdir(parents=True)
+    store: Any = SimpleNamespace(root=str(tmp_path), layer_path=lambda _: str(tmp_path), image_path=lambda _: str(mark))
+    (tmp_path / "complete").touch()
+    image: Any = SimpleNamespace(
+        id="", kind="aci", judged=None, signature=None, origin={"place": "ex.com/team/app"}, needs=[], layers=["layer"]
+    )
+    config: Any = SimpleNamespace(network="none", mounts=[])
+    later = clock() + 10**9
+    made = Recipe(b"", "", [], [], _checks(store, image, config, [], later))
+    assert made.fresh()
+    Path(trust.scope_dir(str(vendor), "ex.com/team")).mkdir(parents=True)
+    assert not made.fresh()
+    assert _checks(store, image, config, [], later) is None
