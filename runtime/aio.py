@@ -222,6 +222,7 @@ class Container(_Watched):
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
         super().__init__(begun.release())
+        self._ended.add_done_callback(lambda _: begun._leave())
 
     def __repr__(self) -> str:
         return f"<pyrun.aio.Container {self.uuid}>"
@@ -265,6 +266,9 @@ class Container(_Watched):
         """Kill what still runs and wait until everything of the pod is gone."""
         for transport in self._transports:
             transport.close()
-        await super().close()
+        try:
+            await super().close()
+        finally:
+            self._begun._leave()
         await asyncio.sleep(0)  # the transports close what they have in the loop's next turn
         self._streams.close()

@@ -7,7 +7,7 @@ import contextlib
 import time
 
 from pyrun.errors import PyrunError, UsageError
-from pyrun.loops import Mover, begin, bury
+from pyrun.loops import Mover, begin, begin_at_once, bury
 from pyrun.plan import ops
 from pyrun.pool import Shells, answer, ended_by_themselves, new_streams, not_executed, order_of, tell
 from pyrun.streams import DEVNULL, INHERIT, PIPE, Pump, Streams
@@ -15,7 +15,8 @@ from pyrun.streams import DEVNULL, INHERIT, PIPE, Pump, Streams
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from socket import socket
     from types import TracebackType
     from typing import Unpack
 
@@ -27,18 +28,32 @@ if TYPE_CHECKING:
 __all__ = ["Pool"]
 
 
+@contextlib.contextmanager
+def _ends() -> Iterator[tuple[socket, Streams]]:
+    """The socket that a shell is told by, closed when none was started, and the streams to start it with."""
+    ours, theirs, streams = new_streams()
+    try:
+        yield ours, streams
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        streams.close()
+
+
 class Pool:
     """Shells of one kind, as `pyrun.Pool` has them, for the tasks of one event loop; best in an `async with` block.
 
     Making it starts nothing yet: entering the block does, or `fill`.  `size` shells are kept ready; one that is used is replaced after
-    its run.  More runs at once than shells are ready start what they lack.
+    its run, which does not wait for it.  More runs at once than shells are ready start what they lack.
     """
 
     def __init__(
         self, image: str | None = None, *, rootfs: str | None = None, size: int = 4, root: str | None = None, **options: Unpack[Keywords]
     ) -> None:
         self._kind = Shells(image, rootfs, size, root, options)
-        self._filling = False
+        self._filling: asyncio.Task[None] | None = None
         self.size = size
 
     @property
@@ -52,28 +67,45 @@ class Pool:
 
     async def fill(self) -> None:
         """Start as many shells as are missing; PyrunError when that is not possible."""
-        if self._filling:
-            return
-        self._filling = True
-        try:
-            while self._kind.missing():
-                self._shells.append(await self._shell())
-        finally:
-            self._filling = False
-        if self._kind.closed:  # meanwhile
-            await self.close()
+        filling = self._replace()
+        if filling is not None:
+            await asyncio.wait([filling])
+            if not filling.cancelled():  # by `close`
+                filling.result()
+
+    def _replace(self) -> asyncio.Task[None] | None:
+        """Start what is missing, where that would wait in a task of the pool's own, which it returns."""
+        while self._filling is None and self._kind.missing():
+            shell = self._at_once()
+            if shell is None:
+                self._filling = asyncio.create_task(self._start_missing())
+                self._filling.add_done_callback(self._filled)
+            else:
+                self._shells.append(shell)
+        return self._filling
+
+    async def _start_missing(self) -> None:
+        while self._kind.missing():
+            self._shells.append(await self._shell())
+
+    def _filled(self, filling: asyncio.Task[None]) -> None:
+        self._filling = None
+        if not filling.cancelled():
+            filling.exception()  # a run that finds no shell says it
+
+    def _at_once(self) -> Shell | None:
+        kind = self._kind
+        with _ends() as (ours, streams):
+            begun = begin_at_once(kind.runtime, kind.image, (), kind.rootfs, streams, kind.options, ops.ACCOUNT)
+            if begun is None:
+                ours.close()
+                return None
+            return begun, ours
 
     async def _shell(self) -> Shell:
         kind = self._kind
-        ours, theirs, streams = new_streams()
-        try:
+        with _ends() as (ours, streams):
             return await begin(kind.runtime, kind.image, (), kind.rootfs, streams, kind.options, ops.ACCOUNT), ours
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            streams.close()
 
     async def run(
         self,
@@ -115,7 +147,7 @@ class Pool:
             raise ended_by_themselves()
         result, failed = done
         with contextlib.suppress(OSError, PyrunError):  # the next run finds no shell and says why
-            await self.fill()
+            self._replace()
         if failed:
             raise not_executed(args[0], failed)
         if check:
@@ -161,8 +193,15 @@ class Pool:
             container, ours = waiting.popleft()
             ours.close()
             container.release().hang_up()  # all of them at once
-            ending.append(bury(container.release()))
-        await asyncio.gather(*ending)
+            ending.append(asyncio.ensure_future(bury(container.release())))
+        filling = self._filling
+        if filling is not None:
+            filling.cancel()
+            ending.append(filling)
+        await asyncio.gather(*ending, return_exceptions=True)  # until all are gone, also when this is cancelled
+        for end in ending:
+            if end is not filling and not end.cancelled():
+                end.result()
 
     async def __aenter__(self) -> Pool:
         try:

@@ -116,14 +116,19 @@ class Container:
         Nothing is read from pipes meanwhile; `communicate` does so.
         TimeoutError when it has not ended within `timeout` seconds, SetupError or ExecError when the app never ran.
         """
-        return os.waitstatus_to_exitcode(self._supervisor.wait(timeout))
+        status = self._supervisor.wait(timeout)
+        self._leave()
+        return os.waitstatus_to_exitcode(status)
 
     def poll(self) -> int | None:
         """As `wait`, but None at once while it runs."""
         while self._supervisor.status is None and self._supervisor.ended():
             if self._supervisor.next_report() is None:
                 return self.wait()
-        return self.returncode
+        code = self.returncode
+        if code is not None:
+            self._leave()
+        return code
 
     def communicate(self, data: bytes | None = None, *, timeout: float | None = None, output_limit: int | None = None) -> Result:
         """Write `data` to its standard input, read its pipes until it ends, and return how it ended; once in its life.
@@ -141,6 +146,7 @@ class Container:
     def _result(self, moving: Pump) -> Result:
         output = moving.output()
         self._streams.close()
+        self._leave()
         return result_of(self.args, self.uuid, self._supervisor, moving.outcome, output, time.monotonic() - self._started)
 
     def kill(self, signal: int = 15) -> None:
@@ -190,7 +196,13 @@ class Container:
         """Kill what still runs and wait until everything of the pod is gone."""
         self._streams.close()
         self._supervisor.close()
-        self._entrance = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let go of what `exec` enters by."""
+        entrance, self._entrance = self._entrance, None
+        if entrance is not None:
+            entrance.close()
 
     def release(self) -> Supervisor:
         """Hand the supervisor over to whoever reaps it."""

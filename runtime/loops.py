@@ -24,23 +24,34 @@ if TYPE_CHECKING:
     from pyrun.pod.keywords import Keywords
     from pyrun.streams import Pump, Streams
 
-__all__ = ["Mover", "begin", "bury"]
+__all__ = ["Mover", "begin", "begin_at_once", "bury"]
+
+
+def begin_at_once(
+    runtime: Runtime, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
+) -> Container | None:
+    """Start an app as `Runtime._start` does; None where that would wait, for the store or for a user's network."""
+    net = options.get("net") or ()
+    if os.geteuid() and kind_of([net] if isinstance(net, str) else net, options.get("port") or ()) == "own":
+        return None
+    try:
+        return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
+    except StateError as error:
+        if error.errno != errno.EAGAIN:
+            raise  # else somebody deletes from the store just now
+    return None
 
 
 async def begin(
     runtime: Runtime, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
 ) -> Container:
-    """Start an app as `Runtime._start` does; where that would wait, for the store or for a user's network, a thread does so.
+    """Start an app as `Runtime._start` does; where that would wait, a thread does so.
 
-    Cancelled meanwhile, it waits until the app is gone again.
+    Cancelled meanwhile, it waits until the app is started, which may take as long as its network does, and gone again.
     """
-    net = options.get("net") or ()
-    if not os.geteuid() or kind_of([net] if isinstance(net, str) else net, options.get("port") or ()) != "own":
-        try:
-            return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
-        except StateError as error:
-            if error.errno != errno.EAGAIN:
-                raise  # else somebody deletes from the store just now
+    at_once = begin_at_once(runtime, image, args, rootfs, streams, options, flags)
+    if at_once is not None:
+        return at_once
     begun = partial(runtime._start, image, args, rootfs, streams, options, flags)
     thread = asyncio.get_running_loop().run_in_executor(None, begun)  # no task, which whoever ends the loop would cancel
     try:

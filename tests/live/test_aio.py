@@ -111,6 +111,33 @@ def test_closed_by_several_at_once(loop: Callable[[Awaitable[object]], object]) 
     loop(main())
 
 
+def test_what_exec_enters_by_is_let_go(loop: Callable[[Awaitable[object]], object]) -> None:
+    """At the end, and by `close`, also while somebody keeps the container."""
+
+    def fds() -> list[str]:
+        links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return [os.readlink(link) for link in links if link.is_symlink()]
+
+    async def main() -> None:
+        await sh("true")
+        library.settle(root=ROOT[0])
+        before, kept = len(fds()), []
+        for _ in range(3):
+            async with await started("sleep 1000") as app:
+                assert await (await app.exec(["true"])).wait() == 0
+            kept.append(app)
+            assert len(fds()) == before
+        async with await started("read x", stdin=library.PIPE) as app:
+            assert app.stdin and await (await app.exec(["true"])).wait() == 0
+            assert any(app.uuid in name for name in fds())
+            app.stdin.close()
+            await app.wait()
+            await asyncio.sleep(0)
+            assert not any(app.uuid in name for name in fds())
+
+    loop(main())
+
+
 def test_a_container(loop: Callable[[Awaitable[object]], object]) -> None:
     async def main() -> None:
         script = 'trap "exit 5" TERM; echo up; while read x; do echo "<$x>"; done; echo end; sleep 1000 & wait'

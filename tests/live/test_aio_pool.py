@@ -181,6 +181,29 @@ def test_while_somebody_deletes_from_the_store(go: Go, pool: aio.Pool, tmp_path:
     go(main())
 
 
+def test_a_run_does_not_wait_for_the_next_shell(go: Go, pool: aio.Pool, tmp_path: Path) -> None:
+    """However long that takes; the pool is full again later, and whoever closes it meanwhile leaves nothing."""
+
+    async def main() -> None:
+        async with pool:
+            with runtime_of(str(tmp_path / "state")).store.lock(exclusive=True):  # no shell starts
+                runs = [asyncio.create_task(shell(pool, f"exit {code}")) for code in (5, 6)]
+                await asyncio.wait(runs, timeout=60)
+                assert [run.done() and run.result().returncode for run in runs] == [5, 6] and pool.ready == 1
+            await pool.fill()
+            assert pool.ready == 3
+            with runtime_of(str(tmp_path / "state")).store.lock(exclusive=True):
+                await shell(pool, "true")
+                closing = asyncio.create_task(pool.close())
+                await asyncio.sleep(0)
+                assert pool.ready == 0 and not closing.done()
+            await closing
+            await pool.fill()
+            assert pool.ready == 0
+
+    go(main())
+
+
 def test_what_is_not_there(go: Go, pool: aio.Pool, tmp_path: Path) -> None:
     async def main() -> None:
         async with pool:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from waiting import wait_until
 
 from pyrun import ConfigError, Container, ExecError, Runtime, StateError
+from pyrun.pod import enter
+from pyrun.pod.live import find_live
 
 
 @pytest.fixture
@@ -76,8 +79,10 @@ def test_errors(app: Container) -> None:
         app.exec(["/probe", "exit", "0"])
 
 
-def test_it_is_found_once_and_let_go(app: Container) -> None:
+def test_it_is_found_once_and_let_go(app: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who enters again enters the same process's namespaces, a pause is seen each time, and no descriptor stays."""
+    found: list[object] = []
+    monkeypatch.setattr(enter, "find_live", lambda *words: found.append(words) or find_live(*words))
     first = said(app, "/probe", "report")
     held = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
@@ -87,7 +92,25 @@ def test_it_is_found_once_and_let_go(app: Container) -> None:
         app.exec(["/probe", "exit", "0"])
     app.pod.resume()
     assert app.exec(["/probe", "exit", "3"]).wait() == 3 and len(os.listdir("/proc/self/fd")) == held
+    assert len(found) == 1
     app.close()
+    assert len(os.listdir("/proc/self/fd")) == held - 4  # the supervisor's two, and the two that are entered by
     with pytest.raises(StateError):
         app.exec(["/probe", "exit", "0"])
-    assert len(os.listdir("/proc/self/fd")) < held - 1
+    assert len(os.listdir("/proc/self/fd")) == held - 4
+
+
+@pytest.mark.parametrize("way", ["wait", "poll", "communicate"])
+def test_its_end_lets_go(app: Container, way: str) -> None:
+    def entered_by() -> list[str]:
+        links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+        return [os.readlink(link) for link in links if link.is_symlink() and app.uuid in os.readlink(link)]
+
+    assert app.exec(["/probe", "exit", "0"]).wait() == 0
+    assert len(entered_by()) == 1
+    app.kill(9)
+    if way == "poll":
+        wait_until(lambda: app.poll() is not None)
+    else:
+        getattr(app, way)()
+    assert entered_by() == []
