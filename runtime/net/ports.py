@@ -17,6 +17,7 @@ __all__ = ["check", "claim", "forwards", "path_of"]
 _SOCKETS = {"tcp": (1, 6), "udp": (2, 17), "sctp": (1, 132)}  # type and protocol of socket(2)
 _IN_USE, _NOT_HERE = 98, 99  # EADDRINUSE, EADDRNOTAVAIL
 _ANY = "any"
+_PATIENCE = 5.0  # seconds
 
 
 def path_of(protocol: str, address: str, port: int) -> str:
@@ -38,13 +39,15 @@ def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record:
     top = directory(root)
     others = _claimed(top) if wanted else {}
     for protocol, address, port, _ in wanted:
+        patience = 0.0
         for other, path in others.get((protocol, port), []):
             if other == address or "" in (other, address):
                 owner = leases.owner_of(path)
                 if owner and owner != uuid and leases.alive(root, owner):
                     raise _taken(protocol, address, port, f"it is forwarded to pod {owner}")
                 leases.release(path, owner)
-        _probe(protocol, address, port)
+                patience = _PATIENCE
+        _probe_soon(protocol, address, port, patience)
         leases.claim(root, f"{top}/{path_of(protocol, address, port)}", uuid)
         record["claims"].append(path_of(protocol, address, port))
 
@@ -64,6 +67,20 @@ def _claimed(top: str) -> dict[tuple[str, int], list[tuple[str, str]]]:
     return found
 
 
+def _probe_soon(protocol: str, address: str, port: int, patience: float) -> None:
+    """As `_probe`; a pod that has just ended may have a process that listens yet, which is being ended."""
+    import time
+
+    end = time.monotonic() + patience
+    while True:
+        try:
+            return _probe(protocol, address, port)
+        except ConfigError as error:
+            if error.errno != _IN_USE or time.monotonic() >= end:
+                raise
+        time.sleep(0.01)
+
+
 def _probe(protocol: str, address: str, port: int) -> None:
     """Forwarding would hide what listens there already."""
     kind, number = _SOCKETS[protocol]
@@ -80,7 +97,7 @@ def _probe(protocol: str, address: str, port: int) -> None:
             probe.bind((address or ("::" if family == 10 else "0.0.0.0"), port))
         except OSError as error:
             if error.errno == _IN_USE:
-                raise _taken(protocol, address, port, "a program of the host uses it") from None
+                raise _taken(protocol, address, port, "a program of the host uses it", _IN_USE) from None
             if error.errno == _NOT_HERE:
                 hint = "write an address of the host, or none for all of them"
                 raise ConfigError("forward port", f"{address}:{port}", "the host has no such address", hint=hint, origin="--port") from None
@@ -89,9 +106,9 @@ def _probe(protocol: str, address: str, port: int) -> None:
             probe.close()
 
 
-def _taken(protocol: str, address: str, port: int, why: str) -> ConfigError:
+def _taken(protocol: str, address: str, port: int, why: str, errno: int = 0) -> ConfigError:
     subject = f"{address}:{port}/{protocol}" if address else f"{port}/{protocol}"
-    return ConfigError("forward port", subject, why, hint="choose another port of the host", origin="--port")
+    return ConfigError("forward port", subject, why, errno=errno, hint="choose another port of the host", origin="--port")
 
 
 def forwards(wanted: list[tuple[str, str, int, int]], nets: list[dict[str, Any]]) -> list[tuple[str, str, int, str, int]]:

@@ -159,6 +159,9 @@ class _Root:
             self._fd = os.open(f"/proc/{self._live.init}/root", os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             raise StateError("look into pod", self._live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
+        if not self._live.lives():  # its number may be another's
+            os.close(self._fd)
+            raise StateError("look into pod", self._live.uuid, "it has ended", hint="only a running pod can be entered")
         return RootFS([f"/proc/self/fd/{self._fd}"])
 
     def __exit__(self, *_: object) -> None:

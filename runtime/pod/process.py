@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.engine.launch import start
+from pyrun.errors import StateError
 from pyrun.plan import ops
 from pyrun.pod.enter import find_enterable, make_plan, open_slots, pod_plan
 
@@ -74,7 +75,7 @@ class Process:
 
 
 class Entrance:
-    """A running pod as whoever enters it found it, kept for the next time: its process 1 is held by a pidfd, so it is nobody else."""
+    """A running pod as whoever enters it found it, kept for the next time: its process 1 is held by a pidfd, and nobody else is entered."""
 
     __slots__ = ("_live", "_plan", "_pods")
 
@@ -87,6 +88,8 @@ class Entrance:
         """Start `argv` with these descriptors, and what is `wanted` of `pyrun.pod.enter.make_plan`; a stdin of None is /dev/null."""
         stdin, stdout, stderr = stdio
         live = self._live
+        if not live.lives():
+            raise StateError("enter pod", live.uuid, "it has ended", hint="only a running pod can be entered")
         plan = make_plan(live, argv, interactive=stdin is not None, known=self._plan, **wanted)  # type: ignore[arg-type]
         slots = open_slots(live, plan)
         streams = (stdout if stdin is None else stdin, stdout, stderr)
