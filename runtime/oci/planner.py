@@ -63,6 +63,8 @@ def oci_plan(
     if "process" not in spec:
         raise ConfigError("create container", "process", "is required", hint="say what to run", origin="process")
     _check_mount_namespace(linux, kinds)
+    if not pivot:
+        _check_no_pivot(linux, kinds)
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
@@ -166,6 +168,17 @@ def _namespaces(linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) ->
         elif kind in kinds:
             flags |= _NAMESPACES[kind]
     return flags
+
+
+def _check_no_pivot(linux: dict[str, Any], kinds: dict[str, str]) -> None:
+    """Without a pivot /proc and /sys are unmounted, which must reach neither the host nor who lives in a joined namespace."""
+    hint, where = "do without --no-pivot", ""
+    if linux.get("rootfsPropagation") in ("shared", "rshared"):
+        where = "linux.rootfsPropagation"
+    elif kinds.get("mount"):
+        where = _where(linux, "mount")
+    if where:
+        raise ConfigError("create container", "--no-pivot", "would unmount /proc and /sys for others too", hint=hint, origin=where)
 
 
 def _root(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], mounter: mounts.Mounter, todo: list[Op]) -> None:

@@ -267,3 +267,33 @@ def test_a_root_without_a_pivot_does_not_show_the_proc_of_the_host(oci: Runtime)
     oci.command("busybox", "unshare", "-mrpf", "busybox", "sh", "-c", "mount -t proc none /proc")
     for options in ([], ["--no-pivot"]):
         assert "mount: permission denied" in oci("run", *options, "one", code=1).stderr
+
+
+def test_without_a_pivot_no_mounts_of_others_are_taken_away(oci: Runtime) -> None:
+    """Where mounts are shared with the caller, or with who lives in the namespace, it is refused; a copy of ours is at risk here."""
+    script = "mount --make-rshared /; cp /proc/self/mountinfo $1; shift; $@; echo $?; cat /proc/self/mountinfo"
+
+    def mounts(*words: str | Path) -> tuple[str, str]:
+        before = oci.folder / "before"
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", before, OCI, "--root", oci.root, *words]
+        done = subprocess.run([str(word) for word in command], cwd=oci.bundle, capture_output=True, text=True, timeout=60)
+        code, _, after = done.stdout.partition("\n")
+        assert after == before.read_text(), done.stderr
+        return code, done.stderr
+
+    oci.command("/bin/true")
+    assert mounts("run", "--no-pivot", "one")[0] == "0"
+    for value in ("shared", "rshared"):
+        oci.config["linux"]["rootfsPropagation"] = value
+        oci.command("/bin/true")
+        code, error = mounts("run", "--no-pivot", "one")
+        assert code == "1" and "--no-pivot" in error and "from linux.rootfsPropagation" in error
+        assert mounts("run", "one")[0] == "0"
+    del oci.config["linux"]["rootfsPropagation"]
+    pid = oci.start_sleeping("two")
+    before = Path(f"/proc/{pid}/mountinfo").read_text()
+    space = next(one for one in oci.config["linux"]["namespaces"] if one["type"] == "mount")
+    space["path"] = f"/proc/{pid}/ns/mnt"
+    oci.command("/bin/true")
+    code, error = mounts("run", "--no-pivot", "one")
+    assert code == "1" and "--no-pivot" in error and Path(f"/proc/{pid}/mountinfo").read_text() == before
