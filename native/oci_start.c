@@ -42,6 +42,17 @@ long oci_close(int first)
     return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
 }
 
+/* Mounts that are shared become slaves before the old root is detached: their end must not go out. */
+long oci_pivot(void)
+{
+    OWNED_FD old = (int)sys_openat(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
+    long r = old < 0 ? old : sys_call2(__NR_pivot_root, ".", ".");
+
+    if (r == 0 && (r = sys_call1(__NR_fchdir, old)) == 0 && (r = sys_mount("", ".", "", MS_SLAVE | MS_REC, 0)) == 0)
+        r = sys_call2(__NR_umount2, ".", MNT_DETACH);
+    return r;
+}
+
 /* A ramfs cannot be pivoted from: the root goes over "/", and what is under it stays mounted, but out of reach.  The host's
  * file systems of the kernel go: where one is whole, who makes a user namespace may mount another (mount_namespaces(7)). */
 long oci_root(int root)

@@ -173,12 +173,16 @@ def _namespaces(linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) ->
 def _check_no_pivot(linux: dict[str, Any], kinds: dict[str, str]) -> None:
     """Without a pivot /proc and /sys are unmounted, which must reach neither the host nor who lives in a joined namespace."""
     hint, where = "do without --no-pivot", ""
-    if linux.get("rootfsPropagation") in ("shared", "rshared"):
+    if _is_shared(linux):
         where = "linux.rootfsPropagation"
     elif kinds.get("mount"):
         where = _where(linux, "mount")
     if where:
         raise ConfigError("create container", "--no-pivot", "would unmount /proc and /sys for others too", hint=hint, origin=where)
+
+
+def _is_shared(linux: dict[str, Any]) -> bool:
+    return linux.get("rootfsPropagation") in ("shared", "rshared")
 
 
 def _root(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], mounter: mounts.Mounter, todo: list[Op]) -> None:
@@ -238,7 +242,7 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
             todo.append(op(ops.OCI_COVER, path, n=how, origin=f"linux.{name}[{index}]"))
     if spec["root"].get("readonly"):
         todo.append(mounts.read_only("/", "root.readonly"))
-    todo.append(op(ops.PIVOT, n=int(not pivot), origin="root.path"))
+    todo.append(op(ops.PIVOT, n=1 if not pivot else 2 if _is_shared(spec.get("linux", {})) else 0, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
 
 

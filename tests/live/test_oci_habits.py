@@ -269,8 +269,8 @@ def test_a_root_without_a_pivot_does_not_show_the_proc_of_the_host(oci: Runtime)
         assert "mount: permission denied" in oci("run", *options, "one", code=1).stderr
 
 
-def test_without_a_pivot_no_mounts_of_others_are_taken_away(oci: Runtime) -> None:
-    """Where mounts are shared with the caller, or with who lives in the namespace, it is refused; a copy of ours is at risk here."""
+def test_no_mounts_of_others_are_taken_away(oci: Runtime) -> None:
+    """Not where they are shared with the caller; without a pivot that is refused.  What is at risk here is a copy of ours."""
     script = "mount --make-rshared /; cp /proc/self/mountinfo $1; shift; $@; echo $?; cat /proc/self/mountinfo"
 
     def mounts(*words: str | Path) -> tuple[str, str]:
