@@ -84,7 +84,8 @@ def create(args: Arguments, make: Maker | None = None) -> tuple[Container, int]:
     try:
         if making.container.group:  # of a create that was killed
             cgroups.remove(making.container.group)
-            os.unlink("group", dir_fd=making.container.fd)
+        for name in os.listdir(making.container.fd):
+            os.unlink(name, dir_fd=making.container.fd)
         (make or _make)(args, config, text, bundle, making)
     except BaseException:
         making.undo()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.images import fastjson
@@ -33,6 +34,7 @@ _IPTABLES, _NFTABLES = 1, 2
 # option: field of criu_opts
 _FLAGS = {"ext-unix-sk": 4, "tcp-established": 5, "shell-job": 7, "file-locks": 8, "auto-dedup": 16}
 _TEXTS = {"lsm-profile": 53, "lsm-mount-context": 63}
+_STREAM = re.compile(r"|pipe:\[[0-9]+\]|file\[[0-9a-f]+:[0-9a-f]+\]")
 _OTHERS = (NOTE + ".new", NOTE, "parent", "dump.log", "restore.log", "stats-dump", "stats-restore")
 _REFUSED = ("lazy-pages", "page-server", "status-fd")
 
@@ -75,7 +77,7 @@ def checkpoint(args: Arguments) -> int:
 
 def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Field], *, early: bool) -> None:
     """Let criu write the files; what fails leaves none."""
-    existed, before = os.path.isdir(_images(args)), set[str]()
+    existed, before = os.path.isdir(_images(args)), None
     try:
         images, work = places(args, make=True)
         _forget(images)
@@ -85,11 +87,12 @@ def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Fi
             if fd >= 0:
                 os.close(fd)
             if what == "post-dump" and not early:  # no process has been ended yet, nor is if this fails
-                _seal(images, note)
+                _seal(images, note, before)
 
         _dump(args, program, criu_rpc.PRE_DUMP if early else criu_rpc.DUMP, options, (images, work), told)
     except BaseException:
-        sweep(_images(args), before)
+        if before is not None:  # else there is nothing yet, and what stands there is somebody else's
+            sweep(_images(args), before)
         if not existed:
             with contextlib.suppress(OSError):
                 os.rmdir(_images(args))
@@ -247,6 +250,8 @@ def failed(args: Arguments, log: str, said: str) -> HostError:
 def read_note(images: str) -> dict[str, Any]:
     """Return what is beside a whole checkpoint; StateError for a directory without one, or one with files that are not as they were."""
     try:
+        if not os.path.isfile(f"{images}/{NOTE}") and os.path.lexists(f"{images}/{NOTE}"):
+            raise ValueError(NOTE)
         note: Any = fastjson.loads(state.read(f"{images}/{NOTE}"))
         if not _is_note(note):
             raise ValueError(NOTE)
@@ -270,22 +275,29 @@ def _is_note(note: Any) -> bool:
     try:
         outside, shaped = note["external"], note["shape"]
         return (
-            all("/" not in name and isinstance(size, int) for name, size in note["files"].items())
-            and all(isinstance(key, str) for key in note["streams"])
-            and all(isinstance(shaped[kind], list) for kind in ("mounts", "namespaces"))
+            all("/" not in name and name.endswith(".img") and isinstance(size, int) for name, size in note["files"].items())
+            and len(note["streams"]) == 3
+            and all(_STREAM.fullmatch(key) for key in note["streams"])
+            and all(isinstance(one, str) for kind in ("mounts", "namespaces") for one in [*shaped[kind]])
             and isinstance(shaped["terminal"], bool)
             and all(what["mount"] in shaped["mounts"] if "mount" in what else is_node(what["path"]) for what in outside.values())
-            and all(".." not in what.get("below", "").split("/") for what in outside.values())
+            and all(_is_plain(what.get("below", "")) for what in outside.values())
+            and all(point and _is_plain(point) for point in outside)
         )
     except (AttributeError, KeyError, TypeError):
         return False
 
 
-def _seal(images: str, note: dict[str, Any]) -> None:
-    """Write what makes the checkpoint whole: the sizes of its files, behind all of them."""
+def _is_plain(path: str) -> bool:
+    """Whether it is empty, or absolute and goes down only."""
+    return not path or (path[0] == "/" and not {"", ".", ".."}.intersection(path[1:].split("/")))
+
+
+def _seal(images: str, note: dict[str, Any], before: set[str] | None) -> None:
+    """Write what makes the checkpoint whole: the sizes of its files, behind all of them; `before` are those of others."""
     files = {}
     for entry in os.scandir(images):
-        if entry.name.endswith(".img") and entry.is_file(follow_symlinks=False):
+        if entry.name.endswith(".img") and entry.name not in (before or ()) and entry.is_file(follow_symlinks=False):
             files[entry.name] = entry.stat().st_size
     state.write(f"{images}/{NOTE}", fastjson.dumps({**note, "files": files}).encode())
 
@@ -295,6 +307,6 @@ def _forget(images: str) -> None:
     try:
         names = [*read_note(images)["files"], NOTE]
     except StateError:
-        names = [name for name in (NOTE, "inventory.img") if os.path.exists(f"{images}/{name}")]
+        names = [name for name in (NOTE, "inventory.img") if os.path.lexists(f"{images}/{name}")]
     for name in names:
         os.unlink(f"{images}/{name}")

@@ -7,6 +7,7 @@ import os
 from pyrun import native
 from pyrun.errors import ConfigError, HostError
 from pyrun.oci.mounts import clean
+from pyrun.plan.mounts import DEVICES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["externals", "is_node", "make_targets", "outside", "sources"]
 
+_NODES = {"/dev/" + name for name, *_ in DEVICES}
 _ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
 
@@ -56,13 +58,9 @@ def outside(pid: int, fd: int) -> str:
 
 
 def is_node(path: str) -> bool:
-    """Whether the host has a device of characters or blocks right there in /dev."""
+    """Whether it is one of the devices that every container has, and the host has it there."""
     try:
-        return (
-            path.startswith("/dev/")
-            and path.count("/") == 2
-            and os.stat(path, follow_symlinks=False).st_mode & 0o170000 in (0o020000, 0o060000)
-        )
+        return path in _NODES and os.stat(path, follow_symlinks=False).st_mode & 0o170000 == 0o020000
     except OSError:
         return False
 
@@ -139,10 +137,17 @@ def sources(found: dict[str, dict[str, str]], config: dict[str, Any], bundle: st
     """Return (mount point, path of the host) for what `externals` found; ConfigError for a source that is not there."""
     places = {}
     for index, mount in enumerate(config.get("mounts", ())):
-        source = os.path.join(bundle, mount.get("source", "")) if _is_bind(mount) else group
+        if _is_bind(mount):
+            source = os.path.join(bundle, mount.get("source", ""))
+        elif mount.get("type") in ("cgroup", "cgroup2") and group:
+            source = group
+        else:
+            continue
         places[clean(mount["destination"])] = source, f"mounts[{index}].source"
     made = []
     for point, what in found.items():
+        if what.get("mount", "") not in places and "mount" in what:
+            raise ConfigError("restore", what["mount"], "is no bind mount, as it was in the checkpoint", origin="mounts")
         source, origin = places[what["mount"]] if "mount" in what else (what["path"], "")
         source += what.get("below", "")
         if not os.path.exists(source):

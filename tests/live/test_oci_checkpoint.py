@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from bundles import OCI, Runtime
 
+from pyrun.oci.arguments import parse
+from pyrun.oci.create import Making, create
+
 
 @pytest.fixture
 def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
@@ -93,9 +96,50 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_made(oci: Runtime, 
     assert "inventory.img has 4 bytes, and had 5" in refused(images)
     (images / "inventory.img").unlink()
     assert "inventory.img is missing" in refused(images)
-    for text in ("{", "[]", "{}", json.dumps({**note, "files": {"../x": 1}}), json.dumps({**note, "external": {"/x": {"path": "/etc"}}})):
+    hostile: list[dict[str, Any]] = [
+        {"files": {"../x": 1}},
+        {"files": {"notes.txt": 1}},
+        {"streams": ["", "", "", "extRootNetNS"]},
+        {"streams": ["extRootNetNS", "", ""]},
+        {"shape": {"mounts": [1, {}], "namespaces": [], "terminal": False}},
+        {"shape": {"mounts": ["/data"], "namespaces": [], "terminal": False}, "external": {"/x": {"mount": "/data", "below": "dmin"}}},
+        *({"external": {"/x": {"path": path}}} for path in ("/etc", "/dev/mem", "/dev/vda")),
+        *({"external": {point: {"path": "/dev/null"}}} for point in ("", "x", "/a//b", "/../x")),
+    ]
+    for text in ("{", "[]", "{}", *(json.dumps({**note, **more}) for more in hostile)):
         (images / "pyrun-oci.json").write_text(text)
         assert "is damaged" in refused(images), text
+    (images / "pyrun-oci.json").unlink()
+    os.mkfifo(images / "pyrun-oci.json")
+    assert "is damaged" in refused(images)
+
+
+def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Path) -> None:
+    """Before criu was asked for anything, and after; those of an earlier checkpoint until it is being replaced."""
+    images = written(tmp_path / "written")
+    for name in ("vm-disk.img", "notes.txt"):
+        (images / name).write_text("1")
+    answer = r"head -c 1 <&3 >/dev/null; printf '\010\012\020\001\122\004\010\003\020\020' >&3"
+    check = r"head -c 1 <&3 >/dev/null; printf '\010\003\020\001' >&3"
+    turns = f"echo x >>{tmp_path}/turns; case $(wc -l <{tmp_path}/turns) in 1) {answer};; 2) {check};; *) exit 1;; esac"
+    mended = pretend(tmp_path / "programs", turns)
+    oci.command("/bin/sleep", "1000")
+    null = subprocess.DEVNULL  # a file as a stream would be refused first
+    words = [str(word) for word in (OCI, "--root", oci.root, "run", "--detach", "one")]
+    subprocess.run(words, cwd=oci.bundle, stdin=null, stdout=null, stderr=null, check=True)
+    kept = sorted(os.listdir(images))
+
+    def fails(*words: str | Path) -> str:
+        (tmp_path / "turns").unlink(missing_ok=True)
+        return oci("checkpoint", "--image-path", images, *words, "one", code=1, **mended).stderr
+
+    assert "--work-path" in fails("--work-path", "/etc/passwd"), "which is no directory"
+    assert sorted(os.listdir(images)) == kept
+    note = json.loads((images / "pyrun-oci.json").read_text())
+    (images / "pyrun-oci.json").write_text(json.dumps({**note, "files": {"notes.txt": 1}}))
+    assert "criu ended without an answer" in fails()
+    assert {"vm-disk.img", "notes.txt"} <= set(os.listdir(images))
+    oci("delete", "--force", "one")
 
 
 @pytest.mark.parametrize(
@@ -117,3 +161,21 @@ def test_a_user_is_told_that_it_takes_root(oci: Runtime) -> None:
     words = ["unshare", "--user", "--map-root-user", OCI, "--root", oci.root, "checkpoint", "--help"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 1 and "rights of the host's root" in done.stderr
+
+
+def test_nothing_of_a_killed_create_is_taken_over(oci: Runtime) -> None:
+    """Its fifo would make a restored container one that waits to be started."""
+    folder = oci.root / "one"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "start")
+    (folder / "failure").touch()
+    oci.command("/bin/true")
+    seen: list[list[str]] = []
+
+    def make(_args: object, _config: object, _text: bytes, _bundle: str, making: Making) -> None:
+        seen.append(os.listdir(making.container.fd))
+
+    container, _ = create(parse(["--root", str(oci.root), "restore", "--bundle", str(oci.bundle), "--detach", "one"]), make)
+    assert seen == [[]]
+    container.remove()
+    container.close()
