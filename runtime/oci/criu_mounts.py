@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["externals", "is_node", "make_targets", "outside", "sources"]
 
+_STRAIGHT = 0x0E  # RESOLVE_NO_MAGICLINKS, NO_SYMLINKS, BENEATH: openat2(2)
 _NODES = {"/dev/" + name for name, *_ in DEVICES}
 _ESCAPES = {"\\040": " ", "\\011": "\t", "\\012": "\n", "\\134": "\\"}
 
@@ -75,14 +76,15 @@ def externals(pid: int, config: dict[str, Any]) -> dict[str, dict[str, str]]:
     binds, native_ids = _configured(pid, config)
     root = next(mount for mount in mounts if mount.point == "/")
     known = {mount.device for mount in mounts if mount.id in native_ids}
-    hosts = {mount.device for mount in _mounts("self")}
+    trees = {(mount.device, mount.root) for mount in _mounts("self")}
+    hosts = {device for device, _ in trees}
     nodes = f"{os.major(os.stat('/dev').st_dev)}:{os.minor(os.stat('/dev').st_dev)}"
     starts = {mount.point: binds[mount.id] for mount in mounts if mount.id in binds}
     for mount in mounts:
         if mount.point == "/" or mount.id in native_ids:
             continue
         start = max((point for point in starts if _within(mount.point, point)), key=len, default="")
-        if start:
+        if start and (mount.point == start or (mount.device, mount.root) in trees):  # else the container has made it there
             found[mount.point] = {"mount": starts[start], "below": mount.point[len(start.rstrip("/")) :]}
         elif mount.device == nodes and is_node("/dev" + mount.root):  # or the null device over a masked file
             found[mount.point] = {"path": "/dev" + mount.root}
@@ -149,11 +151,26 @@ def sources(found: dict[str, dict[str, str]], config: dict[str, Any], bundle: st
         if what.get("mount", "") not in places and "mount" in what:
             raise ConfigError("restore", what["mount"], "is no bind mount, as it was in the checkpoint", origin="mounts")
         source, origin = places[what["mount"]] if "mount" in what else (what["path"], "")
-        source += what.get("below", "")
+        below = what.get("below", "")
+        if below:
+            _check_below(source, below, origin)
+        source += below
         if not os.path.exists(source):
             raise ConfigError("restore", source, "no such file or directory", hint=f"it is to be mounted on {point}", origin=origin)
         made.append((point, source))
     return made
+
+
+def _check_below(source: str, below: str, origin: str) -> None:
+    """ConfigError for a way down that leads over a link, which the container may have made."""
+    try:
+        top = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(native.openat2(top, os.fsencode(below[1:]), os.O_PATH, resolve=_STRAIGHT))
+        finally:
+            os.close(top)
+    except OSError as error:
+        raise ConfigError("restore", source + below, errno=error.errno or 0, origin=origin) from None
 
 
 def make_targets(rootfs: str, wanted: list[tuple[str, str]], config: dict[str, Any]) -> None:

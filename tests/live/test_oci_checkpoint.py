@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bundles import OCI, Runtime
 
+from pyrun.oci import criu_mounts
 from pyrun.oci.arguments import parse
 from pyrun.oci.create import Making, create
 
@@ -179,3 +180,20 @@ def test_nothing_of_a_killed_create_is_taken_over(oci: Runtime) -> None:
     assert seen == [[]]
     container.remove()
     container.close()
+
+
+def test_mounts_below_a_bind_are_the_host_s_only_if_it_has_them(oci: Runtime, tmp_path: Path) -> None:
+    for name in ("given", "own"):
+        (tmp_path / "volume" / name).mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "volume/given"], check=True)
+    try:
+        bind = {"type": "bind", "source": str(tmp_path / "volume"), "destination": "/data", "options": ["rbind"]}
+        oci.config["mounts"].append(bind)
+        pid = oci.start_sleeping()
+        subprocess.run(["nsenter", "-t", str(pid), "-m", "--", "/bin/busybox", "mount", "-t", "tmpfs", "none", "/data/own"], check=True)
+        found = criu_mounts.externals(pid, oci.config)
+    finally:
+        oci("delete", "--force", "one")
+        subprocess.run(["umount", tmp_path / "volume/given"], check=True)
+    below = {point: what for point, what in found.items() if point.startswith("/data")}
+    assert below == {"/data": {"mount": "/data", "below": ""}, "/data/given": {"mount": "/data", "below": "/given"}}

@@ -77,6 +77,9 @@ def test_sources_are_the_new_configuration_s(tmp_path: Path) -> None:
     (tmp_path / "new/deep").rmdir()
     with pytest.raises(ConfigError, match="deep: no such file"):
         criu_mounts.sources(found, config, str(tmp_path), "")
+    (tmp_path / "new/deep").symlink_to("/")
+    with pytest.raises(ConfigError, match="deep: too many levels of symbolic links"):
+        criu_mounts.sources(found, config, str(tmp_path), "")
 
 
 def test_mount_points_are_made_beneath_the_root_only(tmp_path: Path) -> None:
