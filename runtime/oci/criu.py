@@ -64,7 +64,7 @@ def checkpoint(args: Arguments) -> int:
     try:
         note = _note(container.id, pid, config)
         options += _wanted(container, pid, note, network)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         raise StateError("checkpoint container", container.id, "container not running") from None
     _write(args, program, note, options, early=early)
     if not early and "leave-running" not in args.options:
@@ -189,6 +189,9 @@ def _tracking(args: Arguments, program: str, early: bool) -> list[Field]:
         raise UsageError("checkpoint", f"--parent-path {parent}", "is not relative", hint=hint, origin="--parent-path")
     if not parent and not early:
         return []
+    if parent and os.path.realpath(f"{_images(args)}/{parent}") == os.path.realpath(_images(args)):
+        hint = "it would be overwritten; give this one a directory of its own"
+        raise UsageError("checkpoint", f"--parent-path {parent}", "is --image-path itself", hint=hint, origin="--parent-path")
     if not criu_rpc.can_track_memory("checkpoint", program):
         raise HostError("checkpoint", "", "this kernel does not tell which memory was written (CONFIG_MEM_SOFT_DIRTY)", origin="--pre-dump")
     if parent and not os.path.isdir(os.path.normpath(f"{_images(args)}/{parent}")):

@@ -94,3 +94,11 @@ def test_mount_points_are_made_beneath_the_root_only(tmp_path: Path) -> None:
     criu_mounts.make_targets(str(root), wanted, config)
     assert (root / "a/b").is_dir() and (root / "target/name").is_file() and (root / "dev").is_dir()
     assert not (root / "dev/inner").exists(), "that stands in the container's own file system"
+
+
+def test_a_checkpoint_is_not_its_own_parent(tmp_path: Path) -> None:
+    """What it is to be compared with would be deleted before."""
+    for parent in (".", f"../{tmp_path.name}"):
+        args = parse(["checkpoint", "--image-path", str(tmp_path), "--parent-path", parent, "one"])
+        with pytest.raises(UsageError, match="is --image-path itself"):
+            criu._tracking(args, "/nowhere/criu", False)
