@@ -81,6 +81,14 @@ int sealed_program(const char *path)
     return fd;
 }
 
+unsigned long signal_action(int number)
+{
+    unsigned long action[4] = {0, 0, 0, 0}; /* struct sigaction of the kernel's: the handler comes first */
+    const long r = sys_call4(__NR_rt_sigaction, number, 0, action, sizeof(uint64_t));
+
+    return r < 0 ? ACTION_DEFAULT : action[0];
+}
+
 /* Signals that are ignored are pending as well while they are blocked. */
 static int is_to_end(void)
 {
@@ -88,13 +96,9 @@ static int is_to_end(void)
     uint64_t pending = 0;
 
     (void)sys_call2(__NR_rt_sigpending, &pending, sizeof pending);
-    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++) {
-        unsigned long action[4] = {0, 0, 0, 0}; /* struct sigaction of the kernel's: the handler comes first */
-
-        if ((pending >> (deadly[i] - 1) & 1) != 0 && sys_call4(__NR_rt_sigaction, deadly[i], 0, action, sizeof pending) == 0 &&
-            action[0] == 0 /* SIG_DFL */)
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+        if ((pending >> (deadly[i] - 1) & 1) != 0 && signal_action(deadly[i]) == ACTION_DEFAULT)
             return 1;
-    }
     return 0;
 }
 

@@ -34,4 +34,8 @@ int is_straight(const char *path);
  * errno, and with copies of the descriptors in `slots`, out of the slots' way. */
 long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp);
 
+#define ACTION_DEFAULT 0UL /* SIG_DFL */
+#define ACTION_IGNORE 1UL  /* SIG_IGN */
+unsigned long signal_action(int number);
+
 #endif

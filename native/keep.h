@@ -34,7 +34,7 @@
 #include "shared.h"
 
 #define KEEP_MAGIC 0x7065656b
-#define KEEP_VERSION 1
+#define KEEP_VERSION 2
 
 #define CLOCK_BOOTTIME 7
 
@@ -158,6 +158,8 @@ struct keeper {
     int revive; /* it is stopped for its health, to start again whatever its policy */
     char **environment; /* the caller's */
     int foreground;     /* this is the process that was asked; its streams are the apps' */
+    int terminals;      /* which of these are terminals, a bit each */
+    uint64_t ignored;   /* signals that the caller ignores, likewise: what is blocked is queued all the same */
     int ready;          /* the service manager has been told */
 };
 
@@ -179,6 +181,7 @@ void decide(struct keeper *keeper, const struct app *because); /* the pod ends: 
 int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
 void write_exit(const struct keeper *keeper);
+uint64_t find_ignored(void); /* of what a terminal sends, as nohup(1) and shells without job control have it; a bit each */
 int told_to_stop(const struct keeper *keeper);
 int wanted_again(const struct keeper *keeper);
 void bury(const struct keeper *keeper, int remove);

@@ -102,6 +102,8 @@ static void on_signals(struct keeper *keeper)
     struct signalfd_siginfo info;
 
     while (sys_read(keeper->signals, &info, sizeof info) == sizeof info) {
+        if (info.ssi_code > 0 && (keeper->ignored >> (info.ssi_signo - 1) & 1))
+            continue;
         keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT ||
                             (info.ssi_signo == SIGHUP && info.ssi_code > 0 /* by the kernel, not kill(2) */);
         if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGPIPE)
@@ -320,8 +322,7 @@ static void run_once(struct keeper *keeper)
     keeper->decided = 0;
     for EACH_APP (app, keeper) {
         app->running = app->ended = app->failed = 0;
-        app->oom = app->told = 0;
-        app->started = 0;
+        app->started = app->oom = app->told = 0;
     }
     r = share_begin(keeper);
     if (r < 0)

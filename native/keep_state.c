@@ -144,9 +144,30 @@ static void sync_exit(const struct keeper *keeper)
         sys_exit(0);
 }
 
+uint64_t find_ignored(void)
+{
+    static const int sent[] = {SIGHUP, SIGINT, SIGQUIT};
+    uint64_t found = 0;
+
+    for (size_t i = 0; i < sizeof sent / sizeof *sent; i++)
+        found |= (uint64_t)(signal_action(sent[i]) == ACTION_IGNORE) << (sent[i] - 1);
+    return found;
+}
+
+/* A shell passes the hang-up on by kill(2), which does not tell; but the terminal does, see tty_ioctl(4). */
+static int is_terminal_gone(const struct keeper *keeper)
+{
+    struct termios mode;
+
+    for (int fd = 0; fd < 3; fd++)
+        if ((keeper->terminals >> fd & 1) && sys_call3(__NR_ioctl, fd, TCGETS, &mode) == -EIO)
+            return 1;
+    return 0;
+}
+
 int told_to_stop(const struct keeper *keeper)
 {
-    return keeper->stopping || sys_call3(__NR_faccessat, keeper->pod, "stop", 0 /* F_OK */) == 0;
+    return keeper->stopping || is_terminal_gone(keeper) || sys_call3(__NR_faccessat, keeper->pod, "stop", 0 /* F_OK */) == 0;
 }
 
 int wanted_again(const struct keeper *keeper)

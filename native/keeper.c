@@ -42,7 +42,8 @@ static int read_flags(struct app *app)
 
     app->own = app->control = app->words = app->check.plan = app->check.init = app->check.helper = app->check.output = -1;
     app->plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0);
-    if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC)
+    if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC ||
+        head.version != PLAN_VERSION)
         return 0;
     app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
     return 1;
@@ -272,8 +273,11 @@ static int detach(struct keeper *keeper, int talk, char **envp)
 /* As a service is run, in the very process that was asked, with its streams. */
 static int stay(struct keeper *keeper, char **envp)
 {
+    struct termios mode;
     int r;
 
+    for (int fd = 0; fd < 3; fd++)
+        keeper->terminals |= (sys_call3(__NR_ioctl, fd, TCGETS, &mode) == 0) << fd;
     keeper->how.log = LOG_PASSTHROUGH;
     keeper->how.flags &= ~(uint32_t)KEEP_TTY;
     keeper->foreground = 1;
@@ -296,6 +300,7 @@ int program(int argc, char **argv, char **envp)
     keeper.front = keeper.group = keeper.holder = -1;
     keeper.uuid = argv[2];
     keeper.environment = envp;
+    keeper.ignored = find_ignored();
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     r = take(&keeper, argv[1], front);
     if (r == 0 && argc == 5 && !manager_sockets(&keeper, argv[4])) {

@@ -113,7 +113,7 @@ static int find_network(int pod)
     if (n == -ENOENT)
         return sys_call3(__NR_faccessat, pod, "net.want", 0) == -ENOENT ? -1 : -ENOENT - 1;
     path[n > 0 ? n : 0] = '\0';
-    network = (int)sys_openat(AT_FDCWD, path, O_RDONLY, 0);
+    network = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK, 0);
     if (network < 0 || sys_call3(__NR_ioctl, network, 0xb703 /* NS_GET_NSTYPE */, 0) != CLONE_NEWNET)
         return -EINVAL;
     return out_of_the_way(network);
@@ -136,6 +136,8 @@ static void start(int pod, int sockets, char *argv[6], char **envp)
     (void)str_add(str_add_number(str_add(path, end, "/proc/self/fd/"), end, (uint64_t)pod), end, "/keeper");
     if (take_place(pod) && (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0))
         (void)sys_call3(__NR_execve, path, argv, envp);
+    if (network >= 0)
+        sys_close(SLOT_NETWORK); /* if it came to that: Python opens it itself */
     for (int i = 0; i < sockets; i++) /* where Python looks for them */
         (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
 }

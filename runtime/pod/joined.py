@@ -45,7 +45,7 @@ def _by_path(path: str) -> int:
     if not path.startswith("/"):
         raise UsageError("option --net", f"ns:{path}", "not an absolute path", hint="write ns:/run/netns/NAME")
     try:
-        ns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        ns = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         hint = "`ip netns add NAME` makes /run/netns/NAME"
         raise ConfigError("join the network namespace", path, errno=error.errno or errno.EIO, hint=hint, origin="--net") from None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["encode", "encode_apps", "restart_policy", "streams"]
 
 MAGIC = 0x7065656B
-VERSION = 1
+VERSION = 2
 REMOVE, FOREGROUND, TTY, SEVERAL, SHARE_PID, SHARE_NET = 1, 2, 4, 32, 64, 128
 HEALTH = 8
 APP_INPUT, APP_TTY = 1, 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -96,11 +97,16 @@ def test_who_asks_it_to_end_ends_it(pyrun: Pyrun, busybox: Path, number: int) ->
     assert left(pyrun) == []
 
 
+def mind() -> None:
+    """Whatever whoever runs the tests ignores."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_a_terminal_that_is_gone_ends_it(pyrun: Pyrun, busybox: Path) -> None:
     """There is nobody to start it for again; a hang-up that was sent by hand is the app's alone."""
-    script = "trap 'echo hup; trap - HUP' HUP; echo up; while :; do sleep 0.05; done"
+    script = "[ -e /n ] || trap 'echo hup; trap - HUP' HUP; touch /n; echo up; while :; do sleep 0.05; done"
     words = ["run", "-it", "--restart", "always", *map(str, shell(busybox, script))]
-    process = pexpect.spawn(str(COMMAND), words, env=pyrun.environment(), timeout=LIMIT, encoding="utf-8")
+    process = pexpect.spawn(str(COMMAND), words, env=pyrun.environment(), timeout=LIMIT, encoding="utf-8", preexec_fn=mind)
     try:
         process.expect("up\r\n")
         process.kill(signal.SIGHUP)
@@ -109,6 +115,53 @@ def test_a_terminal_that_is_gone_ends_it(pyrun: Pyrun, busybox: Path) -> None:
         process.expect("up\r\n")
         process.ptyproc.fileobj.close()  # type: ignore[attr-defined]  # its stubs lack that
         wait_until(lambda: left(pyrun) == [])
+    finally:
+        process.close(force=True)
+
+
+COUNT = "echo up >>/data/ups; while ! rm /data/go 2>/dev/null; do sleep 0.05; done"
+
+
+def counting(pyrun: Pyrun, busybox: Path, folder: Path) -> list[str]:
+    """The command line of a pod that writes down each start, and starts again when the file `go` appears."""
+    return [str(COMMAND), "run", "--restart", "always", "-v", f"{folder}:/data", *map(str, shell(busybox, COUNT))]
+
+
+def starts(folder: Path, number: int) -> bool:
+    return (folder / "ups").exists() and (folder / "ups").read_text() == "up\n" * number
+
+
+def test_nohup_keeps_it(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """The kernel sends the hang-up all the same, and what is ignored is queued while it is blocked."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    words = counting(pyrun, busybox, folder)
+    process = pexpect.spawn("nohup", words, env=pyrun.environment(), cwd=str(tmp_path), timeout=LIMIT, preexec_fn=mind)
+    try:
+        wait_until(lambda: starts(folder, 1))
+        uuid = the_pod(pyrun)
+        process.ptyproc.fileobj.close()  # type: ignore[attr-defined]  # its stubs lack that
+        (folder / "go").touch()
+        wait_until(lambda: starts(folder, 2))
+        assert run_file(pyrun, uuid)["keeper"] == process.pid
+        os.kill(process.pid, signal.SIGTERM)
+        wait_until(lambda: left(pyrun) == [])
+    finally:
+        process.close(force=True)
+
+
+def test_a_job_of_a_shell_whose_terminal_is_gone(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """The shell passes the hang-up on, by kill(2): that is the app's, but there is nobody to start it for again."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    job = 'job=$!; trap "kill -HUP $job; exit" HUP; while :; do wait; done'
+    script = f"{shlex.join(counting(pyrun, busybox, folder))} & {job}"
+    process = pexpect.spawn("/bin/sh", ["-mc", script], env=pyrun.environment(), timeout=LIMIT, preexec_fn=mind)
+    try:
+        wait_until(lambda: starts(folder, 1))
+        process.ptyproc.fileobj.close()  # type: ignore[attr-defined]  # its stubs lack that
+        wait_until(lambda: left(pyrun) == [])
+        assert starts(folder, 1)
     finally:
         process.close(force=True)
 

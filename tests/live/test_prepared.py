@@ -114,11 +114,14 @@ def test_volumes_and_copies_are_made_at_once(pyrun: Pyrun) -> None:
     pyrun("run-prepared", uuid, code=0)
 
 
-def test_another_version_s_plan_is_refused(pyrun: Pyrun) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+@pytest.mark.parametrize("name", ["keep", "plan"])
+def test_another_version_s_plan_is_refused(pyrun: Pyrun, name: str, version: int) -> None:
+    """Version 1 of `keep` had no word about sockets."""
     uuid = prepare(pyrun, "exit", "0")
-    keep = pyrun.root / "pods" / "prepared" / uuid / "keep"
-    data = bytearray(keep.read_bytes())
-    data[4] = 99
-    keep.write_bytes(data)
+    path = pyrun.root / "pods" / "prepared" / uuid / name
+    data = bytearray(path.read_bytes())
+    data[4] = version + (name == "plan")
+    path.write_bytes(data)
     assert "another version" in pyrun("run-prepared", uuid, code=125).err
     assert phase(pyrun, "prepared") == [uuid]

@@ -65,10 +65,10 @@ def test_keep_is_what_the_keeper_reads() -> None:
     )
     block = keep.encode(options, "näme" * 30)
     magic, version, restart, most, log, files, size, flags, backoff, name = struct.unpack("=6IQ2I64s", block)
-    assert (magic, version, restart, most, log, files, size, flags, backoff) == (0x7065656B, 1, 1, 3, 1, 7, 2048, 3, 100)
+    assert (magic, version, restart, most, log, files, size, flags, backoff) == (0x7065656B, 2, 1, 3, 1, 7, 2048, 3, 100)
     assert name[63] == 0 and name.rstrip(b"\0") == ("näme" * 30).encode()[:63]
     header = (Path(__file__).parents[2] / "native" / "keep.h").read_text()
-    assert "KEEP_MAGIC 0x7065656b" in header and "KEEP_VERSION 1\n" in header
+    assert "KEEP_MAGIC 0x7065656b" in header and "KEEP_VERSION 2\n" in header
 
 
 @pytest.mark.parametrize("options", [{"max-size": "x"}, {"max-size": "-1"}, {"max-files": "0"}, {"max-files": "1001"}, {"colour": "red"}])
