@@ -240,17 +240,28 @@ def _started(pid: int) -> int:
 def _wrote(pod: int, pid: int, program: str) -> bool:
     """Whether a process of which only _PID tells is the one that was meant: no other program, and none that began later.
 
-    The shell that is about to become the program has its words, and for a moment of execve(2) nobody has any.
+    The shell that is about to become the program has its words.
     """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as words, open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            said, name = words.read(), file.read()
+        said = _words(pid)
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read()
         written = os.stat(_PID, dir_fd=pod).st_mtime
     except OSError:
         return False
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - _started(pid) / os.sysconf("SC_CLK_TCK")
-    meant = not said or _PIN.encode() in said or name.startswith(("pasta", "passt") if program == "pasta" else program)
+    meant = _PIN.encode() in said or name.startswith(("pasta", "passt") if program == "pasta" else program)
     return meant and time.time() - age < written + 1
+
+
+def _words(pid: int) -> bytes:
+    """Its command line; for a moment of execve(2) there is none, and a zombie never has one."""
+    for _ in range(20):
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            if said := file.read():
+                return said
+        time.sleep(0.01)
+    return b""
 
 
 def _end(pod: int, pid: int, started: int, program: str) -> None:

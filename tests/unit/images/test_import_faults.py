@@ -52,7 +52,7 @@ from pyrun.images.importer import import_file
 from pyrun.images.store import Store
 from pyrun.images.trust import Keyring
 root, image, key = sys.argv[1:]
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", root], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", root], check=True)
 store, keyring = Store(root), Keyring(root, "/nonexistent")
 keyring.add(key, "example.com")
 free = os.statvfs(root).f_bfree

@@ -58,7 +58,7 @@ from pyrun.errors import ImageError
 from pyrun.images import resolve
 from pyrun.images.store import Store
 root, reference = sys.argv[1:]
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", root], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", root], check=True)
 store = Store(root)
 free = os.statvfs(root).f_bfree
 try:
