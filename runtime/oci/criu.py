@@ -145,7 +145,7 @@ def _check(container: Container, config: dict[str, Any]) -> str:
         if config.get("linux", {}).get(name):
             raise ConfigError("checkpoint", name, "cannot be restored", origin=f"linux.{name}")
     group = container.group
-    if group and set(cgroups.processes(group)) - {int(pid) for pid in state.read(group + "/cgroup.procs").split()}:
+    if group and any(cgroups.processes(below.path) for below in os.scandir(group) if below.is_dir(follow_symlinks=False)):
         reason = "there are processes in cgroups of the container's own making, which a restore would not make"
         raise StateError("checkpoint container", container.id, reason)
     return path
