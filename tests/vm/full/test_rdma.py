@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ DEVICE = "pyrun0"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def device() -> Iterator[None]:
+def device() -> None:
     """There, and the controller that systemd never delegates is too."""
     subprocess.run(["modprobe", "rdma_rxe"], check=True)
     subprocess.run(["rdma", "link", "add", DEVICE, "type", "rxe", "netdev", "lo"], check=True)
@@ -26,9 +25,7 @@ def device() -> Iterator[None]:
     subprocess.run(["systemctl", "start", "machine.slice"], check=True)
     for file in (TREE / "cgroup.subtree_control", TREE / "machine.slice/cgroup.subtree_control"):
         file.write_text("+rdma")
-    yield
-    subprocess.run(["rdma", "link", "delete", DEVICE])  # which ends with SIGSEGV in Debian 12 when it has done its work
-    assert not Path("/sys/class/infiniband", DEVICE).exists()
+    # it stays: `rdma link delete` is an oops of Debian 12's kernel, with locks held that the end of a cgroup wants
 
 
 def used(shared: Pyrun, handles: int, domains: int, *flags: str) -> list[str]:
