@@ -103,7 +103,8 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
         linux.get(name) for name in ("mountLabel", "netDevices")
     ):
         return False
-    if lost_capabilities(spec, probe().bounding):  # of which somebody has to be told each time
+    lost = lost_capabilities(spec, probe().bounding)
+    if any(text.startswith("process.") for text in lost):  # of which somebody has to be told each time; not of what the sets rule out
         return False
     if linux.get("seccomp", {}).get("listenerPath") or any(name not in _RESOURCES for name, value in resources.items() if value):
         return False

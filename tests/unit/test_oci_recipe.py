@@ -46,6 +46,7 @@ def test_a_plain_container_is_decided_once() -> None:
     assert recipe._decides_alone(
         spec(linux_namespaces=[{"type": "network", "path": "/proc/1/ns/net"}, {"type": "mount"}, {"type": "cgroup"}])
     )
+    assert recipe._decides_alone(spec(process_capabilities={"permitted": ["CAP_CHOWN"], "ambient": ["CAP_CHOWN"]})), "crun spec says so"
 
 
 @pytest.mark.parametrize(
