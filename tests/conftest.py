@@ -27,8 +27,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("needs_root") and os.geteuid() != 0:
-        pytest.skip("needs root: it makes namespaces, mounts and cgroups; with CI=true a skip fails")
+    if item.get_closest_marker("needs_root"):
+        want_root()
+
+
+def want_root() -> None:
+    """Skip what only root can do: namespaces, mounts, cgroups, files of other owners."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it makes namespaces, mounts, cgroups or files of other owners; with CI=true a skip fails")
+
+
+@pytest.fixture(scope="session")
+def as_root() -> None:
+    """The same for a fixture."""
+    want_root()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -34,7 +34,7 @@ def controller() -> Iterator[str]:
     """One that this tree has, enabled for the children of its root, from which all processes have gone to a leaf."""
     found = [name for name in (TREE / "cgroup.controllers").read_text().split() if name in LIMITS]
     if not found:
-        pytest.skip("this host has its controllers in cgroup version 1; tests/vm is for the others")
+        pytest.skip("no controller of limits is in this cgroup2 tree; the same is tested in the virtual machine")
     leaf = TREE / "rest"
     leaf.mkdir()
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,10 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler to build the reader with: `make setup` installs one, and with CI=true a skip fails")
     path = tmp_path_factory.mktemp("reader") / "reader"
     sources = [TOP / "tests/support/read_process.c", TOP / "native/oci_json.c", TOP / "native/oci_exec_json.c"]
     flags = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{TOP / 'native'}"]
-    subprocess.run([compiler, *flags, "-o", path, *sources], check=True, timeout=120)
+    subprocess.run(["gcc", *flags, "-o", path, *sources], check=True, timeout=120)
     return path
 
 

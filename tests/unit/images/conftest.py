@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -92,11 +91,8 @@ def keyfile(gpg: Gpg, tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.fixture
-def build(tmp_path: Path, gpg: Gpg) -> Callable[..., Path]:
+def build(tmp_path: Path, gpg: Gpg, as_root: None) -> Callable[..., Path]:
     """Writes an image file, signed by `signer` unless that is empty."""
-
-    if os.geteuid() != 0:
-        pytest.skip("needs root: layers keep the owners that the archive says")
 
     def write(
         name: str = "example.com/app", *, version: str = "1.0", signer: str = "good", compression: str = "gzip", **files: bytes
@@ -143,10 +139,8 @@ def leftovers(store: Store) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def private_mounts() -> Callable[..., str]:
+def private_mounts(as_root: None) -> Callable[..., str]:
     """Runs Python code with arguments in a mount namespace of its own and returns what it printed."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: only root may mount; with CI=true a skip fails")
 
     def run(code: str, *arguments: str) -> str:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code, *arguments]

@@ -73,10 +73,6 @@ LAYERS = {
 }
 
 
-@pytest.mark.skipif(
-    not shutil.which("umoci"),
-    reason="umoci, whose result is compared, is not installed: `make setup` does it, and with CI=true a skip fails",
-)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_tree_is_umocis(store: Store, load: Run, layout: Layout, tmp_path: Path, name: str) -> None:
     image = load(BASE, *LAYERS[name])
@@ -87,10 +83,6 @@ def test_the_tree_is_umocis(store: Store, load: Run, layout: Layout, tmp_path: P
     assert verify_image(store, image.id, None) == []  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(
-    not shutil.which("umoci"),
-    reason="umoci, whose result is compared, is not installed: `make setup` does it, and with CI=true a skip fails",
-)
 def test_made_by_plain_tar_and_umoci(store: Store, tmp_path: Path) -> None:
     tree, layout = tmp_path / "tree", tmp_path / "layout"
     (tree / "bin").mkdir(parents=True)

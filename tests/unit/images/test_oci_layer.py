@@ -178,10 +178,6 @@ def test_copy_up(load: Run, store: Store, tmp_path: Path) -> None:
     assert names(tmp_path / "empty") == []
 
 
-@pytest.mark.skipif(
-    not shutil.which("umoci"),
-    reason="umoci, whose result is compared, is not installed: `make setup` does it, and with CI=true a skip fails",
-)
 def test_the_tree_is_umocis(merged: Callable[..., Path], layout: Layout, tmp_path: Path) -> None:
     layers = [
         layer(directory(b"etc"), file(b"etc/a", b"1"), file(b"etc/b"), directory(b"usr"), directory(b"usr/lib"), file(b"usr/lib/x", b"x")),

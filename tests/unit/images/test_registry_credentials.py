@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -90,9 +89,7 @@ def test_a_loose_file_that_is_not_used_is_none_of_our_business(environ: dict[str
 
 
 @pytest.fixture
-def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if os.geteuid():
-        pytest.skip("needs root: helpers belong to root")
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_root: None) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir(mode=0o755)
     monkeypatch.setattr(credentials, "HELPER_DIRS", (str(folder), "/usr/bin", "/bin"))

@@ -25,7 +25,7 @@ PARTS = ImageParts({f"file{number}": bytes([number]) * 40_000 for number in rang
 OTHER = ImageParts({f"file{number}": bytes([number + 100]) * 40_000 for number in range(40)})
 LAYER = digest_of(PARTS.layer)
 ETAG = f'"{LAYER}"'
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: layers keep their owners")
+pytestmark = pytest.mark.needs_root
 
 
 @pytest.fixture(scope="module")
