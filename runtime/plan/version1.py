@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Limit1 = tuple[str, str, str, str]
 
-__all__ = ["controller_of", "raised", "shares_of_weight", "split", "version_1"]
+__all__ = ["controller_of", "raised", "shares_of_weight", "split", "version_1", "with_swap"]
 
 _NO_LIMIT = 1 << 62  # and more: what a file of version 1 says then depends on the size of a page
 _NAMES = {"io": "blkio"}  # v2 -> v1, where it has another
@@ -64,6 +64,21 @@ def version_1(limits: Iterable[Limit], held: Mapping[str, str] | None) -> list[L
         if file in wanted and other not in wanted and held is not None:
             found.append(("cpuset", other, held.get(other, "0"), wanted[file][1]))
     return found
+
+
+def with_swap(limits: list[Limit], memory: int, together: int) -> list[Limit]:
+    """Return `limits` for a cgroup that has `memory` bytes, and `together` of memory and swap, so that what is not changed stays as it is.
+
+    Version 1 has no limit of swap alone: what may be swapped is the difference, and goes along when that of memory is changed.
+    """
+    files = {file: (text, origin) for file, text, origin in limits}
+    text, origin = files.get("memory.max", ("", ""))
+    if text.isdigit() and "memory.swap.max" not in files and together < _NO_LIMIT:
+        return [*limits, ("memory.swap.max", str(max(0, together - memory)), origin)]
+    text, origin = files.get("memory.swap.max", ("", ""))
+    if text.isdigit() and "memory.max" not in files and memory < _NO_LIMIT:
+        return [("memory.max", str(memory), origin), *limits]
+    return limits
 
 
 def raised(limits: list[Limit1], together: int) -> list[Limit1]:

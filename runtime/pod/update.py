@@ -81,12 +81,15 @@ def update(pods: Pods, uuid: str, options: Options, *, deny: Sequence[str] = (),
 
 def _placed(plan: Plan, asked: Sequence[tuple[str, str, str]]) -> list[Placed]:
     """Where each limit goes: a cgroup of version 1 that the pod has for its controller, or its cgroup in the tree."""
-    from pyrun.plan.version1 import controller_of, raised, version_1
+    from pyrun.plan.version1 import controller_of, raised, version_1, with_swap
 
     groups = {controller_of(str(one[3])): str(one[5]) for one in plan.ops if one[0] == ops.LIMIT and one[5]}
     old = [limit for limit in asked if controller_of(limit[0]) in groups]
-    together = read_small(f"{groups.get('memory', '')}/memory.memsw.limit_in_bytes").strip()  # none without accounting of swap
-    found = raised(version_1(old, None), int(together or 1 << 63))
+    memory, together = [
+        int(read_small(f"{groups.get('memory', '')}/memory.{name}limit_in_bytes").strip() or 1 << 63)  # none without accounting of swap
+        for name in ("", "memsw.")
+    ]
+    found = raised(version_1(with_swap(old, memory, together), None), together)
     return [("", *limit) for limit in asked if limit not in old] + [
         (groups[name], file, text, origin) for name, file, text, origin in found
     ]

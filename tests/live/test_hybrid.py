@@ -97,9 +97,20 @@ def test_memory_goes_up_and_down(hybrid: Call, busybox: Path) -> None:
         done = hybrid("update", "--memory", f"{memory}Mi", "--swap", f"{swap}Mi" if swap else "0", uuid)
         assert (done.returncode, held()) == (0, [memory, both]), done
     assert hybrid("exec", uuid, "/bin/dd", "if=/dev/zero", "of=/dev/shm/eaten", "bs=1M", "count=60").returncode == 0
-    refused = hybrid("update", "--memory", "200Mi", uuid)
+    for words, expected in (
+        (["--memory", "200Mi"], [200, 208]),  # what may be swapped stays the same
+        (["--swap", "0"], [200, 200]),
+        (["--memory", "240Mi"], [240, 240]),
+        (["--memory", "80Mi"], [80, 80]),
+    ):
+        done = hybrid("update", *words, uuid)
+        assert (done.returncode, held()) == (0, expected), done
+    refused = hybrid("update", "--memory", "max", uuid)
     assert refused.returncode == 125 and "--swap" in refused.stderr and refused.stderr.count("hint: ") == 1, refused
-    assert held() == [96, 104]
+    refused = hybrid("update", "--memory", "2Mi", uuid)
+    assert refused.returncode == 125 and refused.stderr.count("hint: ") == 1, "more than that is in use"
+    assert held() == [80, 80], "all or nothing"
+    assert hybrid("restart", uuid).returncode == 0 and held() == [80, 80], "its next starts too"
     hybrid("rm", "--force", uuid)
 
 
@@ -133,7 +144,7 @@ def test_where_the_limits_are(hybrid: Call, busybox: Path, shared: Pyrun) -> Non
     assert held() == ["67108864", "67108864", "8388608", "30", "150000", "1024", "0"]
     done = hybrid("update", "--memory", "48Mi", "--pids-limit", "max", "--cpus", "max", uuid)
     assert done.returncode == 0, done.stderr
-    assert held() == ["50331648", "67108864", "8388608", "max", "-1", "1024", "0"]
+    assert held() == ["50331648", "50331648", "8388608", "max", "-1", "1024", "0"], "still no swap"
     (figures,) = json.loads(hybrid("stats", "--format", "json", uuid).stdout)
     assert (
         figures["memory_limit_bytes"] == 48 << 20

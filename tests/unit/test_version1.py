@@ -6,7 +6,7 @@ import pytest
 
 from pyrun.errors import HostError
 from pyrun.plan.resources import weight_of_shares
-from pyrun.plan.version1 import raised, shares_of_weight, split, version_1
+from pyrun.plan.version1 import raised, shares_of_weight, split, version_1, with_swap
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,33 @@ def test_memory_and_swap_together_go_up_first() -> None:
     with pytest.raises(HostError) as caught:
         raised(made[:1], 99)
     assert caught.value.origin == "--memory" and "99" in str(caught.value) and "--swap" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("asked", "memory", "together", "files"),
+    [
+        ({"memory.max": "200"}, 100, 100, ["memsw=200", "=200", "=200"]),  # no swap stays none
+        ({"memory.max": "200"}, 100, 130, ["memsw=230", "=200", "=200"]),
+        ({"memory.max": "50"}, 100, 100, ["=50", "=50", "memsw=50"]),  # down: that of both last
+        ({"memory.max": "120"}, 100, 130, ["=120", "=120", "memsw=150"]),
+        ({"memory.max": "200"}, 100, 1 << 62, ["=200"]),  # never limited
+        ({"memory.swap.max": "40"}, 100, 100, ["=100", "=100", "memsw=140"]),
+        ({"memory.swap.max": "max"}, 100, 100, ["memsw=-1"]),
+        ({"pids.max": "9"}, 100, 100, ["pids.max=9"]),
+    ],
+)
+def test_what_may_be_swapped_stays(asked: dict[str, str], memory: int, together: int, files: list[str]) -> None:
+    made = version_1(with_swap([(file, text, "x") for file, text in asked.items()], memory, together), None)
+    told = [f"{file}={text}" for _, file, text, _ in raised(made, together)]
+    assert [one.replace("memory.", "").replace(".limit_in_bytes", "").replace("limit_in_bytes", "") for one in told] == files
+
+
+def test_no_limit_of_memory_with_one_of_both() -> None:
+    with pytest.raises(HostError) as caught:
+        raised(version_1(with_swap([("memory.max", "max", "--memory")], 100, 100), None), 100)
+    assert "--swap" in caught.value.hint
+    with pytest.raises(HostError):
+        version_1(with_swap([("memory.swap.max", "1", "--swap")], 1 << 62, 1 << 62), None)
 
 
 def test_each_controller_is_in_one_place() -> None:
