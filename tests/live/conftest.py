@@ -7,6 +7,7 @@
     busybox      a signed image with busybox and the probe
     shell        runs a shell script in it, on the shared store: shell("id -u", "--user", "app")
     world        pods with networks, on a host of their own: see tests/support/networld.py
+    tun          /dev/net/tun is open for everybody, as pasta and slirp4netns need it
     as_nobody    calls a function of a state directory in a process of user nobody
     canary       a host directory that must stay as it is; it is looked at after the test
 
@@ -28,6 +29,7 @@ from canary import Canary
 from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
 from mkaci import Image
 from networld import World
+from userplace import tun_for_everybody
 
 HERE = Path(__file__).resolve().parent
 
@@ -134,6 +136,11 @@ def shell(shared: Pyrun, busybox: Path) -> Callable[..., str]:
         return shared("run", *flags, busybox, "--exec", "/bin/sh", "--", "-c", script, code=code, **more).out.rstrip("\n")
 
     return run
+
+
+@pytest.fixture(scope="module")
+def tun() -> Iterator[None]:
+    yield from tun_for_everybody()
 
 
 @pytest.fixture

@@ -12,17 +12,14 @@ from pathlib import Path
 import pytest
 from machines import HOST, OUTSIDE, Server
 from networld import SERVE, get
-from userplace import Place, tun_for_everybody
+from userplace import Place
 from waiting import wait_until
 
 BEGIN = "import asyncio, json, os, sys, pyrun\nfrom pyrun import aio\nIMAGE = 'example.com/busybox'\n"
 BEGIN += "KIND = {'exec': '/bin/sh', 'insecure_options': ['image']}\n"
 LOOK = "ls /sys/class/net | sort; ip route | grep -c default; nc -w 20 %s 7000; id -u; readlink /proc/self/ns/net; cat /proc/self/uid_map"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tun() -> Iterator[None]:
-    yield from tun_for_everybody()
+pytestmark = pytest.mark.usefixtures("tun")
 
 
 @pytest.fixture(params=["pasta", "slirp4netns"])

@@ -14,7 +14,7 @@ import pytest
 from harness import COMMAND, TOP
 from machines import HOST, OUTSIDE, Machine, Server
 from networld import get
-from userplace import TUN, UNSIGNED, Place, tun_for_everybody
+from userplace import TUN, UNSIGNED, Place
 from users import PLAIN, User
 from waiting import wait_until
 
@@ -23,10 +23,7 @@ READ = "import socket; print(socket.create_connection(('127.0.0.1', 7001), 30).r
 ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
 ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tun() -> Iterator[None]:
-    yield from tun_for_everybody()
+pytestmark = pytest.mark.usefixtures("tun")
 
 
 @pytest.fixture(params=["pasta", "slirp4netns"])
