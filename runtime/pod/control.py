@@ -28,6 +28,7 @@ __all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
 _LAST = 64  # SIGNAL_LAST of native/plan.h
 _FREEZE_SECONDS = 10.0
+_TEARDOWN_SECONDS = 10.0
 _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 
 
@@ -321,20 +322,37 @@ def _write(path: str, data: bytes) -> bool:
 
 
 def remove(pods: Pods, uuid: str, *, force: bool = False) -> None:
-    """Delete a pod that does not run; with `force` one that runs is killed first.  StateError when it runs or is in use."""
+    """Delete a pod that does not run; with `force` one that runs is killed first.  StateError when it runs or is in use.
+
+    Whoever takes back the network of one that has just ended is waited for, ten seconds at most.
+    """
+    end = time.monotonic() + _TEARDOWN_SECONDS
+    while not _remove(pods, uuid, force, patient=time.monotonic() < end):
+        time.sleep(0.02)
+
+
+def _remove(pods: Pods, uuid: str, force: bool, *, patient: bool) -> bool:
+    """One attempt; whether there is nothing left to do."""
     if force and phase_of(pods, uuid) == "running":
         stop(pods, uuid, force=True)
     phase = phase_of(pods, uuid)
     if not phase:
         if force:
-            return
+            return True
         raise StateError("remove pod", uuid, "there is none of that name", hint="see `pyrun list`")
-    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except FileNotFoundError:
+        return False  # it has just moved on
     try:
         if not lock(fd):
-            hint = "stop it first: pyrun stop, or give --force" if phase == "running" else "try again"
+            if patient and (force or phase == "exited"):
+                return False
+            hint = "stop it first: pyrun stop, or give --force" if phase == "running" and not force else "try again"
             reason = "it runs" if phase == "running" else "somebody else is using it"
             raise StateError("remove pod", uuid, reason, hint=hint)
+        if phase_of(pods, uuid) != phase:
+            return False
         name = read_json(fd, "pod").get("pod_name")
         if phase == "running":
             pods.bury(fd, uuid)
@@ -344,6 +362,7 @@ def remove(pods: Pods, uuid: str, *, force: bool = False) -> None:
         os.close(fd)
     if isinstance(name, str) and name:
         release(pods, name, uuid)
+    return True
 
 
 def rename(pods: Pods, uuid: str, name: str) -> None:

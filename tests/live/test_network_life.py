@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -260,4 +262,34 @@ print(os.path.exists(f"{{pods.path}}/prepared/{{uuid}}/net"))
     assert said.split("\n")[:4] == ["125 True", "125 True", "True", "False"]
     assert world.pyrun("run-prepared", uuid, code=0).out == "1\n"
     world.pyrun("restart", uuid, code=0)
-    wait_until(lambda: world.pyrun("rm", "--force", uuid).code == 0)  # who takes the network back has the lock for a moment
+    world.pyrun("rm", "--force", uuid, code=0)
+
+
+def test_a_removal_waits_for_who_takes_the_network_back(world: World) -> None:
+    """Whether the pod has just ended, is just ending, or its cleaner takes its time."""
+    words = ["run", "-d", "-p", "9402:80", world.image, "--exec", "/bin/sh", "--", "-c"]
+    for number in range(12):
+        uuid = world.pyrun(*words, f"sleep 0.{number % 4}", code=0).out.strip()
+        if number % 3:
+            world.pyrun("wait", uuid, code=0)
+        world.pyrun("rm", "--force", uuid, code=0)
+        assert world.pyrun("status", uuid).code != 0
+    uuid = world.pyrun(*words, "true", code=0).out.strip()
+    world.pyrun("wait", uuid, code=0)
+    assert world.settled() == []
+    with open_locked(world.pyrun.root / "pods" / "exited" / uuid) as fd:
+        letting_go = threading.Timer(1.5, fcntl.flock, (fd, fcntl.LOCK_UN))
+        letting_go.start()
+        world.pyrun("rm", uuid, code=0)
+        letting_go.join()
+
+
+@contextlib.contextmanager
+def open_locked(path: Path) -> Iterator[int]:
+    """As a cleaner has it."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
