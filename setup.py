@@ -87,6 +87,7 @@ LAUNCHER = program(
     "native/list_scan.c",
     "native/list_text.c",
     "native/prepared.c",
+    "native/which.c",
     "native/place.c",
     "native/pod.c",
     "native/handover.c",

@@ -1,5 +1,5 @@
-/* The launcher's short way for `run-prepared [--detach] POD`, by UUID or name: the pod's own link names the program that runs it
- * (keeper.c).  Before that come a place for the pod's limits, the service manager's sockets, and a network namespace with a path.
+/* The launcher's short way for `run-prepared POD`: the pod's own link names the program that runs it (keeper.c).  Before that come a
+ * place for the pod's limits, the service manager's sockets, and a network namespace with a path.
  *
  * A pod with a network of its own is left to Python, which makes that first. */
 #include "prepared.h"
@@ -142,36 +142,28 @@ static void start(int pod, int sockets, char *argv[6], char **envp)
         (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
 }
 
+/* As require_own() of pyrun.native.users: who can put things there, decides. */
+static int is_own(const char *root)
+{
+    struct stat st;
+
+    return sys_call4(__NR_newfstatat, AT_FDCWD, root, &st, 0) == 0 && st.st_uid == 0 && (st.st_mode & 2) == 0;
+}
+
 void run_prepared(const char *root, char **words, char **envp)
 {
-    char path[PATH_SIZE], target[UUID_LENGTH + 2], title[] = "pyrun: keeper", front[] = "front", detach[] = "detach";
-    char *argv[6] = {title, (char *)(uintptr_t)root, 0, front, 0, 0};
+    char path[PATH_SIZE], uuid[UUID_LENGTH + 1], title[] = "pyrun: keeper", how[][8] = {"front", "detach", "json"};
+    struct asked asked = {.root = root};
     const int sockets = count_sockets(envp);
-    OWNED_FD found = -1, pod = -1;
-    long n;
+    OWNED_FD found = -1, pod = -1, pods = -1;
 
-    for (; *words != 0; words++)
-        if (str_eq(*words, "--detach") || str_eq(*words, "-d"))
-            argv[3] = detach;
-        else if ((*words)[0] == '-' || (*words)[0] == '.' || argv[2] != 0)
-            return;
-        else
-            argv[2] = *words;
-    if (argv[2] == 0 || !copy_sockets(sockets))
+    if (!understand(&asked, words) || !copy_sockets(sockets) || join(path, asked.root, "/pods", "") == 0)
         return;
-    if (str_len(argv[2]) != UUID_LENGTH) {
-        if (join(path, root, "/pods/names/", argv[2]) == 0)
-            return;
-        n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target);
-        if (n != UUID_LENGTH)
-            return;
-        target[n] = '\0';
-        argv[2] = target;
-    }
-    if (join(path, root, "/pods/prepared/", argv[2]) == 0)
+    pods = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
+    if (pods < 0 || !is_own(asked.root) || !find_pod(pods, asked.reference, uuid) || join(path, "prepared/", uuid, "") == 0)
         return;
-    found = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
+    found = (int)sys_openat(pods, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     pod = found < 0 ? -1 : out_of_the_way(found);
     if (pod >= 0)
-        start(pod, sockets, argv, envp);
+        start(pod, sockets, (char *[]){title, (char *)(uintptr_t)asked.root, uuid, how[asked.json ? 2 : asked.detach], 0, 0}, envp);
 }

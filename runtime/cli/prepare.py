@@ -1,7 +1,7 @@
 """`pyrun prepare`, `pyrun run-prepared` and `pyrun run --detach`: a pod on disk, and the program that runs it.
 
-Running is native (native/keeper.c).  The launcher finds a prepared pod by UUID or name without Python; what it cannot find,
-a beginning of a UUID or a --uuid-file, ends up here.
+Running is native (native/keeper.c).  The launcher finds a prepared pod without Python (native/prepared.c); what it cannot find, or not
+start, ends up here.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
+from launched import programs, traced
 
 TREE = Path("/sys/fs/cgroup")
 LIMITS = {"pids": ("--pids-limit", "30", "pids.max", "30"), "hugetlb": ("--hugetlb", "2MB=4Mi", "hugetlb.2MB.max", "4194304")}
@@ -65,16 +66,6 @@ def prepare(pyrun: Pyrun, controller: str) -> str:
 def run(pyrun: Pyrun, place: Path, *words: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [*before, "sh", "-c", ENTER, str(place), str(COMMAND), "run-prepared", *words]
     return subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
-
-
-def traced(folder: Path) -> tuple[str, ...]:
-    return ("strace", "-qq", "-e", "trace=execve", "-o", str(folder / "trace"))
-
-
-def programs(folder: Path) -> list[str]:
-    """What the traced process, and none that it started, has become."""
-    lines = (folder / "trace").read_text().splitlines()
-    return [line.split('"')[1].rpartition("/")[2] for line in lines if line.endswith(" = 0")]
 
 
 @pytest.mark.parametrize("several", [False, True])

@@ -1,0 +1,79 @@
+"""Which prepared pod a command line of `run-prepared` means: the launcher finds it, and Python says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from harness import Pyrun
+from launched import launch
+
+FORMS = {
+    "UUID": lambda uuid: [uuid],
+    "upper case": lambda uuid: [uuid.upper()],
+    "name": lambda uuid: ["web-1"],
+    "prefix": lambda uuid: [uuid[:9]],
+    "prefix in upper case, behind a dash": lambda uuid: ["-q", "--", uuid[:13].upper()],
+    "file": lambda uuid: ["--uuid-file", "file"],
+    "file in one word": lambda uuid: ["--quiet", "--uuid-file=file", "--format", "text"],
+    "file with a name": lambda uuid: ["--uuid-file=name", "--format=text"],
+    "root behind the verb": lambda uuid: ["--root", "ROOT", uuid[:9]],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_found_without_python(pyrun: Pyrun, tmp_path: Path, form: str) -> None:
+    """By whatever names it, beside a pod that has ended and one that runs."""
+    words = ["prepare", "--pod-name", "web-1", "--uuid-file-save", tmp_path / "file", pyrun.probe_image, "--exec", "/probe", "--"]
+    uuid = pyrun(*words, "exit", "9", code=0).out.strip()
+    pyrun("run", "--detach", pyrun.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0)
+    pyrun("run", "--keep", pyrun.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
+    (tmp_path / "name").write_text(" web-1\n\n")
+    said, became = launch(pyrun, tmp_path, *(word.replace("ROOT", str(pyrun.root)) for word in FORMS[form](uuid)), cwd=tmp_path)
+    assert (said.returncode, said.stderr, became[:2]) == (9, "", ["pyrun", "keeper"])
+    assert (pyrun.root / "pods" / "exited" / uuid).is_dir()
+    pyrun("rm", "--force", *(path.name for path in (pyrun.root / "pods" / "running").iterdir()), code=0)
+
+
+@pytest.mark.parametrize("words", [["-d", "--format", "json"], ["--format=json", "-qd"], ["--detach", "--format=json"]])
+def test_it_says_what_it_started_as_json(pyrun: Pyrun, tmp_path: Path, words: list[str]) -> None:
+    uuid = pyrun("prepare", pyrun.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
+    said, became = launch(pyrun, tmp_path, *words, uuid[:8])
+    assert (json.loads(said.stdout), became) == ({"uuid": uuid, "state": "running"}, ["pyrun", "keeper"])
+    pyrun("rm", "--force", uuid, code=0)
+
+
+def test_what_names_no_pod_is_explained(pyrun: Pyrun, tmp_path: Path) -> None:
+    """By Python, and nothing is started: neither of two that begin so, nor one whose name somebody else has."""
+    folder = pyrun.root / "pods" / "prepared"
+    one = pyrun("prepare", pyrun.probe_image, code=0).out.strip()
+    other = one[:10] + ("0" if one[10] != "0" else "1") + one[11:]
+    (folder / other).mkdir(mode=0o700)
+    for words, told in (
+        ([one[:10]], f"pyrun: find pod {one[:10]}: 2 pods begin so: {', '.join(sorted((one[:13], other[:13])))}\nhint: "),
+        (["nobody"], "pyrun: find pod nobody: there is none of that name\nhint: "),
+        ([""], "pyrun: find pod: there is none of that name\nhint: "),
+        ([one, other], "pyrun: run-prepared: takes one pod\nhint: "),
+        (["--uuid-file", str(tmp_path / "missing")], f"pyrun: option --uuid-file {tmp_path / 'missing'}: no such file"),
+        (["--format", "json", one], "pyrun: option --format: in the foreground the output is the app's own\nhint: "),
+    ):
+        said, became = launch(pyrun, tmp_path, *words)
+        assert said.returncode in (2, 125) and said.stderr.startswith(told), said.stderr
+        assert became == ["pyrun", "python3"] and sorted(os.listdir(folder)) == sorted((one, other))
+    (folder / other).rename(pyrun.root / "pods" / "exited" / other)
+    said, _ = launch(pyrun, tmp_path, one[:10])
+    assert "2 pods begin so" in said.stderr and os.listdir(folder) == [one], "those that have ended count"
+
+
+def test_a_root_that_everybody_may_write_to_is_refused(pyrun: Pyrun) -> None:
+    """What stands there would be executed."""
+    uuid = pyrun("prepare", pyrun.probe_image, code=0).out.strip()
+    mode = pyrun.root.stat().st_mode
+    pyrun.root.chmod(mode | 0o002)
+    try:
+        assert "everybody may write to it" in pyrun("run-prepared", uuid, code=125).err
+    finally:
+        pyrun.root.chmod(mode)
+    pyrun("rm", uuid, code=0)
