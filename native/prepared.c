@@ -1,5 +1,5 @@
 /* The launcher's short way for `run-prepared POD`: the pod's own link names the program that runs it (keeper.c).  Before that come a
- * place for the pod's limits, the service manager's sockets, and a network namespace with a path.
+ * place for the pod's limits, the service manager's sockets, and a network namespace that is there (joined.c).
  *
  * A pod with a network of its own is left to Python, which makes that first. */
 #include "prepared.h"
@@ -88,8 +88,7 @@ static int share(int pod, int count, const char *names, char shares[SHARES])
     return given == all;
 }
 
-/* A descriptor where the keeper has none of its own. */
-static int out_of_the_way(int fd)
+int out_of_the_way(int fd)
 {
     return (int)sys_call3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, SLOT_COUNT);
 }
@@ -103,29 +102,13 @@ static int copy_sockets(int count)
     return count >= 0;
 }
 
-/* The network namespace with the path in the file `net.join`; -1 without one, less than that where Python has to make a network. */
-static int find_network(int pod)
-{
-    char path[PATH_SIZE];
-    OWNED_FD file = (int)sys_openat(pod, "net.join", O_RDONLY | O_NOFOLLOW, 0), network = -1;
-    const long n = file < 0 ? file : sys_read(file, path, sizeof path - 1);
-
-    if (n == -ENOENT)
-        return sys_call3(__NR_faccessat, pod, "net.want", 0) == -ENOENT ? -1 : -ENOENT - 1;
-    path[n > 0 ? n : 0] = '\0';
-    network = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK, 0);
-    if (network < 0 || sys_call3(__NR_ioctl, network, 0xb703 /* NS_GET_NSTYPE */, 0) != CLONE_NEWNET)
-        return -EINVAL;
-    return out_of_the_way(network);
-}
-
-static void start(int pod, int sockets, char *argv[6], char **envp)
+static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
 {
     char shares[SHARES], path[64];
     const char *end = path + sizeof path;
-    const int network = find_network(pod);
+    const int network = find_network(pods, pod);
 
-    if (network < -1)
+    if (network == NETWORK_FOR_PYTHON)
         return;
     if (sockets > 0) {
         if (!share(pod, sockets, from_environment(envp, "LISTEN_FDNAMES"), shares))
@@ -165,5 +148,5 @@ void run_prepared(const char *root, char **words, char **envp)
     found = (int)sys_openat(pods, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     pod = found < 0 ? -1 : out_of_the_way(found);
     if (pod >= 0)
-        start(pod, sockets, (char *[]){title, (char *)(uintptr_t)asked.root, uuid, how[asked.json ? 2 : asked.detach], 0, 0}, envp);
+        start(pods, pod, sockets, (char *[]){title, (char *)(uintptr_t)asked.root, uuid, how[asked.json ? 2 : asked.detach], 0, 0}, envp);
 }

@@ -1,4 +1,4 @@
-/* The launcher's short way to a prepared pod; see prepared.c, which.c and place.c. */
+/* The launcher's short way to a prepared pod; see prepared.c, which.c, joined.c and place.c. */
 #ifndef PYRUN_PREPARED_H
 #define PYRUN_PREPARED_H
 
@@ -20,6 +20,14 @@ int understand(struct asked *asked, char **words);
 
 /* The one pod that a UUID, a name or the beginning of a UUID means, in any phase; 0 where there is none, or several are. */
 int find_pod(int pods, const char *reference, char uuid[UUID_LENGTH + 1]);
+
+/* The network namespace that the prepared pod with this directory joins, or one of these. */
+#define NETWORK_NONE (-1)       /* it takes none */
+#define NETWORK_FOR_PYTHON (-2) /* Python makes it, or says what is wrong */
+int find_network(int pods, int pod);
+
+/* A copy of a descriptor where the keeper has none of its own. */
+int out_of_the_way(int fd);
 
 /* Brings this process to where the limits of the prepared pod with this directory can be set; 0 where Python has to. */
 int take_place(int pod);

@@ -2,21 +2,21 @@
  * pod's whole UUID, without a terminal, and with nothing else asked for.
  *
  * Whatever has to be looked up or said, every error included, is left to Python, which begins again (pyrun.cli.enter).
- * The pod is found as pyrun.pod.live does it.  Its plan and the helper are its supervisor's own: sealed memory. */
+ * The pod is found by live.c.  Its plan and the helper are its supervisor's own: sealed memory. */
 #include "decode.h"
 #include "fast.h"
 #include "handover.h"
+#include "live.h"
 #include "pod.h"
 
-#define CANDIDATES 8 /* processes of the pod's cgroup that are looked at; init is mostly the first */
 #define FREEZE_OFF '0'
 
 struct quick {
     const char *uuid;
     char **command;
     int interactive;
-    int pod, init, cgroup, helper, plan;
-    uint64_t pid, supervisor;
+    int helper, plan;
+    struct live live;
     const struct plan_header *pod_plan;
     char *block; /* the new plan, and where it grows */
     char *at;
@@ -58,123 +58,26 @@ static int understood(struct quick *quick, int argc, char **argv, int i)
     return i < argc && !(enter && is_terminal(0) && is_terminal(1));
 }
 
-/* Reads the beginning of a file as a string; 0 when there is nothing. */
-static int read_text(int dir, const char *path, char *text, size_t size)
-{
-    OWNED_FD fd = (int)sys_openat(dir, path, O_RDONLY | O_NOFOLLOW, 0);
-    long n = fd < 0 ? fd : sys_read(fd, text, size - 1);
-
-    text[n > 0 ? n : 0] = '\0';
-    return n > 0;
-}
-
-static char *after(char *text, const char *what)
-{
-    const size_t n = str_len(what);
-
-    for (; *text != '\0'; text++)
-        if (memcmp(text, what, n) == 0) /* may look beyond the end of a text, not of its buffer: see TEXT */
-            return text + n;
-    return 0;
-}
-
-#define TEXT 8192
-#define MARGIN 16
-
-static uint64_t number(char **at)
-{
-    uint64_t value = 0;
-
-    while (**at == ' ' || **at == '\t' || **at == '\n')
-        (*at)++;
-    for (; **at >= '0' && **at <= '9'; (*at)++)
-        value = value * 10 + (uint64_t)(**at - '0');
-    return value;
-}
-
-/* The pod's directory, locked by somebody, and its cgroup, not frozen. */
+/* The pod, whose processes are not frozen. */
 static int open_pod(struct quick *quick, const char *root)
 {
-    char path[PATH_SIZE], text[TEXT + MARGIN] = "";
-    char *where = 0, *end;
+    char path[PATH_SIZE], text[TEXT];
+    OWNED_FD pods = join(path, root, "/pods", "") == 0 ? -1 : (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
 
-    if (join(path, root, "/pods/running/", quick->uuid) == 0)
-        return 0;
-    quick->pod = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-    if (quick->pod < 0 || sys_call2(__NR_flock, quick->pod, LOCK_SH | LOCK_NB) != -EAGAIN)
-        return 0;
-    for (int i = 0; where == 0 && i < 2; i++)
-        if (read_text(quick->pod, i == 0 ? "run" : "pod", text, TEXT))
-            where = after(text, "\"cgroup\":\"");
-    if (where == 0)
-        return 0;
-    for (end = where; *end != '"'; end++)
-        if (*end == '\0' || *end == '\\')
-            return 0;
-    *end = '\0';
-    quick->cgroup = (int)sys_openat(AT_FDCWD, where, O_RDONLY | O_DIRECTORY, 0);
-    return quick->cgroup >= 0 && read_text(quick->cgroup, "cgroup.freeze", text, TEXT) && text[0] == FREEZE_OFF;
+    return pods >= 0 && find_live(&quick->live, pods, quick->uuid) && quick->live.cgroup >= 0 &&
+           read_text(quick->live.cgroup, "cgroup.freeze", text, TEXT) && text[0] == FREEZE_OFF;
 }
 
-static char *process_path(char path[64], uint64_t pid, const char *what)
+/* What the supervisor has: process 1 was its child, and is held. */
+static int open_plan(struct quick *quick)
 {
-    (void)str_add(str_add_number(str_add(path, path + 64, "/proc/"), path + 64, pid), path + 64, what);
-    return path;
-}
-
-/* Whether a process is number 1 somewhere below; its parent goes into `quick`. */
-static int is_init(struct quick *quick, uint64_t pid)
-{
-    char path[64], text[TEXT + MARGIN] = "", *at, *parent;
-    uint64_t last = 0;
-
-    if (!read_text(AT_FDCWD, process_path(path, pid, "/status"), text, TEXT))
-        return 0;
-    parent = after(text, "\nPPid:");
-    at = after(text, "\nNSpid:");
-    if (parent == 0 || at == 0)
-        return 0;
-    while (*at == '\t')
-        last = number(&at);
-    quick->supervisor = number(&parent);
-    return last == 1;
-}
-
-/* The supervisor holds the pod's directory where supervisors do.  Asked last: its pid was not another's meanwhile. */
-static int supervises(const struct quick *quick)
-{
-    struct stat own, held;
     char path[64];
-
-    return sys_fstat(quick->pod, &own) == 0 &&
-           sys_call4(__NR_newfstatat, AT_FDCWD, process_path(path, quick->supervisor, "/fd/5"), &held, 0) == 0 &&
-           own.st_dev == held.st_dev && own.st_ino == held.st_ino;
-}
-
-static int find_init(struct quick *quick)
-{
-    char text[TEXT + MARGIN] = "", path[64], *at = text;
-    OWNED_FD plan = -1;
+    OWNED_FD plan = (int)sys_openat(AT_FDCWD, process_path(path, quick->live.supervisor, "/fd/3"), O_RDONLY, 0);
     struct stat st;
     long map;
 
-    if (!read_text(quick->cgroup, "cgroup.procs", text, TEXT))
-        return 0;
-    for (int i = 0; i < CANDIDATES && quick->init < 0; i++) {
-        quick->pid = number(&at);
-        if (quick->pid == 0)
-            return 0;
-        quick->init = (int)sys_call2(__NR_pidfd_open, quick->pid, 0);
-        if (quick->init >= 0 && !is_init(quick, quick->pid)) {
-            sys_close(quick->init);
-            quick->init = -1;
-        }
-    }
-    if (quick->init < 0)
-        return 0;
-    plan = (int)sys_openat(AT_FDCWD, process_path(path, quick->supervisor, "/fd/3"), O_RDONLY, 0);
-    quick->helper = (int)sys_openat(AT_FDCWD, process_path(path, quick->supervisor, "/exe"), O_PATH, 0);
-    if (plan < 0 || quick->helper < 0 || !supervises(quick) || sys_fstat(plan, &st) < 0 || st.st_size <= 0)
+    quick->helper = (int)sys_openat(AT_FDCWD, process_path(path, quick->live.supervisor, "/exe"), O_PATH, 0);
+    if (plan < 0 || quick->helper < 0 || !supervises(&quick->live, quick->live.supervisor) || sys_fstat(plan, &st) < 0 || st.st_size <= 0)
         return 0;
     map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, plan, 0);
     if ((unsigned long)map > -4096UL || plan_check((const void *)map, (size_t)st.st_size) != 0)
@@ -306,14 +209,14 @@ void enter_pod(int argc, char **argv, char **envp)
     int verb;
     const char *root = root_of(argc, argv, envp, &verb);
 
-    quick.pod = quick.init = quick.cgroup = quick.helper = quick.plan = -1;
+    quick.helper = quick.plan = -1;
     if (root == 0 || !is_root() || !understood(&quick, argc, argv, verb) || from_environment(envp, "PYRUN_DEBUG")[0] != '\0')
         return;
-    if (open_pod(&quick, root) && find_init(&quick) && compose(&quick)) {
-        int slots[SLOT_COUNT] = {0, 1, 2, quick.plan, -1, -1, quick.init, quick.cgroup, -1, -1};
+    if (open_pod(&quick, root) && open_plan(&quick) && compose(&quick)) {
+        int slots[SLOT_COUNT] = {0, 1, 2, quick.plan, -1, -1, quick.live.init, quick.live.cgroup, -1, -1};
 
         (void)str_add(str_add(title, title + sizeof title, "pyrun: enter "), title + sizeof title, quick.uuid);
-        (void)str_add_number(pid, pid + sizeof pid, quick.pid);
+        (void)str_add_number(pid, pid + sizeof pid, quick.live.pid);
         (void)enter_helper(quick.helper, slots, 3, words, envp);
     }
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);

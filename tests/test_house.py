@@ -44,7 +44,7 @@ AGAIN_LINES = 1160  # of the launcher pyrun-oci, for containers like earlier one
 # will be allowed to, 40, contexts, 20: native/oci_*.c
 OCI_LINES = 1130
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
-LAUNCHER |= {"prepared.c", "prepared.h", "which.c", "place.c"}
+LAUNCHER |= {"prepared.c", "prepared.h", "which.c", "joined.c", "live.c", "live.h", "place.c"}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", "version1.c", *LAUNCHER, *KEEPER}
 
 

@@ -80,13 +80,14 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
 
 
 def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
-    """Write down what a prepared pod wants.  What is the same whenever it starts, a namespace with a path, needs no Python then."""
+    """Write down what a prepared pod wants.  One that is only joined, native/joined.c finds without Python."""
     from pyrun.pod.prepare import write
 
     write(pod, "net.want", fastjson.dumps(want).encode())
-    if want["join"].startswith("ns:/"):
+    kind, _, name = want["join"].partition(":")
+    if kind in ("container", "pod") or name.startswith("/"):
         own_hosts(root, uuid, pod, want, {"nets": []})
-        write(pod, "net.join", os.fsencode(want["join"][3:]))
+        write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
 
 
 def connect_waiting(pods: Pods, uuid: str, pod: int, want: dict[str, Any], supervisor: Supervisor) -> None:

@@ -3,7 +3,7 @@
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
     controllers                 with limits: a place for them has to be found first, by native/place.c or pyrun.engine.placement
     sockets                     of several apps that name some of the service manager's: a line for each app
-    net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless there is one with this path
+    net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless it joins this one
 
 The plan names the pod's directory below running/, where it will stand when it runs.
 """

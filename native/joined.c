@@ -1,0 +1,57 @@
+/* The network namespace that a prepared pod joins, as pyrun.pod.joined finds it: one with a path, or that of another pod.
+ *
+ * The file `net.join` in the pod's directory names it: a path, or `container:` and what names the other pod when this one starts. */
+#include "live.h"
+#include "prepared.h"
+
+#define NS_GET_NSTYPE 0xb703 /* ioctl_ns(2) */
+
+static int is_network(int fd)
+{
+    return sys_call3(__NR_ioctl, fd, NS_GET_NSTYPE, 0) == CLONE_NEWNET;
+}
+
+/* Not the host's: that would be another thing than was asked for. */
+static int is_another(int fd)
+{
+    struct stat own, other;
+
+    return sys_call4(__NR_newfstatat, AT_FDCWD, "/proc/self/ns/net", &own, 0) == 0 && sys_fstat(fd, &other) == 0 &&
+           own.st_ino != other.st_ino;
+}
+
+/* That of a running pod; -1 where Python has to say why not.  Its process 1 is asked for a signal last: it lives, so that was its. */
+static int of_pod(int pods, const char *reference)
+{
+    char uuid[UUID_LENGTH + 1], path[64];
+    struct live live;
+    int network = -1;
+
+    if (!find_pod(pods, reference, uuid))
+        return -1;
+    if (find_live(&live, pods, uuid))
+        network = (int)sys_openat(AT_FDCWD, process_path(path, live.pid, "/ns/net"), O_RDONLY, 0);
+    if (network >= 0 && (sys_call4(__NR_pidfd_send_signal, live.init, 0, 0, 0) != 0 || !is_another(network))) {
+        sys_close(network);
+        network = -1;
+    }
+    close_live(&live);
+    return network;
+}
+
+int find_network(int pods, int pod)
+{
+    static const char container[] = "container:";
+    char name[PATH_SIZE + sizeof container];
+    OWNED_FD file = (int)sys_openat(pod, "net.join", O_RDONLY | O_NOFOLLOW, 0), network = -1;
+    const long n = file < 0 ? file : sys_read(file, name, sizeof name - 1);
+
+    if (n == -ENOENT)
+        return sys_call3(__NR_faccessat, pod, "net.want", 0) == -ENOENT ? NETWORK_NONE : NETWORK_FOR_PYTHON;
+    name[n > 0 ? n : 0] = '\0';
+    if (memcmp(name, container, sizeof container - 1) == 0)
+        network = of_pod(pods, name + sizeof container - 1);
+    else
+        network = (int)sys_openat(AT_FDCWD, name, O_RDONLY | O_NONBLOCK, 0);
+    return network < 0 || !is_network(network) ? NETWORK_FOR_PYTHON : out_of_the_way(network);
+}
