@@ -30,7 +30,8 @@ static long op_session(const struct context *ctx)
             r = sys_call3(__NR_dup3, ctx->tty, fd, 0);
     }
     for (unsigned i = 0; r >= 0 && i < sockets; i++) /* upwards: no copy lands on one that is still needed */
-        r = sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
+        if ((r = sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0)) == -EBADF && ctx->plan->flags & PLAN_OCI)
+            r = sys_call3(__NR_close_range, 3 + i, 3 + i, 0); /* one of --preserve-fds that its caller did not have */
     /* From here on no path can lead out through /proc/self/fd. */
     if (r >= 0 && (ctx->plan->flags & PLAN_OCI))
         return oci_close((int)(3 + sockets));

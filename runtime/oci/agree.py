@@ -36,22 +36,22 @@ def agree(spec: dict[str, Any]) -> None:
     _net_names(linux.get("netDevices", {}))
     for key in linux.get("sysctl", ()):
         try:
-            _sysctl(key, kinds, spec.get("hostname", ""))
+            _sysctl(key, kinds)
         except Bad as bad:
             raise bad.inside(f"linux.sysctl[{key!r}]") from None
     if "mount" not in kinds:
         raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
 
 
-def _sysctl(key: str, own: Collection[str], hostname: str) -> None:
+def _sysctl(key: str, own: Collection[str]) -> None:
     """Refuse a parameter that would change the host; `own` are the types of the container's own namespaces."""
     try:
         name = sysctl.path(key)
     except ValueError as wrong:
         raise Bad(*wrong.args) from None
     kind = sysctl.namespace(name)
-    if name == "kernel/hostname" and hostname:
-        raise Bad("says the same as hostname", "keep one of them")
+    if name == "kernel/hostname":  # as runc and crun have it, whether or not that is there too
+        raise Bad("says the same as hostname", "set hostname, at the top of the configuration")
     if not kind:
         raise Bad("is not kept apart by any namespace, it would change the host", "set it on the host if it must be")
     if kind not in own:

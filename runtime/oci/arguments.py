@@ -61,13 +61,15 @@ _PROGRAM_FOLLOWS = ("exec", "ps")  # behind the first positional argument everyt
 class Arguments:
     """A parsed command line: `verb`, `options` of all names without dashes, `lists` of those that may be repeated, `words`.
 
-    `key` is what the launcher has made of the configuration, for the next container of its kind.
+    `kept` is how many descriptors of the caller the container gets, `key` what the launcher has made of the configuration, for the next
+    container of its kind.
     """
 
-    __slots__ = ("key", "lists", "options", "verb", "words")
+    __slots__ = ("kept", "key", "lists", "options", "verb", "words")
 
     def __init__(self) -> None:
         self.verb = ""
+        self.kept = 0
         self.key: Key | None = None
         self.options: dict[str, str] = {}
         self.lists: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
 from pyrun.oci.process import lost_capabilities
-from pyrun.oci.streams import announce_sockets, keep_descriptors, own_streams, send_pidfd, take_terminal
+from pyrun.oci.streams import announce_sockets, own_streams, send_pidfd, take_terminal
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -116,7 +116,7 @@ def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:
     terminal = (config.get("process") or {}).get("terminal", False)
     detached = args.verb == "create" or "detach" in args.options
     if terminal and detached and not args.get("console-socket"):
-        hint = "a detached container hands its terminal over by a socket"
+        hint = "use --console-socket: a detached container hands its terminal over by a socket"
         raise ConfigError("make terminal", "", "it needs --console-socket", hint=hint, origin="process.terminal")
     if not terminal and args.get("console-socket"):
         raise ConfigError("make terminal", "", "--console-socket without process.terminal", origin="--console-socket")
@@ -188,13 +188,12 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
 
 
 def _launch(args: Arguments, config: dict[str, Any], plan: Plan, fds: dict[int, int], bundle: str) -> Launch:
-    kept = keep_descriptors(args)
     if not (config.get("hooks") or {}).get("createContainer"):
-        return Launch(plan, fds, kept)
+        return Launch(plan, fds, args.kept)
     from pyrun.oci import hooks
 
     with hooks.InBundle(bundle):
-        return Launch(plan, fds, kept)
+        return Launch(plan, fds, args.kept)
 
 
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:

@@ -9,7 +9,7 @@ from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
-from pyrun.oci.streams import keep_descriptors, keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
+from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
 
@@ -104,7 +104,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         group = _group(args, container, pid)
         if group:
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        launch = Launch(plan, fds, keep_descriptors(args), str(pid))
+        launch = Launch(plan, fds, args.kept, str(pid))
     except OSError as error:
         step = "exec in cgroup" if error.filename else "exec in"
         raise HostError(step, str(error.filename or container.id), errno=error.errno or 0) from None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
 
-__all__ = ["features"]
+__all__ = ["features", "words"]
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 # kind: its name in /proc/self/ns
@@ -38,6 +38,11 @@ def features(args: Arguments) -> int:
     return 0
 
 
+def words(args: Arguments) -> str:
+    """Return what this program makes use of where the host has it, as `crun --version` writes it, for who greps there."""
+    return "+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF" + (" +CRIU" if _checkpoint(args) == "true" else "")
+
+
 def _features(args: Arguments) -> dict[str, Any]:
     from pyrun import __version__
 
@@ -52,7 +57,7 @@ def _features(args: Arguments) -> dict[str, Any]:
             "org.opencontainers.runc.checkpoint.enabled": _checkpoint(args),
             "pyrun.version": __version__,
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "run.oci."],
     }
 
 

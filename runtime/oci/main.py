@@ -55,8 +55,9 @@ def main(argv: list[str]) -> int:
 def _dispatch(args: Arguments) -> int:
     if "version" in args.options and not args.verb:
         from pyrun import __version__
+        from pyrun.oci.features import words
 
-        sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n")
+        sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n{words(args)}\n")
         return 0
     if b"PYRUN_OCI_KEY" in posix.environ:  # of the launcher's
         from pyrun.oci.recipe import take_key
@@ -110,6 +111,10 @@ def _close_leaks(args: Arguments) -> None:
             except OSError:  # whoever reads it will tell
                 break
     closerange(first, 1 << 20)
+    if first > 3 and args.verb in ("create", "run", "exec"):
+        from pyrun.oci.streams import keep_descriptors
+
+        args.kept = keep_descriptors(args)
 
 
 def _named(args: Arguments) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pyrun.errors import HostError
@@ -18,16 +19,31 @@ __all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", 
 
 
 def keep_descriptors(args: Arguments) -> int:
-    """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many."""
-    count = args.number("preserve-fds") + listening(os.environ.get("LISTEN_FDS", ""))
+    """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many.
+
+    To be called before anything else is opened: of those to be preserved some may not be there, for whoever means all that he has
+    names a large number, and what would stand in their place by then is not the container's to have.
+    """
+    sockets = listening(os.environ.get("LISTEN_FDS", ""))
+    count = args.number("preserve-fds") + sockets
+    while count > sockets and not _is_open(2 + count):
+        count -= 1
     if count > ops.SLOT_LISTEN_MAX:
         raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
     for number in range(count):
-        try:
+        if _is_open(3 + number):
             os.dup2(3 + number, ops.SLOT_LISTEN + number)
-        except OSError as error:
-            raise HostError("keep descriptor", str(3 + number), errno=error.errno or 0, origin="--preserve-fds") from None
+        elif number < sockets:
+            raise HostError("keep descriptor", str(3 + number), errno=errno.EBADF, origin="LISTEN_FDS")
     return count
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def announce_sockets(config: dict[str, Any]) -> None:

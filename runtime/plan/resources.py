@@ -268,6 +268,8 @@ def check_file(file: str, origin: str) -> None:
         "not a file of a controller",
         "write for example memory.high or hugetlb.2MB.max; controllers: " + " ".join(sorted(_CONTROLLERS)),
     )
+    if controller and rest and controller not in _CONTROLLERS:
+        reason += f": the requested cgroup controller `{controller}` is not available"
     if controller == "cgroup" or rest == "pressure":
         reason, hint = "is not a limit", "pyrun itself looks after the cgroup.* files"
     kind = UsageError if origin.startswith("--") else ConfigError

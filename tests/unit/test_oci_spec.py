@@ -247,6 +247,18 @@ def test_each_rule_names_its_path(where: str, value: object, path: str, reason: 
     assert caught.value.hint
 
 
+def test_the_host_name_is_not_to_be_had_as_a_parameter() -> None:
+    """Not even alone: there is a member for it, which the state and others go by."""
+    config = copy.deepcopy(GOOD)
+    del config["hostname"]
+    config["linux"]["sysctl"] = {"kernel.domainname": "example.com"}
+    spec.load(json.dumps(config).encode())
+    for key in ("kernel.hostname", "kernel/hostname"):
+        config["linux"]["sysctl"] = {key: "box"}
+        with pytest.raises(ConfigError, match="the same as hostname"):
+            spec.load(json.dumps(config).encode())
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

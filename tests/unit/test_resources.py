@@ -110,6 +110,7 @@ def test_a_new_cgroup(resources: dict[str, Any], limits: list[tuple[str, str]]) 
         ({"unified": {"memory.": "1"}}, 'unified."memory."', "not a file"),
         ({"unified": {"": "1"}}, 'unified.""', "not a file"),
         ({"unified": {"fs.x": "1"}}, 'unified."fs.x"', "not a file"),
+        ({"unified": {"foo.max": "1"}}, 'unified."foo.max"', "the requested cgroup controller `foo` is not available"),
         ({"unified": {"cgroup.procs": "1"}}, 'unified."cgroup.procs"', "not a limit"),
         ({"unified": {"memory.pressure": "some 1 2"}}, 'unified."memory.pressure"', "not a limit"),
         ({"unified": {"memory.max": 1}}, 'unified."memory.max"', "not a text"),

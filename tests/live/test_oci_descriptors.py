@@ -1,0 +1,61 @@
+"""Descriptors of the caller that a container, or a process that enters it, gets by --preserve-fds."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bundles import OCI, Runtime
+
+
+@pytest.fixture
+def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
+    made = Runtime(tmp_path, probe)
+    yield made
+    made("delete", "--force", "one")
+
+
+def with_open(oci: Runtime, opened: str, *words: str) -> str:
+    """What the runtime prints when a shell has opened these descriptors for it."""
+    line = f'exec {opened}; exec "$@"'
+    command = ["bash", "-c", line, "x", str(OCI), "--root", str(oci.root), *words]
+    with (oci.folder / "out").open("w+") as out:  # not a pipe: a container would hold it open
+        code = subprocess.run(
+            command, cwd=oci.bundle, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=60
+        ).returncode
+        out.seek(0)
+        text = out.read()
+    assert code == 0, text
+    return text
+
+
+SHOW = "for fd in 3 4 5 6 7 8 9; do [ ! -e /proc/self/fd/$fd ] || echo $fd; done; echo to-three >&3; echo to-six >&6"
+
+
+def test_those_that_are_not_open_stay_closed(oci: Runtime, tmp_path: Path) -> None:
+    """Whoever means all that he has says a large number."""
+    opened = f"3>{tmp_path}/three 6>{tmp_path}/six"
+    oci.command("/bin/sh", "-c", SHOW)
+    assert with_open(oci, opened, "run", "--preserve-fds", "100", "one").split() == ["3", "6"]
+    assert (tmp_path / "three").read_text() == "to-three\n" and (tmp_path / "six").read_text() == "to-six\n"
+    oci.start_sleeping()
+    assert with_open(oci, opened, "exec", "--preserve-fds", "100", "one", "sh", "-c", SHOW).split() == ["3", "6"]
+
+
+def test_nothing_of_the_runtime_stands_in_for_one_that_is_not_open(oci: Runtime) -> None:
+    """By then the same number is a directory or file of the host's, which the runtime has opened for itself."""
+    oci.command("/bin/sh", "-c", "ls /proc/self/fd; for fd in 3 4 5 6; do ls -l /proc/1/fd/$fd 2>/dev/null; done; true")
+    assert with_open(oci, "3>&-", "run", "--preserve-fds", "4", "one").split() == ["0", "1", "2", "3"], "3 is ls's own"
+    oci.start_sleeping()
+    assert with_open(oci, "3>&-", "exec", "--preserve-fds", "4", "one", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
+
+
+def test_more_than_can_be_kept_are_refused(oci: Runtime) -> None:
+    oci.command("/bin/true")
+    line = 'for fd in $(seq 3 70); do eval "exec $fd</dev/null"; done; exec "$@"'
+    command = ["bash", "-c", line, "x", str(OCI), "--root", str(oci.root), "run", "--preserve-fds", "68", "one"]
+    done = subprocess.run(command, cwd=oci.bundle, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stderr == "pyrun-oci: keep descriptors 68: at most 64 can be (from --preserve-fds)\n"
+    assert not oci.leftovers()
