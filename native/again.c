@@ -91,8 +91,8 @@ static int is_plain_root(char **envp)
                 words[size++] = ' ';
             words[size++] = text[i];
         }
-    return sys_call0(__NR_geteuid) == 0 && from_environment(envp, "LISTEN_FDS")[0] == '\0' && size == sizeof whole - 1 &&
-           memcmp(words, whole, size) == 0;
+    return sys_call0(__NR_geteuid) == 0 && from_environment(envp, "LISTEN_FDS")[0] == '\0' &&
+           from_environment(envp, "NOTIFY_SOCKET")[0] == '\0' && size == sizeof whole - 1 && memcmp(words, whole, size) == 0;
 }
 
 static int find_bundle(struct again *a, const char *bundle)

@@ -84,8 +84,7 @@ def create(args: Arguments, make: Maker | None = None) -> tuple[Container, int]:
     try:
         if making.container.group:  # of a create that was killed
             cgroups.remove(making.container.group)
-        for name in os.listdir(making.container.fd):
-            os.unlink(name, dir_fd=making.container.fd)
+        state.clear(making.container.fd)
         (make or _make)(args, config, text, bundle, making)
     except BaseException:
         making.undo()
@@ -199,6 +198,12 @@ def _launch(args: Arguments, config: dict[str, Any], plan: Plan, fds: dict[int, 
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     announce_sockets(config)
+    notify = ("", "")
+    if os.environ.get("NOTIFY_SOCKET"):
+        from pyrun.oci.notify import arrange
+
+        notify = arrange(container, config)
+        record["notify"] = bool(notify[0])
     if config.get("hooks"):
         from pyrun.oci import hooks
 
@@ -214,6 +219,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         pivot="no-pivot" not in args.options,
         group=group,
         user=user,
+        notify=notify,
     )
     if plan.uid_map and os.geteuid():
         from pyrun.oci import rootless

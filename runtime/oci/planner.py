@@ -16,7 +16,7 @@ from pyrun.plan.ops import Plan, op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pyrun.plan.ops import Op
@@ -50,12 +50,13 @@ def oci_plan(
     pivot: bool = True,
     group: str = "",
     user: bool = False,
+    notify: tuple[str, str] = ("", ""),
 ) -> Plan:
     """Return the plan that creates the container of a checked configuration.
 
     `seccomp` is its compiled filter, `bounding` the caller's own bounding set, `state` the JSON for hooks before and
     behind the pid (status creating), `pivot` False for a root that cannot be pivoted from, `group` the directory of its cgroup,
-    `user` that the caller is root in a user namespace at most, who can make no device nodes.
+    `user` that the caller is root in a user namespace at most, who can make no device nodes, `notify` what pyrun.oci.notify arranges.
     ConfigError for what the kernel or the host cannot do.
     """
     linux = spec.get("linux", {})
@@ -75,8 +76,7 @@ def oci_plan(
     if linux.get("mountLabel"):
         selinux(linux["mountLabel"], "linux.mountLabel")
         mounter.label = linux["mountLabel"]
-    for index, mount in enumerate(spec.get("mounts", ())):
-        todo += mounter.mount(mount, f"mounts[{index}]")
+    todo += _mounts(spec.get("mounts", ()), mounter, notify)
     todo += devices.device_ops(spec, mounter)
     todo += mounter.late
     _kernel(spec, linux, kinds, todo)
@@ -123,6 +123,16 @@ def enter_plan(
     own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
+
+
+def _mounts(wanted: Sequence[dict[str, Any]], mounter: mounts.Mounter, notify: tuple[str, str]) -> list[Op]:
+    todo: list[Op] = []
+    for index, mount in enumerate(wanted):
+        todo += mounter.mount(mount, f"mounts[{index}]")
+    if notify[0]:
+        options = ["bind", "ro", "nosuid", "nodev", "noexec"]
+        todo += mounter.mount({"source": notify[0], "destination": notify[1], "options": options}, "NOTIFY_SOCKET")
+    return todo
 
 
 def _refuse_tracers(spec: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyrun.oci.arguments import Arguments
+    from pyrun.oci.notify import Relay
     from pyrun.oci.state import Container
 
 __all__ = ["create", "follow", "let_go", "poststart", "run", "start"]
@@ -30,6 +31,7 @@ def create(args: Arguments) -> int:
 def start(args: Arguments) -> int:
     """Start the program of a created container, and run its poststart hooks."""
     container = state.Container(root_of(args), args.words[0])
+    relay = _listen(container)
     let_go(container)
     try:
         poststart(container)
@@ -38,7 +40,19 @@ def start(args: Arguments) -> int:
 
         destroy(container, force=True)
         raise
+    if relay is not None:
+        container.close()
+        relay.until_ready()
     return 0
+
+
+def _listen(container: Container) -> Relay | None:
+    """From before the program runs there is somebody to hear it, if there is to be."""
+    if not container.record.get("notify") or not container.pid:
+        return None
+    from pyrun.oci.notify import Relay
+
+    return Relay(container)
 
 
 def let_go(container: Container) -> None:
@@ -112,15 +126,12 @@ def follow(args: Arguments, container: Container, master: int, begin: Callable[[
     Returns the process's exit code, 0 when detached.
     """
     pid = container.record["pid"]
-    try:
-        if "detach" in args.options:
-            if begin is not None:
-                begin(container)
-            poststart(container)
-            container.close()
-            return 0
-        from pyrun.oci import attend
+    if "detach" in args.options:
+        return _leave(container, pid, begin)
+    from pyrun.oci import attend
 
+    try:
+        relay = _listen(container)
         attend.hold()
         if begin is not None:
             try:
@@ -128,16 +139,35 @@ def follow(args: Arguments, container: Container, master: int, begin: Callable[[
             except PyrunError:  # its hooks may have said why
                 attend.drain(master)
                 raise
+        if relay is not None:
+            relay.stay()  # while signals are held: the new thread is to get none
         pidfd = attend.forward(pid)
         poststart(container)
         _unlock(container)
         code = attend.wait(pid, pidfd, master)
+        if relay is not None:
+            relay.drain()
     except BaseException:
         _end(container, pid)
         raise
     if "keep" not in args.options:
         _end(container, pid)
     return code
+
+
+def _leave(container: Container, pid: int, begin: Callable[[Container], None] | None) -> int:
+    try:
+        relay = _listen(container)
+        if begin is not None:
+            begin(container)
+        poststart(container)
+        container.close()
+    except BaseException:
+        _end(container, pid)
+        raise
+    if relay is not None:
+        relay.until_ready()
+    return 0
 
 
 def _unlock(container: Container) -> None:

@@ -171,7 +171,8 @@ class Container:
     def fast(self) -> bytes:
         """Return what the file `fast` is to hold."""
         record = self.record
-        lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), "hooks" if record.get("hooks") else ""]
+        python = "hooks" if record.get("hooks") or record.get("notify") else ""  # what more there is to be done than the launcher does
+        lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), python]
         helper = os.fsencode(os.path.abspath(native.HELPER))
         if any("\n" in line for line in lines):
             return b""
@@ -181,8 +182,7 @@ class Container:
 
     def remove(self) -> None:
         """Remove its directory; that it is locked is the caller's affair."""
-        for name in os.listdir(self.fd):
-            os.unlink(name, dir_fd=self.fd)
+        clear(self.fd)
         os.rmdir(f"{self.root}/{self.id}")
 
     def close(self) -> None:
@@ -190,6 +190,20 @@ class Container:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+
+def clear(fd: int) -> None:
+    """Remove all that is in a directory."""
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except IsADirectoryError:
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                clear(below)
+            finally:
+                os.close(below)
+            os.rmdir(name, dir_fd=fd)
 
 
 def pretty(shown: dict[str, Any]) -> str:
