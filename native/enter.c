@@ -110,7 +110,7 @@ static int joiner(struct context *ctx)
 {
     const uint64_t none = 0;
     uint32_t i = 0;
-    long r = move_version_1(ctx, "/cgroup.procs");
+    long r = move_version_1(ctx, 1);
 
     default_signals(ALL_SIGNALS_OF_LINUX);
     if (ctx->handler) /* what init did for the app before it was one */

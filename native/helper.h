@@ -79,7 +79,7 @@ long set_limit(struct context *ctx, const struct plan_op *op);
 
 /* version1.c */
 long set_version_1(const struct context *ctx, const struct plan_op *op);
-long move_version_1(const struct context *ctx, const char *procs); /* "/cgroup.procs": in; "/../cgroup.procs": out again */
+long move_version_1(const struct context *ctx, int in); /* else out again */
 void remove_version_1(const struct context *ctx);
 int64_t own_oom_kills(const struct context *ctx);
 

@@ -120,6 +120,30 @@ long share_begin(struct keeper *keeper)
     return r < 0 ? r : 0;
 }
 
+static void remove_old_group(const char *path)
+{
+    static const struct __kernel_timespec pause = {0, 10000000};
+
+    for (int tries = 0; tries < 100 && sys_call3(__NR_unlinkat, AT_FDCWD, path, AT_REMOVEDIR) == -EBUSY; tries++)
+        (void)sys_call2(__NR_nanosleep, &pause, 0); /* what died just now is in there for a moment */
+}
+
+/* The file `groups` names the pod's in hierarchies of version 1, NUL after each.  Helpers have removed their apps', unless they were killed. */
+static void remove_old_groups(const struct keeper *keeper)
+{
+    char text[PATH_SIZE], path[PATH_SIZE];
+    OWNED_FD fd = (int)sys_openat(keeper->pod, "groups", O_RDONLY | O_NOFOLLOW, 0);
+    const long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+
+    text[n > 0 ? n : 0] = '\0';
+    for (const char *at = text; at < text + n; at += str_len(at) + 1) {
+        for (unsigned i = 0; i < keeper->count && (keeper->how.flags & KEEP_SEVERAL); i++)
+            if (join(path, at, "/", keeper->apps[i].how.name) != 0)
+                remove_old_group(path);
+        remove_old_group(at);
+    }
+}
+
 /* After the last one: whatever still shares a namespace goes with it. */
 void share_end(struct keeper *keeper)
 {
@@ -139,4 +163,5 @@ void share_end(struct keeper *keeper)
     keeper->group = -1;
     if (keeper->memory[0] != '\0')
         (void)sys_call2(__NR_umount2, keeper->memory, MNT_DETACH);
+    remove_old_groups(keeper);
 }

@@ -148,9 +148,9 @@ static long start(struct context *ctx, uint32_t *step)
     if ((ctx->plan->flags & PLAN_SHARED_PID) && (r = sys_call2(__NR_setns, SLOT_INIT, CLONE_NEWPID)) < 0) /* of the next child */
         return r;
     *step = STEP_CLONE;
-    if ((r = move_version_1(ctx, "/cgroup.procs")) == 0)
+    if ((r = move_version_1(ctx, 1)) == 0)
         r = clone_child(ctx, ctx->plan->clone_flags & ~elsewhere, init_main);
-    (void)move_version_1(ctx, "/../cgroup.procs");
+    (void)move_version_1(ctx, 0);
     if (r < 0)
         return r;
     if (own_network(ctx) && (r = make_network(ctx)) < 0)

@@ -15,34 +15,43 @@ long set_version_1(const struct context *ctx, const struct plan_op *op)
     return r < 0 ? r : write_file(group, pool_string(ctx, op->s1), 0, 0, text, str_len(text));
 }
 
-long move_version_1(const struct context *ctx, const char *procs)
+/* Of several apps the group of all comes before the app's below it: that is the way in, and backwards the way out. */
+long move_version_1(const struct context *ctx, int in)
 {
     char path[PATH_SIZE];
+    uint32_t count = 0;
     long r = 0;
 
-    for (const struct plan_op *op = ctx->ops; r == 0 && before_clone(op); op++)
+    while (before_clone(&ctx->ops[count]))
+        count++;
+    for (uint32_t i = 0; r == 0 && i < count; i++) {
+        const struct plan_op *op = &ctx->ops[in ? i : count - 1 - i];
+
         if (op->code == OP_LIMIT && op->a != 0)
-            r = join(path, pool_string(ctx, op->a), procs, "") == 0 ? -ENAMETOOLONG : write_file(AT_FDCWD, path, 0, 0, "0", 1);
+            r = join(path, pool_string(ctx, op->a), in ? "/" : "/../", "cgroup.procs") == 0 ? -ENAMETOOLONG
+                                                                                          : write_file(AT_FDCWD, path, 0, 0, "0", 1);
+    }
     return r;
 }
 
+/* The group of several apps the keeper removes. */
 void remove_version_1(const struct context *ctx)
 {
     static const struct __kernel_timespec pause = {0, 10000000};
 
     for (const struct plan_op *op = ctx->ops; before_clone(op); op++)
-        for (int tries = 0; op->code == OP_LIMIT && op->a != 0 && tries < 100; tries++) {
+        for (int tries = 0; op->code == OP_LIMIT && op->a != 0 && !(op->flags & OPF_POD) && tries < 100; tries++) {
             if (sys_call3(__NR_unlinkat, AT_FDCWD, pool_string(ctx, op->a), AT_REMOVEDIR) != -EBUSY)
                 break;
             (void)sys_call2(__NR_nanosleep, &pause, 0); /* who entered it has not been reaped yet */
         }
 }
 
-/* Of the pod's own cgroup, which for the memory may be one of version 1. */
+/* Of the pod's own cgroup, which for the memory may be one of version 1; there a kill is counted where the process was, not above. */
 int64_t own_oom_kills(const struct context *ctx)
 {
     for (const struct plan_op *op = ctx->ops; before_clone(op); op++)
-        if (op->code == OP_LIMIT && op->a != 0 && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
+        if (op->code == OP_LIMIT && op->a != 0 && !(op->flags & OPF_POD) && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
             OWNED_FD group = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->a), O_RDONLY | O_DIRECTORY, 0);
 
             return oom_kills(group, "memory.oom_control", OOM_KILL);

@@ -65,7 +65,9 @@ def remove(path: str) -> bool:
 
 
 def remove_version_1(path: str) -> None:
-    """Remove a cgroup of version 1, in which nobody lives any more; best effort: what dies just now keeps it for a moment."""
+    """Remove a cgroup of version 1, with those of apps below, in which nobody lives any more; best effort: what dies just now keeps
+    it for a moment.
+    """
     import contextlib
     import time
 
@@ -76,6 +78,7 @@ def remove_version_1(path: str) -> None:
             except PermissionError:
                 return
             except OSError:
+                _remove_below(path)
                 time.sleep(0.01)
                 continue
         return

@@ -124,7 +124,7 @@ class Config:
     `variables` (the places in it of those whose value is the caller's and decides nothing),
     `cwd`, `umask`, `uid`, `gid`, `groups`; `bounding` and `permitted` capability masks; `seccomp` the BPF
     program or b""; `rlimits` (resource, soft, hard, origin); `limits` (file of the cgroup, content, origin),
-    `limits_1` (directory of version 1, file, content, origin), `limits_pod` those of all apps together;
+    `limits_1` (directory of version 1, file, content, origin), `limits_pod` and `limits_pod_1` those of all apps together;
     `devices` nodes beside the usual ones and `device_rules` what may be opened, all rules, none where the list is closed anyway;
     `isolators` which of the image's are enforced, changed or ignored; `labels` of security modules (file of /proc/self/attr, content,
     origin); `sysctls` (path below /proc/sys, value, origin); `metadata` where its service is to be had, None without one;
@@ -168,6 +168,7 @@ class Config:
         "limits",
         "limits_1",
         "limits_pod",
+        "limits_pod_1",
         "lowers",
         "make_cwd",
         "mask_paths",
@@ -208,7 +209,7 @@ class Config:
         self.env: list[str] = []
         self.variables: dict[str, int] = {}
         self.cwd = "/"
-        self.make_cwd = False
+        self.make_cwd = self.hosts_bound = False
         self.umask = 0o022
         self.uid = self.gid = 0
         self.groups: tuple[int, ...] = ()
@@ -219,6 +220,7 @@ class Config:
         self.limits: list[tuple[str, str, str]] = []
         self.limits_pod: list[tuple[str, str, str]] = []
         self.limits_1: list[tuple[str, str, str, str]] = []
+        self.limits_pod_1: list[tuple[str, str, str, str]] = []
         self.devices: list[Device] = []
         self.device_rules: list[Rule] = []
         self.metadata: Metadata | None = None
@@ -243,7 +245,6 @@ class Config:
         self.mask_paths = True
         self.network = "none"
         self.bandwidth: dict[str, int] = {}
-        self.hosts_bound = False
         self.hosts_keep = self.resolv_keep = True
         self.notify = "exec"
         self.idmap: IdMap | None = None

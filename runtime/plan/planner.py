@@ -44,7 +44,8 @@ def run_plan(config: Config) -> Plan:
         flags &= ~(_SHARED | ops.CLONE_NEWPID if config.share == "pod" else _SHARED)
     todo: list[Op] = [op(ops.LIMIT, file, text, flags=ops.POD, origin=origin) for file, text, origin in config.limits_pod]
     todo += [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in config.limits]
-    todo += [op(ops.LIMIT, file, text, a=where, origin=origin) for where, file, text, origin in config.limits_1]
+    for whose, limits in ((ops.POD, config.limits_pod_1), (0, config.limits_1)):
+        todo += [op(ops.LIMIT, file, text, a=where, flags=whose, origin=origin) for where, file, text, origin in limits]
     if config.device_rules:
         _device_rules(config, todo)
     todo.append(op(ops.PROPAGATION, n=ops.MS_PRIVATE | ops.MS_REC, origin="default mounts"))

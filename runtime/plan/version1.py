@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     Limit = tuple[str, str, str]
-    Limit1 = tuple[str, str, str, str]
+    Limit1 = tuple[str, str, str, str]  # of a hierarchy by its controller, or of a directory in it
 
-__all__ = ["controller_of", "raised", "shares_of_weight", "split", "version_1", "with_swap"]
+__all__ = ["controller_of", "nested", "raised", "shares_of_weight", "split", "version_1", "with_swap"]
 
 _NO_LIMIT = 1 << 62  # and more: what a file of version 1 says then depends on the size of a page
 _NAMES = {"io": "blkio"}  # v2 -> v1, where it has another
+_FREE = {"cpu": ("cpu.shares", "1024"), "memory": ("memory.limit_in_bytes", "-1"), "pids": ("pids.max", "max")}
 _SAME = frozenset(("cpu.idle", "cpuset.cpus", "cpuset.mems", "pids.max", "rdma.max"))
 _THROTTLES = {"rbps": "read_bps", "wbps": "write_bps", "riops": "read_iops", "wiops": "write_iops"}
 
@@ -79,6 +80,34 @@ def with_swap(limits: list[Limit], memory: int, together: int) -> list[Limit]:
     if text.isdigit() and "memory.max" not in files and memory < _NO_LIMIT:
         return [("memory.max", str(memory), origin), *limits]
     return limits
+
+
+def nested(pod: list[Limit1], app: list[Limit1], name: str, held: Mapping[str, str]) -> tuple[list[Limit1], list[Limit1]]:
+    """Return what is to be written for all apps of a pod together, `pod`, and for the app `name` of it, whose groups lie below those.
+
+    Both are (directory, file, text, origin) in the pod's directories.  In each hierarchy that one of both uses there are both
+    groups, one of them without limits of its own; `held` is what a cpuset above has.
+    """
+    above, below = list(pod), [(f"{where}/{name}", file, text, origin) for where, file, text, origin in app]
+    for where in dict.fromkeys(one[0] for one in (*pod, *app)):
+        of_pod, of_app = ([one for one in limits if one[0] == where] for limits in (pod, app))
+        if not of_pod:
+            above += _without_limits(where, of_app[0], held)
+        elif not of_app:
+            below += _without_limits(f"{where}/{name}", of_pod[0], {file: text for _, file, text, _ in of_pod})
+        elif of_pod[0][1].startswith("cpuset."):  # what the app does not limit is what the pod has
+            sets = {file: text for _, file, text, _ in of_pod}
+            below = [(*one[:2], sets[one[1]], one[3]) if one[2] == held.get(one[1]) and one[1] in sets else one for one in below]
+    return above, below
+
+
+def _without_limits(where: str, like: Limit1, held: Mapping[str, str]) -> list[Limit1]:
+    """What makes a group, in the hierarchy of the limit `like`; a cpuset takes no process before it has been filled."""
+    name, origin = like[1].partition(".")[0], like[3]
+    if name == "cpuset":
+        return [(where, file, held.get(file, "0"), origin) for file in ("cpuset.cpus", "cpuset.mems")]
+    file, text = _FREE.get(name, ("notify_on_release", "0"))  # which each group has, and nobody asks for
+    return [(where, file, text, origin)]
 
 
 def raised(limits: list[Limit1], together: int) -> list[Limit1]:

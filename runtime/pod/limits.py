@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["of", "of_pod", "placed", "with_rates"]
+__all__ = ["cpuset_above", "of", "of_pod", "placed", "with_rates"]
 
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
@@ -104,8 +104,14 @@ def placed(limits: list[Limit], above: str, group: str) -> tuple[list[Limit], li
     from pyrun.plan.version1 import split, version_1
 
     new, old = split(limits, read_small(above + "/cgroup.controllers").decode().split() if above else (), mounted)
-    sets = {name: read_small(f"{mounted.get('cpuset', '')}/{name}").decode().strip() for name in ("cpuset.cpus", "cpuset.mems")}
-    return new, [(f"{mounted[name]}/{group}", file, text, origin) for name, file, text, origin in version_1(old, sets)]
+    held = cpuset_above(mounted.get("cpuset", ""))
+    return new, [(f"{mounted[name]}/{group}", file, text, origin) for name, file, text, origin in version_1(old, held)]
+
+
+def cpuset_above(directory: str = "") -> dict[str, str]:
+    """Return what this process's cpuset of version 1 has, cpuset.cpus and cpuset.mems; `directory` where it is already known."""
+    directory = directory or version_1_cgroups().get("cpuset", "")
+    return {name: read_small(f"{directory}/{name}").decode().strip() for name in ("cpuset.cpus", "cpuset.mems")}
 
 
 def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:

@@ -243,21 +243,22 @@ def _more(options: Options, config: Config) -> dict[str, object]:
     """What only some records have."""
     isolators: dict[str, object] = {"isolators": config.isolators} if config.isolators else {}
     documents: dict[str, object] = {"config": given_documents(options)} if options.config else {}
-    return {**post_stop(config), **isolators, **documents, **_version_1(config)}
+    old: dict[str, object] = {"cgroups_1": _version_1(config)} if config.limits_1 else {}
+    return {**post_stop(config), **isolators, **documents, **old}
 
 
 def _files(options: Options, image: Image, config: Config, blank: str) -> dict[str, str]:
+    old = {"groups": "".join(where + "\0" for where in _version_1(config))} if config.limits_1 else {}
     if not config.metadata:
-        return {}
+        return old
     from pyrun.pod.metadata import describe
 
-    return {"metadata": describe(blank, [(options, image, config)], options.described, given_documents(options))}
+    return {"metadata": describe(blank, [(options, image, config)], options.described, given_documents(options)), **old}
 
 
-def _version_1(config: Config) -> dict[str, object]:
+def _version_1(config: Config) -> list[str]:
     """The pod's cgroups of version 1, for whoever finds them when its supervisor was killed."""
-    found = sorted({where for where, *_ in config.limits_1})
-    return {"cgroups_1": found} if found else {}
+    return sorted({where for where, *_ in config.limits_1})
 
 
 def given_documents(options: Options) -> list[str]:

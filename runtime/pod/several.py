@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import time
 
+from pyrun.engine.cgroup import name_of
 from pyrun.errors import ConfigError, UsageError
 from pyrun.images import fastjson
 from pyrun.plan import ops
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from pyrun.pod.health import Health
     from pyrun.pod.options import Options, Volume
     from pyrun.pod.state import Pods
+
+    Together = tuple[list[tuple[str, str, str]], list[tuple[str, str, str, str]]]
 
 __all__ = ["App", "decide_several", "prepare_several"]
 
@@ -103,7 +106,7 @@ def prepare_several(
             _fill_app(directory, app, recipe, checks)
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
-    record = _record(apps, identifiers, uuid, last, [config.isolators for config, _ in made])
+    record = _record(apps, identifiers, uuid, last, [config for config, _ in made])
     stand(pods, uuid, record, pod.pod_name or "", fill, lasting=lasting)
     return notes
 
@@ -119,7 +122,7 @@ def decide_several(
     notes += _unknown(pod)
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
-    together = _together(apps, host, pods.root)
+    together = _together(apps, host, pods.root, uuid)
     made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again) for app in apps]
     _check_memory([config for config, _ in made])
     return made
@@ -160,9 +163,16 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
         files["controllers"] = " ".join(controllers).encode()
+    if groups := _groups(made):
+        files["groups"] = "".join(where + "\0" for where in groups).encode("utf-8", "surrogateescape")
     if any(app.sockets is not None for app in apps):
         files["sockets"] = _sockets([app.sockets or [] for app in apps])
     return files
+
+
+def _groups(made: list[Config]) -> list[str]:
+    """Those of the pod in hierarchies of version 1; the apps' lie below them."""
+    return sorted({where for config in made for where, *_ in config.limits_pod_1})
 
 
 def _sockets(wanted: list[list[str]]) -> bytes:
@@ -172,14 +182,10 @@ def _sockets(wanted: list[list[str]]) -> bytes:
     return "".join(":".join(names) + "\n" for names in wanted).encode("utf-8", "surrogateescape")
 
 
-def _together(apps: list[App], host: Host, root: str) -> list[tuple[str, str, str]]:
-    """The limits of all apps together."""
+def _together(apps: list[App], host: Host, root: str, uuid: str) -> Together:
+    """The limits of all apps together; those of version 1 apart, with their directories."""
     known = [one for one in apps[0].isolators if one["name"].startswith("resource/") or one["name"] == "os/linux/cpu-shares"]
-    found = limits.of_pod(apps[0].options.pod_limit, known, root)
-    if limits.placed(found, host.cgroup, "")[1]:
-        hint = "run each app as a pod of its own, or boot with systemd.unified_cgroup_hierarchy=1"
-        raise ConfigError("limit pod", found[0][0], "here the controller is in cgroup version 1", hint=hint, origin=found[0][2])
-    return found
+    return limits.placed(limits.of_pod(apps[0].options.pod_limit, known, root), host.cgroup, name_of(uuid))
 
 
 def _unknown(pod: Options) -> list[str]:
@@ -253,7 +259,7 @@ def _decide(
     uuid: str,
     explain: list[str],
     notes: list[str],
-    together: list[tuple[str, str, str]],
+    together: Together,
     *,
     again: bool,
 ) -> tuple[Config, Plan]:
@@ -270,11 +276,11 @@ def _decide(
         hint = "let each app have its own process numbers, --pid app, or take it away: --caps-remove CAP_SYS_PTRACE"
         reason = "it may trace (CAP_SYS_PTRACE), so it could take over others while they start"
         raise ConfigError("share process numbers with app", app.name, reason, hint=hint, origin=config.origin("caps"))
-    if config.limits_1:
-        hint = "run it as a pod of its own, or boot with systemd.unified_cgroup_hierarchy=1"
-        reason = "where the controller is in cgroup version 1, only pods of one app have limits"
-        raise ConfigError("limit app", app.name, reason, hint=hint, origin=config.limits_1[0][3])
-    config.limits_pod = together
+    config.limits_pod = together[0]
+    if config.limits_1 or together[1]:
+        from pyrun.plan.version1 import nested
+
+        config.limits_pod_1, config.limits_1 = nested(together[1], config.limits_1, app.name, limits.cpuset_above())
     if app.options.no_overlay:
         config.copy_root = config.app_dir + "/rootfs"
     if host.uid or host.inner:
@@ -328,18 +334,19 @@ def _stop_signal(image: Image) -> int:
         return _TERM
 
 
-def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, isolators: list[dict[str, object]]) -> str:
+def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, made: list[Config]) -> str:
     pod = apps[0].options
+    groups = _groups(made)
     listed = [
         {
             "name": app.name,
             "image": app.image.id,
             "image_name": app.image.name,
             "journal": identifier[:63],
-            **({"isolators": own} if own else {}),
+            **({"isolators": config.isolators} if config.isolators else {}),
             **({"sockets": app.sockets} if app.sockets is not None else {}),
         }
-        for app, identifier, own in zip(apps, identifiers, isolators, strict=True)
+        for app, identifier, config in zip(apps, identifiers, made, strict=True)
     ]
     return fastjson.dumps(
         {
@@ -353,6 +360,7 @@ def _record(apps: list[App], identifiers: list[str], uuid: str, last: int, isola
             "keep": bool(pod.keep),
             "insecure": list(pod.insecure_options),
             **({"post_stop": last} if last else {}),
+            **({"cgroups_1": groups} if groups else {}),
             **({"config": given_documents(pod)} if pod.config else {}),
             **{name: value for name, value in more_of(pod, identifiers[0]) if value},
             "created": time.time_ns(),

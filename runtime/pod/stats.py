@@ -58,7 +58,7 @@ _NUMBERS_1 = {
 }
 _LINES_1 = {
     "cpu.stat": {"nr_throttled": "cpu_throttled", "throttled_time": "cpu_throttled_usec"},
-    "memory.stat": {"rss": "memory_anonymous_bytes", "cache": "memory_cache_bytes"},
+    "memory.stat": {"total_rss": "memory_anonymous_bytes", "total_cache": "memory_cache_bytes"},
     "memory.oom_control": {"oom_kill": "oom_kills"},
     "pids.events": {"max": "pids_max_events"},
 }
@@ -76,11 +76,13 @@ def stats(pods: Pods, uuid: str) -> dict[str, object]:
     names, where, old = _groups(pods, uuid)
     if not where:
         raise StateError("measure pod", uuid, "it has no cgroup", hint="that takes a cgroup2 tree that pyrun may write to")
-    found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where, **_measured(where)}
-    for group in old:
-        found.update(_of_version_1(group))
+    found: dict[str, object] = {"uuid": uuid, "time": time.time_ns(), "cgroup": where, **_measured(where, old)}
     if names:
-        found["apps"] = [{"name": name, **_measured(f"{where}/{name}")} for name in names if os.path.isdir(f"{where}/{name}")]
+        found["apps"] = apps = []
+        for name in names:
+            if os.path.isdir(f"{where}/{name}"):
+                apps.append({"name": name, **_measured(f"{where}/{name}", [f"{group}/{name}" for group in old])})
+        _add_kills(found, apps if old else [])
     if "cpu_usec" not in found:
         raise StateError("measure pod", uuid, "it has just ended", hint="`pyrun status` tells how")
     return found
@@ -91,8 +93,8 @@ def _groups(pods: Pods, uuid: str) -> tuple[list[str], str, list[str]]:
     with open_running(pods, uuid) as fd:
         names = [str(one["name"]) for one in apps_of(read_json(fd, "pod"))]
         if names:
-            where = read_json(fd, "run").get("cgroup")
-            return names, where if isinstance(where, str) else "", []
+            where, old = read_json(fd, "run").get("cgroup"), read_json(fd, "pod").get("cgroups_1")
+            return names, where if isinstance(where, str) else "", [str(one) for one in old] if isinstance(old, list) else []
     with find_live(pods, uuid) as live:
         return [], live.cgroup, _version_1(live)
 
@@ -110,8 +112,18 @@ def open_running(pods: Pods, uuid: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _measured(where: str) -> dict[str, object]:
+def _add_kills(pod: dict[str, object], apps: list[dict[str, object]]) -> None:
+    """A group of version 1 counts only those of its own processes, which are the apps'."""
+    kills = [one["oom_kills"] for one in apps if isinstance(one.get("oom_kills"), int)]
+    if kills:
+        pod["oom_kills"] = sum(kills)  # type: ignore[arg-type]
+
+
+def _measured(where: str, old: Iterable[str]) -> dict[str, object]:
+    """Of a cgroup, and of the groups `old` of version 1 that go with it."""
     found: dict[str, object] = dict(_figures(lambda file: read_small(f"{where}/{file}")))
+    for group in old:
+        found.update(_of_version_1(group))
     pressure = {name: _pressure(read_small(f"{where}/{name}.pressure").decode()) for name in ("cpu", "io", "memory")}
     found["pressure"] = {name: value for name, value in pressure.items() if value}
     return found
@@ -157,7 +169,7 @@ def _of_version_1(group: str) -> dict[str, int]:
         found["cpu_throttled_usec"] //= 1000  # nanoseconds there
     if "swap_bytes" in found:
         found["swap_bytes"] = max(0, found["swap_bytes"] - found.get("memory_bytes", 0))  # both together there
-    for file, kind in (("io_service_bytes", "bytes"), ("io_serviced", "")):
+    for file, kind in (("io_service_bytes_recursive", "bytes"), ("io_serviced_recursive", "")):
         for line in read_small(f"{group}/blkio.throttle.{file}").decode().splitlines():
             _, word, number = [*line.split(), "", ""][:3]
             name = {"Readbytes": "io_read_bytes", "Writebytes": "io_written_bytes", "Read": "io_reads", "Write": "io_writes"}.get(

@@ -83,7 +83,7 @@ def _placed(plan: Plan, asked: Sequence[tuple[str, str, str]]) -> list[Placed]:
     """Where each limit goes: a cgroup of version 1 that the pod has for its controller, or its cgroup in the tree."""
     from pyrun.plan.version1 import controller_of, raised, version_1, with_swap
 
-    groups = {controller_of(str(one[3])): str(one[5]) for one in plan.ops if one[0] == ops.LIMIT and one[5]}
+    groups = {controller_of(str(one[3])): str(one[5]) for one in plan.ops if one[0] == ops.LIMIT and one[5] and not _of_all(one)}
     old = [limit for limit in asked if controller_of(limit[0]) in groups]
     memory, together = [
         int(read_small(f"{groups.get('memory', '')}/memory.{name}limit_in_bytes").strip() or 1 << 63)  # none without accounting of swap
@@ -93,6 +93,12 @@ def _placed(plan: Plan, asked: Sequence[tuple[str, str, str]]) -> list[Placed]:
     return [("", *limit) for limit in asked if limit not in old] + [
         (groups[name], file, text, origin) for name, file, text, origin in found
     ]
+
+
+def _of_all(one: Op) -> bool:
+    """Whether it is a limit of several apps together."""
+    assert isinstance(one[1], int)
+    return bool(one[1] & ops.POD)
 
 
 def _closed(path: str) -> tuple[str, int, int]:
@@ -234,11 +240,11 @@ def _keep(live: Live, plan: Plan, wanted: Sequence[Placed], devices: Sequence[De
 
 
 def _changed(held: Sequence[Op], wanted: Sequence[Placed], devices: Sequence[Device], rules: Sequence[Rule]) -> list[Op]:
-    def key(where: object, file: object, text: object) -> tuple[object, object, str]:
+    def key(where: object, file: object, text: object, of_all: bool = False) -> tuple[object, object, str, bool]:
         one_of_many = file in KEYED or str(file).startswith(("blkio.throttle.", "blkio.bfq.weight_device"))
-        return where or 0, file, str(text).partition(" ")[0] if one_of_many else ""
+        return where or 0, file, str(text).partition(" ")[0] if one_of_many else "", of_all
 
-    told = {key(one[5], one[3], one[4]): one for one in held if one[0] == ops.LIMIT}
+    told = {key(one[5], one[3], one[4], _of_all(one)): one for one in held if one[0] == ops.LIMIT}
     for where, file, text, origin in wanted:
         old = told.get(key(where, file, text))
         if old is not None:  # rates of a disk that are not named stay, as in the kernel

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
+from waiting import wait_until
 
 CONTROLLERS = ("memory", "cpu", "cpuset", "pids", "blkio")
 SHOW = f"""
@@ -162,3 +163,150 @@ def test_what_version_1_cannot_do(hybrid: Call, busybox: Path) -> None:
     for flags in (["--memory-high", "64Mi"], ["--memory-min", "64Mi"], ["--swap", "1Mi"], ["--oom-group"]):
         done = script(hybrid, busybox, "true", *flags)
         assert done.returncode == 125 and "version 1" in done.stderr and done.stderr.count("hint: ") == 1, done
+
+
+def own_groups() -> dict[str, str]:
+    """Where the pods' groups are, by controller, as the private view of these tests shows it."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    return {name: f"/sys/fs/cgroup/{name}{path.rstrip('/')}" for _, name, path in lines if name in CONTROLLERS}
+
+
+def seen(path: str) -> str | None:
+    """A file of a hierarchy of version 1, None where it is not there."""
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", SHOW, "sh", "cat", path], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def several(hybrid: Call, busybox: Path, flags: list[str], apps: dict[str, tuple[str, list[str]]]) -> str:
+    """A pod in the background; `apps`: script and options of each."""
+    words: list[object] = []
+    for name, (text, options) in apps.items():
+        words += [*(["---"] if words else []), busybox, "--name", name, *options, "--exec", "/bin/sh", "--", "-c", text]
+    made = hybrid("run", "--detach", *flags, *words)
+    assert made.returncode == 0, made
+    return made.stdout.strip()
+
+
+def test_several_apps(hybrid: Call, busybox: Path) -> None:
+    """Limits of each app in a group of its own, those of all above it, processes in both; `exec`, `stats` and `update` know them."""
+    wait = "sleep 1000"
+    flags = ["--pod-limit", "memory=96Mi", "--pod-limit", "pids-limit=40", "--pod-limit", "cpuset-cpus=0"]
+    uuid = several(hybrid, busybox, flags, {"a": (wait, ["--memory", "48Mi", "--swap", "0", "--cpus", "1.5"]), "b": (wait, [])})
+    own = {name: f"{path}/pyrun-{uuid}" for name, path in own_groups().items()}
+    held = {
+        "memory": ("memory.limit_in_bytes", str(96 << 20), str(48 << 20)),
+        "pids": ("pids.max", "40", "max"),
+        "cpuset": ("cpuset.cpus", "0", "0"),
+        "cpu": ("cpu.cfs_quota_us", "-1", "150000"),
+    }
+    for name, (file, of_pod, of_app) in held.items():
+        assert (seen(f"{own[name]}/{file}"), seen(f"{own[name]}/a/{file}")) == (of_pod, of_app), name
+    assert seen(f"{own['memory']}/a/memory.memsw.limit_in_bytes") == str(48 << 20)
+    assert seen(f"{own['cpu']}/b/cpu.cfs_quota_us") is None, "nobody limits it there"
+    apps = {one["name"]: one["pid"] for one in json.loads(hybrid("status", "--format", "json", uuid).stdout)["apps"]}
+    for app, names in (("a", ("memory", "pids", "cpuset", "cpu")), ("b", ("memory", "pids", "cpuset"))):
+        lines = dict(line.split(":")[1:] for line in Path(f"/proc/{apps[app]}/cgroup").read_text().splitlines())
+        assert {name for name in CONTROLLERS if lines[name].endswith(f"/pyrun-{uuid}/{app}")} == set(names), lines
+        supervisor = Path(f"/proc/{apps[app]}/stat").read_text().rpartition(")")[2].split()[1]
+        assert f"pyrun-{uuid}" not in Path(f"/proc/{supervisor}/cgroup").read_text(), "who starts an app goes back all the way"
+        entered = hybrid("exec", "--app", app, uuid, "/bin/cat", "/proc/self/cgroup").stdout
+        assert {line.split(":")[2] for line in entered.splitlines()} == {"/"}, entered
+    done = hybrid("update", "--app", "a", "--memory", "64Mi", uuid)
+    assert done.returncode == 0, done
+    files = [f"memory.{name}limit_in_bytes" for name in ("", "memsw.")]
+    assert [seen(f"{own['memory']}/a/{file}") for file in files] == [str(64 << 20)] * 2
+    assert hybrid("update", "--app", "b", "--pids-limit", "12", uuid).returncode == 0
+    assert (seen(f"{own['pids']}/pids.max"), seen(f"{own['pids']}/b/pids.max")) == ("40", "12")
+    (figures,) = json.loads(hybrid("stats", "--format", "json", uuid).stdout)
+    assert figures["memory_limit_bytes"] == 96 << 20 and figures["pids_limit"] == 40 and figures["pids"] == 4 and figures["cpu_usec"] > 0
+    assert [(one.get("memory_limit_bytes"), one["pids"]) for one in figures["apps"]] == [(64 << 20, 2), (None, 2)]
+    assert 0 < figures["apps"][0]["memory_bytes"] < figures["memory_bytes"] < 96 << 20, "that of the pod is that of all"
+    assert hybrid("pause", uuid).returncode == 0
+    assert json.loads(hybrid("status", "--format", "json", uuid).stdout)["state"] == "paused"
+    assert hybrid("resume", uuid).returncode == 0
+    assert hybrid("restart", uuid).returncode == 0
+    assert [seen(f"{own['memory']}/{file}") for file in ("memory.limit_in_bytes", "a/memory.limit_in_bytes")] == [
+        str(96 << 20),
+        str(64 << 20),
+    ], "for its next starts too, and what all have together stays"
+    assert seen(f"{own['pids']}/b/pids.max") == "12"
+    hybrid("stop", "--timeout", "1", uuid)
+    assert seen(f"{own['memory']}/memory.limit_in_bytes") is None
+    hybrid("rm", uuid)
+
+
+@pytest.mark.parametrize(
+    ("flags", "a", "b", "killed"),
+    [
+        (["--pod-limit", "memory=40Mi"], [], ["--memory", "100Mi"], {True}),  # 24 and 24 are more than that
+        (["--pod-limit", "memory=100Mi"], [], [], {False}),
+        ([], ["--memory", "16Mi"], ["--memory", "60Mi"], {"a"}),
+    ],
+)
+def test_memory_of_several(hybrid: Call, busybox: Path, flags: list[str], a: list[str], b: list[str], killed: set[object]) -> None:
+    """Each has what is its own, together they have what the pod has; a kill is told of the app that it hit."""
+    eat = "dd if=/dev/zero of=/dev/shm/{} bs=1M count=24 2>/dev/null; sleep 3; exit 0"
+    apps = {"a": (eat.format("a"), a), "b": ("sleep 1; " + eat.format("b"), b)}
+    uuid = several(hybrid, busybox, ["--keep", "--exit-policy", "last-exit", *flags], apps)
+    hybrid("wait", uuid)
+    found = {one["name"]: one.get("oom", False) for one in json.loads(hybrid("status", "--format", "json", uuid).stdout)["apps"]}
+    hybrid("rm", uuid)
+    assert {any(found.values())} == killed or {name for name in found if found[name]} == killed, found
+
+
+@pytest.mark.parametrize(("own", "forked"), [([], 10), (["--pids-limit", "8"], 5)])
+def test_processes_of_several(hybrid: Call, busybox: Path, own: list[str], forked: int) -> None:
+    """Up to the limit of all, less the two of the other app, or up to the app's own; less process 1, shell and probe."""
+    apps = {"a": ("sleep 2; /probe fork 40; sleep 1000", own), "b": ("exec sleep 1000", [])}
+    uuid = several(hybrid, busybox, ["--pod-limit", "pids-limit=15"], apps)
+    wait_until(lambda: hybrid("logs", "--app", "a", uuid).stdout)
+    told = hybrid("logs", "--app", "a", uuid).stdout
+    (figures,) = json.loads(hybrid("stats", "--format", "json", uuid).stdout)
+    hybrid("rm", "--force", uuid)
+    assert json.loads(told) == forked and figures["pids"] <= 15, (told, figures)
+    assert figures["pids"] == sum(one["pids"] for one in figures["apps"]), figures
+
+
+@pytest.mark.parametrize("who", ["keeper", "supervisor", "all"])
+def test_several_that_were_killed(hybrid: Call, busybox: Path, shared: Pyrun, who: str) -> None:
+    """SIGKILL at whoever looks after it: no process is left, and no group after the next `gc`."""
+    flags = ["--rm"] if who == "supervisor" else []
+    uuid = several(hybrid, busybox, flags, {"a": ("sleep 1000", ["--memory", "48Mi"]), "b": ("sleep 1000", ["--pids-limit", "20"])})
+    run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
+    pids = [one["pid"] for one in run["apps"]]
+    supervisors = [one["supervisor"] for one in run["apps"]]
+    for pid in {"keeper": [run["keeper"]], "supervisor": supervisors, "all": [run["keeper"], *supervisors]}[who]:
+        os.kill(pid, 9)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    if who == "supervisor":
+        wait_until(lambda: seen(f"{own_groups()['memory']}/pyrun-{uuid}/memory.limit_in_bytes") is None)
+        wait_until(lambda: not (shared.root / "pods" / "running" / uuid).exists())
+    wait_until(lambda: uuid not in os.listdir(shared.root / "pods" / "running") or hybrid("gc").returncode == 0)
+    hybrid("gc")
+    hybrid("rm", "--force", uuid)
+    for name, path in own_groups().items():
+        assert seen(f"{path}/pyrun-{uuid}/cgroup.procs") is None, name
+
+
+def test_one_app_whose_supervisor_was_killed(hybrid: Call, busybox: Path, shared: Pyrun) -> None:
+    """Nothing is kept of it, so nobody will look for its groups later: the keeper removes them."""
+    words = ["run", "--detach", "--rm", "--memory", "48Mi", busybox, "--exec", "/bin/sh", "--", "-c", "sleep 1000"]
+    uuid = hybrid(*words).stdout.strip()
+    run = json.loads((shared.root / "pods" / "running" / uuid / "run").read_text())
+    assert seen(f"{own_groups()['memory']}/pyrun-{uuid}/memory.limit_in_bytes") == str(48 << 20)
+    os.kill(run["supervisor"], 9)
+    wait_until(lambda: not (shared.root / "pods" / "running" / uuid).exists())
+    assert seen(f"{own_groups()['memory']}/pyrun-{uuid}/memory.limit_in_bytes") is None
+
+
+def test_what_apps_of_version_1_cannot_have(hybrid: Call, busybox: Path) -> None:
+    """More than the pod has is refused by the kernel there; nothing is left, which the fixture looks at."""
+    for limit, option in (
+        ("cpus=0.5", ["--cpus", "1"]),
+        ("cpuset-cpus=0", ["--cpuset-cpus", "1"]),
+        ("memory=64Mi", ["--memory-high", "9Mi"]),
+    ):
+        words = ["run", "--pod-limit", limit, busybox, "--name", "a", "--exec", "/bin/true", "---", busybox, "--name", "b", *option]
+        done = hybrid(*words, "--exec", "/bin/true")
+        assert done.returncode == 125 and done.stderr.count("hint: ") == 1 and option[0] in done.stderr, done
+        assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from pyrun.errors import HostError
 from pyrun.plan.resources import weight_of_shares
-from pyrun.plan.version1 import raised, shares_of_weight, split, version_1, with_swap
+from pyrun.plan.version1 import nested, raised, shares_of_weight, split, version_1, with_swap
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,28 @@ def test_no_limit_of_memory_with_one_of_both() -> None:
     assert "--swap" in caught.value.hint
     with pytest.raises(HostError):
         version_1(with_swap([("memory.swap.max", "1", "--swap")], 1 << 62, 1 << 62), None)
+
+
+def test_groups_of_several_apps() -> None:
+    """Each hierarchy that is used has both groups, the upper one first; a cpuset is filled from the one above."""
+    held = {"cpuset.cpus": "0-7", "cpuset.mems": "0-1"}
+    pod = [("/m/p", "memory.limit_in_bytes", "9", "P"), ("/s/p", "cpuset.cpus", "0-3", "P"), ("/s/p", "cpuset.mems", "0-1", "P")]
+    app = [("/i/p", "pids.max", "5", "A"), ("/b/p", "blkio.throttle.read_bps_device", "8:0 1", "A")]
+    above, below = nested(pod, app, "a", held)
+    assert above == [*pod, ("/i/p", "pids.max", "max", "A"), ("/b/p", "notify_on_release", "0", "A")]
+    assert below == [
+        ("/i/p/a", "pids.max", "5", "A"),
+        ("/b/p/a", "blkio.throttle.read_bps_device", "8:0 1", "A"),
+        ("/m/p/a", "memory.limit_in_bytes", "-1", "P"),
+        ("/s/p/a", "cpuset.cpus", "0-3", "P"),
+        ("/s/p/a", "cpuset.mems", "0-1", "P"),
+    ]
+    own = version_1([("cpuset.mems", "0", "A")], held)
+    above, below = nested(pod[1:], [("/s/p", *one[1:]) for one in own], "a", held)
+    assert (above, [one[2] for one in below]) == (pod[1:], ["0", "0-3"]), "what the app does not limit is what the pod has"
+    above, below = nested([], [("/s/p", *one[1:]) for one in own], "a", held)
+    assert [one[1:3] for one in above] == [("cpuset.cpus", "0-7"), ("cpuset.mems", "0-1")] and below[0][2] == "0"
+    assert nested([], [], "a", held) == ([], [])
 
 
 def test_each_controller_is_in_one_place() -> None:
