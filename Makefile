@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help run test setup build lint unit package hostile live fuzz vm stress bench format docs man dist clean
+.PHONY: help run test test-vm setup build lint unit package hostile live fuzz vm stress bench format docs man dist clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  make %-42s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## from nothing to a running container
 	@tools/setup.sh run
@@ -14,6 +14,8 @@ run: ## from nothing to a running container
 test: ## every check there is; what CI runs
 	@tools/setup.sh test
 	@$(PYTHON) tools/check.py
+
+test-vm: vm ## the tests in virtual machines alone, which are the lane `vm`
 
 setup: ## install what development needs
 	@tools/setup.sh test
