@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["failure", "label_hint"]
+__all__ = ["LISTS", "NO_FILE", "failure", "label_hint"]
 
 DETAIL_SOURCE, DETAIL_TARGET, DETAIL_INTERPRETER, DETAIL_OUTSIDE = 1, 2, 3, 4
 DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP = 6, 7, 8
@@ -38,6 +38,7 @@ _STEPS = {
 }
 
 ANY = -1
+NO_FILE = "this kernel does not have that file in a cgroup: see its controllers"
 _GENERAL = "`pyrun plan` with the same arguments shows this step and those before it"
 _HINTS = {
     (0xFFFFFFF1, errno.EPERM): "pyrun needs root (CAP_SYS_ADMIN) to make namespaces",
@@ -95,7 +96,7 @@ _HINTS = {
     (ops.LIMIT, errno.EINVAL): "the kernel does not take this value: see cgroups(7)",
     (ops.LIMIT, errno.ERANGE): "the kernel does not take this value: see cgroups(7)",
     (ops.LIMIT, errno.ENODEV): "the disk cannot be limited: name a whole disk, as in /dev/vda",
-    (ops.LIMIT, errno.ENOENT): "this kernel does not have that file in a cgroup: see its controllers",
+    (ops.LIMIT, errno.ENOENT): NO_FILE,
     (ops.LIMIT, errno.EOPNOTSUPP): "this kernel cannot do that",
     (ops.DEVICES, errno.EPERM): "loading the program that decides needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN",
     (ops.DEVICES, errno.EINVAL): "this kernel has no device programs for cgroups (CONFIG_CGROUP_BPF)",
@@ -113,7 +114,7 @@ _HINTS = {
     (ANY, errno.ENOSYS): "this kernel is too old for pyrun: it needs Linux 5.12 or newer",
 }
 
-_LISTS = {  # of what there is by name: the kernel only says that it does not take a line
+LISTS = {  # of what there is by name: the kernel only says that it does not take a line
     "rdma.max": "name a device that is there, see /sys/class/infiniband, and numbers as in rdma.max of cgroup-v2.rst",
     "misc.max": "name a resource that this host has: see misc.capacity in the root cgroup",
 }
@@ -152,8 +153,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         reason, hint = "the pod has no cgroup", "mount a cgroup2 tree that pyrun may write to on /sys/fs/cgroup"
     elif code == ops.LIMIT and detail in (DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP):
         reason, hint = _no_controller(str(plan[index][3]).partition(".")[0])
-    elif code == ops.LIMIT and plan[index][3] in _LISTS:
-        hint = _LISTS[str(plan[index][3])]
+    elif code == ops.LIMIT and plan[index][3] in LISTS:
+        hint = LISTS[str(plan[index][3])]
     elif code == ops.LABEL and error == errno.ENOENT:
         reason = "no such profile is loaded"
     elif code == ops.HANDLER:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["update"]
 
 _DENY = "--device-deny"
+_NO_LINE = {"io.max": "rbps=max wbps=max riops=max wiops=max", "io.latency": "target=max"}  # a disk without a limit has none
 _FILE = "devices"  # of a pod without a plan on disk: the rules that hold
 _MODE = 0o600
 _STEP = "use device"
@@ -143,15 +144,20 @@ def _set(cgroup: str, limit: Placed, undo: contextlib.ExitStack) -> None:
             old = held.read()
         _write(path, text)
     except OSError as error:
-        hint = "see cgroups(7)"
+        from pyrun.engine.explain import LISTS, NO_FILE
+
+        hint = LISTS.get(file, "see cgroups(7)")
         reason = os.strerror(error.errno or 0).lower()
-        if error.errno == errno.ENOENT:
-            reason = f"the pod's cgroup does not have the controller {file.partition('.')[0]}"
+        controller = file.partition(".")[0]
+        if error.errno == errno.ENOENT and controller in read_small(f"{cgroup}/cgroup.controllers").decode().split():
+            hint = NO_FILE
+        elif error.errno == errno.ENOENT:
+            reason = f"the pod's cgroup does not have the controller {controller}"
             hint = "start the pod with a limit of that kind: then pyrun enables the controller for it"
         raise HostError("set limit", f"{file} {text}", reason, errno=error.errno or 0, hint=hint, origin=origin) from None
     undo.callback(_restore, path, old)
-    if file == "io.max" and not any(line.split()[:1] == text.split()[:1] for line in old.splitlines()):
-        undo.callback(_write, path, f"{text.split()[0]} rbps=max wbps=max riops=max wiops=max")  # a disk without a limit has no line
+    if file in _NO_LINE and not any(line.split()[:1] == text.split()[:1] for line in old.splitlines()):
+        undo.callback(_write, path, f"{text.split()[0]} {_NO_LINE[file]}")
 
 
 def _restore(path: str, text: str) -> None:

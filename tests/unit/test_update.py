@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from pathlib import Path
+
+import pytest
+
+from pyrun.engine.explain import LISTS, NO_FILE
+from pyrun.errors import HostError
 from pyrun.plan import ops
 from pyrun.plan.devices_bpf import POD_DEFAULT, device_program, rules_of_text
 from pyrun.plan.ops import Plan, decode, encode, op
-from pyrun.pod.update import _changed
+from pyrun.pod.update import _changed, _set
 
 
 def plan() -> Plan:
@@ -70,3 +78,36 @@ def test_a_closed_device_has_no_node_and_no_rule() -> None:
     assert program[3] == device_program(POD_DEFAULT) and rules_of_text(str(program[4])) == list(POD_DEFAULT)
     assert [one[3] for one in found if one[0] == ops.MKNOD] == ["/dev/null"]
     assert [one[0] for one in found][:4] == [ops.LIMIT, ops.LIMIT, ops.LIMIT, ops.DEVICES], "before the clone, in front"
+
+
+@pytest.mark.parametrize(
+    ("file", "controllers", "reason", "hint"),
+    [
+        ("io.latency", "cpu io", "no such file or directory", NO_FILE),
+        ("io.latency", "cpu", "the pod's cgroup does not have the controller io", "start the pod with a limit of that kind"),
+        ("misc.max", "misc", "invalid argument", LISTS["misc.max"]),
+    ],
+)
+def test_what_the_kernel_does_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, controllers: str, reason: str, hint: str
+) -> None:
+    """A file that the kernel lacks, a controller that the pod lacks, a name that nothing has: each is said, as at a start."""
+
+    def refuse(path: str, text: str) -> None:
+        raise OSError(errno.EINVAL, "as the kernel says", path)
+
+    (tmp_path / "cgroup.controllers").write_text(controllers + "\n")
+    (tmp_path / "misc.max").write_text("sev max\n")
+    monkeypatch.setattr("pyrun.pod.update._write", refuse)
+    with pytest.raises(HostError) as caught, contextlib.ExitStack() as undo:
+        _set(str(tmp_path), ("", file, "x 1", "--flag"), undo)
+    assert caught.value.reason == reason and caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(("file", "none"), [("io.max", "rbps=max wbps=max riops=max wiops=max"), ("io.latency", "target=max")])
+def test_a_disk_that_had_no_limit_has_none_again(tmp_path: Path, file: str, none: str) -> None:
+    (tmp_path / file).write_text("")
+    with contextlib.ExitStack() as undo:
+        _set(str(tmp_path), ("", file, "8:0 x=1", "--flag"), undo)
+        assert (tmp_path / file).read_text() == "8:0 x=1"
+    assert (tmp_path / file).read_text().startswith(f"8:0 {none}")
