@@ -8,7 +8,8 @@ static int oci_op_ok(const struct plan_header *h, const char *pool, const struct
                (op->a & ~(uint64_t)OCIM_ALL) == 0 && op->b < OCI_TREES && (op->b == 0 || (op->a & OCIM_BIND)) &&
                (op->n > 5 || !(op->a & OCIM_LABEL));
     if (op->code != OP_OCI_ATTRIBUTE)
-        return string_ok(h, op->s1) && string_ok(h, op->s2) && (op->code != OP_OCI_ROOT || op->b < OCI_TREES);
+        return string_ok(h, op->s1) && string_ok(h, op->s2) && (op->code != OP_OCI_ROOT || op->b < OCI_TREES) &&
+               (op->code != OP_OCI_DEVICE || op->n >> OCI_DEVICE_TREE < OCI_TREES);
     /* of struct sched_attr the kernel reads as much as its own first word says */
     return op->b <= 4096 && blob_ok(h, op->s1, op->b * (op->n == OCI_MEMORY_POLICY ? 8 : 1)) &&
            (op->n != OCI_SCHEDULER || (op->b >= 64 && pool[op->s1] == 48 && pool[op->s1 + 1] == 0));

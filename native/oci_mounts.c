@@ -102,15 +102,16 @@ long oci_trees(struct context *ctx, uint32_t *at)
 {
     for (*at = 0; *at < ctx->plan->op_count; (*at)++) {
         const struct plan_op *op = &ctx->ops[*at];
+        const uint64_t at_tree = op->code == OP_OCI_DEVICE ? op->n >> OCI_DEVICE_TREE : op->b;
         long r;
 
-        if ((op->code != OP_OCI_MOUNT && op->code != OP_OCI_ROOT) || op->b == 0)
+        if ((op->code != OP_OCI_MOUNT && op->code != OP_OCI_ROOT && op->code != OP_OCI_DEVICE) || at_tree == 0)
             continue;
-        r = op->code == OP_OCI_ROOT ? root_tree(ctx, op) : copy_tree(ctx, op);
+        r = op->code == OP_OCI_ROOT ? root_tree(ctx, op) : op->code == OP_OCI_DEVICE ? node_tree(op) : copy_tree(ctx, op);
         if (r < 0 && op->code == OP_OCI_MOUNT && names_of(ctx, op).uid_map[0] != '\0')
             return r;
         /* out of the way of the slots; a source that is not there is a failure of its operation, which may have another way */
-        trees[op->b] = (int)(r < 0 ? r : sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES));
+        trees[at_tree] = (int)(r < 0 ? r : sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES));
         if (r >= 0)
             sys_close(r);
     }
@@ -347,6 +348,18 @@ long op_oci_mount(struct context *ctx, const struct plan_op *op)
         return r;
     tree = (int)open_in_root(ctx, names.target, O_PATH, op->flags & OPF_NOFOLLOW);
     return tree < 0 ? tree : finish(tree, &how);
+}
+
+/* A node that the helper has made. */
+long oci_node(struct context *ctx, const struct plan_op *op)
+{
+    OWNED_FD tree = trees[op->n >> OCI_DEVICE_TREE];
+    OWNED_FD target = tree < 0 ? tree : (int)mount_point(ctx, op, pool_string(ctx, op->s1), tree);
+    const struct plan_op plain = {0};
+    long r = target < 0 ? target : may_cover(ctx, &plain, target);
+
+    trees[op->n >> OCI_DEVICE_TREE] = -1;
+    return r < 0 ? r : sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
 /* The root is mounted where it is, so that hooks which enter this mount namespace find it there, and sources below it are what

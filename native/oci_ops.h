@@ -10,7 +10,11 @@ long oci_trees(struct context *ctx, uint32_t *at); /* before the clone; *at is t
 long set_attributes(int tree, unsigned deep, const struct mount_attr *attr);
 long configure(int fs, const char *option); /* one option of a file system */
 long op_oci_mount(struct context *ctx, const struct plan_op *op);
+long oci_node(struct context *ctx, const struct plan_op *op);
 long op_oci_root(struct context *ctx, const struct plan_op *op);
+
+/* oci_nodes.c: a detached tree that is nothing but the node, made before the clone */
+long node_tree(const struct plan_op *op);
 
 /* oci_cover.c */
 long op_oci_cover(struct context *ctx, const struct plan_op *op);

@@ -16,6 +16,7 @@
 #define OCIM_LABEL 256         /* the last option is the context of its root */
 #define OCIM_ALL 511
 #define OCI_TREES 256          /* OP_OCI_MOUNT.b is below */
+#define OCI_DEVICE_TREE 16     /* OP_OCI_DEVICE.n: the tree from this bit on */
 
 struct plan_oci_mount {
     uint64_t set, clear;           /* MOUNT_ATTR_... of the mount */

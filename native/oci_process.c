@@ -11,13 +11,13 @@
 long op_oci_device(struct context *ctx, const struct plan_op *op)
 {
     const char *name;
-    const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
+    const int made = op->n >> OCI_DEVICE_TREE != 0, dir = made ? -1 : (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
     struct stat st;
-    long r = dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
+    long r = made ? oci_node(ctx, op) : dir < 0 ? dir : sys_call4(__NR_mknodat, dir, name, op->n, op->a);
 
-    if (r == -EEXIST && sys_call4(__NR_newfstatat, dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+    if (r == -EEXIST && !made && sys_call4(__NR_newfstatat, dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
         return KIND(st.st_mode) == KIND(op->n) && (KIND(op->n) == S_IFIFO || st.st_rdev == op->a) ? 0 : r;
-    if (r == 0 && op->b != 0)
+    if (r == 0 && op->b != 0 && !made)
         r = sys_call5(__NR_fchownat, dir, name, (uint32_t)op->b, op->b >> 32, AT_SYMLINK_NOFOLLOW);
     return r;
 }

@@ -185,7 +185,8 @@ enum plan_code {
     OP_OCI_MOUNT = 45,     /* list s1 (n): type, source, in-root target, uid_map, gid_map, options; struct plan_oci_mount s2;
                               OCIM_ flags a; tree b (below OCI_TREES): made before the clone, 0 not */
     OP_OCI_COVER = 46,     /* in-root s1, n OCI_MASKED or OCI_READONLY */
-    OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half */
+    OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half; with a tree from
+                              bit OCI_DEVICE_TREE of n on it is made before the clone, with the host's ids */
     OP_SYSCTL = 48,        /* file s1 below /proc/sys with content s2; of pods too */
     OP_OCI_LISTENER = 49,  /* connect to the socket s1, for OP_SECCOMP with SECCOMP_FILTER_FLAG_NEW_LISTENER */
     OP_LABEL = 50,         /* n 0: open the directory of labels, and if there is an s2 write it to file s1 there; n 1, behind OP_APP: write s2

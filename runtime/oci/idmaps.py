@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["give_users", "option_maps"]
+__all__ = ["give_users", "inside", "option_maps", "outside"]
 
 _LARGEST = (1 << 32) - 1
 _HINT = "as in idmap=uids=0-1000-1#1-2000-10;gids=@0-0-100: ids of the file system, of the host or (@) of the container, how many"
@@ -56,10 +56,27 @@ def _ranges(text: str, container: str, where: str) -> str:
     return rows
 
 
+def outside(first: int, maps: str, count: int = 1) -> int:
+    """Return the host's id of the first of `count` ids of a container, by its map; -1 when they are not all in one range of it."""
+    for line in maps.splitlines():
+        start, host, size = map(int, line.split())
+        if start <= first and first + count <= start + size:
+            return host + first - start
+    return -1
+
+
+def inside(number: int, maps: str) -> int:
+    """Return the container's id of one of the host's, -1 for none."""
+    for line in maps.splitlines():
+        start, host, size = map(int, line.split())
+        if host <= number < host + size:
+            return start + number - host
+    return -1
+
+
 def _on_host(first: int, count: int, container: str, where: str) -> int:
-    for line in container.splitlines():
-        inside, outside, size = map(int, line.split())
-        if inside <= first and first + count <= inside + size:
-            return outside + first - inside
+    found = outside(first, container, count)
+    if found >= 0:
+        return found
     reason = "not within one range of the container's user namespace"
     raise ConfigError("map ids", f"{first} to {first + count - 1}", reason, hint=_HINT, origin=where)
