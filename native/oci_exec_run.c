@@ -303,7 +303,7 @@ void run_exec(struct exec *exec)
     char path[64], text[16], other[PATH_SIZE];
     struct address to;
     OWNED_FD group = -1, pid_file = -1;
-    uint32_t flags = exec->created->flags & PLAN_SETGROUPS_DENY;
+    uint32_t flags = exec->created->flags & (PLAN_SETGROUPS_DENY | PLAN_KEEP_GROUPS);
     uint64_t before;
 
     if (namespaces < 0 || c->helper[0] != '/' || (exec->console != 0 && !console_address(&to, exec->console)))

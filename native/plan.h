@@ -84,8 +84,9 @@
 #define PLAN_NETWORK 32768     /* its network namespace is the one at SLOT_NETWORK, made beforehand: see pyrun.net */
 #define PLAN_CLONE_NETWORK 65536 /* init is cloned into its network: who made one elsewhere could not come back to the host's (setns(2)) */
 #define PLAN_WAIT 131072 /* with CLONE_NEWUSER: init goes on when Python has said a byte, and the namespaces are there to be joined until then */
+#define PLAN_KEEP_GROUPS 262144 /* OP_IDS without groups leaves those of the caller */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 262143
+#define PLAN_ALL_FLAGS 524287
 
 struct plan_header {
     uint32_t magic;

@@ -225,8 +225,10 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         from pyrun.oci import rootless
 
         rootless.map_ids(plan)
-    if (user and read_small("/proc/self/setgroups") == b"deny\n") or kept:
+    if user and read_small("/proc/self/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
+    if kept:
+        plan.flags |= ops.KEEP_GROUPS
     limits = _limits(args, config, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     return plan

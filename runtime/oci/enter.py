@@ -88,8 +88,10 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     shown = around_pid(hook_state(container, container.record, container.status()))
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown, root=f"/proc/{pid}/root")
     plan.clone_flags = _others(pid)
-    if read_small(f"/proc/{pid}/setgroups") == b"deny\n" or kept:
+    if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
+    if kept:
+        plan.flags |= ops.KEEP_GROUPS
     fds = {6: pidfd}
     relay = -1
 
