@@ -67,7 +67,8 @@ static long id_mapping(const char *uids, const char *gids)
 
 static long map_tree(struct context *ctx, int tree, const struct names *names, unsigned deep)
 {
-    OWNED_FD users = (int)id_mapping(names->uid_map, names->gid_map);
+    OWNED_FD users = (int)(names->uid_map[0] == '/' ? sys_openat(AT_FDCWD, names->uid_map, O_RDONLY, 0) /* that of a namespace */
+                                                    : id_mapping(names->uid_map, names->gid_map));
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP};
 
     if (users < 0)

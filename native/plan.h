@@ -183,7 +183,7 @@ enum plan_code {
     /* before the pivot */
     OP_OCI_ROOT = 44,      /* host directory s1, with what is mounted below it, becomes the root, which gets propagation n; tree b likewise,
                               a MS_SHARED when what is below stays shared with the host; it is mounted at s2, "" where it is */
-    OP_OCI_MOUNT = 45,     /* list s1 (n): type, source, in-root target, uid_map, gid_map, options; struct plan_oci_mount s2;
+    OP_OCI_MOUNT = 45,     /* list s1 (n): type, source, in-root target, uid_map (or a namespace), gid_map, options; struct plan_oci_mount s2;
                               OCIM_ flags a; tree b (below OCI_TREES): made before the clone, 0 not */
     OP_OCI_COVER = 46,     /* in-root s1, n OCI_MASKED or OCI_READONLY */
     OP_OCI_DEVICE = 47,    /* in-root node s1, type and mode n, device number a, owner b: uid low half, gid high half; with a tree from

@@ -26,7 +26,7 @@ def agree(spec: dict[str, Any]) -> None:
         if value and len(value.encode()) > _HOST_NAME_MAX:
             raise Bad(f"has {len(value.encode())} bytes, and the kernel takes {_HOST_NAME_MAX}", "choose a shorter one", name)
     for index, mount in enumerate(spec.get("mounts", ())):
-        _mount(mount, bool(linux.get("uidMappings")), f"mounts[{index}]")
+        _mount(mount, bool(linux.get("uidMappings") or kinds.get("user")), f"mounts[{index}]")
     _users(linux, kinds)
     if linux.get("timeOffsets") and kinds.get("time") != "":
         reason = "a namespace that is joined keeps its clocks" if "time" in kinds else "needs a time namespace"

@@ -254,7 +254,8 @@ class Mounter:
             from pyrun.oci.idmaps import option_maps
 
             return option_maps(wanted.map, self.maps, f"{where}.options")
-        return self.maps if "idmap" in wanted.how or "ridmap" in wanted.how else ("", "")
+        joined = self.kinds.get("user", "")
+        return ("", "") if wanted.how.isdisjoint(("idmap", "ridmap")) else (joined, joined) if joined else self.maps
 
     def _again(self, wanted: _Wanted, target: str, where: str, how: int = 0) -> Op:
         if "remount" not in wanted.how:

@@ -1,4 +1,4 @@
-"""Devices of a container in a user namespace, where nobody may make a node (config-linux.md, "Devices")."""
+"""What only the runtime can make for a user namespace: device nodes (config-linux.md, "Devices"), and binds with its ids."""
 
 from __future__ import annotations
 
@@ -74,21 +74,39 @@ def test_nothing_hides_a_part_of_procfs(oci: Runtime) -> None:
     assert not oci.leftovers()
 
 
-def test_in_a_namespace_that_is_joined_there_are_the_hosts_devices(oci: Runtime) -> None:
+@pytest.fixture
+def joined(oci: Runtime) -> Iterator[Runtime]:
+    """A container that joins somebody's user namespace."""
     with subprocess.Popen(["unshare", "--user", "sleep", "1000"]) as holder:
         path = f"/proc/{holder.pid}/ns/user"
         while os.readlink(path) == os.readlink("/proc/self/ns/user"):
             pass
-        try:
-            for name in ("uid", "gid"):
-                Path(f"/proc/{holder.pid}/{name}_map").write_text(f"0 {FIRST} 1000\n")
-                del oci.config["linux"][f"{name}Mappings"]
-            oci.config["linux"]["namespaces"][-1]["path"] = path
-            oci.config["linux"]["devices"] = [ZERO]
-            oci.command("true")
-            done = oci("create", "one", code=1)
-            assert "show device /dev/deep/mine: no such file or directory (from linux.devices[0])" in done.stderr
-            oci.config["linux"]["devices"] = [{**ZERO, "path": "/dev/zero", "uid": 0}]
-            assert oci.shell("head -c 3 /dev/zero | wc -c") == "3\n"
-        finally:
-            holder.kill()
+        for name in ("uid", "gid"):
+            Path(f"/proc/{holder.pid}/{name}_map").write_text(f"0 {FIRST} 1000\n")
+            del oci.config["linux"][f"{name}Mappings"]
+        oci.config["linux"]["namespaces"][-1]["path"] = path
+        yield oci
+        oci("delete", "--force", "one")
+        holder.kill()
+
+
+def test_in_a_namespace_that_is_joined_there_are_the_hosts_devices(joined: Runtime) -> None:
+    joined.config["linux"]["devices"] = [ZERO]
+    joined.command("true")
+    done = joined("create", "one", code=1)
+    assert "show device /dev/deep/mine: no such file or directory (from linux.devices[0])" in done.stderr
+    joined.config["linux"]["devices"] = [{**ZERO, "path": "/dev/zero", "uid": 0}]
+    assert joined.shell("head -c 3 /dev/zero | wc -c") == "3\n"
+
+
+@pytest.mark.parametrize("option", ["idmap", "ridmap"])
+def test_binds_are_mapped_as_a_namespace_that_is_joined(joined: Runtime, option: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").touch()
+    os.chown(tmp_path / "data/file", 7, 8)
+    where = {"destination": "/data", "type": "bind", "source": str(tmp_path / "data")}
+    joined.config["mounts"] += [{**where, "options": ["rbind", option]}, {**where, "destination": "/plain", "options": ["rbind"]}]
+    script = "stat -c '%u %g' /data /data/file /plain/file; touch /data/new"
+    assert joined.shell(script).splitlines() == ["0 0", "7 8", "65534 65534"]
+    made = os.stat(tmp_path / "data/new")
+    assert (made.st_uid, made.st_gid) == (0, 0)
