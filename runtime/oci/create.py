@@ -165,6 +165,10 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
             os.close(fd)
 
     def checkpoint(pid: int) -> None:
+        if making.group and _manager(args) == "systemd":
+            from pyrun.oci.systemd import delegate
+
+            delegate(making.group, config.get("annotations") or {}, pid, config.get("linux", {}))
         links = config.get("linux", {}).get("netDevices")
         if links:
             from pyrun.oci.links import move
@@ -234,9 +238,13 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
     return plan
 
 
+def _manager(args: Arguments) -> str:
+    return args.get("cgroup-manager") or ("systemd" if "systemd-cgroup" in args.options else "cgroupfs")
+
+
 def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
     """The directory of the container's cgroup, by the manager that was asked for; "" without one."""
-    manager = args.get("cgroup-manager") or ("systemd" if "systemd-cgroup" in args.options else "cgroupfs")
+    manager = _manager(args)
     path = config.get("linux", {}).get("cgroupsPath", "")
     if manager == "disabled":
         return ""

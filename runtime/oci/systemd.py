@@ -12,7 +12,7 @@ import time
 
 from pyrun.engine.placement import environment
 from pyrun.errors import ConfigError, HostError
-from pyrun.host import LEAF
+from pyrun.host import LEAF, read_small
 from pyrun.oci import cgroups
 from pyrun.plan.resources import of_resources
 from pyrun.plan.scope import properties_of
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["adjust", "scope"]
+__all__ = ["adjust", "delegate", "scope"]
 
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _CONTAINER = "container"
+_SUBGROUP, _DELEGATED = "run.oci.systemd.subgroup", "run.oci.delegate-cgroup"  # annotations of crun's
 _PREFIX = "org.systemd.property."
 # What the scope has as well, for whoever asks systemd; processor time is the container's alone, or this process had to wait for it.
 _SHOWN = ("memory.max", "memory.swap.max", "pids.max")
@@ -42,6 +43,7 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     if len(parts) != 3 or "/" in path:
         hint = "as in system.slice:podman:NAME"
         raise ConfigError("make scope", path, "not slice:prefix:name", hint=hint, origin="linux.cgroupsPath")
+    below = _below(annotations)
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part) + ".scope"
     each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
@@ -58,14 +60,57 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     os.makedirs(leaf, exist_ok=True)
     if not cgroups.put(leaf + "/cgroup.procs", "0"):
         raise HostError("make scope", unit, "its cgroup is not delegated", origin="linux.cgroupsPath")
-    return f"{directory}/{_CONTAINER}"
+    return f"{directory}/{below[0]}"
+
+
+def _below(annotations: dict[str, str]) -> tuple[str, str]:
+    """The container's cgroup in its scope, and one below that for its processes to manage, "" for none."""
+    names = annotations.get(_SUBGROUP, _CONTAINER), annotations.get(_DELEGATED, "") if _SUBGROUP in annotations else ""
+    for key, name in zip((_SUBGROUP, _DELEGATED), names, strict=True):
+        if (
+            (not name and key == _SUBGROUP)
+            or "/" in name
+            or name in (".", "..", LEAF)
+            or not name.isprintable()
+            or len(name.encode()) > 255
+        ):
+            hint = f"one name, and not {LEAF}, which is where the runtime lives meanwhile"
+            raise ConfigError("make cgroup", repr(name)[:80], "not the name of a cgroup", hint=hint, origin=f"annotations[{key!r}]")
+    return names
+
+
+def delegate(group: str, annotations: dict[str, str], pid: int, linux: dict[str, Any]) -> None:
+    """Move a new container's process to a cgroup below its own, to manage that itself: it has the controllers and belongs to its root.
+
+    The limits stay above it, and so does the root of its cgroup namespace.  HostError when that cannot be.
+    """
+    name = _below(annotations)[1]
+    if not name:
+        return
+    path = f"{group}/{name}"
+    try:
+        os.mkdir(path, 0o755)
+        if not cgroups.put(path + "/cgroup.procs", str(pid)):
+            raise HostError("delegate cgroup", path, "its process cannot go there", origin=f"annotations[{_DELEGATED!r}]")
+        for controller in read_small(group + "/cgroup.controllers").decode().split():
+            cgroups.put(group + "/cgroup.subtree_control", "+" + controller)
+        for one in (path, *(f"{path}/{file}" for file in read_small("/sys/kernel/cgroup/delegate").decode().split())):
+            if os.path.exists(one):
+                os.chown(one, *(_root(linux.get(kind, ())) for kind in ("uidMappings", "gidMappings")))
+    except OSError as error:
+        raise HostError("delegate cgroup", path, errno=error.errno or 0, origin=f"annotations[{_DELEGATED!r}]") from None
+
+
+def _root(mappings: Iterable[dict[str, int]]) -> int:
+    return next((row["hostID"] for row in mappings if row["containerID"] == 0), 0)
 
 
 def adjust(group: str, limits: Iterable[tuple[str, str]], *, user: bool = False) -> None:
     """Give the scope of a container's cgroup, if it has one, new limits; HostError when systemd refuses."""
     above, own = os.path.split(group)
     unit = os.path.basename(above)
-    properties = _properties(limits) if own == _CONTAINER and unit.endswith(".scope") else []
+    ours = unit.endswith(".scope") and (own == _CONTAINER or os.path.isdir(f"{above}/{LEAF}"))
+    properties = _properties(limits) if ours else []
     if properties:
         words = [word for one in properties for word in one]
         _ask(unit, user, "SetUnitProperties", "sba(sv)", unit, "true", str(len(properties)), *words)

@@ -103,6 +103,36 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
         time.sleep(0.2)
 
 
+def test_cgroups_of_crun_in_a_scope(oci: Runtime) -> None:
+    """run.oci.systemd.subgroup is the container's own, run.oci.delegate-cgroup one below it that it manages."""
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:below"
+    oci.config["linux"]["resources"] = LIMITS
+    oci.config["linux"]["namespaces"].append({"type": "cgroup"})
+    scope = Path("/sys/fs/cgroup/machine.slice/oci-below.scope")
+    for key, value in (("subgroup", ""), ("subgroup", "../x"), ("subgroup", "a/b"), ("delegate", ".."), ("delegate", "a/../../b")):
+        key = {"subgroup": "run.oci.systemd.subgroup", "delegate": "run.oci.delegate-cgroup"}[key]
+        oci.config["annotations"] = {"run.oci.systemd.subgroup": "mine", key: value}
+        oci.command("/bin/true")
+        assert key in oci("--systemd-cgroup", "create", "one", code=1).stderr and not oci.leftovers() and not scope.exists()
+    for more, below in (({}, "mine"), ({"run.oci.delegate-cgroup": "theirs"}, "mine/theirs")):
+        oci.config["annotations"] = {"run.oci.systemd.subgroup": "mine", **more}
+        oci.command("/bin/sleep", "1000")
+        oci("--systemd-cgroup", "run", "--detach", "one")
+        assert group_of(oci.state("one")["pid"]) == scope / below and values(scope / "mine") == WANTED
+        shown = oci("exec", "one", "cat", "/proc/self/cgroup").stdout
+        assert shown == f"0::{'/theirs' if more else '/'}\n"
+        oci("--systemd-cgroup", "update", "--pids-limit", "30", "one")
+        assert values(scope / "mine")["pids.max"] == values(scope)["pids.max"] == "30"
+        if more:
+            assert {"memory", "pids"} <= set((scope / below / "cgroup.controllers").read_text().split())
+        oci("--systemd-cgroup", "delete", "--force", "one")
+        deadline = time.monotonic() + 30
+        while scope.exists():
+            assert time.monotonic() < deadline, "systemd keeps the scope"
+            time.sleep(0.2)
+    del oci.config["annotations"]
+
+
 def test_properties_of_a_scope(oci: Runtime) -> None:
     """Annotations in the text form of GVariant, as crun and runc take them."""
     oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:told"
