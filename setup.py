@@ -163,6 +163,7 @@ HELPER = program(
     "native/root.c",
     "native/limits.c",
     "native/version1.c",
+    "native/oom.c",
     "native/mounts.c",
     "native/process.c",
     "native/network.c",

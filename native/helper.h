@@ -23,6 +23,8 @@ struct shared {
     volatile int32_t status;
     volatile uint32_t reported; /* init told the app's end itself */
     volatile uint32_t stays;    /* init does, for what follows the app's end */
+    volatile uint32_t held;     /* init waits until the supervisor has looked at the app, see oom.c */
+    volatile int32_t app;       /* the number that init knows it by */
     volatile uint32_t entered; /* enter.c: the process, as the client sees it */
 };
 
@@ -36,6 +38,8 @@ struct context {
     int killed;       /* supervisor: the app alone was to be killed, for a handler's sake */
     int reported;     /* supervisor: the app's end was told */
     int64_t oom_kills; /* supervisor: in the cgroup above the pod's, before the start; -1 where the pod's own counts */
+    int64_t oom_seen; /* supervisor: how many there were when it looked who it was */
+    uint32_t oom_victim;
     uint64_t started; /* CLOCK_REALTIME, ns: when init was cloned */
     int link;         /* this side's end of the socket between supervisor and init */
     int pidfd;        /* supervisor: of init */
@@ -81,7 +85,7 @@ long set_limit(struct context *ctx, const struct plan_op *op);
 long set_version_1(const struct context *ctx, const struct plan_op *op);
 long move_version_1(const struct context *ctx, int in); /* else out again */
 void remove_version_1(const struct context *ctx);
-int64_t own_oom_kills(const struct context *ctx);
+const char *memory_1(const struct context *ctx);
 
 /* supervise.c */
 void send_report(const struct plan_report *what);
@@ -105,14 +109,18 @@ void notify_relay(const struct context *ctx);
 char **notify_environment(const struct context *ctx, char **at);
 
 /* cleanup.c */
-int64_t oom_kills(int cgroup, const char *file, const char *name); /* name: OOM_KILL of a process, OOM_GROUP_KILL of all (memory.oom.group) */
-#define OOM_KILL "\noom_kill "
-#define OOM_GROUP_KILL "\noom_group_kill "
-void count_oom_kills(struct context *ctx); /* before the app runs */
-int out_of_memory(const struct context *ctx, int32_t status);
 void send_figures(const struct context *ctx);
-void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, int oom);
+void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, uint32_t oom);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
+
+/* oom.c */
+int64_t number_in(int dir, const char *file, const char *name);
+#define OOM_KILL "\noom_kill "             /* of a process */
+#define OOM_GROUP_KILL "\noom_group_kill " /* of all of them, memory.oom.group */
+void count_oom_kills(struct context *ctx); /* before the app runs */
+void look_for_victim(struct context *ctx);
+uint32_t out_of_memory(const struct context *ctx, int32_t status);
+long ended_child(struct shared *shared, int link, long app, int *status);
 
 /* metadata.c */
 long metadata_begin(struct context *ctx, uint32_t *step);

@@ -53,7 +53,7 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
 static long confine(void)
 {
     static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
-                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid};
+                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid, __NR_waitid};
     struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
     struct sock_fprog program = {0, code};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -90,12 +90,12 @@ __attribute__((noreturn)) static void reap(struct shared *shared, int link, long
 
         if (signal > 0 && signal != SIGCHLD)
             (void)sys_call2(__NR_kill, app, signal);
-        while ((pid = sys_call4(__NR_wait4, -1, &status, WNOHANG | __WALL, 0)) > 0) {
+        while ((pid = ended_child(shared, link, app, &status)) > 0) {
             if (pid != app)
                 continue;
             shared->status = status;
             shared->exited = 1;
-            if (told) { /* without the detour by the supervisor, which would have to wake up first */
+            if (told && status != SIGKILL) { /* without the detour by the supervisor, which would have to wake up first */
                 send_report(&(struct plan_report){.kind = PLAN_EXITED, .status = status, .time = now_ns()});
                 shared->reported = 1;
             }
@@ -127,10 +127,11 @@ __attribute__((noreturn)) static void stay(struct shared *shared, int link, long
         signal = sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
         if (app > 0 && signal > 0 && signal != SIGCHLD)
             (void)sys_call2(__NR_kill, app, signal == SIGNAL_LAST ? SIGKILL : signal);
-        while ((pid = sys_call4(__NR_wait4, -1, &status, WNOHANG | __WALL, 0)) > 0)
+        while ((pid = ended_child(shared, link, app, &status)) > 0)
             if (pid == app) {
                 shared->status = status;
                 shared->exited = 1;
+                (void)sys_call4(__NR_wait4, app, 0, __WALL, 0);
                 app = -1;
             }
     }
@@ -213,6 +214,7 @@ static void start_app(struct context *ctx, uint32_t app_op)
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
     int link = ctx->link;
+    shared->app = (int32_t)app;
     /* A keeper, or whoever wants figures, also wants to know whether memory ran out, which the supervisor can see; a
      * terminal's last words come first. */
     const uint32_t wanted = PLAN_HAS_CONTROL | PLAN_HAS_POD;

@@ -133,7 +133,7 @@ struct app {
     /* of this run; `ended`: its helper told how */
     int running, ended, failed;
     int32_t status;
-    uint32_t oom; /* the kernel killed some of it for want of memory */
+    uint32_t oom; /* OOM_ bits */
     uint64_t started, finished;
     struct plan_report failure;
 };

@@ -61,8 +61,7 @@ static void add_end(struct text *text, const struct app *app)
     add_number(text, ",\"signal\":", app->ended ? (uint64_t)signal : 0);
     add_number(text, ",\"started\":", app->started);
     add_number(text, ",\"finished\":", app->ended ? app->finished : clock_ns(CLOCK_REALTIME));
-    if (app->oom)
-        add(text, app->oom == 3 ? ",\"oom\":true,\"oom_group\":true" : ",\"oom\":true");
+    add(text, oom_words(app->oom));
     if (!app->ended)
         add(text, ",\"lost\":true");
 }

@@ -87,7 +87,7 @@ static int is_true(struct span value)
 
 static int read_end(struct row *row, int pod)
 {
-    static const unsigned char keys[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, OOM_GROUP, LOST, LOG_DROPPED};
+    static const unsigned char keys[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, OOM_GROUP, OOM_VICTIM, LOST, LOG_DROPPED};
     struct span end[KEYS] = {{0, 0}};
 
     if (read_record(&list, pod, "exit", end) < 0)

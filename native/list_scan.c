@@ -31,6 +31,7 @@ const struct field fields[KEYS] = {
     [FINISHED] = FIELD("finished", '0'),
     [OOM] = FIELD("oom", 't'),
     [OOM_GROUP] = FIELD("oom_group", 't'),
+    [OOM_VICTIM] = FIELD("oom_victim", '"'),
     [LOST] = FIELD("lost", 't'),
     [LOG_DROPPED] = FIELD("log_dropped", '0'),
 };

@@ -65,7 +65,7 @@ static void write_object(struct list *list, const struct row *row)
 {
     static const unsigned char first[] = {APP, NAME, IMAGE, CREATED, RESTART, LOG, EXIT_POLICY, PID_NAMESPACE, ISOLATORS},
                                alive[] = {CGROUP, STARTED, RESTARTS, PID, HEALTH, FAILING},
-                               ended[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, OOM_GROUP, LOST, LOG_DROPPED};
+                               ended[] = {CODE, SIGNAL, STARTED, FINISHED, RESTARTS, OOM, OOM_GROUP, OOM_VICTIM, LOST, LOG_DROPPED};
     const int is_ended = row->state == EXITED;
     const size_t count = sizeof first + (is_ended ? sizeof ended : sizeof alive);
 

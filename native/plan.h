@@ -245,11 +245,17 @@ enum plan_report_kind {
 #define HANDLER_POST_STOP 2
 #define SIGNAL_LAST 64      /* with a handler for its end, the app alone is killed by this one: init stays for the handler */
 
+/* detail of an end: whether the kernel killed some of the pod for want of memory, and what is known of who that was */
+#define OOM_KILL_ANY 1
+#define OOM_KILL_GROUP 2 /* all of it at once, memory.oom.group */
+#define OOM_KILL_MAIN 4  /* the app itself */
+#define OOM_KILL_CHILD 8 /* others alone */
+
 struct plan_report {
     uint32_t kind;
     uint32_t op;     /* PLAN_FAILED: index or STEP_ */
     int32_t error;   /* PLAN_FAILED: errno */
-    uint32_t detail; /* PLAN_EXITED: 1 when the kernel killed some of the pod for want of memory, 3 when all of it at once */
+    uint32_t detail; /* PLAN_EXITED: OOM_ bits */
     int32_t status;  /* PLAN_EXITED: wait status of the app, wait(2) encoding */
     int32_t pid;     /* PLAN_RUNNING: init's pid in the host */
     uint64_t time;   /* CLOCK_REALTIME, nanoseconds */

@@ -70,6 +70,16 @@ void become_explainer(const struct plan_header *plan, const struct plan_report *
     (void)sys_call3(__NR_execve, argv[0], argv, envp);
 }
 
+const char *oom_words(uint32_t detail)
+{
+    if (detail & OOM_KILL_GROUP)
+        return ",\"oom\":true,\"oom_group\":true,\"oom_victim\":\"group\"";
+    return detail & OOM_KILL_MAIN    ? ",\"oom\":true,\"oom_victim\":\"main\""
+           : detail & OOM_KILL_CHILD ? ",\"oom\":true,\"oom_victim\":\"child\""
+           : detail             ? ",\"oom\":true"
+                                : "";
+}
+
 void tell_manager(char **envp, const char *text, size_t size)
 {
     const char *path = from_environment(envp, "NOTIFY_SOCKET");

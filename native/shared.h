@@ -19,6 +19,9 @@ void become_explainer(const struct plan_header *plan, const struct plan_report *
 /* One datagram for the service manager of this environment, if there is one (sd_notify(3)). */
 void tell_manager(char **envp, const char *text, size_t size);
 
+/* What a record of an end has of it: members of a JSON object, each with a comma before it. */
+const char *oom_words(uint32_t detail);
+
 /* clock_gettime(2), in nanoseconds. */
 uint64_t clock_ns(int clock);
 

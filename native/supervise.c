@@ -169,8 +169,9 @@ static long start(struct context *ctx, uint32_t *step)
     return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 
-static void kill_pod(const struct context *ctx)
+static void kill_pod(struct context *ctx)
 {
+    look_for_victim(ctx);
     (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
 }
 
@@ -207,7 +208,7 @@ static void app_ended(struct context *ctx)
     if (ctx->shared->reported)
         return;
     report(ctx, &(struct plan_report){.kind = PLAN_EXITED,
-                                      .detail = (uint32_t)out_of_memory(ctx, ctx->shared->status),
+                                      .detail = out_of_memory(ctx, ctx->shared->status),
                                       .status = ctx->shared->status,
                                       .time = now_ns()});
 }
@@ -225,7 +226,7 @@ static void hold_root(struct context *ctx)
     ctx->root = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
 }
 
-/* 'R' the app runs; 'T' with the master of its terminal. */
+/* 'R' the app runs; 'T' with the master of its terminal; 'K' it was killed, and init waits: see oom.c. */
 static int on_link(struct context *ctx)
 {
     struct link_message message;
@@ -242,6 +243,11 @@ static int on_link(struct context *ctx)
     if (message.kind == 'T' && message.header.control_length != 0 && ctx->tty < 0) {
         ctx->tty = message.control.fds[0];
         terminal_start(ctx);
+    }
+    if (message.kind == 'K') {
+        look_for_victim(ctx);
+        ctx->shared->held = 0;
+        (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGCHLD, 0, 0);
     }
     if (message.kind == 'R') {
         notify_ready(ctx);
@@ -266,7 +272,7 @@ static int on_control(struct context *ctx)
         ctx->killed = 1;
         signal = SIGNAL_LAST;
     }
-    if (n == 1)
+    if (n == 1 && signal != SIGKILL)
         (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
     else
         kill_pod(ctx);
@@ -370,13 +376,13 @@ int supervise(struct context *ctx)
         end.kind = PLAN_EXITED;
         end.op = 0;
         end.status = ctx->shared->exited ? ctx->shared->status : status != 0 || entering ? status : 125 << 8;
-        end.detail = (uint32_t)out_of_memory(ctx, end.status);
+        end.detail = out_of_memory(ctx, end.status);
     }
     end.time = now_ns();
     if (!ctx->reported)
         report(ctx, &end);
     if (end.kind == PLAN_EXITED)
-        write_exit_record(ctx, end.status, end.time, (int)end.detail);
+        write_exit_record(ctx, end.status, end.time, end.detail);
     if (!entering)
         remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
     if (ctx->root >= 0) /* the pod is gone: tell the keeper, then let go of the root */

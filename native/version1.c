@@ -47,14 +47,12 @@ void remove_version_1(const struct context *ctx)
         }
 }
 
-/* Of the pod's own cgroup, which for the memory may be one of version 1; there a kill is counted where the process was, not above. */
-int64_t own_oom_kills(const struct context *ctx)
+/* The pod's group there that accounts its memory, 0 where that is not of version 1.  Kills are counted where the process
+ * was, not above. */
+const char *memory_1(const struct context *ctx)
 {
     for (const struct plan_op *op = ctx->ops; before_clone(op); op++)
-        if (op->code == OP_LIMIT && op->a != 0 && !(op->flags & OPF_POD) && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0) {
-            OWNED_FD group = (int)sys_openat(AT_FDCWD, pool_string(ctx, op->a), O_RDONLY | O_DIRECTORY, 0);
-
-            return oom_kills(group, "memory.oom_control", OOM_KILL);
-        }
-    return oom_kills(SLOT_CGROUP, "memory.events", OOM_KILL);
+        if (op->code == OP_LIMIT && op->a != 0 && !(op->flags & OPF_POD) && memcmp(pool_string(ctx, op->s1), "memory.", 7) == 0)
+            return pool_string(ctx, op->a);
+    return 0;
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyrun.engine.launch import Supervisor
 
     Reason = Literal["exited", "signal", "timeout", "oom", "output"]
+    Victim = Literal["main", "child", "group"]
 
 __all__ = ["ExitError", "Result", "result_of"]
 
@@ -27,12 +28,14 @@ class Result:
     `stdout` and `stderr` are bytes where they were captured, else None.
     `reason` says why it ended: "exited" by itself; "signal"; "timeout": it was killed when its time was over; "oom": the
     kernel killed some of it for want of memory; "output": it was killed because it wrote more than `output_limit`.
+    `oom_victim` says whom the kernel killed for want of memory, whatever the reason is: "main", the app itself, "child", others
+    alone, or "group", all of it at once; None where nobody was, or it is not known.
     `seconds` is the time from the call until the end was known.  `usage` are the figures of the pod's cgroup at the end of the app, by the
     names of `Container.stats`: `cpu_usec` wherever there is a cgroup, `memory_peak_bytes`, `oom_kills` and `pids_peak` where the pod was
     limited so that their controllers count.
     """
 
-    __slots__ = ("_supervisor", "args", "reason", "returncode", "seconds", "stderr", "stdout", "usage", "uuid")
+    __slots__ = ("_supervisor", "args", "oom_victim", "reason", "returncode", "seconds", "stderr", "stdout", "usage", "uuid")
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Result:
         self.stderr = stderr
         self.seconds = seconds
         self.usage = usage
+        self.oom_victim: Victim | None = supervisor.oom_victim or None  # type: ignore[assignment]
         self._supervisor = supervisor
 
     @property

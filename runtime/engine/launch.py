@@ -29,6 +29,7 @@ _REPORT = Struct("=IIiIiiQ")
 _MESSAGE = 4096
 _SIGNALS = 64
 FAILED, RUNNING, EXITED, FIGURES = 1, 2, 3, 6
+_VICTIMS = {2: "group", 4: "main", 8: "child"}  # OOM_KILL_ bits of native/plan.h, less the one that says that there was one
 
 
 class Slots:
@@ -119,10 +120,11 @@ class Supervisor:
     `pid` and `pidfd` are the supervisor's, `init_pid` is pid 1 of the pod seen from the host, known once
     running.  Closing `control` kills the pod, and so does the death of this process; a child that it forked has no part in it.
     `status` is the app's wait status once its end was told, `oom` whether the kernel killed some of the pod for want of
-    memory, `figures` what its cgroup had counted by then (with PLAN_ACCOUNT), `rusage` what all of the pod used, once it is reaped.
+    memory, `oom_victim` who that was, "" where it is not known, `figures` what its cgroup had counted by then (with
+    PLAN_ACCOUNT), `rusage` what all of the pod used, once it is reaped.
     """
 
-    __slots__ = ("_block", "_control", "_owner", "figures", "init_pid", "oom", "pid", "pidfd", "rusage", "status")
+    __slots__ = ("_block", "_control", "_owner", "figures", "init_pid", "oom", "oom_victim", "pid", "pidfd", "rusage", "status")
 
     def __init__(self, pid: int, pidfd: int, control: int, block: bytes) -> None:
         self.pid = pid
@@ -130,6 +132,7 @@ class Supervisor:
         self.init_pid = 0
         self.status: int | None = None
         self.oom = False
+        self.oom_victim = ""
         self.figures = b""
         self.rusage: struct_rusage | None = None
         self._control = control
@@ -175,7 +178,7 @@ class Supervisor:
         if report.kind == RUNNING:
             self.init_pid = report.pid
         elif report.kind == EXITED:
-            self.status, self.oom = report.status, bool(report.detail)
+            self.status, self.oom, self.oom_victim = report.status, bool(report.detail), _VICTIMS.get(report.detail & ~1, "")
         return report
 
     def wait(self, seconds: float | None = None) -> int:

@@ -38,7 +38,8 @@ def events(pods: Pods) -> Iterator[Event]:
     """Yield events for ever: `time` (ns since 1970), `event` and `uuid`, with what is known of the pod.
 
     prepared, started (its supervisor has it), running (the app runs, once more for each restart), health (`health` has changed), died
-    (the app ended: `code`, `signal`, `oom`), oom (the kernel killed some of it for want of memory: `kills`; `group`: all of it),
+    (the app ended: `code`, `signal`, `oom`, `oom_victim`), oom (the kernel killed some of it for want of memory: `kills`;
+    `group`: all of it),
     memory-high (slowed down above memory.high), pids-max (a process was refused), each with `times` since the last one;
     exited (all of it ended and is kept), removed; `lost` when more happened than the kernel could hold.
     """
@@ -137,7 +138,9 @@ class _Watcher:
             self.wanted[uuid] = time.monotonic() + _PATIENCE
             yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
         elif name == "exit":
-            known: Event = {key: found[key] for key in ("code", "signal", "oom", "oom_group", "lost", "restarts") if key in found}
+            known: Event = {
+                key: found[key] for key in ("code", "signal", "oom", "oom_group", "oom_victim", "lost", "restarts") if key in found
+            }
             yield {**self._told("died", "running", uuid), **known}
 
     def _count(self, uuid: str, *, new: bool = True) -> bool:

@@ -22,8 +22,8 @@ PHASES = ("preparing", "prepared", "running", "exited")
 # What a pod of one app tells the launcher knows too, in this order: native/list_text.c
 COPIED = ("app", "name", "image", "created", "restart", "log", "exit_policy", "pid_namespace", "isolators")
 ALIVE = ("cgroup", "started", "restarts", "pid", "health", "failing")
-ENDED = ("code", "signal", "started", "finished", "restarts", "oom", "oom_group", "lost", "log_dropped")
-_OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "oom_group", "lost")
+ENDED = ("code", "signal", "started", "finished", "restarts", "oom", "oom_group", "oom_victim", "lost", "log_dropped")
+_OF_APP = ("pid", "code", "signal", "started", "finished", "oom", "oom_group", "oom_victim", "lost")
 
 
 def listing(pods: Pods) -> list[dict[str, object]]:
@@ -42,8 +42,9 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
 
     `uuid`; `state`: preparing, prepared, running, paused, restarting or exited; `pod_name`, `app`, `name` and `image` (the
     image's name and id); `created`, `started`, `finished` in nanoseconds since 1970; `pid` of its process 1 and `cgroup`
-    while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory
-    (the app itself where `signal` is 9, else a child of its), `oom_group` when all of it at once;
+    while it runs; `code`, `signal` and `restarts` once it ended; `oom` when the kernel killed some of it for want of memory,
+    `oom_group` when all of it at once, `oom_victim` who that was where it is known: "main", the app itself, "child", others
+    alone, or "group";
     `health` (starting, healthy, unhealthy) and `failing` checks in a row, of a running pod that has them; of several apps each has
     these, and the pod's `health` is the worst of theirs;
     `isolators` of the image: the names of those `enforced` and `ignored`, and those `changed`, each with what is stronger;

@@ -310,3 +310,29 @@ def test_what_apps_of_version_1_cannot_have(hybrid: Call, busybox: Path) -> None
         done = hybrid(*words, "--exec", "/bin/true")
         assert done.returncode == 125 and done.stderr.count("hint: ") == 1 and option[0] in done.stderr, done
         assert "Traceback" not in done.stderr
+
+
+def told_by_the_log() -> bool:
+    """The kernel's log has numbers of the initial pid namespace, and the lane of these tests is another one."""
+    return os.stat("/proc/self/ns/pid").st_ino == 0xEFFFFFFC and subprocess.run(["dmesg"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "signal", "victim"),
+    [
+        ("exec EAT", 9, "main"),
+        ("EAT; rm /dev/shm/eaten; exec EAT", 9, "main"),
+        ("EAT; exit 3", 0, "child"),
+        ("EAT; kill -9 $$", 9, "child"),
+        ("EAT; rm /dev/shm/eaten; EAT; kill -9 $$", 9, "child"),
+    ],
+)
+def test_who_was_killed(hybrid: Call, busybox: Path, text: str, signal: int, victim: str) -> None:
+    """Exact where the kernel's log can be read; where it cannot, an end by signal 9 leaves it open."""
+    text = text.replace("EAT", "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null")
+    uuid = hybrid("run", "--detach", "--keep", "--memory", "24Mi", busybox, "--exec", "/bin/sh", "--", "-c", text).stdout.strip()
+    hybrid("wait", uuid)
+    found = json.loads(hybrid("status", "--format", "json", uuid).stdout)
+    hybrid("rm", uuid)
+    expected = victim if signal == 0 or told_by_the_log() else None
+    assert (found["signal"], found["oom"], found.get("oom_victim")) == (signal, True, expected), found

@@ -109,7 +109,11 @@ USUAL: list[Pod] = [
     ("running", {"pod": record(), "run": run(), "exit": ended()}, False),
     ("running", {"pod": record()}, False),
     ("exited", {"pod": record(), "exit": ended()}, False),
-    ("exited", {"pod": record(name="a-longer-name.example.com/x"), "exit": ended(code=0, signal=9, oom=True, oom_group=True)}, False),
+    (
+        "exited",
+        {"pod": record(name="a-longer-name.example.com/x"), "exit": ended(code=0, signal=9, oom=True, oom_group=True, oom_victim="group")},
+        False,
+    ),
     ("exited", {"pod": record(), "exit": ended(code=125, lost=True, log_dropped=12)}, False),
     ("exited", {"pod": record(), "exit": ended(lost=False)}, False),
     ("exited", {"pod": record(exit_policy="main-app", pid_namespace="app")}, False),

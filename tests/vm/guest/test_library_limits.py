@@ -15,8 +15,12 @@ seen = {}
 def run(name, script, **more):
     done = pyrun.run(None, ["sh", "-c", script], rootfs="host", root=sys.argv[1], capture_output=True, timeout=60, **more)
     seen[name] = [done.reason, done.returncode, done.usage, (done.stdout or b"").decode()]
+    seen["victims"] = [*seen.get("victims", []), done.oom_victim]
 run("fits", "head -c 4000000 /dev/zero | tail | wc -c", memory="64Mi", pids_limit=20)
 run("oom", "head -c 400000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
+run("main", "exec tail </dev/zero", memory="32Mi", swap=0)
+run("child", "tail </dev/zero; exit 5", memory="32Mi", swap=0)
+run("both", "tail </dev/zero; kill -9 $$", memory="32Mi", swap=0)
 run("bomb", "b() { b | b & }; b; sleep 1; echo lives", memory="256Mi", pids_limit=30)
 with pyrun.Pool(rootfs="host", size=1, root=sys.argv[1], memory="32Mi", swap=0) as pool:
     done = pool.run(["sh", "-c", "head -c 400000000 /dev/zero | tail"], timeout=60)
@@ -41,6 +45,8 @@ def test_ends_and_figures(tmp_path: Path) -> None:
     assert usage["memory_peak_bytes"] > 1 << 20 and usage["pids_peak"] >= 4 and usage["oom_kills"] == 0 and usage["cpu_usec"] > 0
     reason, code, usage, _ = seen["oom"]
     assert reason == "oom" and code == -9 and usage["oom_kills"] >= 1 and usage["memory_peak_bytes"] <= 33 << 20
+    assert seen["victims"] == [None, "group", "main", "child", "child", None]
+    assert [seen[name][1] for name in ("main", "child", "both")] == [-9, 5, -9]
     reason, _, usage, _ = seen["bomb"]
     assert usage["pids_peak"] == 30 and usage["pids_max_events"] > 0, "a fork bomb meets its limit"
     assert seen["pool"][0] == "oom" and seen["update"] == [48 << 20]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
-from harness import COMMAND, Pyrun
+import pytest
+from harness import COMMAND, TOP, Pyrun
 from waiting import wait_until
 
 EAT = ("--exec", "/probe", "--", "eat")
@@ -42,4 +44,94 @@ def test_a_unit_that_ran_out_of_memory(shared: Pyrun) -> None:
     record = json.loads((shared.root / "pods" / "exited" / uuid / "exit").read_text())
     assert (record["signal"], record["oom"]) == (9, True)
     subprocess.run(["systemctl", "reset-failed", unit], stderr=subprocess.DEVNULL)
+    shared("rm", uuid, code=0)
+
+
+# A child that is killed: the shell says so on standard error and goes on.
+CHILD = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null; rm /dev/shm/eaten;"
+MEMORY = ("--memory", "24Mi", "--swap", "0")
+
+
+@pytest.fixture(scope="module")
+def tools(image: Callable[..., Path]) -> Path:
+    return image("example.com/victims", ["/bin/sh"], edit=lambda made: made.busybox(TOP / "build" / "busybox"))
+
+
+@pytest.fixture
+def detached(shared: Pyrun, tools: Path) -> Callable[..., str]:
+    """A pod in the background, in a scope of its own, as from a login; its UUID."""
+
+    def start(script: str, *flags: str, image: Path | None = None) -> str:
+        words = ["run", "--detach", "--keep", *flags, image or tools, "--exec", "/bin/sh", "--", "-c", script]
+        command = ["systemd-run", "--quiet", "--scope", COMMAND, "--root", shared.root, *words]
+        return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=True).stdout.strip()
+
+    return start
+
+
+def end_of(shared: Pyrun, uuid: str) -> list[object]:
+    """How it ended, by what `status` says, which is what the record has and `inspect` shows."""
+    shared("wait", uuid)
+    found = json.loads(shared("status", "--format", "json", uuid, code=0).out)
+    shown = json.loads(shared("inspect", uuid, code=0).out)
+    assert shown["exit"].get("oom_victim") == shown.get("oom_victim") == found.get("oom_victim")
+    shared("rm", uuid, code=0)
+    return [found["signal"] or found["code"], found.get("oom", False), found.get("oom_victim")]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("exec dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48", (), [9, True, "main"]),
+        (f"{CHILD} exec dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48", (), [9, True, "main"]),
+        (f"{CHILD} exit 0", (), [0, True, "child"]),
+        (f"{CHILD} kill -9 $$", (), [9, True, "child"]),
+        (f"{CHILD} {CHILD} kill -9 $$", (), [9, True, "child"]),
+        (f"{CHILD} exit 0", ("--oom-group",), [9, True, "group"]),
+        ("kill -9 $$", (), [9, False, None]),
+    ],
+)
+def test_who_was_killed(shared: Pyrun, detached: Callable[..., str], script: str, flags: tuple[str, ...], expected: list[object]) -> None:
+    """The kernel's log says which process it was; signal 9 alone does not."""
+    assert end_of(shared, detached(script, *MEMORY, *flags)) == expected
+
+
+def test_a_kill_from_outside_after_that_of_a_child(shared: Pyrun, detached: Callable[..., str]) -> None:
+    """By pyrun, which kills all of the pod, and of the app alone by somebody else; what the log does not hold is not claimed."""
+    for how in ("pyrun", "alone", "cleared"):
+        uuid = detached(f"{CHILD} touch /dev/shm/done; sleep 1000", *MEMORY)
+        init = json.loads(shared("status", "--format", "json", uuid, code=0).out)["pid"]
+        wait_until(Path(f"/proc/{init}/root/dev/shm/done").exists)
+        app = int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])
+        if how == "cleared":
+            subprocess.run(["dmesg", "--clear"], check=True)
+        if how == "pyrun":
+            shared("kill", "--signal", "KILL", uuid, code=0)
+        else:
+            os.kill(app, 9)
+        assert end_of(shared, uuid) == [9, True, None if how == "cleared" else "child"], how
+
+
+def test_a_process_that_is_called_like_the_log(shared: Pyrun, detached: Callable[..., str]) -> None:
+    """What looks like the number of the app, in the name of a process that is killed, is a name."""
+    eater = 'read app </dev/shm/app; echo ",pid=$app," >/proc/self/comm; x=a; while :; do x=$x$x; done'
+    script = f"while [ ! -s /dev/shm/app ]; do sleep 0.1; done; sh -c '{eater}'; kill -9 $$"
+    uuid = detached(script, *MEMORY)
+    init = json.loads(shared("status", "--format", "json", uuid, code=0).out)["pid"]
+    app = Path(f"/proc/{init}/task/{init}/children").read_text().split()[0]
+    Path(f"/proc/{init}/root/dev/shm/app").write_text(app)
+    assert end_of(shared, uuid) == [9, True, "child"]
+
+
+def test_who_of_several(shared: Pyrun, tools: Path) -> None:
+    """Each app has a record of its own, and its group is not mistaken for one of the same name."""
+    eat = "exec dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48"
+    words: list[object] = ["run", "--detach", "--keep", "--exit-policy", "last-exit"]
+    for name, script in (("a", f"{CHILD} kill -9 $$"), ("b", f"sleep 2; {eat}")):
+        words += [*(["---"] if name == "b" else []), tools, "--name", name, *MEMORY, "--exec", "/bin/sh", "--", "-c", script]
+    command = ["systemd-run", "--quiet", "--scope", COMMAND, "--root", shared.root, *words]
+    uuid = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=True).stdout.strip()
+    shared("wait", uuid)
+    apps = json.loads(shared("status", "--format", "json", uuid, code=0).out)["apps"]
+    assert [(one["signal"], one["oom_victim"]) for one in apps] == [(9, "child"), (9, "main")], apps
     shared("rm", uuid, code=0)
