@@ -1,7 +1,7 @@
 /* Files of a pod's directory: written whole, removed with all below. */
 #include "files.h"
 
-#define DEPTH 64 /* a deeper tree is left to `pyrun gc`, which has memory to walk it */
+#define DEPTH 64 /* what is deeper goes on from the top */
 
 struct dirent64 {
     uint64_t ino;
@@ -53,6 +53,11 @@ long replace_file(int dir, const char *name, const char *text, size_t size, int 
     return r;
 }
 
+static struct {
+    int dir;
+    uint64_t moved;
+} top;
+
 static int remove_entry(int dir, const struct dirent64 *entry, uint64_t device, int depth);
 
 /* Empties the directory `dir`, whose device is `device`: mounts are never crossed.  Descriptors are the stack. */
@@ -86,14 +91,17 @@ static int empty_directory(int dir, uint64_t device, int depth)
 static int remove_entry(int dir, const struct dirent64 *entry, uint64_t device, int depth)
 {
     OWNED_FD child = -1;
+    char name[32];
     struct stat st;
 
     if (entry->type != 4 /* DT_DIR */)
         return sys_call3(__NR_unlinkat, dir, entry->name, 0) == 0;
-    if (depth + 1 == DEPTH)
-        return 0;
     if (sys_call0(__NR_geteuid) != 0) /* its owner is kept out by its mode: overlayfs makes work/work with none at all */
         (void)sys_call3(__NR_fchmodat, dir, entry->name, 0700);
+    if (depth + 1 == DEPTH) {
+        (void)str_add_number(str_add(name, name + sizeof name, "deep-"), name + sizeof name, top.moved++);
+        return sys_call4(__NR_renameat, dir, entry->name, top.dir, name) == 0;
+    }
     child = (int)sys_openat(dir, entry->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
     if (child < 0 || sys_fstat(child, &st) < 0 || st.st_dev != device)
         return 0;
@@ -105,5 +113,6 @@ int remove_below(int dir)
 {
     struct stat st;
 
+    top.dir = dir;
     return sys_fstat(dir, &st) == 0 && empty_directory(dir, st.st_dev, 0);
 }

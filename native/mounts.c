@@ -39,17 +39,21 @@ static long op_mkfile(const struct context *ctx, const struct plan_op *op)
     return dir < 0 ? dir : write_file((int)dir, name, O_CREAT | O_EXCL, op->n, "", 0);
 }
 
-/* Generated files never replace what the image ships as a link or a special file, nor (OPF_KEEP) its content. */
+/* Generated files never replace what the image ships as a special file, nor (OPF_KEEP) its content, be it behind a link.  A link
+ * that leads nowhere, as to what systemd-resolved makes at run time, is no content. */
 static long op_write(const struct context *ctx, const struct plan_op *op)
 {
-    const char *name, *text = pool_string(ctx, op->s2);
-    const int dir = (int)parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_MAKE, &name);
+    const char *name, *path = pool_string(ctx, op->s1), *text = pool_string(ctx, op->s2);
+    OWNED_FD found = (int)open_in_root(ctx, path, O_PATH, 0);
+    const int dir = (int)parent_in_root(ctx, path, PARENT_MAKE, &name);
     struct stat st;
     long r;
 
     if (dir < 0)
         return dir;
     r = sys_call4(__NR_newfstatat, dir, name, &st, AT_SYMLINK_NOFOLLOW);
+    if (r == 0 && KIND(st) == S_IFLNK && (found < 0 || !(op->flags & OPF_KEEP)))
+        r = sys_call3(__NR_unlinkat, dir, name, 0) ?: -ENOENT;
     if (r == 0 && (KIND(st) != S_IFREG || ((op->flags & OPF_KEEP) && st.st_size > 0)))
         return 0;
     if (r < 0 && r != -ENOENT)

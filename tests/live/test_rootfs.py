@@ -185,6 +185,34 @@ def test_the_hosts_name_servers_come_with_its_network(shell: Shell) -> None:
     assert shell(script, "--net", "host") == expected
 
 
+@pytest.mark.parametrize("target", ["../run/systemd/resolve/stub-resolv.conf", "/nowhere/file", "resolv.conf"])
+def test_a_link_that_leads_nowhere_is_no_file_of_the_image(shared: Pyrun, image: Make, target: str) -> None:
+    """What Debian's images with systemd-resolved ship: its target is made at run time, on a machine."""
+
+    def edit(made: Image) -> None:
+        made.busybox()
+        made.symlink("/etc/resolv.conf", target)
+        made.symlink("/etc/hosts", "../run/nowhere")
+
+    path = image(f"example.com/nowhere{len(target)}", ["/bin/cat", "/etc/resolv.conf", "/etc/hosts"], edit=edit)
+    named = "nameserver 192.0.2.7\n"
+    for flags in ([], ["--readonly-rootfs"], ["--no-overlay"], ["--upper", "tmpfs"]):
+        out = shared("run", "--hostname", "web", "--dns", "192.0.2.7", *flags, path, code=0).out
+        assert out.startswith(named + "127.0.0.1\tlocalhost\n") and "127.0.1.1\tweb\n" in out
+    assert shared("run", "--net", "host", path, code=0).out == Path("/etc/resolv.conf").read_text() + Path("/etc/hosts").read_text()
+
+
+def test_a_link_to_a_file_of_the_image_is_kept_unless_a_flag_says_more(shared: Pyrun, image: Make) -> None:
+    def edit(made: Image) -> None:
+        made.busybox()
+        made.add("/run/resolv", b"nameserver 192.0.2.1\n")
+        made.symlink("/etc/resolv.conf", "/run/resolv")
+
+    path = image("example.com/linked", ["/bin/cat", "/etc/resolv.conf", "/run/resolv"], edit=edit)
+    assert shared("run", "--net", "host", path, code=0).out == "nameserver 192.0.2.1\n" * 2
+    assert shared("run", "--dns", "192.0.2.7", path, code=0).out == "nameserver 192.0.2.7\nnameserver 192.0.2.1\n"
+
+
 def test_a_vanished_layer(pyrun: Pyrun, probe_image: Path) -> None:
     """By name it is one clear error, by file it is imported again."""
     pyrun.report()

@@ -206,6 +206,15 @@ def test_exit_record_of_a_kept_pod(pyrun: Pyrun) -> None:
     assert phase(pyrun, "exited") == []
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_however_deep_an_app_nests_it_all_goes_at_once(pyrun: Pyrun, busybox: Path, detached: bool) -> None:
+    """The supervisor and the keeper have no memory for a walk of any depth; still nobody else has to come by."""
+    nest = "d=d; for i in 1 2 3 4 5 6 7 8; do d=$d/$d; done; mkdir -p /$d /tmp/$d /tmp/again/$d; touch /$d/file; mkdir /tmp/deep-0"
+    words = ("run", *(("--detach", "--rm") if detached else ()), busybox, "--exec", "/bin/sh", "--", "-c", nest)
+    pyrun(*words, code=0)
+    wait_until(lambda: not any(any((pyrun.root / "pods" / phase).iterdir()) for phase in ("running", "garbage")), "something stayed")
+
+
 def test_the_uuid_is_saved_first(pyrun: Pyrun, start: Start, tmp_path: Path) -> None:
     file = tmp_path / "uuid"
     start("--uuid-file-save", file)
