@@ -111,6 +111,7 @@ static void become(struct fast *fast, int plan, char **envp)
     pod->dir = slots[SLOT_POD];
     pod->own = slots[SLOT_CGROUP];
     pod->parent = slots[SLOT_CGROUP_PARENT];
+    (void)sys_call3(__NR_close_range, 3, SLOT_COUNT - 1, 0); /* the copies; what the caller has there above is for Python, as /dev/fd/63 */
 }
 
 /* --uuid-file-save, as pyrun.cli.run has it. */
@@ -181,5 +182,4 @@ void run_recipe(int argc, char **argv, char **envp)
             found = find(&fast, &words, recipes, forms[i]);
     if (found && swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
         start(&fast, &words, envp);
-    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
 }

@@ -218,6 +218,6 @@ void enter_pod(int argc, char **argv, char **envp)
         (void)str_add(str_add(title, title + sizeof title, "pyrun: enter "), title + sizeof title, quick.uuid);
         (void)str_add_number(pid, pid + sizeof pid, quick.live.pid);
         (void)enter_helper(quick.helper, slots, 3, words, envp);
+        (void)sys_call3(__NR_close_range, 3, SLOT_COUNT - 1, 0); /* the copies */
     }
-    (void)sys_call3(__NR_close_range, 3, ~0U, 0);
 }

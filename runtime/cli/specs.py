@@ -237,7 +237,7 @@ def duration(text: str, what: str) -> int:
 def read_env_file(path: str, option: str = "--set-env-file") -> dict[str, str]:
     """The variables in a file of NAME=VALUE lines, values taken as they are.
 
-    Blank lines and lines that begin with # or ; are skipped.  UsageError for an unreadable or too
+    Blank lines and lines that begin with # or ; are skipped, and so is a byte order mark.  UsageError for an unreadable or too
     large file, a malformed line or a variable set twice.
     """
     try:
@@ -250,7 +250,7 @@ def read_env_file(path: str, option: str = "--set-env-file") -> dict[str, str]:
     if len(data) > ENV_FILE_LIMIT:
         raise UsageError(f"option {option}", path, "larger than 1 MiB", hint="name a file of NAME=VALUE lines")
     variables: dict[str, str] = {}
-    for number, raw in enumerate(os.fsdecode(data).split("\n"), 1):
+    for number, raw in enumerate(os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n"), 1):
         line = raw.rstrip("\r").lstrip()
         if not line or line[0] in "#;":
             continue

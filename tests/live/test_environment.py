@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_many_large_variables(shared: Pyrun, tmp_path: Path) -> None:
     file.write_text("".join(f"V{number}={'x' * 1000}\n" for number in range(500)))
     found = variables(shared, "--set-env-file", file)
     assert len([name for name in found if name.startswith("V")]) == 500
+
+
+def test_a_file_may_be_a_descriptor(shared: Pyrun) -> None:
+    """What a shell makes of <(decrypt secrets): the launcher leaves the caller's descriptors to Python, and the app gets none of them."""
+    for flags in ([], ["--hostname", "other"]):
+        read, write = os.pipe()
+        os.write(write, b"\xef\xbb\xbfSECRET=of a pipe\n")
+        os.close(write)
+        try:
+            seen = shared.report("--set-env-file", f"/dev/fd/{read}", *flags, pass_fds=(read,))
+        finally:
+            os.close(read)
+        assert "SECRET=of a pipe" in seen["env"]
+        assert sorted(seen["fds"]) == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(
