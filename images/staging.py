@@ -17,6 +17,7 @@ import stat
 
 from pyrun.errors import StateError
 from pyrun.images.locks import MAKE_ROOM, private_dirs
+from pyrun.native.users import require_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +65,12 @@ class Staging:
         os.rename(path, f"{self.path}/{name}")
 
 
+_PLACES = ("tmp", "blobs", "layers", "images", "refs", "imports", "tags")  # of which a collection removes what no record names
+
+
 def sweep(root: str) -> int:
-    """Removes what dead processes left in tmp/; the number of entries removed."""
+    """Removes what dead processes left in tmp/; the number of entries removed.  StateError where that is another's."""
+    require_own(root, _PLACES)
     parent = f"{root}/tmp"
     removed = 0
     try:

@@ -70,21 +70,33 @@ def _of_system(path: str) -> bool:
     return path in ("/etc", "/usr")
 
 
-def require_own(root: str) -> None:
+def require_own(root: str, places: tuple[str, ...] = ("tmp",)) -> None:
     """StateError when a state directory belongs to somebody else, or everybody may write to it: who can put things there, decides.
 
-    One that is not there yet is right: it will be made.
+    Likewise for one like / or /var, where one of `places` below it is others'.  One that is not there yet is right: it will be made.
     """
     try:
         info = os.stat(root)
     except OSError:
         return
-    if info.st_uid in (0, os.geteuid()) and not info.st_mode & 0o002:
+    ours = info.st_uid in (0, os.geteuid())
+    foreign = [name for name in places if _is_shared(f"{root}/{name}")]
+    if ours and not info.st_mode & 0o002 and not foreign:
         return
     from pyrun.errors import StateError
 
-    reason = "everybody may write to it" if info.st_uid in (0, os.geteuid()) else f"it belongs to another user ({info.st_uid})"
+    reason = "everybody may write to it" if ours else f"it belongs to another user ({info.st_uid})"
+    if ours and not info.st_mode & 0o002:
+        reason = f"it holds a directory {foreign[0]} that is not pyrun's, which would remove what is in there"
     raise StateError("use root", root, reason, hint="name a directory that is yours alone, or a new one, which is made: --root DIR")
+
+
+def _is_shared(path: str) -> bool:
+    """Whether others get into a directory that pyrun empties: it makes its own for itself alone.  As of / and of /var."""
+    try:
+        return bool(os.stat(path).st_mode & 0o077)
+    except OSError:
+        return False
 
 
 def state_root() -> str:

@@ -204,8 +204,8 @@ def save_uuid(path: str, uuid: str) -> None:
     """Early, so that whoever cleans up can do so whatever happens next."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(uuid + "\n")
     except OSError as error:
         hint = "name a writable file that is no symbolic link"
         raise PyrunError("save the pod's UUID in", path, errno=error.errno or 0, hint=hint, origin="--uuid-file-save") from None
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(uuid + "\n")

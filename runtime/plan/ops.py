@@ -25,6 +25,7 @@ MAGIC = 0x6E757279
 VERSION = 1
 MAX_SIZE = 4 << 20  # of a plan
 MAX_LIST = 16384  # strings of a list
+MAX_OPS = 4096  # of a plan, see native/plan.h
 
 # Codes and flags of native/plan.h; tests/test_house.py holds the two against each other.
 PROPAGATION, SCRATCH, HOST_DIR, OVERLAY, ROOT_BIND, UNMOUNT, MKDIR, MKFILE, WRITE, SYMLINK, MKNOD, MOUNT, BIND, MASK = range(1, 15)
@@ -216,6 +217,11 @@ def encode(plan: Plan) -> bytes:
     start = _HEADER.size + len(packed)
     notes = marshal.dumps([one if one[0] not in _IN_POOL else (one[0], one[1], 0, 0, 0, 0, 0, one[7]) for one in plan.ops])
     size = start + len(pool.data) + len(notes)
+    if len(plan.ops) > MAX_OPS:
+        hint = "mount fewer volumes: a directory can hold many of them"
+        raise UsageError("start app", "", f"it takes {len(plan.ops)} steps, and {MAX_OPS} are the most", hint=hint)
+    if size > MAX_SIZE:
+        raise too_many(f"{len(pool.data)} bytes of arguments and variables")
     head = _HEADER.pack(
         MAGIC, VERSION, size, len(plan.ops), start, len(pool.data), flags, *names, explain, len(plan.explain), timens, plan.clone_flags
     )

@@ -123,6 +123,10 @@ def _identity(options: Options, app: dict[str, Any], rootfs: RootFS, config: Con
     if "entrypoint" in app and group is None and not extra:  # as Docker does where no group is named
         extra = member_groups(rootfs, identity.name)
     config.groups = tuple(dict.fromkeys([*identity.groups, *extra]))
+    if len(config.groups) > ops.MAX_LIST:
+        where = "--supplementary-gids" if options.supplementary_gids else "app.supplementaryGIDs"
+        hint = f"a process has no more than {ops.MAX_LIST} here"
+        raise blame(where)("use supplementary groups", "", f"{len(config.groups)} are too many", hint=hint, origin=where)
     return identity
 
 
@@ -210,7 +214,7 @@ def _security(options: Options, app: dict[str, Any], host: Host, config: Config)
         from pyrun.pod import limits
 
         config.limits, config.limits_1 = limits.placed(limits.of(options, isolators), host.cgroup, config.group)
-    if "seccomp" in options.insecure_options:
+    if "seccomp" in options.insecure_options and not options.seccomp:
         return
     if options.seccomp:
         spec: SeccompSpec | None = seccomp.parse_flag(options.seccomp)
@@ -222,13 +226,16 @@ def _security(options: Options, app: dict[str, Any], host: Host, config: Config)
 
 
 def _capabilities(options: Options, isolators: list[dict[str, Any]], host: Host, config: Config) -> None:
-    """Flags beat isolators; both kinds of set at once are refused by `caps.select` wherever they come from."""
-    if "capabilities" in options.insecure_options:
+    """Flags beat isolators; both kinds of set at once are refused by `caps.select` wherever they come from.
+
+    Who gives up the protection and names a set means the set.
+    """
+    retain = None if options.caps_retain is None else caps.expand(options.caps_retain)
+    remove = None if options.caps_remove is None else caps.expand(options.caps_remove)
+    if "capabilities" in options.insecure_options and retain is None and remove is None:
         config.bounding, config.permitted = host.bounding, 0 if config.uid else host.bounding
         config.origins["caps"] = "--insecure-options"
         return
-    retain = None if options.caps_retain is None else caps.expand(options.caps_retain)
-    remove = None if options.caps_remove is None else caps.expand(options.caps_remove)
     where = "--caps-remove" if retain is None else "--caps-retain"
     if retain is None and remove is None:
         where = "default capabilities"

@@ -64,9 +64,9 @@ def _by(options: Options, name: str, value: object) -> str | None:
     """What is stronger than an isolator, "" for nothing, None where nobody knows it."""
     if name in _STRONGER:
         flags, word = _STRONGER[name]
-        if word and word in options.insecure_options:
-            return f"--insecure-options={word}"
         given = [flag for flag in flags if getattr(options, flag) not in (None, False, [])]
+        if not given and word and word in options.insecure_options:
+            return f"--insecure-options={word}"
         return "--" + given[0].replace("_", "-") if given else ""
     if name == SYSCTL:
         assert isinstance(value, dict)

@@ -123,6 +123,37 @@ def test_configuration(stored: Pyrun, flags: list[str], named: str) -> None:
     assert named in refuse(stored, "run", *flags, stored.probe_image, code=before).err
 
 
+def test_more_than_a_plan_can_hold(stored: Pyrun, tmp_path: Path) -> None:
+    """Told before anything is made, and not by the helper, who would leave the pod behind."""
+    numbers = [f"--supplementary-gids={','.join(map(str, range(at, at + 4000)))}" for at in range(1, 17000, 4000)]
+    assert "--supplementary-gids" in refuse(stored, "run", *numbers, stored.probe_image, code=2).err
+    mounts = [f"--mount=type=tmpfs,target=/m/{number}" for number in range(4000)]
+    assert "4096" in refuse(stored, "run", *mounts, stored.probe_image, code=2).err
+    files = []
+    for number in range(6):
+        (tmp_path / f"{number}").write_text("".join(f"V{number}x{i}={'x' * 10000}\n" for i in range(90)))
+        files += ["--set-env-file", str(tmp_path / f"{number}")]
+    assert "too many" in refuse(stored, "run", *files, stored.probe_image, code=2).err
+
+
+def test_files_that_cannot_take_the_uuid(stored: Pyrun) -> None:
+    assert "/dev/full: no space left on device" in refuse(stored, "run", "--uuid-file-save", "/dev/full", stored.probe_image).err
+
+
+def test_a_directory_of_the_systems_is_no_state_directory(stored: Pyrun, tmp_path: Path) -> None:
+    """As --root / or /var, of which `gc` would empty the directory tmp, or one with pictures in a directory images."""
+    (tmp_path / "var" / "tmp").mkdir(parents=True)
+    (tmp_path / "var" / "tmp").chmod(0o1777)
+    (tmp_path / "var" / "tmp" / "file").write_text("of others")
+    (tmp_path / "home" / "layers").mkdir(parents=True, mode=0o755)
+    (tmp_path / "home" / "layers" / "map").write_text("of others")
+    before = tree(tmp_path)
+    for words in (["gc"], ["image", "gc"], ["image", "gc", "--all"], ["run", stored.probe_image]):
+        assert f"use root {tmp_path}/var: " in stored("--root", tmp_path / "var", *words, code=125).err
+    assert f"use root {tmp_path}/home: " in stored("--root", tmp_path / "home", "image", "gc", code=125).err
+    assert tree(tmp_path) == before
+
+
 def test_images_that_are_not_there(stored: Pyrun, tmp_path: Path) -> None:
     for name in (
         "example.com/none",

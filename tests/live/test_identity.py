@@ -161,6 +161,14 @@ def test_isolators_choose_capabilities_and_flags_win(shared: Pyrun, image: Make,
     assert int(json.loads(shared("run", "--caps-retain", "KILL", path, code=0).out)["status"]["CapBnd"], 16) == 0x20
 
 
+def test_a_named_set_holds_where_the_protection_is_given_up(shared: Pyrun) -> None:
+    """--insecure-options=all says that there need be none, the flag which there is."""
+    assert capabilities(shared, "--insecure-options", "all", "--caps-retain", "KILL")["CapBnd"] == 0x20
+    assert capabilities(shared, "--insecure-options", "capabilities", "--caps-remove", "KILL")["CapBnd"] == caps.DEFAULT & ~0x20
+    seen = shared.report("--insecure-options", "all", "--seccomp", "mode=remove,errno=EPERM,sync")
+    assert seen["status"]["Seccomp"] == "2"
+
+
 def test_no_new_privileges(shared: Pyrun) -> None:
     for flags in ([], ["--user", "app"], ["--insecure-options", "seccomp,capabilities,paths"]):
         assert shared.report(*flags)["status"]["NoNewPrivs"] == "1"
