@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from canary import Canary
-from harness import Pyrun
+from harness import COMMAND, Pyrun
 from mkaci import Image
 
 from pyrun.plan import mounts
@@ -126,6 +127,35 @@ def test_the_interpreter_line_of_a_hostile_image(shared: Pyrun, image: Make) -> 
         assert failed.code in (125, 126, 127), failed
         assert failed.out == "" and "Traceback" not in failed.err, failed
         assert "host" not in failed.err.split("hint:")[0]
+
+
+POISON = """/bin/gzip /bin/xz /bin/bzip2 /bin/zstd /usr/bin/unpigz /bin/gpgv /bin/pyrun /bin/python3 /lib/x86_64-linux-gnu/libnss_files.so.2
+    /lib/x86_64-linux-gnu/libnss_dns.so.2 /lib/x86_64-linux-gnu/libc.so.6 /etc/nsswitch.conf /etc/ld.so.preload /etc/ld.so.cache
+    /usr/lib/x86_64-linux-gnu/gconv/gconv-modules /usr/lib/python3.11/encodings/__init__.py /usr/lib/python3.11/site.py"""
+
+
+@pytest.mark.parametrize("compression", ["gzip", "bzip2", "xz"])
+def test_nobody_of_the_host_runs_or_loads_what_the_image_ships(pyrun: Pyrun, image: Make, tmp_path: Path, compression: str) -> None:
+    """B22 and B23: no decompressor is executed, and nothing is loaded late, once a root is the image's."""
+
+    def edit(made: Image) -> None:
+        for path in POISON.split():
+            made.add(path, b"poison", mode=0o755)
+
+    path = image("example.com/poison", ["/probe", "exit", "7"], compression=compression, edit=edit)
+    log = tmp_path / "log"
+    words = ["strace", "-f", "-qq", "-s", "4096", "-e", "trace=execve,execveat,open,openat,openat2,pivot_root", "-o", log, COMMAND]
+    for more in (["fetch"], ["run", "--user", "app"]):
+        done = subprocess.run([*words, *more, path], env=pyrun.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == (7 if more[0] == "run" else 0), done.stderr
+        lines = [line for line in log.read_text().splitlines() if not line.endswith(" ENOENT (No such file or directory)")]
+        executed = {line.split('"')[1].rpartition("/")[2] for line in lines if " execve(" in line and line.endswith(" = 0")}
+        assert executed <= {"pyrun", "python3", "gpg", "gpgv", "probe"}
+        turned = [number for number, line in enumerate(lines) if "pivot_root(" in line]
+        assert len(turned) == (1 if more[0] == "run" else 0)
+        inside = lines[turned[0] :] if turned else []
+        assert not [line for line in inside if any(word in line for word in ("libnss", "libc.so", "nsswitch", "ld.so", "gconv", "python"))]
+        assert not [line for line in lines if "/rootfs/" in line and any(f"/rootfs{place}" in line for place in POISON.split())]
 
 
 def test_every_new_process_is_watched(shared: Pyrun, busybox: Path) -> None:
