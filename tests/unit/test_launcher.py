@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,23 +36,9 @@ def entry():
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("launcher") / "pyrun"
     flags = (NATIVE / "compile_flags.txt").read_text().split()
-    names = (
-        "launcher.c",
-        "fast.c",
-        "recipe.c",
-        "words.c",
-        "quick.c",
-        "list.c",
-        "list_scan.c",
-        "list_text.c",
-        "prepared.c",
-        "place.c",
-        "pod.c",
-        "handover.c",
-        "files.c",
-        "decode.c",
-        "start.c",
-    )
+    setup = (NATIVE.parent / "setup.py").read_text()  # what it is made of stands there
+    names = re.findall(r'"native/(\w+\.c)"', setup.partition("\nLAUNCHER = program(")[2].partition("\n)\n")[0])
+    assert names[0] == "launcher.c"
     sources = [str(NATIVE / name) for name in names]
     subprocess.run(["gcc", *flags, "-fcf-protection=none", *LINK, "-o", str(path), *sources], check=True, timeout=60)
     return path
