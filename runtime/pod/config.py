@@ -68,6 +68,9 @@ def make_config(
     config.readonly = options.readonly_rootfs
     config.origins["readonly"] = "--readonly-rootfs"
     config.upper = "tmpfs" if options.upper == "tmpfs" else "disk"
+    if options.no_overlay and config.upper == "tmpfs":
+        hint = "a copy of the image's files is on disk: leave one of the two out"
+        raise UsageError("options --no-overlay and --upper tmpfs", "", "exclude each other", hint=hint)
     config.remove = not options.keep
     config.again = (options.restart or "no") != "no" or options.health_on_failure == "restart"
     config.mounts = mounts_of(options, app, notes)

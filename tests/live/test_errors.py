@@ -64,6 +64,7 @@ USAGE = [
     ["run", "IMAGE", "--set-env-file", "/no/such/file"],
     ["run", "IMAGE", "--insecure-options", "everything"],
     ["run", "IMAGE", "--rm", "--keep"],
+    ["run", "IMAGE", "--no-overlay", "--upper", "tmpfs"],
     ["run", "IMAGE", "--caps-retain", "KILL", "--caps-remove", "KILL"],
     ["run", "IMAGE", "-v", "data"],
     ["run", "IMAGE", "-v", "/a"],
