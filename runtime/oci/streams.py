@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from pyrun.errors import HostError
@@ -21,20 +20,17 @@ __all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", 
 def keep_descriptors(args: Arguments) -> int:
     """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many.
 
-    To be called before anything else is opened: of those to be preserved some may not be there, for whoever means all that he has
-    names a large number, and what would stand in their place by then is not the container's to have.
+    To be called before anything else is opened: some may not be there, for whoever means all that he has names a large number, and
+    what would stand in their place by then is not the container's to have.
     """
-    sockets = listening(os.environ.get("LISTEN_FDS", ""))
-    count = args.number("preserve-fds") + sockets
-    while count > sockets and not _is_open(2 + count):
+    count = args.number("preserve-fds") + listening(os.environ.get("LISTEN_FDS", ""))
+    while count > 0 and not _is_open(2 + count):
         count -= 1
     if count > ops.SLOT_LISTEN_MAX:
         raise HostError("keep descriptors", str(count), f"at most {ops.SLOT_LISTEN_MAX} can be", origin="--preserve-fds")
     for number in range(count):
         if _is_open(3 + number):
             os.dup2(3 + number, ops.SLOT_LISTEN + number)
-        elif number < sockets:
-            raise HostError("keep descriptor", str(3 + number), errno=errno.EBADF, origin="LISTEN_FDS")
     return count
 
 

@@ -52,6 +52,14 @@ def test_nothing_of_the_runtime_stands_in_for_one_that_is_not_open(oci: Runtime)
     assert with_open(oci, "3>&-", "exec", "--preserve-fds", "4", "one", "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
 
 
+def test_sockets_that_are_announced_and_not_there_stay_away(oci: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sd_listen_fds(3) of a caller that is wrong about it: the program is told as the runtime was."""
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    oci.command("/bin/sh", "-c", "echo $LISTEN_FDS $LISTEN_PID; ls /proc/self/fd")
+    assert with_open(oci, "3>&- 4</dev/null", "run", "one").split() == ["2", "1", "0", "1", "2", "3", "4"], "3 is ls's own"
+    assert with_open(oci, "3>&- 4>&-", "run", "one").split() == ["2", "1", "0", "1", "2", "3"]
+
+
 def test_more_than_can_be_kept_are_refused(oci: Runtime) -> None:
     oci.command("/bin/true")
     line = 'for fd in $(seq 3 70); do eval "exec $fd</dev/null"; done; exec "$@"'
