@@ -8,7 +8,7 @@
 #include "recipe.h"
 
 #define AGAIN_MAGIC 0x61676169
-#define AGAIN_VERSION 4
+#define AGAIN_VERSION 5
 #define AGAIN_ITEMS 128 /* mounts at most, and variables */
 #define AGAIN_SPACES 8
 #define AGAIN_JOIN 256 /* bytes in the plan for the path of a namespace */
@@ -27,7 +27,8 @@ struct again_recipe {
     uint32_t root;  /* in the plan: PATH_SIZE bytes for the path of the root */
     uint32_t helper;
     uint32_t id;    /* 64 hexadecimal digits that the plan has for the container's, 0 none */
-    uint32_t owner; /* who gets the standard streams, 0 nobody */
+    uint32_t owner, group; /* who gets the standard streams, 0 nobody */
+    uint32_t zero;
 };
 
 /* What Python gets to make a recipe of, in a sealed memfd: struct again_key | order | key | passwd | config.json */

@@ -127,7 +127,7 @@ static int has_limits(const struct making *m, const struct plan_header *plan)
 }
 
 /* Pipes and terminals among the standard streams go to the program's user; see pyrun.oci.streams. */
-static void own_streams(uint32_t owner)
+static void own_streams(uint32_t owner, uint32_t group)
 {
     struct stat null, st;
 
@@ -136,7 +136,7 @@ static void own_streams(uint32_t owner)
     for (int fd = 0; fd <= 2; fd++)
         if (sys_fstat(fd, &st) == 0 && ((st.st_mode & S_IFMT) == S_IFIFO || (st.st_mode & S_IFMT) == S_IFSOCK ||
                                         ((st.st_mode & S_IFMT) == S_IFCHR && st.st_rdev != null.st_rdev)) &&
-            sys_call3(__NR_fchown, fd, owner, -1) < 0)
+            sys_call3(__NR_fchown, fd, owner, (st.st_mode & S_IFMT) == S_IFCHR ? ~0U : group) < 0)
             return;
 }
 
@@ -312,7 +312,7 @@ static void make(struct making *m, const struct again_recipe *recipe, char *data
                                  sys_call4(__NR_renameat, dir, "group.new", dir, "group") < 0)) ||
         !make_group(m) || !has_limits(m, (const struct plan_header *)(const void *)plan))
         return;
-    own_streams(recipe->owner);
+    own_streams(recipe->owner, recipe->group);
     if (!launch(m, plan, size, helper) || !again_settle(a, dir, (int32_t)m->pid, plan, size, helper) || !go_on(m))
         return;
     sys_close(m->socket);

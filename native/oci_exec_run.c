@@ -88,13 +88,11 @@ static int open_group(const struct container *c)
     return (int)sys_openat(AT_FDCWD, c->group, O_RDONLY | O_DIRECTORY, 0);
 }
 
-/* The user as the host knows him; 0 when nobody maps him. */
-static uint64_t host_user(const struct exec *exec)
+/* A user or group as the host knows it, by one of the maps. */
+static uint64_t on_host(const struct exec *exec, uint32_t map, uint32_t id)
 {
-    const char *row = (const char *)exec->created + exec->created->pool + exec->created->uid_map;
+    const char *row = (const char *)exec->created + exec->created->pool + map;
 
-    if (*row == '\0')
-        return exec->process.uid;
     while (*row != '\0') {
         uint64_t numbers[3] = {0, 0, 0};
 
@@ -103,10 +101,10 @@ static uint64_t host_user(const struct exec *exec)
                 numbers[i] = numbers[i] * 10 + (uint64_t)(*row - '0');
             row += *row != '\0';
         }
-        if (exec->process.uid >= numbers[0] && exec->process.uid - numbers[0] < numbers[2])
-            return numbers[1] + exec->process.uid - numbers[0];
+        if (id >= numbers[0] && id - numbers[0] < numbers[2])
+            return numbers[1] + id - numbers[0];
     }
-    return exec->process.uid;
+    return id;
 }
 
 /* As pyrun.oci.streams.own_streams. */
@@ -119,7 +117,8 @@ static void own_streams(const struct exec *exec)
     for (int fd = 0; fd < 3; fd++)
         if (sys_fstat(fd, &st) == 0 && (KIND(st.st_mode) == S_IFIFO || KIND(st.st_mode) == S_IFSOCK ||
                                         (KIND(st.st_mode) == S_IFCHR && st.st_rdev != null.st_rdev)))
-            if (sys_call3(__NR_fchown, fd, host_user(exec), -1) < 0)
+            if (sys_call3(__NR_fchown, fd, on_host(exec, exec->created->uid_map, exec->process.uid),
+                          KIND(st.st_mode) == S_IFCHR ? ~0U : on_host(exec, exec->created->gid_map, exec->process.gid)) < 0)
                 return;
 }
 

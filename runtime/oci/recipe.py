@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["Key", "save", "take_key"]
 
 _VARIABLE = b"PYRUN_OCI_KEY"
-_MAGIC, _VERSION = 0x61676169, 4
+_MAGIC, _VERSION = 0x61676169, 5
 _NONE = 0xFFFFFFFF
 _KEY = Struct("=6I")
-_HEADER = Struct("=16I")
+_HEADER = Struct("=18I")
 _PATH_SIZE, _JOIN = 4096, 256
 _KEPT = 128  # recipes below one root; each is about 30 kB
 _DIGITS = frozenset("0123456789abcdef")
@@ -144,10 +144,11 @@ def _encode(key: Key, spec: dict[str, Any], plan: Plan, name: str, first: int, c
     tail = Strings(start + sum(map(len, parts)))
     packed = [pack_check(one, tail) for one in checks]
     helper, marked = tail.add(native.HELPER), tail.add(name)
+    user = spec["process"].get("user", {})
     head = _HEADER.pack(
         _MAGIC, _VERSION, tail.start + len(tail.data), len(checks), start, len(key.data), tail.start - len(block), len(block),
         order, key.mounts, key.variables, first, root, helper,
-        marked if len(name) == 64 and _DIGITS.issuperset(name) else 0, spec["process"].get("user", {}).get("uid", 0),
+        marked if len(name) == 64 and _DIGITS.issuperset(name) else 0, user.get("uid", 0), user.get("gid", 0), 0,
     )  # fmt: skip
     return b"".join((head, *packed, *parts, tail.data))
 

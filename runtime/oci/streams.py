@@ -10,6 +10,7 @@ from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from pyrun.oci.arguments import Arguments
@@ -56,22 +57,26 @@ def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:
 
     What others share is left alone: files, sockets' names, /dev/null.
     """
-    uid = process.get("user", {}).get("uid", 0)
-    if not uid or process.get("terminal"):
+    user, linux = process.get("user", {}), config.get("linux", {})
+    if not user.get("uid") or process.get("terminal"):
         return
-    for row in config.get("linux", {}).get("uidMappings", ()):
-        if row["containerID"] <= uid < row["containerID"] + row["size"]:
-            uid = row["hostID"] + uid - row["containerID"]
-            break
+    uid, gid = _on_host(user["uid"], linux.get("uidMappings", ())), _on_host(user.get("gid", 0), linux.get("gidMappings", ()))
     null = os.stat("/dev/null").st_rdev
     for fd in (0, 1, 2):
         found = os.fstat(fd)
         kind = found.st_mode & 0o170000
         if kind in (0o010000, 0o140000) or (kind == 0o020000 and found.st_rdev != null):
             try:
-                os.fchown(fd, uid, -1)
+                os.fchown(fd, uid, -1 if kind == 0o020000 else gid)  # the group of a terminal says who else may write to it
             except OSError:  # of another user namespace, or read-only
                 return
+
+
+def _on_host(number: int, mappings: Sequence[dict[str, int]]) -> int:
+    for row in mappings:
+        if row["containerID"] <= number < row["containerID"] + row["size"]:
+            return row["hostID"] + number - row["containerID"]
+    return number
 
 
 def size_terminal(process: dict[str, Any], master: int) -> None:

@@ -330,15 +330,15 @@ def test_cgroups_of_its_own_go_with_the_container(oci: Runtime, tmp_path: Path) 
 def test_streams_of_a_user(oci: Runtime) -> None:
     """Who is not root can open /dev/stdout, a pipe of root's; of a user namespace it is the mapped user."""
     change = WORLDS["users"]["linux"]
-    for linux, owner in (({}, 1000), (change, 201000)):
+    for linux, owner in (({}, (1000, 1001)), (change, (201000, 101001))):
         oci.config["linux"].update(linux)
         for path in (oci.folder, *oci.folder.parents):
             path.chmod(path.stat().st_mode | 0o111)
         oci.start_sleeping()
         out, into = os.pipe()
         os.fchmod(into, 0o600)
-        execute(oci, "--user", "1000:1000", "one", "sh", "-c", "echo reopened > /dev/stdout", capture_output=False, stdout=into)
-        assert os.read(out, 64) == b"reopened\n" and os.fstat(into).st_uid == owner
+        execute(oci, "--user", "1000:1001", "one", "sh", "-c", "echo reopened > /dev/stdout", capture_output=False, stdout=into)
+        assert os.read(out, 64) == b"reopened\n" and (os.fstat(into).st_uid, os.fstat(into).st_gid) == owner
         os.close(out), os.close(into)
         oci("delete", "--force", "one")
 

@@ -345,10 +345,11 @@ def test_a_create_that_was_killed_is_no_obstacle(oci: Runtime, tmp_path: Path) -
 
 def test_streams_of_a_user(oci: Runtime) -> None:
     """Who is not root can open /dev/stdout, a pipe of root's."""
-    oci.config["process"]["user"] = {"uid": 1000, "gid": 1000}
-    oci.command("/bin/sh", "-c", "echo reopened > /dev/stdout")
-    done = subprocess.run([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
-    assert done.stdout == "reopened\n", done.stderr
+    oci.config["process"]["user"] = {"uid": 1000, "gid": 1001}
+    oci.command("/bin/sh", "-c", "echo reopened > /dev/stdout; stat -L -c '%u %g' /proc/self/fd/1")
+    for _ in range(2):  # the second one is made by what the first one left
+        done = subprocess.run([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, capture_output=True, text=True, timeout=30)
+        assert done.stdout == "reopened\n1000 1001\n", done.stderr
 
 
 def test_sockets_of_the_caller(oci: Runtime, tmp_path: Path) -> None:
