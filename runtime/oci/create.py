@@ -10,7 +10,8 @@ from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.launch import Launch
-from pyrun.oci.process import lost_capabilities
+from pyrun.oci.main import debug
+from pyrun.oci.process import filter_flags, lost_capabilities
 from pyrun.oci.streams import announce_sockets, own_streams, send_pidfd, take_terminal
 from pyrun.plan import ops
 
@@ -158,8 +159,9 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     record, plan = prepare(args, config, bundle, making)
     container = making.container
     fds = _descriptors(container, making.group)
+    debug(args, "nsexec container setup: the helper makes namespaces and the process")
     try:
-        making.launch = launch = _launch(args, config, plan, fds, bundle)
+        making.launch = launch = Launch(plan, fds, args.kept)
     finally:
         for fd in fds.values():
             os.close(fd)
@@ -174,6 +176,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
             from pyrun.oci.links import move
 
             move(links, pid)
+        debug(args, f"child process in init(): {pid} waits for hooks, then enters its root")
         early_hooks(config, record, making, pid)
 
     def terminal(fd: int) -> None:
@@ -184,23 +187,17 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     settle(args, container, record, text, launch.pid, launch.block)
     launch.go_on()
     launch.close()
+    debug(args, "init: closing the pipe to signal completion: the process waits for its start")
     if args.key is not None and args.key.text == text:
         from pyrun.oci import recipe
 
         recipe.save(container.root, args.key, config, plan, container.id)
 
 
-def _launch(args: Arguments, config: dict[str, Any], plan: Plan, fds: dict[int, int], bundle: str) -> Launch:
-    if not (config.get("hooks") or {}).get("createContainer"):
-        return Launch(plan, fds, args.kept)
-    from pyrun.oci import hooks
-
-    with hooks.InBundle(bundle):
-        return Launch(plan, fds, args.kept)
-
-
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
+    if (config.get("linux") or {}).get("seccomp"):
+        debug(args, f"seccomp filter flags: {filter_flags(config['linux']['seccomp']) & ~1}")  # TSYNC is for threads, and there are none
     announce_sockets(config)
     notify = ("", "")
     if os.environ.get("NOTIFY_SOCKET"):

@@ -12,7 +12,7 @@ import sys
 from pyrun.errors import PyrunError, UsageError
 from pyrun.oci.arguments import Arguments, listening, parse
 
-__all__ = ["main", "warn"]
+__all__ = ["debug", "main", "warn"]
 
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
@@ -151,6 +151,12 @@ def warn(args: Arguments, text: str) -> None:
         sys.stderr.write(f"pyrun-oci: warning: {''.join(c if c.isprintable() else '?' for c in text)}\n")
 
 
+def debug(args: Arguments, text: str) -> None:
+    """Tell of a step with `--debug`: a line in the file of `--log`, else on standard error, worded as readers of runc's log know it."""
+    if "debug" in args.options:
+        _log(args.get("log"), args.get("log-format"), "debug", text)
+
+
 def _log(path: str, form: str, level: str, text: str) -> None:
     import os
     import time
@@ -163,7 +169,7 @@ def _log(path: str, form: str, level: str, text: str) -> None:
     else:
         line = f'time="{now}" level={level} msg={fastjson.dumps(text)}'
     try:
-        fd = _open_log(path)
+        fd = _open_log(path) if path else os.dup(2)
     except OSError:
         return
     try:

@@ -63,6 +63,8 @@ def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
         step = _ATTRIBUTES[number] if isinstance(number, int) else step
     elif code == ops.OCI_COVER:
         step = "make read-only" if number else "hide"
+    elif code == ops.OCI_LISTENER:
+        reason = f"failed to connect with seccomp agent: {os.strerror(error).lower()}"
     elif code == ops.JOIN and error == errno.EINVAL:
         reason = "not a namespace of this type"
     return SetupError(step, subject, reason or os.strerror(error).lower(), errno=error, hint=hint, origin=origin, op=index)

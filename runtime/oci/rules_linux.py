@@ -91,6 +91,10 @@ def _seccomp(value: Any) -> None:
         raise Bad(f"{value['defaultAction']} returns no errno", hint, "defaultErrnoRet")
     if value["defaultAction"] == "SCMP_ACT_NOTIFY":
         raise Bad("SCMP_ACT_NOTIFY cannot be the default", "name the system calls to be told of in syscalls", "defaultAction")
+    for at, call in enumerate(value.get("syscalls", ())):
+        if call["action"] == "SCMP_ACT_NOTIFY" and "write" in call["names"]:
+            hint = "take it out: by it the process tells of a failure behind the filter, before anybody may listen"
+            raise Bad("SCMP_ACT_NOTIFY cannot be used for the write syscall", hint, f"syscalls[{at}].names")
     if not value.get("listenerPath"):
         if value.get("listenerMetadata"):
             raise Bad("needs listenerPath", where="listenerMetadata")
@@ -171,7 +175,8 @@ def _policy(value: Any) -> None:
     if nodes and number_list(nodes) is None:
         raise Bad(f"invalid memory policy nodes: {nodes!r} is not a list of nodes", "for example 0-1", "nodes")
     if nodes and mode in ("MPOL_DEFAULT", "MPOL_LOCAL"):
-        raise Bad(f"{mode} takes no nodes", "leave it empty", "nodes")
+        given = len(set(number_list(nodes) or ()))
+        raise Bad(f"{mode} takes no nodes: mode requires 0 nodes but got {given}", "leave it empty", "nodes")
     if not nodes and mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED"):
         raise Bad(f"{mode} needs nodes", "for example 0-1", "nodes")
     flags = set(value.get("flags", ()))

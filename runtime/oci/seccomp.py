@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHES", "compile_filter", "load", "refuse_unknown"]
 
 _CACHE = "/var/cache/pyrun-oci"
+_REVISION = "2\0"  # of what is made of a profile, beside libseccomp's part
 _ERRNO, _TRACE = 0x00050000, 0x7FF00000
 _ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": 0x80000000, "SCMP_ACT_TRAP": 0x00030000,
@@ -44,7 +45,7 @@ ARCHES = {
 
 def load(wanted: dict[str, Any]) -> bytes:
     """Return the filter for `linux.seccomp`, from the cache or compiled; ConfigError names what libseccomp does not know."""
-    name = sha256(fastjson.dumps(wanted).encode()).hexdigest()
+    name = sha256((_REVISION + fastjson.dumps(wanted)).encode()).hexdigest()
     path = f"{_CACHE}/{name}.bpf"
     program = _cached(path)
     if not program:
@@ -129,7 +130,7 @@ def compile_filter(wanted: dict[str, Any]) -> bytes:
         fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
         try:
             _check(lib.seccomp_export_bpf(context, fd), "export", "linux.seccomp")
-            return os.pread(fd, os.fstat(fd).st_size, 0)
+            return _newer(wanted) + os.pread(fd, os.fstat(fd).st_size, 0)
         finally:
             os.close(fd)
     finally:
@@ -156,3 +157,40 @@ def _rule(context: Any, rule: dict[str, Any], default: int, where: str) -> None:
             array = ffi.new("struct scmp_arg_cmp[]", group) if group else ffi.NULL
             result = lib.seccomp_rule_add_array(context, action, number, len(group), array)
             _check(0 if result == -17 else result, name, where)
+
+
+_X32_BIT, _NEVER = 0x40000000, 0xFFFFFFFF
+_LOAD, _EQUAL, _ABOVE, _FROM, _JUMP, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x05, 0x06  # linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS and so on
+_NUMBER, _ARCH = 0, 4  # members of struct seccomp_data (seccomp(2))
+_ENOSYS = 38
+
+
+def _newer(wanted: dict[str, Any]) -> bytes:
+    """Return what goes in front of a filter that refuses by EPERM: ENOSYS for system calls that its author cannot have known.
+
+    C libraries try a new call and take the old one at ENOSYS, at nothing else; runc tells them so too.  Newer is what has a higher
+    number than all that the profile names, and than setns, the last one of Linux 3.0.  Whoever sets defaultErrnoRet has it everywhere.
+    """
+    from pyrun.native._seccomp import lib
+
+    if wanted["defaultAction"] != "SCMP_ACT_ERRNO" or wanted.get("defaultErrnoRet") is not None:
+        return b""
+    names = [b"setns", *(name.encode() for rule in wanted.get("syscalls") or [] for name in rule["names"])]
+    arches = {lib.seccomp_arch_native(), *(ARCHES[one] for one in wanted.get("architectures") or [])}
+    last = {arch: max(lib.seccomp_syscall_resolve_name_arch(arch, name) for name in names) for arch in arches}
+    x32 = last.pop(ARCHES["SCMP_ARCH_X32"], _NEVER)
+    found = b""
+    for arch in sorted(arch for arch in last if last[arch] > 0):
+        found = _newer_of(arch, last[arch], x32, len(found) // 8) + found
+    return found
+
+
+def _newer_of(arch: int, last: int, x32: int, behind: int) -> bytes:
+    """The part for one architecture, which has `behind` instructions of others between it and the filter."""
+    from struct import pack
+
+    todo = [(_ABOVE, 0, 1, last)]
+    if arch == ARCHES["SCMP_ARCH_X86_64"]:  # x32 is the same to the kernel, but for a bit of its numbers
+        todo = [(_FROM, 1, 0, _X32_BIT), (_ABOVE, 1, 2, last), (_ABOVE, 0, 1, x32)]
+    todo = [(_LOAD, 0, 0, _NUMBER), *todo, (_RETURN, 0, 0, _ERRNO | _ENOSYS), (_JUMP, 0, 0, behind)]
+    return b"".join([pack("=HBBI", *one) for one in ((_LOAD, 0, 0, _ARCH), (_EQUAL, 0, len(todo), arch), *todo)])

@@ -132,3 +132,66 @@ def test_a_filter_of_the_configuration_holds(oci: Runtime) -> None:
     }
     script = "mkdir /tmp/x 2>&1 | grep -o 'File exists'; kill -10 $$ 2>&1 | grep -o 'not permitted'; kill -0 $$ && echo fine"
     assert oci.shell(script).splitlines() == ["File exists", "not permitted", "fine"]
+
+
+def test_a_refusing_filter_tells_of_newer_calls(oci: Runtime) -> None:
+    """By ENOSYS, at which C libraries take an older one; what the profile's author can have known is refused by EPERM."""
+    source = oci.folder / "calls.c"
+    source.write_text(
+        """#include <errno.h>
+        #include <stdio.h>
+        #include <unistd.h>
+        int main(void) {
+            long numbers[] = {272 /* unshare */, 308 /* setns */, 322 /* execveat */, 323 /* userfaultfd */, 1000, 0x40000000 + 600};
+            for (int i = 0; i < 6; i++) {
+                errno = 0;
+                long r = syscall(numbers[i], -1, 0, 0, 0, 0);
+                printf("%ld %d\\n", r, errno);
+            }
+            return 0;
+        }"""
+    )
+    subprocess.run(["gcc", "-static", "-o", oci.bundle / "rootfs/calls", source], check=True)
+    allowed = "execve exit_group exit read write close fstat newfstatat mmap munmap mprotect brk arch_prctl set_tid_address set_robust_list"
+    allowed += " rseq prlimit64 readlink readlinkat getrandom ioctl rt_sigaction rt_sigprocmask execveat futex"
+    seccomp = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": allowed.split(), "action": "SCMP_ACT_ALLOW"}]}
+    seccomp["architectures"] = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+    oci.config["linux"]["seccomp"] = seccomp
+    oci.command("/calls")
+    found = [line.split()[1] for line in oci("run", "one").stdout.splitlines()]
+    assert found[:2] == ["1", "1"], "EPERM for what is older than the profile"
+    assert found[2] not in ("1", "38"), "what it allows"
+    assert found[3:] == ["1", "38", "38"], "userfaultfd is older than rseq"
+    seccomp["defaultErrnoRet"] = 6
+    oci.command("/calls")
+    found = [line.split()[1] for line in oci("run", "one").stdout.splitlines()]
+    assert found[:2] + found[3:] == ["6"] * 5, "what is said counts for all"
+
+
+def test_hooks_in_the_container_are_under_its_filter(oci: Runtime) -> None:
+    calls = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL"}
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [calls]}
+    oci.config["process"]["rlimits"] = [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+    for locked in (True, False):
+        oci.config["process"]["noNewPrivileges"] = locked
+        oci.config["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": ["busybox", "mkdir", "/made"]}]}
+        oci.command("/bin/true")
+        assert "killed by signal 31 (bad system call)" in oci("run", "one", code=1).stderr
+        assert not (oci.bundle / "rootfs/made").exists()
+
+
+def test_nobody_listens_to_write(oci: Runtime) -> None:
+    calls = {"names": ["mkdir", "write"], "action": "SCMP_ACT_NOTIFY"}
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [calls], "listenerPath": "/none"}
+    oci.command("/bin/true")
+    assert "SCMP_ACT_NOTIFY cannot be used for the write syscall" in oci("create", "one", code=1).stderr
+    calls["names"] = ["mkdir"]
+    oci.command("/bin/true")
+    assert "failed to connect with seccomp agent: no such file or directory" in oci("create", "one", code=1).stderr
+
+
+@pytest.mark.parametrize(("flags", "number"), [(None, 4), ([], 0), (["SECCOMP_FILTER_FLAG_LOG"], 2), (["SECCOMP_FILTER_FLAG_TSYNC"], 0)])
+def test_filters_without_flags_allow_speculation(oci: Runtime, flags: list[str] | None, number: int) -> None:
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"} | ({} if flags is None else {"flags": flags})
+    oci.command("/bin/true")
+    assert f'"seccomp filter flags: {number}"' in oci("--debug", "run", "one").stderr
