@@ -51,8 +51,6 @@ static int understand(struct again *a, int argc, char **argv, const char **bundl
     a->root = "/run/pyrun-oci";
     *bundle = ".";
     for (; i < argc && argv[i][0] == '-'; i++) {
-        if (str_eq(argv[i], "--debug"))
-            continue;
         if ((value = value_of(argc, argv, &i, "--root")) != 0)
             a->root = value;
         else if ((value = value_of(argc, argv, &i, "--cgroup-manager")) != 0 ? !str_eq(value, "cgroupfs")

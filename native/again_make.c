@@ -16,7 +16,7 @@ struct making {
     long pid, helper;
 };
 
-/* 1 unless processes are in it, whoever's: removing the container would kill them. */
+/* 1 unless processes are in it, whoever's, which removing the container would kill, or it is frozen. */
 static int is_free(int group)
 {
     char text[256];
@@ -26,7 +26,7 @@ static int is_free(int group)
     if (procs < 0 || sys_read(procs, text + 200, 1) != 0)
         return 0;
     for (; n >= 11; n--)
-        if (memcmp(text + n - 11, "populated 1", 11) == 0)
+        if (memcmp(text + n - 11, "populated 1", 11) == 0 || memcmp(text + n - 8, "frozen 1", 8) == 0)
             return 0;
     return events >= 0;
 }

@@ -62,7 +62,8 @@ static long read_text(const char *path, char *text, size_t size)
     return n;
 }
 
-/* Where the container's own process is now: a cgroup that has controllers for others below it takes nobody (cgroups(7)). */
+/* The container's own cgroup.  Where its process is now if that is gone, or takes nobody since it has controllers for others below it
+ * (cgroups(7)). */
 static int open_group(const struct container *c)
 {
     static const char roots[] = "/sys/fs/cgroup\0/sys/fs/cgroup/unified\0";
@@ -70,6 +71,8 @@ static int open_group(const struct container *c)
     const char *root = roots;
     int fd = -1;
 
+    if (join(path, c->group, "/cgroup.subtree_control", "") != 0 && read_text(path, text, sizeof text) >= 0 && text[0] <= '\n')
+        return (int)sys_openat(AT_FDCWD, c->group, O_RDONLY | O_DIRECTORY, 0);
     while (*root != '\0' && sys_call3(__NR_faccessat, AT_FDCWD, join(path, root, "/cgroup.controllers", ""), 0) < 0)
         root += str_len(root) + 1;
     (void)read_text(of_process(file, (uint64_t)c->pid, "/cgroup"), text, sizeof text);

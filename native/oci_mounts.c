@@ -40,10 +40,12 @@ long set_attributes(int tree, unsigned deep, const struct mount_attr *attr)
     return sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, attr, sizeof *attr);
 }
 
-/* A user namespace with these ranges, held by nothing but its descriptor (user_namespaces(7)). */
+/* A user namespace with these ranges, held by nothing but its descriptor (user_namespaces(7)).
+ * The child is looked for where /proc lists it: its pid there is another one than in a pid namespace of the container. */
 static long id_mapping(const char *uids, const char *gids)
 {
     static const char files[3][12] = {"/uid_map", "/gid_map", "/ns/user"};
+    char child[24];
     long r = 0, fd = -1, pid = sys_call5(__NR_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
 
     if (pid == 0) {
@@ -53,11 +55,14 @@ static long id_mapping(const char *uids, const char *gids)
     }
     if (pid < 0)
         return pid;
+    OWNED_FD list = (int)sys_openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY, 0);
+    r = list < 0 ? list : sys_read(list, child, sizeof child);
+    child[r > 0 ? r - 1 : 0] = '\0'; /* a blank stands behind it */
     for (int i = 0; r >= 0 && i < 3; i++) {
         const char *text = i == 0 ? uids : gids;
         char path[64];
 
-        (void)str_add(str_add_number(str_add(path, path + 64, "/proc/"), path + 64, (uint64_t)pid), path + 64, files[i]);
+        (void)str_add(str_add(str_add(path, path + 64, "/proc/"), path + 64, child), path + 64, files[i]);
         r = i < 2 ? write_file(AT_FDCWD, path, 0, 0, text, str_len(text)) : (fd = sys_openat(AT_FDCWD, path, O_RDONLY, 0));
     }
     (void)sys_call2(__NR_kill, pid, SIGKILL);
@@ -109,7 +114,7 @@ long oci_trees(struct context *ctx, uint32_t *at)
         if ((op->code != OP_OCI_MOUNT && op->code != OP_OCI_ROOT && op->code != OP_OCI_DEVICE) || at_tree == 0)
             continue;
         r = op->code == OP_OCI_ROOT ? root_tree(ctx, op) : op->code == OP_OCI_DEVICE ? node_tree(op) : copy_tree(ctx, op);
-        if (r < 0 && op->code == OP_OCI_MOUNT && names_of(ctx, op).uid_map[0] != '\0')
+        if (r < 0 && r != -ENOENT && op->code == OP_OCI_MOUNT && names_of(ctx, op).uid_map[0] != '\0')
             return r;
         /* out of the way of the slots; a source that is not there is a failure of its operation, which may have another way */
         trees[at_tree] = (int)(r < 0 ? r : sys_call3(__NR_fcntl, r, F_DUPFD_CLOEXEC, OCI_TREES));
@@ -370,15 +375,11 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
 {
     struct mount_attr alone = {.propagation = op->n};
     const char *place = pool_string(ctx, op->s2);
-    long tree, r = sys_mount("", "/", "", MS_PRIVATE, 0);
+    long tree = is_made(op) ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op), r; /* while "/" is a slave, so that it is one too */
 
-    if (r < 0)
-        return r;
-    tree = is_made(op) ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op);
     if (tree < 0)
         return tree;
-    r = set_attributes((int)tree, 0, &alone);
-    if (r == 0)
+    if ((r = sys_mount("", "/", "", MS_PRIVATE, 0)) == 0 && (r = set_attributes((int)tree, 0, &alone)) == 0)
         r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, *place != '\0' ? place : pool_string(ctx, op->s1),
                       MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
     if (r == -EACCES)

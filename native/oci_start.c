@@ -80,6 +80,27 @@ static long keep_descriptors(struct context *ctx)
     return 0;
 }
 
+static void end_by(int signal)
+{
+    sys_exit(128 + signal);
+}
+
+/* Process 1 of a pid namespace is spared what it has no handler for (pid_namespaces(7)), but kill is for a container that waits for
+ * its start too.  execve(2) takes the handlers away. */
+static void mind_signals(void)
+{
+    static const unsigned char deadly[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    const struct {
+        void (*handler)(int);
+        uint64_t flags;
+        void (*restorer)(int); /* which nobody comes to */
+        uint64_t mask;
+    } action = {end_by, 0x04000000 /* SA_RESTORER */, end_by, 0};
+
+    for (unsigned i = 0; i < sizeof deadly; i++)
+        (void)sys_call4(__NR_rt_sigaction, deadly[i], &action, 0, sizeof action.mask);
+}
+
 /* From here on failures go to Python; before, they are the helper's to tell. */
 static int container(struct context *ctx)
 {
@@ -92,6 +113,7 @@ static int container(struct context *ctx)
         (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
     if (keep_descriptors(ctx) < 0)
         return 125;
+    mind_signals();
     if (ctx->plan->clone_flags & CLONE_NEWUSER) {
         if (sys_read(go, &byte, 1) != 1)
             return 125;
@@ -270,6 +292,8 @@ static void become_hook(const struct context *ctx, const struct plan_op *op, int
     char **argv = (char **)(void *)arena, **envp = pool_pointers(ctx, op->s1, op->n, argv);
 
     (void)pool_pointers(ctx, op->s2, (uint32_t)op->a, envp);
+    if (ctx->root >= 0) /* not pivoted yet: the hook is there to work on the container's root */
+        (void)sys_call1(__NR_fchdir, ctx->root);
     (void)sys_call3(__NR_dup3, input, 0, 0);
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);
     (void)sys_call3(__NR_execve, argv[0], argv + 1, envp);

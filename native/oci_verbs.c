@@ -50,7 +50,7 @@ static int understand(int argc, char **argv, char **envp, struct request *reques
     int i = 1;
 
     for (; i < argc && argv[i][0] == '-'; i++) {
-        if (str_eq(argv[i], "--debug") || str_eq(argv[i], "--systemd-cgroup"))
+        if (str_eq(argv[i], "--systemd-cgroup"))
             continue;
         value = value_of(argc, argv, &i, "--root");
         if (value != 0)

@@ -109,7 +109,9 @@ def parse(argv: list[str]) -> Arguments:
         return found
     found.verb = rest[0]
     if found.verb not in verbs:
-        raise UsageError("read command", found.verb, "no such command", hint="commands: " + " ".join(verbs))
+        asked = rest[1:2] == ["-h"] or rest[1:2] == ["--help"]
+        reason = f"No help topic for '{found.verb}': no such command" if asked else "no such command"
+        raise UsageError("read command", found.verb, reason, hint="commands: " + " ".join(verbs))
     options, least, most, _, _ = verbs[found.verb]
     table = {**_table(general), **_table(options)}
     found.words = _options(rest[1:], table, found, stop=found.verb in _PROGRAM_FOLLOWS)

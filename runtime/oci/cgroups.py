@@ -43,14 +43,17 @@ def directory(path: str | None, name: str) -> str:
 
 
 def make(path: str) -> None:
-    """Make the cgroup and those above it.  HostError when that is not possible, or processes are in it."""
+    """Make the cgroup and those above it.  HostError when that is not possible, processes are in it, or it is frozen."""
     try:
         os.makedirs(path, 0o755, exist_ok=True)
-        # whoever removes the container kills all that is below; the root of the tree has no events
-        if read_small(path + "/cgroup.procs") or b"populated 1" in read_small(path + "/cgroup.events"):
-            raise HostError(
-                "make cgroup", path, "container's cgroup is not empty: there are processes in it already", origin="linux.cgroupsPath"
-            )
+        events = read_small(path + "/cgroup.events")  # the root of the tree has none
+        # whoever removes the container kills all that is below
+        if read_small(path + "/cgroup.procs") or b"populated 1" in events:
+            reason = "container's cgroup is not empty: there are processes in it already"
+            raise HostError("make cgroup", path, reason, origin="linux.cgroupsPath")
+        if b"frozen 1" in events:  # by itself or from above: no step of the container's process would be carried out
+            hint = "write 0 to its cgroup.freeze, or to that of the cgroup above that is frozen"
+            raise HostError("make cgroup", path, "container's cgroup unexpectedly frozen", hint=hint, origin="linux.cgroupsPath")
     except OSError as error:
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
 

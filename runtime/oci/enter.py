@@ -9,6 +9,7 @@ from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
+from pyrun.oci.main import debug
 from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
@@ -102,6 +103,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         if not args.get("console-socket"):  # before the program writes
             keep_lines(fd)
 
+    debug(args, "nsexec container setup: the helper joins namespaces")
     try:
         group = _group(args, container, pid)
         if group:
@@ -121,6 +123,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
             os.waitpid(launch.pid, 0x40000000)  # __WALL
         launch.close()
         raise
+    debug(args, f"child process in init(): {launch.pid}; setns_init: about to exec, and done")
     return launch, relay
 
 
@@ -137,7 +140,10 @@ def _others(pid: int) -> int:
 
 
 def _group(args: Arguments, container: Container, pid: int) -> str:
-    """The cgroup where the container's own process is now: one that has controllers enabled for others below takes nobody (cgroups(7))."""
+    """The container's cgroup, but where its own process is now if that is gone, or has controllers enabled for those below.
+
+    Such a one takes nobody (cgroups(7), "no internal processes"): a service manager has moved what was there.
+    """
     group: str = container.record.get("cgroup", "")
     below = args.get("cgroup")
     if ".." in below.split("/"):
@@ -147,6 +153,8 @@ def _group(args: Arguments, container: Container, pid: int) -> str:
         return f"{group}/{below.strip('/')}".rstrip("/")
     if not group:  # it lives where its starter did
         return ""
+    if os.path.isdir(group) and not read_small(group + "/cgroup.subtree_control").strip():
+        return group
     base = cgroups.tree()
     for line in read_small(f"/proc/{pid}/cgroup").decode().splitlines():
         if base and line.startswith("0::/") and os.path.isdir(base + line[3:]):

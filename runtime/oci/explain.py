@@ -18,10 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["failure"]
 
+_ENTER = 0xFFFFFFF6  # STEP_ENTER of native/plan.h
+
 
 def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
     """Return the exception for operation `index` of an OCI plan."""
     one = plan[index] if index < len(plan) else None
+    if index == _ENTER and error == errno.EBUSY:
+        reason = "error adding pid to cgroups: device or resource busy"
+        hint = "it has controllers enabled for cgroups below, so no process may be in it: choose one of those by --cgroup"
+        return SetupError("exec", "", reason, errno=error, hint=hint, op=index)
     if one is not None and one[0] in (ops.FIND, ops.EXEC):
         return _program(plan, one, index, error, detail)
     if one is not None and one[0] == ops.HOOK:
@@ -31,7 +37,7 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
             reason = "it took longer than its timeout and was killed"
         elif detail >= ops.DETAIL_STATUS:
             status = detail - ops.DETAIL_STATUS
-            how = f"was killed by signal {status & 127}" if status & 127 else f"failed with exit code {status >> 8}"
+            how = _ended(status)
             reason = f"{kind} hook {how}"
             if status == 127 << 8:
                 reason += " (it could not be executed)"
@@ -65,3 +71,12 @@ def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -
     else:
         return engine_failure(plan, index, error, detail)
     return ExecError("exec", shown, reason, errno=error, hint=label_hint(plan, error), origin=one[7], op=index)
+
+
+def _ended(status: int) -> str:
+    from signal import strsignal
+
+    number = status & 127
+    if not number:
+        return f"failed with exit code {status >> 8}"
+    return f"was killed by signal {number} ({(strsignal(number) or 'unknown').lower()})"

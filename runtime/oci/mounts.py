@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["Mounter", "clean", "extents", "read_only"]
+__all__ = ["Mounter", "below", "clean", "extents", "read_only"]
 
 # MOUNT_ATTR_... of mount_setattr(2)
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME, _STRICT, _ATIME, _NODIRATIME, _NOSYMFOLLOW = 1, 2, 4, 8, 0x10, 0x20, 0x70, 0x80, 0x200000
@@ -99,6 +99,12 @@ def clean(path: str) -> str:
     return os.path.normpath("/" + path.lstrip("/"))
 
 
+def below(root: str, path: str) -> str:
+    """Return a destination as a path of the container; one that names the root on the host as well is taken to mean what is in there."""
+    target = clean(path)
+    return target[len(root) :] if root != "/" and target.startswith(root + "/") else target
+
+
 class _Wanted:
     """What the options of one mount come to."""
 
@@ -142,12 +148,14 @@ class _Wanted:
 class Mounter:
     """Turns mounts into operations; `trees` counts those that the helper makes before it clones."""
 
-    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, group: str, user: bool) -> None:
+    def __init__(self, bundle: str, kinds: dict[str, str], maps: tuple[str, str], *, group: str, user: bool, root: str = "/") -> None:
         """`kinds` are the types of the container's own namespaces with their paths, `maps` its id maps, `group` its cgroup's directory.
 
+        `root` is root.path, which destinations may begin with (see `below`).
         `user` says that the caller has no rights outside of a user namespace, so that there is nothing to be done before the clone.
         """
         self.bundle = bundle
+        self.root = os.path.normpath(os.path.join(bundle, root))
         self.kinds = kinds
         self.maps = maps
         self.users = user or "user" in kinds
@@ -162,7 +170,7 @@ class Mounter:
         wanted = _Wanted()
         for index, option in enumerate(mount.get("options", ())):
             wanted.take(index, option)
-        kind, target = mount.get("type", ""), clean(mount["destination"])
+        kind, target = mount.get("type", ""), below(self.root, mount["destination"])
         if len(wanted.propagation) > 2:
             raise ConfigError("read mount", target, "more than two kinds of propagation", hint="keep one", origin=f"{where}.options")
         binds = kind == "bind" or not wanted.how.isdisjoint(("bind", "rbind"))

@@ -69,7 +69,7 @@ def oci_plan(
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
-    mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user)
+    mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user, root=spec["root"]["path"])
     _root(spec, linux, kinds, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))

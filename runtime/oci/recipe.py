@@ -70,7 +70,7 @@ def take_key() -> Key | None:
 def save(root: str, key: Key, spec: dict[str, Any], plan: Plan, name: str) -> None:
     """Keep the decision `plan` for containers like `name`; whatever prevents it is no loss, so no error is raised."""
     first = _first_mount(spec, plan)
-    if first < 0 or not _decides_alone(spec) or not _is_home(key, spec, plan):
+    if first < 0 or _names_root(spec, plan) or not _decides_alone(spec) or not _is_home(key, spec, plan):
         return
     try:
         checks = own_checks([])
@@ -88,6 +88,12 @@ def _first_mount(spec: dict[str, Any], plan: Plan) -> int:
     if any(plan.ops[at][1] & ops.ELSE or plan.ops[at][6] for at in found):
         return -1
     return found[0] if found and found[-1] - found[0] == len(found) - 1 else 0 if not found else -1
+
+
+def _names_root(spec: dict[str, Any], plan: Plan) -> bool:
+    """Whether a destination begins with the path of the root, which is not in the key."""
+    root = next(os.path.normpath(str(one[3])) for one in plan.ops if one[0] == ops.OCI_ROOT)
+    return any(mounts.below(root, one["destination"]) != mounts.clean(one["destination"]) for one in spec.get("mounts", ()))
 
 
 def _decides_alone(spec: dict[str, Any]) -> bool:

@@ -33,6 +33,11 @@ def _resource(value: Any) -> None:
         raise Bad(f"{value!r} is no resource that the kernel limits", "see getrlimit(2)")
 
 
+def _group(value: Any) -> None:
+    """The specification's own schema does not ask for it, and to its Go types none is 0."""
+    value.setdefault("gid", 0)
+
+
 def _limit(value: Any) -> None:
     if value["soft"] > value["hard"]:
         raise Bad(f"{value['soft']} is above the hard limit {value['hard']}", "write soft <= hard", "soft")
@@ -54,8 +59,6 @@ def _scheduler(value: Any) -> None:
         raise Bad(f"{policy} needs a priority from 1 to 99", where="priority")
     if policy not in _REALTIME and priority:
         raise Bad(f"{policy} has no priority", "leave it out, or use SCHED_FIFO or SCHED_RR", "priority")
-    if value.get("nice") and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
-        raise Bad(f"{policy} has no nice value", "leave it out, or use SCHED_OTHER or SCHED_BATCH", "nice")
     for name in ("runtime", "deadline", "period"):
         if policy != "SCHED_DEADLINE" and value.get(name):
             raise Bad(f"{policy} has no {name}", "leave it out, or use SCHED_DEADLINE", name)
@@ -91,7 +94,9 @@ _FIELDS = {
     "cwd": absolute,
     "args": array(text, least=1, also=_args),
     "env": array(_variable),
-    "user": record({"uid": _ID, "gid": _ID, "umask": integer(0, 0o777), "additionalGids": array(_ID), "username": text}, "uid", "gid"),
+    "user": record(
+        {"uid": _ID, "gid": _ID, "umask": integer(0, 0o777), "additionalGids": array(_ID), "username": text}, "uid", also=_group
+    ),
     "capabilities": record(dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _CAPABILITIES)),
     "rlimits": array(record({"type": _resource, "soft": _UINT64, "hard": _UINT64}, "type", "soft", "hard", also=_limit), also=_limits),
     "noNewPrivileges": boolean,

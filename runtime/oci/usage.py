@@ -10,12 +10,17 @@ __all__ = ["usage"]
 def usage(verb: str) -> str:
     """Return the help of the whole command, or of one verb."""
     if verb not in verbs:
-        lines = ["usage: pyrun-oci [OPTION...] COMMAND [OPTION...] [ARG...]", "", "Commands:"]
+        head = _head("", "for callers of crun and runc - Open Container Initiative runtime", "COMMAND [OPTION...] [ARG...]")
+        lines = [*head, "Commands:"]
         lines += [f"  {name:<12}{text}" for name, (_, _, _, _, text) in verbs.items()]
         return "\n".join([*lines, "", "Options:", *_options(general), ""])
     options, _, _, words, text = verbs[verb]
-    lines = [f"usage: pyrun-oci {verb} [OPTION...] {words}".rstrip(), "", text[0].upper() + text[1:] + "."]
-    return "\n".join([*lines, *(["", "Options:", *_options(options)] if options else []), ""])
+    return "\n".join([*_head(" " + verb, text, words), *(["Options:", *_options(options), ""] if options else [])])
+
+
+def _head(verb: str, text: str, words: str) -> list[str]:
+    """As the peers' help begins, which scripts take a runtime's name from."""
+    return ["NAME:", f"   pyrun-oci{verb} - {text}", "", "USAGE:", f"   pyrun-oci{verb} [OPTION...] {words}".rstrip(), ""]
 
 
 def _options(words: str) -> list[str]:

@@ -59,12 +59,22 @@ def through_life(oci: Runtime, kind: str, script: str, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer", "poststart", "poststop"])
-def test_a_hook_runs_in_the_bundle(oci: Runtime, kind: str) -> None:
-    """With the runtime's environment, unless it has one of its own; so it is with crun and runc, and the specification is silent."""
+def test_a_hook_runs_in_the_bundle_or_the_root_of_its_namespace(oci: Runtime, kind: str) -> None:
+    """With the runtime's environment, unless it has one of its own; so it is with runc, and the specification is silent."""
+    place = oci.bundle / "rootfs" if kind == "createContainer" else oci.bundle
     through_life(oci, kind, 'echo "$PWD $OURS" > written')
-    assert (oci.bundle / "written").read_text() == f"{oci.bundle} the caller's\n"
+    assert (place / "written").read_text() == f"{place} the caller's\n"
     through_life(oci, kind, 'echo "$A$OURS" > written', env=["A=its own"])
-    assert (oci.bundle / "written").read_text() == "its own\n"
+    assert (place / "written").read_text() == "its own\n"
+
+
+def test_a_createContainer_hook_mounts_into_the_root(oci: Runtime) -> None:
+    (oci.bundle / "from").write_text("the host's\n")
+    script = f"touch lib/it && mount --bind {oci.bundle}/from lib/it"
+    oci.config["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    (oci.bundle / "rootfs/lib").mkdir(exist_ok=True)
+    assert oci.shell("cat /lib/it") == "the host's\n"
+    assert (oci.bundle / "rootfs/lib/it").read_text() == "", "the mount is the container's alone"
 
 
 @pytest.mark.parametrize("kind", ["createRuntime", "poststart", "poststop"])

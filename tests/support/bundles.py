@@ -49,6 +49,8 @@ class Runtime:
         self.config["process"]["terminal"] = False
         self.config["root"]["readonly"] = False
         del self.config["linux"]["resources"]
+        held = [f"CAP_{name}" for name in "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID NET_BIND_SERVICE".split()]
+        self.config["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), held)
 
     def write(self) -> None:
         (self.bundle / "config.json").write_text(json.dumps(self.config))

@@ -170,3 +170,19 @@ def test_properties_of_a_scope(oci: Runtime) -> None:
         "MemoryAccounting": "yes",
     }
     oci("--systemd-cgroup", "delete", "--force", "one")
+
+
+def test_exec_goes_where_processes_may_be(oci: Runtime) -> None:
+    """cgroups(7), "no internal processes": with a controller for those below a cgroup, only they may have processes."""
+    first = oci.start_sleeping()
+    group = group_of(first)
+    (group / "own").mkdir()
+    (group / "own/cgroup.procs").write_text(str(first))
+    for more, wanted in ((), "0::/"), (("--ignore-paused",), "0::/"):  # the second one is Python's
+        assert oci("exec", *more, "one", "cat", "/proc/self/cgroup").stdout == wanted + "\n"
+    (group / "cgroup.subtree_control").write_text("+memory")
+    for more in ((), ("--ignore-paused",), ("--cgroup", "own")):
+        assert oci("exec", *more, "one", "cat", "/proc/self/cgroup").stdout == "0::/own\n"
+    done = oci("exec", "--cgroup", "/", "one", "true", code=255)
+    assert "error adding pid to cgroups: device or resource busy" in done.stderr and "--cgroup" in done.stderr
+    oci("delete", "--force", "one")
