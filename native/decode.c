@@ -107,7 +107,7 @@ static int order_ok(const struct plan_header *h, const struct plan_op *ops)
             if (i > 0 && !before_clone(&ops[i - 1]))
                 return 0;
         } else if (ops[i].code == OP_CHECKPOINT || ops[i].code == OP_HOOK) {
-            if (pivot && !(app && ops[i].code == OP_HOOK))
+            if (pivot && !app)
                 return 0;
         } else if (ops[i].code == OP_PIVOT || oci_before_pivot(&ops[i])) {
             if (pivot || app)

@@ -10,6 +10,7 @@ from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
+from pyrun.oci.process import schedule
 from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
@@ -116,8 +117,8 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         for fd in fds.values():
             os.close(fd)
     try:
-        launch.run(terminal=terminal, held="detach" not in args.options)
-    except SystemExit:  # for a signal
+        launch.run(terminal=terminal, checkpoint=lambda pid: schedule(pid, process["scheduler"]), held="detach" not in args.options)
+    except (SystemExit, HostError):  # for a signal, or at the checkpoint
         if launch.pid:
             os.kill(launch.pid, 9)
             os.waitpid(launch.pid, 0x40000000)  # __WALL

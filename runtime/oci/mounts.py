@@ -163,6 +163,7 @@ class Mounter:
         self.group = group
         self.label = ""
         self.late: list[Op] = []  # for when devices are there
+        self.targets: list[str] = []  # of those so far
         self.trees = 0
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
@@ -173,6 +174,7 @@ class Mounter:
         kind, target = mount.get("type", ""), below(self.root, mount["destination"])
         if len(wanted.propagation) > 2:
             raise ConfigError("read mount", target, "more than two kinds of propagation", hint="keep one", origin=f"{where}.options")
+        self.targets.append(target)
         binds = kind == "bind" or not wanted.how.isdisjoint(("bind", "rbind"))
         if target == "/" and "remount" not in wanted.how and (binds or kind not in ("", "none")):
             hint = "say so in root.path; what is mounted there can be mounted again by remount"
@@ -251,9 +253,17 @@ class Mounter:
             how |= _MAP_DEEP
         words = ["", source, target, *maps]
         flags = ops.NOFOLLOW if "dest-nofollow" in wanted.how else 0
-        if self.early or maps[0]:
+        if (self.early or maps[0]) and not self._is_changed(source):
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
+
+    def _is_changed(self, source: str) -> bool:
+        """Whether the source is in the root, where an earlier mount shows something else by the time of this one."""
+        path = os.path.normpath(source)
+        if not path.startswith(self.root + "/"):
+            return False
+        inside = path[len(self.root) :]
+        return any(f"{inside}/".startswith(f"{one}/") or one.startswith(f"{inside}/") for one in self.targets[:-1])
 
     def _maps(self, mount: dict[str, Any], wanted: _Wanted, where: str) -> tuple[str, str]:
         if mount.get("uidMappings"):

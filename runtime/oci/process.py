@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, HostError
 from pyrun.images import fastjson
 from pyrun.oci.rules_process import number_list
 from pyrun.plan import caps, ops, rlimits
@@ -23,10 +23,13 @@ __all__ = [
     "filter_flags",
     "held_capabilities",
     "hooks",
+    "is_reset",
     "label_files",
     "listens",
     "lost_capabilities",
     "process_ops",
+    "schedule",
+    "scheduler",
     "selinux",
 ]
 
@@ -123,6 +126,8 @@ def process_ops(
     if session or not entering:
         _labels(process, todo)
         todo += session
+    if entering and is_reset(process):
+        todo.append(op(ops.CHECKPOINT, origin="process.scheduler"))
     if not entering:
         todo.append(op(ops.PARK, origin="process"))
     if locked:
@@ -177,8 +182,8 @@ def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, 
         cpus = number_list(process.get("execCPUAffinity", {}).get(name) or "x")
         if cpus is not None:
             todo.append(_attribute(_AFFINITY, _mask(cpus), f"process.execCPUAffinity.{name}"))
-    if "scheduler" in process:
-        todo.append(_attribute(_SCHEDULER, _scheduler(process["scheduler"]), "process.scheduler"))
+    if "scheduler" in process and not (entering and is_reset(process)):
+        todo.append(_attribute(_SCHEDULER, scheduler(process["scheduler"]), "process.scheduler"))
     if "ioPriority" in process:
         wanted = process["ioPriority"]
         value = _IO_CLASSES[wanted["class"]] << 13 | wanted.get("priority", 0)
@@ -194,7 +199,26 @@ def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, 
         todo.append(_attribute(_PERSONALITY, b"", "linux.personality", value=value))
 
 
-def _scheduler(wanted: dict[str, Any]) -> bytes:
+def is_reset(process: dict[str, Any]) -> bool:
+    """Whether a fork takes the process's scheduling away (sched(7)): one that enters is forked once more, so others set it then."""
+    wanted = process.get("scheduler") or {}
+    return wanted.get("policy") == "SCHED_DEADLINE" or "SCHED_FLAG_RESET_ON_FORK" in wanted.get("flags", ())
+
+
+def schedule(pid: int, wanted: dict[str, Any]) -> None:
+    """Give another process its `scheduler`; HostError when the kernel refuses."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    blob = scheduler(wanted)
+    if libc.syscall(_SCHED_SETATTR[os.uname().machine], pid, blob, 0):
+        raise HostError("set scheduler of", wanted["policy"], errno=ctypes.get_errno(), origin="process.scheduler")
+
+
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+
+
+def scheduler(wanted: dict[str, Any]) -> bytes:
     """struct sched_attr of sched_setattr(2), in the size that every kernel knows."""
     from struct import pack
 

@@ -126,11 +126,12 @@ def test_a_destination_may_name_the_root_on_the_host(oci: Runtime) -> None:
     assert oci.shell(f"ls {oci.bundle}/rootfsx/mnt") == "file\n"
 
 
+@pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("users", [False, True])
-def test_a_bind_of_what_is_mounted_in_the_root(oci: Runtime, users: bool) -> None:
+def test_a_bind_of_what_is_mounted_in_the_root(oci: Runtime, users: bool, there: bool) -> None:
     """Each mount after those before it, its source on the host found among them; for idmapped ones without a user namespace too."""
-    for path in ("bind/a", "rootfs/mnt", "rootfs/final"):
-        (oci.bundle / path).mkdir(parents=True)
+    for path in ("bind/a", "rootfs/mnt", "rootfs/final", *(["rootfs/mnt/x/a"] if there else [])):
+        (oci.bundle / path).mkdir(parents=True, exist_ok=True)
     (oci.bundle / "bind/a/file").touch()
     os.chown(oci.bundle / "bind/a/file", 5, 6)
     root, options, maps = oci.bundle / "rootfs", ["rbind"], {}
@@ -217,6 +218,24 @@ def test_a_deadline_may_come_with_a_nice_value(oci: Runtime) -> None:
     oci.config["process"]["scheduler"] = {"policy": "SCHED_DEADLINE", "nice": 19, **times}
     pid = oci.start_sleeping()
     assert os.sched_getscheduler(pid) == 6
+
+
+def test_exec_takes_a_scheduler_that_no_fork_inherits(oci: Runtime) -> None:
+    """sched(7): with SCHED_RESET_ON_FORK, which a deadline wants for processes that fork."""
+    oci.start_sleeping()
+    times = {"runtime": 42000, "deadline": 1000000, "period": 1000000}
+    wanted = {"policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_RESET_ON_FORK"], **times}
+    process = {"cwd": "/", "args": ["/bin/sleep", "1000"], "scheduler": wanted}
+    (oci.folder / "process").write_text(json.dumps(process))
+    oci("exec", "--detach", "--process", oci.folder / "process", "--pid-file", oci.folder / "pid", "one")
+    pid = int((oci.folder / "pid").read_text())
+    assert os.sched_getscheduler(pid) == 6 | os.SCHED_RESET_ON_FORK
+    wanted.update(runtime=900000, deadline=900000)
+    wanted["flags"] = ["SCHED_FLAG_RESET_ON_FORK"]
+    (oci.folder / "process").write_text(json.dumps({**process, "scheduler": {**wanted, **dict.fromkeys(times, 1 << 62)}}))
+    before = set(Path("/sys/fs/cgroup/one/cgroup.procs").read_text().split())
+    oci("exec", "--detach", "--process", oci.folder / "process", "one", code=255)
+    assert set(Path("/sys/fs/cgroup/one/cgroup.procs").read_text().split()) == before
 
 
 def test_memory_policies_count_nodes(oci: Runtime) -> None:
