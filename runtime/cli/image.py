@@ -132,6 +132,9 @@ def _verify(args: Args) -> int:
                     say(f"{image_id[:_SHORT_ID]} {problem}")
             if not found[-1][1]:
                 _tell_older(store.load(image_id))
+            elif not all(problem.startswith("signature: ") for problem in found[-1][1]):
+                note = "what is stored counts as fetched and is not mended by a fetch; remove it first"
+                say(f"pyrun: note: {note}: pyrun image rm {image_id[:_SHORT_ID]}", error=True)
         strays = verify_store(store) if args.all else []
     if args.format == "json":
         facts = {"images": [{"id": image_id, "ok": not problems, "problems": problems} for image_id, problems in found]}
