@@ -59,6 +59,20 @@ def openat2(dirfd: int, path: bytes, flags: int, mode: int = 0, resolve: int = 0
     return _check(lib.pyrun_openat2(dirfd, path, flags, mode, resolve), path)
 
 
+def bind(source: str, target: str) -> None:
+    """Mount the file `source` on the file `target` too (mount(2), MS_BIND)."""
+    from pyrun.native._native import lib
+
+    _check(lib.pyrun_bind(os.fsencode(source), os.fsencode(target)), target)
+
+
+def unmount(path: str) -> None:
+    """Detach what is mounted on `path` (umount2(2), MNT_DETACH), which no link leads to."""
+    from pyrun.native._native import lib
+
+    _check(lib.pyrun_unmount(os.fsencode(path)), path)
+
+
 def syncfs(fd: int) -> None:
     """Write the file system that holds `fd` to its device (syncfs(2))."""
     from pyrun.native._native import lib

@@ -16,6 +16,7 @@
 #include <net/if.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -67,6 +68,16 @@ static int pyrun_inotify_add(int fd, const char *path, uint32_t mask)
     int watch = inotify_add_watch(fd, path, mask);
 
     return watch < 0 ? -errno : watch;
+}
+
+static int pyrun_bind(const char *from, const char *to)
+{
+    return mount(from, to, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
+}
+
+static int pyrun_unmount(const char *path)
+{
+    return umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
 }
 
 static int pyrun_syncfs(int fd)

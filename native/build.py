@@ -26,6 +26,8 @@ ffibuilder.cdef(
     static int pyrun_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
     static int pyrun_inotify(void);
     static int pyrun_inotify_add(int fd, const char *path, uint32_t mask);
+    static int pyrun_bind(const char *from, const char *to);
+    static int pyrun_unmount(const char *path);
     static int pyrun_syncfs(int fd);
     static int pyrun_device_program(int cgroup, const char *code, int size);
     static int pyrun_shut_down(int fd);

@@ -1,6 +1,7 @@
 /* The network namespace that a prepared pod joins, as pyrun.pod.joined finds it: one with a path, or that of another pod.
  *
- * The file `net.join` in the pod's directory names it: a path, or `container:` and what names the other pod when this one starts. */
+ * The file `net.join` in the pod's directory names it: a path, or `container:` and what names the other pod when this one starts.  The
+ * path is also that of its own network, where that was made ahead (pyrun.net.pin). */
 #include "live.h"
 #include "prepared.h"
 
@@ -39,6 +40,11 @@ static int of_pod(int pods, const char *reference)
     return network;
 }
 
+static int has(int pod, const char *name)
+{
+    return sys_call3(__NR_faccessat, pod, name, 0) != -ENOENT;
+}
+
 int find_network(int pods, int pod)
 {
     static const char container[] = "container:";
@@ -47,7 +53,9 @@ int find_network(int pods, int pod)
     const long n = file < 0 ? file : sys_read(file, name, sizeof name - 1);
 
     if (n == -ENOENT)
-        return sys_call3(__NR_faccessat, pod, "net.want", 0) == -ENOENT ? NETWORK_NONE : NETWORK_FOR_PYTHON;
+        return has(pod, "net.want") ? NETWORK_FOR_PYTHON : NETWORK_NONE;
+    if (has(pod, "net") && has(pod, "net.by")) /* Python makes its own anew, or did and was killed */
+        return NETWORK_FOR_PYTHON;
     name[n > 0 ? n : 0] = '\0';
     if (memcmp(name, container, sizeof container - 1) == 0)
         network = of_pod(pods, name + sizeof container - 1);

@@ -98,6 +98,15 @@ static int take(struct keeper *keeper, const char *root, int front)
     return 0;
 }
 
+/* What kept a network that was made ahead has done so: see pyrun.net.pin. */
+static void unpin(const char *root, const char *uuid)
+{
+    char path[PATH_SIZE];
+
+    if (join(path, root, "/netns/", uuid) != 0 && sys_call2(__NR_umount2, path, MNT_DETACH | 8 /* UMOUNT_NOFOLLOW */) != -ENOENT)
+        (void)sys_call3(__NR_unlinkat, AT_FDCWD, path, 0);
+}
+
 /* `run` names the cgroup before there is one, so that whoever finds the pod can remove it. */
 static void name_cgroup(struct keeper *keeper)
 {
@@ -309,6 +318,7 @@ int program(int argc, char **argv, char **envp)
     }
     if (r != 0)
         return r;
+    unpin(argv[1], keeper.uuid);
     name_cgroup(&keeper);
     if (load_helper(&keeper) < 0) {
         bury(&keeper, 1);

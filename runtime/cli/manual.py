@@ -113,7 +113,8 @@ ABOUT: dict[str, tuple[str, ...]] = {
     ),
     "prepare": (
         "Decides everything that `run` would decide, makes the pod and prints its UUID. `run-prepared` then runs it within milliseconds."
-        " What nobody ran for a day `gc` removes.",
+        " What nobody ran for a day `gc` removes. The network is made when the pod runs: other pods may have its ports until then, and the"
+        " start takes longer. With --net-ahead it is made at once.",
         "POD is a UUID, the beginning of one, or a name; --uuid-file reads one from a file. So it is for all verbs about pods.",
     ),
     "run-prepared": ("Runs a prepared pod, once. Of several who try at the same time one succeeds.",),

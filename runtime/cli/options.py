@@ -21,7 +21,7 @@ from __future__ import annotations
 from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, SECURITY_OPT, SYSCTL, TOLD
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
-from pyrun.cli.verbs_network import NETWORK, NETWORKS
+from pyrun.cli.verbs_network import NET_AHEAD, NETWORK, NETWORKS
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL, UUID_FILE
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
@@ -270,7 +270,7 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 # trailing " +" that all that follows the word is a command (`argv`), its options included.
 VERBS: dict[str, Verb] = {
     "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH, FORMAT_TEXT), _RUN_PAIRS, "run an image, in the foreground or detached"),
-    "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN, FORMAT_TEXT), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
+    "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN, NET_AHEAD, FORMAT_TEXT), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
     **TRUST_VERBS,
     **POD_VERBS,
     "enter": ("enter", "POD +", INTO, (), "run a shell or a program in a running pod"),

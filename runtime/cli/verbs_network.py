@@ -24,6 +24,7 @@ class NetworkArgs:
     net: Words
     port: Words
     net_isolate: bool
+    net_ahead: bool
     net_bandwidth: Text
     dns: Words
     dns_search: Words
@@ -67,6 +68,8 @@ NETWORK: tuple[Option, ...] = (
     ("--dns-domain", "DOMAIN", "str", "", "Network", "the pod's own domain in resolv.conf"),
     ("--hosts-entry", "ADDRESS=NAME", "list", "", "Network", "a line of /etc/hosts, or host for the host's file"),
 )
+
+NET_AHEAD: Option = ("--net-ahead", "", "flag", "", "Network", "make the network now: address and ports are the pod's while it waits")
 
 _CREATE: tuple[Option, ...] = (
     ("--subnet", "ADDRESS/LENGTH", "list", "", "Network", "addresses, once for IPv4 and once for IPv6 (default: some that are free)"),

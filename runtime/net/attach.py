@@ -4,8 +4,9 @@
              rules, names
     detach   the same backwards, from that file; whatever is gone already is passed over
 
-The namespace is a descriptor, and nothing pins it: it goes to the pod's supervisor, or to its keeper, which gives it to each
-supervisor that it starts.  When they and the pod are dead, however that came, the kernel takes it apart and its interfaces with it.
+The namespace is a descriptor, and nothing pins it, unless it was made ahead (pyrun.net.pin): it goes to the pod's supervisor, or to its
+keeper, which gives it to each supervisor that it starts.  When they and the pod are dead, however that came, the kernel takes it apart
+and its interfaces with it.
 What it does not take is here: links in `networks`, elements of our table, lines of names, what plug-ins have made.
 """
 
@@ -18,7 +19,7 @@ import sys
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
-from pyrun.net import bridges, leases, names, networks, ports, rules
+from pyrun.net import bridges, leases, names, networks, pin, ports, rules
 from pyrun.net.addresses import INET6, mac_of, parse_mac
 from pyrun.net.netlink import Netlink, has_table
 
@@ -161,7 +162,7 @@ def standing(root: str) -> tuple[list[rules.Forward], list[str]]:
 def records(root: str) -> dict[str, dict[str, Any]]:
     """Return what the network of each living pod is, by UUID, of those that have one of their own."""
     found: dict[str, dict[str, Any]] = {}
-    for phase in ("running", "prepared"):
+    for phase in ("prepared", "running"):  # in the order in which pods move on, so that none is missed
         if not os.path.isdir(f"{root}/pods/{phase}"):
             continue
         for entry in os.scandir(f"{root}/pods/{phase}"):
@@ -263,6 +264,7 @@ def read_record(pod: int) -> dict[str, Any]:
 def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None) -> None:
     """Take back what a pod's network has in the host; does nothing the second time.  `record` is what `net` would say."""
     record = record or read_record(pod)
+    pin.unpin(root, uuid)
     if not record:
         return
     if record.get("kind") == "user":

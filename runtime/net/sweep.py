@@ -8,7 +8,7 @@ import time
 
 from pyrun.errors import PyrunError
 from pyrun.native.users import is_root
-from pyrun.net import cni, leases, names, networks, nft, rules
+from pyrun.net import cni, leases, names, networks, nft, pin, rules
 from pyrun.net.attach import detach, read_record, records, standing
 from pyrun.net.netlink import Netlink, has_table
 
@@ -28,6 +28,7 @@ def sweep(root: str) -> int:
     if not os.path.isdir(root + "/networks"):
         return 0
     count, failed = _ended(root)
+    count += sum(pin.unpin(root, uuid) for uuid in pin.orphans(root))
     with networks.Lock(root):
         alive = records(root)
         for path, uuid in leases.orphans(root):

@@ -257,8 +257,8 @@ def _network(options: Options, app: dict[str, Any], config: Config) -> None:
     config.network = options.network
     if options.net_bandwidth or any(item["name"] == _BANDWIDTH for item in app.get("isolators") or []):
         _bandwidth(options, app, config)
-    if config.network != "own" and (options.net_isolate or options.net_bandwidth):
-        option = "--net-isolate" if options.net_isolate else "--net-bandwidth"
+    if config.network != "own" and (options.net_isolate or options.net_bandwidth or options.net_ahead):
+        option = "--net-isolate" if options.net_isolate else "--net-bandwidth" if options.net_bandwidth else "--net-ahead"
         raise UsageError(f"option {option}", "", f"has no meaning with --net {config.network}", hint="add --net default, or leave it out")
 
 

@@ -67,6 +67,7 @@ class Keywords(TypedDict, total=False):
     mount: Sequence[object]
     name: str | None
     net: str | Sequence[str]
+    net_ahead: bool
     net_bandwidth: str | None
     net_isolate: bool
     no_handlers: bool

@@ -6,6 +6,7 @@ import os
 
 from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
+from pyrun.net import pin
 from pyrun.net.attach import attach, detach, own_hosts
 from pyrun.net.want import want_of
 from pyrun.pod import starter
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["SLOT", "connect", "connect_waiting", "join_of", "prepare_network", "release", "take_network", "wanted"]
+__all__ = ["SLOT", "connect", "connect_ahead", "connect_waiting", "join_of", "prepare_network", "release", "take_network", "wanted"]
 
 SLOT = 9  # SLOT_NETWORK of native/plan.h, where the keeper finds the namespace
 
@@ -34,8 +35,8 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
         declared += list(app.get("ports") or []) if isinstance(app, dict) else []
     if config.inner:
         return _of_user(options, declared, config)
-    if join_of(options) and (options.net_isolate or options.net_bandwidth):
-        option = "--net-isolate" if options.net_isolate else "--net-bandwidth"
+    if join_of(options) and (options.net_isolate or options.net_bandwidth or options.net_ahead):
+        option = "--net-isolate" if options.net_isolate else "--net-bandwidth" if options.net_bandwidth else "--net-ahead"
         hint = "say it of the pod that the network belongs to"
         raise UsageError(f"option {option}", "", "is for a network that is made for this pod", hint=hint)
     want = want_of([options.net] if isinstance(options.net, str) else options.net, options.port, declared)
@@ -45,6 +46,7 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
     if config.hosts_bound:
         want["hosts"] = config.hosts
     want["isolate"] = options.net_isolate
+    want["ahead"] = options.net_ahead
     if config.bandwidth:
         want["bandwidth"] = config.bandwidth
     return want
@@ -53,8 +55,11 @@ def wanted(options: Options, images: list[Image], config: Config) -> dict[str, A
 def _of_user(options: Options, declared: list[dict[str, Any]], config: Config) -> dict[str, Any]:
     """One network, by a process of the user's; see `pyrun.net.user`."""
     nets = [options.net] if isinstance(options.net, str) else options.net
-    if [word for net in nets for word in net.split(",")] not in ([], ["default"]) or options.net_isolate or config.bandwidth:
-        what = "--net-isolate" if options.net_isolate else "--net-bandwidth" if config.bandwidth else "--net " + ",".join(nets)
+    plain = [word for net in nets for word in net.split(",")] in ([], ["default"])
+    flags = (("--net-isolate", options.net_isolate), ("--net-bandwidth", config.bandwidth), ("--net-ahead", options.net_ahead))
+    given = next((flag for flag, value in flags if value), "")
+    if not plain or given:
+        what = given or "--net " + ",".join(nets)
         hint = "use --net default, none or host, or run it as root"
         raise ConfigError("make a network", what, "that takes root: interfaces and rules are the host's", hint=hint, origin="--net")
     want = want_of([], options.port, declared)
@@ -90,6 +95,26 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
         write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
 
 
+def connect_ahead(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
+    """Make the network of a pod that stands prepared, locked, if it wants it at once, and keep it for native/joined.c.
+
+    On an error nothing of it is left.
+    """
+    if not want.get("ahead"):
+        return
+    ns = connect(root, uuid, pod, want)
+    try:
+        pin.pin(root, uuid, ns)
+        from pyrun.pod.prepare import write
+
+        write(pod, "net.join", os.fsencode(pin.path_of(root, uuid)))
+    except BaseException:
+        release(root, uuid, pod)
+        raise
+    finally:
+        os.close(ns)
+
+
 def connect_waiting(pods: Pods, uuid: str, pod: int, want: dict[str, Any], supervisor: Supervisor) -> None:
     """Make what is wanted for a pod that was started with PLAN_WAIT, by the namespaces that its supervisor holds, and let it go on.
 
@@ -123,7 +148,10 @@ def _connect_inside(root: str, uuid: str, pod: int, want: dict[str, Any], superv
 
 
 def take_network(pods: Pods, uuid: str) -> int:
-    """Make the network of a prepared pod; its namespace, or -1 where it has none of its own.  StateError when somebody else starts it."""
+    """Make the network of a prepared pod, unless it was made ahead; its namespace, or -1 where it has none of its own.
+
+    StateError when somebody else starts it.
+    """
     try:
         pod = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except OSError:
@@ -137,7 +165,8 @@ def take_network(pods: Pods, uuid: str) -> int:
         if starter.claim(pod, uuid):  # whoever did was killed before there was a keeper
             release(pods.root, uuid, pod)
         try:
-            return connect(pods.root, uuid, pod, want)
+            ahead = pin.open_pinned(pods.root, uuid)
+            return ahead if ahead >= 0 else connect(pods.root, uuid, pod, want)
         except BaseException:
             starter.give_up(pod)
             raise

@@ -122,6 +122,7 @@ class Options:
     def _network(self) -> None:
         self.net: Sequence[str] = []
         self.port: Sequence[str] = []
+        self.net_ahead = False  # of a prepared pod alone: others have theirs made at once
         self.net_isolate = False
         self.net_bandwidth: str | None = None
         self.dns: list[str] = []

@@ -3,7 +3,8 @@
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
     controllers                 with limits: a place for them has to be found first, by native/place.c or pyrun.engine.placement
     sockets                     of several apps that name some of the service manager's: a line for each app
-    net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless it joins this one
+    net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless it joins this one, which with
+                                --net-ahead is its own
 
 The plan names the pod's directory below running/, where it will stand when it runs.
 """
@@ -23,6 +24,7 @@ from pyrun.pod.state import new_uuid
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pyrun.images.store import Image
     from pyrun.pod.health import Health
@@ -65,12 +67,18 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
             prepare_network(pods.root, uuid, directory, recipe.net_of(uuid))
         copies(recipe, directory)
 
-    stand(pods, uuid, recipe.record_for(uuid, time.time_ns(), "", more), options.pod_name or "", fill, lasting=lasting)
+    net = recipe.net_of(uuid) if recipe.net is not None else {}
+    stand(pods, uuid, recipe.record_for(uuid, time.time_ns(), "", more), options.pod_name or "", fill, net, lasting=lasting)
     return uuid
 
 
-def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], *, lasting: bool) -> None:
-    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it."""
+def stand(
+    pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], net: dict[str, Any] | None = None, *, lasting: bool
+) -> None:
+    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it.
+
+    A network that is wanted at once, `net` says so, comes last: those who look for leases, rules and names find the pod prepared.
+    """
     directory = pods.begin(uuid, record)
     try:
         os.symlink(native.KEEPER, "keeper", dir_fd=directory)
@@ -81,8 +89,13 @@ def stand(pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], N
             claim(pods, name, uuid)
         private_dirs(pods.path + "/prepared")
         pods.commit(uuid, "prepared")
+        if net:
+            from pyrun.pod.network import connect_ahead
+
+            connect_ahead(pods.root, uuid, directory, net)
     except BaseException:
-        pods.delete("preparing", uuid)
+        for phase in ("preparing", "prepared"):
+            pods.delete(phase, uuid)
         if name:
             release(pods, name, uuid)
         raise

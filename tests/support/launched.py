@@ -11,7 +11,7 @@ from harness import COMMAND, Pyrun
 
 def launch(pyrun: Pyrun, folder: Path, *words: str | Path, **more: Any) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """Run it by `run-prepared` with these words; what it said, and the programs that the process has become."""
-    command = [*traced(folder), str(COMMAND), "run-prepared", *map(str, words)]
+    command = [*pyrun.within, *traced(folder), str(COMMAND), "run-prepared", *map(str, words)]
     done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120, **more)
     return done, programs(folder)
 

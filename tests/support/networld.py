@@ -47,6 +47,8 @@ class World:
         top = self.pyrun.root / "networks"
         found += [f"lease {path}" for path in top.rglob("*") if path.is_symlink() and not path.name.startswith("last")]
         found += [f"names {path}" for path in top.glob("*.hosts") if path.read_text()]
+        found += [f"pin {path}" for path in self.pyrun.root.glob("netns/*")]
+        found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if f" {self.pyrun.root}/netns/" in line]
         for line in self.host.run("nft", "list", "maps").splitlines():
             if "elements" in line:
                 found.append(line)
