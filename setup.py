@@ -92,6 +92,7 @@ LAUNCHER = program(
     "native/live.c",
     "native/shared.c",
     "native/place.c",
+    "native/scope.c",
     "native/pod.c",
     "native/handover.c",
     "native/files.c",

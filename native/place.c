@@ -1,8 +1,8 @@
 /* A place in the cgroup tree for a prepared pod with limits, found as pyrun.engine.placement does.
  *
  * The file `controllers` in the pod's directory names those that the cgroup above the pod's has to give to its children, and
- * @systemd or @cgroupfs where one of these was asked for.  Whatever takes systemd, and whatever is in the way, is left to
- * Python, which begins again and says what is wrong. */
+ * @systemd or @cgroupfs where one of these was asked for.  Whatever is in the way is left to Python, which begins again and says
+ * what is wrong. */
 #include "files.h"
 #include "handover.h"
 #include "prepared.h"
@@ -79,21 +79,56 @@ static int has_mark(const char *path, const char *name)
     return sys_call4(__NR_getxattr, path, name, &mark, 1) == 1 && mark == '1';
 }
 
-/* Whether systemd left this cgroup, or one above it, to its unit.  What it left to a user's systemd that one knows: Python asks. */
+int ends_with(const char *text, const char *end)
+{
+    const size_t size = str_len(text), length = str_len(end);
+
+    return size >= length && str_eq(text + size - length, end);
+}
+
+/* Whether systemd left this cgroup, or one above it, to its unit: 1 or 0.  What it left to a user's systemd that one knows, and
+ * where it did not mark it -1: Python asks. */
 static int is_delegated(const char *above)
 {
-    char path[PATH_SIZE], *end = str_add(path, path + sizeof path, above);
-    int found = 0;
+    char path[PATH_SIZE], *end = str_add(path, path + sizeof path, above), *last;
 
     while (end > path + 1 && !is_tree(path)) {
-        found |= has_mark(path, "trusted.delegate") || has_mark(path, "user.delegate");
+        if (has_mark(path, "trusted.delegate") || has_mark(path, "user.delegate"))
+            return 1;
         while (end > path && *--end != '/')
             ;
-        if (memcmp(end, "/user@", 6) == 0)
-            return 0;
         *end = '\0';
+        for (last = end; last > path && *--last != '/';)
+            ;
+        if (memcmp(last, "/user@", 6) == 0 && ends_with(path, ".service"))
+            return -1;
     }
-    return found;
+    return 0;
+}
+
+static int is_booted(void)
+{
+    return sys_call3(__NR_faccessat, AT_FDCWD, "/run/systemd/system/.", 0) == 0;
+}
+
+/* Into a scope where systemd is asked for one, or where it has not left the cgroup to anybody.  A service would lose its process. */
+static int take_managed(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
+{
+    char missing[TEXT];
+
+    if (!has_word(wanted, "@systemd", 8)) {
+        OWNED_FD fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
+        int left;
+
+        if (fd < 0 || !lacking(fd, "cgroup.subtree_control", wanted, missing))
+            return 0;
+        if (missing[0] == '\0' || has_word(wanted, "@cgroupfs", 9) || is_tree(path) || !is_booted())
+            return 1;
+        left = is_delegated(path);
+        if (left != 0)
+            return left > 0;
+    }
+    return !ends_with(path, ".service") && is_booted() && take_scope(pod, uuid, path);
 }
 
 /* Whether no process is in the cgroup itself, once this one, if it was alone, has gone to a leaf.  The root has no cgroup.type. */
@@ -113,7 +148,7 @@ static int make_room(int above)
            read_text(above, "cgroup.procs", text) == 0;
 }
 
-int take_place(int pod)
+int take_place(int pod, const char *uuid)
 {
     char wanted[TEXT], missing[TEXT], absent[TEXT], path[PATH_SIZE];
     OWNED_FD above = -1;
@@ -121,16 +156,11 @@ int take_place(int pod)
 
     if (n == -ENOENT)
         return 1;
-    if (n <= 0 || has_word(wanted, "@systemd", 8) || !find_cgroup(path))
+    if (n <= 0 || !find_cgroup(path) || !take_managed(pod, uuid, wanted, path))
         return 0;
     above = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
     if (above < 0 || !lacking(above, "cgroup.subtree_control", wanted, missing))
         return 0;
-    if (missing[0] == '\0')
-        return 1;
-    if (!has_word(wanted, "@cgroupfs", 9) && !is_tree(path) && sys_call3(__NR_faccessat, AT_FDCWD, "/run/systemd/system/.", 0) == 0 &&
-        !is_delegated(path))
-        return 0;
-    return lacking(above, "cgroup.controllers", wanted, absent) && absent[0] == '\0' && make_room(above) &&
-           write_file(above, "cgroup.subtree_control", 0, 0, missing, str_len(missing)) == 0;
+    return missing[0] == '\0' || (lacking(above, "cgroup.controllers", wanted, absent) && absent[0] == '\0' && make_room(above) &&
+                                  write_file(above, "cgroup.subtree_control", 0, 0, missing, str_len(missing)) == 0);
 }

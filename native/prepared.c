@@ -117,7 +117,7 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
         (void)sys_call3(__NR_close_range, 3, 2 + sockets, CLOSE_RANGE_CLOEXEC);
     }
     (void)str_add(str_add_number(str_add(path, end, "/proc/self/fd/"), end, (uint64_t)pod), end, "/keeper");
-    if (take_place(pod) && (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0))
+    if (take_place(pod, argv[2]) && (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0))
         (void)sys_call3(__NR_execve, path, argv, envp);
     if (network >= 0)
         sys_close(SLOT_NETWORK); /* if it came to that: Python opens it itself */

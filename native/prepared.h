@@ -1,4 +1,4 @@
-/* The launcher's short way to a prepared pod; see prepared.c, which.c, joined.c and place.c. */
+/* The launcher's short way to a prepared pod; see prepared.c, which.c, joined.c, place.c and scope.c. */
 #ifndef PYRUN_PREPARED_H
 #define PYRUN_PREPARED_H
 
@@ -29,7 +29,12 @@ int find_network(int pods, int pod);
 /* A copy of a descriptor where the keeper has none of its own. */
 int out_of_the_way(int fd);
 
-/* Brings this process to where the limits of the prepared pod with this directory can be set; 0 where Python has to. */
-int take_place(int pod);
+/* Brings this process to where the limits of the prepared pod with this directory and UUID can be set; 0 where Python has to. */
+int take_place(int pod, const char *uuid);
+
+/* Has systemd move this process into a scope of the pod's, whose cgroup `path` becomes; 0 where Python has to. */
+int take_scope(int pod, const char *uuid, char path[PATH_SIZE]);
+
+int ends_with(const char *text, const char *end);
 
 #endif

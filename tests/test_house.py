@@ -47,7 +47,7 @@ AGAIN_LINES = 1160  # of the launcher pyrun-oci, for containers like earlier one
 # signals before the start, 12, mounts of what was mounted before, 10: native/oci_*.c
 OCI_LINES = 1207
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
-LAUNCHER |= {"prepared.c", "prepared.h", "which.c", "joined.c", "live.c", "live.h", "place.c"}
+LAUNCHER |= {"prepared.c", "prepared.h", "which.c", "joined.c", "live.c", "live.h", "place.c", "scope.c"}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", *LAUNCHER, *KEEPER}
 NOT_HELPER |= {"version1.c", "oom.c"}
 

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["adjust", "advice", "environment", "take"]
+__all__ = ["adjust", "advice", "environment", "properties_of_scope", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
@@ -80,6 +80,8 @@ def advice(above: str, controller: str) -> str:
 def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
     from pyrun.plan.scope import properties_of
 
+    if above.endswith(f"/pyrun-{uuid}.scope"):
+        return above  # the launcher has done it
     hint = "use --cgroup-manager cgroupfs, below a unit with Delegate=yes"
     if not os.path.isdir(_SYSTEMD):
         raise HostError("make scope", f"pyrun-{uuid}.scope", "this host was not booted by systemd", hint=hint)
@@ -185,11 +187,9 @@ def _given_away(below: Sequence[str]) -> bool:
 def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
     """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
     name = f"pyrun-{uuid}.scope"
-    own = ["Slice", "s", "machine.slice"] if is_root() else ["Slice", "s", "app.slice"]
-    properties = ["Description", "s", f"pyrun pod {uuid}", "Delegate", "b", "true", *own]
-    properties += ["CollectMode", "s", "inactive-or-failed", "PIDs", "au", "1", str(os.getpid())]
-    properties += [word for one in limits for word in one]
-    _call(name, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", str(5 + len(limits)), *properties, "0")
+    properties = [*properties_of_scope(uuid, limits), ("PIDs", "au", "1", str(os.getpid()))]
+    words = [word for one in properties for word in one]
+    _call(name, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", str(len(properties)), *words, "0")
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         above = own_cgroup()
@@ -197,6 +197,17 @@ def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
             return above
         time.sleep(0.002)
     raise HostError("make scope", name, "systemd did not make it in time", hint="see `systemctl list-jobs`")
+
+
+def properties_of_scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> list[Sequence[str]]:
+    """Return the properties of a pod's scope, in the words of busctl(1), but for its process."""
+    return [
+        ("Description", "s", f"pyrun pod {uuid}"),
+        ("Delegate", "b", "true"),
+        ("Slice", "s", "machine.slice" if is_root() else "app.slice"),
+        ("CollectMode", "s", "inactive-or-failed"),
+        *limits,
+    ]
 
 
 def _call(name: str, *words: str) -> None:

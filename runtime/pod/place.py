@@ -6,9 +6,11 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyrun.pod.state import Pods
 
-__all__ = ["limits_of", "take_place"]
+__all__ = ["limits_of", "scope_of", "take_place"]
 
 
 def take_place(pods: Pods, uuid: str) -> None:
@@ -27,6 +29,24 @@ def take_place(pods: Pods, uuid: str) -> None:
     from pyrun.engine.placement import take
 
     take(uuid, words, limits_of(_plan(pods, uuid)) if "@systemd" in words else ())
+
+
+def scope_of(uuid: str, controllers: Sequence[str], block: bytes = b"") -> dict[str, bytes]:
+    """Return the file in which native/scope.c finds how to ask systemd for a scope, by name, where it may have to; pure.
+
+    `controllers` are those of the pod's file of that name, `block` its encoded plan.
+    """
+    from pyrun.native.users import is_root
+
+    if not controllers or "@cgroupfs" in controllers or not is_root():
+        return {}
+    from pyrun.engine.placement import properties_of_scope
+    from pyrun.plan.dbus import transient_unit
+    from pyrun.plan.scope import properties_of
+
+    limits = properties_of(limits_of(block)) if "@systemd" in controllers else []
+    place, calls = transient_unit(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits))
+    return {"scope": place.to_bytes(4, "little") + calls}
 
 
 def _plan(pods: Pods, uuid: str) -> bytes:

@@ -2,6 +2,7 @@
 
     pod, plan, keep, keeper     the record, the encoded plan, how it is to be kept, a link to the program that runs it
     controllers                 with limits: a place for them has to be found first, by native/place.c or pyrun.engine.placement
+    scope                       the same: how systemd is asked for a scope, native/scope.c
     sockets                     of several apps that name some of the service manager's: a line for each app
     net.want, net.join          with a network: Python has to make it first, see pyrun.pod.network, unless it joins this one, which with
                                 --net-ahead is its own
@@ -19,6 +20,7 @@ from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
 from pyrun.pod.keep import HEALTH, encode
 from pyrun.pod.names import check_name, claim, release
+from pyrun.pod.place import scope_of
 from pyrun.pod.state import new_uuid
 
 TYPE_CHECKING = False
@@ -61,6 +63,8 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
             write(directory, name, recipe.filled(text, uuid).encode("utf-8", "surrogateescape"))
         if recipe.controllers:
             write(directory, "controllers", " ".join(recipe.controllers).encode())
+            for file, data in scope_of(uuid, recipe.controllers, recipe.block_for(uuid)).items():
+                write(directory, file, data)
         if recipe.net is not None:
             from pyrun.pod.network import prepare_network
 

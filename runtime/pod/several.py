@@ -27,6 +27,7 @@ from pyrun.pod.control import signal_number
 from pyrun.pod.keep import HEALTH, MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps, streams
 from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
+from pyrun.pod.place import scope_of
 from pyrun.pod.prepare import copies, health_of, more_of, stand, uptime, write
 from pyrun.pod.recipe import Recipe, given_documents, post_stop
 
@@ -163,6 +164,7 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
     controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
         files["controllers"] = " ".join(controllers).encode()
+        files.update(scope_of(uuid, controllers))
     if groups := _groups(made):
         files["groups"] = "".join(where + "\0" for where in groups).encode("utf-8", "surrogateescape")
     if any(app.sockets is not None for app in apps):

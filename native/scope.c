@@ -1,0 +1,168 @@
+/* A scope of systemd's for this process, org.freedesktop.systemd1(5), as pyrun.engine.placement has it made.
+ *
+ *     launcher                                        bus                       systemd
+ *       |--- NUL, AUTH EXTERNAL, BEGIN, Hello, ------->|                          |
+ *       |    StartTransientUnit                        |--- StartTransientUnit -->|
+ *       |<-- OK, and the answer to each ---------------|<-- the job, or an error --|
+ *       |                                              |         moves the launcher into its new cgroup
+ *
+ * The two messages stand in the file `scope` of the pod's directory, as pyrun.plan.dbus wrote them when it was prepared, behind a
+ * uint32_t that says where in them the number of the process goes.  What is read is taken for anybody's: of a message nothing counts but how
+ * long it is, its kind and what it answers.  Whatever is not plain, and an error, is left to Python. */
+#include <linux/poll.h>
+
+#include "handover.h"
+#include "prepared.h"
+
+#define BUS "/run/dbus/system_bus_socket"
+#define PATIENCE 10000000000 /* ns */
+#define CALLS 16384          /* bytes */
+#define ROOM 65536
+#define HEADER 16 /* bytes of a message before its fields: order, kind, flags, version, size of the body, serial, size of the fields */
+
+enum { METHOD_RETURN = 2, ERROR = 3, REPLY_SERIAL = 5, START = 2 /* the call's serial */ };
+
+struct talk {
+    int fd;
+    uint64_t end;
+    size_t size, at; /* what has come, what of it is done with */
+    unsigned char data[ROOM];
+};
+
+static uint64_t now(void)
+{
+    struct __kernel_timespec t = {0, 0};
+
+    (void)sys_call2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static uint32_t number(const unsigned char *at)
+{
+    return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+/* Waits until that many bytes are there that are not done with. */
+static int have(struct talk *talk, size_t size)
+{
+    while (talk->size - talk->at < size) {
+        const uint64_t since = now(), left = since < talk->end ? talk->end - since : 0;
+        const struct __kernel_timespec wait = {(long)(left / 1000000000), (long)(left % 1000000000)};
+        struct pollfd come = {talk->fd, POLLIN, 0};
+        long n;
+
+        if (size > ROOM - talk->at || sys_call5(__NR_ppoll, &come, 1, &wait, 0, 8) != 1)
+            return 0;
+        n = sys_read(talk->fd, talk->data + talk->size, ROOM - talk->size);
+        if (n <= 0)
+            return 0;
+        talk->size += (size_t)n;
+    }
+    return 1;
+}
+
+/* "OK GUID\r\n" */
+static int is_let_in(struct talk *talk)
+{
+    if (!have(talk, 3) || memcmp(talk->data, "OK ", 3) != 0)
+        return 0;
+    for (talk->at = 3; talk->at < 256 && have(talk, 2); talk->at++)
+        if (talk->data[talk->at] == '\r' && talk->data[talk->at + 1] == '\n') {
+            talk->at += 2;
+            return 1;
+        }
+    return 0;
+}
+
+/* The serial that a message with these fields answers, 0 where it answers none. */
+static uint32_t answered(const unsigned char *fields, size_t size)
+{
+    for (size_t n = 0; n + 8 <= size; n = (n + 7) & ~(size_t)7) {
+        const unsigned char *field = fields + n;
+        const uint32_t value = number(field + 4); /* of a u; of an s or o the size, without its NUL */
+
+        if (field[1] != 1 || field[3] != 0 || (field[2] != 'u' && field[2] != 's' && field[2] != 'o' && field[2] != 'g'))
+            return 0;
+        if (field[2] == 'u' && field[0] == REPLY_SERIAL)
+            return value;
+        n += field[2] == 'g' ? 4 + 2 + (size_t)field[4] : field[2] == 'u' ? 8 : 8 + 1 + (size_t)value;
+    }
+    return 0;
+}
+
+/* Reads one message: 1 where it is the answer to the call, 0 where it is another one, -1 where it is an error or not plain. */
+static int next(struct talk *talk)
+{
+    const unsigned char *head = talk->data + talk->at;
+    uint32_t body, fields;
+    size_t before;
+
+    if (!have(talk, HEADER))
+        return -1;
+    body = number(head + 4);
+    fields = number(head + 12);
+    if (head[0] != 'l' || head[1] == ERROR || head[3] != 1 || fields > ROOM || body > ROOM)
+        return -1;
+    before = (HEADER + (size_t)fields + 7) & ~(size_t)7;
+    if (!have(talk, before + body))
+        return -1;
+    talk->at += before + body;
+    return head[1] == METHOD_RETURN && answered(head + HEADER, fields) == START;
+}
+
+static int bus(void)
+{
+    struct { /* struct sockaddr_un of unix(7) */
+        unsigned short family;
+        char path[108];
+    } where = {1 /* AF_UNIX */, BUS};
+    const int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
+
+    if (fd < 0 || sys_call3(__NR_connect, fd, &where, sizeof where.family + sizeof BUS) == 0)
+        return fd;
+    sys_close(fd);
+    return -1;
+}
+
+/* Root's user ID as EXTERNAL wants it, the digits in hexadecimal, and the calls. */
+static int ask(int pod, int fd)
+{
+    static const char begin[] = "\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
+    OWNED_FD file = (int)sys_openat(pod, "scope", O_RDONLY | O_NOFOLLOW, 0);
+    static unsigned char text[sizeof begin - 1 + CALLS];
+    unsigned char *calls = text + sizeof begin - 1;
+    const long n = file < 0 ? file : sys_read(file, calls, CALLS);
+    const uint32_t own = (uint32_t)sys_call0(__NR_getpid), place = n > 8 ? number(calls) : 0;
+
+    if (n <= 8 || n == CALLS || place > (uint32_t)n - 8)
+        return 0;
+    memmove(calls, calls + 4, (size_t)n - 4);
+    memcpy(calls + place, &own, sizeof own);
+    memcpy(text, begin, sizeof begin - 1);
+    return sys_call6(__NR_sendto, fd, text, sizeof begin - 1 + (size_t)n - 4, 0x4000 /* MSG_NOSIGNAL */, 0, 0) ==
+           (long)sizeof begin - 1 + n - 4;
+}
+
+int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
+{
+    static const struct __kernel_timespec step = {0, 1000000};
+    static struct talk talk;
+    char name[64];
+    const char *end = name + sizeof name;
+    OWNED_FD fd = bus();
+    int found = 0;
+
+    talk.fd = fd;
+    talk.end = now() + PATIENCE;
+    (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, uuid), end, ".scope");
+    if (fd < 0 || !ask(pod, fd) || !is_let_in(&talk))
+        return 0;
+    while (found == 0)
+        found = next(&talk);
+    while (found > 0 && now() < talk.end) {
+        if (find_cgroup(path) && ends_with(path, name))
+            return 1;
+        (void)sys_call5(__NR_ppoll, 0, 0, &step, 0, 8);
+    }
+    return 0;
+}
