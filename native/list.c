@@ -138,6 +138,15 @@ static int read_running(struct row *row, int pod)
     return frozen >= 0;
 }
 
+/* Its addresses and ports are lists, which are not written here. */
+static int has_network(int phases, const char *uuid)
+{
+    char path[LONGEST_NAME + 8];
+
+    (void)str_add(str_add(path, path + sizeof path, uuid), path + sizeof path, "/net");
+    return sys_call3(__NR_faccessat, phases, path, 0) != -ENOENT;
+}
+
 /* One pod: 1 when it is in the list or has moved on, 0 when only Python knows what it is. */
 static int read_pod(int phases, int phase, const char *uuid)
 {
@@ -161,6 +170,8 @@ static int read_pod(int phases, int phase, const char *uuid)
     found = read_record(&list, dir < 0 ? phases : dir, dir < 0 ? path : path + length + 1, pod);
     if (found > 0 && (pod[APPS].size != 0 || (list.json && pod[ISOLATORS].size != 0)))
         return 0; /* their members are objects, which are printed in another form than they have here */
+    if (list.json && (phase == PREPARED || phase == RUNNING) && has_network(phases, uuid))
+        return 0;
     if (found <= 0) /* a moment later it may stand in the next phase */
         return found == 0 && sys_call4(__NR_newfstatat, phases, uuid, &st, 0) == -ENOENT;
     memset(row, 0, sizeof *row);

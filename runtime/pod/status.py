@@ -49,7 +49,7 @@ def status(pods: Pods, uuid: str) -> dict[str, object]:
     these, and the pod's `health` is the worst of theirs;
     `isolators` of the image: the names of those `enforced` and `ignored`, and those `changed`, each with what is stronger;
     `networks` (network, ifname, addresses, gateways, mac) and forwarded `ports` (protocol, host_address, "" for all,
-    host_port, address, port) of a running pod that has its own;
+    host_port, address, port) of a running pod that has its own, and of a prepared one that has it ahead;
     `lost` when nobody can say how it ended; `damaged` when its record cannot be read.  What is not known is not there.
 
     Of a pod of several apps `apps` tells each: `name`, `image`, `image_name`, its own `state` and times, `pid`, or `code` and
@@ -104,6 +104,9 @@ def _status(pods: Pods, phase: str, uuid: str) -> dict[str, object] | None:
             _running(fd, record, found)
         elif phase == "exited":
             _ended(fd, found)
+        elif phase == "prepared":
+            _apps(found, {})
+            _network(read_json(fd, "net"), found)
         return found
     finally:
         os.close(fd)

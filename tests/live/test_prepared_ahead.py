@@ -49,6 +49,8 @@ def test_it_is_made_before_and_joined_without_python(world: World, tmp_path: Pat
     uuid = ahead(world, 9700, "--name", "one", more=more)
     made = network(world, uuid)
     assert pin(world, uuid).stat().st_dev == os.stat("/proc/self/ns/net").st_dev, "a namespace is mounted there"
+    listed = next(one for one in json.loads(world.pyrun("list", "--format", "json", code=0).out) if one["uuid"] == uuid)
+    assert listed == world.status(uuid) and [one["host_port"] for one in listed["ports"]] == [9700, 9700]
     assert len(world.host.pairs()) == 1 and any(path.startswith("lease") and "9700" in path for path in world.left())
     assert "port 9700" in world.pyrun("prepare", "--net-ahead", "-p", "9700:80", world.image, code=125).err
     assert world.pyrun("gc", code=0).out == "" and network(world, uuid) == made
@@ -57,7 +59,8 @@ def test_it_is_made_before_and_joined_without_python(world: World, tmp_path: Pat
     assert network(world, uuid, "running") == made
     assert not pin(world, uuid).exists() and not [one for one in world.left() if one.startswith(("pin", "mount"))]
     assert get(world.outside, HOST[0], 9700) == get(world.outside, HOST[1], 9700) == "ahead"
-    address = world.status(uuid)["networks"][0]["addresses"][0].partition("/")[0]
+    assert world.status(uuid)["networks"] == listed["networks"]
+    address = listed["networks"][0]["addresses"][0].partition("/")[0]
     app = ("--app", "one") if several else ()
     assert f" {address}/" in world.pyrun("exec", *app, uuid, "/bin/ip", "-o", "addr", "show", "eth0", code=0).out
     world.stop(uuid)
