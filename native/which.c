@@ -81,15 +81,15 @@ static int option(struct asked *asked, char ***at, char file[LONGEST_REFERENCE +
         return word[1] != '\0' && short_flags(asked, word);
     if (str_eq(word, "--detach"))
         return asked->detach = 1;
-    if (str_eq(word, "--quiet"))
+    if (str_eq(word, "--quiet") || str_eq(word, "--debug")) /* nothing said here has more to it: Python has, where it comes to that */
         return 1;
     if (is_option(word, "--format")) {
         value = value_of("--format", at);
         asked->json = value != 0 && str_eq(value, "json");
         return asked->json || (value != 0 && str_eq(value, "text"));
     }
-    if (is_option(word, "--root")) {
-        asked->root = value_of("--root", at);
+    if (is_option(word, "--root") || is_option(word, "--dir")) {
+        asked->root = value_of(word[2] == 'r' ? "--root" : "--dir", at);
         return asked->root != 0 && asked->root[0] == '/';
     }
     value = is_option(word, "--uuid-file") && asked->reference == 0 ? value_of("--uuid-file", at) : 0;

@@ -20,6 +20,7 @@ FORMS = {
     "file in one word": lambda uuid: ["--quiet", "--uuid-file=file", "--format", "text"],
     "file with a name": lambda uuid: ["--uuid-file=name", "--format=text"],
     "root behind the verb": lambda uuid: ["--root", "ROOT", uuid[:9]],
+    "root by its other name": lambda uuid: ["--debug", "--dir=ROOT", uuid[:9]],
 }
 
 
