@@ -4,6 +4,7 @@
  * (mm/oom_kill.c), by the group's path and the number in the initial pid namespace:
  *
  *     oom-kill:constraint=...,oom_memcg=PATH,task_memcg=PATH,task=NAME,pid=N,uid=N
+ *     Memory cgroup out of memory: Killed process N (NAME) ...
  *
  * The log is read when the counter has risen, else never.  A number says something only as long as nobody has waited for its
  * process, so init leaves an app that ended by SIGKILL as it is until the supervisor has looked:
@@ -22,6 +23,8 @@
 
 #define INITIAL_PIDS 0xeffffffcU /* the inode of the initial pid namespace: PID_NS_INIT_INO of linux/nsfs.h */
 #define HEAD "oom-kill:"
+#define KILLED ": Killed process " /* the number comes before the name there */
+#define DOUBTFUL (~0ULL)
 
 /* The number that follows `name` in a file, -1 where there is none. */
 int64_t number_in(int dir, const char *file, const char *name)
@@ -71,9 +74,10 @@ static int64_t killed(const struct context *ctx)
     return ctx->oom_kills < 0 ? own_oom_kills(ctx) : number_in(SLOT_CGROUP_PARENT, "memory.events", OOM_KILL) - ctx->oom_kills;
 }
 
-/* The end of the path of the group that counts, which is the same wherever its tree is mounted. */
+/* The end of the path of the group that counts, which is the same wherever its tree is mounted; all of it where that is known. */
 static const char *counting_group(const struct context *ctx, char path[PATH_SIZE])
 {
+    static const char tree[] = "/sys/fs/cgroup";
     const char *old = memory_1(ctx), *last = path;
     char link[32];
 
@@ -87,12 +91,22 @@ static const char *counting_group(const struct context *ctx, char path[PATH_SIZE
         if (*at == '/')
             last = at;
         if (memcmp(at, "/pyrun-", 7) == 0)
-            break;
+            return at;
     }
-    return last;
+    return memcmp(path, tree, sizeof tree - 1) == 0 ? path + sizeof tree - 1 : last;
 }
 
-/* The last number that a line gives: before it stands the name of the process, in which anything may be.  0: not of this group. */
+static uint64_t number_at(const char *at)
+{
+    uint64_t value = 0;
+
+    for (; *at >= '0' && *at <= '9'; at++)
+        value = value * 10 + (uint64_t)(*at - '0');
+    return value;
+}
+
+/* Who a line of the log says was killed, 0 where that was not in this group.  The name may look like a number, or hold the end of
+ * the line, and it may be a thread that is named below; what is said twice is certain, anything else DOUBTFUL. */
 static uint64_t victim_of(const char *line, const char *group)
 {
     const size_t size = str_len(group);
@@ -101,13 +115,15 @@ static uint64_t victim_of(const char *line, const char *group)
 
     for (; *line != '\n' && *line != '\0'; line++) {
         own |= memcmp(line, group, size) == 0 && (line[size] == ',' || line[size] == '/');
-        if (memcmp(line, ",pid=", 5) != 0)
-            continue;
-        pid = 0;
-        for (const char *at = line + 5; *at >= '0' && *at <= '9'; at++)
-            pid = pid * 10 + (uint64_t)(*at - '0');
+        if (memcmp(line, ",pid=", 5) == 0)
+            pid = number_at(line + 5);
     }
-    return own ? pid : 0;
+    if (!own)
+        return 0;
+    for (; *line != '\0' && memcmp(line, HEAD, sizeof HEAD - 1) != 0; line++)
+        if (memcmp(line, KILLED, sizeof KILLED - 1) == 0)
+            return pid != 0 && number_at(line + sizeof KILLED - 1) == pid ? pid : DOUBTFUL;
+    return DOUBTFUL;
 }
 
 /* Whether `pid` of the host is the app: a child of init's that has the number there that init knows it by.  -1: nobody can say. */
@@ -117,6 +133,8 @@ static int is_app(const struct context *ctx, uint64_t pid)
     int64_t inside;
 
     (void)str_add(str_add_number(path + 6, path + sizeof path, pid), path + sizeof path, "/status");
+    if (pid == DOUBTFUL)
+        return -1;
     if (number_in(AT_FDCWD, path, "\nPPid:\t") != ctx->init_pid)
         return 0;
     (void)str_add(str_add_number(name + 8, name + sizeof name, pid), name + sizeof name, "\t");
