@@ -22,6 +22,7 @@ __all__ = [
     "memfd_sealed",
     "netns",
     "openat2",
+    "root_of",
     "shut_down",
     "spawn",
     "start",
@@ -215,6 +216,13 @@ def netns(from_fd: int = -1, family: int = 0) -> tuple[int, int]:
 
     made = ffi.new("int *", -1)
     return _check(lib.pyrun_netns(from_fd, family, made), "network namespace"), made[0]
+
+
+def root_of(mounts: int) -> int:
+    """Return a descriptor of the root directory of an open mount namespace; this process stays in its own.  OSError when it may not."""
+    from pyrun.native._native import lib
+
+    return _check(lib.pyrun_root_of(mounts), "mount namespace")
 
 
 def user_namespace(fd: int = -1) -> None:

@@ -322,27 +322,35 @@ static int netns_main(void *argument)
     _exit(0);
 }
 
-/* A network namespace, and a netlink(7) socket in it: what is sent there acts there, and this process stays where it is.
- * A namespace belongs to a task: one that shares memory and descriptors goes there, opens both, and ends. */
-static int pyrun_netns(int from, int family, int *socket)
+/* A namespace belongs to a task: one that shares memory and descriptors goes there, opens what is wanted, and ends. */
+static int aside(int (*run)(void *), void *argument, char *stack_end)
 {
     static const int flags = CLONE_VM | CLONE_VFORK | CLONE_FILES;
-    struct netns *n = calloc(1, sizeof *n);
     sigset_t all, saved;
     int pid, r;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
+    pid = clone(run, stack_end, flags, argument);
+    r = pid < 0 ? -errno : 0;
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    while (pid > 0 && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+        ;
+    return r;
+}
+
+/* A network namespace, and a netlink(7) socket in it: what is sent there acts there, and this process stays where it is. */
+static int pyrun_netns(int from, int family, int *socket)
+{
+    struct netns *n = calloc(1, sizeof *n);
+    int r;
 
     if (n == NULL)
         return -ENOMEM;
     n->from = from;
     n->family = family;
     n->ns = n->socket = -1;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    pid = clone(netns_main, n->stack + sizeof n->stack, flags, n);
-    r = pid < 0 ? -errno : 0;
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    while (pid > 0 && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
-        ;
+    r = aside(netns_main, n, n->stack + sizeof n->stack);
     if (r == 0 && n->ns >= 0 && n->socket < 0) {
         close(n->ns);
         n->ns = n->socket;
@@ -350,6 +358,37 @@ static int pyrun_netns(int from, int family, int *socket)
     r = r < 0 ? r : n->ns;
     *socket = n->socket;
     free(n);
+    return r;
+}
+
+struct mounts {
+    int ns, root;
+    char stack[16384] __attribute__((aligned(16)));
+};
+
+static int mounts_main(void *argument)
+{
+    struct mounts *m = argument;
+
+    m->root = setns(m->ns, CLONE_NEWNS) < 0 ? -1 : open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (m->root < 0)
+        m->root = -errno;
+    _exit(0);
+}
+
+/* The root directory of a mount namespace, which the caller never enters: nothing of it is loaded or executed. */
+static int pyrun_root_of(int mounts)
+{
+    struct mounts *m = calloc(1, sizeof *m);
+    int r;
+
+    if (m == NULL)
+        return -ENOMEM;
+    m->ns = mounts;
+    m->root = -ESRCH;
+    r = aside(mounts_main, m, m->stack + sizeof m->stack);
+    r = r < 0 ? r : m->root;
+    free(m);
     return r;
 }
 

@@ -36,6 +36,7 @@ ffibuilder.cdef(
     static int pyrun_start(int helper, int pods, const int *stdio, const char *record, int record_size, const char *plan, int plan_size,
                            unsigned flags, struct pyrun_started *started);
     static int pyrun_netns(int from, int family, int *socket);
+    static int pyrun_root_of(int mounts);
     static int pyrun_user_namespace(int fd);
     """
 )

@@ -12,7 +12,7 @@
 
 #include "helper.h"
 
-#define JOINED (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP)
+#define JOINED (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP)
 #define JOIN_SECONDS 10 /* a joiner that takes longer sits in a frozen cgroup */
 
 /* What the app has from init and not by its plan: limits and the oom score.  Where they are above what this caller
@@ -45,8 +45,8 @@ static const struct {
 #define KINDS (sizeof kinds / sizeof *kinds)
 
 /* In a user namespace of the pod's own.  Who made that may join it, but by a pidfd only who may trace init, and without root nobody
- * may (PR_SET_DUMPABLE).  So the supervisor opens all while init waits for its ids, and a client opens those.  What could not be
- * opened fails in setns(2). */
+ * may that is of a program executed outside (PR_SET_DUMPABLE).  So the supervisor opens all while init waits for its ids, and a client
+ * opens those.  What could not be opened fails in setns(2).  Where the supervisor is in that namespace too, the pidfd will do. */
 void hold_namespaces(const struct context *ctx, int32_t init)
 {
     for (unsigned i = 0; i < KINDS; i++) {
@@ -86,11 +86,11 @@ static long join_each(const struct context *ctx)
 long join_namespaces(struct context *ctx)
 {
     const uint64_t user = ctx->plan->clone_flags & CLONE_NEWUSER, time = ctx->plan->clone_flags & CLONE_NEWTIME;
-    const uint64_t all = ctx->plan->flags & PLAN_OCI ? ctx->plan->clone_flags : JOINED | user | time;
+    const uint64_t all = ctx->plan->flags & PLAN_OCI ? ctx->plan->clone_flags : JOINED | JOINED_NETWORK(ctx) | user | time;
     struct stat before, after;
     long r = sys_call4(__NR_newfstatat, AT_FDCWD, "/", &before, 0);
 
-    if (r == 0 && user && !(ctx->plan->flags & PLAN_OCI))
+    if (r == 0 && user && (ctx->plan->clone_flags & CLONE_NEWNS) && !(ctx->plan->flags & PLAN_OCI))
         r = join_each(ctx);
     else if (r == 0)
         r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, all);

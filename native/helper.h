@@ -140,6 +140,7 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop);
 int alone(const struct context *ctx);
 
 /* enter.c */
+#define JOINED_NETWORK(ctx) ((ctx)->plan->flags & PLAN_HOST_NETWORK ? 0 : CLONE_NEWNET)
 long enter(struct context *ctx);
 void hold_namespaces(const struct context *ctx, int32_t init); /* 0: from the pod's supervisor, at SLOT_SUPERVISOR */
 void release_namespaces(void);

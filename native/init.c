@@ -293,7 +293,7 @@ int init_main(struct context *ctx)
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* a change of ids clears it, prctl(2) */
     }
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
-    r = ctx->plan->flags & PLAN_SHARED ? sys_call2(__NR_setns, SLOT_INIT, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) : 0;
+    r = ctx->plan->flags & PLAN_SHARED ? sys_call2(__NR_setns, SLOT_INIT, CLONE_NEWIPC | CLONE_NEWUTS | JOINED_NETWORK(ctx)) : 0;
     if (r < 0)
         fail(ctx, STEP_JOIN, r);
     (void)sys_call1(__NR_umask, 0);

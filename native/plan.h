@@ -56,10 +56,9 @@
 #define SLOT_NETWORK 9 /* with PLAN_NETWORK */
 #define SLOT_COUNT 10
 #define SLOT_INIT 6 /* with PLAN_ENTER: a pidfd of process 1 of the pod; argv[1] is its pid.  With PLAN_SHARED: of the holder */
-#define SLOT_SUPERVISOR 9 /* with PLAN_ENTER and CLONE_NEWUSER: its supervisor's directory in proc(5) */
+#define SLOT_SUPERVISOR 9 /* with PLAN_ENTER and CLONE_NEWUSER, where the pod has that for itself: its supervisor's directory in proc(5) */
 #define SLOT_NAMESPACES 24 /* from here on the supervisor of a pod in a user namespace has its namespaces, see enter.c */
-#define NAMESPACE_USER 0
-#define NAMESPACE_NET 4
+enum { NAMESPACE_USER, NAMESPACE_NET = 4, NAMESPACE_MOUNT };
 #define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
 #define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
@@ -85,8 +84,9 @@
 #define PLAN_CLONE_NETWORK 65536 /* init is cloned into its network: who made one elsewhere could not come back to the host's (setns(2)) */
 #define PLAN_WAIT 131072 /* with CLONE_NEWUSER: init goes on when Python has said a byte, and the namespaces are there to be joined until then */
 #define PLAN_KEEP_GROUPS 262144 /* OP_IDS without groups leaves those of the caller */
+#define PLAN_HOST_NETWORK 524288 /* in a user namespace that does not have the host's network, which then nobody may enter: who is in it stays */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 524287
+#define PLAN_ALL_FLAGS 1048575
 
 struct plan_header {
     uint32_t magic;
@@ -103,7 +103,8 @@ struct plan_header {
     uint32_t explain;     /* pool: argv list of the program that explains a failure */
     uint32_t explain_count;
     uint32_t timens;      /* pool: text for /proc/self/timens_offsets, 0 none */
-    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2); with PLAN_ENTER and PLAN_OCI, or CLONE_NEWUSER: those to join */
+    uint64_t clone_flags; /* the pod's namespaces, CLONE_NEW... of clone3(2); with PLAN_ENTER and PLAN_OCI, or CLONE_NEWUSER: those to join;
+                             with PLAN_ENTER CLONE_NEWUSER alone: all, by the pidfd */
 };
 
 /* plan_op.flags: two that every operation knows, the others belong to one operation. */

@@ -37,8 +37,11 @@ class Request:
         self.interactive = self.tty = False
 
 
-def entering(pod: Plan, request: Request) -> Plan:
-    """Return the plan for `request` in the pod that was started by `pod`; native/enter.c says who runs which part of it."""
+def entering(pod: Plan, request: Request, more: int = 0) -> Plan:
+    """Return the plan for `request` in the pod that was started by `pod`; native/enter.c says who runs which part of it.
+
+    `more` are further namespaces to join: CLONE_NEWUSER for whoever is outside of the one in which the pod is as all of the user's.
+    """
     start, end = _own(pod)
     uid = user_id(pod) if request.ids is None else request.ids[0]
     todo: list[Op] = [one for one in pod.ops if one[0] == ops.LIMIT and one[5]]  # cgroups of version 1 have to be entered too
@@ -55,8 +58,8 @@ def entering(pod: Plan, request: Request) -> Plan:
     kept = (
         pod.clone_flags if pod.clone_flags & ops.CLONE_NEWUSER else pod.clone_flags & ops.CLONE_NEWTIME
     )  # else the others are always joined
-    flags = pod.flags & ops.SETGROUPS_DENY | ops.ENTER | (ops.RELAY_STDIN if request.interactive else 0)
-    return Plan(todo, clone_flags=kept, flags=flags)
+    flags = pod.flags & (ops.SETGROUPS_DENY | ops.HOST_NETWORK) | ops.ENTER | (ops.RELAY_STDIN if request.interactive else 0)
+    return Plan(todo, clone_flags=kept | more, flags=flags)
 
 
 def _own(pod: Plan) -> tuple[int, int]:

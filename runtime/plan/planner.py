@@ -60,26 +60,33 @@ def run_plan(config: Config) -> Plan:
     _identity(config, todo)
     for handler in config.handlers:
         _handler(config, handler, todo)
-    plan = Plan(todo, clone_flags=flags, flags=ops.RELAY_STDIN if config.tty and config.interactive else 0)
+    plan = Plan(todo, clone_flags=flags, flags=_plan_flags(config, flags))
     if config.idmap:
         plan.uid_map = config.idmap.text(config.idmap.uids)
         plan.gid_map = config.idmap.text(config.idmap.gids)
-    if config.no_setgroups:
-        plan.flags |= ops.SETGROUPS_DENY
     plan.timens = config.time_offsets
-    if config.network == "own":
-        plan.flags |= ops.NETNS
-    elif config.inner and flags & ops.CLONE_NEWNET:
-        plan.flags |= ops.CLONE_NETWORK
     plan.pod_name = config.uuid
     plan.cgroup_name = config.group
-    if config.share:
-        plan.flags |= ops.SHARED | (ops.SHARED_PID if config.share == "pod" else 0)
-    if config.remove:
-        plan.flags |= ops.REMOVE
-    if config.notify != "exec":
-        plan.flags |= ops.NOTIFY_APP if config.notify == "app" else ops.NOTIFY_NONE
     return plan
+
+
+def _plan_flags(config: Config, namespaces: int) -> int:
+    flags = ops.RELAY_STDIN if config.tty and config.interactive else 0
+    if config.no_setgroups:
+        flags |= ops.SETGROUPS_DENY
+    if config.network == "own":
+        flags |= ops.NETNS
+    elif config.inner and config.network == "host":
+        flags |= ops.HOST_NETWORK
+    elif config.inner and namespaces & ops.CLONE_NEWNET:
+        flags |= ops.CLONE_NETWORK
+    if config.share:
+        flags |= ops.SHARED | (ops.SHARED_PID if config.share == "pod" else 0)
+    if config.remove:
+        flags |= ops.REMOVE
+    if config.notify != "exec":
+        flags |= ops.NOTIFY_APP if config.notify == "app" else ops.NOTIFY_NONE
+    return flags
 
 
 def _stage_root(config: Config, todo: list[Op]) -> None:

@@ -42,7 +42,7 @@ def find_enterable(pods: Pods, word: str, app: str | None = None) -> Live:
 def open_slots(live: Live, plan: Plan) -> Slots:
     """Return the descriptors with which the helper carries out a plan of `make_plan`; StateError when the pod is paused or gone."""
     slots = Slots(pods=live.init_fd, cgroup=_open_cgroup(live))  # SLOT_INIT takes the place of SLOT_PODS
-    if plan.clone_flags & ops.CLONE_NEWUSER:
+    if plan.clone_flags & ops.CLONE_NEWUSER and plan.clone_flags & ops.CLONE_NEWNS:  # of the pod's own, see `entering`
         try:
             slots.network = live.open_supervisor()  # and SLOT_SUPERVISOR that of SLOT_NETWORK
         except BaseException:
@@ -90,10 +90,18 @@ def pod_plan(live: Live) -> Plan:
     if exposed(pod):
         reason = "it gave up no_new_privs, and its app may trace whoever enters (CAP_SYS_PTRACE)"
         raise StateError("enter pod", live.uuid, reason, hint="start it without --insecure-options=new-privs, or without that capability")
-    if os.geteuid() and not pod.clone_flags & ops.CLONE_NEWUSER:
-        reason = "it is in a user namespace of the command line's"
-        raise StateError("enter pod", live.uuid, reason, hint="use `pyrun exec`, which goes there first")
+    if pod.flags & ops.HOST_NETWORK and not _same_network(live):
+        hint = "do so from where it was started"
+        raise StateError("enter pod", live.uuid, "it has the network that its supervisor is in, and this is another one", hint=hint)
     return pod
+
+
+def _same_network(live: Live) -> bool:
+    """Nobody can be brought to a network that belongs to none of his user namespaces (setns(2))."""
+    try:
+        return os.path.samefile(f"/proc/{live.supervisor}/ns/net", "/proc/self/ns/net")
+    except OSError as error:
+        raise StateError("enter pod", live.uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
 
 
 def make_plan(
@@ -133,7 +141,8 @@ def make_plan(
     request.paths = [program] if "/" in program else [f"{one or '.'}/{program}" for one in env.get("PATH", "").split(":")]
     request.env = [f"{name}={value}" for name, value in env.items()]
     request.interactive, request.tty = interactive, tty
-    return entering(pod, request)
+    outside = os.geteuid() != 0 and not own_users
+    return entering(pod, request, ops.CLONE_NEWUSER if outside else 0)
 
 
 def _check_user(user: str | None, group: str | None) -> None:

@@ -196,6 +196,25 @@ def test_network_of_the_host(user: User, busybox: Path) -> None:
     assert "/sys/module:\n" in rest and "kernel" not in rest.replace("/sys/kernel/debug", "") and "Read-only" in done.err
 
 
+def test_who_enters_the_network_of_the_host(user: User, busybox: Path) -> None:
+    """It belongs to none of the user's namespaces: who is in it stays, of one app and of several, and so does what checks health."""
+    fetch(user, busybox)
+    host, ask = os.readlink("/proc/self/ns/net") + "\n", ("--", "readlink", "/proc/self/ns/net")
+    app = ("example.com/busybox", "--exec", "/bin/sleep")
+    more = ("--health-cmd", "touch /well", "--health-interval", "50ms", UNSIGNED)
+    user.pyrun("run", "-d", "--net", "host", "--pod-name", "web", *more, *app, "--", "1000")
+    assert user.pyrun("exec", "web", *ask).out == host
+    user.pyrun("wait", "--condition", "healthy", "web")
+    user.within = ["unshare", "--net"]
+    assert "and this is another one" in user.pyrun("exec", "web", *ask, code=125).err
+    user.within = []
+    user.pyrun("rm", "--force", "web")
+    two = [word for name in ("one", "two") for word in (*app, "--name", name, "--", "1000", "---")][:-1]
+    user.pyrun("run", "-d", "--net", "host", "--pod-name", "web", UNSIGNED, *two)
+    assert user.pyrun("exec", "--app", "two", "web", *ask).out == host
+    user.pyrun("rm", "--force", "web")
+
+
 def test_several_apps(user: User, busybox: Path) -> None:
     fetch(user, busybox)
     one, two = (["example.com/busybox", "--name", name, "--exec", "/bin/sh", "--", "-c", script] for name, script in (
