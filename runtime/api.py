@@ -14,7 +14,7 @@ from pyrun import host as hosts
 from pyrun.container import Container
 from pyrun.engine.launch import start as launch
 from pyrun.engine.launch import start_recipe
-from pyrun.errors import ConfigError, UsageError
+from pyrun.errors import UsageError
 from pyrun.images.store import Store
 from pyrun.native.users import state_root
 from pyrun.plan import ops
@@ -256,27 +256,27 @@ class Runtime:
 
         `pod_name`, `restart`, `log_driver` and `log_opt` belong to pods in the background; `keep=False` removes it at its end.
         """
-        return self._prepare(image, args, rootfs, options, lasting=True)
+        return self._prepare(image, args, rootfs, options, start=False)
 
     def detach(self, image: str | None = None, args: Sequence[str] = (), *, rootfs: str | None = None, **options: Unpack[Keywords]) -> Pod:
         """Run an app in the background, independent of this process, and return as soon as it runs."""
-        pod = self._prepare(image, args, rootfs, options, lasting=False)
-        pod.start()
-        return pod
+        return self._prepare(image, args, rootfs, options, start=True)
 
-    def _prepare(self, image: str | None, args: Sequence[str], rootfs: str | None, options: Keywords, *, lasting: bool) -> Pod:
-        from pyrun.pod.handle import Pod
+    def _prepare(
+        self, image: str | None, args: Sequence[str], rootfs: str | None, options: Keywords, *, start: bool, movable: bool = False
+    ) -> Pod:
+        from pyrun import background
         from pyrun.pod.prepare import prepare
 
         wanted: Keywords = {"keep": True, **options}
+        if os.geteuid():
+            return self._pod(background.make(self.root, image, args, rootfs, wanted, start=start))
         with self.store.lock(exclusive=False):
             recipe = self._recipe(image, args, rootfs, False, wanted)
-            if recipe.waits:
-                reason = "without root the library makes one only for a pod that ends with its program"
-                hint = "use run or start, --net none or host, or the command line"
-                raise ConfigError("make a network", "", reason, hint=hint, origin="--net")
-            uuid = prepare(recipe, self._wanted(args, False, wanted), self.pods, lasting=lasting)
-        return Pod(self.pods, self.store, uuid)
+            uuid = prepare(recipe, self._wanted(args, False, wanted), self.pods, lasting=not start)
+        if start:
+            background.start(self.pods, uuid, movable=movable)
+        return self._pod(uuid)
 
     def prepare_pod(self, apps: Sequence[App], **options: Unpack[Keywords]) -> Pod:
         """Make a pod of several apps of stored images that is ready to run; `options` are the pod's, an App has its own.
@@ -284,29 +284,20 @@ class Runtime:
         They share network, host name, System V IPC and /dev/shm, with pid="pod" process numbers too, and the volumes of the pod
         that they mount by name; see docs/pods.md.  UsageError and ConfigError for what does not go together.
         """
-        from pyrun.pod import several
+        from pyrun import background
+
+        return self._pod(background.make_several(self, apps, options))
+
+    def _pod(self, uuid: str) -> Pod:
         from pyrun.pod.handle import Pod
 
-        if not apps:
-            raise UsageError("make a pod", "", "it has no app")
-        pod: Keywords = {"keep": True, **options}
-        uuid = new_uuid()
-        made = []
-        shared = list(volumes(pod.get("volume", ())))
-        with self.store.lock(exclusive=False):
-            for app in apps:
-                own: Keywords = {**pod, **app.options, "volume": [*shared, *volumes(app.options.get("volume", ()))]}
-                wanted = self._wanted(app.args, False, own)
-                made.append(several.App(wanted, self._trusted(app.image, wanted)))
-            several.prepare_several(made, self.pods, self.store, hosts.probe(), uuid, explain=[])
         return Pod(self.pods, self.store, uuid)
 
     def pod(self, reference: str) -> Pod:
         """Return the one pod of that UUID, beginning of a UUID, or name; StateError for none or several."""
-        from pyrun.pod.handle import Pod
         from pyrun.pod.names import resolve
 
-        return Pod(self.pods, self.store, resolve(self.pods, reference)[1])
+        return self._pod(resolve(self.pods, reference)[1])
 
     def list_pods(self) -> list[dict[str, object]]:
         """Return the status of every pod, oldest first; see `pyrun.pod.status.status` for the members."""

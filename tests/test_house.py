@@ -15,7 +15,7 @@ import pytest
 TOP = Path(__file__).resolve().parent.parent
 ROOMS = {"runtime": "pyrun", "images": "pyrun.images", "native": "pyrun.native"}
 
-LIBRARY = {f"pyrun.{name}" for name in "aio aiopool api calls container doctor loops planning pool result streams".split()}
+LIBRARY = {f"pyrun.{name}" for name in "aio aiopool api background calls container doctor loops planning pool result streams".split()}
 # Who may import whom: a module imports from its own row and the rows above it.
 ROWS = (
     {"pyrun", "pyrun.errors"},

@@ -14,15 +14,13 @@ from pyrun.pod.control import stop
 from pyrun.pod.live import apps_of, start_time
 from pyrun.pod.names import phase_of
 from pyrun.pod.place import take_place
-from pyrun.pod.state import lock, read_json
+from pyrun.pod.state import Pods, lock, read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyrun.pod.state import Pods
-
-__all__ = ["start_again", "start_prepared"]
+__all__ = ["start", "start_again", "start_prepared"]
 
 _REPORT = Struct("=IIiIiiQ")
 _RUNNING, _FAILED = 2, 1
@@ -33,10 +31,14 @@ _PATIENCE = 60  # seconds for the files of the last run to reach the disk
 def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     """Run a prepared pod in the background, return the pid of its process 1 as soon as its app runs.
 
-    With `movable` this process may be moved in the cgroup tree to where the pod's limits can be set.
+    With `movable` this process may be moved in the cgroup tree to where the pod's limits can be set.  Without root a child starts it.
     SetupError or ExecError for a step that failed, StateError when the pod is not prepared or somebody else started it.
     """
     blocks = _plans(pods, uuid)
+    if os.geteuid():
+        from pyrun.pod.inside import call
+
+        return int(call("pyrun.pod.again", "start", pods.root, uuid))
     if movable:
         take_place(pods, uuid)
     read, write = os.pipe2(os.O_CLOEXEC)
@@ -74,6 +76,11 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
 
         raise failure(ops.notes(blocks[app]), op, error_number, detail)
     return int(init)
+
+
+def start(root: str, uuid: str) -> int:
+    """Do as `start_prepared` below the state directory `root`, in a process that may be moved."""
+    return start_prepared(Pods(root), uuid, movable=True)
 
 
 def start_again(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, movable: bool = False) -> int:

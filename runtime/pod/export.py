@@ -24,11 +24,20 @@ if TYPE_CHECKING:
     from pyrun.images.store import Store
     from pyrun.pod.state import Pods
 
-__all__ = ["export"]
+__all__ = ["export", "export_below"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK = 1 << 20
+
+
+def export_below(root: str, uuid: str, changes: bool, app: str | None, out: int) -> int:
+    """Do as `export` below the state directory `root`, to the descriptor `out`."""
+    from pyrun.images.store import Store
+    from pyrun.pod.state import Pods
+
+    with open(out, "wb", closefd=False) as file:
+        return export(Pods(root), Store(root), uuid, file, changes=changes, app=app)
 
 
 def export(pods: Pods, store: Store, uuid: str, out: BinaryIO, *, changes: bool = False, app: str | None = None) -> int:
@@ -37,6 +46,10 @@ def export(pods: Pods, store: Store, uuid: str, out: BinaryIO, *, changes: bool 
     With `changes` removed files are entries `.wh.NAME`, and `.wh..wh..opq` stands in a directory that was replaced (OCI image
     specification, "Layer").  `app` says which app of several.  StateError when the pod keeps no files of its own on disk, or has none left.
     """
+    if os.geteuid():
+        from pyrun.pod.inside import call
+
+        return int(call("pyrun.pod.export", "export_below", pods.root, uuid, changes, app, out=out))
     pod = open_pod(pods, uuid)
     try:
         record = read_json(pod, "pod")

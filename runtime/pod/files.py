@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["copy_in", "copy_out", "root_of"]
+__all__ = ["copy_in", "copy_out", "put_in", "root_of", "take_out"]
 
 _INSIDE = native.RESOLVE_IN_ROOT | native.RESOLVE_NO_MAGICLINKS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,8 +40,7 @@ def root_of(pods: Pods, uuid: str, app: str | None = None) -> int:
         try:
             fd = os.open(f"/proc/{live.init}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            hint = "the library started it without root: use a volume, or exec" if os.geteuid() else "has it ended meanwhile?"
-            raise StateError("open the root of pod", uuid, errno=error.errno or 0, hint=hint) from None
+            raise StateError("open the root of pod", uuid, errno=error.errno or 0, hint="has it ended meanwhile?") from None
         try:
             import signal
 
@@ -57,7 +56,13 @@ def copy_out(pods: Pods, uuid: str, path: str, target: str, app: str | None = No
 
     Into `target` if that is a directory, else as `target`.  StateError for what goes wrong.
     """
-    root = root_of(pods, uuid, app)
+    if os.geteuid():
+        return _in_its_namespace(pods, uuid, app, "take_out", path, os.path.abspath(target))
+    return take_out(root_of(pods, uuid, app), path, target)
+
+
+def take_out(root: int, path: str, target: str) -> list[str]:
+    """The same from what is below the directory `root`, a descriptor, which is closed."""
     try:
         source = _open_in(root, path)
         try:
@@ -74,7 +79,13 @@ def copy_out(pods: Pods, uuid: str, path: str, target: str, app: str | None = No
 
 def copy_in(pods: Pods, uuid: str, source: str, path: str, app: str | None = None) -> list[str]:
     """Copy a file or directory of the host into the pod, as `copy_out` the other way."""
-    root = root_of(pods, uuid, app)
+    if os.geteuid():
+        return _in_its_namespace(pods, uuid, app, "put_in", os.path.abspath(source), path)
+    return put_in(root_of(pods, uuid, app), source, path)
+
+
+def put_in(root: int, source: str, path: str) -> list[str]:
+    """The same to below the directory `root`, a descriptor, which is closed."""
     try:
         opened = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
@@ -87,6 +98,14 @@ def copy_in(pods: Pods, uuid: str, source: str, path: str, app: str | None = Non
         raise _failed("copy into pod", path, error) from None
     finally:
         os.close(root)
+
+
+def _in_its_namespace(pods: Pods, uuid: str, app: str | None, *words: str) -> list[str]:
+    """By whom its files belong to."""
+    from pyrun.pod.inside import call_in
+
+    left: list[str] = call_in(pods, uuid, app, "pyrun.pod.files", *words)
+    return left
 
 
 class _Folder:

@@ -180,7 +180,9 @@ class Pod:
 
     def remove(self, *, force: bool = False) -> None:
         """Delete the pod and its files; with `force` it is killed first if it runs."""
-        control.remove(self._pods, self.uuid, force=force)
+        from pyrun.pod.removing import remove
+
+        remove(self._pods, self.uuid, force=force)
 
     def rename(self, name: str) -> None:
         """Give the pod another name; UsageError for one that is no name."""

@@ -1,8 +1,9 @@
 """A pod of somebody who is not root: in a user namespace (user_namespaces(7)).
 
-The library makes one for each pod, in which its root is the caller: one user and one group can be mapped without help, so those are
-all that there are inside.  The command line has become root of one before it begins (pyrun.cli.user), with all the ids that the
-caller may use, and pods are in that.  What needs more is refused here, before anything is made.
+The library makes one for each pod that ends with its program, in which its root is the caller: one user and one group can be mapped
+without help, so those are all that there are inside.  The command line has become root of one before it begins (pyrun.cli.user), and
+so has what makes the library's pods in the background (pyrun.pod.inside), with all the ids that the caller may use, and pods are in
+that.  What needs more is refused here, before anything is made.
 """
 
 from __future__ import annotations
@@ -37,9 +38,6 @@ def lower(config: Config, host: Host) -> None:
         uids, gids = [(0, host.uid, 1)], [(0, host.gid, 1)]
         config.idmap = IdMap(uids, gids)
         config.no_setgroups = True
-    if config.share and not host.inner:
-        hint = "use the command line, or make each app a pod of its own"
-        raise ConfigError("run several apps", "", "the library makes no pod of several apps without root", hint=hint)
     _check_ids(config, uids, gids)
     if config.limits and not host.inner:
         reason = "without root it takes a cgroup of the caller's own"

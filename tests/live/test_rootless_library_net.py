@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,7 +96,6 @@ def test_runs_and_loops(busybox: Path) -> None:
         "for more in ({'exec': '/nope', 'net': 'default'}, {'exec': '/bin/sh', 'port': ['1:1']}, {'exec': '/bin/sh', 'net': 'other'}):\n"
     )
     script += " try: pyrun.run(IMAGE, insecure_options=['image'], **more)\n except pyrun.PyrunError as error: print(error)\n"
-    script += "try: pyrun.detach(IMAGE, net='default', **KIND)\nexcept pyrun.ConfigError as error: print(error, '|', error.hint)\n"
     script += "pyrun.settle()\n"
     try:
         lines = python(place, script).splitlines()
@@ -102,7 +103,6 @@ def test_runs_and_loops(busybox: Path) -> None:
         del lines[2]
         assert lines[2:4] == ["[CancelledError('')]", "b'1\\n'"]
         assert lines[4].startswith("execute /nope: no such file") and "ports are root's" in lines[5] and "takes root" in lines[6]
-        assert "ends with its program" in lines[7] and "--net none or host" in lines[7]
         wait_until(lambda: left(place) == [])
     finally:
         place.close()
@@ -159,3 +159,78 @@ def test_a_program_that_is_killed_at_any_moment(place: Place) -> None:
         wait_until(lambda: left(place) == [])
         os.close(read)
         os.close(write)  # and with them what nobody has read
+
+
+def background(place: Place, more: str = "") -> str:
+    """A pod in the background that serves on 8080, started by a program that has ended; its UUID."""
+    script = f"pod = pyrun.detach(IMAGE, ['-c', {SERVE.format(word='web', port=80)!r}], port=['8080:80'], pod_name='web', {more} **KIND)\n"
+    uuid = python(place, script + "print(pod.uuid)\n").strip()
+    assert get(place.host, "127.0.0.1", 8080) == "web"
+    return uuid
+
+
+def test_a_pod_in_the_background(place: Place) -> None:
+    """Its process lives as long as it does, whoever started it, and for each of its runs there is another one."""
+    background(place)
+    (first,) = place.helpers()
+    script = "pod = pyrun.Container.attach('web'); print(pod.status()['ports'])\n"
+    script += f"read, write = os.pipe(); print(pod.exec(['/bin/sh', '-c', {'ls /sys/class/net | sort; id -u'!r}], stdout=write).wait())\n"
+    script += "os.close(write); print(os.fdopen(read).read().split()); pod.restart()\n"
+    said = python(place, script).splitlines()
+    assert "8080" in said[0] and said[1] == "0" and len(said[2].split()) == 3 and "'lo'" in said[2], said
+    assert get(place.host, "127.0.0.1", 8080) == "web"
+    wait_until(lambda: len(place.helpers()) == 1)
+    assert place.helpers() != [first]
+    python(place, "pod = pyrun.attach('web'); pod.stop(force=True)\n")
+    wait_until(lambda: left(place) == [])
+    python(place, "pyrun.attach('web').remove()\n")
+
+
+def test_a_keeper_that_is_killed(place: Place) -> None:
+    """And what it kept with it: `gc` and the next pod with that port find what is left, and end it."""
+    for finish in ("gc", "again"):
+        uuid = background(place)
+        status = json.loads(place.user.pyrun("status", "--format", "json", uuid).out)
+        run = json.loads((place.user.state / "pods" / "running" / uuid / "run").read_text())
+        for pid in (run["keeper"], run["supervisor"], status["pid"]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=status["pid"]: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+        assert len(place.helpers()) == 1
+        if finish == "gc":
+            place.user.pyrun("gc")
+        else:
+            python(place, "pyrun.attach('web').remove()\n")
+            background(place)
+            assert len(place.helpers()) == 1
+            python(place, "pyrun.attach('web').stop(force=True)\n")
+        wait_until(lambda: left(place) == [])
+        for one in json.loads(place.user.pyrun("list", "--format", "json").out):
+            place.user.pyrun("rm", "--force", one["uuid"])
+
+
+def test_apps_with_one_network(place: Place) -> None:
+    script = f"web = pyrun.App(IMAGE, ['-c', {SERVE.format(word='web', port=80)!r}], name='web', **KIND)\n"
+    script += "other = pyrun.App(IMAGE, ['-c', 'exec sleep 1000'], name='other', **KIND)\n"
+    script += "pod = pyrun.create_pod([web, other], pod_name='site', port=['8080:80'])\n"
+    script += "assert os.readlink('/proc/self/ns/net') != ''\npod.start()\n"
+    script += "read, write = os.pipe()\n"
+    script += "while pod.exec(['/bin/sh', '-c', 'nc 127.0.0.1 80'], stdout=write, app='other').wait(): pass\n"
+    script += "os.close(write); print(os.fdopen(read).read())\n"
+    assert python(place, script).split()[-1:] == ["web"]
+    assert get(place.host, "127.0.0.1", 8080) == "web" and len(place.helpers()) == 1
+    python(place, "pyrun.attach('site').remove(force=True)\n")
+    wait_until(lambda: left(place) == [])
+
+
+def test_a_start_that_came_to_nothing(place: Place) -> None:
+    """A port that is taken, a program that is not there: one line, and no process, no port, no pod is left."""
+    script = "import socket\nheld = socket.create_server(('0.0.0.0', 8080))\n"
+    script += "for exec, port in (('/bin/sh', '8080:80'), ('/nope', '8081:80'), ('/bin/sh', '1:1')):\n"
+    script += (
+        " try: pyrun.detach(IMAGE, insecure_options=['image'], exec=exec, port=[port])\n except pyrun.PyrunError as error: print(error)\n"
+    )
+    lines = python(place, script).splitlines()
+    assert len(lines) == 3 and "8080" in lines[0] and "/nope: no such file" in lines[1] and "ports are root's" in lines[2], lines
+    wait_until(lambda: left(place) == [])
+    assert json.loads(place.user.pyrun("list", "--format", "json").out) == []
