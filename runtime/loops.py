@@ -1,6 +1,7 @@
 """What an event loop does for containers: starts them, moves their bytes, reaps their supervisors; for pyrun.aio and its pool.
 
 Readiness of pidfds, sockets and pipes is all that is asked of a loop, so any will do: no child watcher, no thread for each container.
+What makes a network waits for locks and for answers of the kernel, so it is done by one of a few threads, which end with it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import contextlib
 import errno
 import os
 from functools import partial
+from weakref import WeakKeyDictionary
 
 from pyrun.errors import StateError
 from pyrun.net.want import kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyrun.api import Runtime
     from pyrun.container import Container
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
     from pyrun.pod.keywords import Keywords
     from pyrun.streams import Pump, Streams
 
+_THREADS = 4  # that make networks at the same time, of which each takes one lock anyhow
+
 __all__ = ["Mover", "begin", "begin_at_once", "bury"]
 
 
 def begin_at_once(
     runtime: Runtime, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int
 ) -> Container | None:
-    """Start an app as `Runtime._start` does; None where that would wait, for the store or for a user's network."""
+    """Start an app as `Runtime._start` does; None where that would wait, for the store or for a network to be made."""
     net = options.get("net") or ()
-    if os.geteuid() and kind_of([net] if isinstance(net, str) else net, options.get("port") or ()) == "own":
+    if kind_of([net] if isinstance(net, str) else net, options.get("port") or ()) == "own":
         return None
     try:
         return runtime._start(image, args, rootfs, streams, options, flags, wait=False)
@@ -52,8 +56,9 @@ async def begin(
     at_once = begin_at_once(runtime, image, args, rootfs, streams, options, flags)
     if at_once is not None:
         return at_once
-    begun = partial(runtime._start, image, args, rootfs, streams, options, flags)
-    thread = asyncio.get_running_loop().run_in_executor(None, begun)  # no task, which whoever ends the loop would cancel
+    thread = _in_thread(
+        partial(runtime._start, image, args, rootfs, streams, options, flags)
+    )  # no task, which who ends the loop would cancel
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
@@ -63,6 +68,39 @@ async def begin(
         if thread.exception() is None:
             await bury(thread.result().release())
         raise
+
+
+class _Workers:
+    """Threads for what waits, of one loop, which end when there is nothing more to wait for."""
+
+    __slots__ = ("busy", "pool")
+
+    def __init__(self) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self.pool = ThreadPoolExecutor(_THREADS, "pyrun-start")
+        self.busy = 0
+
+
+_workers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Workers] = WeakKeyDictionary()
+
+
+def _in_thread(what: Callable[[], Container]) -> asyncio.Future[Container]:
+    loop = asyncio.get_running_loop()
+    workers = _workers.get(loop)
+    if workers is None:
+        workers = _workers[loop] = _Workers()
+    workers.busy += 1
+    future = loop.run_in_executor(workers.pool, what)
+    future.add_done_callback(partial(_idle, loop, workers))
+    return future
+
+
+def _idle(loop: asyncio.AbstractEventLoop, workers: _Workers, _: object) -> None:
+    workers.busy -= 1
+    if not workers.busy:
+        _workers.pop(loop, None)
+        workers.pool.shutdown(wait=False)
 
 
 async def bury(supervisor: Supervisor) -> None:
