@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -295,3 +296,60 @@ def test_a_program_that_is_interrupted(user: User) -> None:
     """While a child works for it: what is half made goes with it."""
     assert python(user, INTERRUPTED) == [8]
     wait_until(lambda: left(user) == [])
+
+
+GIVEN = """
+own = open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
+pod = pyrun.detach(IMAGE, ["-c", "exec sleep 1000"], pod_name="web", **OWN)
+apps = [pyrun.App(IMAGE, ["-c", "exec sleep 1000"], name=name, **OWN) for name in ("one", "two")]
+several = pyrun.create_pod(apps, pod_name="site")
+several.start()
+show(own, pod.status()["cgroup"], several.status()["cgroup"])
+"""
+BORN = """
+pod = pyrun.attach("web")
+where = pod.status()["cgroup"]
+def count():
+    with open(where + "/cgroup.procs") as file:
+        return len(file.read().split())
+
+before = count()
+with pod.exec(["sleep", "1000"]):
+    while count() == before:
+        time.sleep(0.02)
+    used = pod.stats()["cpu_usec"]
+pod.pause()
+frozen = open(where + "/cgroup.events").read().split()
+pod.resume()
+show(before, used > 0, frozen[-2:], said(pyrun.attach("site"), "grep ^0:: /proc/self/cgroup", app="two"))
+"""
+
+
+@pytest.fixture
+def given(user: User) -> Iterator[Path]:
+    """A cgroup that is the user's, as systemd gives one away with Delegate=yes, in which programs of the user's are started."""
+    path = Path("/sys/fs/cgroup") / f"given-{user.name}-{os.getpid()}"
+    path.mkdir()
+    for one in (path, path / "cgroup.procs", path / "cgroup.subtree_control"):
+        os.chown(one, user.uid, user.uid)
+    user.within = ["sh", "-c", f'echo $$ >{path}/cgroup.procs && exec "$@"', "sh"]
+    yield path
+    for name in ("web", "site"):
+        user.pyrun("rm", "--force", name, code=None)
+    user.within = []
+
+    def removed() -> bool:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+        return not path.exists()
+
+    wait_until(removed)
+
+
+def test_a_cgroup_of_the_users_own(user: User, given: Path) -> None:
+    """The pods are in it beside the program and outlive that; who enters is born in the pod's; nothing stays."""
+    own, *pods = python(user, GIVEN)
+    assert own == f"/{given.name}" and all(str(pod).startswith(f"{given}/pyrun-") for pod in pods)
+    assert python(user, BORN) == [2, True, ["frozen", "1"], [0, "0::/\n"]]
+    user.pyrun("rm", "--force", "web", "site")
+    wait_until(lambda: not list(given.glob("pyrun-*")))
