@@ -5,7 +5,7 @@ by pip, since the machine has no network), the fixtures of the live tests and th
 to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 
 guest    the kernel that Debian makes for clouds
-full     its kernel for everything, with SELinux instead of AppArmor
+full     its kernel for everything, with SELinux instead of AppArmor, and what compiles a module
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FULL = GUEST.with_name("full")
 PREFIX = TOP / "build" / "vm" / "prefix"
 # what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
 MACHINE = {"VMTEST_APT": "apparmor criu dbus-user-session passt"}
-FULL_MACHINE = {"VMTEST_APT": "secilc", "VMTEST_KERNEL": "linux-image-amd64"}
+FULL_MACHINE = {"VMTEST_APT": "linux-headers-amd64 make secilc", "VMTEST_KERNEL": "linux-image-amd64"}
 # vmtest has no option for more words of the kernel's command line, but takes what PATH has for QEMU.  It keeps machines by what
 # --version says.
 QEMU = """#!/bin/sh
@@ -87,7 +87,7 @@ def make_checkout(folder: Path, tests: Path = GUEST) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, target)
-    for path in tests.glob("*.py"):
+    for path in (*tests.glob("*.py"), *tests.glob("*.c")):
         shutil.copy2(path, folder / "tests" / "live")  # beside the fixtures
     shutil.copytree(PREFIX, folder / ".venv", symlinks=True)
     compile_probe(folder / "build" / "probe")
