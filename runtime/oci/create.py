@@ -142,6 +142,8 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
         state.write("group", os.fsencode(group), container.fd)
         group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
+        if group and _manager(args) == "systemd":
+            record["systemd-scope"] = os.path.basename(os.path.dirname(group))  # crun's word for it
     return record, _plan(args, config, bundle, container, record)
 
 

@@ -165,7 +165,9 @@ class Container:
         record, status = self.record, status or self.status()
         pid = 0 if status == "stopped" else record.get("pid", 0)
         shown = {"ociVersion": record.get("ociVersion", "1.0.2"), "id": self.id, "pid": pid, "status": status}
-        shown.update({name: record[name] for name in ("bundle", "rootfs", "created", "owner", "annotations") if name in record})
+        shown.update(
+            {name: record[name] for name in ("bundle", "rootfs", "created", "owner", "systemd-scope", "annotations") if name in record}
+        )
         return shown
 
     def fast(self) -> bytes:

@@ -89,6 +89,7 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
     oci("--systemd-cgroup", "start", "one")
     group = group_of(oci.state("one")["pid"])
     assert group == Path("/sys/fs/cgroup/machine.slice/oci-scoped.scope/container") and values(group) == WANTED
+    assert oci.state("one")["systemd-scope"] == "oci-scoped.scope"
     assert subprocess.run(["systemctl", "is-active", "oci-scoped.scope"], capture_output=True, text=True).stdout == "active\n"
     show = ["systemctl", "show", "--value", "--property=MemoryMax,TasksMax", "oci-scoped.scope"]
     assert set(subprocess.run(show, capture_output=True, text=True).stdout.split()) == {str(64 << 20), "20"}
@@ -107,7 +108,6 @@ def test_cgroups_of_crun_in_a_scope(oci: Runtime) -> None:
     """run.oci.systemd.subgroup is the container's own, run.oci.delegate-cgroup one below it that it manages."""
     oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:below"
     oci.config["linux"]["resources"] = LIMITS
-    oci.config["linux"]["namespaces"].append({"type": "cgroup"})
     scope = Path("/sys/fs/cgroup/machine.slice/oci-below.scope")
     for key, value in (("subgroup", ""), ("subgroup", "../x"), ("subgroup", "a/b"), ("delegate", ".."), ("delegate", "a/../../b")):
         key = {"subgroup": "run.oci.systemd.subgroup", "delegate": "run.oci.delegate-cgroup"}[key]
