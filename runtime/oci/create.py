@@ -302,6 +302,7 @@ def _limits(args: Arguments, config: dict[str, Any], group: str, user: bool) -> 
         return []
     from pyrun.oci import resources
 
+    wanted = resources.as_meant(wanted, config["ociVersion"])
     if wanted.get("devices") and not group and not user:
         _without_rules(args)
     if user:  # bpf(2) refuses the program, and the kernel lets nobody open a node that a user could have made

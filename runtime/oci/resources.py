@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["enable", "resource_ops", "write"]
+__all__ = ["as_meant", "enable", "resource_ops", "write"]
 
 _CORE = ("cgroup",)
+
+
+def as_meant(resources: dict[str, Any], version: str) -> dict[str, Any]:
+    """Return the resources with pids.limit 0 as the runtime-spec of that version means it: none before 1.3, since then one process."""
+    major, minor = version.split(".")[:2]
+    if (int(major), int(minor)) >= (1, 3) and (resources.get("pids") or {}).get("limit") == 0:
+        return {**resources, "pids": {"limit": 1}}
+    return resources
 
 
 def resource_ops(resources: dict[str, Any], group: str) -> list[Op]:

@@ -134,8 +134,8 @@ def _memory(memory: _Reader, held: Mapping[str, str], found: list[Limit]) -> Non
         raise memory.bad("swappiness", 0, "cannot be done with cgroup version 2", "write `swap` equal to `limit`: no swap space")
     limit = memory.number("limit", -1, _INT64)
     swap = memory.number("swap", -1, _INT64)
-    if limit and limit > 0 and memory.values.get("checkBeforeUpdate") and limit < int(held.get("memory.current", "0")):
-        raise memory.bad("limit", limit, f"less than the {held['memory.current'].strip()} bytes in use", "see memory.checkBeforeUpdate")
+    if memory.values.get("checkBeforeUpdate"):
+        _not_in_use(memory, limit or 0, swap or 0, int(held.get("memory.current", "0")))
     if limit:
         found.append(("memory.max", _text(limit), memory.at("limit")))
     if limit == -1 and not swap:
@@ -154,6 +154,13 @@ def _memory(memory: _Reader, held: Mapping[str, str], found: list[Limit]) -> Non
     reservation = memory.number("reservation", -1, _INT64)
     if reservation:
         found.append(("memory.low", _text(reservation), memory.at("reservation")))
+
+
+def _not_in_use(memory: _Reader, limit: int, swap: int, used: int) -> None:
+    for name, what, value in (("swap", "memory+swap", swap), ("limit", "memory", limit)):
+        if 0 < value < used:
+            reason = f"rejecting {what} limit {value}: less than the {used} bytes in use"
+            raise memory.bad(name, value, reason, "see memory.checkBeforeUpdate")
 
 
 def _cpu(cpu: _Reader, held: Mapping[str, str], found: list[Limit]) -> None:

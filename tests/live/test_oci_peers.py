@@ -242,3 +242,12 @@ def test_memory_policies_count_nodes(oci: Runtime) -> None:
     oci.config["linux"]["memoryPolicy"] = {"mode": "MPOL_DEFAULT", "nodes": "0-3,2"}
     oci.command("/bin/true")
     assert "mode requires 0 nodes but got 4" in oci("create", "one", code=1).stderr
+
+
+def test_events_show_who_has_waited(oci: Runtime) -> None:
+    """psi.rst, by the kernel's own numbers; the time does not go back."""
+    oci.start_sleeping()
+    told = [json.loads(oci("events", "--stats", "one").stdout)["data"]["cpu"]["psi"] for _ in range(2)]
+    own = dict(word.split("=") for word in (TREE / "one/cpu.pressure").read_text().splitlines()[0].split()[1:])
+    assert told[0]["some"]["total"] <= told[1]["some"]["total"] <= int(own["total"])
+    assert set(told[0]["some"]) == {"avg10", "avg60", "avg300", "total"} and isinstance(told[0]["some"]["avg10"], float)

@@ -302,3 +302,11 @@ def test_parts_are_read_alone(read: Callable[[bytes], dict[str, Any]], member: s
     assert read(json.dumps(part).encode())[member] == part[member]
     with pytest.raises(ConfigError, match=f" {member}: must be"):
         read(json.dumps({**part, member: 5}).encode())
+
+
+@pytest.mark.parametrize(("version", "limit"), [("1.0.2-dev", 0), ("1.2.1", 0), ("1.3.0", 1), ("1.10.0", 1)])
+def test_no_processes_at_all_are_meant_since_version_1_3(version: str, limit: int) -> None:
+    from pyrun.oci.resources import as_meant
+
+    assert as_meant({"pids": {"limit": 0}}, version) == {"pids": {"limit": limit}}
+    assert as_meant({"pids": {"limit": 5}, "cpu": {}}, version) == {"pids": {"limit": 5}, "cpu": {}}

@@ -154,3 +154,18 @@ def test_shares_of_version_1(shares: int, weight: int) -> None:
 def test_weights_rise_with_shares() -> None:
     weights = [weight_of_shares(shares) for shares in range(2, 262145, 97)]
     assert weights == sorted(weights) and weights[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        ({"limit": 1024}, "rejecting memory limit 1024"),
+        ({"limit": 1024, "swap": 2048}, r"rejecting memory\+swap limit 2048"),
+        ({"swap": 2048}, "swap"),
+    ],
+)
+def test_memory_that_is_in_use_is_not_taken_away_on_demand(memory: dict[str, int], words: str) -> None:
+    held = {"memory.max": "max", "memory.current": "4096"}
+    with pytest.raises(ConfigError, match=words):
+        of_resources({"memory": {**memory, "checkBeforeUpdate": True}}, held=held)
+    assert made({"memory": {"limit": 8192, "checkBeforeUpdate": True}}, held=held) == [("memory.max", "8192")]

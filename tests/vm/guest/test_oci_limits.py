@@ -186,3 +186,35 @@ def test_exec_goes_where_processes_may_be(oci: Runtime) -> None:
     done = oci("exec", "--cgroup", "/", "one", "true", code=255)
     assert "error adding pid to cgroups: device or resource busy" in done.stderr and "--cgroup" in done.stderr
     oci("delete", "--force", "one")
+
+
+def test_events_tell_of_want_of_memory(oci: Runtime) -> None:
+    oci.config["linux"]["resources"] = {"memory": {"limit": 32 << 20, "swap": 32 << 20}}
+    oci.start_sleeping()
+    words = [str(word) for word in (oci.program, "--root", oci.root, "events", "--interval", "200ms", "one")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None
+        first = json.loads(shown.stdout.readline())
+        assert first["data"]["cpu"]["psi"]["some"]["total"] >= 0 and first["data"]["memory"]["psi"]["full"]["avg10"] >= 0
+        oci("exec", "one", "sh", "-c", "x=$(dd if=/dev/zero bs=1M count=90 2>/dev/null | tr '\\0' x)", code=None)
+        told = next(line for line in shown.stdout if '"oom"' in line)
+        assert json.loads(told) == {"type": "oom", "id": "one"}
+        oci("delete", "--force", "one")
+    assert shown.returncode == 0
+
+
+def test_no_processes_and_memory_that_is_in_use(oci: Runtime) -> None:
+    oci.config["linux"]["resources"] = {"pids": {"limit": 0}}
+    group = group_of(oci.start_sleeping())
+    assert (group / "pids.max").read_text() == "1\n"
+    oci("update", "--pids-limit", "7", "one")
+    oci("update", "--resources", "-", "one", input='{"pids": {"limit": 0}}', stdin=None)
+    assert (group / "pids.max").read_text() == "7\n", "Docker writes zeros for what it does not mean"
+    oci("update", "--pids-limit", "0", "one")
+    assert (group / "pids.max").read_text() == "1\n"
+    for limits, words in (({"limit": 1024}, "memory limit 1024"), ({"limit": 1024, "swap": 2048}, "memory+swap limit 2048")):
+        given = json.dumps({"memory": {**limits, "checkBeforeUpdate": True}})
+        done = oci("update", "--resources", "-", "one", input=given, stdin=None, code=1)
+        assert f"rejecting {words}" in done.stderr
+    assert (group / "memory.max").read_text() == "max\n"
+    oci("delete", "--force", "one")
