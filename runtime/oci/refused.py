@@ -61,6 +61,9 @@ def refused(one: Op, index: int, error: int, detail: int) -> SetupError:
         step, subject, reason, hint = _mount(s1, how, error, detail)
     elif code == ops.OCI_ATTRIBUTE:
         step = _ATTRIBUTES[number] if isinstance(number, int) else step
+        if origin == "process.scheduler" and error == errno.EPERM:  # sched_setattr(2)
+            hint = "a deadline takes all processors: process scheduler can't be used together with AllowedCPUs, which cpu.cpus are; "
+            hint += "else it takes CAP_SYS_NICE"
     elif code == ops.OCI_COVER:
         step = "make read-only" if number else "hide"
     elif code == ops.OCI_LISTENER:

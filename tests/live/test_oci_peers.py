@@ -220,6 +220,18 @@ def test_a_deadline_may_come_with_a_nice_value(oci: Runtime) -> None:
     assert os.sched_getscheduler(pid) == 6
 
 
+def test_a_deadline_wants_all_processors(oci: Runtime) -> None:
+    """sched_setattr(2), EPERM: and says so, be they taken away by a cpuset or otherwise."""
+    if os.cpu_count() == 1:
+        pytest.skip("one processor is all there are")
+    times = {"runtime": 42000, "deadline": 1000000, "period": 1000000}
+    oci.config["process"]["scheduler"] = {"policy": "SCHED_DEADLINE", **times}
+    oci.command("/bin/true")
+    done = oci("create", "one", code=1, preexec_fn=lambda: os.sched_setaffinity(0, {0}))
+    assert "can't be used together with AllowedCPUs" in done.stderr and "process.scheduler" in done.stderr
+    assert not oci.leftovers()
+
+
 def test_exec_takes_a_scheduler_that_no_fork_inherits(oci: Runtime) -> None:
     """sched(7): with SCHED_RESET_ON_FORK, which a deadline wants for processes that fork."""
     oci.start_sleeping()
