@@ -34,18 +34,20 @@ _LEAST = {"memory.max": 32 << 20, "pids.max": 16}  # with this process in it; th
 
 
 def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str, str], *, user: bool = False) -> str:
-    """Make the scope of `linux.cgroupsPath` (slice:prefix:name) and return the directory for the container in it.
+    """Make the scope of `linux.cgroupsPath` (slice:prefix:name, or slice:name) and return the directory for the container in it.
 
     It gets the properties of annotations org.systemd.property.NAME; `user` says that it is the user's own service manager which has
     to do it.  ConfigError for another form of path, and for an annotation that is malformed; HostError when systemd refuses.
     """
     parts = (path or f":pyrun:{name}").split(":")
+    if len(parts) == 2 and parts[1]:  # as crun has it
+        parts.insert(1, "")
     if len(parts) != 3 or "/" in path:
         hint = "as in system.slice:podman:NAME"
         raise ConfigError("make scope", path, "not slice:prefix:name", hint=hint, origin="linux.cgroupsPath")
     below = _below(annotations)
     above, prefix, own = parts
-    unit = "-".join(part for part in (prefix, own or name) if part) + ".scope"
+    unit = "-".join(part for part in (prefix, own or name) if part).removesuffix(".scope") + ".scope"
     each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
     each += _properties((file, text) for file, text, _ in of_resources(resources))
     wanted = _wanted(annotations)

@@ -104,6 +104,20 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
         time.sleep(0.2)
 
 
+def test_a_scope_without_a_prefix(oci: Runtime) -> None:
+    for path in ("machine.slice:oci-plain", "machine.slice:oci-plain.scope"):
+        oci.config["linux"]["cgroupsPath"] = path
+        oci.command("/bin/sleep", "1000")
+        oci("--systemd-cgroup", "run", "--detach", "one")
+        group = group_of(oci.state("one")["pid"])
+        oci("--systemd-cgroup", "delete", "--force", "one")
+        assert group == Path("/sys/fs/cgroup/machine.slice/oci-plain.scope/container")
+        deadline = time.monotonic() + 30
+        while group.parent.exists():
+            assert time.monotonic() < deadline, "systemd keeps the scope"
+            time.sleep(0.2)
+
+
 def test_cgroups_of_crun_in_a_scope(oci: Runtime) -> None:
     """run.oci.systemd.subgroup is the container's own, run.oci.delegate-cgroup one below it that it manages."""
     oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:below"
