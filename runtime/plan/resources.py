@@ -277,6 +277,8 @@ def check_file(file: str, origin: str) -> None:
     )
     if controller and rest and controller not in _CONTROLLERS:
         reason += f": the requested cgroup controller `{controller}` is not available"
+    elif not rest:  # crun's words, for who looks for them
+        reason += f": the specified key has not the form CONTROLLER.VALUE `{file[:80]}`"
     if controller == "cgroup" or rest == "pressure":
         reason, hint = "is not a limit", "pyrun itself looks after the cgroup.* files"
     kind = UsageError if origin.startswith("--") else ConfigError

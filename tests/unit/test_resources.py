@@ -106,7 +106,11 @@ def test_a_new_cgroup(resources: dict[str, Any], limits: list[tuple[str, str]]) 
         ({"unified": {"../memory.max": "1"}}, 'unified."../memory.max"', "not a file"),
         ({"unified": {"/memory.max": "1"}}, 'unified."/memory.max"', "not a file"),
         ({"unified": {"memory..max": "1"}}, 'unified."memory..max"', "not a file"),
-        ({"unified": {"memory": "1"}}, 'unified."memory"', "not a file"),
+        (
+            {"unified": {"memory": "1"}},
+            'unified."memory"',
+            "not a file of a controller: the specified key has not the form CONTROLLER.VALUE `memory`",
+        ),
         ({"unified": {"memory.": "1"}}, 'unified."memory."', "not a file"),
         ({"unified": {"": "1"}}, 'unified.""', "not a file"),
         ({"unified": {"fs.x": "1"}}, 'unified."fs.x"', "not a file"),
