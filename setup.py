@@ -138,6 +138,7 @@ KEEPER = program(
     "native/shared.c",
     "native/start.c",
 )
+RELAY = program("pyrun.native.relay", "native/relay.c", "native/relay_flows.c", "native/start.c")
 PARK = program("pyrun.native.park", "native/park.c", "native/start.c")
 HELPER = program(
     "pyrun.native.helper",
@@ -176,7 +177,7 @@ setup(
     packages=packages(),
     package_dir=ROOMS,
     package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h", "oci_plan.h"]},
-    ext_modules=[HELPER, KEEPER, PARK],
+    ext_modules=[HELPER, KEEPER, PARK, RELAY],
     cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder", "native/unpack_build.py:ffibuilder"],
     scripts=["native/launcher.c"],
     cmdclass={"build_ext": build_ext, "build_scripts": build_scripts},

@@ -43,6 +43,7 @@ _ABOVE_SLOTS = 16  # SLOT_COUNT of plan.h, and some
 
 HELPER = os.path.dirname(__file__) + "/helper"
 KEEPER = os.path.dirname(__file__) + "/keeper"
+RELAY = os.path.dirname(__file__) + "/relay"
 _helper = -1
 helper_note = ""  # why the helper does not run from a sealed memfd, for the CLI to say
 

@@ -72,7 +72,7 @@ build_key() {
 build() {
     local key
     key=$(build_key)
-    stamp build "$key" && [ -x .venv/bin/pyrun ] && [ -x native/helper ] && [ -x native/keeper ] && [ -x native/park ] && return 0
+    stamp build "$key" && [ -x .venv/bin/pyrun ] && [ -x native/helper ] && [ -x native/keeper ] && [ -x native/park ] && [ -x native/relay ] && return 0
     step build "building pyrun's native parts" pip install --no-build-isolation --no-deps -e .
     built "$key"
 }

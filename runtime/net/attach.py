@@ -19,7 +19,7 @@ import sys
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
-from pyrun.net import bridges, leases, names, networks, pin, ports, rules
+from pyrun.net import bridges, leases, names, networks, pin, ports, relay, rules
 from pyrun.net.addresses import INET6, mac_of, parse_mac
 from pyrun.net.netlink import Netlink, has_table
 
@@ -50,7 +50,6 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
             ns = user.attach(root, uuid, pod, want, record, held)
             own_hosts(root, uuid, pod, want, record)
             return ns
-        ports.check(want["ports"])
         with Netlink() as link:
             chosen = [_network(root, one, link) for one in want["nets"]]
             with networks.Lock(root):
@@ -73,6 +72,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
                     if want.get("bandwidth") and not made.get("runtime", {}).get("bandwidth"):
                         _limit(ns, made, want["bandwidth"])
                 _routes(inside, record)
+            relay.start(want["ports"], record, link)
         with networks.Lock(root):
             _publish(root, uuid, pod, want, record)
     except BaseException as error:
@@ -154,9 +154,13 @@ def standing(root: str) -> tuple[list[rules.Forward], list[str]]:
     forwards: list[rules.Forward] = []
     alone: list[str] = []
     for record in records(root).values():
-        forwards += [rules.Forward(*one) for one in record["forwards"]]
+        forwards += _forwards(record)
         alone += record["alone"]
     return forwards, alone
+
+
+def _forwards(record: dict[str, Any]) -> list[rules.Forward]:
+    return [rules.Forward(*one) for one in record["forwards"] if one[1] != ports.LOOPBACK]
 
 
 def records(root: str) -> dict[str, dict[str, Any]]:
@@ -226,7 +230,7 @@ def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[
     mapped = any(made.get("portmap") for made in record["nets"])  # by a plug-in
     record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"])
     _write(pod, _RECORD, fastjson.dumps(record).encode())
-    forwards = [rules.Forward(*one) for one in record["forwards"]]
+    forwards = _forwards(record)
     if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
         rules.rebuild(root, *standing(root))
     rules.ensure(root, forwards, record["alone"])
@@ -272,10 +276,12 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
 
         user.detach(root, uuid, pod, record)
         return
+    if "relay" in record:
+        relay.stop(record)
     failed = _delete(uuid, record)
     with networks.Lock(root):
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
-        mine = [rules.Forward(*one) for one in record["forwards"] if ports.path_of(one[0], one[1], one[2]) in held]
+        mine = [one for one in _forwards(record) if ports.path_of(one.protocol, one.address, one.port) in held]
         whole = held == set(record["claims"])  # else somebody has the address now, and the link-local one with it
         alone = [one for one in record["alone"] if (whole if one.startswith("fe80:") else any(c.endswith("/" + one) for c in held))]
         rules.remove(root, mine, alone)

@@ -12,26 +12,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["check", "claim", "forwards", "path_of"]
+__all__ = ["LOOPBACK", "claim", "forwards", "path_of"]
 
 _SOCKETS = {"tcp": (1, 6), "udp": (2, 17), "sctp": (1, 132)}  # type and protocol of socket(2)
 _IN_USE, _NOT_HERE = 98, 99  # EADDRINUSE, EADDRNOTAVAIL
 _ANY = "any"
+LOOPBACK = "::1"  # no rule of ours is about that: pyrun.net.relay
 _PATIENCE = 5.0  # seconds
 
 
 def path_of(protocol: str, address: str, port: int) -> str:
     """Return the name of the link that says whose a port is, below `networks`."""
     return f"ports/{protocol}-{port}-{address or _ANY}"
-
-
-def check(wanted: list[tuple[str, str, int, int]]) -> None:
-    """ConfigError for an address of the host that the kernel forwards nothing from."""
-    for _, address, port, _ in wanted:
-        if address == "::1":
-            reason = "Linux routes nothing from there to other interfaces (for IPv6 there is no route_localnet)"
-            hint = f"use 127.0.0.1:{port}, or no address, which is all others of the host"
-            raise ConfigError("forward port", f"[::1]:{port}", reason, hint=hint, origin="--port")
 
 
 def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record: dict[str, Any]) -> None:
@@ -112,9 +104,9 @@ def _taken(protocol: str, address: str, port: int, why: str, errno: int = 0) -> 
 
 
 def forwards(wanted: list[tuple[str, str, int, int]], nets: list[dict[str, Any]]) -> list[tuple[str, str, int, str, int]]:
-    """Return what the rules are to do, for each family of the first network that has an address of it.
+    """Return what goes where, for each family of the first network that has an address of it.
 
-    ConfigError for an address of the host in a family that the pod does not have.
+    From ::1 a pod of either family is reached.  ConfigError for another address in a family that the pod does not have.
     """
     target: dict[bool, str] = {}
     for made in nets:
@@ -122,6 +114,9 @@ def forwards(wanted: list[tuple[str, str, int, int]], nets: list[dict[str, Any]]
             target.setdefault(":" in address, address.partition("/")[0])
     found = []
     for protocol, address, port, inside in wanted:
+        if address == LOOPBACK:
+            found.append((protocol, address, port, target.get(True) or target[False], inside))
+            continue
         for family in [":" in address] if address else sorted(target):
             if family not in target:
                 raise ConfigError("forward port", f"{address}:{port}", "the pod has no address of that family", origin="--port")

@@ -2,7 +2,7 @@
 
     first     a packet for 127.0.0.0/8 from a pod is dropped: route_localnet, which forwarding to localhost takes, would let it in
     ports     forwarded ports, for packets to any address of the host; by (address, protocol, port), then by (protocol, port)
-    inward    ... that come from outside or from pods     local    ... that the host itself sends
+    inward    ... that come from outside or from pods     local    ... that the host itself sends; ::1 is pyrun.net.relay's
     outward   masquerade: what leaves for elsewhere, what was forwarded between pods (the answer must come back this way), localhost
     between   pods of one network reach each other, pods of two do not, internal ones nothing else
     host      what pods with --net-isolate may not: talk to the host itself
@@ -54,6 +54,7 @@ chain inward {{ type nat hook prerouting priority -100; policy accept;
 fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump ports
 }}
 chain local {{ type nat hook output priority -100; policy accept;
+ip6 daddr ::1 return
 fib daddr type local meta l4proto {{ tcp, udp, sctp }} jump ports
 }}
 chain outward {{ type nat hook postrouting priority 100; policy accept;

@@ -1,10 +1,13 @@
 """The network of a user's pod: pasta(1) or, where that is not there, slirp4netns(1), a process for each pod.
 
-    attach   ports taken -> a namespace -> the process, which has an interface in it and speaks for it in the host's -> `net`
-    detach   the process ended, ports given back
+    attach   ports taken -> a namespace -> the process, which has an interface in it and speaks for it in the host's -> a relay for
+             what comes in by ports (pyrun.net.relay) -> `net`
+    detach   the processes ended, ports given back
 
-It opens a connection or a port of the host for each one of the pod, as any program of the user's would.  It wants a path of the
-namespace, which is mounted for it in a mount namespace of its own, where Debian's AppArmor profile lets pasta read one.
+It opens a connection of the host for each one of the pod, as any program of the user's would.  Ports are not left to it: the pasta of
+2023 completes no connection before the client has said something, and brings no answer to datagrams from the host itself;
+slirp4netns forwards IPv4 alone.  It wants a path of the namespace, which is mounted for it in a mount namespace of its own,
+where Debian's AppArmor profile lets pasta read one.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import time
 from pyrun import native
 from pyrun.errors import ConfigError, HostError
 from pyrun.images import fastjson
-from pyrun.net import leases, networks, ports
+from pyrun.net import leases, networks, ports, relay
+from pyrun.net.processes import end, started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["attach", "detach"]
 
 _PATIENCE = 20.0  # seconds
-_PID, _SOCKET = "net.pid", "net.sock"  # in the pod's directory
+_PID = "net.pid"  # in the pod's directory
 _PIN = "/run/user/0/netns/pod"
 _MOUNT = f'mount -t tmpfs tmpfs "$([ -d /run/user ] && echo /run/user || echo /run)" && mkdir -p {os.path.dirname(_PIN)} && : >{_PIN}'
-_PROGRAMS = ("slirp4netns", "pasta")  # by what was seen to work; pasta alone forwards IPv6
-_SLIRP_ADDRESS = "10.0.2.100"  # the pod's, as slirp4netns --configure gives it
+_PROGRAMS = ("slirp4netns", "pasta")  # the first takes no default route of the host
 
 
 def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any], held: Held | None = None) -> int:
@@ -42,14 +45,13 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
     `held` are descriptors of the user and the network namespace of a pod that has them already; without it this process is root of
     the user namespace in which the pod will be.
     """
-    six = any(":" in address for _, address, _, _ in want["ports"])
-    program = next((one for one in (reversed(_PROGRAMS) if six else _PROGRAMS) if _find(one)), "")
+    program = next((one for one in _PROGRAMS if _find(one)), "")
     if not program:
         hint = "apt-get install passt (or slirp4netns), or use --net none or host"
         reason = "without root that takes pasta or slirp4netns, and neither is there"
         raise HostError("make a network", "", reason, hint=hint, origin="--net")
     record.update(kind="user", program=program)
-    _check(program, want["ports"])
+    _check(want["ports"])
     with networks.Lock(root):
         _claim(root, uuid, want["ports"], record)
         _note(pod, record)
@@ -61,10 +63,11 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
         users, ns = held[0], os.dup(held[1])
     try:
         make = _pasta if program == "pasta" else _slirp
-        pid = make(pod, users, ns, want["ports"])
-        record["process"] = [pid, _started(pid)]
+        pid = make(pod, users, ns)
+        record["process"] = [pid, started(pid)]
         if not record["process"][1]:
             raise _failed(program, "it ended at once")
+        relay.enter(want["ports"], record, pid, ns, users)
         record["forwards"] = [[protocol, address, port, "", inside] for protocol, address, port, inside in want["ports"]]
         _note(pod, record)
     except BaseException:
@@ -75,15 +78,17 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
 
 def detach(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
     """End the process and give the ports back; what is gone already is passed over."""
-    pid, started = record.get("process") or (_written(pod), 0)
+    if "relay" in record:
+        relay.stop(record)
+    pid, when = record.get("process") or (_written(pod), 0)
     if pid:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # the number is somebody else's by now
-            _end(pod, pid, started, record["program"])
+            end(pid, lambda: started(pid) == when if when else _wrote(pod, pid, record["program"]))
     with networks.Lock(root):
         for claim in record["claims"]:
             if leases.owner_of(f"{root}/networks/{claim}") == uuid:
                 leases.release(f"{root}/networks/{claim}", uuid)
-    for name in (_PID, _SOCKET, "net"):
+    for name in (_PID, "net"):
         leases.unlink(name, dir_fd=pod)
 
 
@@ -91,13 +96,11 @@ def _find(name: str) -> bool:
     return any(os.access(f"{folder}/{name}", os.X_OK) for folder in os.environ.get("PATH", os.defpath).split(":"))
 
 
-def _check(program: str, wanted: list[Port]) -> None:
+def _check(wanted: list[Port]) -> None:
     for protocol, address, port, _ in wanted:
-        if protocol == "sctp" or (program != "pasta" and ":" in address):
+        if protocol == "sctp":
             what = f"{address}:{port}/{protocol}" if address else f"{port}/{protocol}"
-            reason = f"{program} forwards no {'sctp' if protocol == 'sctp' else 'IPv6'}"
-            hint = "use tcp or udp" if protocol == "sctp" else "apt-get install passt, which does"
-            raise ConfigError("forward port", what, reason, hint=hint, origin="--port")
+            raise ConfigError("forward port", what, "without root no sctp is forwarded", hint="use tcp or udp", origin="--port")
 
 
 def _claim(root: str, uuid: str, wanted: list[Port], record: dict[str, Any]) -> None:
@@ -161,27 +164,23 @@ def _last(said: IO[bytes]) -> str:
     return (told or [""])[-1]
 
 
-def _pasta(pod: int, users: int, ns: int, wanted: list[Port]) -> int:
+def _pasta(pod: int, users: int, ns: int) -> int:
     import tempfile
 
     words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
-    for protocol, flag in (("tcp", "-t"), ("udp", "-u")):
-        mine = [f"{address + '/' if address else ''}{port}:{inside}" for kind, address, port, inside in wanted if kind == protocol]
-        for spec in mine or ["none"]:
-            words += [flag, spec]
     with tempfile.TemporaryFile() as said:
-        if _run(pod, users, ns, [*words, "-T", "none", "-U", "none"], said):
+        if _run(pod, users, ns, [*words, "-t", "none", "-u", "none", "-T", "none", "-U", "none"], said):
             raise _failed("pasta", _last(said))
     return _written(pod)
 
 
-def _slirp(pod: int, users: int, ns: int, wanted: list[Port]) -> int:
+def _slirp(pod: int, users: int, ns: int) -> int:
     import select
     import tempfile
 
     ready, told = os.pipe()
     words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", f"--ready-fd={told}"]
-    words += ["--enable-sandbox", "--enable-seccomp", f"--api-socket={_SOCKET}", _PIN, "tap0"]
+    words += ["--enable-sandbox", "--enable-seccomp", _PIN, "tap0"]
     with open(ready, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as said:
         try:
             status = _run(pod, users, ns, words, said, f"& echo $! >{_PID}", (told,))
@@ -191,35 +190,10 @@ def _slirp(pod: int, users: int, ns: int, wanted: list[Port]) -> int:
         poll.register(ready, select.POLLIN)
         if status or not poll.poll(_PATIENCE * 1000) or pipe.read(1) != b"1":
             raise _failed("slirp4netns", _last(said))
-    for protocol, address, port, inside in wanted:
-        _forward(pod, protocol, address or "0.0.0.0", port, inside)
     return _written(pod)
 
 
-def _forward(pod: int, protocol: str, address: str, port: int, inside: int) -> None:
-    """By slirp4netns' own socket, see its manual page."""
-    import _socket
-
-    given = {"proto": protocol, "host_addr": address, "host_port": port, "guest_addr": _SLIRP_ADDRESS, "guest_port": inside}
-    asked = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    asked.settimeout(_PATIENCE)
-    try:
-        asked.connect(f"/proc/self/fd/{pod}/{_SOCKET}")
-        asked.send(fastjson.dumps({"execute": "add_hostfwd", "arguments": given}).encode())
-        asked.shutdown(_socket.SHUT_WR)
-        answer = asked.recv(4096).decode("utf-8", "replace")
-    except OSError as error:
-        raise _failed("slirp4netns", f"it does not answer: {error}") from None
-    finally:
-        asked.close()
-    if '"error"' in answer:
-        reason = f"slirp4netns: {answer.strip()}"
-        raise ConfigError("forward port", f"{address}:{port}", reason, hint="choose another port", origin="--port")
-
-
-def _failed(program: str, said: str) -> HostError | ConfigError:
-    if "bind" in said.lower():  # somebody was quicker than the process
-        return ConfigError("forward port", "", f"{program}: {said}", hint="choose another port of the host", origin="--port")
+def _failed(program: str, said: str) -> HostError:
     hint = "it needs an interface with a default route, and /dev/net/tun open for everybody; or use --net none or host"
     return HostError("make a network", "", f"{program}: {said or 'it failed'}", hint=hint, origin="--net")
 
@@ -227,13 +201,6 @@ def _failed(program: str, said: str) -> HostError | ConfigError:
 def _written(pod: int) -> int:
     with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fd/{pod}/{_PID}", encoding="ascii") as file:
         return int(file.read())
-    return 0
-
-
-def _started(pid: int) -> int:
-    """When a process started, in clock ticks (proc(5), field 22 of stat); 0 when it is gone."""
-    with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read(4096).rpartition(b")")[2].split()[19])
     return 0
 
 
@@ -249,7 +216,7 @@ def _wrote(pod: int, pid: int, program: str) -> bool:
         written = os.stat(_PID, dir_fd=pod).st_mtime
     except OSError:
         return False
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - _started(pid) / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started(pid) / os.sysconf("SC_CLK_TCK")
     meant = _PIN.encode() in said or name.startswith(("pasta", "passt") if program == "pasta" else program)
     return meant and time.time() - age < written + 1
 
@@ -262,20 +229,3 @@ def _words(pid: int) -> bytes:
                 return said
         time.sleep(0.01)
     return b""
-
-
-def _end(pod: int, pid: int, started: int, program: str) -> None:
-    import select
-
-    held = os.pidfd_open(pid)
-    try:
-        if not (_started(pid) == started if started else _wrote(pod, pid, program)):
-            return
-        poll = select.poll()
-        poll.register(held, select.POLLIN)
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            signal.pidfd_send_signal(held, number)
-            if poll.poll(_PATIENCE * 100):
-                return
-    finally:
-        os.close(held)

@@ -1,4 +1,4 @@
-"""Networks of users' pods, by pasta and by slirp4netns: traffic with a machine beside the host, and what is left of it."""
+"""Networks of users' pods, by pasta and by slirp4netns: ports, what is left of them, and what cannot be."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, TOP
-from machines import HOST, OUTSIDE, Machine, Server
+from machines import HOST, Machine, Server
 from networld import get
 from userplace import TUN, UNSIGNED, Place
 from users import PLAIN, User
 from waiting import wait_until
-
-ANSWER = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 53))\nwhile True: s.sendto(*s.recvfrom(99))"
-READ = "import socket; print(socket.create_connection(('127.0.0.1', 7001), 30).recv(99).decode())"
-ECHO = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\nfor _ in range(30):\n"
-ECHO += " s.sendto(b'ping\\n', ('{}', {}))\n try:\n  print(s.recv(99).decode().strip()); break\n except OSError: pass"
 
 pytestmark = pytest.mark.usefixtures("tun")
 
@@ -49,48 +44,47 @@ def test_forwarded_ports(place: Place) -> None:
     assert get_once(place.host) == "", "the port is free again"
 
 
-def test_traffic_with_a_machine_beside(busybox: Path) -> None:
-    """By slirp4netns, whose age does not depend on the kernel.  TCP and UDP."""
-    place = Place(busybox, "slirp4netns")
-    try:
-        place.serve("web", "-p", "8080:80")
-        assert get(place.outside, HOST[0], 8080) == "web"
-        with Server(place.outside, 7000), Server(place.host, 7001):
-            said = place.user.pyrun("exec", "web", "/bin/sh", "-c", f"nc -w 10 {OUTSIDE[0]} 7000").out.strip()
-            assert said == HOST[0], "the pod speaks with the host's address"
-            assert place.host.run("/usr/bin/python3", "-c", READ).strip() == "127.0.0.1", "there it answers"
-            closed = place.user.pyrun("exec", "web", "/bin/sh", "-c", "nc -w 10 10.0.2.2 7001 2>/dev/null; true").out
-            assert closed == "", "what the host has on its loopback stays there"
-        words = ["run", "-d", "--rm", UNSIGNED, "--pod-name", "names", "-p", "5300:53/udp"]
-        python = ["-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro", "example.com/busybox"]
-        place.user.pyrun(*words, *python, "--exec", "/usr/bin/python3", "--", "-c", ANSWER)
-        assert place.outside.run("/usr/bin/python3", "-c", ECHO.format(HOST[0], 5300)).strip() == "ping"
-        place.user.pyrun("rm", "--force", "web", "names")
-        wait_until(lambda: place.left() == [])
-    finally:
-        place.close()
-
-
 def get_once(machine: Machine) -> str:
     script = "import socket\ntry: print(socket.create_connection(('127.0.0.1', 8080), 3))\nexcept OSError: pass"
     return machine.run("/usr/bin/python3", "-c", script).strip()
 
 
-def test_both_families(busybox: Path) -> None:
-    """Where both programs are there it is pasta that forwards IPv6, else slirp4netns."""
+def test_both_families(place: Place) -> None:
+    """From the host's loopback and from outside, by either program; of both that are there it is slirp4netns."""
+    place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "[::1]:8082:80", "-p", f"[{HOST[1]}]:8083:80")
+    for machine, address, port in (
+        (place.host, "::1", 8080), (place.host, "127.0.0.1", 8081), (place.host, "::1", 8082), (place.host, HOST[1], 8083),
+        (place.outside, HOST[0], 8080), (place.outside, HOST[1], 8080), (place.outside, HOST[1], 8083),
+    ):  # fmt: skip
+        assert get(machine, address, port) == "web", (address, port)
+    (relay,) = place.relays()
+    said = dict(line.split(":\t", 1) for line in Path(f"/proc/{relay}/status").read_text().splitlines() if ":\t" in line)
+    assert {said[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert (said["NoNewPrivs"], said["Seccomp"]) == ("1", "2")
+    place.user.pyrun("rm", "--force", "web")
+    wait_until(lambda: place.left() == [])
+
+
+def test_slirp4netns_where_both_are_there(busybox: Path) -> None:
     place = Place(busybox, "pasta", "slirp4netns")
     try:
-        place.serve("web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "[::1]:8082:80")
-        assert get(place.host, "::1", 8080) == get(place.host, "127.0.0.1", 8081) == get(place.host, "::1", 8082) == "web"
-        place.user.pyrun("rm", "--force", "web")
-        wait_until(lambda: place.left() == [])
         place.serve("four", "-p", "8080:80")
-        assert get(place.outside, HOST[0], 8080) == "four"
         assert {Path(f"/proc/{pid}/comm").read_text().strip() for pid in place.helpers()} == {"slirp4netns"}
         place.user.pyrun("rm", "--force", "four")
         wait_until(lambda: place.left() == [])
     finally:
         place.close()
+
+
+def test_a_network_whose_program_is_killed(place: Place) -> None:
+    """The relay goes with it, and the pod is removed as any other."""
+    place.serve("web", "-p", "8080:80")
+    (helper,) = place.helpers()
+    assert len(place.relays()) == 1
+    os.kill(int(helper), signal.SIGKILL)
+    wait_until(lambda: place.relays() == [])
+    place.user.pyrun("rm", "--force", "web")
+    wait_until(lambda: place.left() == [])
 
 
 def test_a_killed_supervisor(place: Place) -> None:
@@ -169,7 +163,7 @@ def test_what_cannot_be(place: Place) -> None:
     before = len(place.helpers())
     for flags, said in (
         (("-p", "8080:81"), "it is forwarded to pod"),
-        (("-p", "9000:80/sctp"), "forwards no sctp"),
+        (("-p", "9000:80/sctp"), "no sctp is forwarded"),
         (("-p", "81:80"), "below 1024 ports are root's"),
         (("--net", "nosuch"), "takes root"),
         (("--net", "default", "--net-isolate"), "takes root"),
@@ -211,8 +205,8 @@ def test_a_number_that_is_another_users_by_now(busybox: Path, tmp_path: Path) ->
     (user.home / "networks" / "ports").mkdir(parents=True)
     (user.home / "networks" / "ports" / "tcp-80-any").symlink_to("uuid")
     (user.home / "net").touch()
-    code = "import os, sys\nfrom pyrun.net import user\nhome = sys.argv[1]\npod = os.open(home, os.O_RDONLY)\n"
-    code += "record = {'program': 'pasta', 'claims': ['ports/tcp-80-any'], 'process': [1, user._started(1)]}\n"
+    code = "import os, sys\nfrom pyrun.net import user, processes\nhome = sys.argv[1]\npod = os.open(home, os.O_RDONLY)\n"
+    code += "record = {'program': 'pasta', 'claims': ['ports/tcp-80-any'], 'process': [1, processes.started(1)]}\n"
     code += "user.detach(home, 'uuid', pod, record); print(os.listdir(home), os.listdir(home + '/networks/ports'))"
     os.chown(user.home / "networks", user.uid, -1)
     os.chown(user.home / "networks" / "ports", user.uid, -1)

@@ -74,6 +74,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
         "pyrun/native/helper",
         "pyrun/native/keeper",
         "pyrun/native/park",
+        "pyrun/native/relay",
         "pyrun/native/plan.h",
         "pyrun/native/oci_plan.h",
         f"pyrun_runtime-{VERSION}.data/scripts/pyrun",
@@ -87,7 +88,8 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
 
 def test_programs_in_the_wheel_are_executable(dist: Path) -> None:
     wheel = zipfile.ZipFile(next(dist.glob("*.whl")))
-    for name in ("pyrun/native/helper", "pyrun/native/keeper", "pyrun/native/park", f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
+    programs = [f"pyrun/native/{name}" for name in ("helper", "keeper", "park", "relay")]
+    for name in (*programs, f"pyrun_runtime-{VERSION}.data/scripts/pyrun"):
         assert stat.S_IMODE(wheel.getinfo(name).external_attr >> 16) == 0o755, name
 
 
@@ -98,7 +100,8 @@ def test_sdist_holds_what_make_test_needs(dist: Path) -> None:
     wanted = {path.relative_to(TOP).as_posix() for room in (*ROOMS, "tests", "tools") for path in (TOP / room).rglob("*.[cp]*")}
     wanted = {name for name in wanted if name.endswith((".c", ".h", ".py", ".pyi", ".sh")) and "__pycache__" not in name}
     assert wanted | {"Makefile", "README.md", "LICENSE", "NOTICE", "setup.py", "pyproject.toml", ".ci/run"} <= names
-    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name in ("native/helper", "native/keeper", "native/park")}
+    programs = {f"native/{name}" for name in ("helper", "keeper", "park", "relay")}
+    assert not {name for name in names if name.endswith((".so", ".pyc", ".o")) or name in programs}
 
 
 def test_installed_command_runs(installed: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,22 @@ class World:
         found: dict[str, Any] = json.loads(self.pyrun("status", "--format", "json", name, code=0).out)
         return found
 
+    def relays(self) -> list[str]:
+        """Processes of native/relay.c on this host."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                here = (path / "comm").read_text() == "relay\n" and (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                if here and os.path.samefile(path / "ns" / "net", f"/proc/{self.host.holder.pid}/ns/net"):
+                    found.append(path.name)
+            except OSError:
+                continue
+        return found
+
     def left(self) -> list[str]:
-        """What a pod could leave in the host: interfaces, leases, elements of maps and sets."""
+        """What a pod could leave in the host: interfaces, processes, leases, elements of maps and sets."""
         found = [f"link {name}" for name in self.host.pairs()]
+        found += [f"relay {pid}" for pid in self.relays()]
         top = self.pyrun.root / "networks"
         found += [f"lease {path}" for path in top.rglob("*") if path.is_symlink() and not path.name.startswith("last")]
         found += [f"names {path}" for path in top.glob("*.hosts") if path.read_text()]

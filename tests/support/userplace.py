@@ -56,9 +56,21 @@ class Place:
                 continue
         return found
 
+    def relays(self) -> list[str]:
+        """Processes of native/relay.c that are this user's."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                named = path.stat().st_uid == self.user.uid and (path / "comm").read_text() == "relay\n"
+                if named and (path / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                    found.append(path.name)
+            except OSError:
+                continue
+        return found
+
     def left(self) -> list[str]:
         links = [str(path) for path in (self.user.state / "networks").rglob("*") if path.is_symlink()]
-        return [*self.helpers(), *links, *os.listdir(self.user.state / "pods" / "running")]
+        return [*self.helpers(), *self.relays(), *links, *os.listdir(self.user.state / "pods" / "running")]
 
     def close(self) -> None:
         names = [one["uuid"] for one in json.loads(self.user.pyrun("list", "--format", "json").out)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from pyrun.engine import placement
 from pyrun.errors import ConfigError, HostError
-from pyrun.net import user
+from pyrun.net import relay, user
+from pyrun.net.processes import started
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_one_that_takes_no_notice(pod: int, tmp_path: Path) -> None:
     script = "trap '' TERM; echo ready; while :; do read -r line; done"
     with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline() == b"ready\n"
-        end(tmp_path, pod, process=[child.pid, user._started(child.pid)])
+        end(tmp_path, pod, process=[child.pid, started(child.pid)])
         assert child.poll() == -9
 
 
@@ -86,6 +88,7 @@ def test_what_is_delegated_to_the_users_systemd(tmp_path: Path) -> None:
 
 
 def test_what_the_programs_say() -> None:
-    taken = user._failed("pasta", "Failed to bind port 8080 (Address already in use) for option '-t 8080:80', exiting")
-    assert isinstance(taken, ConfigError) and "another port" in str(taken.hint)
+    taken = relay._failed(errno.EADDRINUSE, 8080)
+    assert isinstance(taken, ConfigError) and "8080" in str(taken) and "another port" in str(taken.hint)
+    assert isinstance(relay._failed(0, 0), HostError)
     assert isinstance(user._failed("pasta", "No external routable interface for IPv4"), HostError)
