@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, TOP
-from machines import HOST, OUTSIDE, Server
+from machines import HOST, OUTSIDE, Machine, Server
 from networld import World, get
 from scale import SCALE
 from waiting import wait_until
@@ -102,22 +102,52 @@ def test_names_and_servers(world: World) -> None:
     assert world.sh("test -s /etc/resolv.conf || echo none", "--net", "default", "--dns", "none").strip() == "none"
 
 
+def ask(machine: Machine, servers: list[tuple[str, int]]) -> list[str]:
+    """What each says; asked again where one is away for a moment after an answer."""
+    script = """
+import json, socket, sys, time
+def answer(server):
+    for _ in range(50):
+        try:
+            with socket.create_connection(server, 5) as peer:
+                if said := peer.recv(99).decode().strip():
+                    return said
+        except OSError:
+            pass
+        time.sleep(0.1)
+print(json.dumps([answer(tuple(server)) for server in json.load(sys.stdin)]))
+"""
+    found: list[str] = json.loads(machine.run("/usr/bin/python3", "-c", script, input=json.dumps(servers)))
+    return found
+
+
 def test_many_at_once(world: World) -> None:
-    """Each has an address of its own, and sees the world."""
-    count = 100
-    said: list[str] = []
-
-    def one() -> None:
-        said.append(world.sh("ip -o -4 addr show eth0", "--net", "default").split()[3])
-
+    """A hundred that run together, begun by ten at a time: each has an address of its own, is reached by it and by its port."""
+    count, said = 100, []
     world.sh("true", "--net", "default")
-    waiting = [threading.Thread(target=one) for _ in range(count)]
-    for at in range(0, count, 25):
-        for thread in waiting[at : at + 25]:
+
+    def begin(numbers: range) -> None:
+        for number in numbers:
+            said.append(world.serve(f"many-{number}", "-p", f"{20000 + number}:80"))
+
+    try:
+        beginning = [threading.Thread(target=begin, args=(range(at, count, 10),)) for at in range(10)]
+        for thread in beginning:
             thread.start()
-        for thread in waiting[at : at + 25]:
+        for thread in beginning:
             thread.join()
-    assert len(said) == count and len(set(said)) == count
+        assert len(set(said)) == count
+        members = json.loads(world.pyrun("network", "show", "default", "--format", "json", code=0).out)["members"]
+        assert len(members) == count == len({address for one in members for address in one["addresses"]}) / 2
+        inside = [(one["addresses"][0].partition("/")[0], 80) for one in members]
+        assert ask(world.host, inside) == [one["names"][0] for one in members]
+        names = [f"many-{number}" for number in range(count)]
+        assert ask(world.outside, [(HOST[number % 2], 20000 + number) for number in range(count)]) == names
+        assert ask(world.host, [("::1", 20000 + number) for number in range(count)]) == names
+        assert len(world.relays()) == count == len(world.host.pairs())
+    finally:
+        world.stop(*said)
+    assert world.settled() == []
 
 
 @pytest.mark.stress
@@ -141,7 +171,7 @@ def crash(world: World, call: str, number: int, *flags: str) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize("call", ["sendto", "symlink", "renameat,rename", "openat"])
+@pytest.mark.parametrize("call", ["sendto", "symlink", "renameat,rename", "wait4", "openat"])
 def test_gc_finds_what_a_kill_leaves_at_every_step(world: World, call: str) -> None:
     """Of openat only a sample: its first hundred are imports."""
     number, step, killed = 1, 23 if call == "openat" else 1, 0
