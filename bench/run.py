@@ -78,6 +78,7 @@ NOTES = (
 CPU_LIMIT = 6.0  # ms of `pyrun run` above an interpreter that does nothing
 ENTER_LIMIT = 0.6  # of `runc exec`
 LIBRARY_EXEC_LIMIT = 0.2  # of `crun exec`
+NETWORK_LIMIT = 15.0  # ms of CPU time of `--net default` above `--net none`
 EXEC_LIMIT = 1.2  # of a program without libc
 PULL_LIMIT = 0.45  # of podman pull, the quickest of each
 LIST_LIMIT = 0.5  # of podman images, for 1,000 of them
@@ -143,6 +144,11 @@ def judge(results: Results, wanted: set[str]) -> None:
         results.gates.append(("cli-cpu-above-python-ms", results.cpu(COMMAND) - bare, CPU_LIMIT))
         results.gates.append(("cli-other-cpu-above-python-ms", results.cpu(OTHER) - bare, CPU_LIMIT))
         results.gates.append(("cli-uncached-cpu-above-python-ms", results.cpu(UNCACHED) - bare, CPU_LIMIT))
+    if "net" in wanted:
+        found = {name.rpartition(" ")[2]: one.summary()["cpu_p50"] for name, one in results.series.get("net", {}).items()}
+        known = found.get("default") is not None and found.get("none") is not None
+        more = (found["default"] or 0.0) - (found["none"] or 0.0) if known else None
+        results.gates.append(("net-default-cpu-above-none-ms", more, NETWORK_LIMIT))
     if "enter" in wanted:
         results.gates.append(("enter-vs-runc", results.ratio("enter", "pyrun exec", "runc exec"), ENTER_LIMIT))
         results.gates.append(("library-exec-vs-crun", results.ratio("enter", "library exec", "crun exec"), LIBRARY_EXEC_LIMIT))
