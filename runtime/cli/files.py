@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from pyrun.cli.output import emit_json
@@ -20,10 +21,24 @@ __all__ = ["run"]
 _FROM_FILE = ":"
 
 
+class _Ended(BaseException):
+    """A signal asks this process to end, which takes back first what it has half written."""
+
+
 def run(args: Args) -> int:
-    """Carry out the verb."""
+    """Carry out the verb; TERM and HUP end it without leaving half a file."""
     pods = Pods(args.root)
-    return _copy(args, pods) if args.verb == "cp" else _export(args, pods)
+    asked = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in asked:
+        signal.signal(number, _end)
+    try:
+        return _copy(args, pods) if args.verb == "cp" else _export(args, pods)
+    except _Ended as ended:
+        return 128 + int(ended.args[0])
+
+
+def _end(number: int, _: object) -> None:
+    raise _Ended(number)
 
 
 def _copy(args: Args, pods: Pods) -> int:

@@ -7,6 +7,7 @@ import ctypes
 import io
 import json
 import os
+import signal
 import stat
 import subprocess
 import tarfile
@@ -132,6 +133,69 @@ def test_a_fifo_in_the_place_of_a_file_does_not_hang(pyrun: Pyrun, detach: Detac
     assert copy_out(pods, uuid, "/d", str(tmp_path)) == ["d/a"]
     with pytest.raises(StateError, match="neither a file nor a directory"):
         copy_out(pods, uuid, "/b", str(tmp_path))
+
+
+def test_a_copy_leaves_directories_of_others_as_they_are(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    """Only what the copy made gets mode and owner: a pod is not to open the caller's directories, nor a copy the pod's."""
+    uuid = detach("mkdir /home /new; chmod 777 /home /new; echo x >/home/a; chown 1000:1001 /etc; chmod 751 /etc")
+    (tmp_path / "home").mkdir(mode=0o700)
+    os.chown(tmp_path / "home", 1000, 1001)
+    pyrun("cp", f"{uuid}:/home", tmp_path, code=0)
+    pyrun("cp", f"{uuid}:/new", tmp_path, code=0)
+    told = (tmp_path / "home").stat()
+    assert (stat.S_IMODE(told.st_mode), told.st_uid, told.st_gid) == (0o700, 1000, 1001)
+    assert (tmp_path / "home" / "a").read_text() == "x\n"
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o777
+    (tmp_path / "etc").mkdir(mode=0o700)
+    (tmp_path / "etc" / "b").write_text("y\n")
+    pyrun("cp", tmp_path / "etc", f"{uuid}:/", code=0)
+    assert pyrun("exec", uuid, "/bin/sh", "-c", "stat -c '%a %u %g' /etc; cat /etc/b", code=0).out == "751 1000 1001\ny\n"
+
+
+def test_a_device_is_left_out_and_not_opened(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    """Where devices cannot be opened, as in a volume, the files beside one are copied all the same."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.mknod(volume / "dev", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    (volume / "file").write_text("x")
+    uuid = detach("true", "-v", f"{volume}:/vol")
+    told = pyrun("cp", f"{uuid}:/vol", tmp_path / "out", code=0)
+    assert told.err == "pyrun: note: out/dev is neither a file nor a directory nor a link: not copied\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
+    failed = pyrun("cp", volume / "file", f"{uuid}:/made/", code=125)
+    assert "/made/: " in failed.err, "a directory was meant, and there is none"
+    failed = pyrun("cp", f"{uuid}:/proc/1", tmp_path / "proc", code=125)
+    assert "copy from pod /proc/1/" in failed.err, "the whole path is named"
+
+
+def test_holes_stay_holes(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
+    """An app makes a terabyte with one call: neither that, nor what a copy is told to leave, fills the disk."""
+    big, middle = 1 << 40, 1 << 39
+    uuid = detach(f"mkdir /d; truncate -s {big} /d/big; printf middle | dd of=/d/big bs=1 seek={middle} conv=notrunc")
+    pyrun("cp", f"{uuid}:/d", tmp_path, code=0)
+    with (tmp_path / "d" / "big").open("rb") as file:
+        info = os.fstat(file.fileno())
+        assert info.st_size == big and info.st_blocks < 100
+        file.seek(middle - 1)
+        assert file.read(8) == b"\0middle\0"
+    pyrun("cp", tmp_path / "d" / "big", f"{uuid}:/again", code=0)
+    assert pyrun("exec", uuid, "/bin/stat", "-c", "%s", "/again", code=0).out == f"{big}\n"
+
+
+@pytest.mark.parametrize("verb", ["cp", "export"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_half_of_a_file(pyrun: Pyrun, detach: Detach, tmp_path: Path, verb: str, number: signal.Signals) -> None:
+    uuid = detach("dd if=/dev/zero of=/big bs=1M count=200")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    copying = pyrun.start("cp", f"{uuid}:/big", folder) if verb == "cp" else pyrun.start("export", "-o", folder / "x", uuid)
+    deadline = time.monotonic() + 60
+    while not [one for one in folder.iterdir() if one.stat().st_size]:
+        assert time.monotonic() < deadline and copying.poll() is None
+    copying.send_signal(number)
+    assert copying.wait(60) == 128 + number
+    assert not list(folder.iterdir())
+    copying.communicate()
 
 
 def members(data: bytes) -> dict[str, tarfile.TarInfo]:
