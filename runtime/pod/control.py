@@ -14,7 +14,7 @@ import time
 
 from pyrun.errors import StateError, UsageError
 from pyrun.plan.numbers import whole
-from pyrun.pod.live import apps_of, find_live, start_time
+from pyrun.pod.live import apps_of, find_live, start_time, stop_apps
 from pyrun.pod.names import phase_of, release
 from pyrun.pod.state import lock, read_json
 from pyrun.pod.status import frozen, is_locked, status
@@ -35,10 +35,10 @@ _GRACE = 2  # seconds that the kernel may take over a SIGKILL
 class Held:
     """A running pod's directory and a pidfd of the process that answers for it; `keeper` says that it is a keeper."""
 
-    __slots__ = ("cgroup", "fd", "keeper", "pidfd", "uuid")
+    __slots__ = ("cgroup", "fd", "keeper", "pidfd", "pods", "uuid")
 
     def __init__(self, pods: Pods, uuid: str) -> None:
-        self.uuid = uuid
+        self.pods, self.uuid = pods, uuid
         self.pidfd = -1
         self.keeper = False
         self.fd = os.open("running/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
@@ -77,7 +77,9 @@ class Held:
         return bool(poll.poll(None if seconds is None else max(0, int(seconds * 1000))))
 
     def send(self, number: int) -> None:
-        """Send a signal; nothing happens when the pod has just ended."""
+        """Send a signal; nothing happens when the pod has just ended.  With SIGSTOP whoever answers for it would stand still."""
+        if number == signals.SIGSTOP:
+            return stop_apps(self.pods, self.uuid, self.fd)
         with contextlib.suppress(ProcessLookupError):
             signals.pidfd_send_signal(self.pidfd, number)
 

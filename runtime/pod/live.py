@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pyrun.pod.state import Pods
 
-__all__ = ["Live", "apps_of", "choose_app", "find_live", "start_time"]
+__all__ = ["Live", "apps_of", "choose_app", "find_live", "start_time", "stop_apps"]
 
 _MAX_PLAN = 4 << 20  # PLAN_MAX_SIZE
 
@@ -114,6 +114,34 @@ def find_live(pods: Pods, uuid: str, app: str | None = None) -> Live:
         live.close()
         raise
     return live
+
+
+def stop_apps(pods: Pods, uuid: str, fd: int) -> None:
+    """Send SIGSTOP, which no process can pass on, to the apps of the pod whose directory is `fd`, each the oldest child of its init."""
+    for one in apps_of(read_json(fd, "pod")) or [{"name": None}]:
+        try:
+            with find_live(pods, uuid, one["name"]) as live:
+                _stop(live)
+        except StateError:
+            pass  # this one has ended
+
+
+def _stop(live: Live) -> None:
+    import signal
+
+    children = [int(child) for child in _read(f"/proc/{live.init}/task/{live.init}/children").split()]
+    for pid in sorted(children, key=lambda pid: (start_time(pid), pid))[:1]:
+        try:
+            held = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            if _parent(pid) == live.init and live.lives():  # so it is nobody else's number
+                signal.pidfd_send_signal(held, signal.SIGSTOP)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(held)
 
 
 def choose_app(fd: int, uuid: str, app: str | None) -> str:

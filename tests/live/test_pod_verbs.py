@@ -100,6 +100,29 @@ def test_the_image_s_own_stop_signal(pyrun: Pyrun, detach: Detach) -> None:
     assert pyrun("wait", uuid, code=7)
 
 
+@pytest.mark.parametrize("apps", [1, 2])
+def test_a_stopped_app_is_not_a_stopped_keeper(pyrun: Pyrun, busybox: Path, apps: int) -> None:
+    """SIGSTOP is the app's: who keeps the pod goes on, so that the pod can be continued, and ended in time."""
+    words: list[str | Path] = ["run", "--detach", "--pod-name", "w"]
+    for number in range(apps):
+        words += ["---"] * (number > 0) + [busybox, "--name", f"a{number}", "--exec", "/bin/sleep", "--", "1000"]
+    with nothing_kept(pyrun):
+        pyrun(*words, code=0)
+        pyrun("kill", "--signal", "STOP", "w", code=0)
+        (record,) = (pyrun.root / "pods" / "running").glob("*/run")
+        pid = json.loads(record.read_text())["keeper"]
+        for wanted in ("T", "S"):
+            rows = json.loads(pyrun("top", "--format", "json", "w", code=0).out).popitem()[1]
+            assert [row["state"] for row in rows if row["command"].startswith("/bin/sleep")] == [wanted] * apps
+            assert Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S"
+            pyrun("kill", "--signal", "CONT", "w", code=0)
+            time.sleep(0.2)
+        begun = time.monotonic()
+        pyrun("stop", "--signal", "STOP", "--timeout", "1", "w", code=0)
+        assert time.monotonic() - begun < 30
+        assert json.loads(pyrun("status", "--format", "json", "w", code=0).out)["exit_code"] == 137
+
+
 def test_interrupting_a_waiter_harms_nobody(pyrun: Pyrun, detach: Detach) -> None:
     uuid = detach("sleep 1000")
     for verb in ("wait", "logs"):
