@@ -145,7 +145,10 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "The root as the app sees it, without volumes and kernel file systems; removed files are told by --changes alone.",
         "Of a running pod it is no snapshot: pause it first if that matters.",
     ),
-    "events": ("One line an event: prepared, started, running, died, exited, removed. It ends when it is interrupted.",),
+    "events": (
+        "One line an event: prepared, started, running, died, exited, removed. Of all pods it tells until it is interrupted, of those "
+        "that are named until the last of them is removed.",
+    ),
     "completion": ("Prints a script that completes verbs, options, their values and stored images. SHELL is bash, zsh or fish.",),
 }
 

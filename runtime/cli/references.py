@@ -20,6 +20,8 @@ def of_files(paths: list[str]) -> list[str]:
         try:
             with open(path, encoding="ascii") as file:
                 words.append(file.read(256).strip())
+            if not words[-1]:
+                raise UsageError("option --uuid-file", path, "is empty", hint="name a file that --uuid-file-save wrote")
         except (OSError, UnicodeDecodeError) as error:
             reason = os.strerror(error.errno or 0).lower() if isinstance(error, OSError) else "not a UUID"
             raise UsageError("option --uuid-file", path, reason, hint="name a file that --uuid-file-save wrote") from None

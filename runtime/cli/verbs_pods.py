@@ -306,7 +306,7 @@ POD_VERBS: dict[str, Verb] = {
         (),
         "write the files of a pod as a tar archive",
     ),
-    "events": ("watch", "", (_FORMAT_TEXT,), (), "print what happens to pods, as it happens"),
+    "events": ("watch", "[POD]...", (_UUID_FILE, _FORMAT_TEXT), (), "print what happens to pods, as it happens"),
     "stats": (
         "stats",
         "[POD]...",

@@ -268,6 +268,27 @@ def test_events(pyrun: Pyrun, busybox: Path) -> None:
     assert [one["code"] for one in seen if one["event"] == "died"][-1] == 0
 
 
+def test_events_of_chosen_pods(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """By name or by a file; it ends with the last of them, and what happens to others is not told."""
+    uuids = []
+    for name in ("one", "two", "other"):
+        flags = ("--pod-name", name, "--uuid-file-save", tmp_path / name)
+        uuids.append(pyrun("prepare", *flags, busybox, "--exec", "/bin/true", code=0).out.strip())
+    watching = pyrun.start("events", "--format", "json", "--uuid-file", tmp_path / "one", uuids[1][:13])
+    deadline = time.monotonic() + 60
+    while watches(watching.pid) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for name in ("other", "one", "two"):
+        pyrun("rm", name, code=0)
+    out, err = watching.communicate(timeout=60)
+    assert (watching.returncode, err) == (0, "")
+    assert [(one["event"], one["uuid"]) for one in map(json.loads, out.splitlines())] == [("removed", uuid) for uuid in uuids[:2]]
+    assert "there is none of that name" in pyrun("events", "one", code=125).err
+    (tmp_path / "empty").touch()
+    assert "is empty\nhint:" in pyrun("rm", "--uuid-file", tmp_path / "empty", code=2).err
+
+
 def test_the_pod_of_a_file_with_its_uuid(pyrun: Pyrun, detach: Detach, tmp_path: Path) -> None:
     """`cp` and `rename` know pods as the other verbs do; with the file a colon alone marks the side in the pod."""
     file = tmp_path / "uuid"
