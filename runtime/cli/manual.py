@@ -26,8 +26,9 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "POD is a pod's name, its UUID, or the beginning of that; it was started with `run --detach --tty`.",
     ),
     "enter": (
-        "Runs COMMAND in a running pod, or without one the shell that the pod's /etc/passwd names for the user, else /bin/sh. The process"
-        " has what the app has: namespaces, cgroup, user, capabilities, system call filter, limits, variables, directory.",
+        "Runs COMMAND in a running pod, or without one the shell that the pod's /etc/passwd names for the user, else /bin/sh, else "
+        "another that is there. The process has what the app has: namespaces, cgroup, user, capabilities, system call filter, limits, "
+        "variables, directory.",
         "Standard input is passed on. Where it and standard output are terminals, the process gets a terminal of the pod's.",
         "POD is a pod's name, its UUID, or the beginning of that. Options stand before it; all that follows belongs to the command.",
     ),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["find_enterable", "make_plan", "open_slots", "pod_plan"]
 
 _SHELL = "/bin/sh"
+_OTHER_SHELLS = ("/bin/bash", "/bin/ash", "/bin/dash", "/usr/bin/sh", "/usr/bin/bash", "/usr/local/bin/bash", "/bin/zsh", "/bin/busybox")
 _NO_SHELLS = ("", "/bin/false", "/usr/bin/false", "/sbin/nologin", "/usr/sbin/nologin")
 
 
@@ -136,7 +137,7 @@ def make_plan(
     if working_dir is not None and not working_dir.startswith("/"):
         raise UsageError("use working directory", working_dir, "not an absolute path", hint="begin it with /", origin="--working-dir")
     request.cwd = working_dir
-    request.argv = list(argv) or [_SHELL if own_users else _shell(live, user_id(pod) if request.ids is None else request.ids[0])]
+    request.argv = list(argv) or ([_SHELL] if own_users else _shell(live, user_id(pod) if request.ids is None else request.ids[0]))
     program = request.argv[0]
     request.paths = [program] if "/" in program else [f"{one or '.'}/{program}" for one in env.get("PATH", "").split(":")]
     request.env = [f"{name}={value}" for name, value in env.items()]
@@ -199,8 +200,8 @@ def _groups(plan: Plan) -> tuple[int, ...]:
     return tuple(int.from_bytes(blob[at : at + 4], "little") for at in range(0, len(blob), 4))
 
 
-def _shell(live: Live, uid: int) -> str:
-    """The shell of the user in the pod's /etc/passwd if it is there, else /bin/sh."""
+def _shell(live: Live, uid: int) -> list[str]:
+    """The shell of the user in the pod's /etc/passwd if it is there, else /bin/sh, else any that is usual."""
     from pyrun.images.passwd import login_shell
 
     with _Root(live) as rootfs:
@@ -209,8 +210,8 @@ def _shell(live: Live, uid: int) -> str:
         except ConfigError:
             own = ""
         wanted = [shell for shell in dict.fromkeys((own, _SHELL)) if shell not in _NO_SHELLS]
-        for shell in wanted:
+        for shell in (*wanted, *_OTHER_SHELLS):
             if rootfs.owner(os.fsencode(shell)) is not None:
-                return shell
+                return [shell, "sh"] if shell.endswith("/busybox") else [shell]
     hint = "name a program that is: pyrun enter POD /bin/PROGRAM"
     raise ExecError("enter pod", live.uuid, f"there is no shell in it: no {' and no '.join(wanted)}", errno=errno.ENOENT, hint=hint)

@@ -277,6 +277,18 @@ def test_default_command_is_the_users_shell(pod: Pod, image: Make) -> None:
         assert one.pyrun("enter", "--user", user, one.uuid, input=script, code=0).out == f"/bin/sh {number}\n"
 
 
+@pytest.mark.parametrize("shell", ["/bin/ash", "/bin/busybox"])
+def test_a_shell_that_exists(pod: Pod, image: Make, shell: str) -> None:
+    """An image without /bin/sh may have another one."""
+
+    def edit(made: Image) -> None:
+        made.program(shell, Path("/bin/busybox"))
+
+    one = pod(image=image("example.com/shell", edit=edit))
+    enter = one.pyrun("enter", one.uuid, input="echo here\n", code=0)
+    assert enter.out == "here\n", enter
+
+
 def test_no_shell_is_said(pod: Pod) -> None:
     one = pod()
     refused = one.pyrun("enter", one.uuid, code=127)
