@@ -188,6 +188,7 @@ def test_properties_of_a_scope(oci: Runtime) -> None:
 
 def test_exec_goes_where_processes_may_be(oci: Runtime) -> None:
     """cgroups(7), "no internal processes": with a controller for those below a cgroup, only they may have processes."""
+    oci.config["linux"]["resources"] = {"memory": {"limit": 64 << 20}}
     first = oci.start_sleeping()
     group = group_of(first)
     (group / "own").mkdir()
@@ -218,7 +219,7 @@ def test_events_tell_of_want_of_memory(oci: Runtime) -> None:
 
 
 def test_no_processes_and_memory_that_is_in_use(oci: Runtime) -> None:
-    oci.config["linux"]["resources"] = {"pids": {"limit": 0}}
+    oci.config["linux"]["resources"] = {"pids": {"limit": 0}, "memory": {"limit": 64 << 20}}
     group = group_of(oci.start_sleeping())
     assert (group / "pids.max").read_text() == "1\n"
     oci("update", "--pids-limit", "7", "one")
@@ -230,5 +231,5 @@ def test_no_processes_and_memory_that_is_in_use(oci: Runtime) -> None:
         given = json.dumps({"memory": {**limits, "checkBeforeUpdate": True}})
         done = oci("update", "--resources", "-", "one", input=given, stdin=None, code=1)
         assert f"rejecting {words}" in done.stderr
-    assert (group / "memory.max").read_text() == "max\n"
+    assert (group / "memory.max").read_text() == f"{64 << 20}\n"
     oci("delete", "--force", "one")
