@@ -180,7 +180,7 @@ void decide(struct keeper *keeper, const struct app *because); /* the pod ends: 
 /* keep_state.c */
 int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
-void write_exit(const struct keeper *keeper);
+void write_exit(const struct keeper *keeper, int last);
 uint64_t find_ignored(void); /* of what a terminal sends, as nohup(1) and shells without job control have it; a bit each */
 int told_to_stop(const struct keeper *keeper);
 int wanted_again(const struct keeper *keeper);

@@ -137,7 +137,7 @@ static void app_ended(struct keeper *keeper, struct app *app)
     if (keeper->how.flags & KEEP_SEVERAL)
         write_run(keeper);
     else if (app->ended && !app->failed)
-        write_exit(keeper);
+        write_exit(keeper, 0);
 }
 
 static void fail(struct keeper *keeper, struct app *app, const struct plan_report *report)
@@ -334,7 +334,7 @@ static void run_once(struct keeper *keeper)
     share_end(keeper);
     tty_rest(keeper);
     if ((keeper->how.flags & KEEP_SEVERAL) || !keeper->apps[0].ended || keeper->apps[0].failed)
-        write_exit(keeper);
+        write_exit(keeper, 0);
 }
 
 /* Sleeps, but not through a signal; 0 when the pod is to stop. */

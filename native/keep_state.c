@@ -111,8 +111,18 @@ void write_run(const struct keeper *keeper)
         (void)replace_file(keeper->pod, "run", buffer, (size_t)(text.at - buffer), 0);
 }
 
+static int unsaved; /* the last end is not on the disk, which is full */
+
+/* The room that a file of the pod has already, for words that got none. */
+static int write_over(const struct keeper *keeper, const char *name, const char *words, size_t size)
+{
+    OWNED_FD fd = (int)sys_openat(keeper->pod, name, O_WRONLY | O_NOFOLLOW, 0);
+
+    return fd >= 0 && sys_call4(__NR_pwrite64, fd, (long)words, (long)size, 0) == (long)size && sys_call2(__NR_ftruncate, fd, (long)size) == 0;
+}
+
 /* `lost`: the supervisor was killed, and how the app ended is not known; that is never a success. */
-void write_exit(const struct keeper *keeper)
+void write_exit(const struct keeper *keeper, int last)
 {
     char buffer[512 + KEEP_APPS * 384];
     struct text text = {buffer, buffer + sizeof buffer};
@@ -125,8 +135,10 @@ void write_exit(const struct keeper *keeper)
     if (keeper->how.flags & KEEP_SEVERAL)
         add_apps(&text, keeper);
     add(&text, "}\n");
-    if (text.at != 0)
-        (void)replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0);
+    unsaved = text.at != 0 && replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0) < 0 &&
+              !write_over(keeper, "exit", buffer, (size_t)(text.at - buffer)); /* or it would tell of the run before */
+    if (unsaved && last && write_over(keeper, "run", buffer, (size_t)(text.at - buffer)))
+        (void)sys_call4(__NR_renameat, keeper->pod, "run", keeper->pod, "exit");
 }
 
 /* Nobody waits for the disk: a child does.  A power cut before that leaves no record, or an empty one: `lost`, never a success. */
@@ -189,6 +201,8 @@ void bury(const struct keeper *keeper, int remove)
     (void)str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, keeper->uuid);
     (void)str_add(str_add(to, to + sizeof to, remove ? "garbage/" : "exited/"), to + sizeof to, keeper->uuid);
     if (!remove) {
+        if (unsaved)
+            write_exit(keeper, 1);
         (void)sys_call2(__NR_flock, keeper->pod, LOCK_UN);
         (void)sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to);
         (void)start_cleaner(keeper->pod);
