@@ -5,7 +5,7 @@ by pip, since the machine has no network), the fixtures of the live tests and th
 to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 
 guest    the kernel that Debian makes for clouds
-full     its kernel for everything, with SELinux instead of AppArmor, and what compiles a module
+full     its kernel for everything, with SELinux instead of AppArmor, two nodes of memory, and what compiles a module
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ done
 [ "$1" != --version ] || echo "with {words}"
 exec {program} "$@"
 """
-FULL_WORDS = "security=selinux selinux=1 enforcing=0"
+FULL_WORDS = "security=selinux selinux=1 enforcing=0 numa=fake=2"
 LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a third of that on an idle machine
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
 

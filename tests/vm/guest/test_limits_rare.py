@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from bundles import Runtime
 from harness import COMMAND, TOP, Pyrun
 
 TREE = Path("/sys/fs/cgroup")
@@ -104,6 +105,23 @@ def test_huge_pages(shared: Pyrun, scope: Scope, delegated: None, huge_pages: in
     shared("rm", "--force", uuid, code=0)
 
 
+def test_huge_pages_of_a_container(tmp_path: Path, probe: Path, delegated: None, huge_pages: int) -> None:
+    """By linux.resources.hugepageLimits, and what is left by the host's file; the limit of a running one can be raised."""
+    oci = Runtime(tmp_path, probe)
+    oci.config["linux"]["cgroupsPath"] = "/machine.slice/pyrun-huge"
+    oci.config["linux"]["resources"] = {"hugepageLimits": [{"pageSize": "2MB", "limit": PAGE}]}
+    oci.start_sleeping()
+    group = TREE / "machine.slice/pyrun-huge"
+    assert [(group / f"hugetlb.2MB.{name}").read_text().strip() for name in ("max", "rsvd.max")] == [str(PAGE)] * 2
+    assert oci("exec", "one", "/probe", "huge", "2").stdout.split() == ["page", "ENOMEM"]
+    assert (group / "hugetlb.2MB.events").read_text() == "max 1\n"
+    (tmp_path / "more.json").write_text(json.dumps({"hugepageLimits": [{"pageSize": "2MB", "limit": 2 * PAGE}]}))
+    oci("update", "--resources", tmp_path / "more.json", "one")
+    assert oci("exec", "one", "/probe", "huge", "3").stdout.split() == ["page", "page", "ENOMEM"]
+    oci("delete", "--force", "one")
+    assert not group.exists()
+
+
 def test_the_share_of_a_processor(shared: Pyrun, scope: Scope, tools: Path) -> None:
     """Half of one for two that spin, within a tenth: by the pod's clock and file, and by those of the host.
 
@@ -148,3 +166,9 @@ def test_what_the_machine_does_not_have(shared: Pyrun, scope: Scope, delegated: 
         done = scope(*flags, tools, "--exec", "/bin/sh", "--", "-c", "true")
         assert done.returncode == 125 and all(word in done.stderr for word in (*words, flags[0])) and done.stderr.count("hint: ") == 1, done
     assert sorted(shared.root.glob("pods/*")) == before
+    uuid = scope("--detach", "--io-weight", "50", tools, "--exec", "/bin/sh", "--", "-c", "sleep 1000").stdout.strip()
+    latency, others = ("--io-latency", "/var:20ms"), ("--pids-limit", "20")
+    for flags, words in ((latency, cases[latency]), (others, ("pids.max", "does not have the controller pids"))):
+        refused = shared("update", *flags, uuid, code=125).err
+        assert all(word in refused for word in (*words, flags[0])) and refused.count("hint: ") == 1, refused
+    shared("rm", "--force", uuid, code=0)
