@@ -87,7 +87,7 @@ def test_it_is_seen_and_changed_while_the_pod_runs(shared: Pyrun, busybox: Path)
     refused = shared("update", "--misc", "sev_none=3", uuid, code=125)
     assert "misc.max sev_none" in refused.err and "misc.capacity" in refused.err and held(group)["max"] == ["sev 3"]
     shared("rm", "--force", uuid, code=0)
-    assert (TREE / "misc.current").read_text() == "sev 0\n", "they are given back"
+    assert (TREE / "machine.slice/misc.current").read_text() == "sev 0\n", "they are given back"
 
 
 def test_of_a_container(tmp_path: Path, probe: Path) -> None:
