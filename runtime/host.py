@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "own_cgroup", "probe", "read_small", "version_1_cgroups"]
+__all__ = ["Host", "own_cgroup", "probe", "read_small", "version_1_cgroups", "write_all"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
@@ -37,6 +37,17 @@ def probe() -> Host:
     return Host(
         uid=os.geteuid(), gid=os.getegid(), cgroup=own_cgroup(), bounding=_bounding_set(), inner=os.geteuid() == 0 and not is_root()
     )
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it: on a disk that is nearly full write(2) takes a part first.  OSError, with the file's name, when it does not fit."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        error.filename = os.readlink(f"/proc/self/fd/{fd}")
+        raise
 
 
 def read_small(path: str) -> bytes:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 
+from pyrun.host import write_all
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +35,7 @@ def _overwrite(path: str, text: str) -> None:
     try:
         data = text.encode("utf-8", "surrogateescape")
         os.fchmod(fd, 0o644)
-        os.write(fd, data)
+        write_all(fd, data)
         os.ftruncate(fd, len(data))
     finally:
         os.close(fd)

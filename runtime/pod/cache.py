@@ -10,6 +10,7 @@ import posix
 from struct import Struct
 
 from pyrun.engine.installed import launcher, stamps
+from pyrun.host import write_all
 from pyrun.images.locks import private_dirs
 from pyrun.plan import ops
 
@@ -225,7 +226,7 @@ def keep(directory: str, most: int, key: bytes, data: bytes) -> None:
     temporary = f"{directory}/.{name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
+        write_all(fd, data)
     finally:
         os.close(fd)
     os.rename(temporary, f"{directory}/{name}")

@@ -13,6 +13,7 @@ import signal as signals
 import time
 
 from pyrun.errors import StateError, UsageError
+from pyrun.host import write_all
 from pyrun.plan.numbers import whole
 from pyrun.pod.live import apps_of, find_live, start_time, stop_apps
 from pyrun.pod.names import phase_of, release
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "stop_signal", "wait"]
 
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _LAST = 64  # SIGNAL_LAST of native/plan.h
 _FREEZE_SECONDS = 10.0
 _TEARDOWN_SECONDS = 10.0
@@ -381,13 +383,14 @@ def rename(pods: Pods, uuid: str, name: str) -> None:
         if old == name:
             return
         claim(pods, name, uuid)
-        file = os.open("pod.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
         try:
-            os.write(file, fastjson.dumps({**record, "pod_name": name}).encode("utf-8", "surrogateescape"))
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.rename("pod.new", "pod", src_dir_fd=fd, dst_dir_fd=fd)
+            with open("pod.new", "wb", 0, opener=lambda path, _: os.open(path, _NEW, 0o600, dir_fd=fd)) as file:
+                write_all(file.fileno(), fastjson.dumps({**record, "pod_name": name}).encode("utf-8", "surrogateescape"))
+                os.fsync(file)
+            os.rename("pod.new", "pod", src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            release(pods, name, uuid)
+            raise
     finally:
         os.close(fd)
     if isinstance(old, str) and old:

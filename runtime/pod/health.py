@@ -11,6 +11,7 @@ import os
 from struct import Struct
 
 from pyrun.errors import ConfigError, StateError, UsageError
+from pyrun.host import write_all
 from pyrun.pod.live import apps_of
 from pyrun.pod.state import read_json
 
@@ -166,7 +167,7 @@ def write_files(directory: int, health: Health, block: bytes, signal: int) -> No
     for name, data in (("health.plan", ops.encode(entering(pod, request))), ("health.keep", _HEALTH.pack(MAGIC, VERSION, *settings))):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
         try:
-            os.write(file, data)
+            write_all(file, data)
         finally:
             os.close(file)
 

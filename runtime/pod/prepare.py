@@ -16,6 +16,7 @@ import os
 import time
 
 from pyrun import native
+from pyrun.host import write_all
 from pyrun.images import fastjson
 from pyrun.images.locks import private_dirs
 from pyrun.pod.keep import HEALTH, encode
@@ -151,6 +152,6 @@ def write(directory: int, name: str, data: bytes) -> None:
     """Make a file that only its owner may read."""
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
     try:
-        os.write(file, data)
+        write_all(file, data)
     finally:
         os.close(file)

@@ -35,6 +35,7 @@ import errno
 import os
 
 from pyrun.errors import PyrunError, StateError
+from pyrun.host import write_all
 from pyrun.native.users import require_own
 
 TYPE_CHECKING = False
@@ -130,7 +131,7 @@ class Pods:
             fcntl.flock(fd, fcntl.LOCK_EX)
             file = os.open("pod", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=fd)
             try:
-                os.write(file, record.encode("utf-8", "surrogateescape"))
+                write_all(file, record.encode("utf-8", "surrogateescape"))
             finally:
                 os.close(file)
         except BaseException:

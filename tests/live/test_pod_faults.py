@@ -124,6 +124,42 @@ def test_state_of_another_boot(pods: Pyrun) -> None:
     assert json.loads(pods("status", "--format", "json", uuid, code=0).out)["state"] == "running"
 
 
+def test_a_disk_that_is_nearly_full(pods: Pyrun, tmp_path: Path) -> None:
+    """SEC-47: at every page of room a pod is made whole or not at all; a write that finds room for a part of it is an error."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "none", place], check=True)
+    try:
+        small = Pyrun(place / "state", pods.probe_image)
+        subprocess.run(["cp", "-a", pods.root, place / "state"], check=True)
+        filler, failures = place / "filler", set()
+        ready = small("prepare", "--upper", "tmpfs", "--pod-name", "old", small.probe_image, "--exec", "/probe", "--", "exit", "4", code=0)
+        for room in range(12):
+            with filler.open("wb", buffering=0) as file:
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(4096)):
+                        pass
+                file.truncate(max(0, file.tell() // 4096 - room) * 4096)
+            made = small("prepare", "--upper", "tmpfs", small.probe_image, "--exec", "/probe", "--", "exit", "4")
+            renamed = small("rename", "old", "new")
+            filler.unlink()
+            assert small("status", "old", code=0 if renamed.code else 125)
+            small("rename", "new" if renamed.code == 0 else "old", "old", code=0)
+            small("status", "new", code=125)
+            if made.code == 0:
+                small("run-prepared", made.out.strip(), code=4)
+                small("rm", made.out.strip(), code=0)
+            else:
+                failures.add(made.err)
+                assert made.code == 125 and f"{place}/state" in made.err and "no space left on device\nhint: " in made.err, made
+            left = [path.name for phase in ("preparing", "prepared", "exited") for path in (place / "state/pods" / phase).iterdir()]
+            assert left == [ready.out.strip()]
+        assert len(failures) > 1
+        small("run-prepared", "old", code=4)
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
 def test_read_only_and_full(pods: Pyrun, tmp_path: Path) -> None:
     """F15: one line with the reason, nothing left, and it works again afterwards."""
     place = tmp_path / "small"
