@@ -104,7 +104,9 @@ def test_below_the_systemd_of_root_as_a_user(shared: Pyrun, tmp_path: Path) -> N
     delegated = ("systemd-run", "--user", "--quiet", "--scope", "--property=Delegate=yes")
     said = start(shared, tmp_path, uuid, *delegated, env=own)
     assert said.returncode == 0, said.stderr
-    assert programs(tmp_path) == ["pyrun", "keeper"]
+    # Python asks where that systemd is of a version that leaves no mark
+    marked = "user.delegate" in os.listxattr(group_of(shared, uuid).parent)
+    assert programs(tmp_path) == (["pyrun", "keeper"] if marked else ["pyrun", "python3", "keeper"])
     assert "/user@0.service/" in str(group_of(shared, uuid)) and (group_of(shared, uuid) / "memory.max").read_text() == f"{64 << 20}\n"
     end(shared, uuid)
     uuid = prepare(shared, "--memory", "64Mi")
