@@ -47,6 +47,7 @@ _HINTS = {
     (0xFFFFFFF1, errno.EBUSY): "the cgroup that pyrun runs in has controllers enabled for its children: start pyrun in a leaf cgroup",
     (0xFFFFFFF1, errno.EOPNOTSUPP): "the cgroup that pyrun runs in is threaded: start pyrun in another one",
     (0xFFFFFFF6, errno.ETIMEDOUT): "the pod seems to be paused: resume it first",
+    (0xFFFFFFF6, errno.EACCES): "enter it from below your own systemd, as the pod is: systemd-run --user --scope pyrun exec ...",
     (0xFFFFFFF6, errno.EBUSY): "the app has moved itself into a cgroup below the pod's",
     (0xFFFFFFF6, errno.ENODEV): "the pod has ended meanwhile",
     (0xFFFFFFF6, errno.ESRCH): "the pod has ended meanwhile",

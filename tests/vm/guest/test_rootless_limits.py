@@ -32,6 +32,18 @@ pyrun.settle()
 print(json.dumps([own, held.reason, held.usage["memory_peak_bytes"], bomb.usage["pids_peak"], bomb.usage["pids_max_events"]]))
 """
 
+BACKGROUND = """
+import json, pyrun, sys
+kind = dict(exec="/bin/sh", insecure_options=["image"])
+if sys.argv[1] == "one":
+    pod = pyrun.detach("example.com/busybox", ["-c", "exec sleep 1000"], memory="32Mi", pids_limit=20, pod_name="one", **kind)
+else:
+    apps = [pyrun.App("example.com/busybox", ["-c", "exec sleep 1000"], name=name, memory="16Mi", **kind) for name in ("a", "b")]
+    pod = pyrun.create_pod(apps, pod_limit=["memory=24Mi"], pod_name="two")
+    pod.start()
+print(json.dumps([pod.uuid, pod.status()["cgroup"], open("/proc/self/cgroup").read().rpartition("0::")[2].strip()]))
+"""
+
 
 def until(true: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
@@ -161,6 +173,25 @@ def test_the_library_in_a_service_of_the_users(person: Person) -> None:
     own, reason, peak, pids, refused = json.loads(person.run(*words, TOP / ".venv/bin/python3", "-c", LIBRARY))
     assert own.endswith(".service/pyrun-supervisor") and f"user@{person.uid}.service" in own
     assert reason == "oom" and peak <= 33 << 20 and pids == 20 and refused > 0
+    until(lambda: person.groups() == [])
+
+
+def test_the_librarys_pods_in_the_background(person: Person) -> None:
+    """From a place that is not delegated: a child is moved into a scope, the program stays where it is."""
+    uuid, cgroup, own = json.loads(person.run(TOP / ".venv/bin/python3", "-c", BACKGROUND, "one"))
+    assert f"/pyrun-{uuid}.scope/" in cgroup and str(person.tree) in cgroup and f"user@{person.uid}" not in own
+    assert [read(cgroup, file) for file in ("memory.max", "pids.max")] == [str(32 << 20), "20"]
+    update = "import pyrun; pod = pyrun.attach('one'); pod.update(memory='48Mi'); print(pod.stats()['pids']); pod.pause(); pod.resume()"
+    assert int(person.run(TOP / ".venv/bin/python3", "-c", update)) == 2
+    assert read(cgroup, "memory.max") == str(48 << 20)
+    outside = person.run(COMMAND, "exec", "one", "--", "true", code=125)  # cgroups(7): the cgroup above both has to be the user's
+    assert "enter the pod's cgroup: permission denied" in outside and "systemd-run --user --scope" in outside
+    person.run(TOP / ".venv/bin/python3", "-c", "import pyrun; pyrun.attach('one').remove(force=True)")
+    until(lambda: person.groups() == [])
+    uuid, cgroup, _ = json.loads(person.run(TOP / ".venv/bin/python3", "-c", BACKGROUND, "two"))
+    limits = [read(f"{cgroup}{below}", "memory.max") for below in ("", "/a", "/b")]
+    assert limits == [str(24 << 20), str(16 << 20), str(16 << 20)]
+    person.run(COMMAND, "rm", "--force", "two")
     until(lambda: person.groups() == [])
 
 
