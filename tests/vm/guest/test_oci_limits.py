@@ -196,8 +196,8 @@ def test_exec_goes_where_processes_may_be(oci: Runtime) -> None:
     for more, wanted in ((), "0::/"), (("--ignore-paused",), "0::/"):  # the second one is Python's
         assert oci("exec", *more, "one", "cat", "/proc/self/cgroup").stdout == wanted + "\n"
     (group / "cgroup.subtree_control").write_text("+memory")
-    for more in ((), ("--ignore-paused",), ("--cgroup", "own")):
-        assert oci("exec", *more, "one", "cat", "/proc/self/cgroup").stdout == "0::/own\n"
+    for words in ((), ("--ignore-paused",), ("--cgroup", "own")):
+        assert oci("exec", *words, "one", "cat", "/proc/self/cgroup").stdout == "0::/own\n"
     done = oci("exec", "--cgroup", "/", "one", "true", code=255)
     assert "error adding pid to cgroups: device or resource busy" in done.stderr and "--cgroup" in done.stderr
     oci("delete", "--force", "one")
