@@ -15,6 +15,7 @@ from pyrun.errors import PyrunError, UsageError
 from pyrun.images import resolve
 from pyrun.native.users import SYSTEM_ROOT
 from pyrun.pod.state import Pods
+from pyrun.pod.status import status
 from pyrun.service import unit as units
 
 TYPE_CHECKING = False
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_OWN = ("--unit", "--into")  # options of `generate systemd` that are none of `run`
+_OWN = ("--unit", "--into", "--uuid-file")  # options of `generate systemd` that are none of `run`
 _MACHINED = "--machined"  # a flag of the same kind
 _LIMIT = 1 << 20
 
@@ -72,8 +73,11 @@ def _generate(args: Args) -> int:
     if not units.is_name(name):
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
     folder = os.getcwd() if any(_relative(app) for app in _apps(args)) else ""
-    images = ", ".join(app.image or os.path.basename(app.pod_manifest or "") for app in _apps(args))
-    return _write(args, _service(name, args, words, args.machined, description=f"{images} (pyrun)", directory=folder))
+    return _write(args, _service(name, args, words, args.machined, description=f"{_images(args)} (pyrun)", directory=folder))
+
+
+def _images(args: Args) -> str:
+    return ", ".join(app.image or os.path.basename(app.pod_manifest or "") for app in _apps(args))
 
 
 def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
@@ -83,7 +87,7 @@ def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
     with contextlib.suppress(OSError):
         os.chdir(directory)  # what relative paths are relative to
     parsed = parse(["--root", args.root, "run", *words])
-    name = args.unit or args.image
+    name = args.unit or args.image or str(status(pods, uuid).get("pod_name") or f"pod-{uuid[:8]}")
     if not units.is_name(name):
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
     lost = sorted(left_out.keys() & {"interactive", "tty", *HEALTH})
@@ -91,7 +95,7 @@ def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
         tell(f"left out, as only a pod in the background has it: {', '.join('--' + one.replace('_', '-') for one in lost)}")
     extra = {"Service": ["Restart=always"]} if left_out.get("restart") == "always" else None
     folder = directory if any(_relative(app) for app in _apps(parsed)) else ""
-    description = f"{', '.join(app.image for app in _apps(parsed))} (pyrun)"
+    description = f"{_images(parsed)} (pyrun)"
     return _write(args, _service(name, parsed, words, args.machined, description=description, directory=folder, extra=extra))
 
 

@@ -310,6 +310,7 @@ VERBS: dict[str, Verb] = {
             *RUN,
             ("--unit", "NAME", "str", "", "Output", "name of the unit (default: --name, else the last part of the image's name)"),
             ("--into", "DIR", "path", "", "Output", "write DIR/NAME.service instead of printing it"),
+            UUID_FILE,
             ("--machined", "", "flag", "", "Output", "let the unit register the pod with systemd-machined, for machinectl"),
         ),
         _RUN_PAIRS,

@@ -23,6 +23,8 @@ __all__ = ["asked_for", "of_this_run", "pod_of"]
 
 _DROPPED = frozenset("detach rm keep uuid_file_save interactive tty quiet format pod_name restart".split())
 
+_BESIDE = frozenset(("unit", "into", "machined", "root", "debug"))
+
 
 def of_this_run(args: Args) -> bytes:
     """Return what the pod's file is to hold; b"" when this process was not started by a command line."""
@@ -44,7 +46,14 @@ def pod_of(args: Args, pods: Pods) -> str:
     from pyrun.images.store import Store
     from pyrun.pod.names import resolve
 
-    if not args.image or args.apps or args.argv or args.given - {"unit", "into", "machined", "root", "debug"}:
+    if args.uuid_file:
+        from pyrun.cli.references import of_files
+
+        words = of_files(args.uuid_file)
+        if args.image or len(words) != 1 or args.given - {"uuid_file", *_BESIDE}:
+            raise UsageError(args.verb, "", "takes one pod and no options of `run` with --uuid-file", hint="name an image, or one pod")
+        return resolve(pods, words[0])[1]
+    if not args.image or args.apps or args.argv or args.given - _BESIDE:
         return ""
     if parse(args.image).kind != "name" or not set("/:,=@").isdisjoint(args.image):
         return ""

@@ -215,7 +215,7 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
         label = name.strip("[].")
         if label in ("--", "+"):
             break
-        if not words and name[0] != "[" and not args.__dict__.get("uuid_file" if label == "POD" else "pod_manifest"):
+        if not words and name[0] != "[" and not (args.__dict__.get("uuid_file") or args.__dict__.get("pod_manifest")):
             _fail(args.verb, f"needs {'at least one ' if name[-1] == '.' else ''}{label}", f"`pyrun {args.verb} --help` shows how")
         if name.endswith("..."):
             setattr(args, label.lower() + "s", words)

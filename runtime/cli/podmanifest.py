@@ -10,7 +10,7 @@ import copy
 from pyrun.cli.options import VERBS
 from pyrun.cli.run import options_of
 from pyrun.cli.specs import MountSpec, VolumeSpec
-from pyrun.errors import ConfigError, UsageError
+from pyrun.errors import ConfigError, PyrunError, UsageError
 from pyrun.images.podmanifest import parse_pod_manifest
 from pyrun.pod.several import App
 
@@ -40,7 +40,11 @@ def apps_of_manifest(args: Args, store: Store) -> list[App]:
         if word[2:].replace("-", "_") in args.given and (option[4].startswith("app ") or option[2] == "volume"):
             raise UsageError(f"option {word}", "", "belongs to an app, which the pod manifest describes", hint="write it into the manifest")
     data = _read(path)
-    found = parse_pod_manifest(data)
+    try:
+        found = parse_pod_manifest(data)
+    except PyrunError as error:
+        error.origin = error.origin or path
+        raise
     volumes = [_volume(one, f"{path}: volumes[{index}]") for index, one in enumerate(found["volumes"])]
     apps = [_app(args, store, one, volumes, f"{path}: apps[{index}]") for index, one in enumerate(found["apps"])]
     _ports(apps, found["ports"], path)

@@ -153,6 +153,8 @@ def choose_app(fd: int, uuid: str, app: str | None) -> str:
     names = [one["name"] for one in apps_of(record)]
     if names:
         known = ", ".join(names)
+        if not app and len(names) == 1:  # of a pod manifest
+            return str(names[0])
         if not app:
             raise UsageError("choose an app of pod", uuid, f"it has several: {known}", hint=f"name one: --app {names[0]}")
         if app not in names:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness import Pyrun
+from waiting import wait_until
 
 Manifest = Callable[..., Path]
 
@@ -67,6 +68,21 @@ def test_pod_02_06_07_08_it_runs_what_it_lists(shared: Pyrun, manifest: Manifest
     done = shared("run", "--hostname", "web-1", "--pod-manifest", path, code=0)
     assert done.out.splitlines() == ["apart", "750:3:4", "host", "ro", "1 b", "web-1"]
     assert shared("run", "--pod-manifest", manifest(one="echo alone; exit 4"), code=4).out == "alone\n"
+
+
+def test_the_only_app_needs_no_name(shared: Pyrun, manifest: Manifest) -> None:
+    """Of one app it is clear which is meant, whoever described the pod; and a unit says what it runs."""
+    path = manifest(only="echo here; sleep 1000")
+    uuid = shared("run", "--detach", "--pod-manifest", path, code=0).out.strip()
+    try:
+        wait_until(lambda: shared("logs", uuid, code=0).out == "here\n")
+        assert shared("exec", uuid, "/bin/echo", "x", code=0).out == "x\n"
+        unit = shared("generate", "systemd", "--unit", "made", uuid, code=0).out
+        assert "Description=pod.json (pyrun)" in unit and f"--pod-manifest {path}" in unit
+    finally:
+        shared("rm", "--force", uuid, code=0)
+    path.write_text("{")
+    assert shared("run", "--pod-manifest", path, code=125).err.endswith(f"from: {path}\n")
 
 
 MEMORY = {"name": "resource/memory", "value": {"limit": "64M"}}

@@ -157,6 +157,9 @@ def test_a_unit_for_a_pod_does_what_made_it(pyrun: Pyrun, busybox: Path, tmp_pat
     words = ["-de", "X=a b", "--restart=always", "--pod-name", "maker", "-v./file:/file:ro", "-qw", "/tmp", busybox, "--exec", "/bin/sh"]
     uuid = pyrun("run", *words, "--", "-c", script, cwd=tmp_path, code=0).out.strip()
     made = {name: pyrun("generate", "systemd", name, code=0) for name in ("maker", uuid)}
+    (tmp_path / "uuid").write_text(uuid + "\n")
+    assert pyrun("generate", "systemd", "--uuid-file", tmp_path / "uuid", code=0).out == made["maker"].out
+    assert "hint: " in pyrun("generate", "systemd", "--uuid-file", tmp_path / "uuid", "maker", code=2).err
     lines = made["maker"].out.splitlines()
     assert f"WorkingDirectory={tmp_path}" in lines and f"RequiresMountsFor={tmp_path}/file" in lines and "SyslogIdentifier=maker" in lines
     assert lines.index("Restart=always") > lines.index("Restart=on-failure")
