@@ -262,7 +262,7 @@ POD_VERBS: dict[str, Verb] = {
                 "str",
                 "",
                 "Logs",
-                "only what was written since WHEN: a span such as 10m, or a time in UTC, 2026-11-25T19:04:18Z",
+                "only what was written since WHEN: a span such as 10m, or a time as --timestamps prints it",
             ),
             ("--timestamps -t", "", "flag", "", "Logs", "put the time in front of each line"),
             _FORMAT_TEXT,

@@ -64,7 +64,13 @@ def test_ace_16_what_can_be_asked(pyrun: Pyrun, detach: Detach) -> None:
     assert re.fullmatch(r"(\S+Z \d\n){5}", pyrun("logs", "-t", uuid, code=0).out)
     found = [json.loads(line) for line in pyrun("logs", "--format", "json", uuid, code=0).out.splitlines()]
     assert sorted((one["stream"], one["text"]) for one in found)[0] == ("stderr", "e\n") and len(found) == 6
-    assert "not a time" in pyrun("logs", "--since", "yesterday", uuid, code=2).err
+    for text in ("yesterday", "2026-13-01", "2026-11-26T15:40:48.Z", "2026-11-26T15:40:48.1x"):
+        assert "not a time" in pyrun("logs", "--since", text, uuid, code=2).err
+    third = pyrun("logs", "-t", uuid, code=0).out.splitlines()[2].split()[0]
+    assert pyrun("logs", "--since", third, uuid, code=0).out.endswith("3\n4\n5\n"), "a time as it is printed"
+    later = f"{third[:20]}{int(third[20:29]) + 1:09d}Z"
+    assert "3\n" not in pyrun("logs", "--since", later, uuid, code=0).out, "and a moment later"
+    assert pyrun("logs", "--since", "2099-01-01T00:00:00+02:00", uuid, code=0).out == ""
 
 
 def test_rotation_keeps_what_was_asked_for(pyrun: Pyrun, detach: Detach) -> None:
@@ -157,6 +163,40 @@ def test_other_drivers(pyrun: Pyrun, detach: Detach) -> None:
     assert refused.err.startswith(f"pyrun: read the log of pod {uuid}: it has none\nhint: ")
     through = pyrun("run", "--detach", "--log-driver", "passthrough", pyrun.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
     pyrun("wait", through.out.strip(), code=0)
+
+
+JOURNALCTL = r"""#!/bin/sh
+case "$*" in *--sync*) exit;; esac
+line() { printf '{"__CURSOR":"c%s","__REALTIME_TIMESTAMP":"1795707648123456","PRIORITY":"%s","MESSAGE":"%s"}\n' "$1" "$2" "$1"; }
+case "$*" in *--after-cursor=c2*) line last 6;; *) line 1 6; line 2 3;; esac
+case "$*" in *--follow*) exec sleep 1000;; esac
+"""
+
+
+def test_what_the_journal_has_is_read_as_a_file_is(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """The two streams apart, and to follow ends with the pod, after what journalctl(1) had not told by then."""
+    (tmp_path / "journalctl").write_text(JOURNALCTL)
+    (tmp_path / "journalctl").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    folder = Path("/run/systemd")
+    subprocess.run(["mount", "--mkdir", "-t", "tmpfs", "none", folder], check=True)
+    try:
+        (folder / "journal").mkdir()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(folder / "journal" / "stdout"))
+            server.listen()
+            uuid = pyrun("run", "--detach", busybox, "--exec", "/bin/sleep", "--", "1000", code=0).out.strip()
+            once = pyrun("logs", "--timestamps", uuid, env=env, code=0)
+            assert (once.out, once.err) == ("2026-11-26T15:40:48.123456000Z 1\n", "2026-11-26T15:40:48.123456000Z 2\n")
+            with pyrun.start("logs", "--follow", uuid, env=env) as following:
+                assert following.stdout is not None and following.stdout.readline() == "1\n"
+                assert following.poll() is None
+                pyrun("stop", uuid, code=0)
+                assert following.communicate(timeout=60) == ("last\n", "2\n")
+                assert following.returncode == 0
+            pyrun("rm", uuid, code=0)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_journal_gets_the_streams_themselves(pyrun: Pyrun, busybox: Path) -> None:
