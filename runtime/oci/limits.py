@@ -80,7 +80,12 @@ def events(args: Arguments) -> int:
 
     interval, killed = usage_of.seconds(args.get("interval", "5")), -1
     while True:
-        container = state.Container(root_of(args), args.words[0], lock=False)
+        try:
+            container = state.Container(root_of(args), args.words[0], lock=False)
+        except StateError:
+            if killed < 0:
+                raise
+            return 0  # deleted since
         status, group = container.status(), container.record.get("cgroup", "")
         before, killed = killed, usage_of.oom_kills(group)
         if status in ("stopped", "creating") and "stats" in args.options:

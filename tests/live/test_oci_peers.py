@@ -256,6 +256,17 @@ def test_memory_policies_count_nodes(oci: Runtime) -> None:
     assert "mode requires 0 nodes but got 4" in oci("create", "one", code=1).stderr
 
 
+def test_events_end_with_a_container_that_is_deleted(oci: Runtime) -> None:
+    oci.start_sleeping()
+    words = [OCI, "--root", oci.root, "events", "--interval", "500ms", "one"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as shown:
+        assert shown.stdout is not None and shown.stderr is not None
+        assert json.loads(shown.stdout.readline())["type"] == "stats"
+        oci("delete", "--force", "one")
+        assert shown.wait(timeout=30) == 0 and shown.stderr.read() == ""
+    assert "does not exist" in oci("events", "one", code=1).stderr
+
+
 def test_events_show_who_has_waited(oci: Runtime) -> None:
     """psi.rst, by the kernel's own numbers; the time does not go back."""
     oci.start_sleeping()
