@@ -116,7 +116,7 @@ static int bus(void)
         unsigned short family;
         char path[108];
     } where = {1 /* AF_UNIX */, BUS};
-    const int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC /* SOCK_STREAM */, 0);
+    const int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC | O_NONBLOCK /* SOCK_STREAM; a full queue is not waited for */, 0);
 
     if (fd < 0 || sys_call3(__NR_connect, fd, &where, sizeof where.family + sizeof BUS) == 0)
         return fd;

@@ -5,9 +5,11 @@ The bus is the test's own, at the path of the system's in a mount namespace; sys
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,4 +139,22 @@ def test_without_a_bus_python_says_so(pyrun: Pyrun, within: Path, tmp_path: Path
     said, became = launch(pyrun, tmp_path, uuid)
     assert (said.returncode, became) == (125, ["pyrun", "python3"]) and "hint: " in said.stderr
     assert os.listdir(pyrun.root / "pods" / "prepared") == [uuid]
+    pyrun("rm", uuid, code=0)
+
+
+def test_a_bus_that_takes_nobody_in_is_not_waited_for(pyrun: Pyrun, within: Path, tmp_path: Path) -> None:
+    """Its queue is full, so connect(2) would wait for as long as that is so."""
+    uuid = prepare(pyrun)
+    with contextlib.ExitStack() as open_ones:
+        server = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(str(within))
+        server.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:
+                client = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(str(within))
+        said, became = launch(pyrun, tmp_path, "--detach", uuid)
+    assert said.returncode == 125 and said.stderr.startswith(f"pyrun: ask systemd for pyrun-{uuid}.scope: "), said.stderr
+    assert became == ["pyrun", "python3"]
     pyrun("rm", uuid, code=0)
