@@ -34,6 +34,9 @@ static int read_reference(const char *path, char text[LONGEST_REFERENCE + 1])
     n = fd < 0 ? fd : sys_read(fd, text, LONGEST_REFERENCE + 1);
     if (n <= 0 || n > LONGEST_REFERENCE)
         return 0;
+    for (long i = 0; i < n; i++)
+        if (text[i] == '\0') /* else what comes before it would be a reference */
+            return 0;
     while (n > 0 && (text[n - 1] == ' ' || (text[n - 1] >= '\t' && text[n - 1] <= '\r')))
         n--;
     while (start < n && (text[start] == ' ' || (text[start] >= '\t' && text[start] <= '\r')))

@@ -41,7 +41,7 @@ def phase_of(pods: Pods, uuid: str) -> str:
 
 def uuid_of_name(pods: Pods, name: str) -> str:
     """Return the UUID of the pod of that name, "" when there is none."""
-    if not name or "/" in name or name[0] == ".":
+    if not name or "/" in name or "\0" in name or name[0] == ".":
         return ""
     try:
         uuid = os.readlink("names/" + name, dir_fd=pods.fd)

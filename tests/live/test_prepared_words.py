@@ -52,7 +52,9 @@ def test_what_names_no_pod_is_explained(pyrun: Pyrun, tmp_path: Path) -> None:
     one = pyrun("prepare", pyrun.probe_image, code=0).out.strip()
     other = one[:10] + ("0" if one[10] != "0" else "1") + one[11:]
     (folder / other).mkdir(mode=0o700)
+    (tmp_path / "zero").write_bytes(one.encode() + b"\0 and more")
     for words, told in (
+        (["--uuid-file", str(tmp_path / "zero")], f"pyrun: find pod {one}"),
         ([one[:10]], f"pyrun: find pod {one[:10]}: 2 pods begin so: {', '.join(sorted((one[:13], other[:13])))}\nhint: "),
         (["nobody"], "pyrun: find pod nobody: there is none of that name\nhint: "),
         ([""], "pyrun: find pod: there is none of that name\nhint: "),
