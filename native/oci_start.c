@@ -307,7 +307,7 @@ static long op_hook(struct context *ctx, const struct plan_op *op)
     OWNED_FD input = (int)hook_input(ctx, op), pidfd = -1;
     struct pollfd end = {-1, POLLIN, 0};
     int status = 0;
-    long pid;
+    long pid, r;
 
     if (input < 0)
         return input;
@@ -322,12 +322,13 @@ static long op_hook(struct context *ctx, const struct plan_op *op)
     if (pid == 0)
         become_hook(ctx, op, input);
     end.fd = pidfd;
-    if (op->a >> 32 != 0 && sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8) == 0) {
+    if (op->a >> 32 != 0 && (r = sys_call5(__NR_ppoll, &end, 1, &limit, 0, 8)) <= 0 && r != -EINTR) {
         (void)sys_call2(__NR_kill, pid, SIGKILL);
         (void)sys_call4(__NR_wait4, pid, &status, __WALL, 0);
-        return -ETIMEDOUT;
+        return r == 0 ? -ETIMEDOUT : r;
     }
-    (void)sys_call4(__NR_wait4, pid, &status, __WALL, 0);
+    if ((r = sys_call4(__NR_wait4, pid, &status, __WALL, 0)) < 0) /* the container's filter may refuse it */
+        return r;
     return status == 0 ? 0 : with_detail(ctx, DETAIL_STATUS + (uint32_t)status, -ECANCELED);
 }
 

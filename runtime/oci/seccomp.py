@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ARCHES", "compile_filter", "load", "refuse_unknown"]
 
 _CACHE = "/var/cache/pyrun-oci"
-_REVISION = "2\0"  # of what is made of a profile, beside libseccomp's part
+_REVISION = "3\0"  # of what is made of a profile, beside libseccomp's part
 _ERRNO, _TRACE = 0x00050000, 0x7FF00000
 _ACTIONS = {
     "SCMP_ACT_KILL": 0, "SCMP_ACT_KILL_THREAD": 0, "SCMP_ACT_KILL_PROCESS": 0x80000000, "SCMP_ACT_TRAP": 0x00030000,
@@ -162,18 +162,19 @@ def _rule(context: Any, rule: dict[str, Any], default: int, where: str) -> None:
 _X32_BIT, _NEVER = 0x40000000, 0xFFFFFFFF
 _LOAD, _EQUAL, _ABOVE, _FROM, _JUMP, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x05, 0x06  # linux/bpf_common.h: BPF_LD | BPF_W | BPF_ABS and so on
 _NUMBER, _ARCH = 0, 4  # members of struct seccomp_data (seccomp(2))
-_ENOSYS = 38
+_EPERM, _ENOSYS = 1, 38
 
 
 def _newer(wanted: dict[str, Any]) -> bytes:
     """Return what goes in front of a filter that refuses by EPERM: ENOSYS for system calls that its author cannot have known.
 
     C libraries try a new call and take the old one at ENOSYS, at nothing else; runc tells them so too.  Newer is what has a higher
-    number than all that the profile names, and than setns, the last one of Linux 3.0.  Whoever sets defaultErrnoRet has it everywhere.
+    number than all that the profile names, and than setns, the last one of Linux 3.0.  EPERM by name is the same, as Docker's profile
+    has it; whoever sets another defaultErrnoRet has that everywhere.
     """
     from pyrun.native._seccomp import lib
 
-    if wanted["defaultAction"] != "SCMP_ACT_ERRNO" or wanted.get("defaultErrnoRet") is not None:
+    if wanted["defaultAction"] != "SCMP_ACT_ERRNO" or wanted.get("defaultErrnoRet") not in (None, _EPERM):
         return b""
     names = [b"setns", *(name.encode() for rule in wanted.get("syscalls") or [] for name in rule["names"])]
     arches = {lib.seccomp_arch_native(), *(ARCHES[one] for one in wanted.get("architectures") or [])}

@@ -48,8 +48,8 @@ def start(args: Arguments) -> int:
 
 def _listen(container: Container) -> Relay | None:
     """From before the program runs there is somebody to hear it, if there is to be."""
-    if not container.record.get("notify") or not container.pid:
-        return None
+    if not container.record.get("notify") or not container.pid or not os.environ.get("NOTIFY_SOCKET"):
+        return None  # who starts it has nobody to tell, and so nothing to wait for
     from pyrun.oci.notify import Relay
 
     return Relay(container)

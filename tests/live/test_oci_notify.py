@@ -168,6 +168,15 @@ def test_signals_arrive_beside_it(oci: Runtime, manager: Manager) -> None:
     assert not oci.leftovers()
 
 
+def test_who_starts_it_without_a_manager_waits_for_nothing(oci: Runtime, manager: Manager) -> None:
+    """As with runc: it is the environment of start that says whether somebody wants to know."""
+    oci.command("/bin/sh", "-c", "sleep 99")
+    oci("create", "one", env=manager.env)
+    without = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    subprocess.run([OCI, "--root", oci.root, "start", "one"], env=without, check=True, timeout=10)
+    assert oci.state("one")["status"] == "running" and manager.heard() == []
+
+
 def test_a_socket_that_the_client_gives_is_left_alone(oci: Runtime, manager: Manager) -> None:
     oci.config["process"]["env"].append("NOTIFY_SOCKET=/own")
     assert oci.shell("echo $NOTIFY_SOCKET; grep -c notify /proc/self/mountinfo", env=manager.env, code=1).splitlines() == ["/own", "0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,9 @@ def test_a_refusing_filter_tells_of_newer_calls(oci: Runtime) -> None:
     assert found[:2] == ["1", "1"], "EPERM for what is older than the profile"
     assert found[2] not in ("1", "38"), "what it allows"
     assert found[3:] == ["1", "38", "38"], "userfaultfd is older than rseq"
+    seccomp["defaultErrnoRet"] = 1  # as in Docker's profile: the same as nothing
+    oci.command("/calls")
+    assert [line.split()[1] for line in oci("run", "one").stdout.splitlines()] == found
     seccomp["defaultErrnoRet"] = 6
     oci.command("/calls")
     found = [line.split()[1] for line in oci("run", "one").stdout.splitlines()]
@@ -178,6 +182,22 @@ def test_hooks_in_the_container_are_under_its_filter(oci: Runtime) -> None:
         oci.command("/bin/true")
         assert "killed by signal 31 (bad system call)" in oci("run", "one", code=1).stderr
         assert not (oci.bundle / "rootfs/made").exists()
+
+
+@pytest.mark.parametrize(("call", "limit"), [("wait4", {}), ("ppoll", {"timeout": 1})])
+def test_a_hook_that_the_filter_lets_nobody_wait_for_has_failed(oci: Runtime, call: str, limit: dict[str, int]) -> None:
+    """It is not taken for one that went well, nor has it all the time of the world."""
+    calls = {"names": [call], "action": "SCMP_ACT_ERRNO"}
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [calls]}
+    oci.config["process"]["noNewPrivileges"] = True
+    script = "exit 3" if call == "wait4" else "sleep 30"
+    oci.config["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": ["busybox", "sh", "-c", script], **limit}]}
+    oci.command("/bin/sh", "-c", "echo has run")
+    oci.write()
+    before = time.monotonic()
+    done = oci("run", "one", code=1)
+    assert "has run" not in done.stdout and "operation not permitted" in done.stderr and "hooks.startContainer[0]" in done.stderr
+    assert time.monotonic() - before < 20 and not oci.leftovers()
 
 
 def test_nobody_listens_to_write(oci: Runtime) -> None:
