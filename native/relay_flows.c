@@ -11,6 +11,7 @@
 enum { IN = 1, OUT = 4, ADD = 1, DELETE = 2, MODIFY = 3 }; /* epoll(7) */
 enum { FREE, CONNECTING, OPEN };
 enum { SILENCE = 180, LOOK = 5, ROUNDS = 16 }; /* seconds, seconds, rooms before others have their turn */
+enum { MOST_TALKS = MOST_FLOWS / 2 };          /* a datagram needs no asker who answers: connections are not to want for room by them */
 enum { TAKE = 0x40, GIVE = 0x4040 };           /* MSG_DONTWAIT, with MSG_NOSIGNAL */
 
 struct way {
@@ -126,10 +127,19 @@ static int reach_elsewhere(struct flow *flow)
     return 0;
 }
 
+/* A peer that has gone without a word is asked for by the kernel (tcp(7)): nobody else would find out, and its flow would stay. */
+static void set_stream(int fd)
+{
+    static const int yes = 1, idle = SILENCE;
+
+    (void)sys_call5(__NR_setsockopt, fd, 6, 1 /* TCP_NODELAY */, &yes, sizeof yes);
+    (void)sys_call5(__NR_setsockopt, fd, 6, 4 /* TCP_KEEPIDLE */, &idle, sizeof idle);
+    (void)sys_call5(__NR_setsockopt, fd, 1, 9 /* SO_KEEPALIVE */, &yes, sizeof yes);
+}
+
 static void accept_stream(struct port *port)
 {
     static const struct __kernel_timespec moment = {0, 10000000};
-    static const int yes = 1;
     struct flow *flow;
     long fd = sys_call4(__NR_accept4, port->fd, 0, 0, NONBLOCK_CLOEXEC);
 
@@ -143,7 +153,7 @@ static void accept_stream(struct port *port)
         sys_close((int)fd);
         return;
     }
-    (void)sys_call5(__NR_setsockopt, (int)fd, 6, 1 /* TCP_NODELAY */, &yes, sizeof yes);
+    set_stream((int)fd);
     if (reach(flow) < 0 && !reach_elsewhere(flow))
         close_flow(flow, 1);
 }
@@ -202,7 +212,6 @@ static void want(struct flow *flow)
 
 static void serve_stream(struct flow *flow)
 {
-    static const int yes = 1;
     int error = 0, size = sizeof error;
 
     if (flow->state == CONNECTING) {
@@ -214,7 +223,7 @@ static void serve_stream(struct flow *flow)
         }
         flow->state = OPEN;
         flow->port->target = flow->target;
-        (void)sys_call5(__NR_setsockopt, flow->fd[1], 6, 1 /* TCP_NODELAY */, &yes, sizeof yes);
+        set_stream(flow->fd[1]);
     }
     if (pump(flow, 0) < 0 || pump(flow, 1) < 0)
         close_flow(flow, 1);
@@ -248,7 +257,7 @@ static struct flow *conversation(struct port *port, const struct address *asker)
                 return flow;
             oldest = oldest == 0 || flow->last < oldest->last ? flow : oldest;
         }
-    if (open_flows == MOST_FLOWS && oldest != 0)
+    if ((open_flows == MOST_FLOWS || conversations == MOST_TALKS) && oldest != 0)
         close_flow(oldest, 0);
     made = new_flow(port, port->fd);
     if (made == 0)

@@ -65,6 +65,24 @@ for thread in threads:
 print(len(said), all(said))
 """
 
+MANY = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+askers = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(1500)]
+for asker in askers:
+    asker.settimeout(5)
+    asker.connect(("::1", int(sys.argv[1])))
+    asker.send(b"ping")
+    asker.recv(99)
+with socket.create_connection(("::1", int(sys.argv[2])), 5) as peer:
+    peer.sendall(b"there")
+    print(peer.recv(99).decode())
+    askers[-1].send(b"last")
+    print(askers[-1].recv(99).decode().split()[1])
+    sys.stdout.flush()
+    time.sleep(99)
+"""
+
 
 @pytest.fixture(autouse=True)
 def nothing_stays(world: World) -> Iterator[None]:
@@ -122,6 +140,20 @@ def test_datagrams_and_streams(world: World, family: str) -> None:
             assert world.host.run("/usr/bin/python3", "-c", ASK, "5300").splitlines() == [f"{who} ping", "True"]
         assert world.host.run("/usr/bin/python3", "-c", MUCH, "8100").strip() == "301 True"
     finally:
+        world.stop("echo")
+
+
+def test_askers_do_not_crowd_out_connections(world: World) -> None:
+    """Datagrams cost nothing, and their sender can be anybody; peers that have gone without a word are found."""
+    echo(world, "echo", "6", "-p", "5300:53/udp", "-p", "[::1]:8100:81")
+    asking = world.host.start("/usr/bin/python3", "-c", MANY, "5300", "8100")
+    try:
+        assert asking.stdout and [asking.stdout.readline() for _ in range(2)] == ["there\n", "last\n"]
+        shown = world.host.run("ss", "-Htno", "state", "established", "( sport = 8100 or dport = 81 )").splitlines()
+        assert len(shown) == 2 and all("timer:(keepalive," in line for line in shown)
+    finally:
+        asking.kill()
+        asking.communicate()
         world.stop("echo")
 
 
