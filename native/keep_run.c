@@ -106,7 +106,7 @@ static void on_signals(struct keeper *keeper)
             continue;
         keeper->stopping |= info.ssi_signo == SIGTERM || info.ssi_signo == SIGINT || info.ssi_signo == SIGQUIT ||
                             (info.ssi_signo == SIGHUP && info.ssi_code > 0 /* by the kernel, not kill(2) */);
-        if (info.ssi_signo != SIGCHLD && info.ssi_signo != SIGPIPE)
+        if (info.ssi_signo != SIGCHLD && (info.ssi_signo != SIGPIPE || info.ssi_pid != (uint32_t)own_pid() /* a reader of its own has gone */))
             for EACH_APP (app, keeper)
                 pass_on(keeper, app, info.ssi_signo);
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
-from waiting import nothing_kept
+from waiting import nothing_kept, wait_until
 
 Detach = Callable[..., str]
 
@@ -98,6 +98,14 @@ def test_the_image_s_own_stop_signal(pyrun: Pyrun, detach: Detach) -> None:
     record.write_text(json.dumps({**json.loads(record.read_text()), "stop_signal": "SIGQUIT"}))
     pyrun("stop", uuid, code=0)
     assert pyrun("wait", uuid, code=7)
+
+
+def test_a_broken_pipe_that_somebody_sends(pyrun: Pyrun, detach: Detach) -> None:
+    """What the kernel says to the keeper of its own pipes is not the app's, what a person sends is."""
+    uuid = detach("trap 'echo heard; exit 6' PIPE; echo ready; while :; do sleep 0.05; done")
+    wait_until(lambda: pyrun("logs", uuid, code=0).out == "ready\n")
+    pyrun("kill", "--signal", "PIPE", uuid, code=0)
+    assert pyrun("wait", "--timeout", "20", uuid).code == 6
 
 
 @pytest.mark.parametrize("apps", [1, 2])
