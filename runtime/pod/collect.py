@@ -30,7 +30,10 @@ def collect(pods: Pods, *, grace: float = 0, expire: float = DAY, told: Callable
             if _take(pods, phase, uuid, age):
                 told(phase, uuid)
     for name in pods.uuids("names"):
-        uuid = os.readlink(f"{pods.path}/names/{name}")
+        try:
+            uuid = os.readlink(f"{pods.path}/names/{name}")
+        except OSError:
+            continue  # another gc was first, or it is no name
         if not is_uuid(uuid) or not (phase_of(pods, uuid) or os.path.exists(f"{pods.path}/preparing/{uuid}")):
             release(pods, name, uuid)
 

@@ -124,6 +124,21 @@ def test_state_of_another_boot(pods: Pyrun) -> None:
     assert json.loads(pods("status", "--format", "json", uuid, code=0).out)["state"] == "running"
 
 
+def test_several_at_once_that_collect_names(pods: Pyrun) -> None:
+    """SEC-54: each finds names that another one frees just now, which is nobody's failure."""
+    pods("prepare", "--pod-name", "stays", pods.probe_image, code=0)
+    names = pods.root / "pods" / "names"
+    for number in range(3000):
+        (names / f"n{number}").symlink_to("11111111-2222-4333-8444-555555555555")
+    (names / "file").touch()
+    for one in [pods.start("gc") for _ in range(4)]:
+        _, err = one.communicate(timeout=120)
+        assert (one.returncode, err) == (0, "")
+    assert {path.name for path in names.iterdir()} == {"stays", "file"}
+    (names / "file").unlink()
+    pods("rm", "stays", code=0)
+
+
 def test_a_disk_that_is_nearly_full(pods: Pyrun, tmp_path: Path) -> None:
     """SEC-47: at every page of room a pod is made whole or not at all; a write that finds room for a part of it is an error."""
     place = tmp_path / "small"
