@@ -4,6 +4,7 @@
  * path is also that of its own network, where that was made ahead (pyrun.net.pin). */
 #include "live.h"
 #include "prepared.h"
+#include "shared.h"
 
 #define NS_GET_NSTYPE 0xb703 /* ioctl_ns(2) */
 
@@ -45,6 +46,18 @@ static int has(int pod, const char *name)
     return sys_call3(__NR_faccessat, pod, name, 0) != -ENOENT;
 }
 
+/* The process that relays to its ports (pyrun.net.relay) may have ended with the session or the unit that made it. */
+static int lacks_relay(int pod)
+{
+    char text[TEXT + MARGIN], *at = text;
+    uint64_t pid;
+
+    if (!read_text(pod, "net.relay", text, TEXT))
+        return 0;
+    pid = next_number(&at);
+    return start_time((int32_t)pid) != next_number(&at);
+}
+
 int find_network(int pods, int pod)
 {
     static const char container[] = "container:";
@@ -54,7 +67,7 @@ int find_network(int pods, int pod)
 
     if (n == -ENOENT)
         return has(pod, "net.want") ? NETWORK_FOR_PYTHON : NETWORK_NONE;
-    if (has(pod, "net") && has(pod, "net.by")) /* Python makes its own anew, or did and was killed */
+    if (has(pod, "net") && (has(pod, "net.by") || lacks_relay(pod))) /* Python makes its own anew, or did and was killed */
         return NETWORK_FOR_PYTHON;
     name[n > 0 ? n : 0] = '\0';
     if (memcmp(name, container, sizeof container - 1) == 0)

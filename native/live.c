@@ -25,7 +25,7 @@ static char *after(char *text, const char *what)
     return 0;
 }
 
-static uint64_t number(char **at)
+uint64_t next_number(char **at)
 {
     uint64_t value = 0;
 
@@ -66,9 +66,9 @@ static int hold(struct live *live, uint64_t pid, uint64_t began)
     parent = read_text(AT_FDCWD, process_path(path, pid, "/status"), text, TEXT) ? after(text, "\nPPid:") : 0;
     at = parent == 0 ? 0 : after(text, "\nNSpid:");
     while (at != 0 && *at == '\t')
-        last = number(&at);
+        last = next_number(&at);
     live->pid = pid;
-    live->supervisor = parent == 0 ? 0 : number(&parent);
+    live->supervisor = parent == 0 ? 0 : next_number(&parent);
     if (live->supervisor != 0 && (began != 0 ? start_time((int32_t)pid) == began : last == 1) && supervises(live, live->supervisor))
         return 1;
     sys_close(live->init);
@@ -87,9 +87,9 @@ static int read_records(struct live *live, uint64_t *pid, uint64_t *began)
         if (after(text, "\"apps\":[") != 0)
             return 0;
         if (i == 0 && (at = after(text, ",\"pid\":")) != 0)
-            *pid = number(&at);
+            *pid = next_number(&at);
         if (i == 0 && (at = after(text, ",\"start\":")) != 0)
-            *began = number(&at);
+            *began = next_number(&at);
         where = after(text, "\"cgroup\":\"");
     }
     for (end = where; end != 0 && *end != '"'; end++)
@@ -108,7 +108,7 @@ static int by_cgroup(struct live *live)
 
     if (live->cgroup < 0 || !read_text(live->cgroup, "cgroup.procs", text, TEXT))
         return 0;
-    for (int i = 0; i < CANDIDATES && (pid = number(&at)) != 0; i++)
+    for (int i = 0; i < CANDIDATES && (pid = next_number(&at)) != 0; i++)
         if (hold(live, pid, 0))
             return 1;
     return 0;
@@ -131,7 +131,7 @@ static int by_children(struct live *live, const char *name)
     (void)process_path(path, pid, title);
     (void)str_add(path + str_len(path), path + 64, "/children");
     (void)read_text(AT_FDCWD, path, text, TEXT);
-    for (pid = number(&at); pid != 0; pid = number(&at))
+    for (pid = next_number(&at); pid != 0; pid = next_number(&at))
         if (hold(live, pid, 0))
             return 1;
     return 0;

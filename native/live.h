@@ -23,6 +23,9 @@ int supervises(const struct live *live, uint64_t pid);
 /* /proc/PID and `what` */
 char *process_path(char path[64], uint64_t pid, const char *what);
 
+/* The number behind white space, which `at` then is behind. */
+uint64_t next_number(char **at);
+
 /* Reads the beginning of a file as a string; 0 when there is nothing. */
 int read_text(int dir, const char *path, char *text, size_t size);
 

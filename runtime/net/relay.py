@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Port = tuple[str, str, int, int]
 
-__all__ = ["enter", "start", "stop"]
+__all__ = ["enter", "lives", "start", "stop"]
 
 _IN_USE, _TOO_MANY = 98, 7  # EADDRINUSE, E2BIG
 _TERM = 15
@@ -81,6 +81,12 @@ def _start(words: list[str], record: dict[str, Any], fds: tuple[int, ...]) -> No
         record["relay"] = [int(said[0]), started(int(said[0]))]
         return
     raise _failed(int(said[1]) if len(said) > 2 else 0, int(said[2]) if len(said) > 2 else 0)
+
+
+def lives(record: dict[str, Any]) -> bool:
+    """Whether it does, where there is to be one; it may have been killed with the session or the unit in which it was started."""
+    pid, when = record.get("relay", (0, 0))
+    return bool(started(pid) == when)
 
 
 def stop(record: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ import os
 
 from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
-from pyrun.net import pin
-from pyrun.net.attach import attach, detach, own_hosts
+from pyrun.net import pin, relay
+from pyrun.net.attach import attach, detach, own_hosts, read_record
 from pyrun.net.want import want_of
 from pyrun.pod import starter
 from pyrun.pod.state import lock, read_json
@@ -104,9 +104,11 @@ def connect_ahead(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
         return
     ns = connect(root, uuid, pod, want)
     try:
-        pin.pin(root, uuid, ns)
         from pyrun.pod.prepare import write
 
+        if made := read_record(pod).get("relay"):
+            write(pod, "net.relay", " ".join(map(str, made)).encode())
+        pin.pin(root, uuid, ns)
         write(pod, "net.join", os.fsencode(pin.path_of(root, uuid)))
     except BaseException:
         release(root, uuid, pod)
@@ -165,7 +167,7 @@ def take_network(pods: Pods, uuid: str) -> int:
         if starter.claim(pod, uuid):  # whoever did was killed before there was a keeper
             release(pods.root, uuid, pod)
         try:
-            ahead = pin.open_pinned(pods.root, uuid)
+            ahead = pin.open_pinned(pods.root, uuid) if relay.lives(read_record(pod)) else -1
             return ahead if ahead >= 0 else connect(pods.root, uuid, pod, want)
         except BaseException:
             starter.give_up(pod)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,20 @@ def test_one_that_is_gone_is_made_anew(world: World, tmp_path: Path, how: str) -
     assert (said.returncode, became) == (0, ["pyrun", "python3", "keeper"]), said.stderr
     assert get(world.outside, HOST[0], 9704) == "ahead" and len(world.host.pairs()) == 1
     assert not os.path.lexists(pin(world, uuid))
+    world.stop(uuid)
+
+
+@pytest.mark.parametrize("flag", ["--detach", "--detach=true"])
+def test_one_whose_relay_has_ended_is_made_anew(world: World, tmp_path: Path, flag: str) -> None:
+    """As at the end of a session, or of the unit that prepared it: its port of [::1] would lead nowhere."""
+    uuid = ahead(world, 9711)
+    relay = network(world, uuid)["relay"]
+    os.kill(relay[0], signal.SIGKILL)  # type: ignore[index]
+    wait_until(lambda: world.relays() == [])
+    said, became = launch(world.pyrun, tmp_path, flag, uuid)
+    assert (said.returncode, became) == (0, ["pyrun", "python3", "keeper"]), said.stderr
+    assert get(world.host, "::1", 9711) == get(world.outside, HOST[0], 9711) == "ahead"
+    assert len(world.relays()) == len(world.host.pairs()) == 1
     world.stop(uuid)
 
 
