@@ -24,6 +24,7 @@ FOLDER = "notify"
 _NAME = "notify"
 _ELSEWHERE = "/run/notify"  # in the container, for a socket of the caller's that has no path
 _LONGEST = 4096
+_WAITING = 1024  # messages at once: more than wait at a socket (max_dgram_qlen of unix(7)), and an end to who writes without one
 # As native/notify.c: nobody in there names a main process, stores descriptors, or says who else is to be believed.
 _WHOLE = (b"READY=1", b"RELOADING=1", b"STOPPING=1", b"WATCHDOG=1", b"WATCHDOG=trigger")
 _BEGINNINGS = (b"STATUS=", b"ERRNO=", b"EXIT_STATUS=", b"MONOTONIC_USEC=", b"EXTEND_TIMEOUT_USEC=")
@@ -111,12 +112,12 @@ class Relay:
         return self._pidfd not in [fd for fd, _ in poll.poll()]
 
     def drain(self) -> bool:
-        """Pass on all that is there; whether READY=1 was among it."""
+        """Pass on all that is there by now; whether READY=1 was among it."""
         import _socket
 
         ready = False
         with self._lock, contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(_WAITING):
                 lines = passed(self._socket.recv(_LONGEST))
                 ready = ready or b"READY=1" in lines.split(b"\n")
                 if lines and self._to is not None:

@@ -32,6 +32,9 @@ int main(int argc, char **argv)
             pause();
         else if (strcmp(argv[i], "gap") == 0)
             sleep(1);
+        else if (strcmp(argv[i], "flood") == 0) /* eight of them */
+            for (int n = 0;; n++)
+                (void)!(n < 3 ? fork() : sendto(fd, n == 3 ? "READY=1" : "STATUS=x", 7 + (n > 3), 0, (struct sockaddr *)&to, sizeof to));
         else if (sendto(fd, argv[i], strlen(argv[i]), 0, (struct sockaddr *)&to, sizeof to) < 0)
             return 9;
     return 0;
@@ -175,6 +178,18 @@ def test_who_starts_it_without_a_manager_waits_for_nothing(oci: Runtime, manager
     without = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     subprocess.run([OCI, "--root", oci.root, "start", "one"], env=without, check=True, timeout=10)
     assert oci.state("one")["status"] == "running" and manager.heard() == []
+
+
+def test_who_says_more_than_is_heard_keeps_nobody(oci: Runtime, manager: Manager) -> None:
+    """As long as messages come in faster than they go on, there is always one more."""
+    oci.command("/bin/say", "flood")
+    oci("run", "--detach", "one", env=manager.env)
+    assert "READY=1" in manager.heard() and oci.state("one")["status"] == "running"
+    oci("delete", "--force", "one")
+    oci.config["linux"]["namespaces"] = [one for one in oci.config["linux"]["namespaces"] if one["type"] != "pid"]
+    oci.command("/bin/sh", "-c", "say flood & sleep 1; exit 7")  # what it leaves behind lives on
+    oci("run", "one", env=manager.env, code=7)
+    assert not oci.leftovers()
 
 
 def test_a_socket_that_the_client_gives_is_left_alone(oci: Runtime, manager: Manager) -> None:
