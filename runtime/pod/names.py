@@ -16,14 +16,26 @@ ALIVE = ("prepared", "running", "exited")
 _HEX = frozenset("0123456789abcdef-")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
 _LONGEST = 63
+_SHOWN = 8  # characters of a UUID in tables
 
 
 def check_name(name: str, origin: str) -> str:
-    """Return a pod's name; UsageError unless it is lower case letters, digits and inner dots, dashes and underscores."""
+    """Return a pod's name; UsageError unless it is lower case letters, digits and inner dots, dashes and underscores.
+
+    Nor may it look like the beginning of a UUID, as `list` shows it: a name counts first, so who copies that would reach another pod.
+    """
     if not name or len(name) > _LONGEST or not set(name) <= _NAME or not (name[0] + name[-1]).isalnum() or is_uuid(name):
         hint = f"up to {_LONGEST} lower case letters, digits, and dots, dashes and underscores inside"
         raise UsageError("name a pod", name, "not a name for a pod", hint=hint, origin=origin)
+    if _begins_uuid(name):
+        hint = "put a letter from g to z, or a dash, a dot or an underscore, into its first eight characters"
+        raise UsageError("name a pod", name, "it looks like the beginning of a UUID, and so of another pod's", hint=hint, origin=origin)
     return name
+
+
+def _begins_uuid(text: str) -> bool:
+    """Whether this could be the beginning of a UUID, of eight characters or more: fewer are never shown."""
+    return len(text) >= _SHOWN and is_uuid(text + "00000000-0000-0000-0000-000000000000"[len(text) :])
 
 
 def is_uuid(text: str) -> bool:

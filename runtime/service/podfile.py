@@ -148,6 +148,10 @@ def _option(where: str, key: str, value: str, names: dict[str, tuple[str, bool]]
         if value.lower() not in _TRUE + _FALSE:
             raise _wrong(where, f"{key}={value} is not true or false", f"write {key}=true")
         return [option] if value.lower() in _TRUE else []
+    if option == "--pod-name" and not set(value) & set("%$"):  # else only systemd knows what becomes of it
+        from pyrun.pod.names import check_name
+
+        check_name(value, f"{where}: {key}=")
     values = _split(where, key, value) if plain in _SEVERAL else [value]
     return [f"{option}={one}" for one in values]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyrun.errors import StateError, UsageError
 from pyrun.pod import keep
 from pyrun.pod.collect import collect
-from pyrun.pod.control import signal_number
+from pyrun.pod.control import rename, signal_number
 from pyrun.pod.logs import read_log
 from pyrun.pod.names import check_name, claim, resolve, uuid_of_name
 from pyrun.pod.options import Options
@@ -97,6 +97,24 @@ def test_names(name: str) -> None:
 def test_no_names(name: str) -> None:
     with pytest.raises(UsageError, match="not a name"):
         check_name(name, "--pod-name")
+
+
+@pytest.mark.parametrize("name", ["deadbeef", "11111111", "11111111-2222", "11111111-2222-4333-8444-5", "11111111-0"])
+def test_names_like_the_beginning_of_a_uuid(pods: Pods, name: str) -> None:
+    with pytest.raises(UsageError, match="looks like the beginning of a UUID") as caught:
+        check_name(name, "--pod-name")
+    assert "a letter from g to z" in caught.value.hint
+    uuid = stand(pods, "exited")
+    with pytest.raises(UsageError, match="looks like the beginning of a UUID"):
+        rename(pods, uuid, name)
+    assert uuid_of_name(pods, name) == ""
+    claim(pods, name, uuid)  # one of an older version
+    assert resolve(pods, name) == ("exited", uuid)
+
+
+@pytest.mark.parametrize("name", ["deadbee", "11111111a", "1111-1111", "deadbeef.0", "11111111-2222a", "0" * 36])
+def test_names_that_no_uuid_begins_with(name: str) -> None:
+    assert check_name(name, "") == name
 
 
 def test_resolving(pods: Pods) -> None:

@@ -11,7 +11,7 @@ from harness import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrun.errors import ConfigError
+from pyrun.errors import ConfigError, UsageError
 from pyrun.service import host, podfile, unit, words
 
 OPTIONS = {
@@ -145,6 +145,14 @@ def test_what_is_wrong_is_named(text: str, where: str, reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         podfile.parse(text, "x.pod", OPTIONS)
     assert (caught.value.subject, reason in caught.value.reason, bool(caught.value.hint)) == (where, True, True)
+
+
+def test_a_name_that_no_pod_may_have_is_refused_where_it_is_written() -> None:
+    options = {"pod-name": ("--pod-name", False)}
+    with pytest.raises(UsageError, match="looks like the beginning of a UUID") as caught:
+        podfile.parse("[Pod]\nImage=a\nPodName=deadbeef\n", "x.pod", options)
+    assert caught.value.origin == "x.pod:3: PodName="
+    podfile.parse("[Pod]\nImage=a\nPodName=%p\n", "x.pod", options)
 
 
 def test_a_persons_lines_come_last_and_decide_what_starts_it() -> None:
