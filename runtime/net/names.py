@@ -72,10 +72,15 @@ def _change(root: str, network: str, lines: list[str]) -> None:
     section = _section(network, lines, "")
     for uuid in _members(root, network):
         own = _section(network, lines, uuid) if any(line.endswith(uuid) for line in lines) else section
-        try:
-            _replace(_hosts_of(root, uuid), network, own)
-        except FileNotFoundError:
+        pod = _directory_of(root, uuid)
+        if pod < 0:
             continue  # it has just gone
+        try:
+            _replace(f"/proc/self/fd/{pod}/hosts", network, own)
+        except FileNotFoundError:
+            continue
+        finally:
+            os.close(pod)
 
 
 def _members(root: str, network: str) -> set[str]:
@@ -110,6 +115,11 @@ def write_hosts(root: str, directory: str, uuid: str, own: str, networks: list[s
     _overwrite(f"{directory}/hosts", own + "".join(_section(name, _lines(root, name), uuid) for name in networks))
 
 
-def _hosts_of(root: str, uuid: str) -> str:
-    path = f"{root}/pods/running/{uuid}/hosts"
-    return path if os.path.exists(path) else f"{root}/pods/prepared/{uuid}/hosts"
+def _directory_of(root: str, uuid: str) -> int:
+    """A descriptor, -1 for none: its keeper moves it on, in this order, and asks for no lock of networks."""
+    for phase in ("prepared", "running"):
+        try:
+            return os.open(f"{root}/pods/{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+    return -1

@@ -23,6 +23,7 @@ kernel frees it however the supervisor ends.  Inside:
     net       the network that it has: addresses, ports, interfaces, what plug-ins said (pyrun.net.attach); `hosts` is its
               /etc/hosts, `cleaner` the command that takes all of it back
     net.join  of a prepared pod: which network it joins without Python, by a path, or another pod's; ROOT/netns/UUID is its own
+    net.relay of one that has its own already: the process that relays to its ports, with when it started
     net.want  of a prepared or a detached pod: what network to make whenever it starts; `net.by` who is making it
     upper, work, volume-NAME, rootfs    changes of the app, empty volumes, the copied root of --no-overlay
 
