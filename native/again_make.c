@@ -80,11 +80,21 @@ static int is_plain(const char *text)
     return 1;
 }
 
+/* The innermost first, down to the one whose name ends at `first`. */
+static void remove_groups(char *group, const char *first)
+{
+    for (char *at = group + str_len(group); at >= first; at--)
+        if (*at == '/' || *at == '\0') {
+            *at = '\0';
+            (void)sys_call1(__NR_rmdir, group);
+        }
+}
+
 static int make_group(struct making *m)
 {
     char *group = m->a->group;
     const size_t base = str_len(m->a->base);
-    char *last = group + base;
+    char *last = group + base, *first = 0;
 
     if (group[0] == '\0')
         return 1;
@@ -98,6 +108,8 @@ static int make_group(struct making *m)
             continue;
         *at = '\0';
         r = sys_call3(__NR_mkdirat, AT_FDCWD, group, 0755);
+        if (r == 0 && first == 0)
+            first = at;
         if (c == '\0') {
             m->group = (int)sys_openat(AT_FDCWD, group, O_RDONLY | O_DIRECTORY, 0);
             *last = '\0';
@@ -111,6 +123,8 @@ static int make_group(struct making *m)
             return 0;
     }
     m->made_group = m->group >= 0 && m->above >= 0 && is_free(m->group);
+    if (!m->made_group && first != 0)
+        remove_groups(group, first);
     return m->made_group;
 }
 

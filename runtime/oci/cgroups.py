@@ -43,7 +43,10 @@ def directory(path: str | None, name: str) -> str:
 
 
 def make(path: str) -> None:
-    """Make the cgroup and those above it.  HostError when that is not possible, processes are in it, or it is frozen."""
+    """Make the cgroup and those above it.  HostError when that is not possible, processes are in it, or it is frozen; none stays then."""
+    made = [path]
+    while not os.path.isdir(made[-1]):
+        made.append(os.path.dirname(made[-1]))
     try:
         os.makedirs(path, 0o755, exist_ok=True)
         events = read_small(path + "/cgroup.events")  # the root of the tree has none
@@ -54,7 +57,11 @@ def make(path: str) -> None:
         if b"frozen 1" in events:  # by itself or from above: no step of the container's process would be carried out
             hint = "write 0 to its cgroup.freeze, or to that of the cgroup above that is frozen"
             raise HostError("make cgroup", path, "container's cgroup unexpectedly frozen", hint=hint, origin="linux.cgroupsPath")
-    except OSError as error:
+    except (OSError, HostError) as error:
+        for one in made[:-1]:  # those that were not there
+            _rmdir(one)
+        if isinstance(error, HostError):
+            raise
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
 
 

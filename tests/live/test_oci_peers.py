@@ -38,19 +38,22 @@ def test_a_frozen_cgroup_is_refused(oci: Runtime, above: bool) -> None:
     oci("run", "two")
     assert recipes(oci), "the next one could be made without Python"
     group = TREE / f"frozen-{os.getpid()}"
-    oci.config["linux"]["cgroupsPath"] = f"/{group.name}/below" if above else f"/{group.name}"
+    oci.config["linux"]["cgroupsPath"] = f"/{group.name}/below/deep" if above else f"/{group.name}"
     group.mkdir()
     try:
         oci.command("/bin/true")
         oci("run", "two")
         group.mkdir(exist_ok=True)
+        if above:
+            (group / "below").rmdir()  # those above stay when a container goes
         (group / "cgroup.freeze").write_text("1")
         for verb in ("create", "run"):
             assert "container's cgroup unexpectedly frozen" in oci(verb, "one", code=1).stderr
+            assert group.is_dir() and not [path for path in group.iterdir() if path.is_dir()], "what it has made is gone"
         assert not oci.leftovers()
     finally:
         (group / "cgroup.freeze").write_text("0")
-        for path in (group / "below", group):
+        for path in (group / "below" / "deep", group / "below", group):
             if path.exists():
                 path.rmdir()
 
