@@ -8,7 +8,7 @@ import sys
 
 from pyrun.cli.options import RUN
 from pyrun.cli.origin import asked_for, pod_of
-from pyrun.cli.output import emit
+from pyrun.cli.output import emit, escape
 from pyrun.cli.parse import parse
 from pyrun.cli.run import HEALTH, tell
 from pyrun.errors import PyrunError, UsageError
@@ -146,7 +146,7 @@ def _relative(args: Args) -> bool:
 
 def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more: object) -> Unit:
     """The service for parsed words of `pyrun run`."""
-    command = [_program(), *([] if args.root == SYSTEM_ROOT else ["--root", args.root]), "run", *words]
+    command = [_program(), *([] if args.root == SYSTEM_ROOT else ["--root", args.root]), "run", *_named(name, args), *words]
     registered = [*command[: command.index("run")], "register", "--name", name] if machined else []
     apps = _apps(args)
     sources = [volume.source for app in apps for volume in app.volume if volume.kind == "host" and volume.source]
@@ -161,6 +161,21 @@ def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more
         new_privs=any("new-privs" in app.insecure_options for app in apps),
         **more,  # type: ignore[arg-type]
     )
+
+
+def _named(name: str, args: Args) -> list[str]:
+    """The option that gives the pod the unit's name, unless it has one, or the name is none for a pod.
+
+    A pod that is kept has none: the one that ended before would still have it, and the next start would fail.
+    """
+    from pyrun.pod.names import check_name
+
+    if any(app.pod_name or app.keep for app in (args, *_apps(args))):
+        return []
+    try:
+        return [f"--pod-name={check_name(name, '--unit')}"]
+    except UsageError:
+        return []
 
 
 def _devices(args: Args) -> list[str]:
@@ -180,14 +195,16 @@ def _units(args: Args) -> int:
     for path in args.files or host.pod_files():
         try:
             made = _read(path, args.root)
+            if args.into:
+                for written in host.write_units(os.path.abspath(args.into), made):
+                    emit(written + "\n")
+                continue
         except PyrunError as error:
             from pyrun.cli.main import render
 
             code = render(error, args.debug)
-            continue
-        if args.into:
-            for written in host.write_units(os.path.abspath(args.into), made):
-                emit(written + "\n")
+            if args.kmsg:
+                host.tell_kernel(escape(f"{path}: {error}"))
             continue
         for one in made:
             emit(f"# {one.name}\n{one.text}\n")

@@ -319,7 +319,10 @@ VERBS: dict[str, Verb] = {
     "systemd units": (
         "generate",
         "[FILE]...",
-        (("--into", "DIR", "path", "", "Output", "write the units below DIR, started at boot, instead of printing them"),),
+        (
+            ("--into", "DIR", "path", "", "Output", "write the units below DIR, started at boot, instead of printing them"),
+            ("--kmsg", "", "flag", "", "Output", "say what is wrong in the kernel's log as well, as a generator has to"),
+        ),
         (),
         "make systemd units of the files that describe pods",
     ),

@@ -63,6 +63,7 @@ class PodArgs(AppcArgs):
     notify: str
     unit: Text
     into: Text
+    kmsg: bool
     destdir: Text
     no_stream: bool
     machined: bool

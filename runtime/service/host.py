@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
     from pyrun.service.unit import Unit
 
-__all__ = ["POD_DIRS", "files_for_host", "pod_files", "write_files", "write_units"]
+__all__ = ["POD_DIRS", "files_for_host", "pod_files", "tell_kernel", "write_files", "write_units"]
 
 POD_DIRS = ("/etc/pyrun/pods.d", "/run/pyrun/pods.d", "/usr/local/lib/pyrun/pods.d", "/usr/lib/pyrun/pods.d")
 _SUFFIX = ".pod"
+_KMSG = "/dev/kmsg"
+_LONGEST = 900  # bytes of a line: the kernel refuses one of 1024 and more
 
 _GENERATOR = """\
 #!/bin/sh
 # Written by `pyrun systemd install`: units for the pods that {dirs} describe.
 for file in {globs}; do
-    [ -e "$file" ] && exec {command} systemd units --into "$1"
+    [ -e "$file" ] && exec {command} systemd units --kmsg --into "$1"
 done
 exit 0
 """
@@ -120,6 +122,20 @@ def pod_files(folders: Iterable[str] = POD_DIRS) -> list[str]:
                 if name.endswith(_SUFFIX) and name[0] != ".":
                     found.setdefault(name, f"{folder}/{name}")
     return [found[name] for name in sorted(found) if os.path.realpath(found[name]) != "/dev/null"]
+
+
+def tell_kernel(text: str) -> None:
+    """Write a printable line with the priority err to the kernel's log, from where the journal takes it; nothing where that is not allowed.
+
+    systemd.generator(7): a generator has no journal yet, and what it writes to standard error is lost after the boot.
+    """
+    line = f"<3>pyrun: {text}".encode("utf-8", "replace")[:_LONGEST] + b"\n"
+    with contextlib.suppress(OSError):
+        fd = os.open(_KMSG, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            os.write(fd, line)  # in one piece: the kernel takes each write for a message
+        finally:
+            os.close(fd)
 
 
 def write_units(folder: str, units: Iterable[Unit]) -> list[str]:

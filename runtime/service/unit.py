@@ -37,6 +37,7 @@ _SERVICE = """
     DeviceAllow=char-pts rw
     UMask=0077
 """
+_LISTS = frozenset(("DeviceAllow", "SuccessExitStatus"))  # of these a further line adds to the ones before
 
 
 class Unit:
@@ -89,8 +90,10 @@ def service(
     lines += ["ExecStopPost=-" + join(list(after))] if after else []
     lines += [f"Sockets={' '.join(listening)}"] if len(listening) > 1 else []
     lines += [f"WorkingDirectory={_path(directory)}"] if directory else []
+    theirs = {line.partition("=")[0] for line in extra.get("Service", ())} - _LISTS
+    own = [line.strip() for line in _SERVICE.strip().split("\n")]
     lines += [
-        *(line.strip() for line in _SERVICE.strip().split("\n")),
+        *(line for line in own if line.partition("=")[0] not in theirs),
         *(f"DeviceAllow={_path(one)} rwm" for one in devices),
         f"SyslogIdentifier={name}",
         _capabilities(retain),

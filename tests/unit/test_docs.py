@@ -20,7 +20,14 @@ PAGES = [
 ]
 DESIGN = sorted((TOP / "docs" / "design").glob("*.md"))
 CLIENTS = {"--rm", "--runtime", "--runc-binary"}  # of podman, docker and ctr
-OTHERS = {"--no-install-recommends", "--now", "--strict", "--armor", "--detach-sign"}  # of apt-get, systemctl, mypy and gpg
+OTHERS = {
+    "--no-install-recommends",
+    "--now",
+    "--strict",
+    "--armor",
+    "--detach-sign",
+    "--scope",
+}  # of apt-get, systemctl, mypy, gpg and systemd-run
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

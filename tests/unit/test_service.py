@@ -11,6 +11,7 @@ from harness import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrun.cli.main import main
 from pyrun.errors import ConfigError, UsageError
 from pyrun.service import host, podfile, unit, words
 
@@ -159,7 +160,8 @@ def test_a_persons_lines_come_last_and_decide_what_starts_it() -> None:
     extra = {"Service": ["Restart=always"], "Install": ["WantedBy=a.target b.target", "RequiredBy=c.target"]}
     made = unit.service("web", ["/bin/pyrun", "run"], description="100 %\nweb", extra=extra, retain=["CAP_NET_RAW"])
     assert made.wants == ["a.target.wants", "b.target.wants", "c.target.requires"]
-    assert made.text.index("Restart=on-failure") < made.text.index("Restart=always")
+    service = made.text.partition("[Service]")[2].partition("\n\n")[0].splitlines()
+    assert [line for line in service if line.startswith("Restart=")] == ["Restart=always"] and service[-1] == "Restart=always"
     assert "Description=100 %% web\n" in made.text
     assert "CAP_NET_RAW" in made.text
     assert "NoNewPrivileges=yes" in made.text
@@ -177,7 +179,7 @@ def test_the_command_of_a_generated_unit_is_the_one_that_was_given(tmp_path: Pat
     lines = (tmp_path / "web.service").read_text().splitlines()
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
     found = [word.replace("$$", "$").replace("%%", "%") for word in words.split(start.partition("=")[2])]
-    assert found == [str(COMMAND), "run", *given_words]
+    assert found == [str(COMMAND), "run", "--pod-name=web", *given_words]
     assert "RequiresMountsFor=/srv" in lines
     assert not any(line.startswith("WorkingDirectory") for line in lines)
 
@@ -189,12 +191,12 @@ def test_a_unit_for_several_apps(tmp_path: Path) -> None:
     made = pyrun("generate", "systemd", *first, "---", *second, "--unit", "shop", "--into", tmp_path, "---", "--restart", "no")
     assert (made.returncode, made.stderr, made.stdout) == (0, "", f"{tmp_path}/shop.service\n")
     text = (tmp_path / "shop.service").read_text()
-    assert f"ExecStart={COMMAND} run {' '.join(first)} --- {' '.join(second)} --- --restart no\n" in text
+    assert f"ExecStart={COMMAND} run --pod-name=shop {' '.join(first)} --- {' '.join(second)} --- --restart no\n" in text
     assert "Description=example.com/web:1.0, example.com/cache (pyrun)\n" in text
     assert "RequiresMountsFor=/srv\n" in text and "CAP_SYS_NICE" in text
     assert "DeviceAllow=/dev/kmsg rwm\n" in text and "NoNewPrivileges" not in text
     manifest = pyrun("generate", "systemd", "--unit", "shop", "--pod-manifest", "pod.json").stdout
-    assert "run --pod-manifest pod.json\n" in manifest and f"WorkingDirectory={os.getcwd()}\n" in manifest
+    assert "run --pod-name=shop --pod-manifest pod.json\n" in manifest and f"WorkingDirectory={os.getcwd()}\n" in manifest
 
 
 def test_relative_paths_keep_their_meaning() -> None:
@@ -211,6 +213,43 @@ def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> 
     assert "bad.pod" in done.stderr and "Traceback" not in done.stderr
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if not path.is_dir())
     assert found == ["good.service", "good.socket", "sockets.target.wants/good.socket"]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "found"),
+    [
+        ("web", "ReadOnly=yes", "--pod-name=web"),
+        ("web", "PodName=other", "--pod-name=other"),
+        ("web", "Keep=yes", ""),  # the pod that ended before has the name still
+        ("Web", "ReadOnly=yes", ""),
+    ],
+)
+def test_the_pod_has_the_units_name(tmp_path: Path, name: str, line: str, found: str) -> None:
+    (tmp_path / f"{name}.pod").write_text(f"[Pod]\nImage=example.com/web\n{line}\n")
+    done = pyrun("systemd", "units", tmp_path / f"{name}.pod")
+    (start,) = [one for one in done.stdout.splitlines() if one.startswith("ExecStart=")]
+    assert [word for word in start.split() if word.startswith("--pod-name")] == ([found] if found else [])
+
+
+def test_what_is_wrong_stands_in_the_kernels_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of the priority err with the file, whatever is in its name, as the generator calls it; standard error has it too."""
+    log = tmp_path / "kmsg"
+    log.touch()
+    monkeypatch.setattr(host, "_KMSG", str(log))
+    wrong = [tmp_path / "bad.pod", tmp_path / "a\nb.pod"]
+    for path in wrong:
+        path.write_text("[Pod]\nImage=a\nUpper=nowhere\n" + "x" * 2000 + "=\n")
+    for path in wrong:
+        assert main(["systemd", "units", "--kmsg", "--into", str(tmp_path / "out"), str(path)]) in (2, 125)
+    lines = log.read_text().splitlines()
+    assert [line.startswith("<3>pyrun: ") for line in lines] == [True, True] and max(map(len, lines)) < 1000
+    assert str(wrong[0]) in lines[0] and "unknown key" in lines[0] and "b.pod" in lines[1]
+    assert str(wrong[0]) in capsys.readouterr().err
+    assert main(["systemd", "units", str(wrong[0])]) == 125 and len(log.read_text().splitlines()) == 2, "not when a person asks"
+    (generator,) = [text for path, (text, _) in host.files_for_host("/usr/bin/pyrun", "/var/lib/pyrun").items() if "generators" in path]
+    assert "systemd units --kmsg --into" in generator
 
 
 def test_units_of_several_sockets(tmp_path: Path) -> None:
