@@ -22,6 +22,14 @@ struct fast {
     int store, pods, helper;
 };
 
+/* As require_own() of pyrun.native.users: who can put things there decides what is executed. */
+int is_own(const char *root)
+{
+    struct stat st;
+
+    return sys_call4(__NR_newfstatat, AT_FDCWD, root, &st, 0) == 0 && st.st_uid == 0 && (st.st_mode & 2) == 0;
+}
+
 /* Not a user, and not root of a user namespace either: its number is PROC_USER_INIT_INO (linux/proc_ns.h). */
 int is_root(void)
 {
@@ -169,7 +177,7 @@ void run_recipe(int argc, char **argv, char **envp)
         run_prepared(fast.root, argv + verb + 1, envp);
     if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
         return;
-    if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || !is_root())
+    if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || !is_root() || !is_own(fast.root))
         return;
     if (!words_split(&words, argc, argv, envp) || join(path, fast.root, "/locks/store", "") == 0)
         return;

@@ -15,6 +15,9 @@ void list_pods(int argc, char **argv, char **envp);
 
 /* `[--root DIR] VERB ...`: returns the state root and where the verb is, or 0 for anything else. */
 int is_root(void);
+
+/* Whether nobody but root can put things into this state directory. */
+int is_own(const char *root);
 const char *root_of(int argc, char **argv, char **envp, int *verb);
 
 #endif

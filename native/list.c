@@ -271,7 +271,7 @@ void list_pods(int argc, char **argv, char **envp)
     char path[PATH_SIZE];
     long map;
 
-    if (root == 0 || !str_eq(argv[verb], "list") || !is_root() || (how = options(argc, argv, verb + 1)) < 0)
+    if (root == 0 || !str_eq(argv[verb], "list") || !is_root() || !is_own(root) || (how = options(argc, argv, verb + 1)) < 0)
         return;
     map = sys_call6(__NR_mmap, 0, LIST_ROOM, 3 /* read and write */, 0x4022 /* private, anonymous, not reserved */, -1, 0);
     if ((unsigned long)map > -4096UL || join(path, root, "/pods/garbage/..", "") == 0)

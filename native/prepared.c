@@ -125,14 +125,6 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
         (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
 }
 
-/* As require_own() of pyrun.native.users: who can put things there, decides. */
-static int is_own(const char *root)
-{
-    struct stat st;
-
-    return sys_call4(__NR_newfstatat, AT_FDCWD, root, &st, 0) == 0 && st.st_uid == 0 && (st.st_mode & 2) == 0;
-}
-
 void run_prepared(const char *root, char **words, char **envp)
 {
     char path[PATH_SIZE], uuid[UUID_LENGTH + 1], title[] = "pyrun: keeper", how[][8] = {"front", "detach", "json"};

@@ -210,7 +210,7 @@ void enter_pod(int argc, char **argv, char **envp)
     const char *root = root_of(argc, argv, envp, &verb);
 
     quick.helper = quick.plan = -1;
-    if (root == 0 || !is_root() || !understood(&quick, argc, argv, verb) || from_environment(envp, "PYRUN_DEBUG")[0] != '\0')
+    if (root == 0 || !is_root() || !is_own(root) || !understood(&quick, argc, argv, verb) || from_environment(envp, "PYRUN_DEBUG")[0] != '\0')
         return;
     if (open_pod(&quick, root) && open_plan(&quick) && compose(&quick)) {
         int slots[SLOT_COUNT] = {0, 1, 2, quick.plan, -1, -1, quick.live.init, quick.live.cgroup, -1, -1};

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from harness import Pyrun
 from launched import launch
+from waiting import wait_until
 
 FORMS = {
     "UUID": lambda uuid: [uuid],
@@ -70,13 +71,26 @@ def test_what_names_no_pod_is_explained(pyrun: Pyrun, tmp_path: Path) -> None:
     assert "2 pods begin so" in said.stderr and os.listdir(folder) == [one], "those that have ended count"
 
 
-def test_a_root_that_everybody_may_write_to_is_refused(pyrun: Pyrun) -> None:
-    """What stands there would be executed."""
+@pytest.mark.parametrize(
+    ("owner", "more", "told"), [(0, 0o002, "everybody may write to it"), (65534, 0, "it belongs to another user (65534)")]
+)
+def test_a_root_of_others_is_refused(pyrun: Pyrun, tmp_path: Path, owner: int, more: int, told: str) -> None:
+    """By whatever verb the launcher knows: what stands there, or is said to run there, would be executed."""
     uuid = pyrun("prepare", pyrun.probe_image, code=0).out.strip()
-    mode = pyrun.root.stat().st_mode
-    pyrun.root.chmod(mode | 0o002)
+    process = pyrun.start("run", "--uuid-file-save", tmp_path / "uuid", pyrun.probe_image, "--exec", "/probe", "--", "sleep", "0")
+    wait_until(lambda: (tmp_path / "uuid").exists() and pyrun("exec", (tmp_path / "uuid").read_text().strip(), "/probe").code == 0)
+    runs = (tmp_path / "uuid").read_text().strip()
+    run = ["run", pyrun.probe_image, "--exec", "/probe", "--", "exit", "0"]
+    pyrun(*run, code=0)
+    before = pyrun.root.stat()
+    pyrun.root.chmod(before.st_mode | more)
+    os.chown(pyrun.root, owner, -1)
     try:
-        assert "everybody may write to it" in pyrun("run-prepared", uuid, code=125).err
+        for words in (["run-prepared", uuid], ["enter", runs, "/probe"], ["exec", runs, "/probe"], ["list"], run):
+            assert told in pyrun(*words, code=125).err
     finally:
-        pyrun.root.chmod(mode)
+        os.chown(pyrun.root, before.st_uid, -1)
+        pyrun.root.chmod(before.st_mode)
+        process.terminate()
+        process.communicate(timeout=60)
     pyrun("rm", uuid, code=0)
