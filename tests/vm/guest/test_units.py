@@ -69,6 +69,25 @@ def test_a_pod_from_a_file_is_a_service(boot: Callable[[str], None]) -> None:
     assert not Path("/sys/fs/cgroup/system.slice/web.service").exists()
 
 
+def test_the_pod_is_found_by_the_units_name_and_again_after_a_kill(boot: Callable[[str], None], shared: Pyrun) -> None:
+    """And a file that is wrong has a line in the journal after daemon-reload."""
+    wrong = POD.with_name("wrong.pod")
+    wrong.parent.mkdir(parents=True, exist_ok=True)
+    wrong.write_text("[Pod]\nImage=a\nUpperr=tmpfs\n")
+    try:
+        boot("Exec=/probe sleep 0")
+    finally:
+        wrong.unlink()
+    journal = ["journalctl", "-b", "-t", "pyrun", "-p", "err", "-o", "cat"]
+    wait_until(lambda: f"{wrong}:3" in subprocess.run(journal, capture_output=True, text=True, timeout=180).stdout)
+    assert systemctl("start", "web.service").returncode == 0
+    os.kill(int(show("MainPID")), signal.SIGKILL)  # the pod that this one leaves has the name, too
+    wait_until(lambda: show("NRestarts") == "1" and show("ActiveState") == "active")
+    assert shared("status", "web", code=0).out
+    shared("stop", "web", code=0)
+    wait_until(lambda: show("ActiveState") == "inactive")
+
+
 def test_the_first_connection_starts_it(boot: Callable[[str], None]) -> None:
     boot(f"Exec=/probe serve\n[Socket]\nListenStream={SOCKET}")
     assert systemctl("start", "web.socket").returncode == 0
