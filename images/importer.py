@@ -20,7 +20,7 @@ from io import FileIO
 from pyrun.errors import ArchiveError, DigestError, ImageError, PyrunError, SignatureError, TrustError
 from pyrun.images import aci, commit, dependencies, trust
 from pyrun.images.flatten import alone
-from pyrun.images.locks import MAKE_ROOM
+from pyrun.images.locks import make_room
 from pyrun.images.prune import collect_tmp
 from pyrun.images.staging import Staging
 from pyrun.images.store import Image, Store
@@ -390,8 +390,8 @@ def explain(store: Store, path: str, error: OSError) -> ImageError:
         errno.ENOSPC: f"free some space below {store.root} (pyrun gc, pyrun image rm), or choose another directory with --root",
         errno.EDQUOT: f"raise the quota below {store.root}, or choose another directory with --root",
         errno.EROFS: "choose a writable directory with --root",
-        errno.EACCES: MAKE_ROOM,
-        errno.EPERM: MAKE_ROOM,
+        errno.EACCES: make_room(error),
+        errno.EPERM: make_room(error),
         errno.EMFILE: "raise the limit of open files (ulimit -n)",
         errno.EIO: "check the disk",
     }.get(error.errno or 0, "")

@@ -19,7 +19,16 @@ import os
 
 from pyrun.errors import StateError
 
-MAKE_ROOM = "run as root, or choose another directory with --root"
+_ROOM = "run as root, or choose another directory with --root"
+_ROOT_S = "choose another directory with --root: root may not write there either"
+_READ_ONLY = "the file system is read-only: mount it writable, or choose another directory with --root"
+
+
+def make_room(error: OSError) -> str:
+    """Return the hint for a state directory that takes nothing: to root not to be root."""
+    if error.errno == errno.EROFS:
+        return _READ_ONLY
+    return _ROOM if os.geteuid() else _ROOT_S
 
 
 class Lock:
@@ -96,5 +105,5 @@ def private_dirs(path: str) -> None:
 
 
 def _cannot_open(path: str, error: OSError) -> StateError:
-    hint = MAKE_ROOM if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
+    hint = make_room(error) if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
     return StateError("open lock", path, errno=error.errno or 0, hint=hint)

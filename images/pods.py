@@ -9,7 +9,7 @@ import contextlib
 import os
 
 from pyrun.errors import StateError
-from pyrun.images.locks import MAKE_ROOM
+from pyrun.images.locks import make_room
 from pyrun.images.store import is_digest
 
 __all__ = ["Users", "users"]
@@ -76,4 +76,4 @@ def _listdir(path: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StateError("read", path, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise StateError("read", path, errno=error.errno or 0, hint=make_room(error)) from None

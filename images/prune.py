@@ -14,7 +14,7 @@ import os
 
 from pyrun.errors import StateError
 from pyrun.images import staging, tags, tree
-from pyrun.images.locks import MAKE_ROOM
+from pyrun.images.locks import make_room
 from pyrun.images.pods import users
 from pyrun.images.remove import remove_tree
 from pyrun.images.staging import Staging, fsync_dir
@@ -356,4 +356,4 @@ def _listdir(path: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StateError("read", path, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise StateError("read", path, errno=error.errno or 0, hint=make_room(error)) from None

@@ -16,7 +16,7 @@ import secrets
 import stat
 
 from pyrun.errors import StateError
-from pyrun.images.locks import MAKE_ROOM, private_dirs
+from pyrun.images.locks import make_room, private_dirs
 from pyrun.native.users import require_own
 
 TYPE_CHECKING = False
@@ -78,7 +78,7 @@ def sweep(root: str) -> int:
     except FileNotFoundError:
         return 0
     except OSError as error:
-        raise StateError("read", parent, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise StateError("read", parent, errno=error.errno or 0, hint=make_room(error)) from None
     for name in names:
         try:
             fd = os.open(f"{parent}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

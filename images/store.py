@@ -19,7 +19,7 @@ import os
 
 from pyrun.errors import ImageError, NotFoundError, SignatureError, StateError
 from pyrun.images import fastjson, trust
-from pyrun.images.locks import MAKE_ROOM, Lock, private_dirs
+from pyrun.images.locks import Lock, make_room, private_dirs
 from pyrun.native.users import require_own
 
 __all__ = ["Image", "Store", "file_key", "import_key", "is_digest"]
@@ -120,7 +120,7 @@ class Store:
             try:
                 private_dirs(f"{self.root}/{name}")
             except OSError as error:
-                raise StateError("make directory", f"{self.root}/{name}", errno=error.errno or 0, hint=MAKE_ROOM) from None
+                raise StateError("make directory", f"{self.root}/{name}", errno=error.errno or 0, hint=make_room(error)) from None
 
     def lock(self, *, exclusive: bool, wait: bool = True) -> Lock:
         """The lock of the whole store: shared while layers are read or imported, exclusive to delete."""
@@ -384,7 +384,7 @@ def _listdir(path: str) -> list[str]:
 
 
 def _unreadable(path: str, error: OSError) -> StateError:
-    return StateError("read", path, errno=error.errno or 0, hint=MAKE_ROOM)
+    return StateError("read", path, errno=error.errno or 0, hint=make_room(error))
 
 
 def _ambiguous(ref: str, ids: list[str], reason: str) -> ImageError:

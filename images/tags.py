@@ -16,7 +16,7 @@ import time
 from pyrun.errors import ImageError, NotFoundError, StateError, UsageError
 from pyrun.images import fastjson, trust
 from pyrun.images.commit import replace_file
-from pyrun.images.locks import MAKE_ROOM, Lock, private_dirs
+from pyrun.images.locks import Lock, make_room, private_dirs
 from pyrun.images.staging import Staging, fsync_dir
 from pyrun.images.store import Image, Store, is_digest
 
@@ -68,7 +68,7 @@ def stored(store: Store, broken: list[str] | None = None) -> list[Tag]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StateError("read", directory, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise StateError("read", directory, errno=error.errno or 0, hint=make_room(error)) from None
     found: list[Tag] = []
     for name in names:
         try:

@@ -220,16 +220,18 @@ static int explain(const struct keeper *keeper, const struct plan_report *failur
     return EXIT_FAILED;
 }
 
-static void tell_uuid(const struct keeper *keeper, int json)
+/* A pod whose UUID could not be told goes on, since its app may have done something by now: the error names it.  Who has closed the
+ * standard output (>&-) wants to hear nothing. */
+static int tell_uuid(const struct keeper *keeper, int json)
 {
-    static const char before[] = "{\n  \"uuid\": \"", after[] = "\",\n  \"state\": \"running\"\n}";
+    char text[128];
+    const char *end = text + sizeof text;
+    char *at = str_add(str_add(text, end, json ? "{\n  \"uuid\": \"" : ""), end, keeper->uuid);
+    const long size = str_add(at, end, json ? "\",\n  \"state\": \"running\"\n}\n" : "\n") - text, n = sys_write(1, text, size);
 
-    if (json)
-        (void)sys_write(1, before, sizeof before - 1);
-    (void)sys_write(1, keeper->uuid, UUID_LENGTH);
-    if (json)
-        (void)sys_write(1, after, sizeof after - 1);
-    (void)sys_write(1, "\n", 1);
+    if (n == size || n == -EBADF)
+        return 0;
+    return fail("tell of pod ", keeper->uuid, "it runs, but standard output takes no more", "stop and remove it, or go on with this UUID");
 }
 
 /* Waits for the first report; without one the keeper was killed. */
@@ -247,8 +249,7 @@ static int wait_for_start(const struct keeper *keeper, int link, int talk, char 
         return fail("start pod ", keeper->uuid, "its keeper was killed", "run `pyrun gc` and try again");
     if (report.kind == PLAN_FAILED)
         return explain(keeper, &report, envp);
-    tell_uuid(keeper, talk == TALK_JSON);
-    return 0;
+    return tell_uuid(keeper, talk == TALK_JSON);
 }
 
 static int detach(struct keeper *keeper, int talk, char **envp)

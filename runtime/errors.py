@@ -21,6 +21,10 @@ The library raises and never prints; ``pyrun.cli`` renders and picks the exit co
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
 __all__ = [
     "ArchiveError",
     "ConfigError",
@@ -62,6 +66,11 @@ class PyrunError(Exception):
         self.errno = errno
         self.hint = hint
         self.origin = origin
+
+    def of_app(self, name: str) -> Self:
+        """Say which app of several it is about; returns this very error."""
+        self.step = f"app {name}: {self.step}"
+        return self
 
     def __str__(self) -> str:
         reason = self.reason

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import TrustError
-from pyrun.images.locks import MAKE_ROOM, private_dirs
+from pyrun.images.locks import make_room, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, write_file
 from pyrun.images.trust import policy_path, policyfile
 from pyrun.images.trust.keyfiles import read_bounded
@@ -40,7 +40,7 @@ def adopt(root: str, data: bytes) -> str:
             os.rename(f"{staging.path}/policy", target)
             fsync_dir(os.path.dirname(target))
     except OSError as error:
-        raise TrustError("store policy", target, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise TrustError("store policy", target, errno=error.errno or 0, hint=make_room(error)) from None
     return target
 
 

@@ -12,7 +12,7 @@ import os
 
 from pyrun.errors import SignatureError, TrustError
 from pyrun.images import trust
-from pyrun.images.locks import MAKE_ROOM, private_dirs
+from pyrun.images.locks import make_room, private_dirs
 from pyrun.images.staging import Staging, fsync_dir, write_file
 from pyrun.images.trust import armour, gpg, keyfiles, openpgp, pem
 from pyrun.images.trust.gpg import KeyInfo
@@ -83,7 +83,7 @@ class Keyring:
         try:
             self._install(directory, info.fingerprint, data)
         except OSError as error:
-            raise TrustError("store key", directory, errno=error.errno or 0, hint=MAKE_ROOM) from None
+            raise TrustError("store key", directory, errno=error.errno or 0, hint=make_room(error)) from None
         return [info]
 
     def list(self) -> Sequence[TrustedKey]:
@@ -160,7 +160,7 @@ class Keyring:
         try:
             self._install(directory, trust.UNSIGNED, b"images from here need no signature\n")
         except OSError as error:
-            raise TrustError("accept", origin, errno=error.errno or 0, hint=MAKE_ROOM) from None
+            raise TrustError("accept", origin, errno=error.errno or 0, hint=make_room(error)) from None
 
     def judge(self, fingerprints: Sequence[str], image_name: str) -> Verdict:
         """The first of these keys that is trusted for a name; SignatureError says for what names they are trusted instead."""
@@ -255,4 +255,4 @@ def _listdir(directory: str) -> Sequence[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise TrustError("read keys", directory, errno=error.errno or 0, hint=MAKE_ROOM) from None
+        raise TrustError("read keys", directory, errno=error.errno or 0, hint=make_room(error)) from None

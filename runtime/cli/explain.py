@@ -24,11 +24,15 @@ def explainer(args: Args) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    """Render the failure `[debug, operation, errno, detail]` of the plan on descriptor 3; returns the exit code."""
+    """Render the failure `[debug, operation, errno, detail]` of the plan on descriptor 3; returns the exit code.
+
+    Of an app of several its name stands behind `debug`.
+    """
     from pyrun.cli.main import render
     from pyrun.engine.explain import failure
     from pyrun.plan import ops
 
     block = os.pread(SLOT_PLAN, os.fstat(SLOT_PLAN).st_size, 0)
-    debug, index, error, detail = argv
-    return render(failure(ops.notes(block), int(index), int(error), int(detail)), bool(debug))
+    debug, *app, index, error, detail = argv
+    failed = failure(ops.notes(block), int(index), int(error), int(detail))
+    return render(failed.of_app(app[0]) if app else failed, bool(debug))

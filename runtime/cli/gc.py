@@ -6,6 +6,7 @@ from pyrun.cli.output import escape
 from pyrun.images.importer import collect_tmp
 from pyrun.images.store import Store
 from pyrun.pod.collect import DAY, collect
+from pyrun.pod.names import phase_of
 from pyrun.pod.state import Pods
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ _WORDS = {
     "running": "removed crashed pod",
     "exited": "removed ended pod",
     "prepared": "removed expired pod",
+    "file": "removed what is no directory, so no pod:",
 }
 
 
@@ -44,10 +46,12 @@ def run(args: Args) -> int:
     if args.format == "json":
         import json
 
-        print(json.dumps({"pods": [{"uuid": uuid, "was": phase} for phase, uuid in removed], "imports": files, "networks": rest}))
+        told_of = [{"uuid": uuid, "was": phase, "now": phase_of(pods, uuid)} for phase, uuid in removed]
+        print(json.dumps({"pods": told_of, "imports": files, "networks": rest}))
         return 0
     for phase, uuid in removed:
-        print("marked crashed pod" if args.mark_only else _WORDS[phase], escape(uuid))
+        kept = phase == "running" and not args.mark_only and phase_of(pods, uuid) == "exited"  # by --keep, and younger than the grace
+        print("marked crashed pod" if args.mark_only or kept else _WORDS[phase], escape(uuid) + (", which is kept" if kept else ""))
     if files:
         print(f"removed {files} unfinished import{'s' if files != 1 else ''}")
     if rest:

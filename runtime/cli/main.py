@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))  # see native/launcher.c
         args = parse(argv)
         code = _dispatch(args)
-        _flush()
+        flush()
         return code
     except PyrunError as error:
         code = render(error, _debug(args, argv))
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _flush() -> None:
+def flush() -> None:
     """Writes out what a verb printed, while a full disk can still be reported."""
     try:
         if sys.stdout is not None:

@@ -55,13 +55,23 @@ def run(args: Args) -> int:
         uuid = prepare_pod(args, lasting=True)
     else:
         uuid = _prepare(args, lasting=True, keep=not args.rm)
-    if args.format == "json":
-        from pyrun.cli.output import emit_json
+    try:
+        _tell(args, uuid)
+    except BaseException:  # nobody would know of it
+        remove(Pods(args.root), uuid)
+        raise
+    return 0
 
+
+def _tell(args: Args, uuid: str) -> None:
+    from pyrun.cli.main import flush
+    from pyrun.cli.output import emit, emit_json
+
+    if args.format == "json":
         emit_json({"uuid": uuid, "state": "prepared"})
     else:
-        print(uuid)
-    return 0
+        emit(uuid + "\n")
+    flush()
 
 
 def run_detached(args: Args) -> int:

@@ -34,7 +34,7 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     With `movable` this process may be moved in the cgroup tree to where the pod's limits can be set.  Without root a child starts it.
     SetupError or ExecError for a step that failed, StateError when the pod is not prepared or somebody else started it.
     """
-    blocks = _plans(pods, uuid)
+    names, blocks = _plans(pods, uuid)
     if os.geteuid():
         from pyrun.pod.inside import call
 
@@ -74,7 +74,8 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
     if kind == _FAILED:
         from pyrun.engine.explain import failure
 
-        raise failure(ops.notes(blocks[app]), op, error_number, detail)
+        failed = failure(ops.notes(blocks[app]), op, error_number, detail)
+        raise failed.of_app(names[app]) if len(names) > 1 else failed
     return int(init)
 
 
@@ -186,15 +187,15 @@ def _locked(fd: int) -> bool:
     return lock(fd)
 
 
-def _plans(pods: Pods, uuid: str) -> list[bytes]:
-    """The plans of a prepared pod's apps, in the order in which the keeper numbers them."""
+def _plans(pods: Pods, uuid: str) -> tuple[list[str], list[bytes]]:
+    """The names of the apps of a prepared pod of several, and the plans of all, in the order in which the keeper numbers them."""
     try:
         fd = os.open("prepared/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except OSError:
         raise StateError("start pod", uuid, "it is not prepared", hint="see `pyrun list`") from None
     try:
-        names = [f"apps/{one['name']}/plan" for one in apps_of(read_json(fd, "pod"))] or ["plan"]
-        return [_plan(fd, uuid, name) for name in names]
+        names = [str(one["name"]) for one in apps_of(read_json(fd, "pod"))]
+        return names, [_plan(fd, uuid, f"apps/{name}/plan") for name in names] or [_plan(fd, uuid, "plan")]
     finally:
         os.close(fd)
 

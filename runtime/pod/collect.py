@@ -21,13 +21,15 @@ DAY = 86400
 
 
 def collect(pods: Pods, *, grace: float = 0, expire: float = DAY, told: Callable[[str, str], None]) -> None:
-    """Remove pods that ended more than `grace` seconds ago and prepared ones older than `expire`; `told` hears (phase, UUID).
+    """Remove pods that ended more than `grace` seconds ago and prepared ones older than `expire`; `told` hears (phase, UUID),
 
-    A pod that somebody holds the lock of, who starts it or looks after it, is left alone.
+    or ("file", name) of what is no directory.  A pod that somebody holds the lock of, who starts it or looks after it, is left alone.
     """
     for phase, age in (("exited", grace), ("prepared", expire)):
         for uuid in pods.uuids(phase):
-            if _take(pods, phase, uuid, age):
+            if pods.drop(phase, uuid):
+                told("file", uuid)
+            elif _take(pods, phase, uuid, age):
                 told(phase, uuid)
     for name in pods.uuids("names"):
         try:

@@ -348,6 +348,8 @@ def _remove(pods: Pods, uuid: str, force: bool, *, patient: bool) -> bool:
         fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     except FileNotFoundError:
         return False  # it has just moved on
+    except NotADirectoryError:  # no pod, but listed as a damaged one
+        return pods.drop(phase, uuid)
     try:
         if not lock(fd):
             if patient and (force or phase == "exited"):

@@ -17,7 +17,7 @@ import os
 import time
 
 from pyrun.engine.cgroup import name_of
-from pyrun.errors import ConfigError, UsageError
+from pyrun.errors import ConfigError, PyrunError, UsageError
 from pyrun.images import fastjson
 from pyrun.plan import ops
 from pyrun.plan.planner import run_plan
@@ -124,7 +124,7 @@ def decide_several(
     for app in apps if pod.mds else ():
         app.options.offer = pod.offer or offer(pod.root)
     together = _together(apps, host, pods.root, uuid)
-    made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again) for app in apps]
+    made = [_decide(app, pods, store, host, uuid, explain, notes, together, again=again, several=len(apps) > 1) for app in apps]
     _check_memory([config for config, _ in made])
     return made
 
@@ -264,13 +264,19 @@ def _decide(
     together: Together,
     *,
     again: bool,
+    several: bool,
 ) -> tuple[Config, Plan]:
     """One app's plan.  Errors and notes say whose they are.  `again`: the pod may start more than once for the health of an app."""
     lowers = [store.layer_dir(layer) for layer in app.image.layers]
     own: list[str] = []
     app.options.name = app.name
     pod_dir = pods.running(uuid)
-    config = make_config(app.options, app.image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=own)
+    try:
+        config = make_config(app.options, app.image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=own)
+    except PyrunError as error:
+        if several:
+            error.of_app(app.name)
+        raise
     config.app_dir, config.group = f"{pod_dir}/apps/{app.name}", app.name
     config.again |= again
     config.share = "pod" if app.options.pid == "pod" else "app"
@@ -290,7 +296,7 @@ def _decide(
 
         lower(config, host)
     plan = run_plan(config)
-    plan.explain = explain
+    plan.explain = [*explain, app.name] if explain and several else explain
     notes += [f"{app.name}: {note}" for note in own]
     return config, plan
 

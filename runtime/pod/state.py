@@ -77,8 +77,9 @@ class Pods:
                 self._make()
                 self.fd = self._open()
         except OSError as error:
-            hint = "run as root, or choose another directory with --root"
-            raise StateError("open the pods' directory", self.path, errno=error.errno or 0, hint=hint) from None
+            from pyrun.images.locks import make_room
+
+            raise StateError("open the pods' directory", self.path, errno=error.errno or 0, hint=make_room(error)) from None
 
     def _open(self) -> int:
         """By way of the phase that is made last: what another process is still making is not there yet."""
@@ -160,6 +161,22 @@ class Pods:
         finally:
             os.close(garbage)
 
+    def drop(self, phase: str, name: str) -> bool:
+        """Remove what stands there and is no directory, so no pod; whether it was so.  StateError when it cannot be removed."""
+        import stat
+
+        path = f"{phase}/{name}"
+        try:
+            if stat.S_ISDIR(os.stat(path, dir_fd=self.fd, follow_symlinks=False).st_mode):
+                return False
+            os.unlink(path, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            hint = "it is no directory, so no pod: remove it by hand"
+            raise StateError("remove", f"{self.path}/{path}", errno=error.errno or 0, hint=hint) from None
+        return True
+
     def _disconnect(self, path: str, uuid: str) -> None:
         try:
             os.stat(path + "/net", dir_fd=self.fd)
@@ -182,13 +199,18 @@ class Pods:
 
         A start looks at a bounded number of running pods and passes over what cannot be removed, which is StateError
         with `thorough`, after a look at all.  With `mark` nothing is deleted: running pods whose supervisor died only move on.
-        `told` hears (phase, uuid).
+        `told` hears (phase, uuid), or ("file", name) of what is no directory, which only `thorough` looks for.
         """
         count = 0
         stuck: list[tuple[str, OSError | PyrunError]] = []
         for phase in ("running",) if mark else ("garbage", "preparing", "running"):
             names = self.uuids(phase)
             for uuid in names if thorough else names[:_SWEEP_LIMIT]:
+                if thorough and not mark and self.drop(phase, uuid):
+                    if told:
+                        told("file", uuid)
+                    count += 1
+                    continue
                 try:
                     found = self._collect(phase, uuid, mark, patient=thorough)
                 except (OSError, PyrunError) as error:

@@ -88,6 +88,39 @@ def test_mark_only_deletes_nothing(pyrun: Pyrun, detach: Detach) -> None:
     assert pyrun("gc", "--mark-only", code=0).out == ""
 
 
+def test_gc_says_of_a_crashed_pod_whether_it_is_gone(pyrun: Pyrun, busybox: Path) -> None:
+    """One of the foreground with --keep only ends: with a grace period it still stands there."""
+    for grace, now in (("1h", "exited"), ("0s", "")):
+        running = pyrun.start("run", "--keep", busybox, "--exec", "/bin/sleep", "--", "1000")
+        wait_until(lambda: any(one["state"] == "running" for one in json.loads(pyrun("list", "--format", "json", code=0).out)))
+        (uuid,) = os.listdir(pyrun.root / "pods" / "running")
+        running.kill()
+        running.communicate(timeout=60)
+        words = f"marked crashed pod {uuid}, which is kept" if now else f"removed crashed pod {uuid}"
+        assert words in pyrun("gc", "--grace-period", grace, code=0).out.splitlines()
+        assert (uuid in os.listdir(pyrun.root / "pods" / "exited")) == bool(now)
+    pyrun("gc", code=0)
+
+
+def test_what_is_no_directory_is_removed(pyrun: Pyrun) -> None:
+    """It is listed as damaged; `rm` and `gc` take it away, and nothing that a link leads to."""
+    pyrun("run", pyrun.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
+    pods, target = pyrun.root / "pods", pyrun.root / "target"
+    target.mkdir()
+    (target / "file").touch()
+    name = "aaaaaaaa-2222-4333-8444-55555555555"
+    for number, phase in enumerate(("preparing", "prepared", "running", "exited", "garbage")):
+        (pods / phase / f"{name}{number}").touch()
+        (pods / phase / f"link{number}").symlink_to(target)
+    assert "damaged" in pyrun("list", code=0).out
+    assert pyrun("rm", f"{name}3", code=0).out == f"{name}3\n"
+    assert pyrun("rm", "--force", f"{name}2", code=0).out == f"{name}2\n"
+    lines = pyrun("gc", code=0).out.splitlines()
+    assert len([line for line in lines if line.startswith("removed what is no directory, so no pod: ")]) == 8 == len(lines)
+    assert [found for phase in pods.iterdir() if phase.name != "names" for found in phase.iterdir()] == []
+    assert (target / "file").exists() and pyrun("gc", code=0).out == ""
+
+
 def test_the_image_s_own_stop_signal(pyrun: Pyrun, detach: Detach) -> None:
     """OCI image configuration, StopSignal: what `stop` sends unless it is told otherwise."""
     uuid = detach("trap 'exit 7' QUIT; trap 'exit 8' TERM; echo ready; while :; do sleep 0.02; done")
