@@ -8,6 +8,7 @@ from pyrun.errors import StateError
 from pyrun.plan import ops
 from pyrun.pod.live import apps_of, find_live
 from pyrun.pod.logs import open_pod
+from pyrun.pod.metadata import OWN_VARIABLES
 from pyrun.pod.state import read_json
 from pyrun.pod.status import exit_code, status
 
@@ -19,6 +20,7 @@ __all__ = ["inspect", "manifest", "processes"]
 
 _MAX_PLAN = 4 << 20
 _MAX_PIDS = 100_000
+_RUNTIME_S = frozenset(("default devices", "default mounts", "name look-ups", "shared memory", "--notify app"))  # mounts, by origin
 _COMMAND = 256  # bytes of a command line that are shown
 
 
@@ -69,38 +71,71 @@ def manifest(pods: Pods, uuid: str) -> dict[str, object]:
     fd = open_pod(pods, uuid)
     record = read_json(fd, "pod")
     os.close(fd)
-    volumes: list[dict[str, object]] = []
+    volumes = _Volumes(f"{pods.running(uuid)}/")
     image = {"id": record.get("image", ""), "name": record.get("name", "")}
     apps = [_runtime_app(plan_of(pods, uuid), record.get("app", ""), image, volumes)] if not apps_of(record) else []
     for one in apps_of(record):
         image = {"id": one.get("image", ""), "name": one.get("image_name", "")}
         apps.append(_runtime_app(plan_of(pods, uuid, one["name"]), one["name"], image, volumes))
-    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": apps, "volumes": volumes}
+    return {"acVersion": "0.8.11", "acKind": "PodManifest", "apps": apps, "volumes": volumes.listed}
 
 
-def _runtime_app(plan: list[ops.Op], name: object, image: dict[str, object], volumes: list[dict[str, object]]) -> dict[str, object]:
-    """One app as its plan has it; its volumes are added, each under a name of its own."""
+class _Volumes:
+    """The volumes of a pod's apps, each under a name of its own; what lies in the pod's directory `own` is an empty one.
+
+    Of the runtime's own mounts there is none: each pod gets those anew, and --pod-manifest refuses them.
+    """
+
+    def __init__(self, own: str) -> None:
+        self.listed: list[dict[str, object]] = []
+        self._own = own
+        self._made: dict[str, dict[str, object]] = {}  # by where it lies: how it was made
+        self._shared: dict[str, str] = {}
+
+    def made(self, path: str, mode: int, uid: int, gid: int) -> None:
+        """Hear how a directory of the pod is made, which comes before it is mounted."""
+        self._made[path] = {"mode": f"{mode:04o}", "uid": uid, "gid": gid}
+
+    def mounted(self, source: str, target: object, *, readonly: bool, recursive: bool) -> dict[str, object]:
+        """Return the mount that an app's manifest is to have."""
+        if source in self._shared:  # by several apps, or at several places
+            return {"volume": self._shared[source], "path": target}
+        name = f"volume-{len(self.listed)}"
+        volume: dict[str, object] = {"name": name, "kind": "host", "source": source, "recursive": recursive}
+        if source.startswith(self._own):
+            self._shared[source] = name
+            volume = {"name": name, "kind": "empty", **self._made.get(source, {})}
+        self.listed.append({**volume, "readOnly": readonly})
+        return {"volume": name, "path": target}
+
+
+def _runtime_app(plan: list[ops.Op], name: object, image: dict[str, object], volumes: _Volumes) -> dict[str, object]:
+    """One app as its plan has it; its volumes are added."""
     app: dict[str, object] = {}
     mounts: list[dict[str, object]] = []
-    for code, _, n, s1, s2, a, b, _ in plan:
+    readonly = False
+    for code, flags, n, s1, s2, a, b, origin in plan:
         if code == ops.HANDLER:
             break  # from here on they are of event handlers
         if code == ops.EXEC:
             app["exec"] = s1
             assert isinstance(s2, list)
             pairs = [word.partition("=") for word in s2]
-            app["environment"] = [{"name": variable, "value": value} for variable, _, value in pairs]
+            app["environment"] = [{"name": variable, "value": value} for variable, _, value in pairs if variable not in OWN_VARIABLES]
         elif code == ops.IDS:
             app.update(user=str(a), group=str(b))
             if isinstance(s1, bytes) and n:
                 app["supplementaryGIDs"] = [int.from_bytes(s1[i : i + 4], "little") for i in range(0, len(s1), 4)]
         elif code == ops.CHDIR:
             app["workingDirectory"] = s1
-        elif code == ops.BIND and not str(s1).startswith("/dev/"):
-            readonly = bool(int(a) & ops.ATTR_RDONLY) if isinstance(a, int) else False
-            mounts.append({"volume": f"volume-{len(volumes)}", "path": s2})
-            volumes.append({"name": f"volume-{len(volumes)}", "kind": "host", "source": s1, "readOnly": readonly})
-    return {"name": name, "image": image, "app": app, "mounts": mounts}
+        elif code in (ops.ROOT_READONLY, ops.UNMOUNT):  # a copy, or an overlay that is mounted once more without a layer for changes
+            readonly = True
+        elif code == ops.HOST_DIR and all(isinstance(number, int) for number in (n, a, b)):
+            volumes.made(str(s1), int(str(n)), int(str(a)), int(str(b)))
+        elif code == ops.BIND and origin not in _RUNTIME_S and not str(s1).startswith("/dev/"):
+            protected = isinstance(a, int) and bool(a & ops.ATTR_RDONLY)
+            mounts.append(volumes.mounted(str(s1), s2, readonly=protected, recursive=bool(flags & ops.RECURSIVE)))
+    return {"name": name, "image": image, "app": app, "readOnlyRootFS": readonly, "mounts": mounts}
 
 
 def processes(pods: Pods, uuid: str, app: str | None = None) -> list[dict[str, object]]:

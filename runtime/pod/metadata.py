@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     App = tuple[Options, Image, Config]
 
-__all__ = ["describe", "offer", "reified", "socket_path"]
+__all__ = ["OWN_VARIABLES", "describe", "offer", "reified", "socket_path"]
 
 PORT = 18112
 VERSION = "0.8.11"
-_OWN = ("AC_APP_NAME", "AC_METADATA_URL", "container")
+OWN_VARIABLES = ("AC_APP_NAME", "AC_METADATA_URL", "container")  # each pod gets those anew
 
 
 def socket_path(root: str) -> str:
@@ -123,7 +123,7 @@ def _app(options: Options, image: Image, config: Config, volumes: dict[str, dict
         "supplementaryGIDs": list(config.groups),
         "eventHandlers": [{"name": name, "exec": argv} for name, argv, _, _ in config.handlers],
         "workingDirectory": config.cwd,
-        "environment": [{"name": name, "value": value} for name, _, value in pairs if name not in _OWN],
+        "environment": [{"name": name, "value": value} for name, _, value in pairs if name not in OWN_VARIABLES],
         "isolators": [one for one in own.get("isolators") or [] if one["name"] not in _beaten(config) or one["name"] == SYSCTL],
         "mountPoints": [
             {name: point[name] for name in ("name", "path", "readOnly") if name in point} for point in own.get("mountPoints") or []

@@ -222,3 +222,35 @@ def test_pod_04_what_is_missing_is_made_and_told(shared: Pyrun, manifest: Manife
     (mount,), (empty,) = pod["apps"][0]["mounts"], pod["volumes"]
     assert (mount["path"], mount["volume"], empty["kind"]) == ("/data", empty["name"], "empty")
     assert "no volume for mount point data on /data" in done.err
+
+
+def test_what_runs_can_be_run_again_by_its_manifest(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
+    """What cat-manifest prints is a manifest that --pod-manifest takes: the mounts that every pod has are not in it."""
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "file").write_text("host\n")
+    look = "id -u; id -G; stat -c %a:%u /data; cat /h/file; echo $X $AC_APP_NAME; pwd; touch /h/x 2>/dev/null || echo h-ro"
+    look += "; touch /x 2>/dev/null || echo root-ro; df -h /dev/shm | tail -n 1 | tr -s ' ' | cut -d ' ' -f 6"
+    app = ("--exec", "/bin/sh", "--user", "7", "-e", "X=1", "--working-dir", "/data", "--readonly-rootfs", "--mount", "volume=h,target=/h")
+    volumes = ("--volume", "data,kind=empty,mode=0750,uid=7", "--volume", f"h,kind=host,source={tmp_path}/host,readOnly=true")
+    mount = ("--mount", "volume=data,target=/data")
+    one = (busybox, "--name", "one", *app, *mount, "--", "-c", f"echo >/data/ready; {look}; sleep 0.2")
+    two = (
+        busybox,
+        "--name",
+        "two",
+        "--exec",
+        "/bin/sh",
+        *mount,
+        "--",
+        "-c",
+        "for i in $(seq 200); do [ -e /data/ready ] && exit 0; sleep 0.05; done; exit 1",
+    )
+    for words in (one, (*one, "---", *two)):
+        first = pyrun("prepare", *volumes, *words, code=0).out.strip()
+        manifest = tmp_path / "again.json"
+        manifest.write_text(pyrun("cat-manifest", first, code=0).out)
+        assert '"/dev/shm"' not in manifest.read_text()
+        second = pyrun("prepare", "--pod-manifest", manifest, code=0).out.strip()
+        assert pyrun("cat-manifest", second, code=0).out == manifest.read_text()
+        outs = [pyrun("run-prepared", uuid, code=0).out for uuid in (first, second)]
+        assert outs[0] == outs[1] and outs[0].splitlines()[2:] == ["750:7", "host", "1 one", "/data", "h-ro", "root-ro", "/dev/shm"]
