@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness import TOP
 
+# systemd-run makes one $ of two
 PROGRAM = """
 import json, sys, pyrun
 pyrun.allow_limits()
@@ -20,7 +21,7 @@ run("fits", "head -c 4000000 /dev/zero | tail | wc -c", memory="64Mi", pids_limi
 run("oom", "head -c 400000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
 run("main", "exec tail </dev/zero", memory="32Mi", swap=0)
 run("child", "tail </dev/zero; exit 5", memory="32Mi", swap=0)
-run("both", "tail </dev/zero; kill -9 $$", memory="32Mi", swap=0)
+run("both", "tail </dev/zero; kill -9 $$$$", memory="32Mi", swap=0)
 run("bomb", "b() { b | b & }; b; sleep 1; echo lives", memory="256Mi", pids_limit=30)
 with pyrun.Pool(rootfs="host", size=1, root=sys.argv[1], memory="32Mi", swap=0) as pool:
     done = pool.run(["sh", "-c", "head -c 400000000 /dev/zero | tail"], timeout=60)
