@@ -31,6 +31,21 @@ static int is_free(int group)
     return events >= 0;
 }
 
+/* Whether something can be read from a file of a cgroup. */
+static int has_any(int group, const char *file)
+{
+    OWNED_FD fd = (int)sys_openat(group, file, O_RDONLY, 0);
+    char byte;
+
+    return fd >= 0 && sys_read(fd, &byte, 1) == 1 && byte != '\n';
+}
+
+/* Whether enable_all() of pyrun.oci.cgroups has something to do there; in a cgroup that is new it has in any case. */
+static int lacks_controllers(int group)
+{
+    return !has_any(group, "cgroup.subtree_control") && has_any(group, "cgroup.controllers") && !has_any(group, "cgroup.procs");
+}
+
 /* linux.cgroupsPath below the tree's root, or the cgroup of this process; without one the container's id below the root. */
 static int name_group(struct again *a)
 {
@@ -122,7 +137,7 @@ static int make_group(struct making *m)
         if (r < 0 && r != -EEXIST)
             return 0;
     }
-    m->made_group = m->group >= 0 && m->above >= 0 && is_free(m->group);
+    m->made_group = m->group >= 0 && m->above >= 0 && is_free(m->group) && !(first != 0 && *first == '/') && !lacks_controllers(m->above);
     if (!m->made_group && first != 0)
         remove_groups(group, first);
     return m->made_group;

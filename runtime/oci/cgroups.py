@@ -9,7 +9,7 @@ from pyrun.host import CGROUP_ROOTS, read_small
 
 TYPE_CHECKING = False
 
-__all__ = ["directory", "freeze", "kill", "make", "own", "processes", "put", "remove", "tree"]
+__all__ = ["directory", "enable_all", "freeze", "kill", "make", "own", "processes", "put", "remove", "tree"]
 
 
 def tree() -> str:
@@ -63,6 +63,25 @@ def make(path: str) -> None:
         if isinstance(error, HostError):
             raise
         raise HostError("make cgroup", path, errno=error.errno or 0, origin="linux.cgroupsPath") from None
+
+
+def enable_all(path: str) -> None:
+    """Enable what controllers there are for the cgroup, from the root of the tree down, and leave those that are not to be had.
+
+    Clients look at what a container takes, and limit it later, whether it had a limit to begin with or not.  A cgroup above that
+    has processes stays as it is: what the kernel lets pass there makes one below that no process can enter (cgroups(7)).
+    """
+    above = tree()
+    for part in path[len(above) :].strip("/").split("/"):
+        enabled = read_small(above + "/cgroup.subtree_control").split()
+        missing = ["+" + name.decode() for name in read_small(above + "/cgroup.controllers").split() if name not in enabled]
+        if missing:
+            if os.path.exists(above + "/cgroup.type") and read_small(above + "/cgroup.procs"):  # the root of all has no type
+                return
+            if not put(above + "/cgroup.subtree_control", " ".join(missing)):
+                for one in missing:
+                    put(above + "/cgroup.subtree_control", one)
+        above += "/" + part
 
 
 def put(path: str, text: str) -> bool:

@@ -232,6 +232,8 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         plan.flags |= ops.SETGROUPS_DENY
     if kept:
         plan.flags |= ops.KEEP_GROUPS
+    if group:
+        cgroups.enable_all(group)
     limits = _limits(args, config, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     return plan

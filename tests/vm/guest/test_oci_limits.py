@@ -81,6 +81,46 @@ def test_limits_hold_without_python(oci: Runtime, tmp_path: Path) -> None:
     assert not oci.leftovers()
 
 
+def test_a_container_without_limits_can_be_measured_and_limited(oci: Runtime, tmp_path: Path) -> None:
+    """Every controller is there, as clients expect that ask for figures; also below a cgroup that is new."""
+    alone = Alone(tmp_path / "alone", oci)
+    oci.command("/bin/sleep", "1000")
+    for place in ("/measured/one", "/measured/two", "/measured/new/three"):
+        name = place.replace("/", "-")[1:]
+        oci.config["linux"]["cgroupsPath"] = place
+        oci.write()
+        if place == "/measured/new/three":
+            alone("create", name, code=NO_PYTHON)
+        (alone if place == "/measured/two" else oci)("create", name)
+        group = Path("/sys/fs/cgroup" + place)
+        oci("start", name)
+        assert group_of(oci.state(name)["pid"]) == group and {"memory", "pids", "cpu", "io"} <= {
+            *(group / "cgroup.controllers").read_text().split()
+        }
+        shown = json.loads(oci("events", "--stats", name).stdout)["data"]
+        assert shown["memory"]["usage"]["usage"] > 0 and shown["pids"]["current"] == 1
+        oci("update", "--memory", "96m", name)
+        assert (group / "memory.max").read_text() == f"{96 << 20}\n"
+        oci("delete", "--force", name)
+    assert not oci.leftovers()
+
+
+def test_processes_in_a_cgroup_above(oci: Runtime) -> None:
+    """cgroups(7): whatever was enabled there, nobody could live below."""
+    crowd = Path("/sys/fs/cgroup/crowd")
+    crowd.mkdir()
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        try:
+            (crowd / "cgroup.procs").write_text(str(sleeper.pid))
+            oci.config["linux"]["cgroupsPath"] = "/crowd/one"
+            assert group_of(oci.start_sleeping()) == crowd / "one"
+            assert (crowd / "cgroup.subtree_control").read_text().split() == []
+            oci("delete", "--force", "one")
+        finally:
+            sleeper.kill()
+    crowd.rmdir()
+
+
 def test_a_scope_of_systemd(oci: Runtime) -> None:
     oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:scoped"
     oci.config["linux"]["resources"] = LIMITS
