@@ -200,6 +200,15 @@ def test_a_hook_that_the_filter_lets_nobody_wait_for_has_failed(oci: Runtime, ca
     assert time.monotonic() - before < 20 and not oci.leftovers()
 
 
+def test_a_filter_that_refuses_even_to_exit_ends_the_process(oci: Runtime) -> None:
+    """It can neither run the program, nor say so, nor leave: it would try for ever."""
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []}
+    oci.config["process"]["rlimits"] = [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+    oci.command("/bin/true")
+    assert oci("run", "one", code=None).returncode == 128 + 4
+    assert not oci.leftovers()
+
+
 def test_nobody_listens_to_write(oci: Runtime) -> None:
     calls = {"names": ["mkdir", "write"], "action": "SCMP_ACT_NOTIFY"}
     oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [calls], "listenerPath": "/none"}
