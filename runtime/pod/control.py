@@ -31,7 +31,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _LAST = 64  # SIGNAL_LAST of native/plan.h
 _FREEZE_SECONDS = 10.0
 _TEARDOWN_SECONDS = 10.0
-_GRACE = 2  # seconds that the kernel may take over a SIGKILL
+_GRACE = 10  # seconds that the kernel may take over a SIGKILL
 
 
 class Held:
