@@ -83,7 +83,7 @@ def test_sec_01_what_a_layer_plants_is_copied_out_by_cp(tmp_path: Path, canary: 
                 oci_layer.read_layer(source.fileno(), staging, LIMITS, Policy(conflicts="replace"), ("tar", "gzip", "zstd"))
             rootfs = os.open("rootfs", os.O_RDONLY | os.O_DIRECTORY, dir_fd=staging)
             try:
-                _Copy(0, 0).start(rootfs, out, b"copy")
+                _Copy(0, 0).start(rootfs, out, b"copy", "copy")
                 copied += 1
             finally:
                 os.close(rootfs)

@@ -144,7 +144,8 @@ def test_nobody_of_the_host_runs_or_loads_what_the_image_ships(pyrun: Pyrun, ima
 
     path = image("example.com/poison", ["/probe", "exit", "7"], compression=compression, edit=edit)
     log = tmp_path / "log"
-    words = ["strace", "-f", "-qq", "-s", "4096", "-e", "trace=execve,execveat,open,openat,openat2,pivot_root", "-o", log, COMMAND]
+    calls = "trace=execve,execveat,open,openat,openat2,pivot_root"
+    words: list[str | Path] = ["strace", "-f", "-qq", "-s", "4096", "-e", calls, "-o", log, COMMAND]
     for more in (["fetch"], ["run", "--user", "app"]):
         done = subprocess.run([*words, *more, path], env=pyrun.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert done.returncode == (7 if more[0] == "run" else 0), done.stderr

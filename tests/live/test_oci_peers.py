@@ -201,7 +201,7 @@ def test_a_slave_root_is_one(oci: Runtime) -> None:
     """mount_namespaces(7): what the host mounts below comes in, and none goes out; as `slave` says, and the default."""
     oci.config["linux"]["rootfsPropagation"] = "slave"
     oci.command("/bin/cat", "/proc/self/mountinfo")
-    words = [OCI, "--root", oci.root, "run", "--bundle", oci.bundle, "one"]
+    words = [str(word) for word in (OCI, "--root", oci.root, "run", "--bundle", oci.bundle, "one")]
     shared = ["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --make-rshared / && exec "$@"', "sh"]
     done = subprocess.run([*shared, *words], capture_output=True, text=True, check=True)
     root = next(line for line in done.stdout.splitlines() if line.split()[4] == "/")

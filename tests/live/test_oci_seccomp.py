@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundles import OCI, Runtime
@@ -155,7 +156,7 @@ def test_a_refusing_filter_tells_of_newer_calls(oci: Runtime) -> None:
     subprocess.run(["gcc", "-static", "-o", oci.bundle / "rootfs/calls", source], check=True)
     allowed = "execve exit_group exit read write close fstat newfstatat mmap munmap mprotect brk arch_prctl set_tid_address set_robust_list"
     allowed += " rseq prlimit64 readlink readlinkat getrandom ioctl rt_sigaction rt_sigprocmask execveat futex"
-    seccomp = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": allowed.split(), "action": "SCMP_ACT_ALLOW"}]}
+    seccomp: dict[str, Any] = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": allowed.split(), "action": "SCMP_ACT_ALLOW"}]}
     seccomp["architectures"] = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
     oci.config["linux"]["seccomp"] = seccomp
     oci.command("/calls")

@@ -48,7 +48,7 @@ def test_a_pod_in_the_background_whose_uuid_is_lost_is_named(pyrun: Pyrun, busyb
 
 def test_nobody_who_closed_it_wants_to_hear_of_it(pyrun: Pyrun, busybox: Path) -> None:
     with nothing_kept(pyrun):
-        words = [COMMAND, "run", "--detach", str(busybox), *APP]
+        words = [str(COMMAND), "run", "--detach", str(busybox), *APP]
         done = subprocess.run(
             ["sh", "-c", '"$@" >&-', "sh", *words], env=pyrun.environment(), stderr=subprocess.PIPE, text=True, timeout=60
         )

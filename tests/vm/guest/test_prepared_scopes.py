@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,21 +97,31 @@ def test_a_scope_of_that_name_is_explained(shared: Pyrun, tmp_path: Path) -> Non
     shared("rm", uuid, code=0)
 
 
-def test_below_the_systemd_of_root_as_a_user(shared: Pyrun, tmp_path: Path) -> None:
-    """user@0.service: a unit that is delegated there is a place; one that is not gets a scope of the system's systemd."""
+@pytest.fixture
+def own() -> Iterator[dict[str, str]]:
+    """The environment of who calls root's own systemd, which ends with the test."""
     subprocess.run(["systemctl", "start", "user@0.service"], check=True)
-    own = {"XDG_RUNTIME_DIR": "/run/user/0", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/0/bus"}
-    uuid = prepare(shared, "--memory", "64Mi")
-    delegated = ("systemd-run", "--user", "--quiet", "--scope", "--property=Delegate=yes")
-    said = start(shared, tmp_path, uuid, *delegated, env=own)
-    assert said.returncode == 0, said.stderr
-    # Python asks where that systemd is of a version that leaves no mark
-    marked = "user.delegate" in os.listxattr(group_of(shared, uuid).parent)
-    assert programs(tmp_path) == (["pyrun", "keeper"] if marked else ["pyrun", "python3", "keeper"])
-    assert "/user@0.service/" in str(group_of(shared, uuid)) and (group_of(shared, uuid) / "memory.max").read_text() == f"{64 << 20}\n"
-    end(shared, uuid)
-    uuid = prepare(shared, "--memory", "64Mi")
-    said = start(shared, tmp_path, uuid, "systemd-run", "--user", "--quiet", "--scope", env=own)
-    assert said.returncode == 0, said.stderr
-    assert group_of(shared, uuid).parent.parent.name == "machine.slice"
-    end(shared, uuid)
+    yield {**os.environ, "XDG_RUNTIME_DIR": "/run/user/0", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/run/user/0/bus"}
+    subprocess.run(["systemctl", "stop", "user@0.service", "user-runtime-dir@0.service"], check=True)
+
+
+def test_below_the_systemd_of_root_as_a_user(shared: Pyrun, tmp_path: Path, own: dict[str, str]) -> None:
+    """user@0.service: a unit that is delegated there is a place; one that is not gets a scope of the system's systemd."""
+    scope = ("systemd-run", "--user", "--quiet", "--scope")
+    for delegated in (True, False):
+        uuid = prepare(shared, "--memory", "64Mi")
+        words = [*scope, *(["--property=Delegate=yes"] if delegated else [])]
+        # the tracer stays outside: nobody else may be in the scope
+        command = [*traced(tmp_path), *words, str(COMMAND), "--root", str(shared.root), "run-prepared", "--detach", uuid]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=300, env=own)
+        assert said.returncode == 0, said.stderr
+        group = group_of(shared, uuid)
+        assert (group / "memory.max").read_text() == f"{64 << 20}\n"
+        if delegated:
+            # Python asks where that systemd is of a version that leaves no mark
+            marked = "user.delegate" in os.listxattr(group.parent)
+            assert programs(tmp_path) == (["systemd-run", "pyrun", "keeper"] if marked else ["systemd-run", "pyrun", "python3", "keeper"])
+            assert "/user@0.service/" in str(group)
+        else:
+            assert group.parent.parent.name == "machine.slice"
+        end(shared, uuid)
