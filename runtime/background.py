@@ -108,9 +108,11 @@ def _plain(name: str, value: object) -> object:
     """What marshal takes; it takes no sub-classes."""
     if value is None or isinstance(value, bool):
         return value
-    for kind in (int, float, str):
+    if isinstance(value, str):
+        return str.__str__(value)
+    for kind in (int, float):
         if isinstance(value, kind):
-            return kind(value) if kind is not str else str.__str__(value)
+            return kind(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, dict):
