@@ -68,31 +68,35 @@ def test_a_word_of_the_caller_is_no_failure(oci: Runtime) -> None:
 
 
 def frozen(pid: int) -> Path:
-    """A frozen cgroup within that of a container, with its process."""
+    """A frozen cgroup that a container's process was moved to; its own is gone, so who enters goes there as well."""
     group = Path("/sys/fs/cgroup") / Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("0::/")[2]
-    inner = group / "inner"
-    inner.mkdir()
-    (inner / "cgroup.procs").write_text(str(pid))
-    (inner / "cgroup.freeze").write_text("1")
-    wait_until(lambda: "frozen 1" in (inner / "cgroup.events").read_text())
-    return inner
+    other = group.with_name(f"{group.name}-elsewhere")
+    other.mkdir()
+    (other / "cgroup.procs").write_text(str(pid))
+    group.rmdir()
+    (other / "cgroup.freeze").write_text("1")
+    wait_until(lambda: "frozen 1" in (other / "cgroup.events").read_text())
+    return other
 
 
 @pytest.mark.parametrize("options", [[], [PYTHONS]], ids=["launcher", "python"])
 def test_an_exec_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, options: list[str]) -> None:
     """It enters a cgroup that is frozen, where nothing runs; what joins the namespaces is given up after ten seconds."""
     pid = oci.start_sleeping()
-    inner = frozen(pid)
+    other = frozen(pid)
     command = [str(word) for word in (OCI, "--root", oci.root, "exec", *options, "--pid-file", "pid", "one", "true")]
     with subprocess.Popen(command, cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
-        wait_until(lambda: len((inner / "cgroup.procs").read_text().split()) == 2)
-        client.send_signal(signal.SIGTERM)
         try:
+            wait_until(lambda: len((other / "cgroup.procs").read_text().split()) == 2)
+            client.send_signal(signal.SIGTERM)
             assert client.wait(timeout=60) in (-signal.SIGTERM, 128 + signal.SIGTERM)
         finally:
-            (inner / "cgroup.freeze").write_text("0")
+            (other / "cgroup.freeze").write_text("0")
             client.kill()
-    assert (inner / "cgroup.procs").read_text().split() == [str(pid)]
+    assert (other / "cgroup.procs").read_text().split() == [str(pid)]
+    oci("delete", "--force", "one")
+    wait_until(lambda: not (other / "cgroup.procs").read_text())
+    other.rmdir()
     assert not [name for name in os.listdir(oci.bundle) if "pid" in name]
 
 

@@ -93,11 +93,11 @@ def test_removal_is_killed(pods: Pyrun, verb: str) -> None:
 
 @pytest.mark.stress
 def test_a_storm_of_signals(pods: Pyrun) -> None:
-    """SEC-52: a thousand of them in a second go to the app; the keeper and the record stay what they are."""
+    """SEC-52: a thousand of them in a second go to the app, which they do not end; the keeper and the record stay what they are."""
     uuid = pods("run", "--detach", "example.com/probe", "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
     run = json.loads((pods.root / "pods" / "running" / uuid / "run").read_text())
     for number in range(scaled(1000)):
-        os.kill(run["keeper"], (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT, signal.SIGPIPE)[number % 5])
+        os.kill(run["keeper"], (signal.SIGCHLD, signal.SIGWINCH, signal.SIGURG, signal.SIGCONT)[number % 4])
     found = json.loads(pods("status", "--format", "json", uuid, code=0).out)
     assert (found["state"], found["pid"]) == ("running", run["pid"])
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
