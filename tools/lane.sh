@@ -16,6 +16,7 @@ if [ -z "$tree" ]; then
     exit 1
 fi
 group="$tree$(sed -n 's/^0:://p' /proc/self/cgroup)/lane-$$"
+sed 's/[^ ]\+/+&/g' "$tree/cgroup.controllers" >"$tree/cgroup.subtree_control" || true
 mkdir "$group" "$group/outside" "$group/inside"
 sed 's/[^ ]\+/+&/g' "$group/cgroup.controllers" >"$group/cgroup.subtree_control" || true
 # The last processes of the lane may take a moment to be gone.
