@@ -274,7 +274,9 @@ def _decide(
     try:
         config = make_config(app.options, app.image, lowers, host, uuid, stage=pods.stage, pod_dir=pod_dir, notes=own)
     except PyrunError as error:
-        if several:
+        from pyrun.pod.sysctl import ISOLATOR
+
+        if several and error.origin != ISOLATOR:  # which is the pod's, and no app's
             error.of_app(app.name)
         raise
     config.app_dir, config.group = f"{pod_dir}/apps/{app.name}", app.name

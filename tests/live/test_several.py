@@ -178,7 +178,7 @@ def test_one_that_cannot_start_is_explained_and_ends_all(
 ) -> None:
     words = several({"a": "trap '' TERM; while :; do sleep 1; done"})
     failed = shared("run", *detach, *words, "---", busybox, "--name", "b", "--exec", "/missing", code=127)
-    assert failed.err.startswith("pyrun: execute /missing: no such file or directory\nhint: ") and "from: --exec" in failed.err
+    assert failed.err.startswith("pyrun: app b: execute /missing: no such file or directory\nhint: ") and "from: --exec" in failed.err
     assert [name for name in ("prepared", "exited", "garbage") if os.listdir(shared.root / "pods" / name)] == []
 
 
