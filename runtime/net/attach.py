@@ -53,9 +53,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
         with Netlink() as link:
             chosen = [_network(root, one, link) for one in want["nets"]]
             with networks.Lock(root):
-                for place, (network, one) in enumerate(chosen):
-                    _claim(root, uuid, network, (one, want), record, place)
-                ports.claim(root, uuid, want["ports"], record)
+                _take(root, uuid, chosen, want, record)
                 _write(pod, _RECORD, fastjson.dumps(record).encode())
             ns, sock = native.netns()
             with Netlink(sock) as inside:
@@ -176,10 +174,19 @@ def records(root: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _claim(
-    root: str, uuid: str, network: Network | None, asked: tuple[dict[str, Any], dict[str, Any]], record: dict[str, Any], place: int
-) -> None:
-    """Take addresses; what is taken is in the record, so that it is given back when the next step fails."""
+def _take(root: str, uuid: str, chosen: list[tuple[Network | None, dict[str, Any]]], want: dict[str, Any], record: dict[str, Any]) -> None:
+    """Take addresses and ports; what is taken is in the record, so that it is given back when the next step fails."""
+    dead: list[str] = []
+    try:
+        for place, (network, one) in enumerate(chosen):
+            _claim(root, uuid, network, (one, want), record, place, dead)
+        ports.claim(root, uuid, want["ports"], record, dead)
+    finally:
+        rules.clear(root, dead)
+
+
+def _claim(root: str, uuid: str, network: Network | None, asked: tuple[dict[str, Any], dict[str, Any]], record: dict[str, Any], place: int,
+           dead: list[str]) -> None:  # fmt: skip
     one, want = asked
     if network is None and want.get("isolate"):
         hint = "join a network of pyrun's, or isolate it by a plug-in (firewall)"
@@ -199,7 +206,7 @@ def _claim(
     found = []
     for subnet in network.subnets:
         wanted = next((ip for ip in one["ips"] if (":" in ip) == (subnet.family == INET6)), "")
-        address = leases.lease(root, network, subnet, uuid, wanted)
+        address = leases.lease(root, network, subnet, uuid, wanted, dead)
         record["claims"].append(f"{network.name}/{address}")
         found.append(f"{address}/{subnet.length}")
     mac = one.get("mac") or mac_of(found[0].partition("/")[0])
@@ -282,9 +289,7 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
     with networks.Lock(root):
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
         mine = [one for one in _forwards(record) if ports.path_of(one.protocol, one.address, one.port) in held]
-        whole = held == set(record["claims"])  # else somebody has the address now, and the link-local one with it
-        alone = [one for one in record["alone"] if (whole if one.startswith("fe80:") else any(c.endswith("/" + one) for c in held))]
-        rules.remove(root, mine, alone)
+        rules.remove(root, mine, _alone_here(root, uuid, record))
         for made in record["nets"]:
             names.forget(root, made["network"], uuid)
         if any(made.get("kind") in ("bridge", "ptp") for made in record["nets"]):
@@ -296,6 +301,14 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
     if failed is not None:
         raise failed  # the record stays, so that `gc` asks again
     leases.unlink(_RECORD, dir_fd=pod)
+
+
+def _alone_here(root: str, uuid: str, record: dict[str, Any]) -> list[str]:
+    """The addresses that may not reach the host, without those that another pod has by now."""
+    if not record["alone"]:
+        return []
+    others = {address for other, theirs in records(root).items() if other != uuid for address in theirs["alone"]}
+    return [address for address in record["alone"] if address not in others]
 
 
 def _delete(uuid: str, record: dict[str, Any]) -> PyrunError | None:

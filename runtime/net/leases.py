@@ -40,8 +40,11 @@ def alive(root: str, uuid: str) -> bool:
     return False
 
 
-def claim(root: str, path: str, uuid: str) -> str:
-    """Take what `path` stands for; "" when that went well, else the UUID of the living pod that has it.  The lock is held."""
+def claim(root: str, path: str, uuid: str, dead: list[str]) -> str:
+    """Take what `path` stands for; "" when that went well, else the UUID of the living pod that has it.  The lock is held.
+
+    What a dead pod had is put down in `dead`, for `pyrun.net.rules.clear`.
+    """
     for _ in range(2):
         try:
             os.symlink(uuid, path)
@@ -52,10 +55,11 @@ def claim(root: str, path: str, uuid: str) -> str:
                 return ""
             if owner and alive(root, owner):
                 return owner
+            dead.append(path)
             unlink(path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-    return claim(root, path, uuid)
+    return claim(root, path, uuid, dead)
 
 
 def unlink(path: str, dir_fd: int | None = None) -> None:
@@ -74,14 +78,14 @@ def owner_of(path: str) -> str:
         return ""
 
 
-def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str) -> str:
-    """Take an address of a subnet, `wanted` or the next free one, and return it; the lock is held.
+def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str, dead: list[str]) -> str:
+    """Take an address of a subnet, `wanted` or the next free one, and return it; the lock is held, `dead` as `claim` has it.
 
     ConfigError when there is none left, or the wanted one is another pod's; UsageError for one that cannot be had.
     """
     folder = f"{directory(root)}/{network.name}"
     if wanted:
-        return _wanted(root, network, subnet, uuid, wanted)
+        return _wanted(root, network, subnet, uuid, wanted, dead)
     most = min(subnet.hosts, 1 << 16)
     last = f"{folder}/last{subnet.family}"
     text = owner_of(last)
@@ -95,7 +99,7 @@ def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str) -
         for step in range(most):
             place = (start + step) % most
             address = subnet.at(place + 2)
-            if (round_ == 1 or address not in there) and not claim(root, f"{folder}/{address}", uuid):
+            if (round_ == 1 or address not in there) and not claim(root, f"{folder}/{address}", uuid, dead):
                 _note(last, (place + 1) % most)  # not the same one again: somebody may still mean the old pod
                 return address
     hint = f"end pods, or make a larger one: see `pyrun network show {network.name}`"
@@ -108,12 +112,12 @@ def _note(path: str, place: int) -> None:
     os.rename(path + ".new", path)
 
 
-def _wanted(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str) -> str:
+def _wanted(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str, dead: list[str]) -> str:
     place = _place(subnet, wanted)
     if not 2 <= place < subnet.hosts + 2:
         hint = f"addresses for pods are {subnet.at(2)} to {subnet.at(subnet.hosts + 1)}"
         raise UsageError("join network", network.name, f"a pod cannot have {wanted} there", hint=hint, origin="--net")
-    owner = claim(root, f"{directory(root)}/{network.name}/{subnet.at(place)}", uuid)
+    owner = claim(root, f"{directory(root)}/{network.name}/{subnet.at(place)}", uuid, dead)
     if owner:
         raise ConfigError("join network", network.name, f"{wanted} is pod {owner}'s", hint="choose another address", origin="--net")
     return subnet.at(place)

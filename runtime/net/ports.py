@@ -26,8 +26,11 @@ def path_of(protocol: str, address: str, port: int) -> str:
     return f"ports/{protocol}-{port}-{address or _ANY}"
 
 
-def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record: dict[str, Any]) -> None:
-    """Take ports for a pod; ConfigError when one is another pod's, or some program of the host listens there.  The lock is held."""
+def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record: dict[str, Any], dead: list[str]) -> None:
+    """Take ports for a pod; ConfigError when one is another pod's, or some program of the host listens there.
+
+    The lock is held, `dead` as `leases.claim` has it.
+    """
     top = directory(root)
     others = _claimed(top) if wanted else {}
     for protocol, address, port, _ in wanted:
@@ -37,10 +40,11 @@ def claim(root: str, uuid: str, wanted: list[tuple[str, str, int, int]], record:
                 owner = leases.owner_of(path)
                 if owner and owner != uuid and leases.alive(root, owner):
                     raise _taken(protocol, address, port, f"it is forwarded to pod {owner}")
+                dead.append(path)
                 leases.release(path, owner)
                 patience = _PATIENCE
         _probe_soon(protocol, address, port, patience)
-        leases.claim(root, f"{top}/{path_of(protocol, address, port)}", uuid)
+        leases.claim(root, f"{top}/{path_of(protocol, address, port)}", uuid, dead)
         record["claims"].append(path_of(protocol, address, port))
 
 

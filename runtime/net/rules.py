@@ -14,8 +14,10 @@ to an address and a port.  Addresses and numbers in it are ours, checked before;
 from __future__ import annotations
 
 from pyrun.errors import HostError
+from pyrun.native.users import is_root
 from pyrun.net import nft
-from pyrun.net.addresses import INET
+from pyrun.net.addresses import INET, mac_of
+from pyrun.net.bridges import link_local
 from pyrun.net.netlink import has_table
 from pyrun.net.networks import known, table_of
 
@@ -23,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.networks import Network
 
-__all__ = ["Forward", "ensure", "isolate", "rebuild", "remove", "text"]
+__all__ = ["Forward", "clear", "ensure", "held", "isolate", "rebuild", "remove", "text"]
 
 _OURS = "0x70790000/16"
 _TABLE = """add table inet {table}
@@ -150,6 +152,36 @@ def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
         nft.run("\n".join(commands))
     except HostError:  # of a dead pod, whose port or address this one has taken over, something is there still
         remove(root, forwards, alone)
+        nft.run("\n".join(commands))
+
+
+def held(table: str) -> set[tuple[str, str]]:
+    """Return what pods have in the table: (set or map, element)."""
+    return {(name, element) for name, element in nft.elements(table) if name[:3] in ("own", "any", "alo")}
+
+
+def clear(root: str, claims: list[str]) -> None:
+    """Take away what dead pods have by claims that others take over (paths of links: pyrun.net.leases), whether these start or fail.
+
+    That is what is about those ports, and what leads to those addresses or keeps them from the host.  The lock is held.
+    """
+    table = table_of(root)
+    if not claims or not is_root() or not has_table(table):
+        return
+    meant: set[str] = set()
+    for path in claims:
+        folder, name = path.split("/")[-2:]
+        if folder == "ports":
+            protocol, port, address = name.split("-", 2)
+            meant.add(("" if address == "any" else f"{address} . ") + f"{protocol} . {port}")
+        else:
+            meant |= {name, *([] if ":" in name else [link_local(mac_of(name))])}
+    commands = []
+    for name, element in held(table):
+        key, _, to = element.partition(" : ")
+        if key in meant or to.partition(" . ")[0] in meant:
+            commands.append(f"delete element inet {table} {name} {{ {key} }}")
+    if commands:
         nft.run("\n".join(commands))
 
 

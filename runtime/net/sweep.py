@@ -8,7 +8,7 @@ import time
 
 from pyrun.errors import PyrunError
 from pyrun.native.users import is_root
-from pyrun.net import cni, leases, names, networks, nft, pin, rules
+from pyrun.net import cni, leases, names, networks, pin, rules
 from pyrun.net.attach import detach, read_record, records, standing
 from pyrun.net.netlink import Netlink, has_table
 
@@ -121,7 +121,7 @@ def _elements(root: str) -> int:
     forwards, alone = standing(root)
     wanted = {(one.map, f"{one.key} : {one.to} . {one.inside}") for one in forwards}
     wanted |= {("alone6" if ":" in address else "alone4", address) for address in alone}
-    found = {(name, element) for name, element in nft.elements(table) if name[:3] in ("own", "any", "alo")}
+    found = rules.held(table)
     if found != wanted:
         rules.rebuild(root, forwards, alone)
     return len(found - wanted)

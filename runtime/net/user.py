@@ -20,7 +20,7 @@ import time
 from pyrun import native
 from pyrun.errors import ConfigError, HostError
 from pyrun.images import fastjson
-from pyrun.net import leases, networks, ports, relay
+from pyrun.net import leases, networks, ports, relay, rules
 from pyrun.net.processes import end, started
 
 TYPE_CHECKING = False
@@ -104,14 +104,17 @@ def _check(wanted: list[Port]) -> None:
 
 
 def _claim(root: str, uuid: str, wanted: list[Port], record: dict[str, Any]) -> None:
+    dead: list[str] = []
     try:
-        ports.claim(root, uuid, wanted, record)
+        ports.claim(root, uuid, wanted, record, dead)
     except PermissionError:
         port = min(port for _, _, port, _ in wanted)
         with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
             first = file.read().strip()
         hint = f"choose one from {first} on, or sysctl net.ipv4.ip_unprivileged_port_start={port}"
         raise ConfigError("forward port", str(port), f"below {first} ports are root's", hint=hint, origin="--port") from None
+    finally:
+        rules.clear(root, dead)
 
 
 def _note(pod: int, record: dict[str, Any]) -> None:

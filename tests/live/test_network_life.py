@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -197,6 +198,43 @@ def test_gc_takes_back_what_a_killed_supervisor_had(world: World) -> None:
     world.sh("true", "-p", "9900:80")  # a port of a dead pod is free
     assert [line for line in world.pyrun("gc", code=0).out.splitlines() if uuid in line] or world.left() == []
     assert world.left() == []
+
+
+@contextlib.contextmanager
+def ended(world: World, name: str, hold: Path) -> Iterator[None]:
+    """A pod that has ended, and whose cleaner takes its time until the end of the block."""
+    os.mkfifo(hold)
+    gate = os.open(hold, os.O_RDWR)
+    path = world.pyrun.root / "pods" / "running" / world.status(name)["uuid"] / "cleaner"
+    path.write_bytes(b'/bin/sh\0-c\0read x <%s; exec "$@"\0sh\0' % bytes(hold) + path.read_bytes())
+    try:
+        world.stop(name)
+        yield
+    finally:
+        os.write(gate, b"\n")
+        wait_until(lambda: select.select([gate], [], [], 0)[0] == [])
+        os.close(gate)
+
+
+def test_what_is_taken_over_from_the_dead_has_no_rules_of_theirs(world: World, tmp_path: Path) -> None:
+    """Whether the start that takes it over fails or not, and what they had is taken back afterwards."""
+    world.serve("first", "-p", "9901:80", "--net-isolate")
+    address, gateway = addresses(world, "first")[0].partition("/")[0], world.status("first")["networks"][0]["gateways"][0]
+    with ended(world, "first", tmp_path / "first"):
+        assert "9901" in world.host.rules()
+        world.sh("true", "-p", "127.0.0.1:9901:80", "-p", "[::1]:9902:80/sctp", code=125)
+        assert "9901" not in world.host.rules()
+        with Server(world.host, 7104):
+            assert world.sh(f"nc {gateway} 7104 </dev/null", "--net", f"default:ip={address}").strip() == address
+    assert world.settled() == []
+    world.serve("second", "-p", "9901:80", "--net-isolate")
+    with ended(world, "second", tmp_path / "second"):
+        world.serve("heir", "-p", "9901:80")
+    try:
+        wait_until(lambda: "fe80" not in world.host.rules())
+        assert get(world.host, "127.0.0.1", 9901) == "heir"
+    finally:
+        world.stop("heir")
 
 
 def test_rules_that_somebody_flushed_come_back(world: World) -> None:
