@@ -16,7 +16,7 @@ enum { TAKE = 0x40, GIVE = 0x4040 };           /* MSG_DONTWAIT, with MSG_NOSIGNA
 
 struct way {
     uint32_t start, end;
-    uint8_t ended, shut;
+    uint8_t ended;
 };
 
 /* The address of the host that was asked, which is the one that answers: IPV6_PKTINFO of ipv6(7), for IPv4 too. */
@@ -173,17 +173,13 @@ static int pump(struct flow *flow, int from)
                 return 0;
             if (n < 0) { /* nobody reads there any more; what comes from there has its way yet */
                 way->start = way->end;
-                way->ended = way->shut = 1;
+                way->ended = 1;
                 return 0;
             }
             way->start += (uint32_t)n;
         }
-        if (way->ended) {
-            if (!way->shut)
-                (void)sys_call2(__NR_shutdown, flow->fd[!from], 1 /* SHUT_WR */);
-            way->shut = 1;
+        if (way->ended)
             return 0;
-        }
         n = sys_call6(__NR_recvfrom, flow->fd[from], room, ROOM, TAKE, 0, 0);
         if (n == -EAGAIN)
             return 0;
@@ -191,7 +187,10 @@ static int pump(struct flow *flow, int from)
             return -1;
         way->start = 0;
         way->end = (uint32_t)n;
-        way->ended = n == 0;
+        if (n == 0) { /* passed on at once, also in the last round: nothing more comes that would be told of */
+            (void)sys_call2(__NR_shutdown, flow->fd[!from], 1 /* SHUT_WR */);
+            way->ended = 1;
+        }
     }
     return 0;
 }
@@ -227,7 +226,7 @@ static void serve_stream(struct flow *flow)
     }
     if (pump(flow, 0) < 0 || pump(flow, 1) < 0)
         close_flow(flow, 1);
-    else if (flow->way[0].shut && flow->way[1].shut)
+    else if (flow->way[0].ended && flow->way[1].ended)
         close_flow(flow, 0);
     else
         want(flow);

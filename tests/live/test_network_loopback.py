@@ -20,6 +20,7 @@ PYTHON = ("-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib
 ECHO = """
 import socket, sys, threading
 family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
+counted = socket.create_server(("", 82), family=family)
 streams = socket.create_server(("", 81), family=family, backlog=500)
 questions = socket.socket(family, socket.SOCK_DGRAM)
 questions.bind(("", 53))
@@ -31,7 +32,12 @@ def serve(peer):
     while data := peer.recv(65536):
         peer.sendall(data)
     peer.close()
-threading.Thread(target=answer, daemon=True).start()
+def count():
+    while True:
+        with counted.accept()[0] as peer:
+            peer.sendall(b"%d" % sum(map(len, iter(lambda: peer.recv(65536), b""))))
+for one in (answer, count):
+    threading.Thread(target=one, daemon=True).start()
 while True:
     threading.Thread(target=serve, args=(streams.accept()[0],), daemon=True).start()
 """
@@ -64,7 +70,20 @@ for thread in threads:
     thread.join()
 print(len(said), all(said))
 """
-
+# What stands in its queue when the relay goes on makes how often it reads in one turn the same each time.
+ALL_AT_ONCE = """
+import os, signal, socket, sys
+for rooms in range(1, 60):
+    os.kill(int(sys.argv[2]), signal.SIGSTOP)
+    try:
+        peer = socket.create_connection(("::1", int(sys.argv[1])), 30)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+        peer.sendall(bytes(rooms << 14))
+        peer.shutdown(socket.SHUT_WR)
+    finally:
+        os.kill(int(sys.argv[2]), signal.SIGCONT)
+    print(int(peer.recv(99)) >> 14, end=" ")
+"""
 MANY = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
@@ -132,13 +151,15 @@ def test_a_pod_that_has_ipv4_alone(world: World, kind: str) -> None:
 @pytest.mark.parametrize("family", ["4", "6"])
 def test_datagrams_and_streams(world: World, family: str) -> None:
     """Also where the program listens in one family of the two."""
-    echo(world, "echo", family, "-p", "5300:53/udp", "-p", "[::1]:8100:81")
+    echo(world, "echo", family, "-p", "5300:53/udp", "-p", "[::1]:8100-8101:81-82")
     try:
         gateways = world.status("echo")["networks"][0]["gateways"]
         for _ in range(3):
             who = gateways[1 if family == "6" else 0]
             assert world.host.run("/usr/bin/python3", "-c", ASK, "5300").splitlines() == [f"{who} ping", "True"]
         assert world.host.run("/usr/bin/python3", "-c", MUCH, "8100").strip() == "301 True"
+        said = world.host.run("/usr/bin/python3", "-c", ALL_AT_ONCE, "8101", relay(world).name)
+        assert said.split() == [str(rooms) for rooms in range(1, 60)]
     finally:
         world.stop("echo")
 
