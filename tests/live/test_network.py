@@ -64,7 +64,7 @@ def test_a_forwarded_port_is_reached_from_everywhere(world: World) -> None:
         assert "forward port 8080/tcp: it is forwarded to pod" in clash
     finally:
         world.stop("web")
-    assert get(world.outside, HOST[0], 8080) == ""
+    assert get(world.outside, HOST[0], 8080, tries=1) == ""
 
 
 def test_ports_by_name_range_protocol_and_address(world: World) -> None:

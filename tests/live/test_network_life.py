@@ -241,7 +241,7 @@ def test_rules_that_somebody_flushed_come_back(world: World) -> None:
     world.serve("kept", "-p", "9950:80")
     try:
         world.host.run("nft", "flush", "ruleset")
-        assert get(world.outside, HOST[0], 9950) == ""
+        assert get(world.outside, HOST[0], 9950, tries=1) == ""
         world.sh("true", "--net", "default")
         assert get(world.outside, HOST[0], 9950) == "kept"
     finally:

@@ -81,14 +81,14 @@ class World:
         self.host.close()
 
 
-def get(machine: Machine, address: str, port: int = 80) -> str:
-    """What a server says, asked from a machine; empty when there is none, or no way to it."""
+def get(machine: Machine, address: str, port: int = 80, *, tries: int = 20) -> str:
+    """What a server says, asked from a machine; empty when there is none, or no way to it.  One try is enough where that is expected."""
     script = (
         "import socket,sys\n"
         "try:\n s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)\n print(s.recv(99).decode().strip())\n"
         "except OSError as error: print('', end='')"
     )
-    for _ in range(20):  # a server in a shell is away for a moment after each answer
+    for _ in range(tries):  # a server in a shell is away for a moment after each answer
         if said := machine.run("/usr/bin/python3", "-c", script, address, str(port)).strip():
             return said
         time.sleep(0.1)
