@@ -17,7 +17,7 @@ from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from pyrun.oci.arguments import Arguments
@@ -101,14 +101,15 @@ def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]
         hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
         raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None
     config = spec.load(text)
+    if "process" not in config:  # which only start needs (runtime-spec, "Process")
+        config["process"] = {"cwd": "/"}
+        text = fastjson.dumps(config).encode()
     linux = config["linux"]
     users = next((one for one in linux["namespaces"] if one["type"] == "user"), None)
     if os.geteuid() if users is None else not users.get("path") and not linux.get("uidMappings"):
         from pyrun.oci.idmaps import give_users
-        from pyrun.oci.main import warn
 
-        for told in give_users(linux):
-            warn(args, told)
+        _warn(args, give_users(linux))
     return config, text
 
 
@@ -122,14 +123,11 @@ def _check_terminal(args: Arguments, config: dict[str, Any]) -> None:
         raise ConfigError("make terminal", "", "--console-socket without process.terminal", origin="--console-socket")
 
 
-def _bounding(args: Arguments, config: dict[str, Any]) -> int:
-    """Return the caller's own bounding set, and warn of capabilities that are asked for and not to be had (config.md)."""
-    bounding = probe().bounding
-    for text in lost_capabilities(config, bounding):
+def _warn(args: Arguments, texts: Iterable[str]) -> None:
+    for text in texts:
         from pyrun.oci.main import warn
 
         warn(args, text)
-    return bounding
 
 
 def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making) -> tuple[dict[str, Any], Plan]:
@@ -153,8 +151,9 @@ def early_hooks(config: dict[str, Any], record: dict[str, Any], making: Making, 
         from pyrun.oci import hooks
 
         making.after = config, {**hook_state(making.container, record, "stopped"), "pid": 0}
-        for kind in ("prestart", "createRuntime"):
-            hooks.run(config, kind, {**hook_state(making.container, record, "creating"), "pid": pid})
+        # by the numbers of runtime-spec's "Lifecycle" both are behind what is `creating`, but to a createRuntime hook runc says so
+        for kind, status in (("prestart", "created"), ("createRuntime", "creating")):
+            hooks.run(config, kind, {**hook_state(making.container, record, status), "pid": pid})
 
 
 def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: Making) -> None:
@@ -212,18 +211,20 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
 
         hooks.inherit(config)
     own_streams(config.get("process") or {}, config)
-    kept = keeps_groups(config, config.get("process") or {})
+    kept, bounding = keeps_groups(config, config.get("process") or {}), probe().bounding
+    _warn(args, lost_capabilities(config, bounding))  # which are asked for and not to be had (config.md)
     plan = planner.oci_plan(
         config,
         bundle,
         seccomp=filter_of(config),
-        bounding=_bounding(args, config),
+        bounding=bounding,
         state=around_pid(hook_state(container, record, "creating")),
         pivot="no-pivot" not in args.options,
         group=group,
         user=user,
         notify=notify,
     )
+    _warn(args, plan.warnings)
     if plan.uid_map and os.geteuid():
         from pyrun.oci import rootless
 
@@ -293,9 +294,7 @@ def _without_rules(args: Arguments) -> None:
     if args.get("cgroup-manager") != "disabled":
         hint = "mount one on /sys/fs/cgroup, or choose --cgroup-manager disabled"
         raise ConfigError("limit", "devices", "this host has no cgroup2 tree whose programs could keep the rules", hint=hint, origin=where)
-    from pyrun.oci.main import warn
-
-    warn(args, f"{where}: without a cgroup nothing keeps these rules")
+    _warn(args, [f"{where}: without a cgroup nothing keeps these rules"])
 
 
 def _limits(args: Arguments, config: dict[str, Any], group: str, user: bool) -> list[Op]:

@@ -60,6 +60,8 @@ def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -
     assert isinstance(argv, list)
     name = argv[0]
     shown = f'"{name}"'
+    if not name:
+        return ExecError("start container", "process", "is required", errno=error, hint="say what to run", origin="process", op=index)
     if error in (errno.ENOENT, errno.ENOTDIR) and detail != 3:
         reason = "no such file or directory" if "/" in name else "executable file not found in $PATH"
     elif error in (errno.ENOENT, errno.ENOTDIR):

@@ -162,6 +162,7 @@ class Mounter:
         self.early = not user and ("user" in kinds or bool(kinds.get("mount")))  # sources are within reach before the clone only
         self.group = group
         self.label = ""
+        self.warnings: list[str] = []  # of what cannot be had and does no harm
         self.late: list[Op] = []  # for when devices are there
         self.targets: list[str] = []  # of those so far
         self.trees = 0
@@ -228,10 +229,7 @@ class Mounter:
         return [one]
 
     def _bind(self, mount: dict[str, Any], wanted: _Wanted, target: str, where: str) -> Op:
-        if wanted.data:
-            index, option = wanted.data[0]
-            hint = "bind mounts take no options of a file system"
-            raise ConfigError("read mount", target, f"unknown option {option!r}", hint=hint, origin=f"{where}.options[{index}]")
+        self._without_data(wanted, target, where)
         source = mount.get("source", "")
         if not source:
             raise ConfigError("bind", target, "has no source", hint="name a path of the host", origin=f"{where}.source")
@@ -256,6 +254,15 @@ class Mounter:
         if (self.early or maps[0]) and not self._is_changed(source):
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
+
+    def _without_data(self, wanted: _Wanted, target: str, where: str) -> None:
+        for index, option in wanted.data:
+            if "=" not in option:
+                hint = "bind mounts take no options of a file system"
+                raise ConfigError("read mount", target, f"unknown option {option!r}", hint=hint, origin=f"{where}.options[{index}]")
+            # of a file system: the kernel passes over them here, and who sends them relies on that
+            self.warnings.append(f"{where}.options[{index}]: {option} means nothing to a bind mount")
+        wanted.data.clear()
 
     def _is_changed(self, source: str) -> bool:
         """Whether the source is in the root, where an earlier mount shows something else by the time of this one."""
@@ -287,7 +294,8 @@ class Mounter:
             hint = "mount a cgroup2 tree on /sys/fs/cgroup, or leave the mount out"
             raise ConfigError("mount cgroup on", target, "the host has no cgroup2 tree", hint=hint, origin=where)
         if "cgroup" in self.kinds:
-            return [self._op(["cgroup2", "cgroup", target, "", ""], wanted, 0, where=where)]
+            return [self._op(["cgroup2", "cgroup", target, "", "", *(option for _, option in wanted.data)], wanted, 0, where=where)]
+        self._without_data(wanted, target, where)
         source = self.group or base
         return [self._shown(["", source, target, "", ""], wanted, _BIND, where)]
 

@@ -61,8 +61,6 @@ def oci_plan(
     """
     linux = spec.get("linux", {})
     kinds = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
-    if "process" not in spec:
-        raise ConfigError("create container", "process", "is required", hint="say what to run", origin="process")
     _check_mount_namespace(linux, kinds)
     if not pivot:
         _check_no_pivot(linux, kinds)
@@ -74,8 +72,7 @@ def oci_plan(
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
     if linux.get("mountLabel"):
-        selinux(linux["mountLabel"], "linux.mountLabel")
-        mounter.label = linux["mountLabel"]
+        _label(linux["mountLabel"], mounter)
     todo += _mounts(spec.get("mounts", ()), mounter, notify)
     todo += devices.device_ops(spec, mounter)
     todo += mounter.late
@@ -88,6 +85,7 @@ def oci_plan(
     if "user" in kinds and not kinds["user"]:
         plan.uid_map, plan.gid_map = maps
     plan.timens = _offsets(linux)
+    plan.warnings = mounter.warnings
     return plan
 
 
@@ -133,6 +131,18 @@ def _mounts(wanted: Sequence[dict[str, Any]], mounter: mounts.Mounter, notify: t
         options = ["bind", "ro", "nosuid", "nodev", "noexec"]
         todo += mounter.mount({"source": notify[0], "destination": notify[1], "options": options}, "NOTIFY_SOCKET")
     return todo
+
+
+def _label(label: str, mounter: mounts.Mounter) -> None:
+    """Without SELinux no file has a label and nothing looks for one, so nothing is lost that holds a container."""
+    from pyrun.pod.labels import module_off
+
+    off = module_off("label")
+    if off:
+        mounter.warnings.append(f"linux.mountLabel: {off}")
+        return
+    selinux(label, "linux.mountLabel")
+    mounter.label = label
 
 
 def _refuse_tracers(spec: dict[str, Any]) -> None:

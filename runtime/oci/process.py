@@ -110,9 +110,10 @@ def process_ops(
     if not entering:
         todo.append(op(ops.SESSION, origin="process"))
     blob = _identity(process, linux, entering, bounding, todo)
-    argv, env = process["args"], environment(process.get("env", []), home)
+    argv, env = process.get("args", [""]), environment(process.get("env", []), home)
     paths = _paths(argv[0], env)
-    todo.append(op(ops.FIND, b=paths, origin="process.args"))
+    if argv[0]:  # else it is start that fails
+        todo.append(op(ops.FIND, b=paths, origin="process.args"))
     locked = process.get("noNewPrivileges", False)
     wanted = linux.get("seccomp") or {}
     session = [op(ops.SESSION, origin="process")] if entering else []

@@ -70,7 +70,7 @@ def take_key() -> Key | None:
 def save(root: str, key: Key, spec: dict[str, Any], plan: Plan, name: str) -> None:
     """Keep the decision `plan` for containers like `name`; whatever prevents it is no loss, so no error is raised."""
     first = _first_mount(spec, plan)
-    if first < 0 or _names_root(spec, plan) or not _decides_alone(spec) or not _is_home(key, spec, plan):
+    if first < 0 or plan.warnings or _names_root(spec, plan) or not _decides_alone(spec) or not _is_home(key, spec, plan):
         return
     try:
         checks = own_checks([])

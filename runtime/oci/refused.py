@@ -86,7 +86,7 @@ def _mount(words: list[str], how: int, error: int, detail: int) -> tuple[str, st
     if detail == _IDMAP:
         return step, target, f"its ids cannot be mapped: {os.strerror(error).lower()}", "the file system must support idmapped mounts"
     if detail == _OPTION:
-        return step, target, f"{kind} does not take one of the options {' '.join(words[5:])}", "leave it out"
+        return step, target, f"{kind} does not take one of the options {' '.join(words[5:])}: {os.strerror(error)}", "leave it out"
     if error == errno.ELOOP and kind in ("proc", "sysfs"):
         return step, target, f"{kind} must be mounted on ordinary directory, and there is a symbolic link", "remove it from the root"
     if error == errno.ENODEV and not how & _BIND:

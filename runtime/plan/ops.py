@@ -126,7 +126,7 @@ def mount_blob(attributes: tuple[int, int, int, int], propagation: tuple[int, in
 class Plan:
     """Everything that the helper needs, as values; `encode` makes the block of native/plan.h of it."""
 
-    __slots__ = ("cgroup_name", "clone_flags", "explain", "flags", "gid_map", "ops", "pod_name", "timens", "uid_map")
+    __slots__ = ("cgroup_name", "clone_flags", "explain", "flags", "gid_map", "ops", "pod_name", "timens", "uid_map", "warnings")
 
     def __init__(self, ops: Sequence[Op], *, clone_flags: int, flags: int = 0) -> None:
         self.ops = ops
@@ -134,6 +134,7 @@ class Plan:
         self.flags = flags
         self.uid_map = self.gid_map = self.timens = self.pod_name = self.cgroup_name = ""
         self.explain: list[str] = []
+        self.warnings: list[str] = []  # for whoever asked for it; the helper never sees them
 
 
 class _Pool:

@@ -278,17 +278,41 @@ def test_a_joined_host_namespace_keeps_its_parameters(oci: Runtime) -> None:
         assert done.returncode == 1 and "would change the host" in done.stderr
 
 
+@pytest.mark.parametrize("missing", [("process",), ("process", "args")], ids=".".join)
+def test_only_start_needs_a_program(oci: Runtime, missing: tuple[str, ...]) -> None:
+    """runtime-spec config.md, "Process": it is required when start is called, which fails and ends the container without it."""
+    oci.command("/bin/true")
+    (oci.config if len(missing) == 1 else oci.config["process"]).pop(missing[-1])
+    oci.write()
+    oci("create", "one")
+    assert oci.state("one")["status"] == "created"
+    assert oci("exec", "one", "/bin/echo", "here").stdout == "here\n"
+    assert "process: is required" in oci("start", "one", code=1).stderr
+    assert oci.state("one")["status"] == "stopped"
+    oci("delete", "one")
+    assert not oci.leftovers()
+
+
+@pytest.mark.skipif(os.path.exists("/sys/fs/selinux/enforce"), reason="tests/vm/full/test_selinux.py has it")
+def test_without_selinux_a_mount_label_is_warned_of(oci: Runtime) -> None:
+    """Every time, so nothing of it is remembered for containers alike."""
+    oci.config["linux"]["mountLabel"] = "a:b:c:d"
+    oci.command("/bin/echo", "here")
+    for _ in range(3):
+        done = oci("run", "one")
+        assert done.stdout == "here\n" and "warning: linux.mountLabel: this kernel has no SELinux" in done.stderr
+
+
 REFUSED: list[tuple[str, object, str, str]] = [
     ("linux/netDevices", {"eth9": {}}, "linux.netDevices.eth9", "no such device"),
     ("linux/intelRdt", {"closID": "x"}, "linux.intelRdt", "not"),
     ("process/apparmorProfile", "none-such", "process.apparmorProfile", "AppArmor"),
     ("process/selinuxLabel", "a:b:c:d", "process.selinuxLabel", "SELinux"),
-    ("linux/mountLabel", "a:b:c:d", "linux.mountLabel", "SELinux"),
     ("linux/sysctl", {"net.ipv4.no_such": "1"}, "linux.sysctl", "no such file"),
     ("linux/sysctl", {"net.ipv4.ip_forward": "maybe"}, "linux.sysctl", "invalid argument"),
     ("linux/memoryPolicy", {"mode": "MPOL_BIND", "nodes": "900"}, "linux.memoryPolicy", "invalid argument"),
     ("process/rlimits", [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 1 << 40}], "process.rlimits[0]", "not permitted"),
-    ("process", None, "process", "is required"),
+    ("process", None, "start container process", "is required"),
 ]
 
 

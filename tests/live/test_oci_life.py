@@ -231,7 +231,7 @@ def test_hooks(oci: Runtime, tmp_path: Path) -> None:
     oci("delete", "--force", "one")
     assert all(" arg 1 " in line for line in (out / "order").read_text().splitlines()), "arguments and environment"
     states = {kind: json.loads((out if kind != "startContainer" else inside).joinpath(kind).read_text()) for kind in kinds}
-    wanted = {"prestart": "creating", "createRuntime": "creating", "createContainer": "creating", "startContainer": "created"}
+    wanted = {"prestart": "created", "createRuntime": "creating", "createContainer": "creating", "startContainer": "created"}
     wanted |= {"poststart": "running", "poststop": "stopped"}
     assert {kind: states[kind]["status"] for kind in kinds} == wanted
     assert all(one["id"] == "one" and one["bundle"] == str(oci.bundle) and one["annotations"] == {"k": "v"} for one in states.values())
