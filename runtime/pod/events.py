@@ -31,6 +31,9 @@ _HEAD = struct.Struct("=iIII")
 _PATIENCE = 2.0  # seconds for a pod that starts to have its cgroup
 # Files that the kernel tells inotify of when it counts there, and what their counters mean.
 _COUNTED = {"memory.events": {"oom_kill": "oom", "high": "memory-high"}, "pids.events": {"max": "pids-max"}}
+# Those of version 1, of which it tells nobody (pids.events not since Linux 6.10), so they are looked at.
+_COUNTED_1 = {"memory.oom_control": {"oom_kill": "oom"}, "pids.events": {"max": "pids-max"}}
+_PAUSE_1 = 100  # ms
 _ARRIVED = {"prepared": "prepared", "running": "started", "exited": "exited", "garbage": "removed"}
 
 
@@ -57,7 +60,7 @@ def _numbers(path: str) -> dict[str, int]:
 
 
 class _Watcher:
-    __slots__ = ("counted", "counts", "fd", "health", "phases", "pods", "running", "wanted")
+    __slots__ = ("counted", "counts", "fd", "health", "old", "phases", "pods", "running", "wanted")
 
     def __init__(self, pods: Pods) -> None:
         self.pods = pods
@@ -66,7 +69,8 @@ class _Watcher:
         self.running: dict[int, tuple[str, str]] = {}  # watch -> pod, and which of several apps
         self.health: dict[tuple[str, str], object] = {}
         self.counts: dict[int, tuple[str, str]] = {}  # watch -> pod and file
-        self.counted: dict[tuple[str, str], dict[str, int]] = {}
+        self.counted: dict[str, dict[str, int]] = {}  # file -> what it had
+        self.old: dict[str, str] = {}  # file of version 1 -> pod
         self.wanted: dict[str, float] = {}  # pods whose cgroup may be made just now, and until when it is looked for
         for phase in (*PHASES[1:], "garbage"):
             mask = _MOVED_TO | _DELETE | (_MOVED_FROM if phase == "exited" else 0)
@@ -93,10 +97,12 @@ class _Watcher:
 
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        while not poll.poll(20 if self.wanted else None):
+        while not poll.poll(20 if self.wanted else _PAUSE_1 if self.old else None):
             for uuid, end in list(self.wanted.items()):
                 if self._count(uuid) or time.monotonic() > end:
                     self.wanted.pop(uuid, None)
+            yield from self._old_counts()
+        yield from self._old_counts()  # before the end of who was killed is told
         data = os.read(self.fd, 65536)
         place = 0
         while place < len(data):
@@ -134,9 +140,10 @@ class _Watcher:
             yield {**told, **{key: found[key] for key in ("health", "failing") if key in found}}
         elif app:
             return
-        elif name == "run" and "pid" in found:
-            self.wanted[uuid] = time.monotonic() + _PATIENCE
-            yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
+        elif name == "run":
+            self.wanted[uuid] = time.monotonic() + _PATIENCE  # by now all of its cgroups are there
+            if "pid" in found:
+                yield {**self._told("running", "running", uuid), "pid": found["pid"], "restarts": found.get("restarts", 0)}
         elif name == "exit":
             known: Event = {
                 key: found[key] for key in ("code", "signal", "oom", "oom_group", "oom_victim", "lost", "restarts") if key in found
@@ -155,20 +162,38 @@ class _Watcher:
                 continue  # the pod does not have that controller
             if watch not in self.counts:
                 self.counts[watch] = uuid, f"{where}/{file}"
-                self.counted[uuid, file] = {} if new else _numbers(f"{where}/{file}")
+                self.counted[f"{where}/{file}"] = {} if new else _numbers(f"{where}/{file}")
+        record = self._read("running", uuid, "pod")
+        groups = record.get("cgroups_1")
+        for group in groups if isinstance(groups, list) else ():
+            for below in ("", *("/" + str(one["name"]) for one in apps_of(record))):
+                for path in (f"{group}{below}/{file}" for file in _COUNTED_1):
+                    found = {} if path in self.old else _numbers(path)
+                    if found:
+                        self.old[path] = uuid
+                        self.counted[path] = {} if new else found
         return True
 
     def _counts(self, watch: int, mask: int) -> Iterator[Event]:
         uuid, path = self.counts[watch]
-        file = os.path.basename(path)
         if mask & _IGNORED:
             del self.counts[watch]
-            self.counted.pop((uuid, file), None)
-            return
-        now, before = _numbers(path), self.counted.get((uuid, file), {})
+            self.counted.pop(path, None)
+        else:
+            yield from self._risen(uuid, path, _COUNTED)
+
+    def _old_counts(self) -> Iterator[Event]:
+        for path, uuid in list(self.old.items()):
+            if os.path.exists(path):
+                yield from self._risen(uuid, path, _COUNTED_1)
+            else:
+                del self.old[path], self.counted[path]
+
+    def _risen(self, uuid: str, path: str, kinds: dict[str, dict[str, str]]) -> Iterator[Event]:
+        now, before = _numbers(path), self.counted.get(path, {})
         rise = {name: now[name] - before.get(name, 0) for name in now}
-        self.counted[uuid, file] = now or before
-        for name, event in _COUNTED[file].items():
+        self.counted[path] = now or before
+        for name, event in kinds[os.path.basename(path)].items():
             if rise.get(name, 0) > 0:
                 more: Event = {"kills": rise[name]} if event == "oom" else {"times": rise[name]}
                 if event == "oom" and rise.get("oom_group_kill", 0) > 0:

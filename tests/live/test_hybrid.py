@@ -115,6 +115,38 @@ def test_memory_goes_up_and_down(hybrid: Call, busybox: Path) -> None:
     hybrid("rm", "--force", uuid)
 
 
+def watches(pid: int) -> int:
+    """How many of inotify(7) a process has."""
+    try:
+        return sum(path.read_text().count("inotify wd:") for path in Path(f"/proc/{pid}/fdinfo").iterdir())
+    except OSError:  # closed meanwhile
+        return 0
+
+
+def test_events_while_it_runs(hybrid: Call, busybox: Path, shared: Pyrun) -> None:
+    """Of one app and of several, whose groups count their own; `died` comes after the kill that it was."""
+    eat = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null; rm -f /dev/shm/eaten"
+    command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", COMMAND, "--root", shared.root, "events", "--format", "json"]
+    with subprocess.Popen([str(word) for word in command], env=shared.environment(), stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        try:
+            wait_until(lambda: watches(watching.pid) >= 4)  # one for each phase
+            text = f"{eat}; /probe fork 40; sleep 1000"
+            words = ["--memory", "24Mi", "--pids-limit", "20", busybox, "--exec", "/bin/sh", "--", "-c", text]
+            one = hybrid("run", "--detach", "--rm", *words).stdout.strip()
+            apps = {"a": ("sleep 1000", []), "b": (f"{eat}; sleep 1000", ["--memory", "24Mi"])}
+            two = several(hybrid, busybox, ["--rm", "--pod-limit", "pids-limit=20"], apps)
+            told: list[tuple[str, str]] = []
+            while not {(one, "oom"), (one, "pids-max"), (two, "oom")} <= set(told):
+                event = json.loads(watching.stdout.readline())
+                assert event["event"] != "oom" or event["kills"] == 1, event
+                told.append((event["uuid"], event["event"]))
+        finally:
+            watching.terminate()
+    assert told.count((one, "oom")) == told.count((two, "oom")) == 1 and (two, "pids-max") not in told, told
+    hybrid("rm", "--force", one, two)
+
+
 def test_where_the_limits_are(hybrid: Call, busybox: Path, shared: Pyrun) -> None:
     """Which file of which hierarchy; the processes are in all of them, one that enters too; `update` and `stats` know of it."""
     flags = "--memory 64Mi --swap 0 --memory-low 8Mi --pids-limit 30 --cpus 1.5 --cpu-weight 100 --cpuset-cpus 0".split()
