@@ -75,6 +75,14 @@ def test_the_containers_cgroup_is_called_as_asked_for(oci: Runtime) -> None:
         assert not (scope / name).exists()
 
 
+@pytest.mark.parametrize("path", ["/../x", "..", "oci/../../x", "/oci/.."])
+def test_a_cgroup_outside_the_tree_is_refused(oci: Runtime, path: str) -> None:
+    oci.config["linux"]["cgroupsPath"] = path
+    oci.command("/bin/true")
+    assert f"make cgroup {path}: leads out of the tree (from linux.cgroupsPath)" in oci("create", "one", code=1).stderr
+    assert not oci.leftovers() and not [top for top, _, _ in os.walk(TREE) if os.path.basename(top) in ("oci", "x")]
+
+
 @pytest.mark.parametrize("path", ["machine.slice:oci-plain", "machine.slice:oci-plain.scope"])
 def test_a_scope_without_a_prefix(oci: Runtime, path: str) -> None:
     oci.config["linux"]["cgroupsPath"] = path
