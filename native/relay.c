@@ -204,6 +204,7 @@ static void filter_calls(void)
         __NR_epoll_wait, __NR_epoll_ctl, __NR_accept4,    __NR_socket,  __NR_connect,       __NR_recvfrom,  __NR_sendto,    __NR_shutdown,
         __NR_recvmsg,    __NR_sendmsg,
         __NR_close,      __NR_getsockopt, __NR_setsockopt, __NR_madvise, __NR_clock_gettime, __NR_nanosleep, __NR_exit_group,
+        __NR_restart_syscall, /* of nanosleep(2), after a stop */
     };
     enum { COUNT = sizeof allowed / sizeof *allowed };
     struct sock_filter program[COUNT + 5] = {

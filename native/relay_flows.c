@@ -8,7 +8,8 @@
  * the pod's other address, where its first one refuses. */
 #include "relay.h"
 
-enum { IN = 1, OUT = 4, ADD = 1, DELETE = 2, MODIFY = 3 }; /* epoll(7) */
+enum { IN = 1, OUT = 4, GONE = 8 | 16, ADD = 1, MODIFY = 3 }; /* epoll(7); GONE: error, hang-up */
+static const uint32_t ONCE = 1U << 31; /* EPOLLET */
 enum { FREE, CONNECTING, OPEN };
 enum { SILENCE = 180, LOOK = 5, ROUNDS = 16 }; /* seconds, seconds, rooms before others have their turn */
 enum { MOST_TALKS = MOST_FLOWS / 2 };          /* a datagram needs no asker who answers: connections are not to want for room by them */
@@ -16,7 +17,7 @@ enum { TAKE = 0x40, GIVE = 0x4040 };           /* MSG_DONTWAIT, with MSG_NOSIGNA
 
 struct way {
     uint32_t start, end;
-    uint8_t ended;
+    uint8_t ended, gone; /* gone: who has said it hears nothing any more */
 };
 
 /* The address of the host that was asked, which is the one that answers: IPV6_PKTINFO of ipv6(7), for IPv4 too. */
@@ -195,21 +196,28 @@ static int pump(struct flow *flow, int from)
     return 0;
 }
 
-/* epoll(7) tells of a hang-up, again and again, even who asked for nothing: who wants nothing leaves. */
+/* epoll(7) tells of a hang-up even who asked for nothing, and again and again: who wants nothing hears of it once. */
 static void want(struct flow *flow)
 {
     for (int side = 0; side < 2; side++) {
         const struct way *here = &flow->way[side], *there = &flow->way[!side];
-        const uint32_t wanted = (here->ended || here->start < here->end ? 0 : IN) | (there->start < there->end ? OUT : 0);
-        const int how = wanted == 0 ? DELETE : flow->wanted[side] == 0 ? ADD : MODIFY;
+        uint32_t wanted = (here->ended || here->start < here->end ? 0 : IN) | (there->start < there->end ? OUT : 0);
+        const int how = flow->wanted[side] == 0 ? ADD : MODIFY;
 
+        wanted = wanted == 0 ? ONCE : wanted;
         if (wanted != flow->wanted[side])
             (void)watch_for(relay.poll, how, flow->fd[side], wanted, EVENT(FLOW, (flow - flows) * 2 + side));
         flow->wanted[side] = wanted;
     }
 }
 
-static void serve_stream(struct flow *flow)
+/* A side that has said all and is gone then takes no answer either: the other one is not to wait for more. */
+static int in_vain(const struct flow *flow, int side)
+{
+    return flow->way[side].gone && flow->way[side].ended && !flow->way[!side].ended;
+}
+
+static void serve_stream(struct flow *flow, int side, uint32_t events)
 {
     int error = 0, size = sizeof error;
 
@@ -224,7 +232,8 @@ static void serve_stream(struct flow *flow)
         flow->port->target = flow->target;
         set_stream(flow->fd[1]);
     }
-    if (pump(flow, 0) < 0 || pump(flow, 1) < 0)
+    flow->way[side].gone |= (events & GONE) != 0;
+    if (pump(flow, 0) < 0 || pump(flow, 1) < 0 || in_vain(flow, 0) || in_vain(flow, 1))
         close_flow(flow, 1);
     else if (flow->way[0].ended && flow->way[1].ended)
         close_flow(flow, 0);
@@ -339,7 +348,7 @@ void serve(void)
             if (flows[index / 2].state == FREE)
                 continue;
             if (flows[index / 2].kind == STREAM)
-                serve_stream(&flows[index / 2]);
+                serve_stream(&flows[index / 2], index % 2, event.events);
             else
                 answer(&flows[index / 2]);
         } else if (relay.watch < 0 || sys_call6(__NR_recvfrom, relay.watch, datagram, sizeof datagram, TAKE, 0, 0) > 0) {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pyrun.net.networks import Network
 
-__all__ = ["attach", "detach", "own_hosts", "read_record", "records", "standing"]
+__all__ = ["attach", "detach", "forwarded", "own_hosts", "read_record", "records", "standing"]
 
 _RECORD = "net"
 
@@ -133,8 +133,7 @@ def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | N
         from pyrun.net import cni
 
         if cni.find(root, name) is None:
-            hint = "`pyrun network list` shows all; `pyrun network create` makes one"
-            raise ConfigError("join network", name, "there is no such network", hint=hint, origin="--net")
+            raise _unknown(name)
         return None, one
     if network is None:
         with networks.Lock(root):
@@ -147,17 +146,23 @@ def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | N
     return network, one
 
 
+def _unknown(name: str) -> ConfigError:
+    hint = "`pyrun network list` shows all; `pyrun network create` makes one"
+    return ConfigError("join network", name, "there is no such network", hint=hint, origin="--net")
+
+
 def standing(root: str) -> tuple[list[rules.Forward], list[str]]:
     """Return what living pods have in the table: forwarded ports, and addresses that may not reach the host."""
     forwards: list[rules.Forward] = []
     alone: list[str] = []
     for record in records(root).values():
-        forwards += _forwards(record)
+        forwards += forwarded(record)
         alone += record["alone"]
     return forwards, alone
 
 
-def _forwards(record: dict[str, Any]) -> list[rules.Forward]:
+def forwarded(record: dict[str, Any]) -> list[rules.Forward]:
+    """Return what rules forward to a pod."""
     return [rules.Forward(*one) for one in record["forwards"] if one[1] != ports.LOOPBACK]
 
 
@@ -179,6 +184,8 @@ def _take(root: str, uuid: str, chosen: list[tuple[Network | None, dict[str, Any
     dead: list[str] = []
     try:
         for place, (network, one) in enumerate(chosen):
+            if network is not None and networks.find(root, network.name) is None:
+                raise _unknown(network.name)  # any more
             _claim(root, uuid, network, (one, want), record, place, dead)
         ports.claim(root, uuid, want["ports"], record, dead)
     finally:
@@ -237,7 +244,7 @@ def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[
     mapped = any(made.get("portmap") for made in record["nets"])  # by a plug-in
     record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"])
     _write(pod, _RECORD, fastjson.dumps(record).encode())
-    forwards = _forwards(record)
+    forwards = forwarded(record)
     if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
         rules.rebuild(root, *standing(root))
     rules.ensure(root, forwards, record["alone"])
@@ -288,7 +295,7 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
     failed = _delete(uuid, record)
     with networks.Lock(root):
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
-        mine = [one for one in _forwards(record) if ports.path_of(one.protocol, one.address, one.port) in held]
+        mine = [one for one in forwarded(record) if ports.path_of(one.protocol, one.address, one.port) in held]
         rules.remove(root, mine, _alone_here(root, uuid, record))
         for made in record["nets"]:
             names.forget(root, made["network"], uuid)

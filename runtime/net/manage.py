@@ -6,9 +6,9 @@ import contextlib
 import os
 
 from pyrun.errors import ConfigError, StateError, UsageError
-from pyrun.net import bridges, cni, networks, nft, rules
+from pyrun.net import bridges, cni, networks, nft, relay, rules
 from pyrun.net.addresses import INET, Subnet
-from pyrun.net.attach import records, standing
+from pyrun.net.attach import forwarded, records, standing
 from pyrun.net.netlink import Netlink, has_table
 from pyrun.net.networks import Network
 from pyrun.net.want import is_name
@@ -145,6 +145,13 @@ def show(root: str, name: str) -> dict[str, Any]:
     return {**found, "members": members}
 
 
+def _lost(root: str, record: dict[str, Any]) -> list[str]:
+    """Ports whose rules somebody has removed."""
+    held = rules.held(networks.table_of(root))
+    ports = {f"{one.port}/{one.protocol}" for one in forwarded(record) if (one.map, str(one)) not in held}
+    return [f"port {port}: its rule is gone: `pyrun gc` makes it anew" for port in sorted(ports)]
+
+
 def check(root: str, uuid: str, namespace: str) -> list[str]:
     """Look whether a running pod's network is as it was made; what is not, in words.  `namespace` is the path of its own.
 
@@ -155,8 +162,10 @@ def check(root: str, uuid: str, namespace: str) -> list[str]:
     from pyrun import native
     from pyrun.errors import PyrunError
 
-    record = records(root).get(uuid, {"nets": []})
-    wrong = []
+    record = records(root).get(uuid, {"nets": [], "forwards": []})
+    wrong = [] if record.get("kind") == "user" else _lost(root, record)
+    if not relay.lives(record):
+        wrong.append("ports: the process that relays to them has ended: restart the pod")
     ns = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
     try:
         other, sock = native.netns(ns)

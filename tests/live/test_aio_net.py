@@ -46,7 +46,7 @@ MANY = """
 async def main():
     done = await asyncio.gather(*[aio.run(IMAGE, WORDS, **MORE) for _ in range(12)])
     after = threading.active_count()
-    for _ in range(200):
+    for _ in range(3000):
         if after == 1:
             break
         await asyncio.sleep(0.02)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from machines import HOST, OUTSIDE, Server, Sink
-from networld import World, get
+from networld import World, asking, get
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +35,13 @@ def test_pods_find_each_other_by_name(world: World) -> None:
     world.serve("first", "--net", "default")
     world.serve("second", "--net", "default")
     for one, other in (("first", "second"), ("second", "first")):
-        seen = world.pyrun("exec", one, "/bin/sh", "-c", f"for i in 1 2 3 4 5; do nc {other} 80 </dev/null && break; sleep 0.2; done")
+        seen = world.pyrun("exec", one, "/bin/sh", "-c", asking(other))
         assert seen.out == other + "\n", repr(seen)
         for address in [net.partition("/")[0] for net in world.status(other)["networks"][0]["addresses"]]:
-            script = f"for i in 1 2 3 4 5; do nc {address} 80 </dev/null && break; sleep 0.2; done"
+            script = asking(address)
             assert world.pyrun("exec", one, "/bin/sh", "-c", script).out == other + "\n", "by either family"
     world.stop("second")
-    for _ in range(50):
-        hosts = world.pyrun("exec", "first", "/bin/cat", "/etc/hosts", code=0).out
-        if "second" not in hosts:
-            break
-        time.sleep(0.1)
-    assert "second" not in hosts, "a name goes with its pod"
+    wait_until(lambda: "second" not in world.pyrun("exec", "first", "/bin/cat", "/etc/hosts", code=0).out, "a name goes with its pod")
     world.stop("first")
 
 
@@ -57,7 +53,7 @@ def test_a_forwarded_port_is_reached_from_everywhere(world: World) -> None:
         assert get(world.host, "127.0.0.1", 8080) == "web"
         assert get(world.host, HOST[0], 8080) == "web"
         for address in HOST:
-            own = f"for i in 1 2 3 4 5 6; do nc {address} 8080 </dev/null && break; sleep 0.2; done"
+            own = asking(address, 8080)
             assert world.sh(own, "--net", "default") == "web\n", "from another pod"
             assert world.pyrun("exec", "web", "/bin/sh", "-c", own).out == "web\n", "from itself"
         clash = world.sh("true", "-p", "8080:80", code=125)
@@ -102,14 +98,14 @@ def test_networks_are_apart_and_addresses_stay(world: World) -> None:
         assert "10.9.0.77/24" in address and "fd00:9::77/64" in address and "06:00:00:00:00:77" in address and "mtu 1400" in address
         assert get(world.host, "10.9.0.77") == "fixed"
         ask = "nc -w 2 10.9.0.77 80 </dev/null || echo no"
-        assert world.sh("for i in 1 2 3 4 5; do nc -w 2 10.9.0.77 80 </dev/null && break; sleep 0.2; done", "--net", "red") == "fixed\n"
+        assert world.sh(asking("10.9.0.77"), "--net", "red") == "fixed\n"
         assert world.sh(ask, "--net", "default") == "no\n", "another network"
-        both = world.sh("ip -o addr | grep -c eth; nc -w 3 fixed 80 </dev/null", "--net", "default,red")
+        both = world.sh(f"ip -o addr | grep -c eth; {asking('fixed')}", "--net", "default,red")
         assert both.split()[0] == "6" and "fixed" in both, "two interfaces with two families and a link-local address each"
         with Server(world.outside, 7002):
             out = f"nc -w 2 {OUTSIDE[0]} 7002 </dev/null || echo no"
             assert world.sh(out, "--net", "lonely") == "no\n"
-            assert world.sh(out, "--net", "red").strip() == HOST[0]
+            assert world.sh(f"nc {OUTSIDE[0]} 7002 </dev/null", "--net", "red").strip() == HOST[0]
         taken = world.sh("true", "--net", "red:ip=10.9.0.77", code=125)
         assert taken.startswith("pyrun: join network red: 10.9.0.77 is pod ")
         world.pyrun("network", "rm", "red", code=125)
@@ -126,10 +122,11 @@ def test_point_to_point(world: World) -> None:
         assert get(world.outside, HOST[1], 9200) == "end"
         assert get(world.host, "127.0.0.1", 9200) == "end"
         with Server(world.outside, 7003):
-            again = "for i in 1 2 3; do nc -w 3 end 80 </dev/null && break; done"
+            again = asking("end")
             script = f"nc {OUTSIDE[0]} 7003 </dev/null; nc {OUTSIDE[1]} 7003 </dev/null; {again}"
             assert world.sh(script, "--net", "wires").split() == [HOST[0], HOST[1], "end"]
-        assert world.pyrun("exec", "end", "/bin/sh", "-c", f"nc -w 3 {HOST[0]} 9200 </dev/null").out == "end\n"
+        own = asking(HOST[0], 9200)
+        assert world.pyrun("exec", "end", "/bin/sh", "-c", own).out == "end\n"
     finally:
         world.stop("end")
         world.pyrun("network", "rm", "wires", code=0)
@@ -138,9 +135,9 @@ def test_point_to_point(world: World) -> None:
 def test_isolated_pods_do_not_reach_the_host(world: World) -> None:
     with Server(world.host, 7004), Server(world.outside, 7005):
         own = f"for a in 172.28.0.1 {HOST[0]} {HOST[1]}; do nc -w 1 $a 7004 </dev/null || echo no; done"
-        script = f"{own}; nc -w 3 {OUTSIDE[0]} 7005 </dev/null"
+        script = f"{own}; nc {OUTSIDE[0]} 7005 </dev/null"
         assert world.sh(script, "--net", "default", "--net-isolate").split() == ["no", "no", "no", HOST[0]]
-        assert world.sh("nc -w 1 172.28.0.1 7004 </dev/null", "--net", "default").startswith("172.28.0.")
+        assert world.sh("nc 172.28.0.1 7004 </dev/null", "--net", "default").startswith("172.28.0.")
 
 
 def test_a_restricted_network_has_no_way_by_a_port_of_another(world: World) -> None:
@@ -228,7 +225,7 @@ def test_only_who_limits_bandwidth_imports_pyroute2(world: World) -> None:
 def test_networks_of_others(world: World) -> None:
     world.serve("owner", "--net", "default", "-p", "9300:80")
     try:
-        ask = "for i in 1 2 3 4 5; do nc -w 2 127.0.0.1 80 </dev/null && break; sleep 0.2; done"
+        ask = asking("127.0.0.1")
         assert world.sh(ask, "--net", "container:owner") == "owner\n"
         by_path = world.sh("ip -o link show wire", "--net", f"ns:/proc/{world.outside.holder.pid}/ns/net")
         assert "wire" in by_path

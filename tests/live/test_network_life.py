@@ -62,7 +62,7 @@ def test_prepared_pods_get_their_network_when_they_run(world: World) -> None:
 
 def test_apps_of_a_pod_share_its_network(world: World) -> None:
     serve = ["--exec", "/bin/sh", "--name", "server", "--", "-c", "while true; do echo shared | nc -l -p 80; done"]
-    ask = "for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 127.0.0.1 80 </dev/null && break; sleep 0.2; done; ip -o addr show eth0; cat /etc/hosts"
+    ask = "for i in $(seq 50); do nc -w 2 127.0.0.1 80 </dev/null && break; sleep 0.2; done; ip -o addr show eth0; cat /etc/hosts"
     client = [world.image, "--exec", "/bin/sh", "--name", "client", "--", "-c", ask]
     pod = ("--net", "default", "--hostname", "both", "--exit-policy", "main-app")
     done = world.pyrun("run", *pod, *client, "---", world.image, *serve, code=0)
@@ -108,7 +108,7 @@ def ask(machine: Machine, servers: list[tuple[str, int]]) -> list[str]:
     script = """
 import json, socket, sys, time
 def answer(server):
-    for _ in range(50):
+    for _ in range(300):
         try:
             with socket.create_connection(server, 5) as peer:
                 if said := peer.recv(99).decode().strip():
@@ -242,6 +242,8 @@ def test_rules_that_somebody_flushed_come_back(world: World) -> None:
     try:
         world.host.run("nft", "flush", "ruleset")
         assert get(world.outside, HOST[0], 9950, tries=1) == ""
+        said = world.pyrun("network", "check", "kept", code=1).out
+        assert said.endswith(" port 9950/tcp: its rule is gone: `pyrun gc` makes it anew\n") and said.count("\n") == 1
         world.sh("true", "--net", "default")
         assert get(world.outside, HOST[0], 9950) == "kept"
     finally:
@@ -291,7 +293,7 @@ def test_forwarding_where_bridges_do_not_filter(world: World) -> None:
     world.serve("routed", "-p", "9980:80")
     try:
         assert get(world.outside, HOST[0], 9980) == get(world.outside, HOST[1], 9980) == get(world.host, "127.0.0.1", 9980) == "routed"
-        ask = f"for i in 1 2 3 4 5 6; do nc -w 3 {HOST[0]} 9980 </dev/null && break; sleep 0.2; done"
+        ask = f"for i in $(seq 50); do nc -w 3 {HOST[0]} 9980 </dev/null && break; sleep 0.2; done"
         assert world.sh(ask, "--net", "default") == "routed\n"
         assert world.pyrun("exec", "routed", "/bin/sh", "-c", ask).out == "routed\n"
     finally:

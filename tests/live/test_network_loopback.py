@@ -20,7 +20,7 @@ PYTHON = ("-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib
 ECHO = """
 import socket, sys, threading
 family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
-counted = socket.create_server(("", 82), family=family)
+silent, counted = (socket.create_server(("", port), family=family) for port in (83, 82))
 streams = socket.create_server(("", 81), family=family, backlog=500)
 questions = socket.socket(family, socket.SOCK_DGRAM)
 questions.bind(("", 53))
@@ -44,7 +44,7 @@ while True:
 ASK = """
 import socket, sys
 asker = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-asker.settimeout(5)
+asker.settimeout(30)
 asker.connect(("::1", int(sys.argv[1])))
 big = b"x" * 20000
 asker.send(b"ping")
@@ -84,16 +84,23 @@ for rooms in range(1, 60):
         os.kill(int(sys.argv[2]), signal.SIGCONT)
     print(int(peer.recv(99)) >> 14, end=" ")
 """
+HALF = """
+import socket, struct, sys, time
+peer = socket.create_connection(("::1", int(sys.argv[1])), 30)
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+peer.shutdown(socket.SHUT_WR)
+time.sleep(99)
+"""
 MANY = """
 import resource, socket, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
 askers = [socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) for _ in range(1500)]
 for asker in askers:
-    asker.settimeout(5)
+    asker.settimeout(30)
     asker.connect(("::1", int(sys.argv[1])))
     asker.send(b"ping")
     asker.recv(99)
-with socket.create_connection(("::1", int(sys.argv[2])), 5) as peer:
+with socket.create_connection(("::1", int(sys.argv[2])), 30) as peer:
     peer.sendall(b"there")
     print(peer.recv(99).decode())
     askers[-1].send(b"last")
@@ -178,6 +185,21 @@ def test_askers_do_not_crowd_out_connections(world: World) -> None:
         world.stop("echo")
 
 
+def test_who_is_gone_after_the_last_word_is_no_longer_served(world: World) -> None:
+    """The pod never answers, and is told that nobody listens any more."""
+    echo(world, "echo", "6", "-p", "[::1]:8102:83")
+    silent = world.host.start("/usr/bin/python3", "-c", HALF, "8102")
+    try:
+        wait_until(lambda: world.host.run("ss", "-Htn", "state", "fin-wait-2", "( dport = 83 )"))
+    finally:
+        silent.kill()
+        silent.communicate()
+    try:
+        wait_until(lambda: not world.host.run("ss", "-Htn", "( dport = 83 or sport = 8102 )"))
+    finally:
+        world.stop("echo")
+
+
 def test_what_the_process_is(world: World) -> None:
     """No rights, no files, a filter; with supervisor and process 1 less than 150 KiB; one for a range of ports."""
     world.serve("web", "-p", "8080-8089:80-89", "-p", "8080-8089:80-89/udp")
@@ -237,7 +259,7 @@ def test_a_killed_relay_is_no_hindrance(world: World) -> None:
         os.kill(int(relay(world).name), signal.SIGKILL)
         wait_until(lambda: world.relays() == [])
         assert get(world.host, "127.0.0.1", 8080) == "web"
-        world.pyrun("restart", "web", code=None)
+        assert "ports: the process that relays to them has ended" in world.pyrun("network", "check", "web", code=1).out
     finally:
         world.stop("web")
 

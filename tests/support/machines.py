@@ -25,7 +25,7 @@ class Machine:
 
     def run(self, *command: str, check: bool = True, **more: Any) -> str:
         """Run a command there; what it wrote to standard output."""
-        done = subprocess.run([*self.within, *command], capture_output=True, text=True, timeout=60, **more)
+        done = subprocess.run([*self.within, *command], capture_output=True, text=True, timeout=120, **more)
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 

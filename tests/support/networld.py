@@ -70,7 +70,7 @@ class World:
 
     def settled(self) -> list[str]:
         """The same, once what cleans up has had time to."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return left
@@ -79,6 +79,11 @@ class World:
         self.pyrun("gc", "--grace-period", "0")
         self.outside.close()
         self.host.close()
+
+
+def asking(address: str, port: int = 80) -> str:
+    """A script for a pod: ask a server in a shell, which is away for a moment after each answer, until it answers."""
+    return f"for i in $(seq 50); do nc -w 3 {address} {port} </dev/null && break; sleep 0.2; done"
 
 
 def get(machine: Machine, address: str, port: int = 80, *, tries: int = 20) -> str:
