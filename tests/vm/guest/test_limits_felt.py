@@ -6,6 +6,7 @@ and by the host.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -99,13 +100,15 @@ def test_memory_that_is_kept_for_an_app(shared: Pyrun, pod: Pod) -> None:
 
 
 def test_memory_above_the_mark_is_reclaimed(shared: Pyrun, pod: Pod) -> None:
-    """--memory-high: three times as much as it is written, what is held stays about there, and nobody is killed."""
+    """--memory-high: three times as much as it is written, what is held stays about there, nobody is killed; the wait counts (PSI)."""
     script = "dd if=/dev/zero of=/x bs=1M count=48 conv=fsync 2>/dev/null; cat /sys/fs/cgroup/memory.current; sleep 1000"
     with pod(("one", script, "--memory-high", "16Mi")) as (uuid, group):
         wait_until(lambda: logged(shared, uuid), "it does not get through", pause=0.2)
         assert 4 * MIB < logged(shared, uuid)[0][0] < 20 * MIB
         events = figures(group, "memory.events")
         assert events["high"] > 0 and events["oom_kill"] == 0 and figures(group, "memory.stat")["file"] < 20 * MIB
+        (used,) = json.loads(shared("stats", "--format", "json", uuid, code=0).out)
+        assert used["pressure"]["memory"]["some"]["total"] > 0 and used["memory_high_events"] > 0, used
 
 
 @pytest.fixture
@@ -223,17 +226,21 @@ def test_operations_of_a_disk(shared: Pyrun, pod: Pod) -> None:
     disk = next(path for path in ("/dev/vda", "/dev/sda") if os.path.exists(path))
     number = os.stat(disk).st_rdev
     clock = "cut -d ' ' -f 1 /proc/uptime | tr -d ."
-    script = f"{clock}; dd if=/dev/zero of=/x bs=4k count=60 oflag=direct 2>/dev/null; {clock}; sleep 1000"
+    write, read = "if=/dev/zero of=/x bs=4k count=60 oflag=direct", "if=/x of=/dev/null bs=4k count=50 iflag=direct"
+    script = f"{clock}; dd {write} 2>/dev/null; {clock}; dd {read} 2>/dev/null; {clock}; sleep 1000"
     begun = time.monotonic()
-    with pod(("one", script, "--io-max", f"{disk}:wiops=20")) as (uuid, group):
-        assert f"{os.major(number)}:{os.minor(number)} rbps=max wbps=max riops=max wiops=20\n" == (group / "io.max").read_text()
-        wait_until(lambda: len(logged(shared, uuid)) == 2, "it does not get through", pause=0.3)
-        (first,), (last,) = logged(shared, uuid)
-        assert last - first > 200 and time.monotonic() - begun > 2, "60 at 20 a second, in hundredths of one"
+    with pod(("one", script, "--io-max", f"{disk}:wiops=20,riops=25")) as (uuid, group):
+        assert f"{os.major(number)}:{os.minor(number)} rbps=max wbps=max riops=25 wiops=20\n" == (group / "io.max").read_text()
+        wait_until(lambda: len(logged(shared, uuid)) == 3, "it does not get through", pause=0.3)
+        (first,), (written,), (last,) = logged(shared, uuid)
+        assert written - first > 200 and time.monotonic() - begun > 3, "60 at 20 a second, in hundredths of one"
+        assert last - written > 150, "50 at 25 a second"
 
 
-def test_bandwidth_of_a_network(scope: Scope, tools: Path) -> None:
-    """Two megabit at one a second, by the clocks of who sends and who receives."""
+def test_bandwidth_of_a_network(scope: Scope, tools: Path, image: Callable[..., Path]) -> None:
+    """Two megabit at one a second, by the clocks of who sends and who receives: by the flag, and by the image's isolator."""
+    isolator = {"name": "resource/network-bandwidth", "value": {"default": True, "limit": "1M"}}
+    slow = image("example.com/slow", ["/bin/sh"], app={"isolators": [isolator]}, edit=lambda made: made.busybox(TOP / "build" / "busybox"))
     took = []
 
     def receive(server: socket.socket) -> None:
@@ -244,16 +251,18 @@ def test_bandwidth_of_a_network(scope: Scope, tools: Path) -> None:
                 size += len(data)
             took.append((size, time.monotonic() - begun))
 
-    with socket.create_server(("0.0.0.0", 0)) as server:
-        thread = threading.Thread(target=receive, args=(server,))
-        thread.start()
-        clock = "cut -d ' ' -f 1 /proc/uptime | tr -d ."
-        gateway = "$(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p')"
-        send = f"dd if=/dev/zero bs=1k count=250 2>/dev/null | nc {gateway} {server.getsockname()[1]}"
-        words = ["--net", "default", "--net-bandwidth", "out=1m", tools, "--exec", "/bin/sh", "--", "-c", f"{clock}; {send}; {clock}"]
-        first, last = map(int, scope(*words).split())
-        thread.join(60)
-    assert took[0][0] == 250 << 10 and took[0][1] > 1.2 and last - first > 120, (took, first, last)
+    for flags, which in ((["--net-bandwidth", "out=1m"], tools), ([], slow)):
+        with socket.create_server(("0.0.0.0", 0)) as server:
+            thread = threading.Thread(target=receive, args=(server,))
+            thread.start()
+            clock = "cut -d ' ' -f 1 /proc/uptime | tr -d ."
+            gateway = "$(ip route | sed -n 's/default via \\([0-9.]*\\).*/\\1/p')"
+            send = f"dd if=/dev/zero bs=1k count=250 2>/dev/null | nc {gateway} {server.getsockname()[1]}"
+            words = ["--net", "default", *flags, which, "--exec", "/bin/sh", "--", "-c", f"{clock}; {send}; {clock}"]
+            first, last = map(int, scope(*words).split())
+            thread.join(60)
+        assert took[-1][0] == 250 << 10 and took[-1][1] > 1.2 and last - first > 120, (flags, took, first, last)
+    assert len(took) == 2
 
 
 def resources(disk: str) -> tuple[dict[str, Any], dict[str, str]]:
