@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_name("misc_charge.c")
 CAPACITY = 5
 BUSY = "sh: write error: Device or resource busy"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)  # a compiler in a machine whose processor is emulated
 
 
 @pytest.fixture(scope="module", autouse=True)
