@@ -146,12 +146,19 @@ def test_a_run_that_does_not_come_to_its_program_can_be_ended(oci: Runtime, numb
 
 def test_signals_go_to_the_program_while_poststart_hooks_run(oci: Runtime) -> None:
     seen = oci.bundle / "rootfs/tmp"
-    oci.config["hooks"] = {"poststart": [hook(f"touch {seen}/hook; until [ -e {seen}/told ]; do sleep 0.05; done")]}
-    oci.command("/bin/sh", "-c", "trap 'touch /tmp/told; exit 9' TERM; touch /tmp/ready; while :; do sleep 0.1; done")
+    oci.config["hooks"] = {
+        "poststart": [hook(f"echo $$ >{seen}/new; mv {seen}/new {seen}/hook; until [ -e {seen}/told ]; do sleep 0.05; done")]
+    }
+    oci.command("/bin/sh", "-c", "trap 'touch /tmp/told' TERM; touch /tmp/ready; until [ -e /tmp/end ]; do sleep 0.1; done; exit 9")
     with subprocess.Popen([OCI, "--root", oci.root, "run", "one"], cwd=oci.bundle, stdin=subprocess.DEVNULL) as client:
         wait_until(lambda: (seen / "hook").exists() and (seen / "ready").exists())
         client.send_signal(signal.SIGTERM)
         try:
+            wait_until((seen / "told").exists)
+            wait_until(
+                lambda: not os.path.exists(f"/proc/{(seen / 'hook').read_text().strip()}")
+            )  # a program that ends first ends the hook too
+            (seen / "end").touch()
             assert client.wait(timeout=60) == 9
         finally:
             (seen / "told").touch()
