@@ -246,6 +246,7 @@ class Mounter:
             raise ConfigError("mount on", target, "would hide a part of procfs", hint=hint, origin=f"{where}.destination")
         if "remount" in wanted.how:
             return self._again(wanted, target, where, how | _AGAIN)
+        self._defaults(wanted)
         maps = self._maps(mount, wanted, where)
         if "ridmap" in wanted.how:
             how |= _MAP_DEEP
@@ -263,6 +264,16 @@ class Mounter:
             # of a file system: the kernel passes over them here, and who sends them relies on that
             self.warnings.append(f"{where}.options[{index}]: {option} means nothing to a bind mount")
         wanted.data.clear()
+
+    def _defaults(self, wanted: _Wanted) -> None:
+        """Once an option names a flag the others are those of a new mount, rw, suid, dev and exec, as clients of crun and runc expect.
+
+        In a user namespace what the kernel locks there stays (mount_namespaces(7)), unless it is named.
+        """
+        on, off = wanted.attributes[:2]
+        if on or off:
+            plain = _NOSYMFOLLOW if self.users else _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
+            wanted.attributes[1] = off | plain & ~on
 
     def _is_changed(self, source: str) -> bool:
         """Whether the source is in the root, where an earlier mount shows something else by the time of this one."""

@@ -135,6 +135,21 @@ def test_options_of_a_bind_and_of_all_below_it(oci: Runtime, host_mount: Callabl
     assert found["/new/place/file"][0] == "ro,relatime"
 
 
+def test_a_bind_that_names_a_flag_has_the_others_as_a_new_mount(oci: Runtime, host_mount: Callable[..., Path]) -> None:
+    top = host_mount("top", flags="ro,nodev,noexec,nosymfollow,nodiratime")
+
+    def flags(option: str) -> str:
+        return ",".join(sorted(seen(oci, bind(top, f"/{option}", "bind", option))[f"/{option}"][0].split(",")))
+
+    assert flags("rprivate") == "nodev,nodiratime,noexec,nosymfollow,relatime,ro"
+    assert [flags("exec"), flags("nosuid")] == ["nodiratime,relatime,rw", "nodiratime,nosuid,relatime,rw"]
+    oci.config["linux"]["namespaces"].append({"type": "user"})
+    oci.config["linux"]["uidMappings"] = oci.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    os.chown(oci.bundle / "rootfs", 100000, 100000)
+    assert flags("noatime") == "noatime,nodev,nodiratime,noexec,ro", "what the kernel locks there stays"
+    assert flags("rw") == "nodev,nodiratime,noexec,relatime,rw", "unless it is named"
+
+
 def test_what_is_mounted_is_mounted_again(oci: Runtime, host_mount: Callable[..., Path]) -> None:
     top = host_mount("top")
     found = seen(
