@@ -1,7 +1,6 @@
 """checkpoint: the processes of a container become files, by criu (docs/design/checkpoint.md).  Cold.
 
 Beside criu's own files stands `pyrun-oci.json`, written last: what restore has to know, and the sign that the checkpoint is whole.
-Clients ask by the exit status of `checkpoint --help` whether there is anything to be had.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ def available(args: Arguments, verb: str) -> str:
 def checkpoint(args: Arguments) -> int:
     """Write the container's processes to files, and end them unless that is not wanted; PyrunError, and they run on."""
     options = common(args)
+    _check_parent(args)
     program = available(args, args.verb)
     container = state.Container(root_of(args), args.words[0])
     status, pid = container.status(), container.pid
@@ -181,21 +181,25 @@ def _stream(pid: int, fd: int) -> str:
         return ""
 
 
-def _tracking(args: Arguments, program: str, early: bool) -> list[Field]:
-    """What makes the next dump smaller: pages are counted from an earlier one on."""
+def _check_parent(args: Arguments) -> None:
     parent = args.get("parent-path")
     if parent.startswith("/"):
         hint = "it is relative to --image-path, and stays so when both are moved"
         raise UsageError("checkpoint", f"--parent-path {parent}", "is not relative", hint=hint, origin="--parent-path")
-    if not parent and not early:
-        return []
     if parent and os.path.realpath(f"{_images(args)}/{parent}") == os.path.realpath(_images(args)):
         hint = "it would be overwritten; give this one a directory of its own"
         raise UsageError("checkpoint", f"--parent-path {parent}", "is --image-path itself", hint=hint, origin="--parent-path")
-    if not criu_rpc.can_track_memory("checkpoint", program):
-        raise HostError("checkpoint", "", "this kernel does not tell which memory was written (CONFIG_MEM_SOFT_DIRTY)", origin="--pre-dump")
     if parent and not os.path.isdir(os.path.normpath(f"{_images(args)}/{parent}")):
         raise HostError("checkpoint", parent, "no such directory", origin="--parent-path")
+
+
+def _tracking(args: Arguments, program: str, early: bool) -> list[Field]:
+    """What makes the next dump smaller: pages are counted from an earlier one on."""
+    parent = args.get("parent-path")
+    if not parent and not early:
+        return []
+    if not criu_rpc.can_track_memory("checkpoint", program):
+        raise HostError("checkpoint", "", "this kernel does not tell which memory was written (CONFIG_MEM_SOFT_DIRTY)", origin="--pre-dump")
     return [(15, 1), *([(14, parent)] if parent else [])]
 
 

@@ -19,6 +19,7 @@ _MODULES = {
     "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
     "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "restore",
 }  # fmt: skip
+_LIKE = " (command line of crun 1.28, runc version 1.5.0)"  # who looks for a peer's version decides by it which options there are
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
 
 
@@ -57,7 +58,7 @@ def _dispatch(args: Arguments) -> int:
         from pyrun import __version__
         from pyrun.oci.features import words
 
-        sys.stdout.write(f"pyrun-oci version {__version__}\nspec: 1.3.0\n{words(args)}\n")
+        sys.stdout.write(f"pyrun-oci version {__version__}{_LIKE}\ncommit: v{__version__}\nspec: 1.3.0\n{words(args)}\n")
         return 0
     if b"PYRUN_OCI_KEY" in posix.environ:  # of the launcher's
         from pyrun.oci.recipe import take_key
@@ -65,10 +66,6 @@ def _dispatch(args: Arguments) -> int:
         args.key = take_key()
     _close_leaks(args)
     _check_log(args)
-    if "help" in args.options and args.verb in ("checkpoint", "restore"):
-        from pyrun.oci.criu import available
-
-        available(args, args.verb)  # clients ask by the exit code
     if not args.verb or "help" in args.options:
         from pyrun.oci.usage import usage
 

@@ -49,9 +49,14 @@ def written(folder: Path) -> Path:
 
 def test_without_criu_one_line_names_the_package(oci: Runtime, tmp_path: Path) -> None:
     oci.start_sleeping()
-    for words in (["checkpoint", "--image-path", tmp_path / "images", "one"], ["checkpoint", "--help"], ["restore", "--help"]):
-        error = oci(*words, code=1, **without()).stderr
-        assert "criu is not installed" in error and "apt-get install criu" in error and len(error.splitlines()) == 2
+    words = ["checkpoint", "--image-path", tmp_path / "images", "one"]
+    error = oci(*words, code=1, **without()).stderr
+    assert "criu is not installed" in error and "apt-get install criu" in error and len(error.splitlines()) == 2
+    assert "(from --parent-path)" in oci(*words, "--parent-path", "../none", code=1, **without()).stderr, (
+        "what is wrong anyway is told first"
+    )
+    for verb in ("checkpoint", "restore"):
+        assert "--image-path" in oci(verb, "--help", **without()).stdout, "help is had everywhere"
     assert oci.state("one")["status"] == "running" and not (tmp_path / "images").exists()
     error = oci("restore", "--detach", "--image-path", written(tmp_path / "written"), "two", code=1, **without()).stderr
     assert "criu is not installed" in error and oci.leftovers() == ["one"]
@@ -159,7 +164,7 @@ def test_options_that_are_refused(oci: Runtime, verb: str, words: list[str], say
 
 
 def test_a_user_is_told_that_it_takes_root(oci: Runtime) -> None:
-    words = ["unshare", "--user", "--map-root-user", OCI, "--root", oci.root, "checkpoint", "--help"]
+    words = ["unshare", "--user", "--map-root-user", OCI, "--root", oci.root, "checkpoint", "one"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert done.returncode == 1 and "rights of the host's root" in done.stderr
 

@@ -309,8 +309,13 @@ def test_features_and_events_and_what_is_refused(oci: Runtime) -> None:
     found = json.loads(oci("features").stdout)
     assert (found["ociVersionMin"], found["ociVersionMax"]) == ("1.0.0", "1.3.0")
     said = oci("--version").stdout.splitlines()
-    assert said[0].startswith("pyrun-oci version ") and {"+SYSTEMD", "+SECCOMP", "+EBPF"} <= set(said[2].split())
-    assert ("+CRIU" in said[2]) == (found["annotations"]["org.opencontainers.runc.checkpoint.enabled"] == "true")
+    assert said[1].startswith("commit: ") and said[2].startswith("spec: 1.")
+    assert (
+        said[0].startswith("pyrun-oci version ")
+        and "runc version 1." in said[0]
+        and {"+SYSTEMD", "+SECCOMP", "+EBPF"} <= set(said[3].split())
+    )
+    assert ("+CRIU" in said[3]) == (found["annotations"]["org.opencontainers.runc.checkpoint.enabled"] == "true")
     assert {"org.systemd.property.", "run.oci."} <= set(found["potentiallyUnsafeConfigAnnotations"])
     assert "ro" in found["mountOptions"] and found["linux"]["seccomp"]["enabled"] and found["linux"]["cgroup"]["v2"]
     oci.start_sleeping()
