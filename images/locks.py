@@ -13,7 +13,6 @@ never removed, because removing a lock file while somebody waits for it needs a 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 
@@ -26,6 +25,8 @@ _READ_ONLY = "the file system is read-only: mount it writable, or choose another
 
 def make_room(error: OSError) -> str:
     """Return the hint for a state directory that takes nothing: to root not to be root."""
+    import errno
+
     if error.errno == errno.EROFS:
         return _READ_ONLY
     return _ROOM if os.geteuid() else _ROOT_S
@@ -51,6 +52,8 @@ class Lock:
             os.close(fd)
             if not isinstance(error, OSError):
                 raise
+            import errno
+
             busy = error.errno == errno.EAGAIN
             reason, hint = ("another pyrun holds it", "try again in a moment") if busy else ("", "")
             raise StateError("lock", self._path, reason, errno=error.errno or 0, hint=hint) from None
@@ -105,5 +108,7 @@ def private_dirs(path: str) -> None:
 
 
 def _cannot_open(path: str, error: OSError) -> StateError:
+    import errno
+
     hint = make_room(error) if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else ""
     return StateError("open lock", path, errno=error.errno or 0, hint=hint)

@@ -10,7 +10,6 @@ one changes nothing on the way.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -23,9 +22,10 @@ _MAX_LINKS = 40  # as the kernel, path_resolution(7)
 _DOWN = os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _PEEK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_ABSENT = (2, 20, 40, 36)  # ENOENT, ENOTDIR, ELOOP, ENAMETOOLONG: module errno would take longer than a look-up
+_ELOOP = 40
 _CHUNK = 1 << 16  # memory for more would come from the kernel, and go back to it, each time
-_NO_XATTR = (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES)
+_NO_XATTR = (61, 95, 1, 13)  # ENODATA, ENOTSUP, EPERM, EACCES
 
 
 class RootFS:
@@ -157,7 +157,7 @@ class _Walk:
             if stat.S_ISLNK(info.st_mode) and (todo or follow):
                 links += 1
                 if links > _MAX_LINKS:
-                    raise ImageError("look up", f"{printable(path)} in the image", errno=errno.ELOOP, hint="the image has to be mended")
+                    raise ImageError("look up", f"{printable(path)} in the image", errno=_ELOOP, hint="the image has to be mended")
                 target = self._target(layers[0], place)
                 if target is None:
                     return None

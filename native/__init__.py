@@ -39,6 +39,7 @@ RESOLVE_IN_ROOT = 16
 F_ADD_SEALS = 1033
 ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
 MFD_EXEC = 16
+_MOST = 1 << 22
 _ABOVE_SLOTS = 16  # SLOT_COUNT of plan.h, and some
 
 HELPER = os.path.dirname(__file__) + "/helper"
@@ -112,8 +113,8 @@ def inotify(path: bytes, mask: int, fd: int = -1) -> tuple[int, int]:
         raise
 
 
-def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
-    """Return a sealed memfd with `data`: nobody can change it any more, this process included."""
+def memfd_sealed(name: str, data: bytes | int, *, executable: bool = False) -> int:
+    """Return a sealed memfd with `data`, or what the open file `data` holds: nobody can change it any more, this process included."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         fd = os.memfd_create(name, flags | MFD_EXEC) if executable else os.memfd_create(name, flags)
@@ -122,7 +123,7 @@ def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
             raise
         fd = os.memfd_create(name, flags)
     try:
-        _write(fd, data)
+        _fill(fd, data)
         import fcntl
 
         fcntl.fcntl(fd, F_ADD_SEALS, ALL_SEALS)
@@ -132,20 +133,29 @@ def memfd_sealed(name: str, data: bytes, *, executable: bool = False) -> int:
     return fd
 
 
-def _write(fd: int, data: bytes) -> None:
+def _fill(fd: int, data: bytes | int) -> None:
+    """Write `data`, or what a file holds, which then need not come into this process's memory."""
+    if isinstance(data, int):
+        try:
+            while os.sendfile(fd, data, None, _MOST):
+                pass
+            return
+        except OSError:  # not from every file system (sendfile(2))
+            data = os.pread(data, _MOST, 0)
+            os.lseek(fd, 0, 0)
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def _unlinked_copy(directory: str, data: bytes) -> int:
+def _unlinked_copy(directory: str, data: bytes | int) -> int:
     """The fallback where vm.memfd_noexec=2 or a security module forbids to execute a memfd: a nameless file.
 
     It is private to this process and read-only once reopened, but a tmpfs or disk inode instead of sealed memory.
     """
     fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o500)
     try:
-        _write(fd, data)
+        _fill(fd, data)
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(fd)
@@ -161,16 +171,14 @@ def helper(directory: str = "/run") -> int:
     if _helper < 0:
         fd = os.open(HELPER, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.read(fd, 1 << 22)
-        finally:
-            os.close(fd)
-        try:
-            _helper = memfd_sealed("pyrun-helper", data, executable=True)
+            _helper = memfd_sealed("pyrun-helper", fd, executable=True)
         except OSError as error:
             if error.errno != 13:  # EACCES: memfd_create(2) under vm.memfd_noexec=2
                 raise
-            _helper = _unlinked_copy(directory, data)
+            _helper = _unlinked_copy(directory, fd)
             helper_note = f"this kernel forbids to execute a memfd (vm.memfd_noexec): the helper runs from a nameless file in {directory}"
+        finally:
+            os.close(fd)
     return _helper
 
 

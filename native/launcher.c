@@ -28,8 +28,14 @@
 #define ADDED_ARGUMENTS 11
 
 /* The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the package is not
- * in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
+ * in this prefix (an editable install, Debian's dist-packages) the site module knows better.  `e` is what the text below has caught. */
 static const char boot[] = "import sys, posix\n"
+                           "if 'e' in globals():\n"
+                           "    gc.enable()\n"
+                           "    try:\n"
+                           "        isinstance(e, FileNotFoundError) or (posix.unlink(p), posix.close(d))\n"
+                           "    except (OSError, NameError):\n"
+                           "        pass\n"
                            "a = sys.argv\n"
                            "del a[0]\n"
                            "launcher = a.pop(0)\n"
@@ -59,20 +65,15 @@ static const char boot_bundle[] =
     "gc.disable()\n"
     "try:\n"
     "    d = posix.open(p, posix.O_CLOEXEC)\n"
-    "    f, d = posix.read(d, 4 << 20), posix.close(d)\n"
+    "    f = posix.read(d, 8)\n"
     "    assert f[:4] == sys.hexversion.to_bytes(4, 'little')\n"
-    "    f, *d = marshal.loads(memoryview(f)[4:])\n"
+    "    f, *a = marshal.loads(posix.read(d, int.from_bytes(f[4:], 'little')))\n"
     "    m = {'__name__': ''}\n"
     "    exec(f, m)\n"
-    "    f = m['load'](*d)\n"
-    "except Exception as e:\n"
-    "    f = None\n"
-    "    gc.enable()\n"
-    "    try:\n"
-    "        isinstance(e, FileNotFoundError) or posix.unlink(p)\n"
-    "    except OSError:\n"
-    "        pass\n"
-    "exec(s) if f is None else f()\n";
+    "    s = m['load'](*a, d)\n"
+    "except Exception as x:\n"
+    "    e = x\n"
+    "s() if callable(s) else exec(s)\n";
 
 static int fail(const char *what, const char *path, const char *why, long error)
 {

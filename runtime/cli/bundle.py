@@ -2,31 +2,41 @@
 
 Finding, opening and checking forty modules costs the import system more than running them.  The launcher's
 boot code (native/launcher.c) reads this file instead and executes the first thing in it, this module, to `load` the rest.  It is a
-cache like __pycache__, of the same trust: written beside the package by a run that had none, removed when any
+cache like __pycache__, of the same trust: written beside the package by a run that had none (`pyrun.cli.bundling`), removed when any
 source has another time or size.  Modules that are not in it are imported as ever.
+
+    version of Python (4 bytes) | size of what follows (4) | marshal: (this module, *what `load` gets) | pieces
+
+A piece is the code of those functions of one module that the run that wrote the file did not call, or of a whole module.  It is read
+when one of them is called, or something of the module is asked for: making functions takes a start longer than calling them.
 """
 
 from __future__ import annotations
 
+import _imp
 import marshal
 import posix
 import sys
+from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType, ModuleType
+    from types import CodeType, FrameType, ModuleType
+    from typing import Any
 
     from pyrun.engine.installed import Stamp
 
-    # name, file, its mtime in nanoseconds and size, is it a package, code: none for an extension module
-    Entry = tuple[str, str, int, int, bool, CodeType | None]
+    # name, file, its mtime in nanoseconds and size, is it a package, code; functions in its piece, where that is behind the start of the
+    # first one, its size.  Without code it is all in the piece, without both it is an extension module.
+    Entry = tuple[str, str, int, int, bool, CodeType | None, tuple[str, ...], int, int]
 
-__all__ = ["load", "path", "save"]
+__all__ = ["INCLUDED", "called", "load", "path"]
 
-_ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
-_EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
-_MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}
+INCLUDED = ("_stat", "stat", "genericpath", "posixpath", "fcntl", "binascii", "_struct")  # what starts import of the interpreter's own
+_OBJECTS = 20_000  # that a start may make before the garbage collector looks at them
+_ASIDE = 192  # above SLOT_LISTEN + SLOT_LISTEN_MAX of native/plan.h
+_making = RLock()
 
 
 def path(package: str, command: str = "run") -> str:
@@ -34,13 +44,96 @@ def path(package: str, command: str = "run") -> str:
     return f"{package}/__pycache__/{command}.{sys.implementation.cache_tag}.bundle"
 
 
-def load(entries: list[Entry], main: str) -> Callable[[], object]:
+def called() -> set[CodeType]:
+    """Return a set to which from now on all is added that is called, and what is being called already; ends with sys.setprofile(None)."""
+    found = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found.add(frame.f_code)
+        frame = frame.f_back
+    sys.setprofile(lambda frame, event, _: found.add(frame.f_code) if event == "call" else None)
+    return found
+
+
+class Later:
+    """In place of a function or method that is in a piece."""
+
+    __slots__ = ("name", "piece")
+
+    def __init__(self, piece: Piece, name: str) -> None:
+        self.piece = piece
+        self.name = name
+
+    def __call__(self, *words: object, **named: object) -> object:
+        return self.piece.functions()[self.name](*words, **named)
+
+    def __get__(self, one: object, kind: object = None) -> object:
+        method: Any = type(self.__call__)
+        return self if one is None else method(self, one)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.piece.functions()[self.name], name)
+
+
+class Piece:
+    """What of one module is in the file at `at`; `space` is the module's namespace."""
+
+    __slots__ = ("at", "code", "fd", "made", "size", "space")
+
+    def __init__(self, fd: int, at: int, size: int, space: dict[str, Any]) -> None:
+        self.fd = fd
+        self.at = at
+        self.size = size
+        self.space = space
+        self.code: CodeType | None = None
+        self.made: dict[str, Callable[..., object]] = {}
+
+    def __call__(self, name: str) -> Later:
+        return Later(self, name)
+
+    def attribute(self, name: str) -> object:
+        """Return what a module that is all here has under that name (PEP 562)."""
+        with _making:
+            if name[:2] != "__" and self.code is None:
+                self.code = self._read()
+                exec(self.code, self.space)
+        if name not in self.space:
+            raise AttributeError(f"module {self.space['__name__']!r} has no attribute {name!r}")
+        return self.space[name]
+
+    def functions(self) -> dict[str, Callable[..., object]]:
+        """Return the functions by their qualified names; they are where they belong from now on."""
+        if self.made:
+            return self.made
+        made: dict[str, Callable[..., object]] = {}
+        exec(self._read(), self.space, made)
+        for name, function in made.items():
+            kind, _, last = name.rpartition(".")
+            place = self.space.get(kind) if kind else None
+            if kind and isinstance(getattr(place, "__dict__", {}).get(last), Later):
+                setattr(place, last, function)
+            elif not kind and isinstance(self.space.get(name), Later):
+                self.space[name] = function
+        self.made = made
+        return made
+
+    def _read(self) -> CodeType:
+        code: CodeType = marshal.loads(posix.pread(self.fd, self.size, self.at))
+        return code
+
+
+def load(entries: list[Entry], main: str, included: list[str], size: int, fd: int) -> Callable[[], object]:
     """Put the modules into sys.modules and return what starts the command; ImportError when a source has changed.
 
-    The boot code has switched the garbage collector off, and put two words of its own before the command line.
+    `included` are those of `INCLUDED` that are needed, `size` is that of the file, and `fd` the file itself, read up to the first piece.
+    It stays open, since its name may be another's by then.  The boot code has switched the garbage collector off, and put two words of
+    its own before the command line.
     """
     import gc
 
+    start = posix.lseek(fd, 0, 1)  # SEEK_CUR
+    if posix.fstat(fd).st_size != size:
+        raise ImportError
     stamps: list[Stamp] = []
     for entry in entries:
         now = posix.stat(entry[1])
@@ -49,8 +142,14 @@ def load(entries: list[Entry], main: str) -> Callable[[], object]:
         stamps.append((now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
     quick = None if "os" in sys.modules else _quick_os()
     try:
+        for name in included:
+            if name not in sys.modules:
+                _include(name)
+        fd = _aside(fd, needed=any(entry[8] for entry in entries))
+        if quick is not None:
+            quick.__dict__["path"] = __import__("posixpath")
         for entry, stamp in zip(entries, stamps, strict=True):
-            _execute(entry, stamp)
+            _execute(entry, stamp, fd, start)
     except BaseException:
         for entry in entries:
             sys.modules.pop(entry[0], None)
@@ -61,9 +160,10 @@ def load(entries: list[Entry], main: str) -> Callable[[], object]:
     del sys.argv[:2]
     sys.path.insert(0, sys.modules["pyrun"].__path__[0].rpartition("/")[0])
     gc.freeze()
+    gc.set_threshold(_OBJECTS, 10, 10)
     gc.enable()
-    start: Callable[[], object] = sys.modules[main].entry
-    return start
+    entry_point: Callable[[], object] = sys.modules[main].entry
+    return entry_point
 
 
 def _quick_os() -> ModuleType:
@@ -83,74 +183,66 @@ def _quick_os() -> ModuleType:
         return path.encode("utf-8", "surrogateescape") if isinstance(path, str) else path
 
     quick = sys.modules["os"] = type(sys)("os")
-    same = {name: value for name, value in posix.__dict__.items() if name[0] != "_" and name != "environ"}
-    quick.__dict__.update(same, __getattr__=missing, fsencode=encode)
-    quick.__dict__["path"] = __import__("posixpath")
+    own = dict(quick.__dict__, __getattr__=missing, fsencode=encode)
+    quick.__dict__.update(posix.__dict__)
+    quick.__dict__.update(own)
+    del quick.__dict__["environ"]
     return quick
 
 
-def _execute(entry: Entry, stamp: Stamp) -> None:
-    """Make one module, as the import system would; `stamp` is for `pyrun.engine.installed`."""
-    name, file, _, _, is_package, code = entry
-    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, loader_state=stamp, is_package=is_package)
-    if code is None:
-        import _imp
+def _aside(fd: int, *, needed: bool) -> int:
+    """Move the file out of the way of the helper's descriptors and the sockets of a service manager: an error may still want it."""
+    if not needed:
+        posix.close(fd)
+        return -1
+    import fcntl
 
+    try:
+        aside = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
+    except OSError:  # fewer may be open
+        return fd
+    posix.close(fd)
+    return aside
+
+
+def _include(name: str) -> None:
+    """Import a module that is part of the interpreter, if it is, without asking all finders for it."""
+    importlib = sys.modules["_frozen_importlib"]
+    builtin = name in sys.builtin_module_names
+    loader = importlib.BuiltinImporter if builtin else importlib.FrozenImporter
+    spec = importlib.ModuleSpec(name, loader, origin="built-in" if builtin else "frozen")
+    if builtin:
+        module = sys.modules[name] = _imp.create_builtin(spec)
+        _imp.exec_builtin(module)
+    elif _imp.is_frozen(name):
+        module = sys.modules[name] = type(sys)(name)
+        exec(_imp.get_frozen_object(name), module.__dict__)
+    else:
+        return
+    module.__spec__, module.__loader__ = spec, loader
+
+
+def _execute(entry: Entry, stamp: Stamp, fd: int, start: int) -> None:
+    """Make one module, as the import system would; `stamp` is for `pyrun.engine.installed`."""
+    name, file, _, _, is_package, code, later, at, size = entry
+    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, loader_state=stamp, is_package=is_package)
+    if code is None and not size:
         sys.modules[name] = extension = _imp.create_dynamic(spec)
         _imp.exec_dynamic(extension)
         return
     module = sys.modules[name] = type(sys)(name)
-    module.__spec__ = spec
-    module.__file__ = file
+    space = module.__dict__
     parent, _, last = name.rpartition(".")
-    module.__package__ = parent
+    space.update(__spec__=spec, __file__=file, __package__=parent, __errors__=sys.modules.get("pyrun.errors"))
     if is_package:
         module.__package__ = name
         module.__path__ = spec.submodule_search_locations = [file.rpartition("/")[0]]
-    exec(code, module.__dict__)
+    piece = space["__piece__"] = Piece(fd, start + at, size, space)
+    for one in later:
+        space[one] = Later(piece, one)
+    if code is not None:
+        exec(code, space)
+    else:
+        space["__getattr__"] = piece.attribute
     if parent:
         setattr(sys.modules[parent], last, module)
-
-
-def save(command: str = "run") -> None:
-    """Write the bundle of what this process has imported so far; whatever prevents it is no loss, so no error is raised.
-
-    A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none.
-    """
-    modules = {name: module for name, module in sys.modules.items() if _is_source(module)}
-    if [name for name in modules if name not in _ORDINARY and name.partition(".")[0] != "pyrun"]:
-        return
-    from pyrun.cli.strip import in_order
-
-    try:
-        files = {name: module.__file__ or "" for name, module in modules.items() if name != "__future__"}
-        extension = getattr(sys.modules.get(_EXTENSION), "__file__", None)
-        entries = [_entry(_EXTENSION, extension, False, None)] if extension else []
-        entries += [_entry(name, files[name], hasattr(modules[name], "__path__"), code) for name, code in in_order(files)]
-        (first,) = [entry[5] for entry in entries if entry[0] == __name__]
-        data = marshal.dumps((first, entries, _MAIN[command]))
-        target = path(files["pyrun"].rpartition("/")[0], command)
-        _write(target, sys.hexversion.to_bytes(4, "little") + data)
-    except OSError:
-        pass
-
-
-def _entry(name: str, file: str, is_package: bool, code: CodeType | None) -> Entry:
-    info = posix.stat(file)
-    return name, file, info.st_mtime_ns, info.st_size, is_package, code
-
-
-def _is_source(module: ModuleType) -> bool:
-    """Whether it came from a file of Python code, and not with the interpreter itself."""
-    spec = getattr(module, "__spec__", None)
-    return spec is not None and (spec.origin or "").endswith(".py") and spec.name.partition(".")[0] != "encodings"
-
-
-def _write(target: str, data: bytes) -> None:
-    temporary = f"{target}.{posix.getpid()}"
-    fd = posix.open(temporary, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_NOFOLLOW | posix.O_CLOEXEC, 0o644)
-    try:
-        posix.write(fd, data)
-    finally:
-        posix.close(fd)
-    posix.rename(temporary, target)

@@ -11,8 +11,8 @@ import _signal  # type: ignore[import-not-found]  # `signal` would cost an impor
 import posix
 import sys
 
-from pyrun.cli.options import VERBS
 from pyrun.cli.parse import getenv, parse
+from pyrun.cli.table import VERBS
 from pyrun.errors import EXIT_FAILED, EXIT_USAGE, PyrunError
 
 TYPE_CHECKING = False

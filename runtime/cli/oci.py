@@ -36,4 +36,6 @@ def _bundle() -> None:
     from pyrun.cli import bundle
 
     if not os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""), _BUNDLE)):
-        bundle.save(_BUNDLE)
+        from pyrun.cli.bundling import save
+
+        save(_BUNDLE)

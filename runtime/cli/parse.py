@@ -12,12 +12,7 @@ from __future__ import annotations
 import posix
 import sys
 
-from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
-from pyrun.cli.verbs_images import ImageArgs
-from pyrun.cli.verbs_limits import LimitArgs
-from pyrun.cli.verbs_network import NetworkArgs
-from pyrun.cli.verbs_pods import PodArgs
-from pyrun.cli.verbs_trust import TrustArgs
+from pyrun.cli.table import COMMON, GLOBAL, INSECURE, KINDS, VERBS, Values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +30,7 @@ if TYPE_CHECKING:
     Mounts: TypeAlias = list[MountSpec]
 
 
-class Args(PodArgs, LimitArgs, NetworkArgs, TrustArgs, ImageArgs):
+class Args(Values):
     """What the command line said: one attribute for each option of the verb, dashes as underscores.
 
     Absent options hold the empty value of their kind (`options.KINDS`); `given` has the attribute

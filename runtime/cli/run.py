@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from types import CodeType
 
     from pyrun.cli.parse import Args
     from pyrun.images.registry.pull import Progress
@@ -48,6 +49,7 @@ def run(args: Args) -> int:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)
+    called = _watch()
     refuse_log(args)
     refuse_socket(args)
     refuse_json(args)
@@ -65,24 +67,25 @@ def run(args: Args) -> int:
 
         run_kept(args, uuid, image)
     with store.lock(exclusive=False):
-        sources = _sources(args, store, image)
-        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources, begun=begun)
+        sources, host = _sources(args, store, image), probe()
+        recipe = make_recipe(options, store, image, pods, host, explain=explainer(args), sources=sources, begun=begun)
+        above: str | None = host.cgroup
         if recipe.controllers:
             from pyrun.engine.placement import take
             from pyrun.pod.place import limits_of
 
             take(uuid, recipe.controllers, limits_of(recipe.block) if "@systemd" in recipe.controllers else ())
-        pod = create(recipe, pods, uuid)
+            above = None  # it may be elsewhere now
+        pod = create(recipe, pods, uuid, above)
     if not args.quiet:
         for note in recipe.notes:
             tell(note)
         if options.no_overlay:
             tell("the image's files were copied: no overlay")
     _remember(args, recipe)
-    if recipe.net is None:  # else more than others need is here
-        _bundle()
     try:
-        become(pod.block, pod.slots, pod.title, args.root)
+        # with a network more than others need is here
+        become(pod.block, pod.slots, pod.title, args.root, before=None if called is None or recipe.net else lambda: _bundle(called))
     except OSError as error:
         pod.discard()
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
@@ -104,15 +107,26 @@ def _remember(args: Args, recipe: Recipe) -> None:
     save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 
-def _bundle() -> None:
-    """Let the next run that has to decide start sooner."""
+def _watch() -> set[CodeType] | None:
+    """Note what this run calls, if the next one that has to decide could start sooner by it; then all its modules come from one file."""
     import pyrun
 
-    if pyrun.__spec__.loader is not None:  # not from the bundle
-        from pyrun.cli import bundle
+    if pyrun.__spec__.loader is None:  # this one's do
+        return None
+    from pyrun.cli import bundle
 
-        if not os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))):
-            bundle.save()
+    return None if os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))) else bundle.called()
+
+
+def _bundle(called: set[CodeType]) -> None:
+    """Write that file."""
+    from pyrun.cli.parse import parse
+
+    parse(sys.argv[1:])  # when it was parsed nobody took notes yet
+    sys.setprofile(None)
+    from pyrun.cli.bundling import save
+
+    save("run", called)
 
 
 def refuse_log(args: Args) -> None:

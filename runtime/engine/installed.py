@@ -7,6 +7,7 @@ import sys
 import time
 
 from pyrun import native
+from pyrun.host import read_small
 
 __all__ = ["Stamp", "launcher", "stamps"]
 
@@ -41,6 +42,5 @@ def stamps() -> list[tuple[str, Stamp]]:
 
 def _began() -> int:
     """When this process began, in nanoseconds since 1970, or a little earlier."""
-    with open("/proc/self/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    ticks = int(read_small("/proc/self/stat").rpartition(b")")[2].split()[19])
     return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + (ticks - 1) * _TICK

@@ -20,6 +20,7 @@ from pyrun.plan import ops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from resource import struct_rusage
     from typing import NoReturn
 
@@ -78,11 +79,11 @@ def _with_flags(block: bytes, slots: Slots, flags: int) -> bytes:
     return ops.add_flags(block, flags)
 
 
-def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -> NoReturn:
+def become(block: bytes, slots: Slots, title: str, directory: str, *more: str, before: Callable[[], None] | None = None) -> NoReturn:
     """Turn this process into the supervisor of an encoded plan; only an OSError comes back.
 
     `title` is what ps(1) shows, `more` are further arguments of the helper (SLOT_INIT in native/plan.h); `directory` takes
-    the helper's nameless copy where memfds cannot be executed.
+    the helper's nameless copy where memfds cannot be executed; `before` is called when nothing else is left to do.
     """
     native.helper(directory)
     if native.helper_note:
@@ -91,6 +92,8 @@ def become(block: bytes, slots: Slots, title: str, directory: str, *more: str) -
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     environment = {name: value for name, value in posix.environ.items() if name}
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent, slots.network]
+    if before is not None:
+        before()
     native.become([word.encode() for word in (title, *more)], environment, fds, directory)
     raise AssertionError("execveat came back")
 

@@ -10,7 +10,6 @@ Compiling takes 15 ms, so filters are kept in the store, named by a hash of ever
 
 from __future__ import annotations
 
-import errno
 import os
 from binascii import crc32
 
@@ -60,6 +59,8 @@ class SeccompSpec:
         """Return one line for `pyrun plan` and status output."""
         if self.off:
             return "no filter"
+        import errno
+
         verdict = f"errno {errno.errorcode[self.errno]}" if self.errno else "SIGSYS"
         what = "allow only" if self.mode == "retain" else "default, also refuse"
         return f"{what} {' '.join(self.names)}; {verdict}" if self.names else "default"
@@ -125,6 +126,8 @@ def _spec(mode: str, names: list[str], errno_name: str, where: str, error: type[
             raise error("read seccomp filter", name, f"has no meaning in a {mode} set", hint=hint, origin=where)
     number = 0
     if errno_name:
+        import errno
+
         number = getattr(errno, errno_name, 0) if errno_name[0] == "E" and errno_name.isupper() and errno_name.isalnum() else 0
         if not number:
             raise error("read seccomp filter", errno_name, "no such error", hint="errno(3) lists the names, such as EPERM", origin=where)

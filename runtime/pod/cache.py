@@ -31,11 +31,10 @@ VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
 _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
-CHECK = Struct("=5Q2I")
+CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
 _CHECKS = 256  # at most, for recipe.c
 _KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
-_WORD = (1 << 64) - 1  # times before 1970 are negative
 _NAME_MAX = 64
 _HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
 _APP = _HOST | {"_"}
@@ -241,4 +240,4 @@ def own_checks(checks: list[Check]) -> list[Check]:
 def pack_check(check: Check, tail: Strings) -> bytes:
     """Return `struct recipe_check`, and put its path into `tail`."""
     path, stamp, kind = check
-    return CHECK.pack(*[number & _WORD for number in stamp], tail.add(path), kind)
+    return CHECK.pack(*stamp, tail.add(path), kind)

@@ -46,9 +46,13 @@ class Pod:
             self.slots.close()
 
 
-def create(recipe: Recipe, pods: Pods, uuid: str) -> Pod:
-    """Make the pod's directory and cgroup and return it, ready for `engine.launch`; on an error nothing is left."""
-    above = own_cgroup()
+def create(recipe: Recipe, pods: Pods, uuid: str, above: str | None = None) -> Pod:
+    """Make the pod's directory and cgroup and return it, ready for `engine.launch`; on an error nothing is left.
+
+    `above` is what `own_cgroup` says now, where the caller knows that.
+    """
+    if above is None:
+        above = own_cgroup()
     # The record names the cgroup before there is one, so that whoever finds the pod can remove it.
     record = recipe.record_for(uuid, time.time_ns(), f"{above}/{cgroup.name_of(uuid)}" if above else "")
     directory = pods.create(uuid, record)

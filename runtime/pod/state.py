@@ -32,7 +32,6 @@ kernel frees it however the supervisor ends.  Inside:
 
 from __future__ import annotations
 
-import errno
 import os
 
 from pyrun.errors import PyrunError, StateError
@@ -243,6 +242,8 @@ class Pods:
             else:
                 self.delete(phase, uuid)
         except OSError as error:
+            import errno
+
             if error.errno == errno.ENOENT:
                 return False
             raise
@@ -274,6 +275,8 @@ class Pods:
         record = read_json(fd, "pod")
         path = read_json(fd, "run").get("cgroup") or record.get("cgroup")
         if isinstance(path, str) and path.endswith("/" + cgroup.name_of(uuid)) and not cgroup.remove(path):
+            import errno
+
             raise OSError(errno.EBUSY, "cgroup " + path)
         if record.get("keep") is True or mark:
             phase = "exited" if record.get("keep") is True else "garbage"

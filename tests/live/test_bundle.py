@@ -26,13 +26,16 @@ class Installation(Prefix):
     def bundle(self) -> Path:
         return self.package / "__pycache__" / f"run.{sys.implementation.cache_tag}.bundle"
 
-    def run(self, code: int = 0) -> str:
+    def run(self, code: int = 0, *flags: str) -> str:
         """A run that has to decide."""
         shutil.rmtree(self.shared.root / "cache" / "run", ignore_errors=True)
-        words = [self.command, "run", "example.com/probe", "--exec", "/probe", "--", "exit", str(code)]
-        done = subprocess.run(words, env=self.shared.environment(), capture_output=True, text=True, timeout=60)
+        done = self(*flags, "example.com/probe", "--exec", "/probe", "--", "exit", str(code))
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         return done.stderr
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [self.command, "run", *words]
+        return subprocess.run(command, env=self.shared.environment(), capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -42,7 +45,15 @@ def installed(shared: Pyrun, tmp_path: Path) -> Iterator[Installation]:
 
 
 def names(bundle: Path) -> list[str]:
-    return [entry[0] for entry in marshal.loads(bundle.read_bytes()[4:])[1]]
+    return [entry[0] for entry in marshal.loads(bundle.read_bytes()[8:])[1]]
+
+
+def spoil_pieces(bundle: Path) -> None:
+    """Overwrite what no ordinary start reads."""
+    data = bundle.read_bytes()
+    start = 8 + int.from_bytes(data[4:8], "little")
+    assert len(data) - start > 50_000, "there is much that a start does not call"
+    bundle.write_bytes(data[:start] + b"?" * (len(data) - start))
 
 
 def test_written_once_and_used(installed: Installation) -> None:
@@ -70,8 +81,45 @@ def test_with_it_a_start_does_without_os(installed: Installation) -> None:
     python.write_text(f'#!/bin/sh\nexec {target} -X importtime "$@"\n')
     python.chmod(0o755)
     found = [line.rpartition("|")[2].strip() for line in installed.run().splitlines()]
-    assert "posixpath" in found, "the list is of the right thing"
+    assert "gc" in found, "the list is of the right thing"
     assert {"os", "_collections_abc"}.isdisjoint(found)
+
+
+def test_an_ordinary_start_reads_nothing_but_what_it_calls(installed: Installation) -> None:
+    installed.run()
+    spoil_pieces(installed.bundle)
+    held = installed.bundle.stat()
+    assert installed.run(7) == ""
+    assert installed.bundle.stat().st_ino == held.st_ino
+
+
+LATER = (
+    ("-v", "/usr:/usr:ro", "--user", "app", "--readonly-rootfs", "--umask", "027", "--rlimit", "nofile=100"),
+    ("--caps-retain", "CAP_KILL", "--seccomp", "mode=remove,errno=EPERM,sync", "--supplementary-gids", "7"),
+    ("--hostname", "one", "--working-dir", "/", "--set-env", "A=B", "--uuid-file-save", "/dev/null"),
+)
+
+
+def test_what_the_first_start_did_not_call_is_read_when_it_is_called(installed: Installation) -> None:
+    installed.run()
+    first = installed.bundle.stat()
+    for flags in LATER:
+        assert installed.run(7, *flags) == ""
+    assert installed.bundle.stat().st_ino == first.st_ino
+    # and a decision rests on all modules, also those of which nothing was read
+    (recipe,) = (installed.shared.root / "cache" / "run").iterdir()
+    assert f"{installed.package}/cli/verbs_pods.py".encode() in recipe.read_bytes()
+
+
+def test_help_and_errors_are_the_same_with_it(installed: Installation) -> None:
+    """What they are made of is left out, or in the pieces."""
+    lines = [("--help",), ("--no-such",), ("--caps-retain",), ("--umask", "9", "x"), ("--pull-policy", "never", "example.com/none")]
+    before = [installed(*line) for line in lines]
+    installed.run()
+    assert installed.bundle.exists()
+    after = [installed(*line) for line in lines]
+    assert [(one.returncode, one.stdout, one.stderr) for one in after] == [(one.returncode, one.stdout, one.stderr) for one in before]
+    assert "--uuid-file-save" in after[0].stdout and [one.returncode for one in after] == [0, 2, 2, 2, 125]
 
 
 def append(path: Path) -> None:
@@ -82,9 +130,11 @@ SPOILT: dict[str, Callable[[Installation], object]] = {
     "a source changed": lambda one: os.utime(one.package / "plan" / "planner.py", ns=(1, 1)),
     "a source is gone": lambda one: (one.package / "cli" / "bundle.py").rename(one.package / "cli" / "kept"),
     "cut short": lambda one: os.truncate(one.bundle, 5000),
+    "cut short behind what a start needs": lambda one: os.truncate(one.bundle, one.bundle.stat().st_size - 1),
     "empty": lambda one: os.truncate(one.bundle, 0),
     "of another version": lambda one: one.bundle.write_bytes(b"\0\0\0\0" + one.bundle.read_bytes()[4:]),
-    "nonsense": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"nonsense"),
+    "nonsense": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"\10\0\0\0nonsense"),
+    "of a size that is none": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"\377" * 8),
 }
 
 
@@ -98,7 +148,7 @@ def test_one_that_does_not_fit_is_replaced(installed: Installation, how: str) ->
         os.utime(installed.package / "cli" / "bundle.py", ns=(1, 1))
     assert installed.run(3) == ""
     after = installed.bundle.read_bytes()
-    assert after[:4] == before[:4] and len(marshal.loads(after[4:])[1]) == len(marshal.loads(before[4:])[1])
+    assert after[:4] == before[:4] and len(marshal.loads(after[8:])[1]) == len(marshal.loads(before[8:])[1])
     assert installed.run(4) == ""
 
 

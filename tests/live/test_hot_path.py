@@ -33,6 +33,7 @@ PYRUN = set(
     pyrun.pod pyrun.pod.cache pyrun.pod.config pyrun.pod.create pyrun.pod.options pyrun.pod.recipe pyrun.pod.state
     pyrun.pod.volumes
     pyrun.cli pyrun.cli.bundle pyrun.cli.explain pyrun.cli.main pyrun.cli.options pyrun.cli.parse pyrun.cli.run
+    pyrun.cli.table
     pyrun.cli.verbs_appc pyrun.cli.verbs_images pyrun.cli.verbs_limits pyrun.cli.verbs_network pyrun.cli.verbs_pods pyrun.cli.verbs_trust
     pyrun.cli.specs
     """.split()

@@ -164,7 +164,7 @@ def test_hot_imports() -> None:
         "parse(['run', '-it', '-e', 'A=1', '--caps-retain=CAP_KILL', 'x', '--', 'y']); print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-E", "-c", probe], capture_output=True, text=True, check=True)
-    own = ["main", "options", "parse", "verbs_appc", "verbs_images", "verbs_limits", "verbs_network", "verbs_pods", "verbs_trust"]
+    own = ["main", "options", "parse", "table", "verbs_appc", "verbs_images", "verbs_limits", "verbs_network", "verbs_pods", "verbs_trust"]
     assert done.stdout.split() == ["__future__", "pyrun", "pyrun.cli", *(f"pyrun.cli.{name}" for name in own), "pyrun.errors"]
 
 
