@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import COMMAND, LIMIT, Result
+from waiting import wait_until
 
 RANGE = 200_000  # the first id of ranged()'s range
 COUNT = 65_536
@@ -56,7 +57,12 @@ class User:
 
     def close(self) -> None:
         self.pyrun("gc", code=None)
-        shutil.rmtree(self.home)
+        wait_until(self._removed, f"{self.home} cannot be removed")
+
+    def _removed(self) -> bool:
+        """A pod's cleaner may be at it too, for a moment."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        return not self.home.exists()
 
 
 class Ranges:
