@@ -19,10 +19,11 @@ ROOMS = {"pyrun": "runtime", "pyrun.native": "native", "pyrun.images": "images"}
 # stack protector normally sits in thread-local storage, which only libc sets up; "global" makes it a variable.
 # The flags stand in a file of their own, which clangd and `make lint` read too.
 COMPILE = [*Path("native/compile_flags.txt").read_text().split(), "-g0", "-fcf-protection=none"]
-# One segment to read and one to write: each further one costs an exec as much as ten system calls.
+# One segment to read and one to write: each further one costs an exec as much as ten system calls.  Sorted, so that arrays of whole
+# pages come first and small variables share a page.
 LINK = """
     -nostdlib -static-pie -s -Wl,-e,_start -Wl,--gc-sections -Wl,--build-id=none
-    -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,noseparate-code
+    -Wl,--sort-section=alignment -Wl,-z,relro,-z,now,-z,noexecstack -Wl,-z,noseparate-code
 """.split()
 
 
@@ -153,7 +154,7 @@ HELPER = program(
     "native/init.c",
     "native/enter.c",
     "native/handlers.c",
-    "native/oci_start.c",  # from here on nothing that is needed while the app runs: see give_back_code()
+    "native/oci_start.c",
     "native/oci_link.c",
     "native/oci_mounts.c",
     "native/oci_cover.c",

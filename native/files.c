@@ -63,7 +63,7 @@ static int remove_entry(int dir, const struct dirent64 *entry, uint64_t device, 
 /* Empties the directory `dir`, whose device is `device`: mounts are never crossed.  Descriptors are the stack. */
 static int empty_directory(int dir, uint64_t device, int depth)
 {
-    static char buffers[DEPTH][2048];
+    static char buffers[DEPTH][2048] __attribute__((aligned(PAGE_SIZE)));
     int failed = 0, removed = 0;
     long n;
 

@@ -72,7 +72,6 @@ extern char arena[ARENA_SIZE]; /* the only memory beyond the stack */
 /* supervise.c */
 int supervise(struct context *ctx);
 void block_signals(void);
-void give_back_code(void);
 void default_signals(int first, int last);
 #define ALL_SIGNALS_OF_LINUX 1, 64
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));

@@ -50,7 +50,7 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
 }
 
 /* Only what the loop below needs; everything else is a reason to die. */
-static long confine(void)
+WAITING static long confine(void)
 {
     static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
                                        __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid, __NR_waitid};
@@ -79,7 +79,7 @@ static long confine(void)
 /* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
  * without a handler there).  Those that are not about children go to the app.  With `told` whoever has the other
  * end of the control socket is told of the app's end at once. */
-__attribute__((noreturn)) static void reap(struct shared *shared, int link, long app, int told)
+__attribute__((noreturn)) WAITING static void reap(struct shared *shared, int link, long app, int told)
 {
     const uint64_t all = ALL_SIGNALS;
     int status;
@@ -109,7 +109,7 @@ __attribute__((noreturn)) static void reap(struct shared *shared, int link, long
 
 /* With a handler for the app's end: likewise, but then everything else in the pod ends and this process stays, so that the
  * namespaces do, until the supervisor kills it.  `app` is -1 where it did not start. */
-__attribute__((noreturn)) static void stay(struct shared *shared, int link, long app)
+__attribute__((noreturn)) WAITING static void stay(struct shared *shared, int link, long app)
 {
     const uint64_t all = ALL_SIGNALS;
     int status;
@@ -137,6 +137,16 @@ __attribute__((noreturn)) static void stay(struct shared *shared, int link, long
     }
 }
 
+__attribute__((noreturn)) WAITING static void attend(struct shared *shared, int link, long app, int told, int stays)
+{
+    settle();
+    if (confine() < 0)
+        sys_exit(125);
+    if (stays)
+        stay(shared, link, app);
+    reap(shared, link, app, told);
+}
+
 struct app {
     struct context *ctx;
     uint32_t op;
@@ -155,7 +165,7 @@ __attribute__((noreturn, used)) static void app_main(const struct app *app)
  * that none has to be copied.  Descriptors, limits, identity and filter are the new process's own all the same. */
 __attribute__((noinline)) static long vfork_app(const struct app *app)
 {
-    static char stack[32768] __attribute__((aligned(16)));
+    static char stack[32768] __attribute__((aligned(PAGE_SIZE)));
     register const struct app *argument __asm__("r12") = app;
     register long none1 __asm__("r10") = 0;
     register long none2 __asm__("r8") = 0;
@@ -200,7 +210,7 @@ long start_program(struct context *ctx, uint32_t op)
 static void start_app(struct context *ctx, uint32_t app_op)
 {
     const int stays = find_handler(ctx, HANDLER_POST_STOP) != 0;
-    long app = -1, r;
+    long app = -1;
 
     if (alone(ctx))
         sys_exit(125);
@@ -225,14 +235,7 @@ static void start_app(struct context *ctx, uint32_t app_op)
     close_between(high + 1, INT32_MAX);
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
     give_back(arena, sizeof arena);
-    give_back_code();
-    give_back_stack();
-    r = confine();
-    if (r < 0)
-        sys_exit(125);
-    if (stays)
-        stay(shared, link, app);
-    reap(shared, link, app, told);
+    attend(shared, link, app, told, stays);
 }
 
 /* An empty root, so that nobody finds the host's in /proc/PID/root of this process. */
@@ -253,7 +256,7 @@ static long leave_host(void)
 
 /* The holder of what the apps of a pod share, see keep_pod.c: it has been cloned into the namespaces, says one byte on
  * SLOT_CONTROL once they can be joined, and then only reaps, for it may be their pid 1. */
-int hold_main(struct context *ctx)
+WAITING int hold_main(struct context *ctx)
 {
     const uint64_t all = ALL_SIGNALS;
     long r;
@@ -265,6 +268,7 @@ int hold_main(struct context *ctx)
         return 125;
     (void)sys_call0(__NR_setsid);
     (void)sys_call3(__NR_close_range, 0, ~0U, 0);
+    settle();
     if (confine() < 0)
         return 125;
     for (;;) {

@@ -140,9 +140,7 @@ struct app {
 
 struct keeper {
     struct keep how;
-    const char *uuid;
-    char cgroup[PATH_SIZE]; /* the pod's, "" without one */
-    char memory[PATH_SIZE]; /* what the apps of a pod have as /dev/shm, "" when it is not there */
+    const char *root, *uuid;
     int pods, pod, helper, parent;
     int group;              /* the cgroup of a pod of several apps, above theirs */
     int holder;             /* pidfd of the process that holds the namespaces of several apps, -1 without one */
@@ -161,6 +159,7 @@ struct keeper {
     int terminals;      /* which of these are terminals, a bit each */
     uint64_t ignored;   /* signals that the caller ignores, likewise: what is blocked is queued all the same */
     int ready;          /* the service manager has been told */
+    char cgroup[PATH_SIZE]; /* the pod's, "" without one; here, so that what is used of all this is on two pages */
 };
 
 #define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
@@ -181,6 +180,7 @@ void decide(struct keeper *keeper, const struct app *because); /* the pod ends: 
 int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
 void write_exit(const struct keeper *keeper, int last);
+int block_signals(void); /* all that can be; a descriptor that tells of them, signalfd(2) */
 uint64_t find_ignored(void); /* of what a terminal sends, as nohup(1) and shells without job control have it; a bit each */
 int told_to_stop(const struct keeper *keeper);
 int wanted_again(const struct keeper *keeper);
@@ -222,7 +222,7 @@ void tty_end(const struct keeper *keeper);  /* the pod has ended: tell whoever i
 
 /* keep_pod.c: what only pods of several apps need */
 int read_apps(struct keeper *keeper);
-int share_memory(struct keeper *keeper, const char *root);
+int share_memory(const struct keeper *keeper);
 long share_begin(struct keeper *keeper);
 void share_end(struct keeper *keeper);
 

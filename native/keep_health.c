@@ -90,13 +90,13 @@ void health_begin(const struct keeper *keeper, struct app *app)
     write_health(app, -1);
 }
 
-void health_watch(const struct app *app, struct pollfd *slots)
+WAITING void health_watch(const struct app *app, struct pollfd *slots)
 {
     slots[0] = (struct pollfd){app->check.helper, POLLIN, 0};
     slots[1] = (struct pollfd){app->check.output, POLLIN, 0};
 }
 
-uint64_t health_due(const struct keeper *keeper)
+WAITING uint64_t health_due(const struct keeper *keeper)
 {
     uint64_t first = ~0ULL;
 
@@ -241,7 +241,7 @@ static void judge(struct keeper *keeper, struct app *app, int code)
         act(keeper, app);
 }
 
-void health_move(struct keeper *keeper, struct app *app, const struct pollfd *slots)
+WAITING void health_move(struct keeper *keeper, struct app *app, const struct pollfd *slots)
 {
     struct check *check = &app->check;
 

@@ -8,19 +8,22 @@
 #include "keep.h"
 
 #define CHUNK 4096
-#define PREFIX 48
+#define PREFIX 48 /* what is before a line: the time, and its mark */
+#define MARK 10
 #define PIPE_FLAGS (O_CLOEXEC | O_NONBLOCK)
 
 static uint64_t dropped;
-static size_t used; /* of `out`, which is written before another app's turn */
-static char in[CHUNK], out[2 * CHUNK];
+static size_t used; /* of `text.out`, which is written before another app's turn */
+static struct {
+    char in[CHUNK], out[2 * CHUNK];
+} text __attribute__((aligned(PAGE_SIZE)));
 
 uint64_t log_dropped(void)
 {
     return dropped;
 }
 
-int log_source(const struct app *app, int stream)
+WAITING int log_source(const struct app *app, int stream)
 {
     return app->log.pipes[stream][0];
 }
@@ -59,7 +62,7 @@ static void rotate(const struct keeper *keeper, struct app *app)
     (void)open_log(app);
 }
 
-static char *digits(char *at, uint64_t value, int count)
+WAITING static char *digits(char *at, uint64_t value, int count)
 {
     for (int i = count; i-- > 0; value /= 10)
         at[i] = (char)('0' + value % 10);
@@ -67,7 +70,7 @@ static char *digits(char *at, uint64_t value, int count)
 }
 
 /* RFC 3339 in UTC.  Days to a date: years begin in March here, so that the leap day is a year's last. */
-static char *add_time(char *at, uint64_t ns)
+WAITING static char *add_time(char *at, uint64_t ns)
 {
     uint64_t seconds = ns / 1000000000, days = seconds / 86400 + 719468, era = days / 146097, day = days % 146097;
     uint64_t year = (day - day / 1460 + day / 36524 - day / 146096) / 365;
@@ -91,7 +94,7 @@ static char *add_time(char *at, uint64_t ns)
 }
 
 /* A part that did not fit is cut off again: a reader finds whole lines only. */
-static void write_out(const struct keeper *keeper, struct app *app)
+WAITING static void write_out(const struct keeper *keeper, struct app *app)
 {
     struct log *log = &app->log;
     uint64_t most = keeper->how.log_size;
@@ -99,7 +102,7 @@ static void write_out(const struct keeper *keeper, struct app *app)
 
     if (most > 0 && log->size > 0 && log->size + used > most && ((!log->middle[0] && !log->middle[1]) || log->size > 2 * most))
         rotate(keeper, app);
-    n = log->file < 0 || used == 0 ? 0 : sys_write(log->file, out, used);
+    n = log->file < 0 || used == 0 ? 0 : sys_write(log->file, text.out, used);
     if (n == (long)used) {
         log->size += used;
     } else {
@@ -110,36 +113,37 @@ static void write_out(const struct keeper *keeper, struct app *app)
     used = 0;
 }
 
-static void add_line(const struct keeper *keeper, struct app *app, int stream, uint64_t now, const char *text, size_t length, int whole)
+WAITING static void add_line(const struct keeper *keeper, struct app *app, int stream, uint64_t now, const char *words, size_t length, int whole)
 {
-    const char *end = out + sizeof out;
     char *at;
 
-    if (used + PREFIX + length > sizeof out)
+    if (used + PREFIX + length > sizeof text.out)
         write_out(keeper, app);
-    at = add_time(out + used, now);
-    at = str_add(at, end, stream == 0 ? " stdout " : " stderr ");
-    at = str_add(at, end, whole ? "F " : "P ");
-    memcpy(at, text, length);
-    at[length] = '\n';
-    used = (size_t)(at - out) + length + 1;
+    at = add_time(text.out + used, now);
+    memcpy(at, stream == 0 ? " stdout F " : " stderr F ", MARK);
+    at[MARK - 2] = whole ? 'F' : 'P';
+    memcpy(at + MARK, words, length);
+    at[MARK + length] = '\n';
+    used = (size_t)(at - text.out) + MARK + length + 1;
     app->log.middle[stream] = !whole;
 }
 
-long log_take(const struct keeper *keeper, struct app *app, int stream)
+WAITING long log_take(const struct keeper *keeper, struct app *app, int stream)
 {
-    long n = sys_read(app->log.pipes[stream][0], in, sizeof in);
+    long n = sys_read(app->log.pipes[stream][0], text.in, sizeof text.in);
     uint64_t now = clock_ns(0);
     long from = 0;
 
     for (long i = 0; i < n; i++)
-        if (in[i] == '\n') {
-            add_line(keeper, app, stream, now, in + from, (size_t)(i - from), 1);
+        if (text.in[i] == '\n') {
+            add_line(keeper, app, stream, now, text.in + from, (size_t)(i - from), 1);
             from = i + 1;
         }
     if (from < n)
-        add_line(keeper, app, stream, now, in + from, (size_t)(n - from), 0);
+        add_line(keeper, app, stream, now, text.in + from, (size_t)(n - from), 0);
     write_out(keeper, app);
+    if (n < CHUNK) /* all that there was */
+        give_back(&text, sizeof text);
     return n;
 }
 

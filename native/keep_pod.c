@@ -41,13 +41,20 @@ int read_apps(struct keeper *keeper)
     return 1;
 }
 
+/* What the apps have as /dev/shm. */
+static char *memory_of(const struct keeper *keeper, char path[PATH_SIZE])
+{
+    char above[PATH_SIZE];
+
+    return join(above, keeper->root, "/pods/running/", keeper->uuid) == 0 ? 0 : join(path, above, "/shm", "");
+}
+
 /* What is mounted here no other process of the host sees.  A slave, so that what the host unmounts goes here as well. */
-int share_memory(struct keeper *keeper, const char *root)
+int share_memory(const struct keeper *keeper)
 {
     char path[PATH_SIZE];
 
-    return join(path, root, "/pods/running/", keeper->uuid) != 0 && join(keeper->memory, path, "/shm", "") != 0 &&
-           sys_call1(__NR_unshare, CLONE_NEWNS) == 0 && sys_mount("", "/", "", MS_SLAVE | MS_REC, 0) == 0;
+    return memory_of(keeper, path) != 0 && sys_call1(__NR_unshare, CLONE_NEWNS) == 0 && sys_mount("", "/", "", MS_SLAVE | MS_REC, 0) == 0;
 }
 
 static void make_group(struct keeper *keeper)
@@ -96,13 +103,13 @@ static long start_holder(struct keeper *keeper, int control, int own)
 long share_begin(struct keeper *keeper)
 {
     OWNED_FD control = -1, own = -1;
+    char path[PATH_SIZE], byte;
     int links[2];
-    char byte;
     long r;
 
     if (!(keeper->how.flags & KEEP_SEVERAL))
         return 0;
-    r = sys_mount("tmpfs", keeper->memory, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m");
+    r = sys_mount("tmpfs", memory_of(keeper, path), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=1777,size=64m");
     if (r == 0)
         r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
     if (r < 0)
@@ -147,6 +154,8 @@ static void remove_old_groups(const struct keeper *keeper)
 /* After the last one: whatever still shares a namespace goes with it. */
 void share_end(struct keeper *keeper)
 {
+    char path[PATH_SIZE];
+
     if (keeper->holder >= 0) {
         (void)sys_call4(__NR_pidfd_send_signal, keeper->holder, SIGKILL, 0, 0);
         (void)sys_call5(__NR_waitid, 3 /* P_PIDFD */, keeper->holder, 0, WEXITED | __WALL, 0);
@@ -161,7 +170,7 @@ void share_end(struct keeper *keeper)
         remove_group(keeper->parent, cgroup_name(keeper));
     }
     keeper->group = -1;
-    if (keeper->memory[0] != '\0')
-        (void)sys_call2(__NR_umount2, keeper->memory, MNT_DETACH);
+    if (keeper->how.flags & KEEP_SEVERAL)
+        (void)sys_call2(__NR_umount2, memory_of(keeper, path), MNT_DETACH);
     remove_old_groups(keeper);
 }

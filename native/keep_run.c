@@ -14,16 +14,6 @@
 enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS };
 enum { EACH_CONTROL, EACH_OUT, EACH_ERR, EACH_WORDS, EACH_HEALTH, POLL_EACH = EACH_HEALTH + HEALTH_SLOTS };
 
-static int block_signals(void)
-{
-    const uint64_t all = ~0ULL & ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
-    static const uint64_t standard[4]; /* children of whoever ignores SIGCHLD leave no status, and execve(2) keeps that */
-
-    (void)sys_call4(__NR_rt_sigaction, SIGCHLD, standard, 0, sizeof all);
-    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
-    return (int)sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
-}
-
 /* The front learns what became of the first start, of one that failed when nothing of it is left; `status` is which app's. */
 static void tell_front(struct keeper *keeper, const struct plan_report *report)
 {
@@ -78,7 +68,7 @@ static long start_helper(struct keeper *keeper, struct app *app)
     return r < 0 ? r : 0;
 }
 
-void send_signal(const struct app *app, uint32_t number)
+WAITING void send_signal(const struct app *app, uint32_t number)
 {
     unsigned char signal = (unsigned char)number;
 
@@ -87,7 +77,7 @@ void send_signal(const struct app *app, uint32_t number)
 }
 
 /* In the foreground the helper gets it as if it had been asked itself: it knows its terminal's size and when to hurry. */
-static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t number)
+WAITING static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t number)
 {
     number = number == SIGTERM && app->how.stop != 0 ? app->how.stop : number;
     if (!keeper->foreground)
@@ -97,7 +87,7 @@ static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t
 }
 
 /* Any signal goes on to the apps; one that asks a service to end, or a terminal that is gone, also says that it is not to come back. */
-static void on_signals(struct keeper *keeper)
+WAITING static void on_signals(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
 
@@ -168,7 +158,6 @@ static void app_runs(struct keeper *keeper, struct app *app, const struct plan_r
     manager_ready(keeper);
     for EACH_APP (other, keeper)
         health_begin(keeper, other);
-    give_back_stack();
 }
 
 /* Returns 0 at the end of the helper. */
@@ -206,12 +195,12 @@ static void app_gone(struct keeper *keeper, struct app *app)
         app_ended(keeper, app);
 }
 
-static void watch(struct pollfd *slot, int fd)
+WAITING static void watch(struct pollfd *slot, int fd)
 {
     *slot = (struct pollfd){fd, POLLIN, 0};
 }
 
-static void watch_all(struct keeper *keeper, struct pollfd *polls)
+WAITING static void watch_all(struct keeper *keeper, struct pollfd *polls)
 {
     struct pollfd *slots = polls + POLL_APPS;
 
@@ -228,9 +217,13 @@ static void watch_all(struct keeper *keeper, struct pollfd *polls)
     }
 }
 
-static void move_all(struct keeper *keeper, const struct pollfd *slots)
+/* Whether it was more than lines. */
+WAITING static int move_all(struct keeper *keeper, const struct pollfd *slots)
 {
+    int more = 0;
+
     for EACH_APP (app, keeper) {
+        more |= slots[EACH_CONTROL].revents | slots[EACH_WORDS].revents | slots[EACH_HEALTH].revents | slots[EACH_HEALTH + 1].revents;
         if (slots[EACH_OUT].revents)
             (void)log_take(keeper, app, 0);
         if (slots[EACH_ERR].revents)
@@ -242,6 +235,7 @@ static void move_all(struct keeper *keeper, const struct pollfd *slots)
         health_move(keeper, app, slots + EACH_HEALTH);
         slots += POLL_EACH;
     }
+    return more;
 }
 
 /* What was asked to end in vain is killed; 0 when even that takes too long. */
@@ -257,7 +251,7 @@ static int time_is_up(struct keeper *keeper)
 }
 
 /* Only what is open: to poll(2) more places than the process may have open files are an error, whatever is in them. */
-static long poll_until(struct pollfd *polls, unsigned count, uint64_t due)
+WAITING static long poll_until(struct pollfd *polls, unsigned count, uint64_t due)
 {
     const uint64_t now = clock_ns(CLOCK_BOOTTIME), left = now < due ? due - now : 0;
     struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
@@ -276,7 +270,7 @@ static long poll_until(struct pollfd *polls, unsigned count, uint64_t due)
 }
 
 /* 0 when the time is up for a pod that is to end, or nothing can be waited for. */
-static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
+WAITING static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
 {
     const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, check = health_due(keeper);
     const long r = poll_until(polls, POLL_APPS + POLL_EACH * keeper->count, check < end ? check : end);
@@ -284,7 +278,7 @@ static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
     return (r >= 0 || r == -EINTR) && (end == ~0ULL || clock_ns(CLOCK_BOOTTIME) < end);
 }
 
-static int any_helper(struct keeper *keeper)
+WAITING static int any_helper(struct keeper *keeper)
 {
     for EACH_APP (app, keeper)
         if (app->control >= 0)
@@ -292,18 +286,20 @@ static int any_helper(struct keeper *keeper)
     return 0;
 }
 
-static void wait_for_helpers(struct keeper *keeper)
+WAITING static void wait_for_helpers(struct keeper *keeper)
 {
     struct pollfd polls[POLL_APPS + POLL_EACH * KEEP_APPS];
-    int in_time;
+    int in_time, more;
 
     while (any_helper(keeper)) {
         watch_all(keeper, polls);
         in_time = wait_for_change(keeper, polls);
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
-        move_all(keeper, polls + POLL_APPS);
+        more = move_all(keeper, polls + POLL_APPS);
         tty_move(keeper, polls + POLL_TTY);
+        if (more)
+            settle();
         if ((keeper->front >= 0 && polls[POLL_FRONT].revents) || (!in_time && !time_is_up(keeper)))
             break; /* nobody waits for the start any more: give it up */
     }

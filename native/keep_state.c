@@ -1,4 +1,6 @@
 /* The records of a pod that is kept, and its way to exited/ or out of the world. */
+#include <linux/signalfd.h>
+
 #include "keep.h"
 
 #define CLOCK_REALTIME 0
@@ -153,6 +155,16 @@ static void sync_exit(const struct keeper *keeper)
         (void)sys_call1(__NR_fsync, keeper->pod);
     if (child == 0)
         sys_exit(0);
+}
+
+int block_signals(void)
+{
+    const uint64_t all = ~0ULL & ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
+    static const uint64_t standard[4]; /* children of whoever ignores SIGCHLD leave no status, and execve(2) keeps that */
+
+    (void)sys_call4(__NR_rt_sigaction, SIGCHLD, standard, 0, sizeof all);
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, sizeof all);
+    return (int)sys_call4(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 uint64_t find_ignored(void)

@@ -27,12 +27,12 @@
 enum { SLOT_MASTER, SLOT_LISTENER, SLOT_CLIENTS, SLOT_END };
 _Static_assert(SLOT_END == TTY_SLOTS, "clients are watched by one descriptor, of epoll(7)");
 
-static int master = -1, listener = -1, sink = -1, watcher = -1;
+static int master, listener, sink, watcher; /* where there is an `owner` */
 static int deaf; /* nobody can be let in at the moment: not asked again before something else has happened */
-static uint64_t clients[MOST_FILES / 64]; /* a bit for each descriptor; only pages with a client are memory */
+static uint64_t clients[MOST_FILES / 64] __attribute__((aligned(PAGE_SIZE))); /* a bit for each descriptor; only pages with a client are memory */
 static int top; /* no client is that high */
 static struct app *owner;
-static char shown[1 + CHUNK], typed[CHUNK]; /* `typed` waits for the app to take it */
+static char shown[2 * CHUNK] __attribute__((aligned(PAGE_SIZE))), typed[CHUNK] __attribute__((aligned(PAGE_SIZE))); /* `typed` waits for the app to take it */
 static long typed_size;
 
 static int open_terminal(int app[3])
@@ -78,18 +78,18 @@ int tty_start(const struct keeper *keeper, struct app *app)
     return watcher >= 0 && open_terminal(app->streams) && open_socket(keeper);
 }
 
-static void watch(struct pollfd *slot, int fd, int events)
+WAITING static void watch(struct pollfd *slot, int fd, int events)
 {
     slot->fd = events != 0 ? fd : -1;
     slot->events = (short)events;
     slot->revents = 0;
 }
 
-void tty_watch(struct pollfd *slots)
+WAITING void tty_watch(struct pollfd *slots)
 {
-    watch(&slots[SLOT_MASTER], master, POLLIN | (typed_size > 0 ? POLLOUT : 0));
-    watch(&slots[SLOT_LISTENER], listener, deaf ? 0 : POLLIN);
-    watch(&slots[SLOT_CLIENTS], watcher, master < 0 || typed_size > 0 ? 0 : POLLIN);
+    watch(&slots[SLOT_MASTER], master, owner == 0 ? 0 : POLLIN | (typed_size > 0 ? POLLOUT : 0));
+    watch(&slots[SLOT_LISTENER], listener, deaf || owner == 0 ? 0 : POLLIN);
+    watch(&slots[SLOT_CLIENTS], watcher, owner == 0 || typed_size > 0 ? 0 : POLLIN);
     deaf = 0;
 }
 
@@ -226,7 +226,7 @@ static void type(void)
     memmove(typed, typed + (n < 0 ? 0 : n), (size_t)typed_size);
 }
 
-void tty_move(struct keeper *keeper, const struct pollfd *slots)
+WAITING void tty_move(struct keeper *keeper, const struct pollfd *slots)
 {
     struct epoll_event events[AT_ONCE];
     long n = slots[SLOT_CLIENTS].revents ? sys_call6(__NR_epoll_pwait, watcher, events, AT_ONCE, 0, 0, 8) : 0;
@@ -243,7 +243,7 @@ void tty_move(struct keeper *keeper, const struct pollfd *slots)
 
 void tty_rest(struct keeper *keeper)
 {
-    while (master >= 0 && show(keeper))
+    while (owner != 0 && show(keeper))
         ;
     typed_size = 0;
 }
@@ -253,7 +253,7 @@ void tty_end(const struct keeper *keeper)
     char message[5] = {'x'};
     int32_t status;
 
-    if (master < 0)
+    if (owner == 0)
         return;
     status = owner->ended ? owner->status : 125 << 8;
     memcpy(message + 1, &status, sizeof status);

@@ -302,12 +302,13 @@ static int stay(struct keeper *keeper, char **envp)
 
 int program(int argc, char **argv, char **envp)
 {
-    static struct keeper keeper;
+    static struct keeper keeper __attribute__((aligned(PAGE_SIZE)));
     int front = argc > 3 && str_eq(argv[3], "front"), r;
 
     if (argc < 4 || argc > 5)
         return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
     keeper.front = keeper.group = keeper.holder = -1;
+    keeper.root = argv[1];
     keeper.uuid = argv[2];
     keeper.environment = envp;
     keeper.ignored = find_ignored();
@@ -325,7 +326,7 @@ int program(int argc, char **argv, char **envp)
         bury(&keeper, 1);
         return fail("start pod ", keeper.uuid, "the native helper cannot be loaded", "is the installation complete?");
     }
-    if ((keeper.how.flags & KEEP_SEVERAL) && !share_memory(&keeper, argv[1])) {
+    if ((keeper.how.flags & KEEP_SEVERAL) && !share_memory(&keeper)) {
         bury(&keeper, 1);
         return fail("start pod ", keeper.uuid, "its shared memory cannot be mounted", "pyrun needs root (CAP_SYS_ADMIN)");
     }

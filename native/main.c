@@ -5,7 +5,7 @@
  */
 #include "helper.h"
 
-_Alignas(16) char arena[ARENA_SIZE];
+_Alignas(PAGE_SIZE) char arena[ARENA_SIZE];
 
 #define PROT_RW 3
 #define PROT_R 1

@@ -81,7 +81,7 @@ static long copy_entry(int from, int to, const char *name, int depth)
 
 static long copy_directory(int from, int to, int depth)
 {
-    static char buffers[DEPTH][2048];
+    static char buffers[DEPTH][2048] __attribute__((aligned(PAGE_SIZE)));
     long n, r = 0;
 
     while (r == 0 && (n = sys_call3(__NR_getdents64, from, buffers[depth], sizeof buffers[depth])) != 0) {

@@ -179,7 +179,7 @@ __attribute__((noreturn, used)) static void notice_main(struct notice *notice)
 __attribute__((noinline)) static long start_thread(struct notice *notice)
 {
     enum { FLAGS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM };
-    static char stack[16384] __attribute__((aligned(16)));
+    static char stack[16384] __attribute__((aligned(PAGE_SIZE)));
     register struct notice *argument __asm__("r12") = notice;
     register long none1 __asm__("r10") = 0;
     register long none2 __asm__("r8") = 0;

@@ -197,7 +197,7 @@ uint32_t out_of_memory(const struct context *ctx, int32_t status)
 }
 
 /* Init: the next child that has ended, 0 when none has.  The app is left as it is, after SIGKILL until the supervisor has looked */
-long ended_child(struct shared *shared, int link, long app, int *status)
+WAITING long ended_child(struct shared *shared, int link, long app, int *status)
 {
     const uint64_t all = ~0ULL;
     siginfo_t info;

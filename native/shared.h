@@ -22,6 +22,10 @@ void tell_manager(char **envp, const char *text, size_t size);
 /* What a record of an end has of it: members of a JSON object, each with a comma before it. */
 const char *oom_words(uint32_t detail);
 
+/* For a process that from now on mostly waits: the memory of code and constants that only other times need, and of stack frames
+ * that are gone, goes back to the kernel. */
+void settle(void);
+
 /* clock_gettime(2), in nanoseconds. */
 uint64_t clock_ns(int clock);
 

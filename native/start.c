@@ -51,7 +51,7 @@ __asm__(".globl _start\n"
         "    call start_c\n"
         "    hlt\n");
 
-void *memcpy(void *restrict to, const void *restrict from, size_t n)
+WAITING void *memcpy(void *restrict to, const void *restrict from, size_t n)
 {
     void *result = to;
 

@@ -14,7 +14,7 @@
 
 enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_NOTIFY, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
 
-uint64_t now_ns(void)
+WAITING uint64_t now_ns(void)
 {
     struct __kernel_timespec t = {0, 0};
 
@@ -22,7 +22,7 @@ uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-void send_report(const struct plan_report *what)
+WAITING void send_report(const struct plan_report *what)
 {
     (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
 }
@@ -176,7 +176,7 @@ static void kill_pod(struct context *ctx)
 }
 
 /* Returns 1 after one that asks the app to end. */
-static int on_signal(struct context *ctx, int fd)
+WAITING static int on_signal(struct context *ctx, int fd)
 {
     struct signalfd_siginfo info;
     int hurry = 0;
@@ -227,7 +227,7 @@ static void hold_root(struct context *ctx)
 }
 
 /* 'R' the app runs; 'T' with the master of its terminal; 'K' it was killed, and init waits: see oom.c. */
-static int on_link(struct context *ctx)
+WAITING static int on_link(struct context *ctx)
 {
     struct link_message message;
     long n;
@@ -254,14 +254,13 @@ static int on_link(struct context *ctx)
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
         hold_root(ctx);
         (void)sys_call3(__NR_madvise, ctx->plan, ctx->plan->size, MADV_DONTNEED); /* comes back from its file when needed */
-        give_back_code();
-        give_back_stack();
+        settle();
     }
     return 1;
 }
 
 /* One byte is a signal for the pod (SIGKILL ends all of it); EOF is the end of whoever wanted it. */
-static int on_control(struct context *ctx)
+WAITING static int on_control(struct context *ctx)
 {
     unsigned char signal = 0;
     long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &signal, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
@@ -279,21 +278,9 @@ static int on_control(struct context *ctx)
     return n == 1;
 }
 
-/* Code that only a start needs, the last of the program by the order in setup.py.  As a mapping of its own (that is what
- * the advice makes of it) it does not come back with a neighbour's page, but only when it is run after all. */
-void give_back_code(void)
-{
-    extern const char etext[];
-    const unsigned long start = ((unsigned long)oci_main + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
-    const unsigned long size = ((unsigned long)etext & ~(PAGE_SIZE - 1)) - start;
-
-    (void)sys_call3(__NR_madvise, start, size, MADV_RANDOM);
-    (void)sys_call3(__NR_madvise, start, size, MADV_DONTNEED);
-}
-
 /* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead.
  * What the app wrote is then shown to the end, however slowly the caller reads, unless the pod was told to stop. */
-static void wait_for_init(struct context *ctx, int signals)
+WAITING static void wait_for_init(struct context *ctx, int signals)
 {
     static const struct __kernel_timespec at_once = {0, 0};
     struct pollfd polls[POLL_COUNT];

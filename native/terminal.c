@@ -77,7 +77,7 @@ void terminal_stop(void)
     raw = 0;
 }
 
-void watch(struct pollfd *slot, int fd, short events)
+WAITING void watch(struct pollfd *slot, int fd, short events)
 {
     slot->fd = events != 0 ? fd : -1;
     slot->events = events;
@@ -85,7 +85,7 @@ void watch(struct pollfd *slot, int fd, short events)
 }
 
 /* Fills three slots; once the app has ended nothing more is typed. */
-void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended)
+WAITING void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended)
 {
     int on = ctx->tty >= 0;
 
@@ -94,13 +94,13 @@ void terminal_watch(const struct context *ctx, struct pollfd *slots, int ended)
     watch(&slots[2], screen, on && shown.size > 0 ? POLLOUT : 0);
 }
 
-int terminal_waits(void)
+WAITING int terminal_waits(void)
 {
     return shown.size > 0;
 }
 
 /* Returns 0 when the other side is gone. */
-static int pass_on(struct relay *relay, int fd)
+WAITING static int pass_on(struct relay *relay, int fd)
 {
     long n = sys_write(fd, relay->data + relay->at, relay->size - relay->at);
 
@@ -124,7 +124,7 @@ static void type_end(const struct context *ctx)
     typed.size = last_typed == '\n' ? 1 : 2;
 }
 
-static void take(struct relay *relay, int fd, const struct context *ctx)
+WAITING static void take(struct relay *relay, int fd, const struct context *ctx)
 {
     long n = sys_read(fd, relay->data, CHUNK);
 
@@ -142,7 +142,7 @@ static void take(struct relay *relay, int fd, const struct context *ctx)
 }
 
 /* Moves what the slots say can be moved.  A reader who went away is a line that hangs up: the app gets SIGHUP (tty(4)). */
-void terminal_move(struct context *ctx, const struct pollfd *slots)
+WAITING void terminal_move(struct context *ctx, const struct pollfd *slots)
 {
     if (ctx->tty < 0)
         return;
