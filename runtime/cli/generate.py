@@ -62,28 +62,46 @@ def _unlink(path: str) -> None:
 
 
 def _generate(args: Args) -> int:
-    """One service that does what `pyrun run` with the same words does, or those that a pod was made by."""
+    """A service that does what `pyrun run` with the same words does, or those that a pod was made by; for several one each."""
+    commands = [sys.argv[1:]]
+    parsed = [args]
+    into = args.into and os.path.abspath(args.into)
+    if len(args.uuid_file) + len(args.more) + bool(args.image) > 1:
+        if args.apps or args.argv or args.given - {"into", "machined", "uuid_file", "root", "debug"}:
+            hint = "of several take only --into and --machined; make units with other options one by one"
+            raise UsageError("generate systemd", "", "takes no options of `run`, nor --unit, with several pods or images", hint=hint)
+        words = [*(f"--uuid-file={path}" for path in args.uuid_file), *filter(None, (args.image, *args.more))]
+        commands = [["--root", args.root, "generate", "systemd", *([_MACHINED] if args.machined else []), word] for word in words]
+        parsed = [parse(command) for command in commands]
+    here = os.getcwd()
+    made = []
+    for one, command in zip(parsed, commands, strict=True):
+        made.append(_one(one, command))
+        os.chdir(here)
+    return _write(made, into)
+
+
+def _one(args: Args, command: Sequence[str]) -> Unit:
     pods = Pods(args.root)
     uuid = pod_of(args, pods)
     if uuid:
-        return _generate_for(args, pods, uuid)
-    words = _run_words(sys.argv[1:])
+        return _for_pod(args, pods, uuid)
+    words = _run_words(command)
     image = args.image.rpartition("/")[2].partition("@")[0].partition(":")[0].removesuffix(".aci")
     name = args.unit or args.name or image or "pod"
     if not units.is_name(name):
         raise UsageError("generate systemd", name, "cannot be the name of a unit", hint="choose one with --unit: letters, digits, - and _")
     folder = os.getcwd() if any(_relative(app) for app in _apps(args)) else ""
-    return _write(args, _service(name, args, words, args.machined, description=f"{_images(args)} (pyrun)", directory=folder))
+    return _service(name, args, words, args.machined, description=f"{_images(args)} (pyrun)", directory=folder)
 
 
 def _images(args: Args) -> str:
     return ", ".join(app.image or os.path.basename(app.pod_manifest or "") for app in _apps(args))
 
 
-def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
-    """The same for a pod of the background."""
+def _for_pod(args: Args, pods: Pods, uuid: str) -> Unit:
+    """The same for a pod of the background; the current directory is that pod's then."""
     directory, words, left_out = asked_for(pods, uuid)
-    args.into = args.into and os.path.abspath(args.into)
     with contextlib.suppress(OSError):
         os.chdir(directory)  # what relative paths are relative to
     parsed = parse(["--root", args.root, "run", *words])
@@ -96,17 +114,20 @@ def _generate_for(args: Args, pods: Pods, uuid: str) -> int:
     extra = {"Service": ["Restart=always"]} if left_out.get("restart") == "always" else None
     folder = directory if any(_relative(app) for app in _apps(parsed)) else ""
     description = f"{_images(parsed)} (pyrun)"
-    return _write(args, _service(name, parsed, words, args.machined, description=description, directory=folder, extra=extra))
+    return _service(name, parsed, words, args.machined, description=description, directory=folder, extra=extra)
 
 
-def _write(args: Args, made: Unit) -> int:
-    if not args.into:
-        emit(made.text)
+def _write(made: Sequence[Unit], into: str | None) -> int:
+    names = [one.name for one in made]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise UsageError("generate systemd", twice, "would be the unit of two of them", hint="make one of them alone, with --unit")
+    if not into:
+        emit(made[0].text if len(made) == 1 else "\n".join(f"# {one.name}\n{one.text}" for one in made))
         return 0
     from pyrun.service import host
 
-    folder = os.path.abspath(args.into)
-    for path in host.write_units(folder, [units.Unit(made.name, made.text)]):
+    for path in host.write_units(into, [units.Unit(one.name, one.text) for one in made]):
         emit(path + "\n")
     return 0
 
@@ -166,14 +187,16 @@ def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more
 def _named(name: str, args: Args) -> list[str]:
     """The option that gives the pod the unit's name, unless it has one, or the name is none for a pod.
 
-    A pod that is kept has none: the one that ended before would still have it, and the next start would fail.
+    A pod that is kept takes it from the one that ended before, which would still have it.
     """
     from pyrun.pod.names import check_name
 
-    if any(app.pod_name or app.keep for app in (args, *_apps(args))):
-        return []
+    apps = (args, *_apps(args))
+    taken = ["--take-name"] if any(app.keep for app in apps) and not any(app.take_name for app in apps) else []
+    if any(app.pod_name for app in apps):
+        return taken
     try:
-        return [f"--pod-name={check_name(name, '--unit')}"]
+        return [f"--pod-name={check_name(name, '--unit')}", *taken]
     except UsageError:
         return []
 
@@ -211,6 +234,10 @@ def _units(args: Args) -> int:
     return code
 
 
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # nothing holds up a boot, not even a pipe in its place
+
+
 def _read(path: str, root: str) -> list[Unit]:
     """The units of one file."""
     from pyrun.service import podfile
@@ -220,7 +247,7 @@ def _read(path: str, root: str) -> list[Unit]:
         hint = "name the file NAME.pod, with letters, digits, - and _"
         raise UsageError("read", path, "its name cannot be that of a unit", hint=hint)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", opener=_open) as file:
             text = file.read(_LIMIT + 1)
     except OSError as error:
         raise UsageError("read", path, errno=error.errno or 0, hint="name a readable file that describes a pod") from None

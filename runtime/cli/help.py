@@ -219,6 +219,8 @@ def unknown_option(verb: str, name: str, known: Iterable[str]) -> UsageError:
         hint = f"did you mean {near}?"
     elif owners and not verb:
         hint = f"{name} belongs to a verb: write it after it, as in `pyrun {owners[0]} {name}`"
+    elif name == "--format" and verb in ("attach", "enter", "exec"):
+        hint = "what it prints is the app's own: leave --format out"
     elif owners:
         hint = f"{name} is an option of `pyrun {owners[0]}`"
     else:

@@ -11,6 +11,10 @@ DESCRIPTION = (
 
 # verb (or group) -> paragraphs
 ABOUT: dict[str, tuple[str, ...]] = {
+    "generate systemd": (
+        "Takes what `run` takes, or a pod of the background: the unit does the same in the foreground. With several names of pods and"
+        " images each becomes a unit; of the options --into and --machined remain then.",
+    ),
     "run": (
         "Runs an image in the foreground and exits as its program does. IMAGE is a file, a layout's directory, oci:PATH,"
         " oci-archive:PATH, docker-archive:PATH, docker://HOST/REPOSITORY:TAG, an https URL, or names a stored image: its id, the"

@@ -314,7 +314,7 @@ VERBS: dict[str, Verb] = {
             ("--machined", "", "flag", "", "Output", "let the unit register the pod with systemd-machined, for machinectl"),
         ),
         _RUN_PAIRS,
-        "print a systemd unit that does what `run` would, or did for a pod",
+        "print systemd units that do what `run` would, or did for pods",
     ),
     "systemd units": (
         "generate",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["asked_for", "of_this_run", "pod_of"]
 
-_DROPPED = frozenset("detach rm keep uuid_file_save interactive tty quiet format pod_name restart".split())
+_DROPPED = frozenset("detach rm keep uuid_file_save interactive tty quiet format pod_name take_name restart".split())
 
 _BESIDE = frozenset(("unit", "into", "machined", "root", "debug"))
 

@@ -41,19 +41,18 @@ class Args(Values):
     verb: str  # "run", "image list", ...; "" when there was none
     given: set[str]
     argv: Words  # what followed `--`: the app's arguments
+    more: Words  # bare words behind the image, where they may be several
 
     root: str  # absolute
     debug: bool
     help: bool
     version: bool
-
     image: str
     pod: str
     files: Words
     shell: str
     topics: Words
     words: Words
-
     signature: Text
     name: Text
     exec: Text
@@ -179,7 +178,7 @@ def _words(args: Args, names: dict[str, Option], argv: list[str], place: int, po
                 from pyrun.cli.several import split
 
                 return split(args, names, argv, start)
-            if words and takes_app:
+            if words and takes_app and args.verb != "generate systemd":
                 import shlex
 
                 hint = f"arguments for the app go after `--`: pyrun {args.verb} {shlex.join([words[0], '--', *argv[place:]])}"
@@ -209,6 +208,7 @@ def _bind(args: Args, positional: str, words: list[str]) -> None:
     for name in positional.split():
         label = name.strip("[].")
         if label in ("--", "+"):
+            args.more, words = words, []
             break
         if not words and name[0] != "[" and not (args.__dict__.get("uuid_file") or args.__dict__.get("pod_manifest")):
             _fail(args.verb, f"needs {'at least one ' if name[-1] == '.' else ''}{label}", f"`pyrun {args.verb} --help` shows how")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_log", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
-KEPT = HEALTH | {"pod_name", "restart"}  # what takes a prepared pod in the foreground, too
+KEPT = HEALTH | {"pod_name", "restart", "take_name"}  # what takes a prepared pod in the foreground, too
 BACKGROUND = frozenset(("log_driver", "log_opt"))
 
 

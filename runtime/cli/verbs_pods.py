@@ -51,6 +51,7 @@ class PodArgs(AppcArgs):
     detach_keys: Text
     no_stdin: bool
     pod_name: Text
+    take_name: bool
     socket: Words | None
     pod_manifest: Text
     pid: str
@@ -142,6 +143,7 @@ HEALTH: tuple[Option, ...] = (
 
 BACKGROUND: tuple[Option, ...] = (
     ("--pod-name", "NAME", "str", "", "Pod", "a name for the pod, by which every verb finds it"),
+    ("--take-name", "", "flag", "", "Pod", "take --pod-name from a pod that has ended; that one is called NAME.UUID then"),
     (
         "--restart",
         "POLICY",

@@ -91,6 +91,7 @@ class Keywords(TypedDict, total=False):
     supplementary_gids: Sequence[int]
     swap: str | int | None
     sysctl: Sequence[str]
+    take_name: bool
     umask: int | None
     upper: Literal["disk", "tmpfs"]
     user: str | None

@@ -62,8 +62,16 @@ def uuid_of_name(pods: Pods, name: str) -> str:
     return uuid if is_uuid(uuid) and phase_of(pods, uuid) else ""
 
 
-def claim(pods: Pods, name: str, uuid: str) -> None:
-    """Give a pod its name; StateError when another one has it.  A name of a pod that is gone is free."""
+def claim(pods: Pods, name: str, uuid: str, *, take: bool = False) -> None:
+    """Give a pod its name; StateError when another one has it.  A name of a pod that is gone is free.
+
+    With `take` so is that of one that has ended, which is then called NAME.UUID, by the beginning of its UUID.
+    """
+    held = uuid_of_name(pods, name) if take else ""
+    if held and phase_of(pods, held) == "exited":
+        from pyrun.pod.control import rename
+
+        rename(pods, held, f"{name[: _LONGEST - _SHOWN - 1]}.{held[:_SHOWN]}")
     lock = _lock(pods)
     try:
         try:
@@ -73,7 +81,7 @@ def claim(pods: Pods, name: str, uuid: str) -> None:
             pass
         holder = os.readlink("names/" + name, dir_fd=pods.fd)
         if is_uuid(holder) and (phase_of(pods, holder) or _stands(pods, "preparing", holder)):
-            hint = f"choose another name, or remove that pod: pyrun rm {name}"
+            hint = f"choose another name, or remove that pod: pyrun rm {name}; --take-name takes it from one that has ended"
             raise StateError("name a pod", name, f"pod {holder[:8]} has that name", hint=hint)
         os.unlink("names/" + name, dir_fd=pods.fd)
         os.symlink(uuid, "names/" + name, dir_fd=pods.fd)

@@ -112,6 +112,7 @@ class Options:
         self.no_healthcheck, self.restart, self.log_driver = False, "no", "auto"
         self.log_opt: dict[str, str] = {}
         self.pod_name: str | None = None
+        self.take_name = False
         self.caps_retain: list[str] | None = None
         self.caps_remove: list[str] | None = None
         self.seccomp: str | None = None

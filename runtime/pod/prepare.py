@@ -73,14 +73,23 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         copies(recipe, directory)
 
     net = recipe.net_of(uuid) if recipe.net is not None else {}
-    stand(pods, uuid, recipe.record_for(uuid, time.time_ns(), "", more), options.pod_name or "", fill, net, lasting=lasting)
+    record = recipe.record_for(uuid, time.time_ns(), "", more)
+    stand(pods, uuid, record, options.pod_name or "", fill, net, take=options.take_name, lasting=lasting)
     return uuid
 
 
 def stand(
-    pods: Pods, uuid: str, record: str, name: str, fill: Callable[[int], None], net: dict[str, Any] | None = None, *, lasting: bool
+    pods: Pods,
+    uuid: str,
+    record: str,
+    name: str,
+    fill: Callable[[int], None],
+    net: dict[str, Any] | None = None,
+    *,
+    take: bool,
+    lasting: bool,
 ) -> None:
-    """Make the directory of a prepared pod, with `record`, the name `name` if any, and what `fill` puts into it.
+    """Make the directory of a prepared pod, with `record`, the name `name` if any (see `claim`), and what `fill` puts into it.
 
     A network that is wanted at once, `net` says so, comes last: those who look for leases, rules and names find the pod prepared.
     """
@@ -91,7 +100,7 @@ def stand(
         if lasting:
             native.syncfs(directory)
         if name:
-            claim(pods, name, uuid)
+            claim(pods, name, uuid, take=take)
         private_dirs(pods.path + "/prepared")
         pods.commit(uuid, "prepared")
         if net:

@@ -108,7 +108,7 @@ def prepare_several(
 
     last = max([int(str(n)) for config, _ in made for n in post_stop(config).values()], default=0)
     record = _record(apps, identifiers, uuid, last, [config for config, _ in made])
-    stand(pods, uuid, record, pod.pod_name or "", fill, want, lasting=lasting)
+    stand(pods, uuid, record, pod.pod_name or "", fill, want, take=pod.take_name, lasting=lasting)
     return notes
 
 

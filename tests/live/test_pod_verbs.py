@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import Pyrun
-from waiting import nothing_kept, wait_until
+from waiting import nothing_kept, status, wait_until
 
 Detach = Callable[..., str]
 
@@ -191,6 +191,21 @@ def test_a_file_names_the_pod_to_enter(pyrun: Pyrun, detach: Detach, tmp_path: P
     assert "takes one pod" in pyrun("attach", "--uuid-file", file, "x", code=2).err
 
 
+def test_a_name_is_taken_from_a_pod_that_has_ended(pyrun: Pyrun, busybox: Path) -> None:
+    """Which has its UUID in its name then; from one that runs nobody takes it."""
+    words = ("--pod-name", "web", "--keep", busybox, "--exec", "/bin/true")
+    pyrun("run", *words, code=0)
+    first = status(pyrun, "web")["uuid"]
+    assert "--take-name" in pyrun("run", *words, code=125).err and status(pyrun, "web")["uuid"] == first
+    second = pyrun("run", "--detach", "--take-name", *words[:2], busybox, "--exec", "/bin/sleep", "--", "100", code=0).out.strip()
+    assert status(pyrun, "web")["uuid"] == second and status(pyrun, f"web.{first[:8]}")["pod_name"] == f"web.{first[:8]}"
+    assert "has that name" in pyrun("run", "--take-name", *words, code=125).err
+    pyrun("stop", "web", code=0)
+    pyrun("run", "--take-name", *words, code=0)
+    assert [status(pyrun, f"web.{uuid[:8]}")["uuid"] for uuid in (first, second)] == [first, second]
+    pyrun("rm", "web", first, second, code=0)
+
+
 def test_a_unit_for_a_pod_does_what_made_it(pyrun: Pyrun, busybox: Path, tmp_path: Path) -> None:
     """Without what only the background has; its ExecStart run by hand does the same as the pod did."""
     (tmp_path / "file").write_text("content")
@@ -201,6 +216,10 @@ def test_a_unit_for_a_pod_does_what_made_it(pyrun: Pyrun, busybox: Path, tmp_pat
     (tmp_path / "uuid").write_text(uuid + "\n")
     assert pyrun("generate", "systemd", "--uuid-file", tmp_path / "uuid", code=0).out == made["maker"].out
     assert "hint: " in pyrun("generate", "systemd", "--uuid-file", tmp_path / "uuid", "maker", code=2).err
+    names = ("--uuid-file", tmp_path / "uuid", "example.com/busybox")
+    several = pyrun("generate", "systemd", *names, "--into", tmp_path / "units", code=0).out
+    assert several.splitlines() == [f"{tmp_path}/units/maker.service", f"{tmp_path}/units/busybox.service"]
+    assert (tmp_path / "units" / "maker.service").read_text() == made["maker"].out
     lines = made["maker"].out.splitlines()
     assert f"WorkingDirectory={tmp_path}" in lines and f"RequiresMountsFor={tmp_path}/file" in lines and "SyslogIdentifier=maker" in lines
     assert [line for line in lines if line.startswith("Restart=")] == ["Restart=always"]

@@ -86,7 +86,7 @@ def test_verb(verb: str) -> None:
 
 
 def test_every_attribute_comes_from_the_table() -> None:
-    known = {dest(option[0]) for _, option in ROWS} | {"verb", "given", "argv", "apps"}
+    known = {dest(option[0]) for _, option in ROWS} | {"verb", "given", "argv", "apps", "more"}
     for _, positional, *_ in VERBS.values():
         words = positional.removesuffix(" --").removesuffix(" +").split()
         known |= {word.strip("[].").lower() + ("s" if word.endswith("...") else "") for word in words}

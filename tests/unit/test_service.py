@@ -199,6 +199,20 @@ def test_a_unit_for_several_apps(tmp_path: Path) -> None:
     assert "run --pod-name=shop --pod-manifest pod.json\n" in manifest and f"WorkingDirectory={os.getcwd()}\n" in manifest
 
 
+def test_several_names_make_a_unit_each(tmp_path: Path) -> None:
+    """All or none are written; options of one of them are refused, and so is a name for all."""
+    done = pyrun("generate", "systemd", "example.com/web:1.0", "example.com/cache", "--into", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{tmp_path}/web.service", f"{tmp_path}/cache.service"]
+    assert "run --pod-name=cache example.com/cache\n" in (tmp_path / "cache.service").read_text()
+    printed = pyrun("generate", "systemd", "example.com/web:1.0", "example.com/cache").stdout
+    assert printed.startswith("# web.service\n[Unit]\n") and "\n# cache.service\n[Unit]\n" in printed
+    refused = pyrun("generate", "systemd", "example.com/web", "example.com/cache", "--net", "host")
+    assert refused.returncode == 2 and "one by one" in refused.stderr
+    twice = pyrun("generate", "systemd", "example.com/web", "example.org/web", "--into", tmp_path / "no")
+    assert twice.returncode == 2 and "would be the unit of two" in twice.stderr and not (tmp_path / "no").exists()
+
+
 def test_relative_paths_keep_their_meaning() -> None:
     made = pyrun("generate", "systemd", "--unit", "web", "./web.aci")
     assert f"WorkingDirectory={os.getcwd()}\n" in made.stdout
@@ -208,7 +222,10 @@ def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> 
     """What the generator runs at boot: exit code and one error for the wrong one, units for the others."""
     (tmp_path / "bad.pod").write_text("[Pod]\nImage=a\nUpper=nowhere\n")
     (tmp_path / "good.pod").write_text("[Pod]\nImage=example.com/web\n[Socket]\nListenStream=80\n")
-    done = pyrun("systemd", "units", "--into", tmp_path / "out", tmp_path / "bad.pod", tmp_path / "good.pod")
+    os.mkfifo(tmp_path / "pipe.pod")  # nobody writes to it: the boot would wait for ever
+    (tmp_path / "folder.pod").mkdir()
+    wrong = (tmp_path / name for name in ("bad.pod", "pipe.pod", "folder.pod"))
+    done = pyrun("systemd", "units", "--into", tmp_path / "out", *wrong, tmp_path / "good.pod")
     assert done.returncode == 2
     assert "bad.pod" in done.stderr and "Traceback" not in done.stderr
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if not path.is_dir())
@@ -220,7 +237,8 @@ def test_a_wrong_file_does_not_keep_the_others_from_starting(tmp_path: Path) -> 
     [
         ("web", "ReadOnly=yes", "--pod-name=web"),
         ("web", "PodName=other", "--pod-name=other"),
-        ("web", "Keep=yes", ""),  # the pod that ended before has the name still
+        ("web", "Keep=yes", "--pod-name=web --take-name"),  # the pod that ended before has the name still
+        ("web", "Keep=yes\nPodName=other", "--take-name --pod-name=other"),
         ("Web", "ReadOnly=yes", ""),
     ],
 )
@@ -228,7 +246,7 @@ def test_the_pod_has_the_units_name(tmp_path: Path, name: str, line: str, found:
     (tmp_path / f"{name}.pod").write_text(f"[Pod]\nImage=example.com/web\n{line}\n")
     done = pyrun("systemd", "units", tmp_path / f"{name}.pod")
     (start,) = [one for one in done.stdout.splitlines() if one.startswith("ExecStart=")]
-    assert [word for word in start.split() if word.startswith("--pod-name")] == ([found] if found else [])
+    assert [word for word in start.split() if word.startswith(("--pod-name", "--take-name"))] == found.split()
 
 
 def test_what_is_wrong_stands_in_the_kernels_log(
