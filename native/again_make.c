@@ -243,19 +243,18 @@ __attribute__((noinline)) static long spawn(int helper, int slots[SLOT_COUNT])
 static int launch(struct making *m, const char *plan, size_t size, const char *program)
 {
     const int dir = m->container->dir;
-    OWNED_FD block = sealed("pyrun-plan", plan, size, 0), helper = sealed_program(program), fifo = -1, failure = -1, theirs = -1;
+    OWNED_FD block = sealed("pyrun-plan", plan, size, 0), helper = sealed_program(program), fifo = -1, theirs = -1;
     int pair[2] = {-1, -1};
 
-    if (block < 0 || helper < 0 || sys_call4(__NR_mknodat, dir, "start", S_IFIFO | 0600, 0) < 0 ||
+    if (block < 0 || helper < 0 || sys_call4(__NR_mknodat, dir, "exec.fifo", S_IFIFO | 0600, 0) < 0 ||
         sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, pair) < 0)
         return 0;
     m->socket = pair[0];
     theirs = pair[1];
-    fifo = (int)sys_openat(dir, "start", O_RDWR, 0);
-    failure = (int)sys_openat(dir, "failure", O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
-    if (fifo < 0 || failure < 0)
+    fifo = (int)sys_openat(dir, "exec.fifo", O_RDWR, 0);
+    if (fifo < 0)
         return 0;
-    m->helper = spawn(helper, (int[SLOT_COUNT]){0, 1, 2, block, theirs, fifo, failure, m->group, m->group < 0 ? -1 : m->above, -1});
+    m->helper = spawn(helper, (int[SLOT_COUNT]){0, 1, 2, block, theirs, fifo, -1, m->group, m->group < 0 ? -1 : m->above, -1});
     if (m->helper < 0)
         return 0;
     sys_close(theirs);

@@ -6,7 +6,7 @@ struct context;
 struct plan_op;
 
 /* Descriptors that outlive OP_SESSION, until the execve. */
-enum { OCI_LINK = 200, OCI_START, OCI_ERROR, OCI_LABEL, OCI_LISTENER, OCI_END };
+enum { OCI_LINK = 200, OCI_START, OCI_LABEL, OCI_LISTENER, OCI_END };
 
 int oci_main(struct context *ctx);
 long run_oci_op(struct context *ctx, const struct plan_op *op);

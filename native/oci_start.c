@@ -12,8 +12,8 @@
  *     exits                                                       | reads the fifo at SLOT_START
  *     start ------------------- byte on the fifo ---------------->| startContainer hooks, execve
  *
- * The fifo and the file at SLOT_ERROR are close-on-exec: whoever wrote the byte sees the fifo without a reader once the
- * program runs, or finds a PLAN_FAILED in the file.  Behind the system call filter, which may refuse much, the process
+ * The fifo is close-on-exec: whoever wrote the byte sees it without a reader once the program runs, or has ended and left a
+ * PLAN_FAILED in it, which is there for as long as that one has it open.  Behind the system call filter, which may refuse much, the process
  * needs read, write, execve and exit only.  Should Python die before the state is written, the process ends with it. */
 #include <linux/memfd.h>
 #include <linux/poll.h>
@@ -72,8 +72,8 @@ static long keep_descriptors(struct context *ctx)
     long r = sys_call3(__NR_dup3, SLOT_CONTROL, OCI_LINK, O_CLOEXEC);
 
     default_signals(ALL_SIGNALS_OF_LINUX);
-    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER) && (r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC)) >= 0)
-        r = sys_call3(__NR_dup3, SLOT_ERROR, OCI_ERROR, O_CLOEXEC);
+    if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
+        r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC);
     if (r < 0)
         return r;
     ctx->link = OCI_LINK;
@@ -346,7 +346,7 @@ static long op_park(struct context *ctx)
     tell(ctx, &(struct plan_report){.kind = PLAN_PARKED});
     wait_for_byte(OCI_LINK);
     sys_close(OCI_LINK);
-    ctx->link = OCI_ERROR;
+    ctx->link = OCI_START;
     wait_for_byte(OCI_START);
     return 0;
 }

@@ -177,7 +177,7 @@ int find_container(struct container *c, const char *root, const char *id, int lo
     c->pidfd = (int)sys_call2(__NR_pidfd_open, c->pid, 0); /* before the look: it is of that very process then */
     if (c->pidfd < 0 || !alive(c))
         c->status = STOPPED;
-    else if (sys_call3(__NR_faccessat, c->dir, "start", 0) == 0)
+    else if (sys_call3(__NR_faccessat, c->dir, "exec.fifo", 0) == 0)
         c->status = CREATED;
     else
         c->status = frozen(c->group) ? PAUSED : RUNNING;
@@ -203,17 +203,23 @@ static int show(const struct container *c)
     return put(c->head) && put(text) && put(c->tail);
 }
 
-/* The process has closed its end of the fifo once its program runs. */
+/* The process has closed its end of the fifo once its program runs, else it has left there why not: for Python to tell. */
 int start_container(const struct container *c)
 {
-    OWNED_FD fifo = (int)sys_openat(c->dir, "start", O_WRONLY | O_NONBLOCK | O_NOFOLLOW, 0);
-    struct stat st;
+    OWNED_FD fifo = (int)sys_openat(c->dir, "exec.fifo", O_WRONLY | O_NONBLOCK | O_NOFOLLOW, 0), other = -1;
+    char text[256];
+    long n;
 
     if (fifo < 0 || sys_write(fifo, "S", 1) != 1)
         return 0;
-    if (!comes_first(fifo, 0) || (sys_call4(__NR_newfstatat, c->dir, "failure", &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_size != 0))
+    if (!comes_first(fifo, 0))
         return 0;
-    (void)sys_call3(__NR_unlinkat, c->dir, "start", 0); /* the program runs, whatever becomes of this: it must not be started again */
+    other = (int)sys_openat(c->dir, "exec.fifo", O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
+    if ((n = sys_read(other, text, sizeof text)) >= 0) {
+        (void)write_file(c->dir, "failure", O_CREAT | O_TRUNC, 0600, text, (size_t)n);
+        return 0;
+    }
+    (void)sys_call3(__NR_unlinkat, c->dir, "exec.fifo", 0); /* the program runs, whatever becomes of this: it must not be started again */
     return 1;
 }
 
@@ -245,7 +251,7 @@ static int end_process(const struct container *c)
 
 int remove_container(struct container *c)
 {
-    static const char files[][8] = {"start", "failure", "config", "group", "plan", "fast", "state"};
+    static const char files[][10] = {"exec.fifo", "failure", "config", "group", "plan", "fast", "state"};
     char above[PATH_SIZE];
     const char *name = c->group + str_len(c->group);
     struct stat st;

@@ -59,8 +59,7 @@
 #define SLOT_SUPERVISOR 9 /* with PLAN_ENTER and CLONE_NEWUSER, where the pod has that for itself: its supervisor's directory in proc(5) */
 #define SLOT_NAMESPACES 24 /* from here on the supervisor of a pod in a user namespace has its namespaces, see enter.c */
 enum { NAMESPACE_USER, NAMESPACE_NET = 4, NAMESPACE_MOUNT };
-#define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits */
-#define SLOT_ERROR 6 /* with PLAN_OCI: the file for a failure behind OP_PARK */
+#define SLOT_START 5 /* with PLAN_OCI: the fifo on which OP_PARK waits, and a failure behind it is told */
 #define SLOT_LISTEN 128 /* the first of the listening sockets that the app gets as 3, 4, ..., sd_listen_fds(3) */
 #define SLOT_LISTEN_MAX 64
 

@@ -378,16 +378,15 @@ def filter_of(config: dict[str, Any]) -> bytes:
 
 
 def _descriptors(container: Container, group: str) -> dict[int, int]:
-    """The fifo, the file for a failure, and the cgroup with the one above it, by slot."""
+    """The fifo, and the cgroup with the one above it, by slot."""
     fds: dict[int, int] = {}
     try:
         try:
-            os.mkfifo("start", 0o600, dir_fd=container.fd)
+            os.mkfifo("exec.fifo", 0o600, dir_fd=container.fd)
         except FileExistsError:  # of a create that was killed
-            os.unlink("start", dir_fd=container.fd)
-            os.mkfifo("start", 0o600, dir_fd=container.fd)
-        fds[5] = os.open("start", os.O_RDWR | os.O_CLOEXEC, dir_fd=container.fd)
-        fds[6] = os.open("failure", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=container.fd)
+            os.unlink("exec.fifo", dir_fd=container.fd)
+            os.mkfifo("exec.fifo", 0o600, dir_fd=container.fd)
+        fds[5] = os.open("exec.fifo", os.O_RDWR | os.O_CLOEXEC, dir_fd=container.fd)
         if group:
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fds[8] = os.open(os.path.dirname(group), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -141,7 +141,7 @@ def _failure(block: bytes, index: int, error: int, detail: int) -> Exception:
 
 
 def failure_of(data: bytes, notes: list[ops.Op]) -> Exception | None:
-    """Return what the file `failure` of a container holds, None for nothing."""
+    """Return what the fifo of a container holds, None for nothing."""
     if len(data) < _REPORT.size:
         return None
     from pyrun.oci.explain import failure

@@ -62,28 +62,48 @@ def let_go(container: Container) -> None:
     """
     status = container.status()
     if status == "stopped" and container.waiting():
-        _raise_failure(container)  # the launcher has seen it, and leaves the telling to us
+        _raise_failure(container, _seen(container))  # the launcher leaves the telling to us
     if status != "created":
         hint = "create makes a new one" if status == "stopped" else ""
         raise StateError("start container", container.id, f"cannot start a container that is {status}", hint=hint)
     try:
-        fifo = os.open("start", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=container.fd)
+        fifo = os.open("exec.fifo", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=container.fd)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        _raise_failure(container)  # as above, by a process that is about to end
+        _raise_failure(container, _seen(container))  # as above, by a process that is about to end
         raise StateError("start container", container.id, "its process is gone: container not running") from None
     try:
         os.write(fifo, b"S")
         _wait_for_exec(fifo)
+        data = _left(container)
     finally:
         os.close(fifo)
-    os.unlink("start", dir_fd=container.fd)
-    _raise_failure(container)
+    os.unlink("exec.fifo", dir_fd=container.fd)
+    _raise_failure(container, data)
 
 
-def _raise_failure(container: Container) -> None:
-    data = state.read("failure", container.fd)
+def _seen(container: Container) -> bytes:
+    try:
+        return state.read("failure", container.fd)
+    except FileNotFoundError:
+        return b""
+
+
+def _left(container: Container) -> bytes:
+    """What the process has left in the fifo; there is something only if it has ended without its program."""
+    fifo = os.open("exec.fifo", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=container.fd)
+    try:
+        return os.read(fifo, 4096)
+    except BlockingIOError:
+        return b""
+    finally:
+        os.close(fifo)
+
+
+def _raise_failure(container: Container, data: bytes) -> None:
+    if data == b"S":
+        raise StateError("start container", container.id, "its process is gone: container not running")
     if data:
         from pyrun.oci.launch import failure_of
         from pyrun.plan import ops

@@ -3,8 +3,8 @@
     ROOT/ID/state     what `state` prints and the verbs need, written once, when the container is created
     ROOT/ID/fast      the same for the launcher (native/oci_verbs.c), which does without Python where it can
     ROOT/ID/group     the directory of its cgroup, before that is made
-    ROOT/ID/start     a fifo; there while the container's process waits on it to be started (native/oci_start.c)
-    ROOT/ID/failure   why it could not be started
+    ROOT/ID/exec.fifo there while the container's process waits on it to be started (native/oci_start.c)
+    ROOT/ID/failure   why it could not be, as the launcher has read it there
     ROOT/ID/config    config.json as it was at create
     ROOT/ID/plan      the plan, which names the operation of a failure
 
@@ -149,7 +149,7 @@ class Container:
     def waiting(self) -> bool:
         """Whether it has not been started yet."""
         try:
-            os.stat("start", dir_fd=self.fd, follow_symlinks=False)
+            os.stat("exec.fifo", dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True

@@ -173,7 +173,7 @@ def test_nothing_of_a_killed_create_is_taken_over(oci: Runtime) -> None:
     """Its fifo would make a restored container one that waits to be started."""
     folder = oci.root / "one"
     folder.mkdir(parents=True)
-    os.mkfifo(folder / "start")
+    os.mkfifo(folder / "exec.fifo")
     (folder / "failure").touch()
     oci.command("/bin/true")
     seen: list[list[str]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,3 +68,34 @@ def test_more_than_can_be_kept_are_refused(oci: Runtime) -> None:
     done = subprocess.run(command, cwd=oci.bundle, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and done.stderr == "pyrun-oci: keep descriptors 68: at most 64 can be (from --preserve-fds)\n"
     assert not oci.leftovers()
+
+
+def test_who_waits_for_its_start_holds_nothing_but_the_fifo(oci: Runtime) -> None:
+    """By whatever else it held a process of another container in its pid namespace could reach the host."""
+    oci.command("/bin/sleep", "1000")
+    for _ in range(2):  # by Python and by the launcher
+        oci("create", "one")
+        folder = Path(f"/proc/{oci.state('one')['pid']}/fd")
+        held = [os.readlink(fd) for fd in folder.iterdir() if int(fd.name) > 2]
+        assert held == [str(oci.root / "one/exec.fifo")]
+        oci("start", "one")
+        assert [fd.name for fd in folder.iterdir()] == ["0", "1", "2"]
+        oci("delete", "--force", "one")
+    oci("create", "one")
+
+
+def test_a_program_that_is_gone_by_its_start_is_told_of(oci: Runtime) -> None:
+    """What the process leaves in the fifo is told by whoever starts it, again by who asks once more, and nothing of it is left."""
+    program = oci.bundle / "rootfs/bin/program"
+    for _ in range(2):
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        oci.command("/bin/program")
+        oci("create", "one")
+        program.write_text("#!/bin/none\n")
+        for _ in range(2):
+            assert "exec /bin/program: no such file or directory" in oci("start", "one", code=1).stderr
+            assert oci.state("one")["status"] == "stopped"
+        oci("delete", "one")
+        assert not oci.leftovers()
+    oci("create", "one")
