@@ -159,6 +159,7 @@ HELPER = program(
     "native/oci_mounts.c",
     "native/oci_cover.c",
     "native/oci_copy.c",
+    "native/oci_map.c",
     "native/oci_nodes.c",
     "native/oci_process.c",
     "native/oci_rights.c",

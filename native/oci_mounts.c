@@ -5,7 +5,6 @@
  * (CVE-2021-30465).  Trees with a number are made by the helper before it clones, with the runtime's own privileges:
  * in a user namespace the source may be out of reach, and nobody in there may map ids (mount_setattr(2)). */
 #include <linux/magic.h>
-#include <linux/wait.h>
 
 #include "oci_ops.h"
 
@@ -13,12 +12,7 @@
 
 static int trees[OCI_TREES]; /* of PLAN_OCI only: made before the clone, 0 for none */
 
-struct names { /* the list at s1 of OP_OCI_MOUNT */
-    const char *type, *source, *target, *uid_map, *gid_map, *options;
-    uint32_t count;
-};
-
-static struct names names_of(const struct context *ctx, const struct plan_op *op)
+struct names names_of(const struct context *ctx, const struct plan_op *op)
 {
     const char *at[6] = {pool_string(ctx, op->s1)};
 
@@ -40,60 +34,20 @@ long set_attributes(int tree, unsigned deep, const struct mount_attr *attr)
     return sys_call5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | deep, attr, sizeof *attr);
 }
 
-/* A user namespace with these ranges, held by nothing but its descriptor (user_namespaces(7)).
- * The child is looked for where /proc lists it: its pid there is another one than in a pid namespace of the container. */
-static long id_mapping(const char *uids, const char *gids)
-{
-    static const char files[3][12] = {"/uid_map", "/gid_map", "/ns/user"};
-    char child[24];
-    long r = 0, fd = -1, pid = sys_call5(__NR_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
-
-    if (pid == 0) {
-        (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
-        for (;;)
-            (void)sys_call0(__NR_pause);
-    }
-    if (pid < 0)
-        return pid;
-    OWNED_FD list = (int)sys_openat(AT_FDCWD, "/proc/thread-self/children", O_RDONLY, 0);
-    r = list < 0 ? list : sys_read(list, child, sizeof child);
-    child[r > 0 ? r - 1 : 0] = '\0'; /* a blank stands behind it */
-    for (int i = 0; r >= 0 && i < 3; i++) {
-        const char *text = i == 0 ? uids : gids;
-        char path[64];
-
-        (void)str_add(str_add(str_add(path, path + 64, "/proc/"), path + 64, child), path + 64, files[i]);
-        r = i < 2 ? write_file(AT_FDCWD, path, 0, 0, text, str_len(text)) : (fd = sys_openat(AT_FDCWD, path, O_RDONLY, 0));
-    }
-    (void)sys_call2(__NR_kill, pid, SIGKILL);
-    (void)sys_call4(__NR_wait4, pid, 0, __WALL, 0);
-    return r < 0 ? r : fd;
-}
-
-static long map_tree(struct context *ctx, int tree, const struct names *names, unsigned deep)
-{
-    OWNED_FD users = (int)(names->uid_map[0] == '/' ? sys_openat(AT_FDCWD, names->uid_map, O_RDONLY, 0) /* that of a namespace */
-                                                    : id_mapping(names->uid_map, names->gid_map));
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP};
-
-    if (users < 0)
-        return with_detail(ctx, DETAIL_IDMAP, users);
-    attr.userns_fd = (unsigned)users;
-    return with_detail(ctx, DETAIL_IDMAP, set_attributes(tree, deep, &attr));
-}
-
 /* A detached copy of what is mounted on the source. */
 static long copy_tree(struct context *ctx, const struct plan_op *op)
 {
     const struct names names = names_of(ctx, op);
     const unsigned deep = op->a & OCIM_DEEP ? AT_RECURSIVE : 0;
-    const unsigned follow = op->a & OCIM_SOURCE_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0;
-    long tree = sys_call3(__NR_open_tree, AT_FDCWD, names.source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep | follow), r = 0;
+    const int inside = (op->a & OCIM_INSIDE) != 0, nofollow = (op->a & OCIM_SOURCE_NOFOLLOW) != 0;
+    const unsigned how = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | deep | (inside ? AT_EMPTY_PATH : nofollow ? AT_SYMLINK_NOFOLLOW : 0U);
+    OWNED_FD at = inside ? (int)open_in_root(ctx, names.source, O_PATH | (nofollow ? O_NOFOLLOW : 0), 0) : AT_FDCWD;
+    long tree = at < 0 && inside ? at : sys_call3(__NR_open_tree, at, inside ? "" : names.source, how), r = 0;
 
     if (tree < 0)
         return with_detail(ctx, DETAIL_SOURCE, tree);
     if (names.uid_map[0] != '\0')
-        r = map_tree(ctx, (int)tree, &names, op->a & OCIM_MAP_DEEP ? AT_RECURSIVE : 0);
+        r = oci_map_tree(ctx, op, (int)tree);
     if (r < 0)
         sys_close(tree);
     return r < 0 ? r : tree;

@@ -5,8 +5,15 @@
 #include "helper.h"
 #include "oci_plan.h"
 
+struct names { /* the list at s1 of OP_OCI_MOUNT */
+    const char *type, *source, *target, *uid_map, *gid_map, *options;
+    uint32_t count;
+};
+
+
 /* oci_mounts.c */
 long oci_trees(struct context *ctx, uint32_t *at); /* before the clone; *at is the operation that failed */
+struct names names_of(const struct context *ctx, const struct plan_op *op);
 long set_attributes(int tree, unsigned deep, const struct mount_attr *attr);
 long configure(int fs, const char *option); /* one option of a file system */
 long op_oci_mount(struct context *ctx, const struct plan_op *op);
@@ -15,6 +22,11 @@ long op_oci_root(struct context *ctx, const struct plan_op *op);
 
 /* oci_nodes.c: a detached tree that is nothing but the node, made before the clone */
 long node_tree(const struct plan_op *op);
+
+/* oci_map.c */
+long oci_map_tree(struct context *ctx, const struct plan_op *op, int tree);
+void oci_map(struct context *ctx); /* the helper's part, until the process asks no more */
+void oci_map_by(int link);         /* the process's: the link to the helper, 0 to end that */
 
 /* oci_cover.c */
 long op_oci_cover(struct context *ctx, const struct plan_op *op);

@@ -14,7 +14,8 @@
 #define OCIM_IN_PROC 64        /* may cover a file of procfs */
 #define OCIM_SOURCE_NOFOLLOW 128
 #define OCIM_LABEL 256         /* the last option is the context of its root */
-#define OCIM_ALL 511
+#define OCIM_INSIDE 512        /* the source is a path of the root, where earlier mounts may be */
+#define OCIM_ALL 1023
 #define OCI_TREES 256          /* OP_OCI_MOUNT.b is below */
 #define OCI_DEVICE_TREE 16     /* OP_OCI_DEVICE.n: the tree from this bit on */
 

@@ -121,6 +121,7 @@ static int container(struct context *ctx)
         if (r == 0)
             r = sys_call3(__NR_setresuid, 0, 0, 0);
         (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+        oci_map_by(go);
     }
     if (r < 0)
         fail(ctx, STEP_IDMAP, r);
@@ -267,6 +268,8 @@ int oci_main(struct context *ctx)
     what.time = now_ns();
     if (r < 0 || ctx->init_pid != 0)
         send_report(&what);
+    if (r >= 0 && (ctx->plan->clone_flags & CLONE_NEWUSER) && !(ctx->plan->flags & PLAN_ENTER))
+        oci_map(ctx);
     return r < 0 ? 125 : 0;
 }
 
@@ -355,6 +358,7 @@ long run_oci_op(struct context *ctx, const struct plan_op *op)
 {
     switch (op->code) {
     case OP_CHECKPOINT:
+        oci_map_by(0);
         tell(ctx, &(struct plan_report){.kind = PLAN_CHECKPOINT});
         wait_for_byte(OCI_LINK);
         return 0;

@@ -76,7 +76,7 @@ _RECURSIVE = tuple("r" + name for name in _ATTRIBUTES)
 OPTIONS = (*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *_PROPAGATION, *_HOW)
 
 # OP_OCI_MOUNT.a of native/plan.h
-_BIND, _DEEP, _MAP_DEEP, _COPY_UP, _AGAIN, _CLASSIC, _IN_PROC, _SOURCE_NOFOLLOW, _LABEL = 1, 2, 4, 8, 16, 32, 64, 128, 256
+_BIND, _DEEP, _MAP_DEEP, _COPY_UP, _AGAIN, _CLASSIC, _IN_PROC, _SOURCE_NOFOLLOW, _LABEL, _INSIDE = 1, 2, 4, 8, 16, 32, 64, 128, 256, 512
 
 # file systems of the kernel's own, where read-only is the mount's business alone
 _KERNEL = frozenset("proc sysfs cgroup cgroup2 mqueue devpts tmpfs ramfs debugfs tracefs securityfs bpf".split())
@@ -252,7 +252,10 @@ class Mounter:
             how |= _MAP_DEEP
         words = ["", source, target, *maps]
         flags = ops.NOFOLLOW if "dest-nofollow" in wanted.how else 0
-        if (self.early or maps[0]) and not self._is_changed(source):
+        inside = self._changed(source)
+        if inside:  # by its path on the host it may be out of reach by then
+            words[1], how = inside, how | _INSIDE
+        elif self.early or maps[0]:
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
 
@@ -275,13 +278,13 @@ class Mounter:
             plain = _NOSYMFOLLOW if self.users else _RDONLY | _NOSUID | _NODEV | _NOEXEC | _NOSYMFOLLOW
             wanted.attributes[1] = off | plain & ~on
 
-    def _is_changed(self, source: str) -> bool:
-        """Whether the source is in the root, where an earlier mount shows something else by the time of this one."""
+    def _changed(self, source: str) -> str:
+        """The path in the root of a source where an earlier mount shows something else by the time of this one, else ""."""
         path = os.path.normpath(source)
         if not path.startswith(self.root + "/"):
-            return False
+            return ""
         inside = path[len(self.root) :]
-        return any(f"{inside}/".startswith(f"{one}/") or one.startswith(f"{inside}/") for one in self.targets[:-1])
+        return inside if any(f"{inside}/".startswith(f"{one}/") or one.startswith(f"{inside}/") for one in self.targets[:-1]) else ""
 
     def _maps(self, mount: dict[str, Any], wanted: _Wanted, where: str) -> tuple[str, str]:
         if mount.get("uidMappings"):

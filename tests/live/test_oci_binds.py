@@ -39,6 +39,31 @@ def test_a_bind_may_say_its_map_as_an_option(oci: Runtime, tmp_path: Path) -> No
     assert oci.shell("stat -c '%u %g' /plain/file") == "8 6\n"
 
 
+def test_an_idmapped_bind_may_show_what_earlier_mounts_of_a_user_namespace_have_made(oci: Runtime, tmp_path: Path) -> None:
+    """Its source is there only in the container, whose root may map the ids of no file system of the host's."""
+    for name in ("top", "top/sub", "below"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "below/file").write_text("")
+    os.chown(tmp_path / "below/file", 1005, 1006)
+    oci.config["linux"]["namespaces"].append({"type": "user"})
+    oci.config["linux"]["uidMappings"] = oci.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    os.chown(oci.bundle / "rootfs", 100000, 100000)
+    maps = [{"containerID": 1000, "hostID": 100000, "size": 10}]
+    root = oci.bundle / "rootfs"
+    oci.config["mounts"] += [
+        bind(tmp_path / "top", "/mnt", "bind"),
+        bind(tmp_path / "below", "/mnt/sub", "bind"),
+        {**bind(root / "mnt/sub", "/one", "rbind", "idmap"), "uidMappings": maps, "gidMappings": maps},
+        {**bind(root / "mnt", "/all", "rbind", "ridmap"), "uidMappings": maps, "gidMappings": maps},
+    ]
+    assert oci.shell("stat -c '%u %g' /mnt/sub/file /one/file /all/sub/file").splitlines() == ["65534 65534", "5 6", "5 6"]
+    assert not oci.leftovers()
+    oci.config["mounts"].append({**bind(root / "proc", "/two", "bind", "idmap"), "uidMappings": maps, "gidMappings": maps})
+    oci.command("/bin/true")
+    assert "its ids cannot be mapped" in oci("run", "one", code=1).stderr
+    assert not oci.leftovers()
+
+
 def test_links_are_bound_and_covered_and_copied(oci: Runtime, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file\n")
     (tmp_path / "link").symlink_to("file")
