@@ -18,18 +18,13 @@ import os
 
 from pyrun.errors import StateError
 
-_ROOM = "run as root, or choose another directory with --root"
-_ROOT_S = "choose another directory with --root: root may not write there either"
-_READ_ONLY = "the file system is read-only: mount it writable, or choose another directory with --root"
 
 
 def make_room(error: OSError) -> str:
-    """Return the hint for a state directory that takes nothing: to root not to be root."""
-    import errno
+    """Return the hint for a state directory that takes nothing: to be root only to whom that helps."""
+    from pyrun.images.room import hint
 
-    if error.errno == errno.EROFS:
-        return _READ_ONLY
-    return _ROOM if os.geteuid() else _ROOT_S
+    return hint(error)
 
 
 class Lock:

@@ -74,7 +74,7 @@ def remove_image(store: Store, image_id: str) -> int:
         try:
             work.image(image_id, image)
         except OSError as error:
-            hint = "run as root; `pyrun gc` finishes what was begun"
+            hint = f"{make_room(error)}; `pyrun gc` finishes what was begun"
             raise StateError("remove image", image_id[:19], errno=error.errno or 0, hint=hint) from None
         return work.removed.bytes
 
@@ -108,7 +108,8 @@ def collect(store: Store, *, wait: bool = True, wanted: Callable[[Image], bool] 
             work.orphans()
         except OSError as error:
             where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else store.root
-            raise StateError("remove", where, errno=error.errno or 0, hint="run as root; another `pyrun gc` goes on from here") from None
+            hint = f"{make_room(error)}; another `pyrun gc` goes on from here"
+            raise StateError("remove", where, errno=error.errno or 0, hint=hint) from None
         return work.removed
 
 

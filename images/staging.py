@@ -65,7 +65,7 @@ class Staging:
         os.rename(path, f"{self.path}/{name}")
 
 
-_PLACES = ("tmp", "blobs", "layers", "images", "refs", "imports", "tags")  # of which a collection removes what no record names
+_PLACES = ("tmp", "pods", "blobs", "layers", "images", "refs", "imports", "tags")  # of which a collection removes what no record names
 
 
 def sweep(root: str) -> int:

@@ -288,7 +288,7 @@ static int attend(const struct making *m)
     return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
 }
 
-/* What is not to be removed here, cgroups of the container's own for one, is for Python. */
+/* What is not to be removed here, cgroups of the container's own for one, or is locked, is for Python. */
 static void end(const struct making *m, char **envp)
 {
     char name[] = "pyrun-oci", root[] = "--root", verb[] = "delete", force[] = "--force";
@@ -296,8 +296,8 @@ static void end(const struct making *m, char **envp)
     struct stat st;
     long pid;
 
-    if (sys_call2(__NR_flock, m->container->dir, LOCK_EX) < 0 || sys_fstat(m->container->dir, &st) < 0 || st.st_nlink == 0 ||
-        remove_container(m->container))
+    if (sys_call2(__NR_flock, m->container->dir, LOCK_EX | LOCK_NB) == 0 &&
+        (sys_fstat(m->container->dir, &st) < 0 || st.st_nlink == 0 || remove_container(m->container)))
         return;
     sys_close(m->container->dir);
     pid = sys_call5(__NR_clone, SIGCHLD, 0, 0, 0, 0);

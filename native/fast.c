@@ -25,9 +25,12 @@ struct fast {
 /* As require_own() of pyrun.native.users: who can put things there decides what is executed. */
 int is_own(const char *root)
 {
+    char pods[PATH_SIZE];
     struct stat st;
 
-    return sys_call4(__NR_newfstatat, AT_FDCWD, root, &st, 0) == 0 && st.st_uid == 0 && (st.st_mode & 2) == 0;
+    return sys_call4(__NR_newfstatat, AT_FDCWD, root, &st, 0) == 0 && st.st_uid == 0 && (st.st_mode & 2) == 0 &&
+           join(pods, root, "/pods", "") != 0 && sys_call4(__NR_newfstatat, AT_FDCWD, pods, &st, 0) == 0 && st.st_uid == 0 &&
+           (st.st_mode & 077) == 0;
 }
 
 /* Not a user, and not root of a user namespace either: its number is PROC_USER_INIT_INO (linux/proc_ns.h). */

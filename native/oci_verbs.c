@@ -29,6 +29,11 @@ const char *value_of(int argc, char **argv, int *i, const char *name)
     return memcmp(argv[*i], name, size) == 0 && argv[*i][size] == '=' ? argv[*i] + size + 1 : 0;
 }
 
+int is_log_format(const char *word)
+{
+    return word != 0 && (str_eq(word, "json") || str_eq(word, "text"));
+}
+
 static int is_verb(const char *word)
 {
     return str_eq(word, "state") || str_eq(word, "start") || str_eq(word, "kill") || str_eq(word, "delete") || str_eq(word, "exec");
@@ -55,7 +60,7 @@ static int understand(int argc, char **argv, char **envp, struct request *reques
         value = value_of(argc, argv, &i, "--root");
         if (value != 0)
             request->root = value;
-        else if (value_of(argc, argv, &i, "--log") == 0 && value_of(argc, argv, &i, "--log-format") == 0 &&
+        else if (value_of(argc, argv, &i, "--log") == 0 && !is_log_format(value_of(argc, argv, &i, "--log-format")) &&
                  value_of(argc, argv, &i, "--cgroup-manager") == 0)
             return 0;
     }
@@ -157,7 +162,7 @@ int find_container(struct container *c, const char *root, const char *id, int lo
     if (!is_id(id) || join(c->path, root, "/", id) == 0)
         return 0;
     c->dir = (int)sys_openat(AT_FDCWD, c->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-    if (c->dir < 0 || (lock && sys_call2(__NR_flock, c->dir, LOCK_EX) < 0))
+    if (c->dir < 0 || (lock && sys_call2(__NR_flock, c->dir, LOCK_EX | LOCK_NB) < 0))
         return 0;
     fd = (int)sys_openat(c->dir, "fast", O_RDONLY | O_NOFOLLOW, 0);
     n = fd < 0 ? fd : sys_read(fd, c->text, sizeof c->text - 1);

@@ -23,6 +23,7 @@ int find_container(struct container *c, const char *root, const char *id, int lo
 
 /* The value of the option `name` at argv[*i], `--name value` or `--name=value`; 0 when that is another one. */
 const char *value_of(int argc, char **argv, int *i, const char *name);
+int is_log_format(const char *word);
 
 /* Carries out a verb; 0 when that is Python's to do. */
 int oci_verb(int argc, char **argv, char **envp);

@@ -30,19 +30,20 @@
 int64_t number_in(int dir, const char *file, const char *name)
 {
     OWNED_FD fd = (int)sys_openat(dir, file, O_RDONLY, 0);
-    char text[2048];
-    long n = fd < 0 ? fd : sys_read(fd, text, sizeof text - 1);
+    const char *at = name;
+    char text[2048] = "";
     int64_t value = 0;
+    long n;
 
-    text[n > 0 ? n : 0] = '\0';
-    for (char *at = text; n > (long)str_len(name); at++, n--) {
-        if (memcmp(at, name, str_len(name)) != 0)
-            continue;
-        for (at += str_len(name); *at >= '0' && *at <= '9'; at++)
-            value = value * 10 + (*at - '0');
-        return value;
-    }
-    return -1;
+    while ((n = fd < 0 ? fd : sys_read(fd, text, sizeof text)) > 0)
+        for (long i = 0; i < n; i++)
+            if (*at != '\0')
+                at = text[i] == *at ? at + 1 : text[i] == *name ? name + 1 : name;
+            else if (text[i] >= '0' && text[i] <= '9')
+                value = value * 10 + (text[i] - '0');
+            else
+                return value;
+    return *at == '\0' ? value : -1;
 }
 
 static int has_cgroup(const struct context *ctx)

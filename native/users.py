@@ -70,10 +70,10 @@ def _of_system(path: str) -> bool:
     return path in ("/etc", "/usr")
 
 
-def require_own(root: str, places: tuple[str, ...] = ("tmp",)) -> None:
+def require_own(root: str, places: tuple[str, ...] = ("tmp", "pods", "images", "layers")) -> None:
     """StateError when a state directory belongs to somebody else, or everybody may write to it: who can put things there, decides.
 
-    Likewise for one like / or /var, where one of `places` below it is others'.  One that is not there yet is right: it will be made.
+    Likewise where one of `places` below it is others', as in / or /var.  One that is not there yet is right: it will be made.
     """
     try:
         info = os.stat(root)
@@ -87,16 +87,17 @@ def require_own(root: str, places: tuple[str, ...] = ("tmp",)) -> None:
 
     reason = "everybody may write to it" if ours else f"it belongs to another user ({info.st_uid})"
     if ours and not info.st_mode & 0o002:
-        reason = f"it holds a directory {foreign[0]} that is not pyrun's, which would remove what is in there"
+        reason = f"it holds a directory {foreign[0]} of others, which pyrun would believe, and empty"
     raise StateError("use root", root, reason, hint="name a directory that is yours alone, or a new one, which is made: --root DIR")
 
 
 def _is_shared(path: str) -> bool:
-    """Whether others get into a directory that pyrun empties: it makes its own for itself alone.  As of / and of /var."""
+    """Whether a directory is somebody else's, or others get into it: pyrun makes its own for itself alone."""
     try:
-        return bool(os.stat(path).st_mode & 0o077)
+        info = os.stat(path)
     except OSError:
         return False
+    return bool(info.st_mode & 0o077) or info.st_uid not in (0, os.geteuid())
 
 
 def state_root() -> str:

@@ -53,7 +53,7 @@ def drop(root: str) -> str:
     except FileNotFoundError:
         raise TrustError("remove policy", target, "there is none", hint="the trusted keys decide: pyrun trust list") from None
     except OSError as error:
-        raise TrustError("remove policy", target, errno=error.errno or 0, hint="run as root") from None
+        raise TrustError("remove policy", target, errno=error.errno or 0, hint=make_room(error)) from None
     return target
 
 

@@ -218,7 +218,7 @@ class Keyring:
                 with contextlib.suppress(OSError):  # other keys share the scope
                     os.rmdir(directory)
         except OSError as error:
-            raise TrustError("remove key", key.path, errno=error.errno or 0, hint="run as root") from None
+            raise TrustError("remove key", key.path, errno=error.errno or 0, hint=make_room(error)) from None
 
     def _active(self) -> Sequence[TrustedKey]:
         return [key for key in self.list() if not key.masked]

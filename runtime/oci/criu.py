@@ -6,6 +6,7 @@ Beside criu's own files stands `pyrun-oci.json`, written last: what restore has 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 
@@ -76,20 +77,23 @@ def checkpoint(args: Arguments) -> int:
 
 
 def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Field], *, early: bool) -> None:
-    """Let criu write the files; what fails leaves none."""
+    """Let criu write the files, and put them in the place of an earlier checkpoint's once they are whole; what fails leaves that one."""
     existed, before = os.path.isdir(_images(args)), None
     try:
         images, work = places(args, make=True)
-        _forget(images)
         before = set(os.listdir(images))
+        with _Fresh(images) as fresh:
 
-        def told(what: str, _: int, fd: int) -> None:
-            if fd >= 0:
-                os.close(fd)
-            if what == "post-dump" and not early:  # no process has been ended yet, nor is if this fails
-                _seal(images, note, before)
+            def told(what: str, _: int, fd: int) -> None:
+                if fd >= 0:
+                    os.close(fd)
+                if what == "post-dump" and not early:  # no process has been ended yet, nor is if this fails
+                    _seal(fresh.path, note)
+                    _replace(fresh.path, images, args.get("parent-path"))
 
-        _dump(args, program, criu_rpc.PRE_DUMP if early else criu_rpc.DUMP, options, (images, work), told)
+            _dump(args, program, criu_rpc.PRE_DUMP if early else criu_rpc.DUMP, options, (fresh.path, work), told)
+            if early:
+                _replace(fresh.path, images, args.get("parent-path"))
     except BaseException:
         if before is not None:  # else there is nothing yet, and what stands there is somebody else's
             sweep(_images(args), before)
@@ -97,6 +101,53 @@ def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Fi
             with contextlib.suppress(OSError):
                 os.rmdir(_images(args))
         raise
+
+
+class _Fresh:
+    """A locked and empty directory beside the files of an earlier checkpoint, for those of a new one; gone at the end."""
+
+    def __init__(self, images: str) -> None:
+        self.images, self.path, self.fd = images, f"{images}/{NOTE}.d", -1
+
+    def __enter__(self) -> _Fresh:
+        import fcntl
+
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if os.fstat(self.fd).st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state.clear(self.fd)  # of a checkpoint that was killed
+        except BlockingIOError:
+            self._close()
+            raise StateError("write checkpoint", self.images, "another one is being written there", origin="--image-path") from None
+        except OSError as error:
+            self._close()
+            raise HostError("write checkpoint", self.path, errno=error.errno or 0, origin="--image-path") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        state.clear(self.fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.path)
+        self._close()
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+def _replace(fresh: str, images: str, parent: str) -> None:
+    """Put new files in the place of an earlier checkpoint's: the note, which makes one, is removed first and comes last."""
+    _forget(images)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{fresh}/parent")  # which leads there from one directory further down
+        os.symlink(parent, f"{images}/parent")
+    for name in sorted(os.listdir(fresh), key=NOTE.__eq__):
+        os.rename(f"{fresh}/{name}", f"{images}/{name}")
 
 
 def sweep(images: str, before: set[str]) -> None:
@@ -200,7 +251,7 @@ def _tracking(args: Arguments, program: str, early: bool) -> list[Field]:
         return []
     if not criu_rpc.can_track_memory("checkpoint", program):
         raise HostError("checkpoint", "", "this kernel does not tell which memory was written (CONFIG_MEM_SOFT_DIRTY)", origin="--pre-dump")
-    return [(15, 1), *([(14, parent)] if parent else [])]
+    return [(15, 1), *([(14, f"../{parent}")] if parent else [])]  # from `_Fresh`
 
 
 def _images(args: Arguments) -> str:
@@ -300,20 +351,18 @@ def _is_plain(path: str) -> bool:
     return not path or (path[0] == "/" and not {"", ".", ".."}.intersection(path[1:].split("/")))
 
 
-def _seal(images: str, note: dict[str, Any], before: set[str] | None) -> None:
-    """Write what makes the checkpoint whole: the sizes of its files, behind all of them; `before` are those of others."""
-    files = {}
-    for entry in os.scandir(images):
-        if entry.name.endswith(".img") and entry.name not in (before or ()) and entry.is_file(follow_symlinks=False):
-            files[entry.name] = entry.stat().st_size
+def _seal(images: str, note: dict[str, Any]) -> None:
+    """Write what makes the checkpoint whole: the sizes of its files."""
+    files = {entry.name: entry.stat().st_size for entry in os.scandir(images) if entry.name.endswith(".img")}
     state.write(f"{images}/{NOTE}", fastjson.dumps({**note, "files": files}).encode())
 
 
 def _forget(images: str) -> None:
-    """Remove an earlier checkpoint, which must not be taken for one that fails now."""
+    """Remove an earlier checkpoint."""
     try:
-        names = [*read_note(images)["files"], NOTE]
+        names = [NOTE, *read_note(images)["files"]]
     except StateError:
-        names = [name for name in (NOTE, "inventory.img") if os.path.lexists(f"{images}/{name}")]
-    for name in names:
-        os.unlink(f"{images}/{name}")
+        names = [NOTE, "inventory.img"]
+    for name in [*names, "parent"]:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{images}/{name}")

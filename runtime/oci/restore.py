@@ -9,7 +9,7 @@ import os
 
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, UsageError
-from pyrun.oci import criu, criu_mounts, criu_rpc
+from pyrun.oci import criu, criu_mounts, criu_rpc, state
 from pyrun.oci.create import create, early_hooks, prepare, settle
 from pyrun.oci.start import follow
 from pyrun.oci.streams import take_terminal
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.create import Making
-    from pyrun.oci.criu_rpc import Field
+    from pyrun.oci.criu_rpc import Field, Service, Told
     from pyrun.plan.ops import Plan
 
 __all__ = ["restore"]
@@ -102,7 +102,7 @@ class _Restoring:
             wanted += [(37, f"mnt[{point}]:{source}") for point, source in mounts]
             wanted += [(27, [(1, key), (2, number)]) for number, (key, _) in enumerate(inherited, _FIRST)]
             service = criu_rpc.Service(around, [fd for _, fd in inherited])
-            answer = service.ask("restore", [(1, criu_rpc.RESTORE), (2, wanted)], self.told)
+            answer = _ask(service, wanted, self.told)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -121,6 +121,28 @@ class _Restoring:
             settle(self.args, self.making.container, self.record, self.text, pid, ops.encode(self.plan))
         if fd >= 0:
             os.close(fd)
+
+
+def _ask(service: Service, wanted: list[Field], told: Told) -> dict[int, int | bytes]:
+    """Let criu restore; what it leaves of processes when it dies over that is ended, which a cgroup does not always see to."""
+    import ctypes
+
+    others, prctl = _children(), ctypes.CDLL(None).prctl
+    prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: whose parent ends is this one's child
+    try:
+        return service.ask("restore", [(1, criu_rpc.RESTORE), (2, wanted)], told)
+    except BaseException:
+        while left := _children() - others:
+            for pid in left:
+                os.kill(pid, 9)
+                os.waitpid(pid, 0x40000000)  # __WALL
+        raise
+    finally:
+        prctl(36, 0, 0, 0, 0)
+
+
+def _children() -> set[int]:
+    return {int(pid) for pid in state.read("/proc/thread-self/children", follow=True).split()}
 
 
 def _limit(group: str, plan: Plan) -> None:

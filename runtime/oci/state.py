@@ -99,10 +99,15 @@ class Container:
         return StateError("find container", self.id, "container does not exist", errno=errno.ENOENT, hint=hint)
 
     def lock(self) -> None:
-        """Wait for the lock; StateError when the container has been deleted meanwhile."""
+        """Wait for the lock; StateError when the container has been deleted meanwhile, or somebody holds it for more than a minute."""
         import fcntl
 
-        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            from pyrun.oci import patience
+
+            patience.wait(self.fd, self.id)
         if os.fstat(self.fd).st_nlink == 0:
             raise self._absent()
 

@@ -8,6 +8,7 @@ it ends without Python.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from pyrun.errors import StateError
@@ -176,4 +177,5 @@ def _write(path: str, text: str, mode: int) -> str:
 
 
 def _failed(path: str, error: OSError) -> StateError:
-    return StateError("write", path, errno=error.errno or 0, hint="run as root, or write to another directory")
+    denied = error.errno in (errno.EACCES, errno.EPERM) and os.geteuid()
+    return StateError("write", path, errno=error.errno or 0, hint=f"{'run as root, or ' if denied else ''}write to another directory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 from bundles import OCI, Runtime
+from waiting import wait_until
 
-from pyrun.oci import criu_mounts
+from pyrun.errors import StateError
+from pyrun.oci import criu, criu_mounts, patience
 from pyrun.oci.arguments import parse
 from pyrun.oci.create import Making, create
+from pyrun.oci.state import Container
 
 
 @pytest.fixture
@@ -121,7 +125,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_made(oci: Runtime, 
 
 
 def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Path) -> None:
-    """Before criu was asked for anything, and after; those of an earlier checkpoint until it is being replaced."""
+    """Before criu was asked for anything, and after; and an earlier checkpoint does, for the new one stands in its place only when it is whole."""
     images = written(tmp_path / "written")
     for name in ("vm-disk.img", "notes.txt"):
         (images / name).write_text("1")
@@ -141,10 +145,10 @@ def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Pa
 
     assert "--work-path" in fails("--work-path", "/etc/passwd"), "which is no directory"
     assert sorted(os.listdir(images)) == kept
-    note = json.loads((images / "pyrun-oci.json").read_text())
-    (images / "pyrun-oci.json").write_text(json.dumps({**note, "files": {"notes.txt": 1}}))
+    (images / "pyrun-oci.json.d").mkdir()
+    (images / "pyrun-oci.json.d" / "pages-1.img").write_text("of one that was killed")
     assert "criu ended without an answer" in fails()
-    assert {"vm-disk.img", "notes.txt"} <= set(os.listdir(images))
+    assert sorted(os.listdir(images)) == kept and (images / "inventory.img").read_text() == "12345"
     oci("delete", "--force", "one")
 
 
@@ -161,6 +165,51 @@ def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Pa
 def test_options_that_are_refused(oci: Runtime, verb: str, words: list[str], says: str) -> None:
     error = oci(verb, *words, "one", code=2).stderr
     assert says in error and words[0] in error and not oci.leftovers()
+
+
+def test_a_new_checkpoint_takes_the_place_of_an_earlier_one_of_which_nothing_is_left(tmp_path: Path) -> None:
+    images = written(tmp_path / "written")
+    (images / "parent").symlink_to("../before")
+    (images / "notes.txt").write_text("1")
+    with criu._Fresh(str(images)) as fresh:
+        with pytest.raises(StateError, match="another one is being written there"), criu._Fresh(str(images)):
+            pass
+        (Path(fresh.path) / "core-1.img").write_text("123")
+        (Path(fresh.path) / "parent").symlink_to("../../early")
+        criu._seal(fresh.path, json.loads((images / "pyrun-oci.json").read_text()))
+        criu._replace(fresh.path, str(images), "../early")
+    assert sorted(os.listdir(images)) == ["core-1.img", "notes.txt", "parent", "pyrun-oci.json"]
+    assert criu.read_note(str(images))["files"] == {"core-1.img": 3} and (images / "parent").readlink() == Path("../early")
+
+
+def test_what_criu_leaves_when_it_dies_over_a_restore_is_ended(oci: Runtime, tmp_path: Path) -> None:
+    """Also where there is no cgroup that shows who that is; in another session, and once its parent is gone."""
+    child = f"setsid sh -c 'echo $$ >{tmp_path}/pid; exec sleep 1000' & sleep 1000 & while ! [ -s {tmp_path}/pid ]; do :; done"
+    answers = [r"printf '\010\012\020\001\122\004\010\003\020\020'", r"printf '\010\003\020\001'", "false"]
+    turns = [f"{number}) head -c 1 <&3 >/dev/null; {answer} >&3;;" for number, answer in enumerate(answers[:2], 1)]
+    script = f"echo x >>{tmp_path}/turns; case $(wc -l <{tmp_path}/turns) in {' '.join(turns)} *) exec 3>&-; {child};; esac"
+    oci.command("/bin/true")
+    words = ["--cgroup-manager", "disabled", "restore", "--detach", "--image-path", written(tmp_path / "written"), "one"]
+    note = {**json.loads((tmp_path / "written/pyrun-oci.json").read_text()), "shape": criu.shape(oci.config)}
+    (tmp_path / "written/pyrun-oci.json").write_text(json.dumps(note))
+    assert "criu ended without an answer" in oci(*words, code=1, **pretend(tmp_path / "programs", script)).stderr
+    assert not oci.leftovers() and not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_who_waits_for_a_container_is_told_who_holds_it(oci: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a checkpoint that hangs does; what needs no lock goes on."""
+    oci.start_sleeping()
+    lock = os.open(oci.root / "one", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    monkeypatch.setattr(patience, "LONGEST", 0.05)
+    with pytest.raises(StateError, match=f"another command changes it since .*process {os.getpid()}"):
+        Container(str(oci.root), "one")
+    oci("kill", "one", "KILL")
+    wait_until(lambda: oci.state("one")["status"] == "stopped", "it lives")
+    waiting = subprocess.Popen([str(word) for word in (OCI, "--root", oci.root, "delete", "one")])
+    assert oci.leftovers() == ["one"] and waiting.poll() is None
+    os.close(lock)
+    assert waiting.wait(30) == 0 and not oci.leftovers()
 
 
 def test_a_user_is_told_that_it_takes_root(oci: Runtime) -> None:

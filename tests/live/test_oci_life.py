@@ -90,6 +90,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         (("state", "../x"), 1, "invalid id"),
         (("state", "a/b"), 1, "invalid character in container ID"),
         (("--log-format=xml", "list"), 2, "choose log format xml"),
+        (("--log-format=xml", "delete", "--force", "none"), 2, "choose log format xml"),  # by the launcher
         (("--log=/no/such/log", "list"), 2, "open log /no/such/log: no such file or directory"),
         (("frobnicate", "x"), 2, "no such command"),
         (("state",), 2, "needs a container's id"),

@@ -48,3 +48,15 @@ def test_nor_does_the_oci_runtime(foreign: Path, tmp_path: Path, probe: Path) ->
     oci.command("/probe", "exit", "0")
     assert "use root" in oci("create", "one", code=1).stderr
     assert os.listdir(foreign) == []
+
+
+@pytest.mark.parametrize("words", [["list"], ["run", "IMAGE"], ["enter", "00000000"], ["gc"]], ids=lambda words: words[0])
+def test_pods_of_somebody_else_are_not_believed(pyrun: Pyrun, tmp_path: Path, words: list[str]) -> None:
+    """Whoever made the directory of the pods in one of root's may say what runs in them."""
+    root = tmp_path / "mixed"
+    for phase in ("prepared", "run", "garbage"):
+        (root / "pods" / phase).mkdir(parents=True)
+    (root / "pods").chmod(0o700)
+    os.chown(root / "pods", 1000, 1000)
+    refused = pyrun("--root", root, *[str(pyrun.probe_image) if word == "IMAGE" else word for word in words])
+    assert refused.code == 125 and f"use root {root}: it holds a directory pods of others" in refused.err, refused
