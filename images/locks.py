@@ -19,7 +19,6 @@ import os
 from pyrun.errors import StateError
 
 
-
 def make_room(error: OSError) -> str:
     """Return the hint for a state directory that takes nothing: to be root only to whom that helps."""
     from pyrun.images.room import hint

@@ -250,8 +250,8 @@ def _ask_web(store: Store, reference: Reference, signature: str | None, **more: 
 def _is_detached(path: str) -> bool:
     """Whether a file is a detached signature, as App Container Images have them; then nobody looks into the image before."""
     try:
-        with open(path, "rb") as file:
-            return file.read(64).lstrip().startswith(b"-----BEGIN PGP SIGNATURE-----")
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:  # no fifo is waited for
+            return (file.read(64) or b"").lstrip().startswith(b"-----BEGIN PGP SIGNATURE-----")
     except OSError:
         return False
 

@@ -49,7 +49,7 @@ static int is_plain(const char *name, size_t most, int underscores)
         const char c = name[i];
         const int letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
 
-        if (!letter && (c != '_' || !underscores) && ((c != '-' && c != '.') || i == 0 || i + 1 == size))
+        if (!letter && (c != '_' || !underscores) && ((c != '-' && c != '.') || i == 0 || i + 1 == size || (c == '.' && name[i + 1] == '.')))
             return 0;
     }
     return size > 0 && size <= most;

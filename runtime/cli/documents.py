@@ -7,6 +7,7 @@ import sys
 
 from pyrun.cli.output import emit, emit_json, say
 from pyrun.errors import StateError, UsageError
+from pyrun.images.given import opener
 from pyrun.pod import documents
 
 TYPE_CHECKING = False
@@ -77,7 +78,7 @@ def _values(args: Args) -> dict[str, str]:
         if not equals:
             key, path = os.path.basename(text), text
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=opener) as file:
                 data = file.read(_LIMIT + 1)
         except OSError as error:
             raise UsageError("option --from-file", path, errno=error.errno or 0, hint="name a readable file") from None

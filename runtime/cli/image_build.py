@@ -6,6 +6,7 @@ import os
 
 from pyrun.cli.output import say
 from pyrun.errors import UsageError
+from pyrun.images.given import opener
 from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
@@ -91,7 +92,7 @@ def _read(path: str) -> dict[str, Any]:
     import json
 
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
             found = json.loads(file.read(_LIMIT))
     except OSError as error:
         raise UsageError("option --manifest", path, errno=error.errno or 0, hint="name a readable file with an image manifest") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pyrun.cli.image_build import refuse_for_aci, signing, tell_signature
 from pyrun.cli.output import say
 from pyrun.errors import ImageError, UsageError
@@ -9,8 +11,27 @@ from pyrun.errors import ImageError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.cli.parse import Args
+    from pyrun.images.store import Image, Store
 
 __all__ = ["run"]
+
+
+def _stored(args: Args) -> tuple[Store, Image | None]:
+    """The image of the store that is named; None for a file, an address, or a name that may be found elsewhere."""
+    from pyrun.errors import NotFoundError
+    from pyrun.images import resolve
+    from pyrun.images.pulled import find_id
+    from pyrun.images.store import Store
+
+    store = Store(args.root)
+    if resolve.parse(args.source).kind != "name":
+        return store, None
+    try:
+        return store, store.load(find_id(store, args.source))
+    except NotFoundError:
+        if not os.path.lexists(args.source) and resolve.elsewhere(args.source) is None:
+            raise
+        return store, None
 
 
 def run(args: Args) -> int:
@@ -30,9 +51,11 @@ def run(args: Args) -> int:
         hint = "make an OCI layout, or sign the image where it is stored: pyrun image sign"
         raise UsageError("image convert", args.source, "a Docker archive has no place for a signature", hint=hint)
     with Staging(args.root, "convert") as staging:
-        store = Store(f"{staging.path}/store")
-        store.ensure()
-        image = resolve.find(store, args.source, signature=None, unsigned=True, policy="new", beside=Store(args.root))
+        store, image = _stored(args)
+        if image is None:
+            store = Store(f"{staging.path}/store")
+            store.ensure()
+            image = resolve.find(store, args.source, signature=None, unsigned=True, policy="new", beside=Store(args.root))
         lost = exchange.losses(image, kind)
         if lost and not args.drop:
             hint = "give that up: --drop"

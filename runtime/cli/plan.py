@@ -83,6 +83,10 @@ def _network(options: Options, images: list[Image], config: Config) -> dict[str,
     from pyrun.pod.network import wanted
 
     want = wanted(options, images, config)
+    for one in want["nets"]:
+        from pyrun.net.attach import has_plug_ins
+
+        has_plug_ins(options.root, one["network"])  # whether there is one of that name
     networks = [{"network": want["join"]}] if want["join"] else want["nets"]
     names = ("protocol", "host_address", "host_port", "port")  # as `pyrun status` calls them
     return {"networks": networks, "ports": [dict(zip(names, one, strict=True)) for one in want["ports"]]}

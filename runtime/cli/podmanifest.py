@@ -11,6 +11,7 @@ from pyrun.cli.options import VERBS
 from pyrun.cli.run import options_of
 from pyrun.cli.specs import MountSpec, VolumeSpec
 from pyrun.errors import ConfigError, PyrunError, UsageError
+from pyrun.images.given import opener
 from pyrun.images.podmanifest import parse_pod_manifest
 from pyrun.pod.several import App
 
@@ -86,7 +87,7 @@ def _ports(apps: list[App], ports: list[dict[str, Any]], path: str) -> None:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
             return file.read(_LIMIT + 1)
     except OSError as error:
         hint = "name a readable file with a pod manifest"

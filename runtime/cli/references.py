@@ -15,10 +15,12 @@ __all__ = ["of_files", "one_pod", "references"]
 
 def of_files(paths: list[str]) -> list[str]:
     """Return what --uuid-file-save wrote to these files; UsageError for one that cannot be read."""
+    from pyrun.images.given import opener
+
     words = []
     for path in paths:
         try:
-            with open(path, encoding="ascii") as file:
+            with open(path, encoding="ascii", opener=opener) as file:
                 words.append(file.read(256).strip())
             if not words[-1]:
                 raise UsageError("option --uuid-file", path, "is empty", hint="name a file that --uuid-file-save wrote")

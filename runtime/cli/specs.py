@@ -240,8 +240,10 @@ def read_env_file(path: str, option: str = "--set-env-file") -> dict[str, str]:
     Blank lines and lines that begin with # or ; are skipped, and so is a byte order mark.  UsageError for an unreadable or too
     large file, a malformed line or a variable set twice.
     """
+    from pyrun.images.given import opener
+
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=opener) as file:
             data = file.read(ENV_FILE_LIMIT + 1)
     except OSError as error:
         reason = (error.strerror or "cannot be read").lower()

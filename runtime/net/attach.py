@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pyrun.net.networks import Network
 
-__all__ = ["attach", "detach", "forwarded", "own_hosts", "read_record", "records", "standing"]
+__all__ = ["attach", "detach", "forwarded", "has_plug_ins", "own_hosts", "read_record", "records", "standing"]
 
 _RECORD = "net"
 
@@ -125,16 +125,23 @@ def _write(pod: int, name: str, data: bytes) -> None:
     os.rename(name + ".new", name, src_dir_fd=pod, dst_dir_fd=pod)
 
 
+def has_plug_ins(root: str, name: str) -> bool:
+    """Whether a network is made by plug-ins; ConfigError when there is none of that name."""
+    if name in (networks.DEFAULT, networks.RESTRICTED) or networks.find(root, name) is not None:
+        return False
+    from pyrun.net import cni
+
+    if cni.find(root, name) is None:
+        raise _unknown(name)
+    return True
+
+
 def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | None, dict[str, Any]]:
     """The network that is meant, ready in the host; None for one that plug-ins make."""
     name = one["network"]
-    network = networks.find(root, name)
-    if network is None and name not in (networks.DEFAULT, networks.RESTRICTED):
-        from pyrun.net import cni
-
-        if cni.find(root, name) is None:
-            raise _unknown(name)
+    if has_plug_ins(root, name):
         return None, one
+    network = networks.find(root, name)
     if network is None:
         with networks.Lock(root):
             network = networks.find(root, name) or networks.make_default(root, name, link)

@@ -106,8 +106,8 @@ def _take(line: Line, option: str, text: str) -> bool:
 
 
 def _plain(name: str, letters: frozenset[str]) -> bool:
-    """Whether a name has only these; its first and its last are neither dot nor dash."""
-    return 0 < len(name) <= _NAME_MAX and letters.issuperset(name) and name[0] not in "-." and name[-1] not in "-."
+    """Whether a name has only these; its first and its last are neither dot nor dash, nor are there two dots."""
+    return ".." not in name and 0 < len(name) <= _NAME_MAX and letters.issuperset(name) and name[0] not in "-." and name[-1] not in "-."
 
 
 def key_of(line: Line, form: int) -> bytes:

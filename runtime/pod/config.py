@@ -34,6 +34,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "aarch64"}  # uname(2) -> appc
 _HANDLER_SECONDS, _DAY = 60, 86400
 _HOST_NAME_MAX = 64  # sethostname(2)
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
+_APP_NAME = _NAME | {"_"}
 
 
 def make_config(
@@ -145,6 +146,9 @@ def _told(options: Options, image: Image, app: dict[str, Any], config: Config, n
         config.sysctls = parameters(options, isolators)
         config.isolators = judge(options, isolators, notes) if isolators else {}
     config.app = app_name(options, image)
+    if options.name and not _is_plain(options.name, _APP_NAME):
+        hint = "use up to 64 letters, digits, dashes, dots and underscores, as in web-1"
+        raise UsageError("name app", options.name, "not a name for an app", hint=hint, origin="--name")
     if options.mds:
         from pyrun.pod.metadata import offer
 
@@ -288,11 +292,16 @@ _LIMITS = (
 )  # see pyrun.pod.limits
 
 
+def _is_plain(name: str, letters: frozenset[str]) -> bool:
+    known = 0 < len(name) <= _HOST_NAME_MAX and letters.issuperset(name)
+    return known and name[0] not in "-." and name[-1] not in "-." and ".." not in name
+
+
 def _hostname(options: Options, config: Config) -> None:
     if options.hostname is None:
         return
     name = options.hostname
-    if not 0 < len(name) <= _HOST_NAME_MAX or not _NAME.issuperset(name) or name[0] in "-." or name[-1] in "-.":
+    if not _is_plain(name, _NAME):
         hint = "use up to 64 letters, digits, dashes and dots, as in web-1"
         raise UsageError("use host name", name, "not a host name", hint=hint, origin="--hostname")
     config.hostname = name

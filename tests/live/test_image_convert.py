@@ -44,7 +44,11 @@ def test_there_and_back(shared: Pyrun, image: Callable[..., Path], tmp_path: Pat
         shown = json.loads(shared("image", "show", made, code=0).out)["manifest"]
         shared("fetch", "--insecure-options=image", path, code=0)
         first = json.loads(shared("image", "show", shared("fetch", "--insecure-options=image", path, code=0).out.strip(), code=0).out)
+        convert(shared, first["id"], tmp_path / "stored.aci", "--overwrite")
+        assert (tmp_path / "stored.aci").read_bytes() == path.read_bytes(), "a stored image by its name, and nothing is fetched"
         assert shown == first["manifest"] or {**shown, "dependencies": [], "pathWhitelist": []} == first["manifest"]
+    refused = convert(shared, "none-of-that-name", tmp_path / "none.aci", code=125).err
+    assert "nothing in the store answers to it" in refused and "/tmp/convert-" not in refused
     seen = subprocess.run(["skopeo", "inspect", "--config", f"docker-archive:{tmp_path}/docker.tar"], check=True, capture_output=True)
     inside = subprocess.run(["skopeo", "inspect", "--config", f"oci:{tmp_path}/layout"], check=True, capture_output=True)
     assert json.loads(seen.stdout)["config"] == json.loads(inside.stdout)["config"]

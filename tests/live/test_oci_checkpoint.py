@@ -125,7 +125,7 @@ def test_what_is_no_checkpoint_is_refused_before_anything_is_made(oci: Runtime, 
 
 
 def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Path) -> None:
-    """Before criu was asked for anything, and after; and an earlier checkpoint does, for the new one stands in its place only when it is whole."""
+    """Before criu was asked for anything, and after; and an earlier checkpoint does, until there is a new one."""
     images = written(tmp_path / "written")
     for name in ("vm-disk.img", "notes.txt"):
         (images / name).write_text("1")

@@ -160,7 +160,10 @@ def test_nothing_is_imported(pyrun: Pyrun) -> None:
     assert not list(pyrun.root.glob("blobs/*/*"))
 
 
-@pytest.mark.parametrize("flags", [["--user", "ghost"], ["-v", "/no/such:/x"], ["--caps-retain", "PONY"], ["--hostname", "a b"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--user", "ghost"], ["-v", "/no/such:/x"], ["--caps-retain", "PONY"], ["--hostname", "a b"], ["--net", "foo"]],
+)
 def test_the_same_refusals_as_run(shared: Pyrun, flags: list[str]) -> None:
     planned, run = (shared(verb, *flags, shared.probe_image) for verb in ("plan", "run"))
     assert (planned.code, planned.err, planned.out) == (run.code, run.err, "")
@@ -200,6 +203,7 @@ def test_several_apps_each_in_its_turn(shared: Pyrun, busybox: Path) -> None:
 
 def test_networks_and_ports(shared: Pyrun) -> None:
     """What is made in the host beforehand is told as well, in words and as values."""
+    shared("network", "create", "other", code=0)
     flags = ("-p", "8080-8081:80-81", "-p", "127.0.0.1:5300:53/udp", "--net", "default:mtu=1400,other")
     made = json.loads(shared("plan", *flags, shared.probe_image, "--format", "json", code=0).out)
     assert [(one["network"], one.get("mtu")) for one in made["networks"]] == [("default", 1400), ("other", None)]
@@ -213,3 +217,4 @@ def test_networks_and_ports(shared: Pyrun) -> None:
     joined = json.loads(shared("plan", "--net", "container:x", shared.probe_image, "--format", "json", code=0).out)
     assert joined["networks"] == [{"network": "container:x"}] and joined["ports"] == []
     assert json.loads(shared("plan", shared.probe_image, "--format", "json", code=0).out)["networks"] == []
+    shared("network", "rm", "other", code=0)
