@@ -71,7 +71,7 @@ static long op_ids(const struct context *ctx, const struct plan_op *op)
     const int stay = op->n == 0 && ctx->plan->flags & (PLAN_SETGROUPS_DENY | PLAN_KEEP_GROUPS); /* user_namespaces(7): may be denied */
     long r = stay ? 0 : sys_call2(__NR_setgroups, op->n, ctx->pool + op->s1);
 
-    if (r == 0)
+    if (r == 0 || (r == -EPERM && op->n == 0 && ctx->inside)) /* a joined namespace may deny it too */
         r = sys_call3(__NR_setresgid, op->b, op->b, op->b);
     if (r == 0)
         r = sys_call3(__NR_setresuid, op->a, op->a, op->a);

@@ -23,7 +23,7 @@ from pyrun.streams import INHERIT, PIPE, Pump, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import BinaryIO, Self, Unpack
 
@@ -110,14 +110,37 @@ async def start(
 class _Watched:
     """A supervisor whose reports the loop reads: any number of tasks may wait for what they say."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, streams: Streams) -> None:
         self._loop = asyncio.get_running_loop()
         self._supervisor = supervisor
+        self._streams = streams
+        self._transports: list[asyncio.BaseTransport] = []
+        self.stdin: asyncio.StreamWriter | None = None
+        self.stdout: asyncio.StreamReader | None = None
+        self.stderr: asyncio.StreamReader | None = None
         self._running: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._running.add_done_callback(_seen)
         self._ended.add_done_callback(_seen)
         self._loop.add_reader(supervisor.control, self._on_report, supervisor.control)
+
+    async def _connect(self) -> None:
+        self.stdout = await self._reader(self._streams.stdout)
+        self.stderr = await self._reader(self._streams.stderr)
+        if self._streams.stdin is not None:
+            reader = asyncio.StreamReader()
+            made = asyncio.StreamReaderProtocol(reader)  # it has the flow control that a writer's `drain` asks
+            transport, protocol = await self._loop.connect_write_pipe(lambda: made, self._streams.stdin)
+            self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
+            self._transports.append(transport)
+
+    async def _reader(self, file: BinaryIO | None) -> asyncio.StreamReader | None:
+        if file is None:
+            return None
+        reader = asyncio.StreamReader()
+        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        self._transports.append(transport)
+        return reader
 
     @property
     def returncode(self) -> int | None:
@@ -172,6 +195,13 @@ class _Watched:
 
     async def close(self) -> None:
         """Kill what still runs and wait until everything of it is gone."""
+        for transport in self._transports:
+            transport.close()
+        await self._end()
+        await asyncio.sleep(0)  # the transports close what they have in the loop's next turn
+        self._streams.close()
+
+    async def _end(self) -> None:
         if self._supervisor.control >= 0:
             self._loop.remove_reader(self._supervisor.control)
         await bury(self._supervisor)
@@ -191,7 +221,10 @@ def _seen(future: asyncio.Future[None] | asyncio.Future[int]) -> None:
 
 
 class Process(_Watched):
-    """One more process in a running pod, started by `Container.exec`; it ends with the pod and with this process."""
+    """One more process in a running pod, started by `Container.exec`; it ends with the pod and with this process.
+
+    `stdin` is a StreamWriter, `stdout` and `stderr` are StreamReaders, where they were PIPE.
+    """
 
     async def wait(self) -> int:
         """Wait for the end; the exit code, or minus the signal number.  Cancelling only ends the waiting.
@@ -202,7 +235,7 @@ class Process(_Watched):
             return await super().wait()
         finally:
             if self._ended.done():
-                await self.close()
+                await self._end()  # what it has written is there to be read
 
 
 class Container(_Watched):
@@ -213,37 +246,14 @@ class Container(_Watched):
 
     def __init__(self, begun: sync.Container, streams: Streams) -> None:
         self._begun = begun
-        self._streams = streams
-        self._transports: list[asyncio.BaseTransport] = []
         self.uuid = begun.uuid
         self.args = begun.args
         self.notes = begun.notes
-        self.stdin: asyncio.StreamWriter | None = None
-        self.stdout: asyncio.StreamReader | None = None
-        self.stderr: asyncio.StreamReader | None = None
-        super().__init__(begun.release())
+        super().__init__(begun.release(), streams)
         self._ended.add_done_callback(lambda _: begun._leave())
 
     def __repr__(self) -> str:
         return f"<pyrun.aio.Container {self.uuid}>"
-
-    async def _connect(self) -> None:
-        self.stdout = await self._reader(self._streams.stdout)
-        self.stderr = await self._reader(self._streams.stderr)
-        if self._streams.stdin is not None:
-            reader = asyncio.StreamReader()
-            made = asyncio.StreamReaderProtocol(reader)  # it has the flow control that a writer's `drain` asks
-            transport, protocol = await self._loop.connect_write_pipe(lambda: made, self._streams.stdin)
-            self.stdin = asyncio.StreamWriter(transport, protocol, None, self._loop)
-            self._transports.append(transport)
-
-    async def _reader(self, file: BinaryIO | None) -> asyncio.StreamReader | None:
-        if file is None:
-            return None
-        reader = asyncio.StreamReader()
-        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
-        self._transports.append(transport)
-        return reader
 
     @property
     def pid(self) -> int:
@@ -256,19 +266,35 @@ class Container(_Watched):
         return self._begun.pod
 
     async def exec(
-        self, argv: Sequence[str], *, stdin: int | None = None, stdout: int = 1, stderr: int = 2, user: str | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
+        user: str | None = None,
+        group: str | None = None,
+        set_env: Mapping[str, str] | None = None,
+        working_dir: str | None = None,
     ) -> Process:
-        """Start one more program in the pod, confined exactly as its app; see `pyrun.Container.exec`."""
+        """Start one more program in the pod, confined exactly as its app; see `pyrun.Container.exec`.
+
+        Streams that are PIPE become asyncio's.
+        """
         await self.wait_running()
-        return Process(self._begun.exec(argv, stdin=stdin, stdout=stdout, stderr=stderr, user=user).release())
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        begun = self._begun.exec(argv, **streams, user=user, group=group, set_env=set_env, working_dir=working_dir)
+        made = Process(begun.release(), begun._streams)
+        try:
+            await made._connect()
+        except BaseException:
+            await made.close()
+            raise
+        return made
 
     async def close(self) -> None:
         """Kill what still runs and wait until everything of the pod is gone."""
-        for transport in self._transports:
-            transport.close()
         try:
             await super().close()
         finally:
             self._begun._leave()
-        await asyncio.sleep(0)  # the transports close what they have in the loop's next turn
-        self._streams.close()

@@ -43,12 +43,19 @@ if TYPE_CHECKING:
 __all__ = ["App", "Runtime"]
 
 _REMEMBERED = 256  # recipes; about 15 kB each
+_LISTS = frozenset(
+    "rlimit io_max io_latency hugetlb rdma misc cgroup_set device pod_limit volume mount port config supplementary_gids".split()
+)
+_LISTS |= {"dns", "dns_search", "dns_opt", "caps_retain", "caps_remove", "security_opt", "sysctl", "insecure_options"}
 _OWN = ("root", "argv", "interactive", "tty")  # options that have another form here
 
 
 def _list(args: Sequence[str]) -> list[str]:
     if isinstance(args, str):
         raise UsageError("start container", args, "args is one text", hint="it is a list of words")
+    for word in args:
+        if not isinstance(word, str):
+            raise UsageError("start container", repr(word), "a word of args is no text", hint="os.fsdecode makes one of bytes")
     return list(args)
 
 
@@ -325,6 +332,8 @@ class Runtime:
         for name, value in options.items():
             if name not in wanted.__dict__ or name in _OWN:
                 raise UsageError("start container", name, "no such option", hint="options are those of pyrun.pod.keywords.Keywords")
+            if isinstance(value, str) and name in _LISTS:
+                raise UsageError("start container", f"{name} {value!r}", "is one text", hint=f"it is a list: {name}=[{value!r}]")
             setattr(wanted, name, value)
         wanted.volume = list(volumes(wanted.volume))
         return wanted

@@ -8,7 +8,7 @@ import time
 from pyrun.engine.launch import RUNNING
 from pyrun.pod.process import Process, entrance
 from pyrun.result import result_of
-from pyrun.streams import Pump, pump
+from pyrun.streams import INHERIT, Pump, pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyrun.pod.process import Entrance
     from pyrun.pod.state import Pods
     from pyrun.result import Result
-    from pyrun.streams import Streams
+    from pyrun.streams import Stream, Streams
 
 __all__ = ["Container"]
 
@@ -157,9 +157,9 @@ class Container:
         self,
         argv: Sequence[str],
         *,
-        stdin: int | None = None,
-        stdout: int = 1,
-        stderr: int = 2,
+        stdin: Stream = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
         user: str | None = None,
         group: str | None = None,
         set_env: Mapping[str, str] | None = None,
@@ -168,7 +168,7 @@ class Container:
         """Start one more program in the pod, confined exactly as its app, and return at once.
 
         `argv` is the program, looked up in the app's PATH where it has no slash, and its arguments; empty means a shell.
-        The streams are descriptors, standard input /dev/null if None; the rest is what shall differ from the app's.
+        The streams are as those of `pyrun.start`, standard input /dev/null if None; the rest is what shall differ from the app's.
         StateError when the pod has ended, ConfigError for an unknown user; what fails later is raised by `Process.wait`.
         """
         self.wait_running()

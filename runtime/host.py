@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "own_cgroup", "probe", "read_small", "version_1_cgroups", "write_all"]
+__all__ = ["Host", "own_cgroup", "probe", "put", "read_small", "version_1_cgroups", "write_all"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
@@ -48,6 +48,21 @@ def write_all(fd: int, data: bytes) -> None:
     except OSError as error:
         error.filename = os.readlink(f"/proc/self/fd/{fd}")
         raise
+
+
+def put(path: str, text: str) -> bool:
+    """Write `text` into a file of the kernel's, as of a cgroup; whether it took it."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, text.encode())
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def read_small(path: str) -> bytes:

@@ -22,7 +22,7 @@ ROWS = (
     {"pyrun.native"},
     {"pyrun.images"},
     {"pyrun.host", "pyrun.plan"},
-    {"pyrun.engine", "pyrun.net"},
+    {"pyrun.engine", "pyrun.net", "pyrun.streams"},
     {"pyrun.pod"},
     {"pyrun.oci", "pyrun.service"} | LIBRARY,
     {"pyrun.cli"},

@@ -147,6 +147,8 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     reason = ""
     if code == ops.EXEC and error == errno.ENOENT and origin == ops.ENTERED:
         hint = "the pod has no such file, nor the PATH of its app where the name has no slash"
+    elif code == ops.EXEC and error == errno.ENOENT and origin.startswith(ops.BARE):
+        hint = "it has no such file, nor in PATH where the name has no slash"
     if code == ops.EXEC and detail == DETAIL_INTERPRETER:
         reason = "its interpreter or program loader is not in the image"
         hint = "a script needs the program of its #! line, a dynamic program its loader: check the image, or run a static program"

@@ -12,7 +12,7 @@ import os
 import time
 
 from pyrun.errors import HostError
-from pyrun.host import CGROUP_ROOTS, LEAF, own_cgroup, read_small
+from pyrun.host import CGROUP_ROOTS, LEAF, own_cgroup, put, read_small
 from pyrun.native.users import is_root, mapped_ids
 
 TYPE_CHECKING = False
@@ -130,7 +130,7 @@ def _settle(above: str, missing: Sequence[str]) -> bool:
         return False
     if not _make_room(above):
         return False
-    return _write(above + "/cgroup.subtree_control", " ".join("+" + name for name in missing))
+    return put(above + "/cgroup.subtree_control", " ".join("+" + name for name in missing))
 
 
 def _make_room(above: str) -> bool:
@@ -144,7 +144,7 @@ def _make_room(above: str) -> bool:
             pass
         except OSError:
             return False
-        if not _write(f"{above}/{LEAF}/cgroup.procs", "0"):
+        if not put(f"{above}/{LEAF}/cgroup.procs", "0"):
             return False
     return not _words(above, "cgroup.procs")
 
@@ -233,17 +233,3 @@ def environment(*, user: bool) -> dict[str, str]:
 
 def _words(cgroup: str, file: str) -> list[str]:
     return read_small(f"{cgroup}/{file}").decode().split()
-
-
-def _write(path: str, text: str) -> bool:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.write(fd, text.encode())
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)

@@ -17,7 +17,7 @@ from pyrun import native
 from pyrun.errors import HostError
 from pyrun.images.locks import private_dirs
 
-__all__ = ["open_pinned", "orphans", "path_of", "pin", "unpin"]
+__all__ = ["is_network", "open_pinned", "orphans", "path_of", "pin", "unpin"]
 
 
 def path_of(root: str, uuid: str) -> str:
@@ -51,20 +51,24 @@ def unpin(root: str, uuid: str) -> bool:
 
 def open_pinned(root: str, uuid: str) -> int:
     """Return a descriptor of the namespace that is kept for the pod, -1 without one."""
-    import fcntl
-
     try:
         ns = os.open(path_of(root, uuid), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return -1
-    try:
-        kind = fcntl.ioctl(ns, 0xB703, 0)  # NS_GET_NSTYPE of ioctl_ns(2)
-    except OSError:
-        kind = 0
-    if kind != 0x40000000:
+    if not is_network(ns):
         os.close(ns)
         return -1
     return ns
+
+
+def is_network(fd: int) -> bool:
+    """Whether a descriptor is a network namespace."""
+    import fcntl
+
+    try:
+        return fcntl.ioctl(fd, 0xB703, 0) == 0x40000000  # NS_GET_NSTYPE of ioctl_ns(2), CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def orphans(root: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import HostError
-from pyrun.host import CGROUP_ROOTS, read_small
+from pyrun.host import CGROUP_ROOTS, put, read_small
 
 TYPE_CHECKING = False
 
@@ -82,21 +82,6 @@ def enable_all(path: str) -> None:
                 for one in missing:
                     put(above + "/cgroup.subtree_control", one)
         above += "/" + part
-
-
-def put(path: str, text: str) -> bool:
-    """Write `text` into a file of a cgroup; whether the kernel took it."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.write(fd, text.encode())
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 def kill(path: str) -> bool:

@@ -61,6 +61,7 @@ DETAIL_STATUS = 65536
 PRE_START, POST_STOP = 1, 2  # HANDLER
 OCI = 2048
 ENTERED = "the command line"  # origin of what `enter` and `exec` run
+BARE = "args, in rootfs "  # the beginning of the origin of a program that needs no image
 NOTIFY_APP = 4096
 NOTIFY_NONE = 8192
 ACCOUNT = 16384

@@ -47,7 +47,8 @@ def make_config(
     app: dict[str, Any] = image.manifest.get("app") or {}  # type: ignore[assignment]
     rootfs = RootFS(lowers)
     config = Config(uuid, _argv(options, app, image), lowers, stage=stage, pod_dir=pod_dir)
-    config.origins["argv"] = "--exec" if options.exec else f"app.exec of {image.name}"
+    own = f"{ops.BARE}{image.name}" if image.kind == "rootfs" else f"app.exec of {image.name}"
+    config.origins["argv"] = "--exec" if options.exec else own
     _refuse_foreign(image)
     identity = _identity(options, app, rootfs, config)
     _told(options, image, app, config, notes)

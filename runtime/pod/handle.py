@@ -7,6 +7,7 @@ import os
 from pyrun.errors import StateError, UsageError
 from pyrun.pod import again, control
 from pyrun.pod.status import exit_code, status
+from pyrun.streams import INHERIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pyrun.pod.pressure import Pressure
     from pyrun.pod.process import Process
     from pyrun.pod.state import Pods
+    from pyrun.streams import Stream
 
 __all__ = ["Pod"]
 
@@ -138,9 +140,9 @@ class Pod:
         self,
         argv: Sequence[str],
         *,
-        stdin: int | None = None,
-        stdout: int = 1,
-        stderr: int = 2,
+        stdin: Stream = None,
+        stdout: Stream = INHERIT,
+        stderr: Stream = INHERIT,
         app: str | None = None,
         user: str | None = None,
         group: str | None = None,

@@ -49,13 +49,9 @@ def _by_path(path: str) -> int:
     except OSError as error:
         hint = "`ip netns add NAME` makes /run/netns/NAME"
         raise ConfigError("join the network namespace", path, errno=error.errno or errno.EIO, hint=hint, origin="--net") from None
-    import fcntl
+    from pyrun.net.pin import is_network
 
-    try:
-        kind = fcntl.ioctl(ns, 0xB703, 0)  # NS_GET_NSTYPE of ioctl_ns(2)
-    except OSError:
-        kind = 0
-    if kind != 0x40000000:
+    if not is_network(ns):
         os.close(ns)
         raise ConfigError("join the network namespace", path, "that is something else", hint="name a file as in /run/netns", origin="--net")
     return ns

@@ -9,6 +9,7 @@
     world        pods with networks, on a host of their own: see tests/support/networld.py
     tun          /dev/net/tun is open for everybody, as pasta and slirp4netns need it
     as_nobody    calls a function of a state directory in a process of user nobody
+    ranges       subordinate ids for the users of tests/support/users.py
     canary       a host directory that must stay as it is; it is looked at after the test
 
 `pyrun.report(...)` runs the probe image and returns what the probe saw inside (tests/probe_report.c).
@@ -30,6 +31,7 @@ from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
 from mkaci import Image
 from networld import World
 from userplace import tun_for_everybody
+from users import Ranges
 
 HERE = Path(__file__).resolve().parent
 
@@ -100,6 +102,13 @@ def image(tmp_path_factory: pytest.TempPathFactory, signer: Signer, probe: Path)
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def ranges() -> Iterator[None]:
+    made = Ranges()
+    yield
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -153,6 +153,11 @@ def test_a_container(loop: Callable[[Awaitable[object]], object]) -> None:
             process = await app.exec(["sh", "-c", "exit 6"])
             assert await process.wait() == 6
             await process.close()
+            async with await app.exec(["cat"], stdin=library.PIPE, stdout=library.PIPE, set_env={"A": "b"}) as cat:
+                assert cat.stdin and cat.stdout
+                cat.stdin.write(b"question")
+                cat.stdin.close()
+                assert await cat.wait() == 0 and await cat.stdout.read() == b"question"
             async with await app.exec(["sleep", "1000"]) as other:
                 other.kill(9)
                 assert await other.wait() == -9

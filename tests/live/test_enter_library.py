@@ -8,12 +8,14 @@ import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Pyrun
 from waiting import wait_until
 
-from pyrun import ConfigError, Container, ExecError, Runtime, StateError
+import pyrun
+from pyrun import ConfigError, Container, ExecError, Runtime, StateError, UsageError
 from pyrun.pod import enter
 from pyrun.pod.live import find_live
 
@@ -47,6 +49,27 @@ def test_it_is_confined_as_the_app(app: Container) -> None:
     seen = json.loads(said(app, "/probe", "report", set_env={"A": "b"}, user="app", working_dir="/tmp"))
     assert (seen["uid"][0], seen["cwd"], seen["status"]["NoNewPrivs"], seen["status"]["Seccomp"]) == (1000, "/tmp", "1", "2")
     assert "A=b" in seen["env"] and seen["hostname"] == f"pyrun-{app.uuid}" and sorted(seen["fds"]) == ["0", "1", "2"]
+
+
+def test_its_streams_are_those_of_start(app: Container) -> None:
+    assert app.exec(["/probe", "exit", "0"]).wait() == 0
+    before = len(os.listdir("/proc/self/fd"))
+    with app.exec(["/probe", "report"], stdin=pyrun.PIPE, stdout=pyrun.PIPE, stderr=pyrun.DEVNULL) as process:
+        assert process.stdin and process.stdout and process.stderr is None
+        assert json.loads(process.stdout.read())["hostname"] == f"pyrun-{app.uuid}"
+        assert process.wait() == 0
+    with pytest.raises(UsageError, match="use stream stdout"):
+        app.exec(["/probe", "report"], stdout=-9)
+    with app.exec(["/probe", "report"], stdout=pyrun.DEVNULL, stderr=pyrun.STDOUT) as process:
+        assert process.wait() == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_word_is_cut_off(app: Container) -> None:
+    odd: list[dict[str, Any]] = [{"argv": ["/probe", "a\0b"]}, {"argv": "/probe"}, {"set_env": {"A": "x\0B=y"}}, {"set_env": {"A=B": "c"}}]
+    for words in odd:
+        with pytest.raises(UsageError):
+            app.exec(**{"argv": ["/probe", "report"], **words})
 
 
 def test_waiting_without_waiting(app: Container) -> None:

@@ -8,12 +8,12 @@ import signal
 import socket
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bundles import OCI, Runtime
+from waiting import gone, wait_until
 
 SHELL = ["busybox", "sh", "-c"]
 
@@ -24,21 +24,6 @@ def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
     yield made
     for name in ("one", "two"):
         made("delete", "--force", name)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def is_gone(pid: int) -> bool:
-    """Dead, whether somebody has reaped it or not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_a_relayed_terminal_ends_lines_as_the_program_does(oci: Runtime) -> None:
@@ -67,6 +52,18 @@ def test_a_failed_hook_is_named(oci: Runtime) -> None:
         oci.command("/bin/sleep", "1000")
         assert f"error running {kind} hook #1: /bin/busybox: {kind} hook failed with exit code 1" in oci("run", "one", code=1).stderr
     assert not oci.leftovers()
+
+
+def test_hooks_under_a_filter_that_leaves_little(oci: Runtime) -> None:
+    """The state gets to them, and their failure to the caller, whatever the container may not do."""
+    (oci.bundle / "rootfs/told").mkdir()
+    for name in ("memfd_create", "clone3"):
+        oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [name], "action": "SCMP_ACT_ERRNO"}]}
+        oci.config["hooks"] = {"startContainer": [{"path": "/bin/busybox", "args": ["busybox", "tail", "-c", "1"]}]}
+        oci.config["hooks"]["startContainer"].append({"path": "/bin/busybox", "args": [*SHELL, "read x; case $x in {*) exit 3; esac"]})
+        oci.command("/bin/true")
+        assert "startContainer hook #1: /bin/busybox: startContainer hook failed with exit code 3" in oci("run", "one", code=1).stderr, name
+        oci("delete", "--force", "one")
 
 
 def test_what_a_hook_says_before_it_fails_is_shown(oci: Runtime) -> None:
@@ -116,9 +113,9 @@ def test_kill_ends_all_that_share_a_pid_namespace(oci: Runtime, first_is_gone: b
     if first_is_gone:
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: oci.state("one")["status"] == "stopped")
-        assert not is_gone(other)
+        assert not gone(other)
     oci("kill", "one", "KILL")
-    wait_until(lambda: is_gone(first) and is_gone(other))
+    wait_until(lambda: gone(first) and gone(other))
     wait_until(lambda: not Path("/sys/fs/cgroup/one/cgroup.procs").read_text())
     assert "container not running" in oci("kill", "one", "KILL", code=1).stderr
 

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bundles import OCI, Runtime, recipes
+from waiting import wait_until
 
 TREE = Path("/sys/fs/cgroup")
 
@@ -22,13 +22,6 @@ def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
     yield made
     for name in ("one", "two"):
         made("delete", "--force", name)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("above", [False, True])

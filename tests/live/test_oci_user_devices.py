@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bundles import Runtime
+from waiting import wait_until
 
 FIRST = 200000
 ZERO: dict[str, Any] = {"path": "/dev/deep/mine", "type": "c", "major": 1, "minor": 5}
@@ -26,6 +27,23 @@ def oci(tmp_path: Path, probe: Path) -> Iterator[Runtime]:
         path.chmod(path.stat().st_mode | 0o111)
     yield made
     made("delete", "--force", "one")
+
+
+def test_a_namespace_of_others_may_deny_setgroups(oci: Runtime) -> None:
+    """As everyone's does that was made without root; the container has no groups to set."""
+    holder = subprocess.Popen(["unshare", "--user", "--map-root-user", "sleep", "1000"])
+    try:
+        path = f"/proc/{holder.pid}/ns/user"
+        wait_until(lambda: Path(f"/proc/{holder.pid}/comm").read_text() == "sleep\n")
+        assert Path(f"/proc/{holder.pid}/setgroups").read_text() == "deny\n"
+        oci.config["linux"]["namespaces"][-1]["path"] = path
+        del oci.config["linux"]["uidMappings"], oci.config["linux"]["gidMappings"]
+        os.chown(oci.bundle / "rootfs", 0, 0)
+        oci.config["mounts"] = [one for one in oci.config["mounts"] if one["type"] == "proc"]  # a group 5 there is not
+        assert oci.shell("id -u; cat /proc/self/setgroups") == "0\ndeny\n"
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_a_device_that_the_host_has_not_is_made(oci: Runtime) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND
-from users import COUNT, PLAIN, RANGE, RANGED, Ranges, User
+from users import COUNT, PLAIN, RANGE, RANGED, User
 from waiting import wait_until
 
 BEGIN = """
@@ -38,13 +38,6 @@ def show(*found):
 """
 IDS = "id -u; cat /proc/self/uid_map; for kind in user net mnt pid ipc; do readlink /proc/self/ns/$kind; done; hostname"
 CONFINED = "grep -E '^(Cap|NoNew|Seccomp:|Groups)' /proc/self/status; cat /proc/self/limits; grep ^0:: /proc/self/cgroup"
-
-
-@pytest.fixture(scope="module")
-def ranges() -> Iterator[None]:
-    made = Ranges()
-    yield
-    made.close()
 
 
 @pytest.fixture(params=[PLAIN, RANGED])

@@ -16,17 +16,10 @@ import pytest
 from harness import COMMAND, LIMIT, TOP
 from mkaci import Image
 from mkoci import Layout, layer
-from users import COUNT, PLAIN, RANGE, RANGED, Ranges, User
+from users import COUNT, PLAIN, RANGE, RANGED, User
 from waiting import wait_until
 
 UNSIGNED = "--insecure-options=image"
-
-
-@pytest.fixture(scope="module")
-def ranges() -> Iterator[None]:
-    made = Ranges()
-    yield
-    made.close()
 
 
 @pytest.fixture(params=[PLAIN, RANGED])
