@@ -139,9 +139,9 @@ def has_plug_ins(root: str, name: str) -> bool:
 def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | None, dict[str, Any]]:
     """The network that is meant, ready in the host; None for one that plug-ins make."""
     name = one["network"]
-    if has_plug_ins(root, name):
-        return None, one
     network = networks.find(root, name)
+    if network is None and has_plug_ins(root, name):
+        return None, one
     if network is None:
         with networks.Lock(root):
             network = networks.find(root, name) or networks.make_default(root, name, link)
