@@ -4,10 +4,8 @@ The host makes a directory like a checkout, with a relocatable .venv in it (pyru
 by pip, since the machine has no network), the fixtures of the live tests and the tests of a directory, and hands it
 to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 
-guest    as Debian's kernel boots by itself; two machines, which have half of the files each
-full     with SELinux instead of AppArmor, and two nodes of memory
-
-All are of one image, which takes minutes to make, and start from one of two saved machines.
+guest    the kernel that Debian makes for clouds
+full     its kernel for everything, with SELinux instead of AppArmor, two nodes of memory, and what compiles a module
 """
 
 from __future__ import annotations
@@ -19,8 +17,6 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType
 
@@ -31,43 +27,24 @@ VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 GUEST = Path(__file__).resolve().parent / "guest"
 FULL = GUEST.with_name("full")
 PREFIX = TOP / "build" / "vm" / "prefix"
-# what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor,
-# SELinux's compiler, and what compiles a module
-MACHINE = {
-    "VMTEST_APT": "apparmor criu dbus-user-session linux-headers-amd64 make passt secilc",
-    "VMTEST_KERNEL": "linux-image-amd64",
-}
-# vmtest has no options for the processor and the kernel's command line, but takes what PATH has for QEMU.  It keeps machines by
-# what --version says.
+# what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
+MACHINE = {"VMTEST_APT": "apparmor criu dbus-user-session passt"}
+FULL_MACHINE = {"VMTEST_APT": "linux-headers-amd64 make secilc", "VMTEST_KERNEL": "linux-image-amd64"}
+# vmtest has no option for more words of the kernel's command line, but takes what PATH has for QEMU.  It keeps machines by what
+# --version says.
 QEMU = """#!/bin/sh
 for word; do
     shift
-    case $before in
-    -append) word="$word {words}" ;;
-    -cpu) word="$word{features}" ;;
-    esac
+    [ "$before" != -append ] || word="$word {words}"
     set -- "$@" "$word"
     before=$word
 done
-[ "$1" != --version ] || echo "with {words} {features}"
+[ "$1" != --version ] || echo "with {words}"
 exec {program} "$@"
 """
-# The image's own initrd is for nobody; what makes it would collect all modules there are, twice.
-MMDEBSTRAP = """#!/bin/sh
-exec {program} --essential-hook='mkdir -p $1/etc/initramfs-tools/conf.d; echo MODULES=list >$1/etc/initramfs-tools/conf.d/few' "$@"
-"""
-# What is slow where a processor is emulated, measured in processor time of the host (docs/design/testing.md): string instructions go
-# byte by byte, so the kernel is not to clear and copy pages by them (clearcpuid=112 is rep_good), nor all that it hands out;
-# a fifth level of page tables; SMAP, for which every copy from and to user space leaves what is compiled; vectors that the host
-# has no use for; the clock of the chip set, which takes a lock of QEMU's for each look at it; the path of audited system calls.
-FEATURES = ",-erms,-fsrm,-la57,-smap,-smep,-avx,-avx2"
-WORDS = "no5lvl init_on_alloc=0 clearcpuid=112 tsc=reliable audit=0"
-FULL_WORDS = f"{WORDS} security=selinux selinux=1 enforcing=0 numa=fake=2"
-TOGETHER = 2  # machines at a time
-LIMIT = 1100  # seconds in a guest, whose processor is emulated
+FULL_WORDS = "security=selinux selinux=1 enforcing=0 numa=fake=2"
+LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a third of that on an idle machine
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
-
-Report = dict[str, list[str]]
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
 
@@ -138,87 +115,62 @@ def moved(code: CodeType, old: str, new: str) -> CodeType:
     return code.replace(co_filename=code.co_filename.replace(old, new, 1), co_consts=inner)
 
 
-def run(checkout: Path, out: Path, files: list[Path], env: dict[str, str]) -> Report:
-    """What became of each test of some files, in a machine of `env`: its name, and a text for each time it failed."""
-    names = " ".join(f"tests/live/{path.name}" for path in files)
-    inside = f".venv/bin/python3 -m pytest -q --timeout=300 --durations=12 --junitxml=$OUT/report.xml {names}"
-    command: list[str | Path] = [sys.executable, VMTEST, "-C", checkout, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if not VMTEST.exists():
+        pytest.skip(f"{os.path.relpath(VMTEST, TOP)} is not beside this checkout: no virtual machine; with CI=true a skip fails")
+    make_prefix(tmp_path_factory.mktemp("wheel"))
+
+
+def run(factory: pytest.TempPathFactory, tests: Path, env: dict[str, str]) -> dict[str, list[str]]:
+    """What became of each test of a directory, in a machine of `env`: its name, and a text for each time it failed."""
+    folder, out = factory.mktemp("checkout"), factory.mktemp("out")
+    make_checkout(folder, tests)
+    files = " ".join(f"tests/live/{path.name}" for path in sorted(tests.glob("test_*.py")))
+    inside = f".venv/bin/python3 -m pytest -q --durations=12 --junitxml=$OUT/report.xml {files}"
+    command: list[str | Path] = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
+    env = {**os.environ, **env}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     print(done.stdout)
+    shutil.rmtree(folder)
     assert (out / "report.xml").exists(), f"exit {done.returncode}, no report:\n{done.stdout}"
-    found: Report = {}
+    found: dict[str, list[str]] = {}
     for case in ElementTree.parse(out / "report.xml").iter("testcase"):
         name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').partition('[')[0]}"
         found.setdefault(name, []).extend(node.text or node.get("message") or node.tag for node in case)
     return found
 
 
-def halves(tests: Path) -> list[list[Path]]:
-    """The files of a directory in two lists that are about as long."""
-    made: list[list[Path]] = [[], []]
-    size = [0, 0]
-    for path in sorted(tests.glob("test_*.py"), key=lambda path: -path.stat().st_size):
-        less = size.index(min(size))
-        made[less].append(path)
-        size[less] += path.stat().st_size
-    return [sorted(one) for one in made]
-
-
-def environment(folder: Path, tests: Path) -> dict[str, str]:
-    """That of vmtest for the machine that a directory of tests is for; `folder` gets programs that stand in front of others."""
-    words = FULL_WORDS if tests == FULL else WORDS
-    for name, text in (("qemu-system-x86_64", QEMU), ("mmdebstrap", MMDEBSTRAP)):
-        program = shutil.which(name)
-        if program:  # else vmtest tells what is missing
-            (folder / name).write_text(text.format(words=words, features=FEATURES, program=program))
-            (folder / name).chmod(0o755)
-    return {**os.environ, **MACHINE, "PATH": f"{folder}:{os.environ['PATH']}"}
-
-
-def check(report: Report, name: str) -> None:
+def check(report: dict[str, list[str]], name: str) -> None:
     assert name in report, "it did not run"
     assert report[name] == [], "\n".join(report[name])
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, list[Future[Report]]]]:
-    """What comes of each directory of tests, while its machines run."""
-    if not VMTEST.exists():
-        pytest.skip(f"{os.path.relpath(VMTEST, TOP)} is not beside this checkout: no virtual machine; with CI=true a skip fails")
-    new = tmp_path_factory.mktemp
-    env = {tests: environment(new("bin"), tests) for tests in (GUEST, FULL)}
-    build, null = [sys.executable, VMTEST, "--build"], subprocess.DEVNULL
-    with subprocess.Popen(build, env=env[GUEST], stdin=null, stdout=null, stderr=null):  # whose failure the first run tells
-        make_prefix(new("wheel"))
-        checkouts = {tests: new("checkout") for tests in env}
-        for tests, folder in checkouts.items():
-            make_checkout(folder, tests)
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        parts = {GUEST: halves(GUEST), FULL: [sorted(FULL.glob("test_*.py"))]}
-        yield {tests: [pool.submit(run, checkouts[tests], new("out"), one, env[tests]) for one in parts[tests]] for tests in parts}
-    for folder in checkouts.values():
-        shutil.rmtree(folder)
-
-
-def reports(machines: dict[Path, list[Future[Report]]], tests: Path) -> Report:
-    return {name: texts for one in machines[tests] for name, texts in one.result().items()}
-
-
-@pytest.fixture(scope="module")
-def guest(machines: dict[Path, list[Future[Report]]]) -> Report:
-    return reports(machines, GUEST)
+def guest(tmp_path_factory: pytest.TempPathFactory, prefix: None) -> dict[str, list[str]]:
+    return run(tmp_path_factory, GUEST, MACHINE)
 
 
 @pytest.mark.parametrize("name", guest_tests(GUEST))
-def test_in_guest(guest: Report, name: str) -> None:
+def test_in_guest(guest: dict[str, list[str]], name: str) -> None:
     check(guest, name)
 
 
+def with_words(folder: Path, words: str) -> str:
+    """PATH with a QEMU in front that adds to the kernel's command line."""
+    program = shutil.which("qemu-system-x86_64")
+    if program:  # else vmtest tells what is missing
+        (folder / "qemu-system-x86_64").write_text(QEMU.format(words=words, program=program))
+        (folder / "qemu-system-x86_64").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 @pytest.fixture(scope="module")
-def full(machines: dict[Path, list[Future[Report]]]) -> Report:
-    return reports(machines, FULL)
+def full(tmp_path_factory: pytest.TempPathFactory, prefix: None) -> dict[str, list[str]]:
+    path = with_words(tmp_path_factory.mktemp("bin"), FULL_WORDS)
+    return run(tmp_path_factory, FULL, {**FULL_MACHINE, "PATH": path})
 
 
 @pytest.mark.parametrize("name", guest_tests(FULL))
-def test_with_full_kernel(full: Report, name: str) -> None:
+def test_with_full_kernel(full: dict[str, list[str]], name: str) -> None:
     check(full, name)
