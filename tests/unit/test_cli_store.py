@@ -156,6 +156,7 @@ def test_gc(cli: Cli) -> None:
 
 def test_gc_of_unused_images(cli: Cli) -> None:
     pod = cli.root / "pods" / "running" / "5e4e7d5e-8a3f-4e63-9a8e-000000000000"
+    pod.parents[1].mkdir(0o700)
     pod.mkdir(parents=True)
     (pod / "pod").write_text(json.dumps({"image": cli.json("image", "show", "example.com/app")["id"]}))
     cli("image", "gc", "--older-than", "1h", code=2)
@@ -175,6 +176,7 @@ def test_gc_of_unused_images(cli: Cli) -> None:
 def test_gc_spares_what_a_pod_may_use(cli: Cli) -> None:
     image_id = cli.json("image", "show", "shop")["id"]
     pod = cli.root / "pods" / "running" / "uuid"
+    pod.parents[1].mkdir(0o700)
     pod.mkdir(parents=True)
     (pod / "pod").write_text(json.dumps({"image": image_id}))
     os.unlink(cli.root / "images" / image_id)

@@ -101,4 +101,4 @@ def test_a_checkpoint_is_not_its_own_parent(tmp_path: Path) -> None:
     for parent in (".", f"../{tmp_path.name}"):
         args = parse(["checkpoint", "--image-path", str(tmp_path), "--parent-path", parent, "one"])
         with pytest.raises(UsageError, match="is --image-path itself"):
-            criu._tracking(args, "/nowhere/criu", False)
+            criu._check_parent(args)

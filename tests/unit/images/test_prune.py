@@ -107,6 +107,7 @@ def test_gc_spares_everything_beside_a_damaged_record(store: Store, stored: Stor
 def test_gc_spares_a_layer_in_use(store: Store, stored: Stored) -> None:
     image = stored()
     pod = Path(store.root, "pods", "running", "uuid")
+    pod.parents[1].mkdir(0o700)
     pod.mkdir(parents=True)
     (pod / "pod").write_text(image.id)
     Path(store.image_path(image.id)).unlink()
