@@ -221,8 +221,8 @@ def test_what_would_be_lost_is_refused(oci: Counter, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_finished_ends_nothing(oci: Counter, tmp_path: Path) -> None:
-    """All is written but the last file."""
-    obstacle = tmp_path / "images/pyrun-oci.json.new"
+    """All is written, and cannot be put in its place."""
+    obstacle = tmp_path / "images/pyrun-oci.json"
     obstacle.mkdir(parents=True)
     oci.begin()
     error = oci("checkpoint", "--image-path", tmp_path / "images", "one", code=1).stderr
