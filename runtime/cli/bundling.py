@@ -7,6 +7,7 @@ import posix
 import sys
 
 from pyrun.cli.bundle import INCLUDED, path
+from pyrun.engine.installed import stamps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,12 +42,15 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
     """Write it; whatever prevents it is no loss, so no error is raised.
 
     `called` is what a start calls: other functions are put where they cost it nothing; with None none are.
-    A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none.
+    A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none; nor does one of
+    an installation that was made a moment ago, which keeps no recipe either and so does not call what a start calls.
     """
     modules = {name: module for name, module in sys.modules.items() if _is_source(module) and name != __name__}
     if [name for name in modules if name not in _ORDINARY and name.partition(".")[0] != "pyrun"]:
         return
     try:
+        if not stamps():
+            return
         files = {name: module.__file__ or "" for name, module in modules.items() if name != "__future__"}
         entries = list(_entries(files, called))
         pieces = b"".join(data for _, data in entries)

@@ -126,7 +126,7 @@ def test_the_unit_is_what_its_command_takes(shared: Pyrun, busybox: Path) -> Non
 
 
 def test_the_doctor(pyrun: Pyrun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "state/pods").mkdir(parents=True)
+    (tmp_path / "state/pods").mkdir(0o700)
     found = json.loads(pyrun("doctor", "--format", "json", code=0).out)
     by_name = {one["name"]: one for one in found["findings"]}
     assert found["ok"] and by_name["a container"]["found"].startswith("exited 0 in ") and by_name["user"]["found"] == "root"

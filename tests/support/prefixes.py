@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import _cffi_backend
@@ -26,3 +27,4 @@ class Prefix:
         (prefix / "bin").mkdir()
         self.command, self.oci = (Path(shutil.copy(COMMAND.with_name(name), prefix / "bin")) for name in ("pyrun", "pyrun-oci"))
         (prefix / "bin/python3").symlink_to(os.path.realpath(sys.executable))
+        time.sleep(0.1)  # what was written while a process began counts as changed since
