@@ -361,7 +361,10 @@ def _remove(pods: Pods, uuid: str, force: bool, *, patient: bool) -> bool:
             return False
         name = read_json(fd, "pod").get("pod_name")
         if phase == "running":
-            pods.bury(fd, uuid)
+            try:
+                pods.bury(fd, uuid)
+            except FileNotFoundError:  # its keeper lets go of it a moment before that moves it on
+                return False
             phase = "exited"
         pods.delete(phase, uuid)
     finally:
