@@ -166,7 +166,8 @@ def _back(pods: Pods, fd: int, uuid: str) -> None:
     if not _locked(fd):
         raise StateError("restart pod", uuid, "somebody else is using it", hint="try again")
     if phase_of(pods, uuid) == "running":
-        pods.bury(fd, uuid)
+        with contextlib.suppress(FileNotFoundError):  # its keeper lets go of it a moment before that moves it on
+            pods.bury(fd, uuid)
     apps = [f"apps/{one['name']}/health" for one in apps_of(read_json(fd, "pod"))]
     for name in ("exit", "run", "stop", "health", "net.by", *apps):
         with contextlib.suppress(FileNotFoundError):
