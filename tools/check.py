@@ -29,6 +29,7 @@ VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer -Inative".split()  # cffi calls what is static
 MKDOCS = ["-m", "mkdocs", "build", "--strict"]
 LIMIT = 2500  # seconds a check may take
+SHOWN = 4000  # characters of a failed test's traceback
 
 
 class Check:
@@ -140,6 +141,16 @@ def count(check: Check, code: int, tally: Tally) -> str:
     return f", {total - failed - skipped} passed" + (f", {failed} failed" if failed else "") + (f", {skipped} skipped" if skipped else "")
 
 
+def failures(check: Check) -> list[tuple[str, str]]:
+    """Name and traceback of each test that failed."""
+    report = LOGS / f"{check.name}.xml"
+    if not check.tests or not report.exists():
+        return []
+    tree = ElementTree.parse(report).getroot()
+    bad = [(case, found) for case in tree.iter("testcase") for found in case if found.tag in ("failure", "error")]
+    return [(f"{case.get('classname')}::{case.get('name')}", found.text or "") for case, found in bad]
+
+
 class Running:
     """A check that was started, with its output going to its log."""
 
@@ -185,6 +196,8 @@ def report(running: Running, tally: Tally) -> None:
     if code:
         tally.broken.append(check.name)
         print("".join(running.log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
+        for name, text in failures(check):  # what pytest prints as it ends can push them out of the lines above
+            print(f"{name}\n{text[-SHOWN:]}\n", flush=True)
 
 
 def run_everything() -> int:

@@ -9,7 +9,7 @@ from pyrun.cli.output import emit_json
 from pyrun.cli.references import of_files, references
 from pyrun.errors import UsageError
 from pyrun.pod import control
-from pyrun.pod.names import resolve
+from pyrun.pod.names import rename, resolve
 from pyrun.pod.state import Pods
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ def run(args: Args) -> int:
         if len(words) != 2:
             raise UsageError("rename", "", "takes a pod and its new name", hint="pyrun rename POD NAME")
         uuid = resolve(pods, words[0])[1]
-        control.rename(pods, uuid, words[1])
+        rename(pods, uuid, words[1])
         if args.format == "json":
             emit_json({"uuid": uuid, "pod_name": words[1]})
         return 0

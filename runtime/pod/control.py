@@ -13,7 +13,6 @@ import signal as signals
 import time
 
 from pyrun.errors import StateError, UsageError
-from pyrun.host import write_all
 from pyrun.plan.numbers import whole
 from pyrun.pod.live import apps_of, find_live, start_time, stop_apps
 from pyrun.pod.names import phase_of, release
@@ -24,10 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["kill", "pause", "remove", "rename", "resume", "signal_number", "stop", "stop_signal", "wait"]
+__all__ = ["kill", "pause", "remove", "resume", "signal_number", "stop", "stop_signal", "wait"]
 
 _CHANGES = 0x80 | 0x400 | 0x800  # IN_MOVED_TO, IN_DELETE_SELF, IN_MOVE_SELF
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _LAST = 64  # SIGNAL_LAST of native/plan.h
 _FREEZE_SECONDS = 10.0
 _TEARDOWN_SECONDS = 10.0
@@ -372,31 +370,3 @@ def _remove(pods: Pods, uuid: str, force: bool, *, patient: bool) -> bool:
     if isinstance(name, str) and name:
         release(pods, name, uuid)
     return True
-
-
-def rename(pods: Pods, uuid: str, name: str) -> None:
-    """Give a pod another name; UsageError for a bad one, StateError when another pod has it."""
-    from pyrun.images import fastjson
-    from pyrun.pod.names import check_name, claim
-
-    check_name(name, "")
-    phase = phase_of(pods, uuid)
-    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
-    try:
-        record = read_json(fd, "pod")
-        old = record.get("pod_name")
-        if old == name:
-            return
-        claim(pods, name, uuid)
-        try:
-            with open("pod.new", "wb", 0, opener=lambda path, _: os.open(path, _NEW, 0o600, dir_fd=fd)) as file:
-                write_all(file.fileno(), fastjson.dumps({**record, "pod_name": name}).encode("utf-8", "surrogateescape"))
-                os.fsync(file)
-            os.rename("pod.new", "pod", src_dir_fd=fd, dst_dir_fd=fd)
-        except BaseException:
-            release(pods, name, uuid)
-            raise
-    finally:
-        os.close(fd)
-    if isinstance(old, str) and old:
-        release(pods, old, uuid)

@@ -188,7 +188,9 @@ class Pod:
 
     def rename(self, name: str) -> None:
         """Give the pod another name; UsageError for one that is no name."""
-        control.rename(self._pods, self.uuid, name)
+        from pyrun.pod.names import rename
+
+        rename(self._pods, self.uuid, name)
 
     def logs(self, *, follow: bool = False, tail: int = -1, since: str = "", app: str | None = None) -> Iterator[Line]:
         """Yield (time, stream, text) of each line in its log, all bytes; see `pyrun.pod.logs.read_log`.

@@ -10,12 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["check_name", "claim", "find", "is_uuid", "phase_of", "release", "resolve", "uuid_of_name"]
+__all__ = ["check_name", "claim", "find", "is_uuid", "phase_of", "release", "rename", "resolve", "uuid_of_name"]
 
 ALIVE = ("prepared", "running", "exited")
 _HEX = frozenset("0123456789abcdef-")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-_")
 _LONGEST = 63
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = 8  # characters of a UUID in tables
 
 
@@ -69,8 +70,6 @@ def claim(pods: Pods, name: str, uuid: str, *, take: bool = False) -> None:
     """
     held = uuid_of_name(pods, name) if take else ""
     if held and phase_of(pods, held) == "exited":
-        from pyrun.pod.control import rename
-
         rename(pods, held, f"{name[: _LONGEST - _SHOWN - 1]}.{held[:_SHOWN]}")
     lock = _lock(pods)
     try:
@@ -99,6 +98,35 @@ def release(pods: Pods, name: str, uuid: str) -> None:
         pass
     finally:
         os.close(lock)
+
+
+def rename(pods: Pods, uuid: str, name: str) -> None:
+    """Give a pod another name; UsageError for a bad one, StateError when another pod has it."""
+    from pyrun.host import write_all
+    from pyrun.images import fastjson
+    from pyrun.pod.state import read_json
+
+    check_name(name, "")
+    phase = phase_of(pods, uuid)
+    fd = os.open(f"{phase}/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    try:
+        record = read_json(fd, "pod")
+        old = record.get("pod_name")
+        if old == name:
+            return
+        claim(pods, name, uuid)
+        try:
+            with open("pod.new", "wb", 0, opener=lambda path, _: os.open(path, _NEW, 0o600, dir_fd=fd)) as file:
+                write_all(file.fileno(), fastjson.dumps({**record, "pod_name": name}).encode("utf-8", "surrogateescape"))
+                os.fsync(file)
+            os.rename("pod.new", "pod", src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            release(pods, name, uuid)
+            raise
+    finally:
+        os.close(fd)
+    if isinstance(old, str) and old:
+        release(pods, old, uuid)
 
 
 def _lock(pods: Pods) -> int:

@@ -260,8 +260,10 @@ def test_clients_too_many_hear_why(shared: Pyrun, limited: Callable[[int, str], 
 
 def test_no_descriptor_at_all_is_waited_out(shared: Pyrun, limited: Callable[[int, str], tuple[str, int]]) -> None:
     """Whoever knocks then is heard later, and the keeper sleeps meanwhile."""
-    uuid, keeper = limited(90, "stty -echo; echo begun; read x; exit $x")
+    uuid, keeper = limited(90, f"stty -echo; echo begun; {ECHO}")
     first = plug(shared, uuid)
+    first.send(b"done\n")
+    shown(first, b"got one\r\n")  # it was let in before the limit falls
     resource.prlimit(keeper, resource.RLIMIT_NOFILE, (3, 90))
     second = plug(shared, uuid)
     asleep, deadline = 0, time.monotonic() + 60
@@ -270,7 +272,7 @@ def test_no_descriptor_at_all_is_waited_out(shared: Pyrun, limited: Callable[[in
         assert time.monotonic() < deadline
         time.sleep(0.001)
     resource.prlimit(keeper, resource.RLIMIT_NOFILE, (90, 90))
-    first.send(b"d1\n")
+    first.send(b"dagain\n")
     for link in (first, second):
         shown(link, b"begun\r\n")
         link.close()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pyrun.errors import StateError, UsageError
 from pyrun.pod import keep
 from pyrun.pod.collect import collect
-from pyrun.pod.control import rename, signal_number
+from pyrun.pod.control import signal_number
 from pyrun.pod.logs import read_log
-from pyrun.pod.names import check_name, claim, resolve, uuid_of_name
+from pyrun.pod.names import check_name, claim, rename, resolve, uuid_of_name
 from pyrun.pod.options import Options
 from pyrun.pod.state import Pods, lock, new_uuid
 from pyrun.pod.status import exit_code, listing
