@@ -296,7 +296,7 @@ static void become_hook(const struct context *ctx, const struct plan_op *op, int
     char **argv = (char **)(void *)arena, **envp = pool_pointers(ctx, op->s1, op->n, argv);
 
     (void)pool_pointers(ctx, op->s2, (uint32_t)op->a, envp);
-    if (ctx->root >= 0) /* not pivoted yet: the hook is there to work on the container's root */
+    if (ctx->root >= 0 && (op->flags & OPF_KEEP)) /* where the bundle is out of sight */
         (void)sys_call1(__NR_fchdir, ctx->root);
     (void)sys_call3(__NR_dup3, input, 0, 0);
     (void)sys_call3(__NR_close_range, 3, ~0U, 0);

@@ -112,7 +112,8 @@ struct plan_header {
 #define OPF_NOFOLLOW 16  /* the target may not lead through a symbolic link */
 #define OPF_RECURSIVE 32 /* OP_BIND: with the mounts below the source */
 #define OPF_VOLATILE 64  /* OP_OVERLAY: the upper directory is thrown away, never sync it */
-#define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content; OP_ROOT_BIND, OP_ROOT_READONLY: device nodes work */
+#define OPF_KEEP 128     /* OP_WRITE: leave a file alone that has content; OP_ROOT_BIND, OP_ROOT_READONLY: device nodes work;
+                          * OP_HOOK: begins in the root, not in the directory that the process was started in */
 #define OPF_USERXATTR 256 /* OP_OVERLAY: in a user namespace */
 #define OPF_CLAMP 1024     /* OP_RLIMIT: no higher than the caller's own hard limit */
 #define OPF_POD 2048       /* OP_LIMIT: of the cgroup above, which the apps of a pod have in common */

@@ -39,6 +39,8 @@ def agree(spec: dict[str, Any]) -> None:
             _sysctl(key, kinds)
         except Bad as bad:
             raise bad.inside(f"linux.sysctl[{key!r}]") from None
+        if sysctl.path(key) == "kernel/domainname" and spec.get("domainname", linux["sysctl"][key]) != linux["sysctl"][key]:
+            raise Bad("contradicts domainname", "keep one of them", f"linux.sysctl[{key!r}]")
     if "mount" not in kinds:
         raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
 

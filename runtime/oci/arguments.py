@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from pyrun.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.oci.recipe import Key
 
-__all__ = ["Arguments", "general", "listening", "parse", "verbs"]
+__all__ = ["Arguments", "general", "listening", "parse", "program", "verbs"]
 
 # Each word: an option, "=" behind it when it takes a value, "*" when it may be given again; "-x,--long" are two names of one.
 general = "--root= --log= --log-format= --log-level= --debug --systemd-cgroup --cgroup-manager= --rootless= -v,--version -h,--help"
@@ -34,28 +36,34 @@ verbs = {
         f"{_CRIU} --leave-running --pre-dump --parent-path=",
         1,
         1,
-        "ID",
+        "CONTAINER",
         "write the processes of a container to files",
     ),
-    "create": (_START + _PIDFD, 1, 1, "ID", "make a container; its program waits for `start`"),
-    "delete": ("-f,--force -r,--regex", 1, 1, "ID", "remove a stopped container"),
-    "events": ("--stats --interval=", 1, 1, "ID", "show what a container uses"),
-    "exec": (_EXEC, 1, -1, "ID [COMMAND [ARG...]]", "run one more process in a container"),
+    "create": (_START + _PIDFD, 1, 1, "CONTAINER", "make a container; its program waits for `start`"),
+    "delete": ("-f,--force -r,--regex", 1, 1, "CONTAINER", "remove a stopped container"),
+    "events": ("--stats --interval=", 1, 1, "CONTAINER", "show what a container uses"),
+    "exec": (_EXEC, 1, -1, "CONTAINER cmd [ARG...]", "run one more process in a container"),
     "features": ("", 0, 0, "", "show what this runtime can do"),
-    "kill": ("-a,--all -r,--regex", 1, 2, "ID [SIGNAL]", "send a signal to a container"),
+    "kill": ("-a,--all -r,--regex", 1, 2, "CONTAINER [SIGNAL]", "send a signal to a container"),
     "list": ("-f,--format= -q,--quiet", 0, 0, "", "list containers"),
-    "pause": ("", 1, 1, "ID", "freeze the processes of a container"),
-    "ps": ("-f,--format=", 1, -1, "ID [PS-OPTION...]", "list the processes of a container"),
-    "restore": (f"{_START} -d,--detach --keep {_CRIU}", 1, 1, "ID", "start a container from files that checkpoint wrote"),
-    "resume": ("", 1, 1, "ID", "let frozen processes go on"),
-    "run": (_START + _PIDFD + " -d,--detach --keep", 1, 1, "ID", "create, start, wait and delete"),
+    "pause": ("", 1, 1, "CONTAINER", "freeze the processes of a container"),
+    "ps": ("-f,--format=", 1, -1, "CONTAINER [PS-OPTION...]", "list the processes of a container"),
+    "restore": (f"{_START} -d,--detach --keep {_CRIU}", 1, 1, "CONTAINER", "start a container from files that checkpoint wrote"),
+    "resume": ("", 1, 1, "CONTAINER", "let frozen processes go on"),
+    "run": (_START + _PIDFD + " -d,--detach --keep", 1, 1, "CONTAINER", "create, start, wait and delete"),
     "spec": ("-b,--bundle= -f,--config= --rootless", 0, 0, "", "write a config.json to start from"),
-    "start": ("", 1, 1, "ID", "start the program of a created container"),
-    "state": ("", 1, 1, "ID", "show the state of a container"),
-    "update": (_UPDATE, 1, 1, "ID", "change the limits of a container"),
+    "start": ("", 1, 1, "CONTAINER", "start the program of a created container"),
+    "state": ("", 1, 1, "CONTAINER", "show the state of a container"),
+    "update": (_UPDATE, 1, 1, "CONTAINER", "change the limits of a container"),
 }
 _MOST = 1 << 20  # descriptors
 _PROGRAM_FOLLOWS = ("exec", "ps")  # behind the first positional argument everything is the program's
+
+
+def program() -> str:
+    """Return what the command calls itself: a link to it that stands in for crun or runc speaks by that name."""
+    name = sys.argv[0].rpartition("/")[2]
+    return name if name in ("crun", "runc") else "pyrun-oci"
 
 
 class Arguments:
@@ -118,7 +126,7 @@ def parse(argv: list[str]) -> Arguments:
     if found.verb == "ps" and found.words[1:] and found.words[1].startswith("--format"):
         found.words[1:] = _options(found.words[1:], table, found, stop=True)
     if "help" not in found.options and not least <= len(found.words) <= (most if most >= 0 else len(found.words)):
-        usage = f"usage: pyrun-oci {found.verb} [OPTION...] {verbs[found.verb][3]}"
+        usage = f"usage: {program()} [OPTION...] {found.verb} {verbs[found.verb][3]}"
         reason = "needs a container's id" if len(found.words) < least else f"too many arguments: {found.words[most]!r}"
         raise UsageError(found.verb, "", reason, hint=usage)
     return found
@@ -154,7 +162,7 @@ def _options(argv: list[str], table: dict[str, tuple[str, str]], found: Argument
         if name not in table and word[:2] in table and word[1] != "-":
             name, equals, value = word[:2], "=", word[2:]
         if name not in table:
-            raise UsageError("read option", name, "no such option", hint="`pyrun-oci --help` lists them")
+            raise UsageError("read option", name, "no such option", hint=f"`{program()} --help` lists them")
         key, kind = table[name]
         if not kind:
             if equals and value not in ("true", "false", ""):

@@ -9,7 +9,7 @@ from pyrun.errors import ConfigError, HostError, UsageError
 from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
-from pyrun.oci.launch import Launch
+from pyrun.oci.launch import Launch, launched
 from pyrun.oci.main import debug
 from pyrun.oci.process import filter_flags, lost_capabilities
 from pyrun.oci.streams import announce_sockets, own_streams, send_pidfd, take_terminal
@@ -162,7 +162,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     fds = _descriptors(container, making.group)
     debug(args, "nsexec container setup: the helper makes namespaces and the process")
     try:
-        making.launch = launch = Launch(plan, fds, args.kept)
+        making.launch = launch = launched(plan, fds, args.kept, bundle if (config.get("hooks") or {}).get("createContainer") else "")
     finally:
         for fd in fds.values():
             os.close(fd)

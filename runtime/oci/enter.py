@@ -7,6 +7,7 @@ import os
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
+from pyrun.oci.arguments import program
 from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
@@ -169,7 +170,7 @@ def _process(args: Arguments, config: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("exec", args.words[1], "a command beside --process", hint="the file names the command")
         return _read(args.get("process"))
     if len(args.words) < 2:
-        raise UsageError("exec", "", "needs a command", hint="usage: pyrun-oci exec [OPTION...] ID COMMAND [ARG...]")
+        raise UsageError("exec", "", "needs a command", hint=f"usage: {program()} [OPTION...] exec CONTAINER cmd [ARG...]")
     process = {**(config.get("process") or {}), "args": args.words[1:], "terminal": "tty" in args.options}
     process.pop("consoleSize", None)
     if args.get("cwd"):

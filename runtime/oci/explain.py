@@ -59,13 +59,13 @@ def _program(plan: Sequence[Op], one: Op, index: int, error: int, detail: int) -
     argv = plan[-1][3]
     assert isinstance(argv, list)
     name = argv[0]
-    shown = f'"{name}"'
+    shown = name if one[0] == ops.EXEC else f'"{name}"'
     if not name:
         return ExecError("start container", "process", "is required", errno=error, hint="say what to run", origin="process", op=index)
     if error in (errno.ENOENT, errno.ENOTDIR) and detail != 3:
         reason = "no such file or directory" if "/" in name else "executable file not found in $PATH"
     elif error in (errno.ENOENT, errno.ENOTDIR):
-        reason, shown = "no such file or directory: its interpreter or program loader is not in the container", name
+        reason = "no such file or directory: its interpreter or program loader is not in the container"
     elif error == errno.EACCES:
         reason = "permission denied"
     elif error == errno.ENOEXEC:

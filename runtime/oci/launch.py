@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Plan
 
-__all__ = ["Launch", "failure_of"]
+__all__ = ["Launch", "failure_of", "launched"]
 
 _REPORT = Struct("=IIiIiiQ")
 _FAILED, _RUNNING, _CHECKPOINT, _PARKED = 1, 2, 4, 5
@@ -106,6 +106,16 @@ class Launch:
     def block(self) -> bytes:
         """The encoded plan, which names an operation that fails."""
         return self._block
+
+
+def launched(plan: Plan, fds: dict[int, int], preserved: int, bundle: str) -> Launch:
+    """Return the Launch of a plan whose process begins in `bundle`, and with it its hooks; where this one is without."""
+    if not bundle:
+        return Launch(plan, fds, preserved)
+    from pyrun.oci.hooks import InBundle
+
+    with InBundle(bundle):
+        return Launch(plan, fds, preserved)
 
 
 def _look(fd: int) -> None:

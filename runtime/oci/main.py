@@ -9,8 +9,8 @@ from __future__ import annotations
 import posix
 import sys
 
-from pyrun.errors import PyrunError, UsageError
-from pyrun.oci.arguments import Arguments, listening, parse
+from pyrun.errors import ExecError, PyrunError, UsageError
+from pyrun.oci.arguments import Arguments, listening, parse, program
 
 __all__ = ["debug", "main", "warn"]
 
@@ -19,7 +19,7 @@ _MODULES = {
     "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
     "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "restore",
 }  # fmt: skip
-_LIKE = " (command line of crun 1.28, runc version 1.5.0)"  # who looks for a peer's version decides by it which options there are
+_LIKE = " (command line of crun version 1.28, runc version 1.5.0)"  # who looks for a peer's version decides by it which options there are
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
 
 
@@ -131,12 +131,23 @@ def _tell(args: Arguments, error: PyrunError) -> None:
     log = args.get("log")
     if log:
         _log(log, args.get("log-format"), "error", text)
-    text = f"pyrun-oci: {text}" + (f"\nhint: {error.hint}" if error.hint else "")
+    late = isinstance(error, ExecError) and error.step == "exec" and error.subject[:1] != '"'
+    if late and args.verb == "run" and not _is_terminal():  # in the program's place, for what reads its output
+        text = f"exec {error.subject}: {error.reason.partition(': ')[0]}"
+    else:
+        text = f"{program()}: {text}" + (f"\nhint: {error.hint}" if error.hint else "")
     try:
         sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "?" for c in text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
+
+
+def _is_terminal() -> bool:
+    try:
+        return posix.isatty(2)
+    except OSError:
+        return False
 
 
 def warn(args: Arguments, text: str) -> None:
@@ -145,7 +156,7 @@ def warn(args: Arguments, text: str) -> None:
     if log:
         _log(log, args.get("log-format"), "warning", text)
     else:
-        sys.stderr.write(f"pyrun-oci: warning: {''.join(c if c.isprintable() else '?' for c in text)}\n")
+        sys.stderr.write(f"{program()}: warning: {''.join(c if c.isprintable() else '?' for c in text)}\n")
 
 
 def debug(args: Arguments, text: str) -> None:

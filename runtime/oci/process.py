@@ -73,10 +73,12 @@ _REC = 0x4000
 def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str], env: Sequence[str] = ()) -> None:
     """Append the hooks of one kind that run in the container's own process; `env` is what one has that names none."""
     head, tail = state
+    joined = any(one["type"] == "mount" and one.get("path") for one in spec.get("linux", {}).get("namespaces", ()))
     for index, hook in enumerate(spec.get("hooks", {}).get(kind, ())):
         argv = [hook["path"], *(hook.get("args") or [hook["path"]])]
         where = f"hooks.{kind}[{index}]"
-        todo.append(op(ops.HOOK, argv, hook.get("env", [*env]), a=hook.get("timeout", 0), b=[head, tail], origin=where))
+        flags = ops.KEEP if joined else 0
+        todo.append(op(ops.HOOK, argv, hook.get("env", [*env]), a=hook.get("timeout", 0), b=[head, tail], flags=flags, origin=where))
 
 
 def environment(given: list[str], home: Callable[[], str]) -> list[str]:

@@ -33,6 +33,12 @@ def _page_size(value: Any) -> None:
         raise Bad(f"{value!r} is not a page size", "for example 2MB or 1GB")
 
 
+def _pages(value: Any) -> None:
+    if type(value) is dict and "pagesize" in value and "pageSize" not in value:  # as those write it whose runtime reads either
+        value["pageSize"] = value.pop("pagesize")
+    _PAGES(value)
+
+
 def _file(value: Any) -> None:
     filled(value)
     if "/" in value or value in (".", ".."):
@@ -51,6 +57,7 @@ def _handles(value: Any) -> None:
 
 _THROTTLE = array(record({"major": _MAJOR, "minor": _MINOR, "rate": _UINT64}, "major", "minor", "rate"))
 
+_PAGES = record({"pageSize": _page_size, "limit": _UINT64}, "pageSize", "limit")
 RESOURCES = record(
     {
         "unified": mapping(text, _file),
@@ -84,7 +91,7 @@ RESOURCES = record(
                 "idle": _INT64,
             }
         ),
-        "hugepageLimits": array(record({"pageSize": _page_size, "limit": _UINT64}, "pageSize", "limit")),
+        "hugepageLimits": array(_pages),
         "memory": record(
             {
                 **dict.fromkeys(("kernel", "kernelTCP", "limit", "reservation", "swap"), _INT64),

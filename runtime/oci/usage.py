@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyrun.oci.arguments import general, verbs
+from pyrun.oci.arguments import general, program, verbs
 
 __all__ = ["usage"]
 
@@ -10,7 +10,7 @@ __all__ = ["usage"]
 def usage(verb: str) -> str:
     """Return the help of the whole command, or of one verb."""
     if verb not in verbs:
-        head = _head("", "for callers of crun and runc - Open Container Initiative runtime", "COMMAND [OPTION...] [ARG...]")
+        head = _head("", "for callers of crun and runc - Open Container Initiative runtime", "COMMAND [ARG...]")
         lines = [*head, "Commands:"]
         lines += [f"  {name:<12}{text}" for name, (_, _, _, _, text) in verbs.items()]
         return "\n".join([*lines, "", "Options:", *_options(general), ""])
@@ -19,8 +19,9 @@ def usage(verb: str) -> str:
 
 
 def _head(verb: str, text: str, words: str) -> list[str]:
-    """As the peers' help begins, which scripts take a runtime's name from."""
-    return ["NAME:", f"   pyrun-oci{verb} - {text}", "", "USAGE:", f"   pyrun-oci{verb} [OPTION...] {words}".rstrip(), ""]
+    """As the peers' help begins, which scripts take a runtime's name from: runc's with it, crun's with how it is used."""
+    name = program()
+    return ["NAME:", f"   {name}{verb} - {text}", "", f"Usage: {name} [OPTION...]{verb} {words}".rstrip(), ""]
 
 
 def _options(words: str) -> list[str]:

@@ -104,11 +104,43 @@ def test_debug_tells_the_steps(oci: Runtime, tmp_path: Path) -> None:
 
 
 def test_help_begins_with_the_name() -> None:
-    for words, name in ((["-h"], "pyrun-oci - "), (["exec", "--help"], "pyrun-oci exec - "), (["list", "-h"], "pyrun-oci list - ")):
+    for words, name, usage in (
+        (["-h"], "pyrun-oci - ", "COMMAND [ARG...]"),
+        (["exec", "--help"], "pyrun-oci exec - ", "exec CONTAINER cmd [ARG...]"),
+        (["list", "-h"], "pyrun-oci list - ", "list"),
+    ):
         shown = subprocess.run([OCI, *words], capture_output=True, text=True, check=True).stdout.splitlines()
-        assert shown[0] == "NAME:" and shown[1].strip().startswith(name) and "USAGE:" in shown
+        assert shown[0] == "NAME:" and shown[1].strip().startswith(name) and f"Usage: pyrun-oci [OPTION...] {usage}" in shown
     done = subprocess.run([OCI, "frobnicate", "-h"], capture_output=True, text=True)
     assert done.returncode == 2 and "No help topic for 'frobnicate'" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "called"), [("crun", "crun"), ("runc", "runc"), ("other", "pyrun-oci")])
+def test_a_link_that_stands_in_for_a_peer_speaks_by_its_name(oci: Runtime, name: str, called: str) -> None:
+    link = oci.folder / name
+    link.symlink_to(OCI)
+    shown = subprocess.run([link, "delete", "--help"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert shown[1].strip().startswith(f"{called} delete - ") and f"Usage: {called} [OPTION...] delete CONTAINER" in shown
+    done = subprocess.run([link, "delete"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"{called}: ") and f"usage: {called} [OPTION...] delete CONTAINER" in done.stderr
+    oci.program = link
+    assert oci.shell("echo works") == "works\n"
+
+
+def test_what_cannot_be_executed_is_told_in_the_programs_place(oci: Runtime) -> None:
+    """By `run` whose output something reads; `start` tells what it knows."""
+    for name, text in (("script", "#!/none/sh"), ("garbage", "\x7fELF")):
+        (oci.bundle / "rootfs" / name).write_text(text + " " * 200)
+        (oci.bundle / "rootfs" / name).chmod(0o755)
+    for name, reason in (("/script", "no such file or directory"), ("/garbage", "exec format error")):
+        oci.command(name)
+        assert oci("run", "one", code=1).stderr == f"exec {name}: {reason}\n"
+        oci("create", "one")
+        assert oci("start", "one", code=1).stderr.startswith(f"pyrun-oci: exec {name}: {reason}")
+        oci("delete", "--force", "one")
+    oci.command("/none")
+    assert oci("run", "one", code=1).stderr.startswith('pyrun-oci: exec "/none": no such file or directory')
+    assert not oci.leftovers()
 
 
 def test_a_destination_may_name_the_root_on_the_host(oci: Runtime) -> None:

@@ -260,6 +260,29 @@ def test_the_host_name_is_not_to_be_had_as_a_parameter() -> None:
             spec.load(json.dumps(config).encode())
 
 
+def test_the_size_of_pages_in_small_letters() -> None:
+    """As runc's reader takes it: a limit that was passed over would be missed."""
+    config = copy.deepcopy(GOOD)
+    config["linux"]["resources"] = {"hugepageLimits": [{"pagesize": "2MB", "limit": 4 << 20}, {"pageSize": "1GB", "limit": 0}]}
+    limits = spec.load(json.dumps(config).encode())["linux"]["resources"]["hugepageLimits"]
+    assert limits == [{"pageSize": "2MB", "limit": 4 << 20}, {"pageSize": "1GB", "limit": 0}]
+    config["linux"]["resources"]["hugepageLimits"][0]["pagesize"] = "2M"
+    with pytest.raises(ConfigError, match="not a page size"):
+        spec.load(json.dumps(config).encode())
+
+
+def test_a_domain_name_is_said_once_or_twice_the_same() -> None:
+    config = copy.deepcopy(GOOD)
+    config["domainname"] = "example.com"
+    config["linux"]["sysctl"] = {"kernel.domainname": "example.com"}
+    spec.load(json.dumps(config).encode())
+    for key in ("kernel.domainname", "kernel/domainname"):
+        config["linux"]["sysctl"] = {key: "example.org"}
+        with pytest.raises(ConfigError, match="contradicts domainname") as caught:
+            spec.load(json.dumps(config).encode())
+        assert caught.value.origin == f"linux.sysctl[{key!r}]"
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
