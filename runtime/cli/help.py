@@ -151,7 +151,7 @@ def _exit_codes(verb: str) -> list[str]:
 
 def exit_codes(verb: str) -> tuple[tuple[str, str], ...]:
     """The exit codes of a verb with what each means."""
-    return manual.EXIT_CODES + manual.RUN_EXIT_CODES if verb in ("run", "enter", "exec") else manual.EXIT_CODES
+    return tuple(sorted(manual.EXIT_CODES + manual.MORE_EXIT_CODES.get(verb, ()), key=lambda one: one[0].zfill(3)))
 
 
 def _width() -> int:

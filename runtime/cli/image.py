@@ -205,7 +205,7 @@ def _gc(args: Args) -> int:
 
     if args.older_than is not None and not args.all:
         raise UsageError(args.verb, "--older-than", "needs --all", hint="without --all no image is removed")
-    before = time.time_ns() - (args.older_than or 0) * 10**9
+    before = time.time_ns() - int((args.older_than or 0) * 10**9)
     removed = collect(Store(args.root), wanted=(lambda image: image.imported <= before) if args.all else None, dry=args.dry_run)
     if args.format == "json":
         names = ("images", "layers", "blobs", "other", "bytes", "spared")

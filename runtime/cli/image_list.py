@@ -141,9 +141,9 @@ def _test(root: str, key: str, value: str) -> Test:
         name, equals, wanted = value.partition("=")
         return lambda _, fact: name in fact["labels"] and (not equals or fact["labels"][name] == wanted)
     if key == "older-than":
-        from pyrun.cli.specs import duration
+        from pyrun.plan.numbers import duration
 
-        before = time.time_ns() - duration(value, "option --filter older-than") * 10**9
+        before = time.time_ns() - int(duration(value, "option --filter older-than") * 10**9)
         return lambda row, _: row[4] < before
     if key in ("signed", "used") and value in ("yes", "no"):
         if key == "signed":

@@ -61,9 +61,10 @@ def _since(text: str | None) -> str:
     if not text:
         return ""
     if text[:1] in "0123456789" and "-" not in text:
-        from pyrun.cli.specs import duration
+        from pyrun.plan.numbers import duration
 
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() - duration(text, "option --since")))
+        begin = max(0, time.time_ns() - int(duration(text, "option --since") * 1e9))
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(begin // 10**9)) + f".{begin % 10**9:09d}"
     from datetime import UTC, datetime
 
     whole, dot, rest = text.partition(".")

@@ -224,13 +224,21 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("2", "wrong usage: an option or an argument"),
     ("125", "pyrun failed; it says why on standard error"),
 )
-# What `run` adds.
-RUN_EXIT_CODES: tuple[tuple[str, str], ...] = (
+_STARTED: tuple[tuple[str, str], ...] = (
     ("126", "the program is in the image but cannot be executed"),
     ("127", "the program is not in the image"),
+)
+_ENDED: tuple[tuple[str, str], ...] = (
     ("128+n", "signal n ended the program"),
     ("other", "the program's own code"),
 )
+_LATE: tuple[tuple[str, str], ...] = (("124", "the time of --timeout was over"),)
+# What some verbs add.
+MORE_EXIT_CODES: dict[str, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(("run", "run-prepared", "enter", "exec"), _STARTED + _ENDED),
+    "attach": _ENDED,
+    **dict.fromkeys(("status", "wait"), _LATE + _ENDED),
+}
 
 ENVIRONMENT: tuple[tuple[str, str], ...] = (
     ("PYRUN_ROOT", "the directory of images, pods and keys, unless --root names one"),

@@ -40,7 +40,7 @@ KINDS: dict[str, object] = {
     "path": None,  # str | None; completes as a file name
     "int": None,  # int | None
     "octal": None,  # int | None, written in octal
-    "seconds": None,  # int | None, written 90, 30m, 1h30m or 2d
+    "seconds": None,  # float | None, an int where it is whole, written 90, 500ms, 30m, 1h30m or 2d
     "csv": None,  # list[str] | None; an empty list when given empty, so that "none at all" can be said
     "list": [],  # list[str], one element for each time it is given; choices are for completion
     "paths": [],  # list[str]; completes as a file name

@@ -298,7 +298,7 @@ def _store(args: Args, option: Option, name: str, text: str) -> None:
     elif kind == "int" or kind == "octal":
         _set(args, option, _number(name, text, choices, 8 if kind == "octal" else 10))
     elif kind == "seconds":
-        from pyrun.cli.specs import duration
+        from pyrun.plan.numbers import duration
 
         _set(args, option, duration(text, f"option {name}"))
     else:

@@ -32,7 +32,6 @@ _DOCKER_KEYS = {
     "tmpfs-size": "size",
     "tmpfs-mode": "mode",
 }
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -214,24 +213,6 @@ def _size(option: str, text: str) -> int:
     if digits.strip("0123456789") or not digits or len(digits) > 15 or unit not in _SIZES or int(digits) == 0:
         raise _bad(option, f"'{text}' is not a size", "write bytes, or a number with k, m, g or t, as in 64m")
     return int(digits) << _SIZES[unit]
-
-
-def duration(text: str, what: str) -> int:
-    """Seconds in a text such as 90, 30m, 1h30m or 2d; UsageError naming `what` for anything else."""
-    total = 0
-    digits = ""
-    for c in text + "s" if text[-1:] in tuple("0123456789") else text:
-        if c in _SECONDS and digits:
-            total += int(digits) * _SECONDS[c]
-            digits = ""
-        elif c in "0123456789" and len(digits) < 10:
-            digits += c
-        else:
-            break
-    else:
-        if not digits:
-            return total
-    raise UsageError(what, "", f"'{text}' is not a duration", hint="write seconds, or numbers with s, m, h or d, as in 1h30m")
 
 
 def read_env_file(path: str, option: str = "--set-env-file") -> dict[str, str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = str | None
     Number: TypeAlias = int | None
+    Seconds: TypeAlias = float | None
     Words: TypeAlias = list[str]
 
 
@@ -38,7 +39,7 @@ class AppcArgs:
     """Attributes of `pyrun.cli.parse.Args`."""
 
     no_handlers: bool
-    handler_timeout: Number
+    handler_timeout: Seconds
     mds: bool
     config: Words
     document: str

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = str | None
     Number: TypeAlias = int | None
+    Seconds: TypeAlias = float | None
     Words: TypeAlias = list[str]
 
 
@@ -29,7 +30,7 @@ class ImageArgs:
     filter: Words
     sort: str
     reverse: bool
-    older_than: Number
+    older_than: Seconds
     dry_run: bool
     no_cache: bool
     oci: Text

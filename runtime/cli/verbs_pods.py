@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = str | None
     Number: TypeAlias = int | None
+    Seconds: TypeAlias = float | None
     Words: TypeAlias = list[str]
 
 
@@ -29,7 +30,7 @@ class PodArgs(AppcArgs):
     changes: bool
     uuid_file: Words
     wait: bool
-    timeout: Number
+    timeout: Seconds
     follow: bool
     tail: Number
     since: Text
@@ -58,8 +59,8 @@ class PodArgs(AppcArgs):
     exit_policy: str
     apps: list[Args]  # of several images, each as if it stood alone; empty for one
     app: Text
-    grace_period: Number
-    expire_prepared: Number
+    grace_period: Seconds
+    expire_prepared: Seconds
     mark_only: bool
     notify: str
     unit: Text
@@ -104,7 +105,14 @@ _PAUSE_TIMEOUT: Option = (
     "Pods",
     "let go again what has not stopped after DURATION (default 10s)",
 )
-_WAIT_TIMEOUT: Option = ("--timeout", "DURATION", "seconds", "", "Pods", "wait no longer than DURATION; exit with 124 when it is over")
+_WAIT_TIMEOUT: Option = (
+    "--timeout",
+    "DURATION",
+    "seconds",
+    "",
+    "Pods",
+    "wait no longer than DURATION, as in 500ms or 1m30s; exit with 124 when it is over",
+)
 DETACH: Option = ("--detach -d", "", "flag", "", "Pod", "return as soon as the app runs, and print the pod's UUID")
 
 # Of `run` and `prepare`: what only a pod in the background needs.

@@ -195,7 +195,7 @@ def _handlers(options: Options, app: dict[str, Any], config: Config) -> None:
         raise UsageError("option --handler-timeout", str(seconds), "not between a second and a day", hint="write it as in 30 or 5m")
     for handler in handlers:
         argv = handler["exec"]
-        config.handlers.append((handler["name"], argv, _paths(argv[0], config.env), seconds))
+        config.handlers.append((handler["name"], argv, _paths(argv[0], config.env), int(-(-seconds // 1))))
 
 
 def _paths(program: str, env: list[str]) -> list[str]:

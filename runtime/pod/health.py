@@ -12,6 +12,7 @@ from struct import Struct
 
 from pyrun.errors import ConfigError, StateError, UsageError
 from pyrun.host import write_all
+from pyrun.plan.numbers import duration
 from pyrun.pod.live import apps_of
 from pyrun.pod.state import read_json
 
@@ -26,7 +27,6 @@ __all__ = ["Health", "asked", "until", "wanted", "write_files"]
 MAGIC, VERSION = 0x746C6568, 1
 _HEALTH = Struct("=8I")
 _ACTIONS = ("none", "kill", "restart", "stop")
-_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _LONGEST = 0x7FFFFFFF  # milliseconds, 24 days
 _INTERVAL, _TIMEOUT, _RETRIES = 30_000, 30_000, 3
 _FLAGS = ("health_cmd", "health_interval", "health_timeout", "health_retries", "health_start_period")
@@ -131,18 +131,11 @@ def _own_time(own: dict[str, object], name: str) -> int:
 
 
 def _time(option: str, text: str, least: int) -> int:
-    """Milliseconds in a text such as 30s, 500ms, 1m30s, 1.5s; a bare number is seconds."""
-    total, rest = 0.0, text if text[-1:].isalpha() else text + "s"
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        unit = rest[len(digits) :][: 2 if rest[len(digits) :].startswith("ms") else 1]
-        if not digits or digits.count(".") > 1 or digits == "." or len(digits) > 12 or unit not in _UNITS:
-            raise UsageError(f"option {option}", "", f"'{text}' is not a duration", hint="write numbers with ms, s, m or h, as in 1m30s")
-        total += float(digits) * _UNITS[unit]
-        rest = rest[len(digits) + len(unit) :]
+    """Milliseconds in a text such as 30s or 500ms, see `duration`."""
+    total = int(duration(text, f"option {option}") * 1000)
     if not least <= total <= _LONGEST:
         raise UsageError(f"option {option}", "", f"'{text}' is out of range", hint="from a millisecond to 24 days")
-    return int(total)
+    return total
 
 
 def write_files(directory: int, health: Health, block: bytes, signal: int) -> None:

@@ -40,7 +40,7 @@ class Keywords(TypedDict, total=False):
     exec: str | None
     exit_policy: Literal["first-failure", "last-exit", "main-app"]
     group: str | None
-    handler_timeout: int | None
+    handler_timeout: float | None
     health_cmd: str | None
     health_interval: str | None
     health_on_failure: OnFailure | None

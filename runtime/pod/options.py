@@ -49,7 +49,7 @@ class Options:
     health_start_period: str | None
     health_on_failure: str | None
     no_healthcheck: bool
-    handler_timeout: int | None  # seconds
+    handler_timeout: float | None  # seconds, taken to whole ones
     # no options, but of the pod as well: what its other apps have, of several, and what of a pod manifest has no option
     offer: Metadata | None = None
     described: Mapping[str, Any] = {}

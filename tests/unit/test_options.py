@@ -7,13 +7,15 @@ import pytest
 from pyrun.cli import manual
 from pyrun.cli.help import dest, visible
 from pyrun.cli.options import COMMON, GLOBAL, INSECURE, KINDS, VERBS
-from pyrun.cli.parse import Args
+from pyrun.cli.parse import Args, parse
 from pyrun.cli.verbs_appc import AppcArgs
 from pyrun.cli.verbs_images import ImageArgs
 from pyrun.cli.verbs_limits import LimitArgs
 from pyrun.cli.verbs_network import NetworkArgs
 from pyrun.cli.verbs_pods import PodArgs
 from pyrun.cli.verbs_trust import TrustArgs
+from pyrun.errors import UsageError
+from pyrun.plan.numbers import duration
 
 ROWS = [(verb, option) for verb in VERBS for option in VERBS[verb][2]] + [("", option) for option in GLOBAL]
 
@@ -32,7 +34,7 @@ TYPES = {
     "path": "Text",
     "int": "Number",
     "octal": "Number",
-    "seconds": "Number",
+    "seconds": "Seconds",
     "csv": "Words | None",
     "list": "Words",
     "paths": "Words",
@@ -105,3 +107,18 @@ def test_prose_speaks_of_real_verbs() -> None:
     groups = {verb.split()[0] for verb in visible()}
     assert set(manual.ABOUT) <= {*visible(), *groups}
     assert set(manual.EXAMPLES) <= {"", *visible()}
+
+
+TIMES = [(verb, option[0].split()[0]) for verb, row in VERBS.items() for option in row[2] if option[1] == "DURATION"]
+
+
+@pytest.mark.parametrize(("verb", "option"), TIMES, ids=" ".join)
+def test_every_duration_takes_the_same_units(verb: str, option: str) -> None:
+    values = [*verb.split(), *[word.strip("[].") for word in VERBS[verb][1].split()[:1]], option]
+    dest = option[2:].replace("-", "_")
+    for text, seconds in (("500ms", 0.5), ("1.5s", 1.5), ("1m30s", 90), ("2h", 7200), ("1d", 86400), ("3", 3)):
+        value = getattr(parse([*values, text]), dest)
+        assert (duration(value, option) if isinstance(value, str) else value) == seconds
+    for wrong in ("5x", "ms", "1..5s", "-1s", "1s "):
+        with pytest.raises(UsageError, match="not a duration"):
+            duration(wrong, option)
