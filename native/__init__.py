@@ -258,4 +258,10 @@ def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int],
             os.closerange(slot, slot + 1)
         else:
             os.dup2(fd, slot)
-    os.execve(program, argv, envp)
+    try:
+        os.execve(program, argv, envp)
+    except OSError:
+        for fd, copy in zip(slots, copies, strict=True):  # where the caller has them, to undo what was for this program
+            if fd > 2:
+                os.dup2(copy, fd, inheritable=False)
+        raise
