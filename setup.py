@@ -128,6 +128,7 @@ KEEPER = program(
     "pyrun.native.keeper",
     "native/keeper.c",
     "native/keep_run.c",
+    "native/keep_helper.c",
     "native/keep_state.c",
     "native/keep_health.c",
     "native/keep_log.c",

@@ -171,9 +171,13 @@ int open_cgroup(const struct keeper *keeper);
 void clear_cgroup(const struct keeper *keeper, const struct app *app);
 const char *cgroup_name(const struct keeper *keeper);
 
+/* keep_helper.c */
+long start_helper(struct keeper *keeper, struct app *app);
+void send_signal(const struct app *app, uint32_t number);
+void on_signals(struct keeper *keeper);
+
 /* keep_run.c */
 int keep(struct keeper *keeper);
-void send_signal(const struct app *app, uint32_t number);
 void decide(struct keeper *keeper, const struct app *because); /* the pod ends: what else runs is asked to end too */
 
 /* keep_state.c */

@@ -228,6 +228,7 @@ enum plan_report_kind {
 #define STEP_JOIN 0xfffffff7  /* into the namespaces */
 #define STEP_NOTIFY 0xfffffff8
 #define STEP_HOLDER 0xfffffff9 /* the process that holds what several apps share */
+#define STEP_SUPERVISOR 0xfffffffa /* the helper ended before the app ran, and said nothing; detail is its wait status */
 
 /* detail of a failure: which half of the operation */
 #define DETAIL_NONE 0

@@ -36,10 +36,12 @@ C_FUNCTION_LINES = 60
 # entering without root, and its network, 53, trees of any depth and links that lead nowhere 11, code given back 5:
 # docs/design/supervisor.md
 HELPER_LINES = 2980
-KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_state.c", "keep_log.c", "keep_tty.c", "keep_pod.c", "keep_manager.c", "keep_health.c"}
-# health 240, service manager 110, few files 15, many clients 35, hang-ups 30, version 1, 20, full disks 10, memory 15:
+KEEPER = {"keeper.c", "keep.h", "keep_run.c", "keep_helper.c", "keep_state.c"}
+KEEPER |= {"keep_log.c", "keep_tty.c", "keep_pod.c", "keep_manager.c", "keep_health.c"}
+# health 240, service manager 110, few files 15, many clients 35, hang-ups 30, version 1, 20, full disks 10, memory 15,
+# starts that are cut off 15:
 # docs/design/supervisor.md
-KEEPER_LINES = 1850
+KEEPER_LINES = 1870
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c
 OOM_LINES = 170  # of the helper, for who was killed for want of memory: native/oom.c
 OCI_VERBS_LINES = 285  # of the launcher pyrun-oci, 5 of them to tell a format of logs from what is none

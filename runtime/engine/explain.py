@@ -23,6 +23,7 @@ __all__ = ["LISTS", "NO_FILE", "failure", "label_hint"]
 
 DETAIL_SOURCE, DETAIL_TARGET, DETAIL_INTERPRETER, DETAIL_OUTSIDE = 1, 2, 3, 4
 DETAIL_CONTROLLER, DETAIL_INHABITED, DETAIL_NO_CGROUP = 6, 7, 8
+_SUPERVISOR = 0xFFFFFFFA
 
 _STEPS = {
     0xFFFFFFF0: "check the plan",
@@ -35,6 +36,7 @@ _STEPS = {
     0xFFFFFFF7: "enter the pod's namespaces",
     0xFFFFFFF8: "listen for what the app tells the service manager",
     0xFFFFFFF9: "make the namespaces that the apps share",
+    _SUPERVISOR: "run the pod's supervisor",
 }
 
 ANY = -1
@@ -137,6 +139,8 @@ def label_hint(plan: Sequence[Op], error: int) -> str:
 
 def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupError:
     """Return the exception for operation `index` of `plan` that failed with errno `error`."""
+    if index == _SUPERVISOR:
+        return _cut_off(detail)
     if index >= len(plan):
         words, subject, code, origin = _STEPS.get(index, "start the pod"), "", index, ""
     else:
@@ -173,6 +177,18 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     if not reason:
         reason = os.strerror(error).lower()
     return kind(words, subject, reason, errno=error, hint=hint, origin=origin, op=index)
+
+
+def _cut_off(status: int) -> SetupError:
+    """The supervisor ended before the app ran and said nothing, but for its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        reason, error = f"signal {-code} killed it before the app ran", errno.ECHILD
+        hint = "nothing is left of that start: try again; `dmesg` tells whether memory ran out"
+    else:  # of a program that was never executed it is the errno
+        reason, error = os.strerror(code).lower(), code
+        hint = _HINTS.get((ANY, code), "is the installation complete?")
+    return SetupError(_STEPS[_SUPERVISOR], "", reason, errno=error, hint=hint, op=_SUPERVISOR)
 
 
 def _handler(error: int, detail: int) -> tuple[str, str]:
