@@ -24,22 +24,29 @@ void send_figures(const struct context *ctx)
 
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, uint32_t oom)
 {
-    char text[256];
+    char text[320];
     const char *end = text + sizeof text;
-    int32_t signal = status & 0x7f;
     char *at;
 
     if (!(ctx->plan->flags & PLAN_HAS_POD) || (ctx->plan->flags & PLAN_REMOVE))
         return;
-    at = str_add_number(str_add(text, end, "{\"code\":"), end, signal ? 0 : (uint64_t)(status >> 8 & 0xff));
-    at = str_add_number(str_add(at, end, ",\"signal\":"), end, (uint64_t)signal);
-    at = str_add_number(str_add(at, end, ",\"started\":"), end, ctx->started);
-    at = str_add_number(str_add(at, end, ",\"finished\":"), end, finished);
+    at = add_end(str_add(text, end, "{"), end, status, ctx->started, finished, oom);
     /* CLOCK_BOOTTIME: how long ago it was, whatever becomes of the date */
-    at = str_add_number(str_add(at, end, ",\"uptime\":"), end, clock_ns(7));
-    at = str_add(str_add(at, end, oom_words(oom)), end, "}\n");
+    at = str_add(str_add_number(str_add(at, end, ",\"uptime\":"), end, clock_ns(7)), end, "}\n");
     if (at != 0)
         (void)replace_file(SLOT_POD, "exit", text, (size_t)(at - text), 1);
+}
+
+/* The last thing: however long the caller takes to read it, the pod is free for everybody. */
+void tell_caller(const struct context *ctx, const struct plan_report *how, int code)
+{
+    char text[320];
+
+    if (!(ctx->plan->flags & PLAN_TELL_END))
+        return;
+    sys_close(SLOT_POD);
+    if (add_end(text, text + sizeof text, how->status, ctx->started, how->time, how->detail) != 0)
+        tell_end(ctx->envp, text, code);
 }
 
 /* running/UUID becomes garbage/UUID or exited/UUID: one rename is the transition. */

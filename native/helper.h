@@ -110,6 +110,7 @@ char **notify_environment(const struct context *ctx, char **at);
 /* cleanup.c */
 void send_figures(const struct context *ctx);
 void write_exit_record(const struct context *ctx, int32_t status, uint64_t finished, uint32_t oom);
+void tell_caller(const struct context *ctx, const struct plan_report *how, int code);
 void remove_leftovers(const struct context *ctx, int keep); /* keep: the pod ran and is to be looked at */
 
 /* oom.c */

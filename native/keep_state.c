@@ -54,16 +54,12 @@ static void add_app(struct text *text, const struct app *app)
     }
 }
 
-static void add_end(struct text *text, const struct app *app)
+static void add_app_end(struct text *text, const struct app *app)
 {
-    int32_t signal = app->status & 0x7f;
-    uint64_t code = !app->ended ? 125 : signal ? 0 : (uint64_t)(app->status >> 8 & 0xff);
+    const uint64_t finished = app->ended ? app->finished : clock_ns(CLOCK_REALTIME);
 
-    add_number(text, ",\"code\":", code);
-    add_number(text, ",\"signal\":", app->ended ? (uint64_t)signal : 0);
-    add_number(text, ",\"started\":", app->started);
-    add_number(text, ",\"finished\":", app->ended ? app->finished : clock_ns(CLOCK_REALTIME));
-    add(text, oom_words(app->oom));
+    if (text->at != 0)
+        text->at = add_end(text->at, text->end, app->ended ? app->status : 125 << 8, app->started, finished, app->oom);
     if (!app->ended)
         add(text, ",\"lost\":true");
 }
@@ -77,10 +73,12 @@ static void add_apps(struct text *text, const struct keeper *keeper)
         add(text, app->how.name);
         add(text, "\"");
         add_app(text, app);
-        if (app->init_pid > 0)
+        if (app->init_pid > 0) {
             add_number(text, ",\"started\":", app->started);
-        else if (app->ended || (app->started > 0 && app->control < 0))
-            add_end(text, app);
+        } else if (app->ended || (app->started > 0 && app->control < 0)) {
+            add(text, ",");
+            add_app_end(text, app);
+        }
         add(text, "}");
     }
     add(text, "]");
@@ -124,23 +122,41 @@ static int write_over(const struct keeper *keeper, const char *name, const char 
 }
 
 /* `lost`: the supervisor was killed, and how the app ended is not known; that is never a success. */
+static void add_pod_end(struct text *text, const struct keeper *keeper)
+{
+    add_app_end(text, keeper->decided != 0 ? keeper->decided : keeper->apps);
+    add_number(text, ",\"restarts\":", keeper->restarts);
+    if (log_dropped() > 0)
+        add_number(text, ",\"log_dropped\":", log_dropped());
+    if (keeper->how.flags & KEEP_SEVERAL)
+        add_apps(text, keeper);
+}
+
 void write_exit(const struct keeper *keeper, int last)
 {
     char buffer[512 + KEEP_APPS * 384];
     struct text text = {buffer, buffer + sizeof buffer};
 
-    add_number(&text, "{\"restarts\":", keeper->restarts);
-    add_end(&text, keeper->decided != 0 ? keeper->decided : keeper->apps);
+    add(&text, "{");
+    add_pod_end(&text, keeper);
     add_number(&text, ",\"uptime\":", clock_ns(CLOCK_BOOTTIME)); /* how long ago it was, whatever becomes of the date */
-    if (log_dropped() > 0)
-        add_number(&text, ",\"log_dropped\":", log_dropped());
-    if (keeper->how.flags & KEEP_SEVERAL)
-        add_apps(&text, keeper);
     add(&text, "}\n");
     unsaved = text.at != 0 && replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0) < 0 &&
               !write_over(keeper, "exit", buffer, (size_t)(text.at - buffer)); /* or it would tell of the run before */
     if (unsaved && last && write_over(keeper, "run", buffer, (size_t)(text.at - buffer)))
         (void)sys_call4(__NR_renameat, keeper->pod, "run", keeper->pod, "exit");
+}
+
+void tell_caller(struct keeper *keeper, int code)
+{
+    char buffer[512 + KEEP_APPS * 384];
+    struct text text = {buffer, buffer + sizeof buffer};
+
+    for EACH_APP (app, keeper)
+        app->helper_pid = 0; /* nobody's business any more */
+    add_pod_end(&text, keeper);
+    if (text.at != 0)
+        tell_end(keeper->environment, buffer, code);
 }
 
 /* Nobody waits for the disk: a child does.  A power cut before that leaves no record, or an empty one: `lost`, never a success. */

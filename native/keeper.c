@@ -1,6 +1,7 @@
 /* The program `keeper`: runs a pod that stands prepared on disk, in the foreground or in the background; see keep.h.
  *
  *     keeper ROOT UUID front          become the pod's supervisor, or stay its keeper where one is needed
+ *     keeper ROOT UUID told           the same, and what there is to say is JSON on descriptor 2, how the pod ended too: PLAN_TELL_END
  *     keeper ROOT UUID detach         return when the app runs, and print the UUID
  *     keeper ROOT UUID json           the same as JSON
  *     keeper ROOT UUID report         the same, but write the first struct plan_report to descriptor 1 instead
@@ -15,14 +16,16 @@
 
 enum { TALK_REPORT, TALK_TEXT, TALK_JSON };
 
+static int told;
+
 static int fail(const char *what, const char *subject, const char *why, const char *hint)
 {
     char text[2 * PATH_SIZE];
     const char *end = text + sizeof text;
-    char *at = str_add(str_add(str_add(text, end, "pyrun: "), end, what), end, subject);
+    char *at = str_add(str_add(str_add(text, end, told ? "{\"error\":\"" : "pyrun: "), end, what), end, subject);
 
-    at = str_add(str_add(str_add(at, end, ": "), end, why), end, "\nhint: ");
-    at = str_add(str_add(at, end, hint), end, "\n");
+    at = str_add(str_add(str_add(at, end, ": "), end, why), end, told ? "\",\"hint\":\"" : "\nhint: ");
+    at = str_add(str_add(at, end, hint), end, told ? "\",\"exit_code\":125}\n" : "\n");
     if (at != 0)
         (void)sys_write(2, text, at - text);
     return EXIT_FAILED;
@@ -45,7 +48,7 @@ static int read_flags(struct app *app)
     if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC ||
         head.version != PLAN_VERSION)
         return 0;
-    app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING);
+    app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING | PLAN_TELL_END);
     return 1;
 }
 
@@ -189,7 +192,7 @@ static int load_helper(struct keeper *keeper)
 static int become_supervisor(struct keeper *keeper, char **envp)
 {
     struct app *app = keeper->apps;
-    uint32_t flags = app->flags | PLAN_HAS_POD | manager_count(app) << PLAN_LISTEN_SHIFT;
+    uint32_t flags = app->flags | PLAN_HAS_POD | (told ? PLAN_TELL_END : 0) | manager_count(app) << PLAN_LISTEN_SHIFT;
     int slots[SLOT_COUNT] = {0, 1, 2, app->plan, -1, keeper->pod, keeper->pods, -1, -1, app->flags & PLAN_NETWORK ? SLOT_NETWORK : -1};
 
     manager_hand_over(app);
@@ -205,7 +208,8 @@ static int become_supervisor(struct keeper *keeper, char **envp)
 static int explain(const struct keeper *keeper, const struct plan_report *failure, char **envp)
 {
     static char *argv[32];
-    const int plan = keeper->apps[failure->status].plan; /* see tell_front */
+    const struct app *app = &keeper->apps[failure->status]; /* see tell_front */
+    const int plan = app->plan;
     struct stat st;
     long map;
 
@@ -215,6 +219,8 @@ static int explain(const struct keeper *keeper, const struct plan_report *failur
     /* the helper has checked this very plan before it could fail */
     if ((unsigned long)map > -4096UL || failure->op == STEP_DECODE)
         return EXIT_FAILED;
+    if (told)
+        (void)set_plan_flags(app, app->flags | PLAN_TELL_END);
     if (sys_call3(__NR_dup3, plan, SLOT_PLAN, 0) >= 0 || plan == SLOT_PLAN)
         become_explainer((const struct plan_header *)map, failure, argv, sizeof argv / sizeof *argv, envp);
     return EXIT_FAILED;
@@ -297,16 +303,20 @@ static int stay(struct keeper *keeper, char **envp)
             return explain(keeper, &app->failure, envp);
     if (r == EXIT_FAILED && !keeper->running && keeper->decided != 0 && !keeper->decided->ended)
         return fail("start pod ", keeper->uuid, "the native helper cannot be executed, or was killed", "raise ulimit -n, or try again");
+    if (told)
+        tell_caller(keeper, r);
     return r;
 }
 
 int program(int argc, char **argv, char **envp)
 {
     static struct keeper keeper __attribute__((aligned(PAGE_SIZE)));
-    int front = argc > 3 && str_eq(argv[3], "front"), r;
+    int front, r;
 
     if (argc < 4 || argc > 5)
         return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
+    told = str_eq(argv[3], "told");
+    front = told || str_eq(argv[3], "front");
     keeper.front = keeper.group = keeper.holder = -1;
     keeper.root = argv[1];
     keeper.uuid = argv[2];

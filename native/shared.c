@@ -70,7 +70,8 @@ void become_explainer(const struct plan_header *plan, const struct plan_report *
     (void)sys_call3(__NR_execve, argv[0], argv, envp);
 }
 
-const char *oom_words(uint32_t detail)
+/* Each with a comma before it. */
+static const char *oom_words(uint32_t detail)
 {
     if (detail & OOM_KILL_GROUP)
         return ",\"oom\":true,\"oom_group\":true,\"oom_victim\":\"group\"";
@@ -78,6 +79,35 @@ const char *oom_words(uint32_t detail)
            : detail & OOM_KILL_CHILD ? ",\"oom\":true,\"oom_victim\":\"child\""
            : detail             ? ",\"oom\":true"
                                 : "";
+}
+
+char *add_end(char *at, const char *end, int32_t status, uint64_t started, uint64_t finished, uint32_t oom)
+{
+    const int signal = status & 0x7f;
+
+    at = str_add_number(str_add(at, end, "\"code\":"), end, signal ? 0 : (uint64_t)(status >> 8 & 0xff));
+    at = str_add_number(str_add(at, end, ",\"signal\":"), end, (uint64_t)signal);
+    at = str_add_number(str_add(at, end, ",\"started\":"), end, started);
+    at = str_add_number(str_add(at, end, ",\"finished\":"), end, finished);
+    return str_add(at, end, oom_words(oom));
+}
+
+/* In one piece, and it begins a line whatever stands there. */
+void tell_end(char **envp, const char *members, int code)
+{
+    const char *begin = from_environment(envp, "PYRUN_END");
+    char last[32];
+    const char *end = last + sizeof last;
+    struct {
+        const void *base;
+        size_t length;
+    } parts[] = {{"\n", 1}, {begin, str_len(begin)}, {members, str_len(members)}, {last, 0}};
+    struct pollfd room = {2, POLLOUT, 0};
+    long n;
+
+    parts[3].length = (size_t)(str_add(str_add_number(str_add(last, end, ",\"exit_code\":"), end, (uint64_t)code), end, "}\n") - last);
+    while (*begin != '\0' && ((n = sys_call3(__NR_writev, 2, parts, 4)) == -EAGAIN || n == -EINTR))
+        (void)sys_call5(__NR_ppoll, &room, 1, 0, 0, 8);
 }
 
 void tell_manager(char **envp, const char *text, size_t size)

@@ -19,8 +19,11 @@ void become_explainer(const struct plan_header *plan, const struct plan_report *
 /* One datagram for the service manager of this environment, if there is one (sd_notify(3)). */
 void tell_manager(char **envp, const char *text, size_t size);
 
-/* What a record of an end has of it: members of a JSON object, each with a comma before it. */
-const char *oom_words(uint32_t detail);
+/* Adds how an app ended, members of a JSON object; `oom` are OOM_ bits.  As str_add(). */
+char *add_end(char *at, const char *end, int32_t status, uint64_t started, uint64_t finished, uint32_t oom);
+
+/* One more line on descriptor 2, whoever has written there: PYRUN_END of the environment, `members`, the exit code. */
+void tell_end(char **envp, const char *members, int code);
 
 /* For a process that from now on mostly waits: the memory of code and constants that only other times need, and of stack frames
  * that are gone, goes back to the kernel. */

@@ -374,5 +374,8 @@ int supervise(struct context *ctx)
         remove_leftovers(ctx, end.kind == PLAN_EXITED && !(ctx->plan->flags & PLAN_REMOVE));
     if (ctx->root >= 0) /* the pod is gone: tell the keeper, then let go of the root */
         sys_close(SLOT_CONTROL);
-    return end.kind == PLAN_EXITED ? exit_code(end.status) : explain(ctx, &end);
+    if (end.kind != PLAN_EXITED)
+        return explain(ctx, &end);
+    tell_caller(ctx, &end, exit_code(end.status));
+    return exit_code(end.status);
 }

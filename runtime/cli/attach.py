@@ -26,12 +26,21 @@ __all__ = ["detach_keys", "run"]
 
 _CHUNK = 4096
 _SECONDS = 5  # to be let in
+_LEFT = b"l"  # no message of the keeper's
+_GIVEN_UP = {  # by the keeper, for want of descriptors or not
+    True: (
+        "the pod's keeper has no descriptor for one more client",
+        "wait until another leaves, or start the pod with a higher limit on open files (ulimit -n, LimitNOFILE=)",
+    ),
+    False: ("the pod's keeper let go of this terminal", "attach again, if the pod still runs"),
+}
 
 
 def run(args: Args) -> int:
     """Carry out the verb; the exit code is the app's, 0 when the caller has left."""
     keys = detach_keys(args.detach_keys or "ctrl-p,ctrl-q")
-    link = _connect(Pods(args.root), one_pod(args))
+    uuid, directory, link = _connect(Pods(args.root), one_pod(args))
+    found = _facts(directory, uuid) if args.format == "json" else None
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     for number in (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -41,11 +50,15 @@ def run(args: Args) -> int:
         if not args.no_stdin and os.isatty(0):
             saved = termios.tcgetattr(0)
             tty.setraw(0, termios.TCSADRAIN)  # what was typed already is kept
-        return _relay(link, wake, keys, typing=not args.no_stdin)
+        message = _relay(link, wake, keys, typing=not args.no_stdin)
     finally:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
         link.close()
+    try:
+        return _end(message) if found is None else _end_in_lines(message, directory, found)
+    finally:
+        os.close(directory)
 
 
 def detach_keys(text: str) -> bytes:
@@ -60,7 +73,8 @@ def detach_keys(text: str) -> bytes:
     return bytes(found)
 
 
-def _connect(pods: Pods, word: str) -> socket.socket:
+def _connect(pods: Pods, word: str) -> tuple[str, int, socket.socket]:
+    """The pod's UUID, its directory, and a connection to its keeper."""
     phase, uuid = resolve(pods, word)
     if phase != "running":
         raise StateError("attach to pod", uuid, "it does not run", hint="see `pyrun list`")
@@ -72,16 +86,16 @@ def _connect(pods: Pods, word: str) -> socket.socket:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, bytes(16))
     except OSError as error:
         link.close()
+        os.close(directory)
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
             hint = "start it with `pyrun run --detach --tty`; what an app without a terminal writes is in `pyrun logs`"
             raise StateError("attach to pod", uuid, "it has no terminal in the background", hint=hint) from None
         raise StateError("attach to pod", uuid, errno=error.errno or errno.ETIMEDOUT, hint="its keeper does not answer") from None
-    finally:
-        os.close(directory)
-    return link
+    return uuid, directory, link
 
 
-def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> int:
+def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> bytes:
+    """Pass on what is written and typed; return the keeper's last message, or `_LEFT` and the signal, 0 for the keys."""
     _send_size(link)
     poll = select.poll()
     poll.register(link, select.POLLIN)
@@ -94,12 +108,12 @@ def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> int:
         if link.fileno() in ready:
             message = _receive(link)
             if message[:1] != b"d":
-                return _end(message)
+                return message
             _write(message[1:])
         if wake in ready:
             for number in os.read(wake, 64):
                 if number != signal.SIGWINCH:
-                    return 128 + number
+                    return _LEFT + bytes((number,))
             _send_size(link)
         if 0 in ready:
             data = os.read(0, _CHUNK - len(keys))
@@ -110,8 +124,7 @@ def _relay(link: socket.socket, wake: int, keys: bytes, *, typing: bool) -> int:
             if data:
                 _send(link, b"d" + data)
             if left:
-                sys.stderr.write("\r\npyrun: note: detached; the pod goes on\r\n")
-                return 0
+                return _LEFT + b"\0"
 
 
 def _scan(held: bytes, data: bytes, keys: bytes) -> tuple[bytes, bytes, bool]:
@@ -155,13 +168,55 @@ def _write(data: bytes) -> None:
 
 
 def _end(message: bytes) -> int:
-    if message == b"f":
-        hint = "wait until another leaves, or start the pod with a higher limit on open files (ulimit -n, LimitNOFILE=)"
-        sys.stderr.write(f"\r\npyrun: the pod's keeper has no descriptor for one more client\r\nhint: {hint}\r\n")
-        return 125
+    if message[:1] == _LEFT:
+        if not message[1]:
+            sys.stderr.write("\r\npyrun: note: detached; the pod goes on\r\n")
+        return _left(message)
     if message[:1] != b"x":
-        sys.stderr.write("\r\npyrun: the pod's keeper let go of this terminal\r\nhint: attach again, if the pod still runs\r\n")
+        what, hint = _GIVEN_UP[message == b"f"]
+        sys.stderr.write(f"\r\npyrun: {what}\r\nhint: {hint}\r\n")
         return 125
+    return _code(message)
+
+
+def _facts(directory: int, uuid: str) -> dict[str, object]:
+    from pyrun.cli.lines import facts
+
+    return facts(directory, uuid)  # now: a pod that is not kept has none later
+
+
+def _end_in_lines(message: bytes, directory: int, found: dict[str, object]) -> int:
+    """The same with one line of JSON: how the app ended, or that it goes on."""
+    from pyrun.cli.output import say_line
+    from pyrun.pod.state import read_json
+    from pyrun.pod.status import ENDED
+
+    if message[:1] == _LEFT:
+        code = _left(message)
+        say_line({**found, "detached": True, "exit_code": code})
+    elif message[:1] != b"x":
+        code = 125
+        what, hint = _GIVEN_UP[message == b"f"]
+        say_line({"error": what, "hint": hint, "exit_code": code})
+    else:
+        code = _code(message)
+        end = read_json(directory, "exit")  # gone already, maybe, where the pod is not kept
+        signaled = os.WTERMSIG(_status(message)) if os.WIFSIGNALED(_status(message)) else 0
+        how: dict[str, object] = {"code": 0 if signaled else code, "signal": signaled}
+        how.update((name, end[name]) for name in ENDED if name in end)
+        say_line({**found, "state": "exited", **how, "exit_code": code})
+    return code
+
+
+def _left(message: bytes) -> int:
+    return 128 + message[1] if message[1] else 0
+
+
+def _status(message: bytes) -> int:
     (status,) = struct.unpack("=i", message[1:5])
-    code = os.waitstatus_to_exitcode(status)
+    return int(status)
+
+
+def _code(message: bytes) -> int:
+    code = os.waitstatus_to_exitcode(_status(message))
     return code if code >= 0 else 128 - code

@@ -46,9 +46,14 @@ def run(args: Args) -> int:
             term=os.environ.get("TERM", "xterm"),
         )
         plan.explain = explainer(args)
+        end = ""
+        if args.format == "json":
+            from pyrun.cli.lines import begin_process
+
+            end = begin_process(live.fd, live.uuid, live.app)
         slots = open_slots(live, plan)
         try:
-            become(ops.encode(plan), slots, f"pyrun: enter {live.uuid}", args.root, str(live.init))
+            become(ops.encode(plan), slots, f"pyrun: enter {live.uuid}", args.root, str(live.init), end=end)
         except OSError as error:
             raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
 

@@ -35,4 +35,4 @@ def main(argv: list[str]) -> int:
     block = os.pread(SLOT_PLAN, os.fstat(SLOT_PLAN).st_size, 0)
     debug, *app, index, error, detail = argv
     failed = failure(ops.notes(block), int(index), int(error), int(detail))
-    return render(failed.of_app(app[0]) if app else failed, bool(debug))
+    return render(failed.of_app(app[0]) if app else failed, bool(debug), lines=ops.has_flag(block, ops.TELL_END))

@@ -48,18 +48,19 @@ def main(argv: list[str]) -> int:
         flush()
         return code
     except PyrunError as error:
-        code = render(error, _debug(args, argv))
+        code = render(error, _debug(args, argv), lines=_lines(args, argv))
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         code = EXIT_PIPE
     except OSError as error:
         code = EXIT_FAILED
-        _render(error, _os_error(error), _os_hint(error), "", _debug(args, argv))
+        _render(error, _os_error(error), _os_hint(error), "", _debug(args, argv), code if _lines(args, argv) else None)
     except Exception as error:
         code = EXIT_FAILED
         what = f"internal error: {type(error).__name__}: {error}"
-        _render(error, what, "run it again with --debug and report what it shows", "", _debug(args, argv))
+        hint = "run it again with --debug and report what it shows"
+        _render(error, what, hint, "", _debug(args, argv), code if _lines(args, argv) else None)
     _drop_stdout()
     return code
 
@@ -103,15 +104,26 @@ def _debug(args: Args | None, argv: list[str]) -> bool:
     return args.debug if args is not None else "--debug" in argv[: argv.index("--") if "--" in argv else None]
 
 
-def render(error: PyrunError, debug: bool) -> int:
-    """Writes one of pyrun's own errors to standard error and returns its exit code."""
-    _render(error, str(error), error.hint, error.origin, debug)
+def _lines(args: Args | None, argv: list[str]) -> bool:
+    """Whether standard error is to have JSON; of a command line that did not parse what its words say."""
+    from pyrun.cli.output import OWN, has_lines
+
+    if args is not None:
+        return has_lines(args)
+    words = argv[: argv.index("--") if "--" in argv else None]
+    asked = "--format=json" in words or " --format json " in f" {' '.join(words)} "
+    return asked and any(word in OWN for word in words) and not {"--detach", "-d"}.intersection(words)
+
+
+def render(error: PyrunError, debug: bool, *, lines: bool = False) -> int:
+    """Writes one of pyrun's own errors to standard error, with `lines` as JSON, and returns its exit code."""
+    _render(error, str(error), error.hint, error.origin, debug, error.exit_code if lines else None)
     return error.exit_code
 
 
-def _render(error: BaseException, what: str, hint: str, origin: str, debug: bool) -> None:
-    """Writes one error to standard error, each part on one line whatever an image or a file put into it."""
-    from pyrun.cli.output import colour, escape
+def _render(error: BaseException, what: str, hint: str, origin: str, debug: bool, code: int | None = None) -> None:
+    """Writes one error to standard error, each part on one line whatever an image or a file put into it; with `code` as JSON."""
+    from pyrun.cli.output import colour, escape, say_line
 
     lines = []
     if debug:
@@ -119,6 +131,10 @@ def _render(error: BaseException, what: str, hint: str, origin: str, debug: bool
 
         for part in traceback.format_exception(error):
             lines += [escape(line) for line in part.rstrip("\n").split("\n")]
+    if code is not None:
+        more = {"hint": hint, "origin": origin, "traceback": lines}
+        say_line({"error": what, **{name: value for name, value in more.items() if value}, "exit_code": code})
+        return
     stream = sys.stderr
     lines.append(colour("pyrun:", "31", stream) + " " + escape(what))
     if hint:

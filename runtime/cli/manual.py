@@ -9,6 +9,11 @@ DESCRIPTION = (
     " supervisor of what it starts.",
 )
 
+_LINES = (
+    "With --format json what pyrun itself says is JSON on standard error, an object a line; the last one says how it ended, with the"
+    " members that `pyrun status --format json` has. Standard output stays the program's alone."
+)
+
 # verb (or group) -> paragraphs
 ABOUT: dict[str, tuple[str, ...]] = {
     "generate systemd": (
@@ -22,12 +27,14 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "Options may stand before or after the image. Arguments for the program follow `--`, and `---` ends them; another image"
         " makes a pod of several apps.",
         "An image must be signed by a key that `pyrun trust` was told of; `--insecure-options=image` gives that up by name.",
+        _LINES,
     ),
     "attach": (
         "Shows what the app of a pod in the background writes to its terminal from now on, and passes on what is typed, where the pod was"
         " started with --interactive. Any number may be attached, as far as the limit of open files with which the pod was started allows."
         " It exits as the app does, or with 0 at the detach keys.",
         "POD is a pod's name, its UUID, or the beginning of that; it was started with `run --detach --tty`.",
+        "With --format json the last line on standard error is a JSON object that says how the app ended, or that it was left.",
     ),
     "enter": (
         "Runs COMMAND in a running pod, or without one the shell that the pod's /etc/passwd names for the user, else /bin/sh, else "
@@ -35,11 +42,13 @@ ABOUT: dict[str, tuple[str, ...]] = {
         "variables, directory.",
         "Standard input is passed on. Where it and standard output are terminals, the process gets a terminal of the pod's.",
         "POD is a pod's name, its UUID, or the beginning of that. Options stand before it; all that follows belongs to the command.",
+        _LINES,
     ),
     "exec": (
         "Runs COMMAND in a running pod with what the app has, as `enter` does, but without standard input and a terminal unless"
         " --interactive and --tty ask for them.",
         "POD is a pod's name, its UUID, or the beginning of that. Options stand before it; all that follows belongs to the command.",
+        _LINES,
     ),
     "plan": (
         "Takes the arguments of `run` and prints the operations in the order in which the kernel would be asked for them, each with"
@@ -122,7 +131,7 @@ ABOUT: dict[str, tuple[str, ...]] = {
         " start takes longer. With --net-ahead it is made at once.",
         "POD is a UUID, the beginning of one, or a name; --uuid-file reads one from a file. So it is for all verbs about pods.",
     ),
-    "run-prepared": ("Runs a prepared pod, once. Of several who try at the same time one succeeds.",),
+    "run-prepared": ("Runs a prepared pod, once. Of several who try at the same time one succeeds.", _LINES),
     "list": ("Lists the pods with their state: preparing, prepared, running, paused, restarting or exited, with the exit code.",),
     "wait": (
         "Exits as the app of the last pod did. An exit code that nobody can know, since the pod's supervisor was killed, is 125;"

@@ -22,7 +22,7 @@ from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, SECURITY_OPT, SYSCTL, TOL
 from pyrun.cli.verbs_images import IMAGES
 from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
 from pyrun.cli.verbs_network import NET_AHEAD, NETWORK, NETWORKS
-from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, GC, POD_VERBS, SEVERAL, UUID_FILE
+from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, FORMAT_LINES, FORMAT_STARTED, GC, POD_VERBS, SEVERAL, UUID_FILE
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
 
 TYPE_CHECKING = False
@@ -261,6 +261,7 @@ INTO: tuple[Option, ...] = (
     ("--set-env --env -e", "NAME=VALUE", "env", "", "Process", "set a variable; it beats the app's and those of --set-env-file"),
     ("--set-env-file --env-file", "FILE", "paths", "", "Process", "set the variables in FILE, one NAME=VALUE a line, # and ; for comments"),
     ("--working-dir --workdir -w", "DIR", "str", "", "Process", "start in DIR of the pod (default: the app's)"),
+    FORMAT_LINES,
 )
 
 _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps_remove"))
@@ -269,7 +270,7 @@ _RUN_PAIRS: tuple[tuple[str, str], ...] = (("rm", "keep"), ("caps_retain", "caps
 # case, `image`, or where there are dots a list, `files`.  A trailing " --" says that `--` begins the app's arguments (`argv`), a
 # trailing " +" that all that follows the word is a command (`argv`), its options included.
 VERBS: dict[str, Verb] = {
-    "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH, FORMAT_TEXT), _RUN_PAIRS, "run an image, in the foreground or detached"),
+    "run": ("run", "IMAGE --", (PULL_NEW, *RUN, DETACH, FORMAT_STARTED), _RUN_PAIRS, "run an image, in the foreground or detached"),
     "prepare": ("prepare", "IMAGE --", (PULL_NEW, *RUN, NET_AHEAD, FORMAT_TEXT), _RUN_PAIRS, "make a pod that is ready for `run-prepared`"),
     **TRUST_VERBS,
     **POD_VERBS,

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import TextIO
 
+    from pyrun.cli.parse import Args
+
+OWN = frozenset(("attach", "enter", "exec", "run", "run-prepared"))  # verbs whose output is the app's, unless it is in the background
+
 
 def escape(text: object) -> str:
     """`text` on one line with nothing in it that a terminal would obey.
@@ -36,6 +40,24 @@ def _escaped(code: int) -> str:
     if code < 0x100:
         return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def has_lines(args: Args | None) -> bool:
+    """Whether standard error gets lines of JSON: of a verb whose output is the app's own, with --format json."""
+    said = {} if args is None else args.__dict__
+    return said.get("verb") in OWN and said.get("format") == "json" and not said.get("detach")
+
+
+def say_line(value: dict[str, object]) -> None:
+    """Write an object as one line of JSON to standard error; who has closed that wants to hear nothing."""
+    import json
+
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(json.dumps(value).replace("\x7f", "\\u007f") + "\n")
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
 
 
 def say(text: object = "", *, error: bool = False) -> None:

@@ -13,7 +13,7 @@ from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
-from pyrun.cli.run import find_image, options_of, refuse_json, refuse_socket, save_uuid, tell
+from pyrun.cli.run import find_image, options_of, refuse_socket, save_uuid, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
 
 __all__ = [
-    "background",
     "become_keeper",
+    "manner",
     "run",
     "run_detached",
     "run_kept",
@@ -80,20 +80,20 @@ def run_detached(args: Args) -> int:
         hint = "a pod in the background reads /dev/null, or a terminal that one can attach to: add --tty"
         raise UsageError("options --detach and --interactive", "", "exclude each other", hint=hint)
     sockets = take_sockets()
-    _start(args, _prepare(args, lasting=False, keep=not args.rm), background(args), sockets)
+    _start(args, _prepare(args, lasting=False, keep=not args.rm), sockets)
 
 
 def run_kept(args: Args, uuid: str, image: Image) -> NoReturn:
     """Run an app in the foreground that has a name, or that somebody has to look after: by way of a prepared pod and its keeper."""
     sockets = take_sockets()
-    _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image), "front", sockets)
+    _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image), sockets)
 
 
-def _start(args: Args, uuid: str, how: str, sockets: int = 0) -> NoReturn:
+def _start(args: Args, uuid: str, sockets: int) -> NoReturn:
     pods = Pods(args.root)
     try:
         take_place(pods, uuid)
-        become_keeper(args.root, uuid, how, [sockets])
+        become_keeper(args.root, uuid, manner(args), [sockets])
     except BaseException:
         remove(pods, uuid)
         raise
@@ -117,12 +117,11 @@ def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Im
         prepare(recipe, options, pods, uuid, lasting=lasting, command=of_this_run(args))
     if not args.quiet:
         for note in recipe.notes:
-            tell(note)
+            tell(note, args)
     return uuid
 
 
 def _run_prepared(args: Args) -> int:
-    refuse_json(args)
     sockets = take_sockets()
     words = references(args)
     if len(words) != 1:
@@ -133,12 +132,14 @@ def _run_prepared(args: Args) -> int:
         raise StateError("start pod", uuid, f"it is {phase}", hint="a prepared pod runs once: see `pyrun prepare`")
     shared = share_sockets(sockets, wanted_sockets(pods, uuid))
     take_place(pods, uuid)
-    become_keeper(args.root, uuid, background(args) if args.detach else "front", shared)
+    become_keeper(args.root, uuid, manner(args), shared)
 
 
-def background(args: Args) -> str:
-    """How the keeper is to tell of a pod in the background."""
-    return "json" if args.format == "json" else "detach"
+def manner(args: Args) -> str:
+    """Return where the keeper is to run the pod, and how it is to tell of it."""
+    if args.detach:
+        return "json" if args.format == "json" else "detach"
+    return "told" if args.format == "json" else "front"
 
 
 def take_sockets() -> int:
@@ -183,6 +184,11 @@ def share_sockets(sockets: int, wanted: Sequence[list[str] | None]) -> list[int]
 def become_keeper(root: str, uuid: str, how: str, sockets: Sequence[int] = ()) -> NoReturn:
     """Turn this process into the keeper of a prepared pod; `how` and which apps get which `sockets` as native/keeper.c has it."""
     pods = Pods(root)
+    environment = dict(os.environ)
+    if how == "told":
+        from pyrun.cli.lines import begin
+
+        environment["PYRUN_END"] = begin(pods, "prepared", uuid)
     if os.path.exists(f"{pods.path}/prepared/{uuid}/net.want"):
         from pyrun.pod.network import SLOT, take_network
 
@@ -191,6 +197,6 @@ def become_keeper(root: str, uuid: str, how: str, sockets: Sequence[int] = ()) -
     sys.stdout.flush()
     try:
         more = [",".join(map(str, sockets))] if any(sockets) else []
-        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how, *more], os.environ)
+        os.execve(native.KEEPER, ["pyrun: keeper", root, uuid, how, *more], environment)
     except OSError as error:
         raise PyrunError("start the native keeper", errno=error.errno or 0, hint="is the installation complete?") from error

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_json", "refuse_log", "refuse_socket", "run", "save_uuid", "tell"]
+__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_log", "refuse_socket", "run", "save_uuid", "tell"]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 KEPT = HEALTH | {"pod_name", "restart", "take_name"}  # what takes a prepared pod in the foreground, too
@@ -52,7 +52,6 @@ def run(args: Args) -> int:
     called = _watch()
     refuse_log(args)
     refuse_socket(args)
-    refuse_json(args)
     begun = clock()
     uuid = new_uuid()
     if args.uuid_file_save:
@@ -79,16 +78,25 @@ def run(args: Args) -> int:
         pod = create(recipe, pods, uuid, above)
     if not args.quiet:
         for note in recipe.notes:
-            tell(note)
+            tell(note, args)
         if options.no_overlay:
-            tell("the image's files were copied: no overlay")
+            tell("the image's files were copied: no overlay", args)
     _remember(args, recipe)
+    # with a network more than others need is here
+    before = None if called is None or recipe.net else lambda: _bundle(called)
     try:
-        # with a network more than others need is here
-        become(pod.block, pod.slots, pod.title, args.root, before=None if called is None or recipe.net else lambda: _bundle(called))
+        become(pod.block, pod.slots, pod.title, args.root, before=before, end=_end(args, pods, uuid))
     except OSError as error:
         pod.discard()
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
+
+
+def _end(args: Args, pods: Pods, uuid: str) -> str:
+    if args.format != "json":
+        return ""
+    from pyrun.cli.lines import begin
+
+    return begin(pods, "running", uuid)
 
 
 def _remember(args: Args, recipe: Recipe) -> None:
@@ -98,7 +106,7 @@ def _remember(args: Args, recipe: Recipe) -> None:
     """
     if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
         return
-    if args.signature or args.policy:
+    if args.signature or args.policy or args.format == "json":  # the launcher would not know how the last line begins
         return
     from pyrun import native
     from pyrun.pod.cache import save
@@ -144,16 +152,13 @@ def refuse_socket(args: Args) -> None:
         raise UsageError("option --socket", "", "is for a pod of several apps", hint="leave it out: the only app gets every socket")
 
 
-def refuse_json(args: Args) -> None:
-    """UsageError where the output is the app's own."""
-    if args.format == "json" and not args.detach:
-        raise UsageError("option --format", "", "in the foreground the output is the app's own", hint="add --detach, or leave --format out")
+def tell(note: str, args: Args | None = None) -> None:
+    """Write a note to standard error, as JSON where `args` ask for that."""
+    from pyrun.cli.output import escape, has_lines, say_line
 
-
-def tell(note: str) -> None:
-    """Write a note to standard error."""
-    from pyrun.cli.output import escape
-
+    if has_lines(args):
+        say_line({"note": note})
+        return
     sys.stderr.write(f"pyrun: note: {escape(note)}\n")
 
 
@@ -194,9 +199,10 @@ def progress_of(args: Args) -> Callable[[], AbstractContextManager[Progress | No
     """Return what shows a download, once there is one."""
 
     def show() -> AbstractContextManager[Progress | None]:
+        from pyrun.cli.output import has_lines
         from pyrun.cli.progress import shown
 
-        return shown(args.quiet)
+        return shown(args.quiet or has_lines(args))
 
     return show
 

@@ -11,8 +11,8 @@ from pyrun.cli.explain import explainer
 from pyrun.cli.options import VERBS
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.parse import parse
-from pyrun.cli.prepare import background, become_keeper, share_sockets, take_sockets, wanted_sockets
-from pyrun.cli.run import find_image, options_of, refuse_json, refuse_log, save_uuid, tell
+from pyrun.cli.prepare import become_keeper, manner, share_sockets, take_sockets, wanted_sockets
+from pyrun.cli.run import find_image, options_of, refuse_log, save_uuid, tell
 from pyrun.errors import UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -111,7 +111,6 @@ def run_several(args: Args) -> int:
     """Run several apps in one pod, in the foreground or detached; returns only by an exception."""
     refuse_log(args)
     _refuse_input(args)
-    refuse_json(args)
     sockets = take_sockets()
     uuid, pods = prepare_pod(args, lasting=False), Pods(args.root)
     try:
@@ -120,7 +119,7 @@ def run_several(args: Args) -> int:
     except BaseException:
         remove(pods, uuid)
         raise
-    become_keeper(args.root, uuid, background(args) if args.detach else "front", shared)
+    become_keeper(args.root, uuid, manner(args), shared)
 
 
 def _refuse_input(args: Args) -> None:
@@ -147,7 +146,7 @@ def prepare_pod(args: Args, *, lasting: bool) -> str:
         notes = prepare_several(apps, pods, store, probe(), uuid, explain=explainer(args), lasting=lasting, command=of_this_run(args))
     if not args.quiet:
         for note in notes:
-            tell(note)
+            tell(note, args)
     return uuid
 
 

@@ -75,6 +75,23 @@ UUID_FILE: Option = ("--uuid-file", "FILE", "paths", "", "Pods", "take the pod's
 _UUID_FILE = UUID_FILE
 _FORMAT_TABLE: Option = ("--format", "FORMAT", "str", "table json", "Output", "print a table or JSON (default table)")
 _FORMAT_TEXT: Option = ("--format", "FORMAT", "str", "text json", "Output", "print text or JSON (default text)")
+FORMAT_LINES: Option = (
+    "--format",
+    "FORMAT",
+    "str",
+    "text json",
+    "Output",
+    "say what goes wrong, and with json how it ended, on standard error as text or lines of JSON (default text)",
+)
+FORMAT_STARTED: Option = (
+    "--format",
+    "FORMAT",
+    "str",
+    "text json",
+    "Output",
+    "with --detach print text or JSON; else say what goes wrong, and with json how it ended, on standard error as text or lines of JSON"
+    " (default text)",
+)
 _FORMAT_JSON: Option = ("--format", "FORMAT", "str", "json", "Output", "print JSON, which is the only format")
 _QUIET: Option = ("--quiet -q", "", "flag", "", "Output", "print nothing but results and errors")
 _NO_LEGEND: Option = ("--no-legend", "", "flag", "", "Output", "leave out the header line of a table")
@@ -213,7 +230,7 @@ POD_VERBS: dict[str, Verb] = {
     "run-prepared": (
         "prepare",
         "[POD]...",
-        (DETACH, _UUID_FILE, _QUIET, _FORMAT_TEXT),
+        (DETACH, _UUID_FILE, _QUIET, FORMAT_STARTED),
         (),
         "run a prepared pod",
     ),
@@ -232,6 +249,7 @@ POD_VERBS: dict[str, Verb] = {
             ),
             ("--no-stdin", "", "flag", "", "Pods", "only look: pass no input on"),
             UUID_FILE,
+            FORMAT_LINES,
         ),
         (),
         "look at and type on the terminal of a pod",

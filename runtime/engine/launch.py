@@ -79,18 +79,23 @@ def _with_flags(block: bytes, slots: Slots, flags: int) -> bytes:
     return ops.add_flags(block, flags)
 
 
-def become(block: bytes, slots: Slots, title: str, directory: str, *more: str, before: Callable[[], None] | None = None) -> NoReturn:
+def become(
+    block: bytes, slots: Slots, title: str, directory: str, *more: str, before: Callable[[], None] | None = None, end: str = ""
+) -> NoReturn:
     """Turn this process into the supervisor of an encoded plan; only an OSError comes back.
 
     `title` is what ps(1) shows, `more` are further arguments of the helper (SLOT_INIT in native/plan.h); `directory` takes
-    the helper's nameless copy where memfds cannot be executed; `before` is called when nothing else is left to do.
+    the helper's nameless copy where memfds cannot be executed; `before` is called when nothing else is left to do.  With `end`
+    standard error gets JSON: what fails, or a line that begins so and says how it ended.
     """
     native.helper(directory)
     if native.helper_note:
-        sys.stderr.write(f"pyrun: note: {native.helper_note}\n")
-    flags = take_sockets() << ops.LISTEN_SHIFT
+        sys.stderr.write(f'{{"note": "{native.helper_note}"}}\n' if end else f"pyrun: note: {native.helper_note}\n")
+    flags = take_sockets() << ops.LISTEN_SHIFT | (ops.TELL_END if end else 0)
     plan = native.memfd_sealed("pyrun-plan", _with_flags(block, slots, flags))
     environment = {name: value for name, value in posix.environ.items() if name}
+    if end:
+        environment[b"PYRUN_END"] = end.encode()
     fds = [0, 1, 2, plan, -1, slots.pod, slots.pods, slots.cgroup, slots.cgroup_parent, slots.network]
     if before is not None:
         before()

@@ -70,6 +70,7 @@ CLONE_NETWORK = 65536
 WAIT = 131072
 KEEP_GROUPS = 262144
 HOST_NETWORK = 524288
+TELL_END = 1048576
 LISTEN_SHIFT = 24
 SLOT_LISTEN = 128
 SLOT_LISTEN_MAX = 64
@@ -235,6 +236,11 @@ def add_flags(block: bytes, flags: int) -> bytes:
     """Return an encoded plan with more header flags set."""
     held = int.from_bytes(block[_FLAGS : _FLAGS + 4], "little")
     return b"".join((block[:_FLAGS], (held | flags).to_bytes(4, "little"), block[_FLAGS + 4 :]))
+
+
+def has_flag(block: bytes, flag: int) -> bool:
+    """Return whether an encoded plan has a header flag."""
+    return bool(int.from_bytes(block[_FLAGS : _FLAGS + 4], "little") & flag)
 
 
 def fill(block: bytes, words: Sequence[str], variables: Mapping[int, str]) -> bytes:
