@@ -54,7 +54,7 @@ static int understand(struct again *a, int argc, char **argv, const char **bundl
         if ((value = value_of(argc, argv, &i, "--root")) != 0)
             a->root = value;
         else if ((value = value_of(argc, argv, &i, "--cgroup-manager")) != 0 ? !str_eq(value, "cgroupfs")
-                                                                              : value_of(argc, argv, &i, "--log") == 0 &&
+                                                                              : !is_log(argc, argv, &i) &&
                                                                                     !is_log_format(value_of(argc, argv, &i, "--log-format")) &&
                                                                                     value_of(argc, argv, &i, "--log-level") == 0)
             return 0;

@@ -34,6 +34,19 @@ int is_log_format(const char *word)
     return word != 0 && (str_eq(word, "json") || str_eq(word, "text"));
 }
 
+int is_log(int argc, char **argv, int *i)
+{
+    const char *path = value_of(argc, argv, i, "--log");
+    OWNED_FD fd = -1;
+
+    if (path == 0)
+        return 0;
+    if (memcmp(path, "file:", 5) == 0)
+        path += 5;
+    fd = (int)sys_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY, 0644);
+    return fd >= 0;
+}
+
 static int is_verb(const char *word)
 {
     return str_eq(word, "state") || str_eq(word, "start") || str_eq(word, "kill") || str_eq(word, "delete") || str_eq(word, "exec");
@@ -60,7 +73,7 @@ static int understand(int argc, char **argv, char **envp, struct request *reques
         value = value_of(argc, argv, &i, "--root");
         if (value != 0)
             request->root = value;
-        else if (value_of(argc, argv, &i, "--log") == 0 && !is_log_format(value_of(argc, argv, &i, "--log-format")) &&
+        else if (!is_log(argc, argv, &i) && !is_log_format(value_of(argc, argv, &i, "--log-format")) &&
                  value_of(argc, argv, &i, "--cgroup-manager") == 0)
             return 0;
     }

@@ -25,6 +25,9 @@ int find_container(struct container *c, const char *root, const char *id, int lo
 const char *value_of(int argc, char **argv, int *i, const char *name);
 int is_log_format(const char *word);
 
+/* Whether argv[*i] is --log, and its file can be written, which is made if need be: who asks for a log is told where there is none. */
+int is_log(int argc, char **argv, int *i);
+
 /* Carries out a verb; 0 when that is Python's to do. */
 int oci_verb(int argc, char **argv, char **envp);
 

@@ -22,6 +22,21 @@ def test_a_log_may_be_called_a_file(oci: Runtime, tmp_path: Path) -> None:
     assert "does not exist" in json.loads((tmp_path / "log").read_text())["msg"]
 
 
+@pytest.mark.parametrize("verb", ["state", "start", "kill", "delete", "exec"])
+def test_a_log_that_cannot_be_written_is_told(oci: Runtime, tmp_path: Path, verb: str) -> None:
+    """Before anything is done, by the verbs too that need no Python."""
+    oci.command("/bin/sleep", "1000")
+    oci("create" if verb == "start" else "run", *([] if verb == "start" else ["--detach"]), "one")
+    more = {"kill": ("KILL",), "exec": ("true",)}.get(verb, ())
+    before = oci.state("one")["status"]
+    said = oci("--log", tmp_path / "missing" / "log", verb, "one", *more, code=2)
+    assert said.stderr.startswith(f"pyrun-oci: open log {tmp_path}/missing/log: no such file or directory")
+    assert oci.state("one")["status"] == before
+    oci("--log", tmp_path / "log", "state", "one")
+    assert (tmp_path / "log").read_text() == ""
+    oci("delete", "--force", "one")
+
+
 @pytest.mark.parametrize("users", [False, True])
 def test_groups_of_the_caller_stay_on_demand(oci: Runtime, users: bool) -> None:
     """run.oci.keep_original_groups of crun, which podman's --group-add keep-groups asks for."""
