@@ -98,13 +98,7 @@ async def start(
     except BaseException:
         streams.close()
         raise
-    made = Container(begun, streams)
-    try:
-        await made._connect()
-    except BaseException:
-        await made.close()
-        raise
-    return made
+    return await Container(begun, streams)._connected()
 
 
 class _Watched:
@@ -123,6 +117,15 @@ class _Watched:
         self._running.add_done_callback(_seen)
         self._ended.add_done_callback(_seen)
         self._loop.add_reader(supervisor.control, self._on_report, supervisor.control)
+
+    async def _connected(self) -> Self:
+        """The same, with its pipes; closed when that fails."""
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+        return self
 
     async def _connect(self) -> None:
         self.stdout = await self._reader(self._streams.stdout)
@@ -284,13 +287,7 @@ class Container(_Watched):
         await self.wait_running()
         streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
         begun = self._begun.exec(argv, **streams, user=user, group=group, set_env=set_env, working_dir=working_dir)
-        made = Process(begun.release(), begun._streams)
-        try:
-            await made._connect()
-        except BaseException:
-            await made.close()
-            raise
-        return made
+        return await Process(begun.release(), begun._streams)._connected()
 
     async def close(self) -> None:
         """Kill what still runs and wait until everything of the pod is gone."""

@@ -8,13 +8,13 @@ import time
 from pyrun.engine.launch import RUNNING
 from pyrun.pod.process import Process, entrance
 from pyrun.result import result_of
-from pyrun.streams import INHERIT, Pump, pump
+from pyrun.streams import INHERIT, Piped, Pump, pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import BinaryIO, Unpack
+    from typing import Unpack
 
     from pyrun.engine.launch import Supervisor
     from pyrun.images.store import Store
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 
-class Container:
+class Container(Piped):
     """One app that was started; its pod ends with it, and with this process.
 
     Use it in one thread at a time, best in a `with` block, which kills what still runs.  A process that is forked from this one has
@@ -37,17 +37,17 @@ class Container:
     are this process's ends of the streams that are PIPE, unbuffered binary files, else None.
     """
 
-    __slots__ = ("_entrance", "_pods", "_started", "_store", "_streams", "_supervisor", "args", "notes", "uuid")
+    __slots__ = ("_entrance", "_pods", "_started", "_store", "_supervisor", "args", "notes", "uuid")
 
     def __init__(
         self, uuid: str, supervisor: Supervisor, notes: list[str], pods: Pods, store: Store, streams: Streams, args: Sequence[str]
     ) -> None:
+        super().__init__(streams)
         self.uuid = uuid
         self.args = list(args)
         self.notes = notes
         self._pods = pods
         self._store = store
-        self._streams = streams
         self._supervisor = supervisor
         self._started = time.monotonic()
         self._entrance: Entrance | None = None
@@ -64,21 +64,6 @@ class Container:
         from pyrun.pod.handle import Pod
 
         return Pod.attach(reference, root=root)
-
-    @property
-    def stdin(self) -> BinaryIO | None:
-        """This process's end of the app's standard input."""
-        return self._streams.stdin
-
-    @property
-    def stdout(self) -> BinaryIO | None:
-        """This process's end of the app's standard output."""
-        return self._streams.stdout
-
-    @property
-    def stderr(self) -> BinaryIO | None:
-        """This process's end of the app's standard error."""
-        return self._streams.stderr
 
     @property
     def pid(self) -> int:

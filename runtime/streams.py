@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Stream = int | HasFileno | None
 
-__all__ = ["DEVNULL", "INHERIT", "PIPE", "Pump", "STDOUT", "Streams", "pump"]  # noqa: RUF022, as sorted() has it
+__all__ = ["DEVNULL", "INHERIT", "PIPE", "Piped", "Pump", "STDOUT", "Streams", "pump"]  # noqa: RUF022, as sorted() has it
 
 PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
 _CHUNK = 65536
@@ -89,6 +89,30 @@ class Streams:
         for file in (self.stdin, self.stdout, self.stderr):
             if file is not None:
                 file.close()
+
+
+class Piped:
+    """Something with streams: this process's ends of those that are PIPE, unbuffered binary files, else None."""
+
+    __slots__ = ("_streams",)
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    @property
+    def stdin(self) -> BinaryIO | None:
+        """This process's end of its standard input."""
+        return self._streams.stdin
+
+    @property
+    def stdout(self) -> BinaryIO | None:
+        """This process's end of its standard output."""
+        return self._streams.stdout
+
+    @property
+    def stderr(self) -> BinaryIO | None:
+        """This process's end of its standard error."""
+        return self._streams.stderr
 
 
 class Pump:

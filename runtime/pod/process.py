@@ -8,13 +8,12 @@ from pyrun.engine.launch import start
 from pyrun.errors import StateError, UsageError
 from pyrun.plan import ops
 from pyrun.pod.enter import find_enterable, make_plan, open_slots, pod_plan
-from pyrun.streams import Streams
+from pyrun.streams import Piped, Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import BinaryIO
 
     from pyrun.engine.launch import Supervisor
     from pyrun.plan.ops import Plan
@@ -25,34 +24,19 @@ if TYPE_CHECKING:
 __all__ = ["Entrance", "Process", "enter", "entrance"]
 
 
-class Process:
+class Process(Piped):
     """A process that was started in a running pod, confined as its app; used like a subprocess.Popen, by one thread at a time.
 
     It ends with the pod and with this process.  In a `with` block it is killed at the end if it still runs.
     `returncode` is None until `wait` or `poll` has seen the end; `stdin`, `stdout` and `stderr` are this process's ends of what was PIPE.
     """
 
-    __slots__ = ("_streams", "_supervisor", "returncode")
+    __slots__ = ("_supervisor", "returncode")
 
     def __init__(self, supervisor: Supervisor, streams: Streams) -> None:
+        super().__init__(streams)
         self._supervisor = supervisor
-        self._streams = streams
         self.returncode: int | None = None
-
-    @property
-    def stdin(self) -> BinaryIO | None:
-        """This process's end of its standard input."""
-        return self._streams.stdin
-
-    @property
-    def stdout(self) -> BinaryIO | None:
-        """This process's end of its standard output."""
-        return self._streams.stdout
-
-    @property
-    def stderr(self) -> BinaryIO | None:
-        """This process's end of its standard error."""
-        return self._streams.stderr
 
     def fileno(self) -> int:
         """A pidfd, readable for poll(2) once the process has ended; -1 after `wait`."""
