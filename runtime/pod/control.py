@@ -30,6 +30,7 @@ _LAST = 64  # SIGNAL_LAST of native/plan.h
 _FREEZE_SECONDS = 10.0
 _TEARDOWN_SECONDS = 10.0
 _GRACE = 10  # seconds that the kernel may take over a SIGKILL
+_BOUND = 2  # ... where a process of the pod waits for something that may never come
 
 
 class Held:
@@ -203,8 +204,8 @@ def stop(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, force: 
 
     Signal 0 is the image's own stop signal, else TERM.
 
-    Whether it had to be killed.  Nothing is done about a pod that has ended.  StateError when it was not started, or when
-    even SIGKILL does not end it within two seconds, as in an uninterruptible wait for a disk.
+    Whether it had to be killed.  Nothing is done about a pod that has ended.  StateError when it was not started, or when even
+    SIGKILL does not end it: after two seconds where a process is in an uninterruptible wait, as for a disk, else ten.
     """
     if phase_of(pods, uuid) == "prepared":
         raise StateError("stop pod", uuid, "it was not started", hint="remove it with `pyrun rm`")
@@ -223,10 +224,16 @@ def stop(pods: Pods, uuid: str, *, signal: int = 0, seconds: float = 10, force: 
             if held.wait(float(str(rest)) + _GRACE):
                 return True
         _kill_all(pods, held)
-        if not held.wait(_GRACE):
-            hint = "a process waits for a disk or a network file system: see its stack in /proc/PID/stack"
-            raise StateError("kill pod", uuid, "it does not end", errno=errno.EBUSY, hint=hint)
-        return True
+        if held.wait(_BOUND):
+            return True
+        from pyrun.pod.inspect import stuck_process
+
+        stuck = stuck_process(held.cgroup)
+        if not stuck and held.wait(_GRACE - _BOUND):
+            return True
+        who = f"process {stuck} waits for a disk or a network file system" if stuck else "it is killed, but does not end"
+        hint = f"see /proc/{stuck or 'PID'}/stack for what it waits for; the pod ends when that is over"
+        raise StateError("kill pod", uuid, who, errno=errno.EBUSY, hint=hint)
 
 
 def _mark(held: Held) -> None:

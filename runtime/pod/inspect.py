@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from pyrun.errors import StateError
@@ -16,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.pod.state import Pods
 
-__all__ = ["inspect", "manifest", "processes"]
+__all__ = ["inspect", "manifest", "processes", "stuck_process"]
 
 _MAX_PLAN = 4 << 20
 _MAX_PIDS = 100_000
@@ -178,6 +179,17 @@ def _pids(cgroup: str) -> list[int]:
         if len(found) > _MAX_PIDS:
             break
     return found
+
+
+def stuck_process(cgroup: str) -> int:
+    """Return a process below a cgroup of which a thread is in an uninterruptible wait (state D of proc_pid_stat(5)), 0 for none."""
+    for pid in _pids(cgroup) if cgroup else ():
+        with contextlib.suppress(OSError):  # it ends
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+                    if file.read().rpartition(b") ")[2][:1] == b"D":
+                        return pid
+    return 0
 
 
 def _process(pid: int) -> dict[str, object] | None:
