@@ -152,12 +152,15 @@ def test_a_stopped_app_is_not_a_stopped_keeper(pyrun: Pyrun, busybox: Path, apps
         pyrun("kill", "--signal", "STOP", "w", code=0)
         (record,) = (pyrun.root / "pods" / "running").glob("*/run")
         pid = json.loads(record.read_text())["keeper"]
-        for wanted in ("T", "S"):
+
+        def states() -> list[str]:
             rows = json.loads(pyrun("top", "--format", "json", "w", code=0).out).popitem()[1]
-            assert [row["state"] for row in rows if row["command"].startswith("/bin/sleep")] == [wanted] * apps
+            return [row["state"] for row in rows if row["command"].startswith("/bin/sleep")]
+
+        for wanted in ("T", "S"):
+            wait_until(lambda wanted=wanted: states() == [wanted] * apps)  # type: ignore[misc]  # a signal takes its time
             assert Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "S"
             pyrun("kill", "--signal", "CONT", "w", code=0)
-            time.sleep(0.2)
         begun = time.monotonic()
         pyrun("stop", "--signal", "STOP", "--timeout", "1", "w", code=0)
         assert time.monotonic() - begun < 30

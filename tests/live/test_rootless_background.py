@@ -273,8 +273,8 @@ def test_errors_are_those_of_the_child(user: User) -> None:
 INTERRUPTED = """
 count = 0
 for number in range(8):
-    threading.Timer(0.01 + 0.02 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
+        threading.Timer(0.01 + 0.02 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
         pyrun.create(IMAGE, **OWN)
         time.sleep(10)
     except KeyboardInterrupt:
