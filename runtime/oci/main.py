@@ -128,6 +128,11 @@ def _tell(args: Arguments, error: PyrunError) -> None:
     text = str(error)
     if error.origin:
         text += f" (from {error.origin})"
+    name = program()
+    if name == "runc":
+        from pyrun.oci.asrunc import front
+
+        text = front(args.verb, error) + text
     log = args.get("log")
     if log:
         _log(log, args.get("log-format"), "error", text)
@@ -135,7 +140,7 @@ def _tell(args: Arguments, error: PyrunError) -> None:
     if late and args.verb == "run" and not _is_terminal():  # in the program's place, for what reads its output
         text = f"exec {error.subject}: {error.reason.partition(': ')[0]}"
     else:
-        text = f"{program()}: {text}" + (f"\nhint: {error.hint}" if error.hint else "")
+        text = ("" if name == "runc" else f"{name}: ") + text + (f"\nhint: {error.hint}" if error.hint else "")
     try:
         sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "?" for c in text) + "\n")
         sys.stderr.flush()

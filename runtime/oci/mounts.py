@@ -6,6 +6,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.host import CGROUP_ROOTS
+from pyrun.oci.arguments import program
 from pyrun.plan import ops
 from pyrun.plan.ops import mount_blob, op
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["Mounter", "below", "clean", "extents", "read_only"]
+__all__ = ["Mounter", "Wanted", "below", "clean", "extents", "read_only"]
 
 # MOUNT_ATTR_... of mount_setattr(2)
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME, _STRICT, _ATIME, _NODIRATIME, _NOSYMFOLLOW = 1, 2, 4, 8, 0x10, 0x20, 0x70, 0x80, 0x200000
@@ -105,7 +106,7 @@ def below(root: str, path: str) -> str:
     return target[len(root) :] if root != "/" and target.startswith(root + "/") else target
 
 
-class _Wanted:
+class Wanted:
     """What the options of one mount come to."""
 
     __slots__ = ("attributes", "data", "flags", "how", "map", "propagation", "superblock")
@@ -169,7 +170,7 @@ class Mounter:
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
         """Return the operations for one entry of `mounts`; ConfigError for what contradicts itself."""
-        wanted = _Wanted()
+        wanted = Wanted()
         for index, option in enumerate(mount.get("options", ())):
             wanted.take(index, option)
         kind, target = mount.get("type", ""), below(self.root, mount["destination"])
@@ -202,7 +203,7 @@ class Mounter:
         hint = "mount type proc there; only single files of it may be covered"
         return ConfigError("mount on", "/proc", "only procfs may be there", hint=hint, origin=f"{where}.destination")
 
-    def _file_system(self, kind: str, source: str, wanted: _Wanted, target: str, where: str) -> list[Op]:
+    def _file_system(self, kind: str, source: str, wanted: Wanted, target: str, where: str) -> list[Op]:
         how = _COPY_UP if "tmpcopyup" in wanted.how and kind == "tmpfs" else 0
         if "tmpcopyup" in wanted.how and not how:
             raise ConfigError("read mount", target, "tmpcopyup goes with tmpfs", hint="use type tmpfs", origin=f"{where}.options")
@@ -228,7 +229,7 @@ class Mounter:
             return [(one[0], one[1] | ops.ELSE, *one[2:]), instead]
         return [one]
 
-    def _bind(self, mount: dict[str, Any], wanted: _Wanted, target: str, where: str) -> Op:
+    def _bind(self, mount: dict[str, Any], wanted: Wanted, target: str, where: str) -> Op:
         self._without_data(wanted, target, where)
         source = mount.get("source", "")
         if not source:
@@ -246,6 +247,10 @@ class Mounter:
             raise ConfigError("mount on", target, "would hide a part of procfs", hint=hint, origin=f"{where}.destination")
         if "remount" in wanted.how:
             return self._again(wanted, target, where, how | _AGAIN)
+        if program() == "runc":
+            from pyrun.oci.asrunc import bind_flags
+
+            bind_flags(wanted, source, target, where, locked="user" in self.kinds)
         self._defaults(wanted)
         maps = self._maps(mount, wanted, where)
         if "ridmap" in wanted.how:
@@ -259,7 +264,7 @@ class Mounter:
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
 
-    def _without_data(self, wanted: _Wanted, target: str, where: str) -> None:
+    def _without_data(self, wanted: Wanted, target: str, where: str) -> None:
         for index, option in wanted.data:
             if "=" not in option:
                 hint = "bind mounts take no options of a file system"
@@ -268,7 +273,7 @@ class Mounter:
             self.warnings.append(f"{where}.options[{index}]: {option} means nothing to a bind mount")
         wanted.data.clear()
 
-    def _defaults(self, wanted: _Wanted) -> None:
+    def _defaults(self, wanted: Wanted) -> None:
         """Once an option names a flag the others are those of a new mount, rw, suid, dev and exec, as clients of crun and runc expect.
 
         In a user namespace what the kernel locks there stays (mount_namespaces(7)), unless it is named.
@@ -286,7 +291,7 @@ class Mounter:
         inside = path[len(self.root) :]
         return inside if any(f"{inside}/".startswith(f"{one}/") or one.startswith(f"{inside}/") for one in self.targets[:-1]) else ""
 
-    def _maps(self, mount: dict[str, Any], wanted: _Wanted, where: str) -> tuple[str, str]:
+    def _maps(self, mount: dict[str, Any], wanted: Wanted, where: str) -> tuple[str, str]:
         if mount.get("uidMappings"):
             return extents(mount["uidMappings"]), extents(mount["gidMappings"])
         if wanted.map:
@@ -296,12 +301,12 @@ class Mounter:
         joined = self.kinds.get("user", "")
         return ("", "") if wanted.how.isdisjoint(("idmap", "ridmap")) else (joined, joined) if joined else self.maps
 
-    def _again(self, wanted: _Wanted, target: str, where: str, how: int = 0) -> Op:
+    def _again(self, wanted: Wanted, target: str, where: str, how: int = 0) -> Op:
         if "remount" not in wanted.how:
             how = _BIND  # nothing but its propagation
         return self._op(["", "", target, "", "", *[option for _, option in wanted.data]], wanted, how | _AGAIN, where=where)
 
-    def _cgroup(self, wanted: _Wanted, target: str, where: str) -> list[Op]:
+    def _cgroup(self, wanted: Wanted, target: str, where: str) -> list[Op]:
         """The tree as the container's namespace shows it, else its own part of the host's (cgroup_namespaces(7))."""
         base = next((path for path in CGROUP_ROOTS if os.path.exists(path + "/cgroup.controllers")), "")
         if not base:
@@ -315,12 +320,12 @@ class Mounter:
 
     def bound_device(self, path: str, where: str) -> Op:
         """Return the operation that shows a node of the host at `path`, which no user namespace may make."""
-        wanted = _Wanted()
+        wanted = Wanted()
         for option in ("nosuid", "noexec"):
             wanted.take(0, option)
         return self._shown(["", path, path, "", ""], wanted, _BIND, where)
 
-    def _shown(self, words: list[str], wanted: _Wanted, how: int, where: str) -> Op:
+    def _shown(self, words: list[str], wanted: Wanted, how: int, where: str) -> Op:
         return self._tree(words, wanted, how, where) if self.early else self._op(words, wanted, how, where=where)
 
     def tree(self, where: str) -> int:
@@ -330,11 +335,11 @@ class Mounter:
             raise ConfigError("read mounts", where, f"more than {_TREES} sources from before the clone", hint="use fewer", origin=where)
         return self.trees
 
-    def _tree(self, words: list[str], wanted: _Wanted, how: int, where: str, flags: int = 0) -> Op:
+    def _tree(self, words: list[str], wanted: Wanted, how: int, where: str, flags: int = 0) -> Op:
         return self._op(words, wanted, how, tree=self.tree(where), flags=flags, where=where)
 
     @staticmethod
-    def _op(words: list[str], wanted: _Wanted, how: int, *, tree: int = 0, flags: int = 0, where: str = "") -> Op:
+    def _op(words: list[str], wanted: Wanted, how: int, *, tree: int = 0, flags: int = 0, where: str = "") -> Op:
         first, second, below_first, below_second = wanted.attributes
         spread = (*wanted.propagation, 0, 0)
         blob = mount_blob(
@@ -345,7 +350,7 @@ class Mounter:
 
 def read_only(target: str, where: str) -> Op:
     """Return the operation that makes what is mounted on `target` read-only, and what is mounted below it not."""
-    wanted = _Wanted()
+    wanted = Wanted()
     wanted.take(0, "ro")
     return Mounter._op(["", "", target, "", ""], wanted, _BIND | _AGAIN, where=where)
 

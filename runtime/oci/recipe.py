@@ -118,7 +118,11 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     if targets.count("/dev") > 1 or targets.count("/proc") > 1:
         return False
     for one, target in zip(spec.get("mounts", ()), targets, strict=True):
-        if "copy-symlink" in one.get("options", ()):  # whether the source is a link
+        options = one.get("options", ())
+        if "copy-symlink" in options:  # whether the source is a link
+            return False
+        binds = one.get("type") == "bind" or not {"bind", "rbind"}.isdisjoint(options)
+        if binds and any("atime" in option for option in options):  # by the name of the program: pyrun.oci.asrunc
             return False
         if target == "/proc" and (one.get("type") != "proc" or not {"bind", "rbind"}.isdisjoint(one.get("options", ()))):
             return False

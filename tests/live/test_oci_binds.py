@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 
 @pytest.fixture
@@ -107,3 +108,59 @@ def test_a_user_namespace_without_maps_has_the_callers_id(oci: Runtime) -> None:
     oci.command("/bin/true")
     done = oci("run", "one", code=1)
     assert "process.user" in done.stderr and not oci.leftovers()
+
+
+@pytest.fixture
+def as_runc(oci: Runtime) -> Runtime:
+    oci.program = oci.folder / "runc"
+    oci.program.symlink_to(OCI)
+    return oci
+
+
+def flags_of(oci: Runtime, top: Path, given: str, *options: str) -> str:
+    """Of a bind of what is mounted with `given`."""
+    subprocess.run(["mount", "--bind", "-o", f"remount,diratime,{given}", top], check=True)
+    oci.config["mounts"] = [one for one in oci.config["mounts"] if one["destination"] != "/mnt"] + [bind(top, "/mnt", "bind", *options)]
+    return oci.shell("awk '$5 == \"/mnt\" { print $6 }' /proc/self/mountinfo").strip()
+
+
+def test_the_times_of_a_bind_as_runc_has_them(as_runc: Runtime, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "top", top], check=True)
+    try:
+        for given, options, seen in (
+            ("noatime", ["atime"], "rw,noatime"),
+            ("noatime", ["nodiratime"], "rw,nodiratime,relatime"),
+            ("nodiratime,relatime", ["strictatime"], "rw"),
+            ("noatime,nodiratime", ["relatime"], "rw,relatime"),
+            ("noatime,nodev", ["nosuid"], "rw,nosuid,noatime"),
+            ("ro,noatime", ["diratime"], "rw,noatime"),
+        ):
+            assert flags_of(as_runc, top, given, *options) == seen, (given, options)
+    finally:
+        subprocess.run(["umount", top], check=True)
+
+
+def test_a_user_namespace_keeps_the_flags_of_a_bind_as_with_runc(as_runc: Runtime, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    as_runc.config["linux"]["namespaces"].append({"type": "user"})
+    as_runc.config["linux"]["uidMappings"] = as_runc.config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    os.chown(as_runc.bundle / "rootfs", 100000, 100000)
+    subprocess.run(["mount", "-t", "tmpfs", "top", top], check=True)
+    try:
+        assert flags_of(as_runc, top, "ro,nodev,relatime", "nosuid", "relatime") == "ro,nosuid,nodev,relatime"
+        as_runc.config["mounts"][-1]["options"] = ["bind", "rw", "dev"]
+        as_runc.write()
+        told = as_runc("run", "one", code=1).stderr
+        assert told.startswith("runc run failed: unable to start container process: error during container init: error mounting ")
+        assert "operation not permitted" in told and "rw, dev is asked for" in told
+        as_runc.config["mounts"][-1]["options"] = ["bind", "noatime"]
+        as_runc.write()
+        assert "another atime is asked for" in as_runc("run", "one", code=1).stderr
+        as_runc.program = OCI
+        assert as_runc("run", "one").stdout == "ro,nodev,noatime\n"
+    finally:
+        subprocess.run(["umount", top], check=True)
+    assert not as_runc.leftovers()
