@@ -9,6 +9,7 @@ from pyrun.errors import ConfigError, HostError, UsageError
 from pyrun.host import probe, read_small
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, planner, spec, state
+from pyrun.oci.arguments import program
 from pyrun.oci.launch import Launch, launched
 from pyrun.oci.main import debug
 from pyrun.oci.process import filter_flags, lost_capabilities
@@ -162,7 +163,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     fds = _descriptors(container, making.group)
     debug(args, "nsexec container setup: the helper makes namespaces and the process")
     try:
-        making.launch = launch = launched(plan, fds, args.kept, bundle if (config.get("hooks") or {}).get("createContainer") else "")
+        making.launch = launch = launched(plan, fds, args.kept, bundle if config.get("hooks") and program() == "crun" else "")
     finally:
         for fd in fds.values():
             os.close(fd)

@@ -6,6 +6,7 @@ import os
 
 from pyrun.errors import ConfigError, HostError
 from pyrun.images import fastjson
+from pyrun.oci.arguments import program
 from pyrun.oci.rules_process import number_list
 from pyrun.plan import caps, ops, rlimits
 from pyrun.plan.ops import caps_blob, op
@@ -74,10 +75,11 @@ def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str
     """Append the hooks of one kind that run in the container's own process; `env` is what one has that names none."""
     head, tail = state
     joined = any(one["type"] == "mount" and one.get("path") for one in spec.get("linux", {}).get("namespaces", ()))
+    in_root = joined or program() != "crun"
     for index, hook in enumerate(spec.get("hooks", {}).get(kind, ())):
         argv = [hook["path"], *(hook.get("args") or [hook["path"]])]
         where = f"hooks.{kind}[{index}]"
-        flags = ops.KEEP if joined else 0
+        flags = ops.KEEP if in_root else 0
         todo.append(op(ops.HOOK, argv, hook.get("env", [*env]), a=hook.get("timeout", 0), b=[head, tail], flags=flags, origin=where))
 
 

@@ -59,9 +59,12 @@ def through_life(oci: Runtime, kind: str, script: str, **more: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer", "poststart", "poststop"])
-def test_a_hook_runs_in_the_bundle(oci: Runtime, kind: str) -> None:
-    """With the runtime's environment, unless it has one of its own; so it is with crun, and the specification is silent."""
-    place = oci.bundle
+@pytest.mark.parametrize("name", ["pyrun-oci", "runc", "crun"])
+def test_a_hook_runs_in_the_bundle_or_the_root_of_its_namespace(oci: Runtime, kind: str, name: str) -> None:
+    """With the runtime's environment, unless it has one of its own; so it is with runc, and the specification is silent."""
+    oci.program = oci.folder / name
+    oci.program.symlink_to(OCI)
+    place = oci.bundle / "rootfs" if kind == "createContainer" and name != "crun" else oci.bundle
     through_life(oci, kind, 'echo "$PWD $OURS" > written')
     assert (place / "written").read_text() == f"{place} the caller's\n"
     through_life(oci, kind, 'echo "$A$OURS" > written', env=["A=its own"])
@@ -70,7 +73,7 @@ def test_a_hook_runs_in_the_bundle(oci: Runtime, kind: str) -> None:
 
 def test_a_createContainer_hook_mounts_into_the_root(oci: Runtime) -> None:
     (oci.bundle / "from").write_text("the host's\n")
-    script = f"cd rootfs && test -e proc/self && touch lib/it && mount --bind {oci.bundle}/from lib/it"
+    script = f"test -e proc/self && touch lib/it && mount --bind {oci.bundle}/from lib/it"
     oci.config["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
     (oci.bundle / "rootfs/lib").mkdir(exist_ok=True)
     assert oci.shell("cat /lib/it") == "the host's\n"
