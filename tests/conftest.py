@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Generator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI") == "true"
 
-hypothesis.settings.register_profile("local", deadline=None, database=None)
-hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True)
-hypothesis.settings.load_profile("ci" if CI else "local")
+with contextlib.suppress(ModuleNotFoundError):  # virtual machines have no use for it
+    import hypothesis
+
+    hypothesis.settings.register_profile("local", deadline=None, database=None)
+    hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True)
+    hypothesis.settings.load_profile("ci" if CI else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
  *   probe report                 everything below as one JSON object on stdout
  *   probe stay                   the same, and then sleeps for ever
  *   probe spy                    watches the processes beside it (probe_spy.c)
+ *   probe trace FILE COMMAND...  writes down which programs a process becomes (probe_trace.c); this one is for outside
  *   probe exit N                 exit with N
  *   probe kill SIG               die of signal SIG
  *   probe sleep SECONDS          0 sleeps for ever; first says "ready"
@@ -46,6 +47,7 @@
 
 int report(char **argv); /* probe_report.c */
 int spy(void);            /* probe_spy.c */
+int trace(char **words);  /* probe_trace.c */
 
 static int try_path(const char *path, int flags)
 {
@@ -347,6 +349,8 @@ int main(int argc, char **argv)
         return rdma(argv[2], strtol(argv[3], NULL, 0), strtol(argv[4], NULL, 0));
     if (!strcmp(verb, "sweep") && argc > 2)
         return sweep(argv[2]);
+    if (!strcmp(verb, "trace") && argc > 3)
+        return trace(argv + 2);
     if (!strcmp(verb, "try") && argc > 2)
         return say_try(argv + 2);
     fprintf(stderr, "probe: what is %s?\n", verb);

@@ -83,7 +83,7 @@ def has_tests(folder: str) -> bool:
 
 
 def checks() -> list[Check]:
-    """Every check of this checkout, in the order in which they run: quick ones first."""
+    """Every check of this checkout, in the order in which they are told of but for the live lane: quick ones first."""
     # tests mix str and Path in lists, which mypy joins to object: what they pass is not checked, what they name is
     loose = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--check-untyped-defs"]
     loose += ["--explicit-package-bases", "--cache-dir=build/mypy"]
@@ -200,21 +200,25 @@ def report(running: Running, tally: Tally) -> None:
             print(f"{name}\n{text[-SHOWN:]}\n", flush=True)
 
 
+def schedule(todo: Sequence[Check]) -> list[list[Check]]:
+    """What may run beside each other: the live lane, which is long, beside the other ones; virtual machines take all that the host has."""
+    return [[check for check in todo if (check.lane == "vm") == alone] for alone in (False, True)]
+
+
 def run_everything() -> int:
     tally = Tally()
     if not VMTEST.exists():
         print(f"vm: {os.path.relpath(VMTEST, TOP)} is not there, so the tests in a virtual machine are left out")
-    todo = checks()
     running: dict[str, Running] = {}
     try:
-        # the slow one runs beside the others, which mostly use one processor
-        for check in sorted(todo, key=lambda check: check.lane != "vm"):
-            running[check.name] = Running(check)
-            if check.lane != "vm":
-                report(running[check.name], tally)
-        for check in todo:
-            if check.lane == "vm":
-                report(running[check.name], tally)
+        for group in schedule(checks()):
+            for check in sorted(group, key=lambda check: check.lane != "live"):
+                running[check.name] = Running(check)
+                if check.lane != "live":
+                    report(running[check.name], tally)
+            for check in group:
+                if check.lane == "live":
+                    report(running[check.name], tally)
     finally:
         for one in running.values():
             one.end()

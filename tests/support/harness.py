@@ -17,7 +17,7 @@ LIMIT = 60  # seconds, of one pyrun
 
 def compile_probe(target: Path) -> Path:
     """Makes the static probe program, unless `target` is one newer than its sources."""
-    sources = [TOP / "tests" / name for name in ("probe.c", "probe_report.c", "probe_spy.c")]
+    sources = [TOP / "tests" / name for name in ("probe.c", "probe_report.c", "probe_spy.c", "probe_trace.c")]
     if not target.exists() or any(source.exists() and source.stat().st_mtime > target.stat().st_mtime for source in sources):
         target.parent.mkdir(parents=True, exist_ok=True)
         flags = ["-std=gnu11", "-O1", "-static", "-s", "-Wall", "-Wextra", "-Werror"]

@@ -1,4 +1,4 @@
-"""What becomes of a process that was pyrun: by its system calls it is seen that no Python was started."""
+"""What becomes of a process that was pyrun: by the programs that it executes it is seen that no Python was started."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from harness import COMMAND, Pyrun
+from harness import COMMAND, TOP, Pyrun
 
 
 def launch(pyrun: Pyrun, folder: Path, *words: str | Path, **more: Any) -> tuple[subprocess.CompletedProcess[str], list[str]]:
@@ -17,10 +17,9 @@ def launch(pyrun: Pyrun, folder: Path, *words: str | Path, **more: Any) -> tuple
 
 
 def traced(folder: Path) -> tuple[str, ...]:
-    return ("strace", "-qq", "-e", "trace=execve", "-o", str(folder / "trace"))
+    return (str(TOP / "build" / "probe"), "trace", str(folder / "trace"))
 
 
 def programs(folder: Path) -> list[str]:
     """What the traced process, and none that it started, has become."""
-    lines = (folder / "trace").read_text().splitlines()
-    return [line.split('"')[1].rpartition("/")[2] for line in lines if line.endswith(" = 0")]
+    return (folder / "trace").read_text().splitlines()

@@ -4,8 +4,11 @@ The host makes a directory like a checkout, with a relocatable .venv in it (pyru
 by pip, since the machine has no network), the fixtures of the live tests and the tests of a directory, and hands it
 to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 
-guest    the kernel that Debian makes for clouds
+guest    the kernel that Debian makes for clouds; three machines, each with some of the files
 full     its kernel for everything, with SELinux instead of AppArmor, two nodes of memory, and what compiles a module
+
+Two machines run at a time, one for each processor of the host, which the lane has for itself (tools/check.py).  What each test
+took is in build/vm/*.xml.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import pytest
 from harness import TOP, compile_probe, copy_of_sources
@@ -29,22 +35,65 @@ FULL = GUEST.with_name("full")
 PREFIX = TOP / "build" / "vm" / "prefix"
 # what tests need beside vmtest's own list, which has podman, crun and uidmap; each user's own bus and systemd, profiles of AppArmor
 MACHINE = {"VMTEST_APT": "apparmor criu dbus-user-session passt"}
-FULL_MACHINE = {"VMTEST_APT": "linux-headers-amd64 make secilc", "VMTEST_KERNEL": "linux-image-amd64"}
-# vmtest has no option for more words of the kernel's command line, but takes what PATH has for QEMU.  It keeps machines by what
-# --version says.
+FULL_MACHINE = {"VMTEST_APT": "secilc make linux-headers-amd64", "VMTEST_KERNEL": "linux-image-amd64"}
+MADE = "/usr/local/lib/misc_charge"  # where test_misc.py finds the module in the machine
+# vmtest has no options for the processor and more words of the kernel's command line, but takes what PATH has for QEMU.  It keeps
+# machines by what --version says.
 QEMU = """#!/bin/sh
+before=
 for word; do
     shift
-    [ "$before" != -append ] || word="$word {words}"
+    case $before in
+    -append) word="$word {words}" ;;
+    -cpu) word="$word{features}" ;;
+    esac
     set -- "$@" "$word"
     before=$word
 done
-[ "$1" != --version ] || echo "with {words}"
+[ "$1" != --version ] || echo "with {words} {features}"
 exec {program} "$@"
 """
-FULL_WORDS = "security=selinux selinux=1 enforcing=0 numa=fake=2"
-LIMIT = 2000  # seconds in the guest, whose processor is emulated; it takes a third of that on an idle machine
+# The image's own initrd is for nobody; what makes it would collect all modules there are, twice.  And where the kernel's headers are,
+# the tests' own module is compiled while it goes at the host's speed; a test whose source is another one compiles it itself.
+MMDEBSTRAP = """#!/bin/sh
+exec {program} --essential-hook='mkdir -p $1/etc/initramfs-tools/conf.d; echo MODULES=list >$1/etc/initramfs-tools/conf.d/few' \\
+    --customize-hook={folder}/module "$@"
+"""
+MODULE = """#!/bin/sh
+set -e
+for headers in "$1"/lib/modules/*/build; do
+    [ -L "$headers" ] || exit 0
+    mkdir -p "$1{place}"
+    cp {source} "$1{place}"
+    echo obj-m := {source.stem}.o >"$1{place}/Kbuild"
+    chroot "$1" make -C "${{headers#"$1"}}" M={place} KCFLAGS=-g0 modules
+done
+"""
+# What is slow where a processor is emulated (docs/design/testing.md): string instructions go byte by byte, so the kernel is not to
+# clear and copy pages by them (clearcpuid=112 is rep_good), nor all that it hands out; a fifth level of page tables; SMAP, for which
+# every copy from and to user space leaves what is compiled; vectors that the host has no use for.
+FEATURES = ",-erms,-fsrm,-la57,-smap,-smep,-avx,-avx2"
+WORDS = "no5lvl init_on_alloc=0 clearcpuid=112"
+# a page would go to the node of whoever looks at it from outside, such as a reader of /proc/PID/cmdline, whatever cpuset.mems says
+FULL_WORDS = f"{WORDS} security=selinux selinux=1 enforcing=0 numa=fake=2 numa_balancing=disable"
+# Which files each machine of the guest's has, beside those that are named nowhere, which the first one has.  A second processor costs
+# a quarter more for what does not need it: each change of memory that both may see is an exclusive one then.
+PARTS = {
+    "services": ["test_checkpoint", "test_podman", "test_units", "test_web"],
+    "limits": ["test_limits", "test_limits_felt", "test_limits_more", "test_limits_rare"],
+}
+TWO_PROCESSORS = ("limits",)
+TOGETHER = 2  # machines at a time
+LIMIT = 2000  # seconds in a machine, whose processor is emulated; it takes a sixth of that on an idle host
+TOOLS = ("pytest", "pytest-timeout")
+# What of Debian's generators there is runs at each daemon-reload, and finds nothing to do (systemd.generator(7)).
+INSIDE = """
+mkdir -p /etc/systemd/system-generators
+for path in /lib/systemd/system-generators/*; do ln -s /dev/null "/etc/systemd/system-generators/${path##*/}"; done
+"""
 TREES = ("tests/conftest.py", "tests/support", "tests/live/conftest.py", "tools", "pyproject.toml")
+
+Report = dict[str, list[str]]
 
 pytestmark = [pytest.mark.vm, pytest.mark.needs_root]
 
@@ -65,14 +114,14 @@ def pip(*arguments: str | Path) -> None:
 
 def make_prefix(work: Path) -> None:
     """Installs pyrun and its needs below build/vm/prefix; only pyrun itself when the needs are there already."""
-    needs = (TOP / "pyproject.toml").read_text()
+    needs = (TOP / "pyproject.toml").read_text() + " ".join(TOOLS)
     stamp = PREFIX / "needs"
     sources, wheels = copy_of_sources(work / "sources"), work / "wheels"
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, sources)
     wheel = next(wheels.glob("*.whl"))
     if not stamp.exists() or stamp.read_text() != needs:
         shutil.rmtree(PREFIX, ignore_errors=True)
-        pip("install", "--ignore-installed", "--prefix", PREFIX, wheel, "pytest", "pytest-timeout", "hypothesis")
+        pip("install", "--ignore-installed", "--prefix", PREFIX, wheel, *TOOLS)
         (PREFIX / "bin" / "python3").symlink_to("/usr/bin/python3")
         (PREFIX / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
         stamp.write_text(needs)
@@ -81,8 +130,8 @@ def make_prefix(work: Path) -> None:
     subprocess.run(["strip", "--strip-unneeded", *PREFIX.rglob("*.so")], check=True)
 
 
-def make_checkout(folder: Path, tests: Path = GUEST) -> None:
-    """The directory that becomes the guest's /src."""
+def make_checkout(folder: Path) -> None:
+    """The directory that becomes each machine's /src."""
     for name in TREES:
         source, target = TOP / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +139,9 @@ def make_checkout(folder: Path, tests: Path = GUEST) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, target)
-    for path in (*tests.glob("*.py"), *tests.glob("*.c")):
-        shutil.copy2(path, folder / "tests" / "live")  # beside the fixtures
+    for tests in (GUEST, FULL):
+        for path in (*tests.glob("*.py"), *tests.glob("*.c")):
+            shutil.copy2(path, folder / "tests" / "live")  # beside the fixtures
     shutil.copytree(PREFIX, folder / ".venv", symlinks=True)
     compile_probe(folder / "build" / "probe")
     shutil.copy2("/bin/busybox", folder / "build" / "busybox")
@@ -115,62 +165,85 @@ def moved(code: CodeType, old: str, new: str) -> CodeType:
     return code.replace(co_filename=code.co_filename.replace(old, new, 1), co_consts=inner)
 
 
+class Machine:
+    """One with the files of a directory that it is for; `vmtest` makes its image, unless there is one, from when it is begun."""
+
+    def __init__(self, name: str, tests: Path, files: list[Path], folder: Path) -> None:
+        self.name = name
+        self.files = files
+        self.folder = folder
+        kind, words = (MACHINE, WORDS) if tests == GUEST else (FULL_MACHINE, FULL_WORDS)
+        for name, text in (("qemu-system-x86_64", QEMU), ("mmdebstrap", MMDEBSTRAP), ("module", MODULE)):
+            program = shutil.which(name)  # vmtest tells what is missing
+            values = {"folder": folder, "words": words, "features": FEATURES, "place": MADE, "source": FULL / "misc_charge.c"}
+            if program or text == MODULE:
+                (folder / name).write_text(text.format(program=program, **values))
+                (folder / name).chmod(0o755)
+        cpus = "2" if name in TWO_PROCESSORS else "1"
+        self.env = {**os.environ, **kind, "VMTEST_CPUS": cpus, "PATH": f"{folder}:{os.environ['PATH']}"}
+        self.vmtest = [sys.executable, str(VMTEST)]
+        null = subprocess.DEVNULL
+        self.build = subprocess.Popen([*self.vmtest, "--build"], env=self.env, stdin=null, stdout=null, stderr=null)
+
+    def run(self, checkout: Path) -> Report:
+        """What became of each test: its name, and a text for each time it failed."""
+        self.build.wait()  # whether it failed, this one will tell
+        out = self.folder / "out"
+        files = " ".join(f"tests/live/{path.name}" for path in self.files)
+        inside = f"{INSIDE}.venv/bin/python3 -m pytest -q --timeout=300 --durations=12 --junitxml=$OUT/report.xml {files}"
+        command: list[str | Path] = [*self.vmtest, "-C", checkout, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, env=self.env, text=True, **streams)
+        print(done.stdout)
+        assert (out / "report.xml").exists(), f"exit {done.returncode}, no report:\n{done.stdout}"
+        shutil.copy(out / "report.xml", PREFIX.with_name(f"{self.name}.xml"))
+        found: Report = {}
+        for case in ElementTree.parse(out / "report.xml").iter("testcase"):
+            name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').partition('[')[0]}"
+            found.setdefault(name, []).extend(node.text or node.get("message") or node.tag for node in case)
+        return found
+
+
 @pytest.fixture(scope="module")
-def prefix(tmp_path_factory: pytest.TempPathFactory) -> None:
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Report]]]:
+    """What comes of each file, once its machine has run."""
     if not VMTEST.exists():
         pytest.skip(f"{os.path.relpath(VMTEST, TOP)} is not beside this checkout: no virtual machine; with CI=true a skip fails")
-    make_prefix(tmp_path_factory.mktemp("wheel"))
+    new = tmp_path_factory.mktemp
+    guests = {name: [GUEST / f"{stem}.py" for stem in stems] for name, stems in PARTS.items()}
+    named = [path for paths in guests.values() for path in paths]
+    rest = [path for path in sorted(GUEST.glob("test_*.py")) if path not in named]
+    parts = {
+        "guest": (GUEST, rest),
+        **{name: (GUEST, paths) for name, paths in guests.items()},
+        "full": (FULL, sorted(FULL.glob("test_*.py"))),
+    }
+    machines = [Machine(name, *part, new(name)) for name, part in parts.items()]
+    checkout = new("checkout")
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        try:
+            make_prefix(new("wheel"))
+            make_checkout(checkout)
+            runs = [(machine, pool.submit(machine.run, checkout)) for machine in machines]
+            yield {path.stem: run for machine, run in runs for path in machine.files}
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for machine in machines:
+                machine.build.wait()
+    shutil.rmtree(checkout)
 
 
-def run(factory: pytest.TempPathFactory, tests: Path, env: dict[str, str]) -> dict[str, list[str]]:
-    """What became of each test of a directory, in a machine of `env`: its name, and a text for each time it failed."""
-    folder, out = factory.mktemp("checkout"), factory.mktemp("out")
-    make_checkout(folder, tests)
-    files = " ".join(f"tests/live/{path.name}" for path in sorted(tests.glob("test_*.py")))
-    inside = f".venv/bin/python3 -m pytest -q --durations=12 --junitxml=$OUT/report.xml {files}"
-    command: list[str | Path] = [sys.executable, VMTEST, "-C", folder, "-o", out, "-t", str(LIMIT), "-e", "CI=true", "-c", inside]
-    env = {**os.environ, **env}
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
-    print(done.stdout)
-    shutil.rmtree(folder)
-    assert (out / "report.xml").exists(), f"exit {done.returncode}, no report:\n{done.stdout}"
-    found: dict[str, list[str]] = {}
-    for case in ElementTree.parse(out / "report.xml").iter("testcase"):
-        name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').partition('[')[0]}"
-        found.setdefault(name, []).extend(node.text or node.get("message") or node.tag for node in case)
-    return found
-
-
-def check(report: dict[str, list[str]], name: str) -> None:
+def check(reports: dict[str, Future[Report]], name: str) -> None:
+    report = reports[name.partition("::")[0]].result()
     assert name in report, "it did not run"
     assert report[name] == [], "\n".join(report[name])
 
 
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory, prefix: None) -> dict[str, list[str]]:
-    return run(tmp_path_factory, GUEST, MACHINE)
-
-
 @pytest.mark.parametrize("name", guest_tests(GUEST))
-def test_in_guest(guest: dict[str, list[str]], name: str) -> None:
-    check(guest, name)
-
-
-def with_words(folder: Path, words: str) -> str:
-    """PATH with a QEMU in front that adds to the kernel's command line."""
-    program = shutil.which("qemu-system-x86_64")
-    if program:  # else vmtest tells what is missing
-        (folder / "qemu-system-x86_64").write_text(QEMU.format(words=words, program=program))
-        (folder / "qemu-system-x86_64").chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}"
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory, prefix: None) -> dict[str, list[str]]:
-    path = with_words(tmp_path_factory.mktemp("bin"), FULL_WORDS)
-    return run(tmp_path_factory, FULL, {**FULL_MACHINE, "PATH": path})
+def test_in_guest(reports: dict[str, Future[Report]], name: str) -> None:
+    check(reports, name)
 
 
 @pytest.mark.parametrize("name", guest_tests(FULL))
-def test_with_full_kernel(full: dict[str, list[str]], name: str) -> None:
-    check(full, name)
+def test_with_full_kernel(reports: dict[str, Future[Report]], name: str) -> None:
+    check(reports, name)

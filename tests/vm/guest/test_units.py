@@ -30,23 +30,29 @@ def show(name: str, unit: str = "web.service") -> str:
 wait_until = partial(waiting.wait_until, what=lambda: systemctl("status", "web.service").stdout, pause=0.2)
 
 
-@pytest.fixture
-def boot(shared: Pyrun) -> Iterator[Callable[[str], None]]:
-    """Writes the file of a pod and lets systemd take note of it, with pyrun's generator in place."""
+@pytest.fixture(scope="module")
+def installed(shared: Pyrun) -> Iterator[None]:
+    """pyrun's generator is in place."""
     shared.report()  # imports the image
+    shared("systemd", "install", code=0)
+    yield
+    shared("systemd", "remove", code=0)
+    systemctl("daemon-reload")
+
+
+@pytest.fixture
+def boot(shared: Pyrun, installed: None) -> Iterator[Callable[[str], None]]:
+    """Writes the file of a pod and lets systemd take note of it."""
 
     def write(text: str) -> None:
         POD.parent.mkdir(parents=True, exist_ok=True)
         POD.write_text(f"[Pod]\nImage={shared.probe_image}\n{text}\n[Service]\nRestartSec=100ms\n")
-        shared("systemd", "install", code=0)
         assert systemctl("daemon-reload").returncode == 0
 
     yield write
     systemctl("stop", "web.socket", "web.service")
     systemctl("reset-failed", "web.service")
     POD.unlink()
-    shared("systemd", "remove", code=0)
-    systemctl("daemon-reload")
 
 
 def test_a_pod_from_a_file_is_a_service(boot: Callable[[str], None]) -> None:

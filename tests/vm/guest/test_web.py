@@ -52,20 +52,27 @@ def family(supervisor: int) -> dict[str, int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def installed(shared: Pyrun) -> Iterator[None]:
+    """pyrun's generator and timer are in place."""
+    shared("systemd", "install", code=0)
+    assert systemctl("daemon-reload").returncode == 0
+    yield
+    shared("systemd", "remove", code=0)
+    systemctl("daemon-reload")
+
+
 @pytest.fixture
-def boot(shared: Pyrun) -> Iterator[Callable[[str], None]]:
+def boot(installed: None) -> Iterator[Callable[[str], None]]:
     def write(text: str) -> None:
         POD.parent.mkdir(parents=True, exist_ok=True)
         POD.write_text(text)
-        shared("systemd", "install", code=0)
         assert systemctl("daemon-reload").returncode == 0
 
     yield write
     systemctl("stop", "site.service", "systemd-machined.service")  # the second was started by the registration
     systemctl("reset-failed", "site.service")
     POD.unlink()
-    shared("systemd", "remove", code=0)
-    systemctl("daemon-reload")
 
 
 def test_a_web_server_from_a_file_outlives_every_fault(shared: Pyrun, busybox: Path, boot: Callable[[str], None], tmp_path: Path) -> None:
@@ -113,17 +120,13 @@ def test_a_watchdog_that_nobody_feeds(boot: Callable[[str], None], shared: Pyrun
     wait_until(lambda: int(show("NRestarts")[0]) >= 1)
 
 
-def test_the_timer_collects_what_has_ended(shared: Pyrun) -> None:
+def test_the_timer_collects_what_has_ended(shared: Pyrun, installed: None) -> None:
     shared("run", "--keep", shared.probe_image, "--exec", "/probe", "--", "exit", "0", code=0)
     assert list((shared.root / "pods" / "exited").iterdir())
-    shared("systemd", "install", code=0)
     try:
-        assert systemctl("daemon-reload").returncode == 0
         assert systemctl("start", "pyrun-gc.timer").returncode == 0
         assert "pyrun-gc.service" in systemctl("list-timers", "--all", "pyrun-gc.timer").stdout
         assert systemctl("start", "pyrun-gc.service").returncode == 0, "it ends when it is done"
         assert not list((shared.root / "pods" / "exited").iterdir())
     finally:
         systemctl("stop", "pyrun-gc.timer")
-        shared("systemd", "remove", code=0)
-        systemctl("daemon-reload")
