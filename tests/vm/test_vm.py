@@ -84,7 +84,7 @@ PARTS = {
 }
 TWO_PROCESSORS = ("limits",)
 TOGETHER = 2  # machines at a time
-LIMIT = 2000  # seconds in a machine, whose processor is emulated; it takes a sixth of that on an idle host
+LIMIT = 2000  # seconds in a machine, whose processor is emulated; it takes less than half of that on a busy host
 TOOLS = ("pytest", "pytest-timeout")
 # What of Debian's generators there is runs at each daemon-reload, and finds nothing to do (systemd.generator(7)).
 INSIDE = """
@@ -173,12 +173,12 @@ class Machine:
         self.files = files
         self.folder = folder
         kind, words = (MACHINE, WORDS) if tests == GUEST else (FULL_MACHINE, FULL_WORDS)
-        for name, text in (("qemu-system-x86_64", QEMU), ("mmdebstrap", MMDEBSTRAP), ("module", MODULE)):
-            program = shutil.which(name)  # vmtest tells what is missing
+        for front, text in (("qemu-system-x86_64", QEMU), ("mmdebstrap", MMDEBSTRAP), ("module", MODULE)):
+            program = shutil.which(front)  # vmtest tells what is missing
             values = {"folder": folder, "words": words, "features": FEATURES, "place": MADE, "source": FULL / "misc_charge.c"}
             if program or text == MODULE:
-                (folder / name).write_text(text.format(program=program, **values))
-                (folder / name).chmod(0o755)
+                (folder / front).write_text(text.format(program=program, **values))
+                (folder / front).chmod(0o755)
         cpus = "2" if name in TWO_PROCESSORS else "1"
         self.env = {**os.environ, **kind, "VMTEST_CPUS": cpus, "PATH": f"{folder}:{os.environ['PATH']}"}
         self.vmtest = [sys.executable, str(VMTEST)]
