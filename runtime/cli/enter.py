@@ -11,6 +11,7 @@ import os
 from pyrun.cli.explain import explainer
 from pyrun.engine.launch import become
 from pyrun.errors import PyrunError, UsageError
+from pyrun.native.users import is_root
 from pyrun.plan import ops
 from pyrun.pod.enter import find_enterable, make_plan, open_slots
 from pyrun.pod.state import Pods
@@ -46,6 +47,10 @@ def run(args: Args) -> int:
             term=os.environ.get("TERM", "xterm"),
         )
         plan.explain = explainer(args)
+        if live.cgroup and not is_root():
+            from pyrun.engine.placement import approach
+
+            approach(live.cgroup)
         end = ""
         if args.format == "json":
             from pyrun.cli.lines import begin_process

@@ -19,12 +19,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["adjust", "advice", "environment", "properties_of_scope", "take"]
+__all__ = ["adjust", "advice", "approach", "environment", "properties_of_scope", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 _UNMANAGED = ("dmem", "hugetlb", "misc", "rdma")  # systemd.resource-control(5), Delegate=, knows no such controllers
 _PATIENCE = 10.0  # seconds for systemd to make a scope
+_COLLECT = ("CollectMode", "s", "inactive-or-failed")
 _DEFAULTS = ("", "max", "0", "100", "default 100", "max 100000")  # what a unit has without the property
 
 
@@ -109,6 +110,20 @@ def _runtime_dir() -> str:
     return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{mapped_ids('uid')[0][1] if os.geteuid() == 0 else os.geteuid()}"
 
 
+def approach(cgroup: str) -> None:
+    """Bring this process to where the user's processes may enter the pod's `cgroup`: the one above both has to be the user's (cgroups(7)).
+
+    From elsewhere, a login for example, the user's systemd moves it into a scope; without one, it stays: entering then fails.
+    """
+    own = read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
+    root = next((root for root in CGROUP_ROOTS if cgroup.startswith(root + "/")), "")
+    if not root or not os.path.isdir(_SYSTEMD) or os.access(os.path.commonpath([root + own, cgroup]) + "/cgroup.procs", os.W_OK):
+        return
+    if os.path.exists(f"{_runtime_dir()}/bus"):
+        name = os.path.basename(cgroup)
+        _move(f"{name}-{os.getpid()}.scope", [("Description", "s", f"a process for {name}"), ("Slice", "s", "app.slice"), _COLLECT])
+
+
 def adjust(cgroup: str, limits: Iterable[tuple[str, str]]) -> None:
     """Give the scope above a pod's `cgroup` new limits, where it has such limits; HostError when systemd refuses."""
     from pyrun.plan.scope import properties_of
@@ -186,8 +201,11 @@ def _given_away(below: Sequence[str]) -> bool:
 
 def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
     """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
-    name = f"pyrun-{uuid}.scope"
-    properties = [*properties_of_scope(uuid, limits), ("PIDs", "au", "1", str(os.getpid()))]
+    return _move(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits))
+
+
+def _move(name: str, properties: Sequence[Sequence[str]]) -> str:
+    properties = [*properties, ("PIDs", "au", "1", str(os.getpid()))]
     words = [word for one in properties for word in one]
     _call(name, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", str(len(properties)), *words, "0")
     end = time.monotonic() + _PATIENCE
@@ -205,7 +223,7 @@ def properties_of_scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> list
         ("Description", "s", f"pyrun pod {uuid}"),
         ("Delegate", "b", "true"),
         ("Slice", "s", "machine.slice" if is_root() else "app.slice"),
-        ("CollectMode", "s", "inactive-or-failed"),
+        _COLLECT,
         *limits,
     ]
 

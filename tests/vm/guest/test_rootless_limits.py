@@ -26,7 +26,7 @@ pyrun.allow_limits(["memory", "pids"])
 own = open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
 def run(script, **more):
     return pyrun.run(None, ["sh", "-c", script], rootfs="host", capture_output=True, timeout=60, **more)
-held = run("head -c 400000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
+held = run("head -c 60000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
 bomb = run("b() { b | b & }; b; sleep 1; echo lives", pids_limit=20)
 pyrun.settle()
 print(json.dumps([own, held.reason, held.usage["memory_peak_bytes"], bomb.usage["pids_peak"], bomb.usage["pids_max_events"]]))
@@ -141,7 +141,7 @@ def test_from_a_place_that_is_not_delegated(person: Person) -> None:
         person.run(COMMAND, "resume", uuid)
         person.run(COMMAND, "stop", uuid)
     until(lambda: person.groups() == [])
-    error = person.run(*shell("head -c 400000000 /dev/zero | tail", *flags), code=137)
+    error = person.run(*shell("head -c 60000000 /dev/zero | tail", *flags), code=137)
     assert "Traceback" not in error
     until(lambda: person.groups() == [])
 
@@ -184,7 +184,14 @@ def test_the_librarys_pods_in_the_background(person: Person) -> None:
     update = "import pyrun; pod = pyrun.attach('one'); pod.update(memory='48Mi'); print(pod.stats()['pids']); pod.pause(); pod.resume()"
     assert int(person.run(TOP / ".venv/bin/python3", "-c", update)) == 2
     assert read(cgroup, "memory.max") == str(48 << 20)
-    outside = person.run(COMMAND, "exec", "one", "--", "true", code=125)  # cgroups(7): the cgroup above both has to be the user's
+    # cgroups(7): the cgroup above both has to be the user's, which that of a login and of a pod is not
+    with person.running(COMMAND, "exec", "one", "--", "/bin/sh", "-c", "echo ready; sleep 1000") as process:
+        until(lambda: len(read(cgroup, "cgroup.procs").split()) == 3)  # init, the app, this one
+        mine = Path(f"/proc/{process.pid}/cgroup").read_text().strip()
+        assert mine.endswith(f"/app.slice/pyrun-{uuid}-{process.pid}.scope") and str(person.tree)[len("/sys/fs/cgroup") :] in mine
+        assert person.run(COMMAND, "exec", "one", "--", "/bin/cat", "/proc/self/cgroup") == "0::/\n"
+    lost = ["env", "XDG_RUNTIME_DIR=/run/user/none", COMMAND, "exec", "one", "--", "true"]
+    outside = person.run(*lost, code=125)
     assert "enter the pod's cgroup: permission denied" in outside and "systemd-run --user --scope" in outside
     person.run(TOP / ".venv/bin/python3", "-c", "import pyrun; pyrun.attach('one').remove(force=True)")
     until(lambda: person.groups() == [])
