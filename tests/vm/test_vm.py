@@ -4,7 +4,7 @@ The host makes a directory like a checkout, with a relocatable .venv in it (pyru
 by pip, since the machine has no network), the fixtures of the live tests and the tests of a directory, and hands it
 to `vmtest`, which boots, runs pytest inside and brings its report back.  Each test of the guest is a test here too.
 
-guest    the kernel that Debian makes for clouds; three machines, each with some of the files
+guest    the kernel that Debian makes for clouds; four machines, each with some of the files
 full     its kernel for everything, with SELinux instead of AppArmor, two nodes of memory, and what compiles a module
 
 Two machines run at a time, one for each processor of the host, which the lane has for itself (tools/check.py).  What each test
@@ -80,9 +80,10 @@ FULL_WORDS = f"{WORDS} security=selinux selinux=1 enforcing=0 numa=fake=2 numa_b
 # a quarter more for what does not need it: each change of memory that both may see is an exclusive one then.
 PARTS = {
     "services": ["test_checkpoint", "test_podman", "test_units", "test_web"],
-    "limits": ["test_limits", "test_limits_felt", "test_limits_more", "test_limits_rare"],
+    "limits": ["test_limits", "test_limits_more", "test_limits_rare"],
+    "processors": ["test_limits_felt"],
 }
-TWO_PROCESSORS = ("limits",)
+TWO_PROCESSORS = ("processors",)
 TOGETHER = 2  # machines at a time
 LIMIT = 2000  # seconds in a machine, whose processor is emulated; it takes less than half of that on a busy host
 TOOLS = ("pytest", "pytest-timeout")

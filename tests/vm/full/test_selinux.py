@@ -139,7 +139,7 @@ def test_a_context_that_may_not_be_changed_to(oci: Runtime) -> None:
     oci.config["process"]["selinuxLabel"] = FAR
     oci.command("/bin/true")
     refused = oci("run", "one", code=None)
-    assert refused.returncode and 'exec "/bin/true": permission denied' in refused.stderr
+    assert refused.returncode and "exec /bin/true: permission denied" in refused.stderr
     assert f"the policy does not let it run as {FAR}" in refused.stderr and not oci.leftovers()
 
 

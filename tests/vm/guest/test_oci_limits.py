@@ -251,7 +251,7 @@ def test_events_tell_of_want_of_memory(oci: Runtime) -> None:
         assert shown.stdout is not None
         first = json.loads(shown.stdout.readline())
         assert first["data"]["cpu"]["psi"]["some"]["total"] >= 0 and first["data"]["memory"]["psi"]["full"]["avg10"] >= 0
-        oci("exec", "one", "sh", "-c", "x=$(dd if=/dev/zero bs=1M count=90 2>/dev/null | tr '\\0' x)", code=None)
+        oci("exec", "one", "sh", "-c", "x=$(dd if=/dev/zero bs=1M count=45 2>/dev/null | tr '\\0' x)", code=None)
         told = next(line for line in shown.stdout if '"oom"' in line)
         assert json.loads(told) == {"type": "oom", "id": "one"}
         oci("delete", "--force", "one")
