@@ -20,6 +20,7 @@ _MODULES = {
     "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "restore",
 }  # fmt: skip
 _LIKE = " (command line of crun version 1.28, runc version 1.5.0)"  # who looks for a peer's version decides by it which options there are
+_EACCES = 13
 _NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
 
 
@@ -137,7 +138,8 @@ def _tell(args: Arguments, error: PyrunError) -> None:
     if log:
         _log(log, args.get("log-format"), "error", text)
     late = isinstance(error, ExecError) and error.step == "exec" and error.subject[:1] != '"'
-    if late and args.verb == "run" and not _is_terminal():  # in the program's place, for what reads its output
+    # in the program's place, for what reads its output; who refuses permission is not in these words
+    if late and args.verb == "run" and error.errno != _EACCES and not _is_terminal():
         text = f"exec {error.subject}: {error.reason.partition(': ')[0]}"
     else:
         text = ("" if name == "runc" else f"{name}: ") + text + (f"\nhint: {error.hint}" if error.hint else "")
