@@ -294,8 +294,13 @@ def test_who_asked_is_killed_before_the_app_runs(pyrun: Pyrun, busybox: Path) ->
         one.kill()
         one.communicate()
     wait_until(lambda: pyrun("gc", "--expire-prepared", "0s", code=0) and not phase(pyrun, "prepared"))
+
+    def settled(uuid: str) -> bool:
+        done = pyrun("status", "--format", "json", uuid)
+        return "none of that name" in done.err or json.loads(done.out)["state"] in ("running", "exited")
+
     for uuid in phase(pyrun, "running"):
-        wait_until(lambda uuid=uuid: status(pyrun, uuid)["state"] in ("running", "exited"))  # type: ignore[misc]
+        wait_until(lambda uuid=uuid: settled(uuid))  # type: ignore[misc]
         pyrun("rm", "--force", uuid, code=0)
     os.utime(pyrun.root / "pods" / "preparing", (1, 1))
     for half in (pyrun.root / "pods" / "preparing").iterdir():
