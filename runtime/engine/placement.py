@@ -97,13 +97,18 @@ def _of_user(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]])
 
     if "@cgroupfs" not in words and os.path.exists(f"{_runtime_dir()}/bus"):
         return _scope(uuid, properties_of(limits))
-    path = read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
+    path = _own_path()
     reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}"
     hint = "leave out --cgroup-manager cgroupfs, or run it in a unit with Delegate=yes and User="
     if "@cgroupfs" not in words:
         reason += f", and {_runtime_dir()}/bus is not there"
         hint = "start your own systemd, `loginctl enable-linger` (Debian: dbus-user-session), or use a unit with Delegate=yes and User="
     raise HostError("limit the pod", next((word for word in words if word[0] != "@"), ""), reason, hint=hint)
+
+
+def _own_path() -> str:
+    """This process's cgroup, as a path below the root of the tree."""
+    return read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
 
 
 def _runtime_dir() -> str:
@@ -115,7 +120,7 @@ def approach(cgroup: str) -> None:
 
     From elsewhere, a login for example, the user's systemd moves it into a scope; without one, it stays: entering then fails.
     """
-    own = read_small("/proc/self/cgroup").decode("utf-8", "surrogateescape").rpartition("0::")[2].split("\n")[0]
+    own = _own_path()
     root = next((root for root in CGROUP_ROOTS if cgroup.startswith(root + "/")), "")
     if not root or not os.path.isdir(_SYSTEMD) or os.access(os.path.commonpath([root + own, cgroup]) + "/cgroup.procs", os.W_OK):
         return
