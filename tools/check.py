@@ -30,6 +30,7 @@ BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer 
 MKDOCS = ["-m", "mkdocs", "build", "--strict"]
 LIMIT = 2500  # seconds a check may take
 SHOWN = 4000  # characters of a failed test's traceback
+REASON = 160  # and of the line that comes last of all, which is there when the rest of the output is cut
 
 
 class Check:
@@ -51,6 +52,7 @@ class Tally:
         self.failed = 0
         self.skipped = 0
         self.broken: list[str] = []
+        self.reasons: list[str] = []  # a line for each test that failed
 
 
 def pytest(*arguments: str) -> list[str]:
@@ -198,6 +200,8 @@ def report(running: Running, tally: Tally) -> None:
         print("".join(running.log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
         for name, text in failures(check):  # what pytest prints as it ends can push them out of the lines above
             print(f"{name}\n{text[-SHOWN:]}\n", flush=True)
+            errors = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
+            tally.reasons.append(f"{name}: {(errors or text.splitlines() or ['no reason'])[0][:REASON]}")
 
 
 def schedule(todo: Sequence[Check]) -> list[list[Check]]:
@@ -223,7 +227,7 @@ def run_everything() -> int:
         for one in running.values():
             one.end()
     if tally.broken:
-        print(f"failed: {', '.join(tally.broken)} (logs in build/log)")
+        print(f"failed: {', '.join(tally.broken)} (logs in build/log)", *tally.reasons, sep="\n  ")
     print(f"{tally.passed} passed, {tally.failed} failed" + (f", {tally.skipped} skipped" if tally.skipped else ""))
     return 1 if tally.failed else 0
 

@@ -35,7 +35,7 @@ def make_root(root: Path, probe: Path) -> Path:
 class Runtime:
     """`pyrun-oci` with a state root and bundles of its own."""
 
-    patience = 30  # seconds for a command
+    patience = 120  # seconds for a command, on a busy machine or an emulated one
 
     def __init__(self, folder: Path, probe: Path) -> None:
         self.folder = folder
