@@ -170,7 +170,7 @@ def nothing_left_behind(signer: Signer, probe: Path) -> Iterator[None]:
     """Every module of live tests leaves the machine as it was; stragglers get their time to end."""
     before = Surroundings()
     yield
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (left := Surroundings().difference(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left, "left behind:\n" + "\n".join(left)

@@ -43,9 +43,9 @@ def attach(shared: Pyrun) -> Iterator[Attach]:
 
     def begin(uuid: str, *flags: str, size: tuple[int, int] = (33, 99)) -> pexpect.spawn[str]:
         words = ["attach", *flags, uuid]
-        one = pexpect.spawn(str(COMMAND), words, env=shared.environment(), timeout=20, dimensions=size, encoding="utf-8")
+        one = pexpect.spawn(str(COMMAND), words, env=shared.environment(), timeout=60, dimensions=size, encoding="utf-8")
         clients.append(one)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "--no-stdin" not in flags and termios.tcgetattr(one.child_fd)[3] & termios.ICANON and one.isalive():
             assert time.monotonic() < deadline, "not attached"
             time.sleep(0.01)
@@ -313,7 +313,7 @@ def test_entering_beside_the_terminal(shared: Pyrun, detach: Detach) -> None:
     uuid = detach(LOOP)
     seen = json.loads(shared("exec", uuid, "/probe", "report", code=0).out)
     assert seen["dev"]["console"]["major"] == 136
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (shared.root / "pods/running" / uuid / "attach").exists():
         assert time.monotonic() < deadline
 

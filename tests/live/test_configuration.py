@@ -90,7 +90,7 @@ def test_watch_prints_a_line_for_each_change(pyrun: Pyrun) -> None:
         pyrun("config", "set", "shop", "a=2", code=0)
         assert json.loads(watch.stdout.readline())["values"] == {"a": "2"}
         pyrun("config", "rm", "shop", code=0)
-        assert watch.wait(timeout=20) == 0
+        assert watch.wait(timeout=60) == 0
 
 
 @contextlib.contextmanager
@@ -155,7 +155,7 @@ def test_etcd_is_taken_over_and_followed(pyrun: Pyrun, busybox: Path, etcd: str)
         put(etcd, "/shop/a", "2")
         assert pod.communicate(timeout=60) == ("two\n", "")
         put(etcd, "/shop/bad/key", "x")
-        assert follower.wait(timeout=20) == 2, "a key that no document may have is an error, and said"
+        assert follower.wait(timeout=60) == 2, "a key that no document may have is an error, and said"
     assert json.loads(pyrun("config", "get", "shop", code=0).out)["values"] == {"a": "2", "b": "two\n"}
 
 

@@ -185,11 +185,11 @@ def test_killed_download_leaves_nothing(pyrun: Pyrun, internet: Internet, image:
     internet.site.offer("example.com/app.aci", made)
     internet.site.files["example.com/app.aci"] = Reply(made.read_bytes(), pause=0.001)
     process = pyrun.start("fetch", "https://example.com/app.aci", env=internet.env)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(internet.site.seen) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     pyrun("gc", code=0)
     assert [list((pyrun.root / folder).iterdir()) for folder in ("tmp", "imports", "images")] == [[], [], []]
 

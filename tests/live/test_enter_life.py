@@ -179,7 +179,7 @@ def test_signals_are_forwarded(shared: Pyrun, start: Start, number: int) -> None
     client = shared.start("exec", uuid, "/probe", "trap", str(int(number)))
     assert client.stdout is not None and client.stdout.readline() == "ready\n"
     client.send_signal(number)
-    out, err = client.communicate(timeout=10)
+    out, err = client.communicate(timeout=60)
     assert (out, err, client.returncode) == (f"{int(number)}\n", "", int(number))
 
 
@@ -216,7 +216,7 @@ def test_a_pid_of_somebody_else_is_not_entered(shared: Pyrun, start: Start, tmp_
 
 def spawn(shared: Pyrun, *words: str, size: tuple[int, int] = (33, 99)) -> pexpect.spawn[str]:
     return pexpect.spawn(
-        str(COMMAND), list(words), env=shared.environment({"TERM": "vt220"}), timeout=20, dimensions=size, encoding="utf-8"
+        str(COMMAND), list(words), env=shared.environment({"TERM": "vt220"}), timeout=60, dimensions=size, encoding="utf-8"
     )
 
 

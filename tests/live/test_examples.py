@@ -26,7 +26,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state directory of the test's own; nothing of any pod is in it at the end."""
     monkeypatch.setenv("PYRUN_ROOT", str(tmp_path / "state"))
     yield tmp_path / "state"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(os.listdir(folder) for folder in (tmp_path / "state/pods").glob("[!n]*")):
         assert time.monotonic() < deadline, "a pod is left"
         time.sleep(0.02)

@@ -159,7 +159,7 @@ def test_output_to_files_and_to_a_closed_pipe(shared: Pyrun, busybox: Path, tmp_
     os.close(reader)
     running = shared.start(*command, "while echo x; do :; done", stdout=writer)
     os.close(writer)
-    running.communicate(timeout=20)
+    running.communicate(timeout=60)
     assert running.returncode in (1, 128 + signal.SIGPIPE)
 
 

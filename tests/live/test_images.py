@@ -143,7 +143,7 @@ def test_image_of_a_running_pod_stays(pyrun: Pyrun, busybox: Path) -> None:
         assert pod.stdout is not None and pod.stdout.readline() == "up\n"
         assert "uses it" in pyrun("image", "rm", "example.com/busybox", code=125).err
     finally:
-        pod.communicate("\n", timeout=20)
+        pod.communicate("\n", timeout=60)
     pyrun("image", "rm", "example.com/busybox", code=0)
     assert images(pyrun) == []
     for kind in ("layers", "blobs/sha256", "images", "refs", "imports", "tmp"):

@@ -141,7 +141,7 @@ def test_mounts_inside_stay_inside_and_mounts_outside_stay_outside(shared: Pyrun
         assert running.stdout.readline() == "0\n"
         assert "inside" not in Path("/proc/self/mountinfo").read_text()
         subprocess.run(["mount", "-t", "tmpfs", "outside", shelf / "late"], check=True)
-        out, err = running.communicate("\n", timeout=20)
+        out, err = running.communicate("\n", timeout=60)
         assert running.returncode == 0, err
         assert "inside" in out
         assert "outside" not in out

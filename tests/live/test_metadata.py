@@ -29,7 +29,7 @@ SIGN = f"wget -qO- --post-data content=hello {V1}/pod/hmac/sign"
 
 def wait_gone(root: Path) -> None:
     """Two seconds after the last pod there is no service."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (root / "metadata.sock").exists():
         assert time.monotonic() < deadline, "the service stays"
         time.sleep(0.1)
@@ -213,7 +213,7 @@ def test_the_service_manager_may_start_it(shared: Pyrun, busybox: Path, tmp_path
             service = subprocess.Popen(words, env=shared.environment(), pass_fds=[door.fileno()])
             out, err = pod.communicate(timeout=60)
             assert len(out) == 36, err
-            assert service.wait(timeout=20) == 0, "it ends when no pod is left"
+            assert service.wait(timeout=60) == 0, "it ends when no pod is left"
     assert os.path.exists(path), "the socket is the service manager's"
     os.unlink(path)
 
@@ -260,7 +260,7 @@ def fakes(tmp_path: Path) -> Iterator[Callable[[int], FakePods]]:
     made: list[FakePods] = []
 
     def make(count: int) -> FakePods:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not listens(root / "metadata.sock"):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -270,7 +270,7 @@ def fakes(tmp_path: Path) -> Iterator[Callable[[int], FakePods]]:
     yield make
     for link in made[0].links:
         link.close()
-    assert service.wait(timeout=20) == 0
+    assert service.wait(timeout=60) == 0
 
 
 def ask(address: str, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:

@@ -176,7 +176,7 @@ def test_who_starts_it_without_a_manager_waits_for_nothing(oci: Runtime, manager
     oci.command("/bin/sh", "-c", "sleep 99")
     oci("create", "one", env=manager.env)
     without = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    subprocess.run([OCI, "--root", oci.root, "start", "one"], env=without, check=True, timeout=10)
+    subprocess.run([OCI, "--root", oci.root, "start", "one"], env=without, check=True, timeout=60)
     assert oci.state("one")["status"] == "running" and manager.heard() == []
 
 

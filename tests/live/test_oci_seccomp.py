@@ -59,7 +59,7 @@ def test_a_listener_is_asked(oci: Runtime, tmp_path: Path, locked: bool) -> None
         state = json.loads(told + "}")
         assert (state["fds"], state["metadata"]) == (["seccompFd"], 'a "b"')
         assert state["state"]["id"] == "one" and state["state"]["pid"] == state["pid"] > 1
-        agent.wait(timeout=10)
+        agent.wait(timeout=60)
         asked = agent.stdout.read().split("\n")
     assert "Cannot assign requested address" in said and said.endswith("end\n"), "the answer was EADDRNOTAVAIL"
     assert "call 83" in asked and "call 59" in asked

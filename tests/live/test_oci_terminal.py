@@ -64,7 +64,7 @@ def test_a_terminal_in_the_foreground_is_relayed(oci: Runtime, verb: str) -> Non
         oci.config["process"]["terminal"] = False
         oci.start_sleeping()
         words = ["exec", "--tty", "one", "/bin/sh", "-c", script]
-    child = pexpect.spawn(str(OCI), ["--root", str(oci.root), *words], timeout=20)
+    child = pexpect.spawn(str(OCI), ["--root", str(oci.root), *words], timeout=60)
     child.expect("/dev/pts/0")
     child.sendline("typed")
     child.expect("got typed")
@@ -95,7 +95,7 @@ def test_nobody_is_left_waiting_for_output(oci: Runtime) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as create:
-        assert create.wait(timeout=20) == 0
+        assert create.wait(timeout=60) == 0
         assert create.stderr is not None
         holders = [path for path in Path("/proc").glob("[0-9]*/fd/*") if _is(path, create.stderr.fileno())]
         assert len({path.parts[2] for path in holders}) == 2, "the reader's process, and the container's, whose stream it is"

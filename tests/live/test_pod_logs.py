@@ -117,7 +117,7 @@ def test_a_full_disk_stops_nobody(pyrun: Pyrun, detach: Detach, tmp_path: Path) 
         os.rename(small / "trust", small / "state" / "trust")
         uuid = full("run", "--detach", "--upper", "tmpfs", full.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
         log = small / "state" / "pods" / "running" / uuid / "log"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while b"ready" not in log.read_bytes():
             assert time.monotonic() < deadline
         with (small / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):

@@ -20,7 +20,7 @@ import pyrun as library
 def root(tmp_path: Path) -> Iterator[str]:
     yield str(tmp_path / "state")
     library.settle(root=str(tmp_path / "state"))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(os.listdir(tmp_path / "state/pods" / phase) for phase in ("preparing", "running", "garbage")):
         assert time.monotonic() < deadline, "a pod is left"
         time.sleep(0.02)

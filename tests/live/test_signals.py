@@ -48,7 +48,7 @@ def start(shared: Pyrun) -> Iterator[Start]:
 def test_forwarded(start: Start, number: int) -> None:
     one = start("trap", str(int(number)))
     one.send_signal(number)
-    out, err = one.communicate(timeout=10)
+    out, err = one.communicate(timeout=60)
     assert (out, err, one.returncode) == (f"{int(number)}\n", "", int(number))
 
 
@@ -64,7 +64,7 @@ def test_what_the_app_ignores_changes_nothing(start: Start, busybox: Path) -> No
     one = start("-c", "trap '' TERM INT HUP; echo ready; read x; echo $x", flags=("-i",), image=busybox, program="/bin/sh")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         one.send_signal(number)
-    out, _ = one.communicate("still here\n", timeout=10)
+    out, _ = one.communicate("still here\n", timeout=60)
     assert (out, one.returncode) == ("still here\n", 0)
 
 
@@ -73,7 +73,7 @@ def test_signals_of_the_supervisors_own_do_not_reach_the_app(start: Start, busyb
     one = start("-c", script, flags=("-i",), image=busybox, program="/bin/sh")
     for number in (signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD):
         one.send_signal(number)
-    assert one.communicate("\n", timeout=10)[0] == ""
+    assert one.communicate("\n", timeout=60)[0] == ""
 
 
 def test_stop_and_continue(start: Start) -> None:
@@ -96,7 +96,7 @@ def test_a_storm(start: Start, busybox: Path) -> None:
     for _ in range(1000):
         one.send_signal(choice.choice([signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT, signal.SIGWINCH, signal.SIGCHLD]))
     one.terminate()
-    out, _ = one.communicate(timeout=20)
+    out, _ = one.communicate(timeout=60)
     assert one.returncode == 9
     assert int(out) > 0
 
@@ -107,7 +107,7 @@ def test_two_interrupts_leave_nothing(pyrun: Pyrun) -> None:
     assert one.stdout is not None and one.stdout.readline() == "ready\n"
     one.send_signal(signal.SIGINT)
     one.send_signal(signal.SIGINT)
-    one.communicate(timeout=10)
+    one.communicate(timeout=60)
     assert one.returncode == 130
     assert os.listdir(pyrun.root / "pods" / "running") == os.listdir(pyrun.root / "pods" / "garbage") == []
 
@@ -124,7 +124,7 @@ def test_at_any_moment_of_a_start(pyrun: Pyrun, number: int) -> None:
         )
         time.sleep(choice.random() * 0.05)
         one.send_signal(number)
-        one.communicate(timeout=10)
+        one.communicate(timeout=60)
         codes.add(one.returncode)
     assert codes <= {-number, 128 + number}, codes
     for made in (pyrun.root / "pods" / "preparing").iterdir():
@@ -149,5 +149,5 @@ def test_a_signal_to_the_whole_group_arrives_once(start: Start, busybox: Path) -
     one.send_signal(signal.SIGINT)
     time.sleep(0.2)
     one.terminate()
-    out, _ = one.communicate(timeout=10)
+    out, _ = one.communicate(timeout=60)
     assert (out, one.returncode) == ("got\n", 3)

@@ -33,7 +33,7 @@ def spawn(shared: Pyrun, busybox: Path) -> Iterator[Spawn]:
 
     def start(script: str, *flags: str, size: tuple[int, int] = (33, 99)) -> pexpect.spawn[str]:
         words = ["run", *(flags or ("-it",)), str(busybox), "--exec", "/bin/sh", "--", "-c", script]
-        one = pexpect.spawn(str(COMMAND), words, env=shared.environment(), timeout=10, dimensions=size, encoding="utf-8")
+        one = pexpect.spawn(str(COMMAND), words, env=shared.environment(), timeout=60, dimensions=size, encoding="utf-8")
         running.append(one)
         return one
 
@@ -131,7 +131,7 @@ def test_resizing(spawn: Spawn) -> None:
 
 def test_much_output(spawn: Spawn) -> None:
     one = spawn("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo end-of-it")
-    one.expect("end-of-it", timeout=20)
+    one.expect("end-of-it", timeout=60)
     text = one.before
     assert text is not None and [int(word) for word in re.findall(r"line (\d+)\r\n", text)] == list(range(20000))
     assert finish(one) == 0
@@ -280,7 +280,7 @@ def test_a_slow_reader_gets_everything(shared: Pyrun, busybox: Path) -> None:
     running = shared.start("run", "-t", busybox, "--exec", "/bin/sh", "--", "-c", script, stdin=subprocess.DEVNULL)
     assert running.stdout is not None
     time.sleep(0.5)  # the app has ended or waits
-    out, _ = running.communicate(timeout=20)
+    out, _ = running.communicate(timeout=60)
     assert out.split() == [word for number in range(30000) for word in ("line", str(number))]
     assert running.returncode == 0
 
