@@ -20,7 +20,7 @@ from pyrun.native.users import state_root
 from pyrun.plan import ops
 from pyrun.pod.binds import volumes
 from pyrun.pod.create import create
-from pyrun.pod.options import Options
+from pyrun.pod.options import Options, check_foreground
 from pyrun.pod.recipe import clock, decide, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 from pyrun.streams import INHERIT, PIPE, Streams
@@ -196,6 +196,7 @@ class Runtime:
         self, image: str | None, args: Sequence[str], rootfs: str | None, streams: Streams, options: Keywords, flags: int, wait: bool = True
     ) -> Container:
         """With `wait` false StateError (EAGAIN) while somebody deletes from the store, instead of waiting for that."""
+        check_foreground(options)
         self._tidy()
         first, stdout, stderr = streams.app
         fds = (stdout if first is None else first, stdout, stderr)

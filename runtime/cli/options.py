@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from pyrun.cli.verbs_appc import APPC_VERBS, HANDLERS, SECURITY_OPT, SYSCTL, TOLD
 from pyrun.cli.verbs_images import IMAGES
-from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT
+from pyrun.cli.verbs_limits import CGROUP_MANAGER, DEVICE, LIMITS, POD_LIMIT, SLICE
 from pyrun.cli.verbs_network import NET_AHEAD, NETWORK, NETWORKS
 from pyrun.cli.verbs_pods import APP, BACKGROUND, DETACH, FORMAT_LINES, FORMAT_STARTED, GC, POD_VERBS, SEVERAL, UUID_FILE
 from pyrun.cli.verbs_trust import POLICY, TRUST_VERBS
@@ -220,6 +220,7 @@ RUN: tuple[Option, ...] = (
     *LIMITS,
     POD_LIMIT,
     CGROUP_MANAGER,
+    SLICE,
     ("--uuid-file-save", "FILE", "path", "", "Pod", "write the pod's UUID to FILE before anything else is done"),
     ("--rm", "", "flag", "", "Pod", "remove the pod when it has ended (this is the default)"),
     ("--keep", "", "flag", "", "Pod", "keep the ended pod and its files until `pyrun gc`"),

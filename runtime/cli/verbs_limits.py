@@ -41,6 +41,7 @@ class LimitArgs:
     device: Words
     pod_limit: Words
     cgroup_manager: str
+    slice: Text
     device_deny: Words
 
 
@@ -113,3 +114,4 @@ CGROUP_MANAGER: Option = (
     "Limits",
     "who makes the pod's cgroup: pyrun, below its own (cgroupfs), systemd, a scope with the limits as properties, or who has to (auto)",
 )
+SLICE: Option = ("--slice", "NAME", "str", "", "Limits", "have systemd make the pod's cgroup, a scope in the slice NAME, as in batch.slice")

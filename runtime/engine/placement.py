@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["adjust", "advice", "approach", "environment", "properties_of_scope", "take"]
+__all__ = ["adjust", "advice", "approach", "environment", "properties_of_scope", "slice_of", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
@@ -32,16 +32,16 @@ _DEFAULTS = ("", "max", "0", "100", "default 100", "max 100000")  # what a unit 
 def take(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]] = ()) -> None:
     """Bring this process to where the pod `uuid` can be limited; HostError when there is no such place.
 
-    `words` are the controllers that it takes, and @systemd or @cgroupfs when one of these is to manage the cgroup.  The process may
-    be moved to a leaf of its cgroup or, by systemd, into the scope `pyrun-UUID.scope`, which @systemd gives `limits`, (file, text)
-    each, as properties.
+    `words` are the controllers that it takes, @systemd or @cgroupfs when one of these is to manage the cgroup, and @slice=NAME for
+    systemd to know which slice its scope belongs to.  The process may be moved to a leaf of its cgroup or, by systemd, into the scope
+    `pyrun-UUID.scope`, which @systemd gives `limits`, (file, text) each, as properties.
     """
     controllers = [word for word in words if word[0] != "@"]
     above = found = own_cgroup()
     if not above and not is_root() and os.path.isdir(_SYSTEMD):
         above = _of_user(uuid, words, limits if "@systemd" in words else ())
     elif "@systemd" in words and above:
-        above = _managed(uuid, above, limits)
+        above = _managed(uuid, words, above, limits)
     if not above:
         raise HostError("limit the pod", "", "there is no cgroup2 tree that pyrun may write to", hint="mount one on /sys/fs/cgroup")
     missing = [name for name in controllers if name not in _words(above, "cgroup.subtree_control")]
@@ -78,7 +78,7 @@ def advice(above: str, controller: str) -> str:
     return "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above"
 
 
-def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
+def _managed(uuid: str, words: Sequence[str], above: str, limits: Iterable[tuple[str, str]]) -> str:
     from pyrun.plan.scope import properties_of
 
     if above.endswith(f"/pyrun-{uuid}.scope"):
@@ -88,7 +88,7 @@ def _managed(uuid: str, above: str, limits: Iterable[tuple[str, str]]) -> str:
         raise HostError("make scope", f"pyrun-{uuid}.scope", "this host was not booted by systemd", hint=hint)
     if above.endswith(".service"):
         raise HostError("make scope", f"pyrun-{uuid}.scope", f"{os.path.basename(above)} would lose its main process", hint=hint)
-    return _scope(uuid, properties_of(limits))
+    return _scope(uuid, properties_of(limits), slice_of(words))
 
 
 def _of_user(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]]) -> str:
@@ -96,7 +96,7 @@ def _of_user(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]])
     from pyrun.plan.scope import properties_of
 
     if "@cgroupfs" not in words and os.path.exists(f"{_runtime_dir()}/bus"):
-        return _scope(uuid, properties_of(limits))
+        return _scope(uuid, properties_of(limits), slice_of(words))
     path = _own_path()
     reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}"
     hint = "leave out --cgroup-manager cgroupfs, or run it in a unit with Delegate=yes and User="
@@ -204,9 +204,14 @@ def _given_away(below: Sequence[str]) -> bool:
     return done.stdout.strip() == "yes"
 
 
-def _scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> str:
+def _scope(uuid: str, limits: Sequence[Sequence[str]] = (), slice: str = "") -> str:
     """Have systemd move this process into a scope of its own; returns that one's directory (org.freedesktop.systemd1(5))."""
-    return _move(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits))
+    return _move(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits, slice))
+
+
+def slice_of(words: Iterable[str]) -> str:
+    """Return the slice that the words of `take` name, "" for none."""
+    return next((word.partition("=")[2] for word in words if word.startswith("@slice=")), "")
 
 
 def _move(name: str, properties: Sequence[Sequence[str]]) -> str:
@@ -222,12 +227,12 @@ def _move(name: str, properties: Sequence[Sequence[str]]) -> str:
     raise HostError("make scope", name, "systemd did not make it in time", hint="see `systemctl list-jobs`")
 
 
-def properties_of_scope(uuid: str, limits: Sequence[Sequence[str]] = ()) -> list[Sequence[str]]:
-    """Return the properties of a pod's scope, in the words of busctl(1), but for its process."""
+def properties_of_scope(uuid: str, limits: Sequence[Sequence[str]] = (), slice: str = "") -> list[Sequence[str]]:
+    """Return the properties of a pod's scope, in the words of busctl(1), but for its process; a slice if another one is wanted."""
     return [
         ("Description", "s", f"pyrun pod {uuid}"),
         ("Delegate", "b", "true"),
-        ("Slice", "s", "machine.slice" if is_root() else "app.slice"),
+        ("Slice", "s", slice or ("machine.slice" if is_root() else "app.slice")),
         _COLLECT,
         *limits,
     ]

@@ -39,8 +39,7 @@ def start_prepared(pods: Pods, uuid: str, *, movable: bool = False) -> int:
         from pyrun.pod.inside import call
 
         return int(call("pyrun.pod.again", "start", pods.root, uuid))
-    if movable:
-        take_place(pods, uuid)
+    take_place(pods, uuid, movable=movable)
     read, write = os.pipe2(os.O_CLOEXEC)
     network = _network(pods, uuid)
     try:

@@ -88,6 +88,7 @@ class Keywords(TypedDict, total=False):
     seccomp: str | None
     security_opt: Sequence[str]
     set_env: Mapping[str, str]
+    slice: str | None
     supplementary_gids: Sequence[int]
     swap: str | int | None
     sysctl: Sequence[str]

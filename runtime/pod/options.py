@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from typing import Any, Protocol
 
     from pyrun.plan.config import Metadata
@@ -37,6 +37,22 @@ LIMITS = (
     *("memory", "memory_high", "memory_low", "memory_min", "swap", "oom_group", "cpus", "cpu_weight", "cpu_idle", "cpu_burst"),
     *("cpuset_cpus", "cpuset_mems", "pids_limit", "io_weight", "io_max", "io_latency", "hugetlb", "rdma", "misc", "cgroup_set"),
 )
+# What only whoever keeps a pod, beside the supervisor, can do: no meaning for an app that ends with the caller.
+_BACKGROUND = frozenset(
+    (
+        *("cgroup_manager", "slice", "log_driver", "log_opt", "net_ahead", "pod_name", "restart", "take_name"),
+        *("health_cmd", "health_interval", "health_on_failure", "health_retries", "health_start_period", "health_timeout"),
+    )
+)
+
+
+def check_foreground(keywords: Collection[str]) -> None:
+    """UsageError for a keyword that means nothing for an app that ends with its caller."""
+    if not _BACKGROUND.isdisjoint(keywords):
+        from pyrun.errors import UsageError
+
+        hint = "use detach or prepare, or leave it out"
+        raise UsageError("start container", min(_BACKGROUND.intersection(keywords)), "is for a pod in the background", hint=hint)
 
 
 class Options:
@@ -92,6 +108,7 @@ class Options:
         self.device: list[str] = []
         self.pod_limit: list[str] = []
         self.cgroup_manager: str | None = None
+        self.slice: str | None = None
         self._set_rest()
 
     def _set_rest(self) -> None:

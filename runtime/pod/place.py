@@ -4,19 +4,43 @@ from __future__ import annotations
 
 import os
 
+from pyrun.errors import StateError, UsageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
-__all__ = ["limits_of", "scope_of", "take_place"]
+__all__ = ["limits_of", "manager_of", "scope_of", "take_place"]
+
+_SLICE = r"(-|[A-Za-z0-9:_.\\]+(-[A-Za-z0-9:_.\\]+)*)\.slice"  # systemd.slice(5), systemd.unit(5)
 
 
-def take_place(pods: Pods, uuid: str) -> None:
+def manager_of(options: Options) -> list[str]:
+    """Return who is to manage the pod's cgroup, and in which slice, in the words of `pyrun.engine.placement.take`.
+
+    UsageError for the name of a slice that systemd would refuse, and for one that nobody asks systemd for.
+    """
+    manager, name = options.cgroup_manager or "auto", options.slice
+    if name is None:
+        return [] if manager == "auto" else [f"@{manager}"]
+    import re
+
+    if manager == "cgroupfs":
+        raise UsageError("option --slice", name, "only systemd has slices", hint="leave out --cgroup-manager cgroupfs")
+    if len(name) > 255 or not re.fullmatch(_SLICE, name):
+        hint = "as in machine.slice, or batch-night.slice, which is in batch.slice"
+        raise UsageError("option --slice", name[:300], "not the name of a slice", hint=hint)
+    return ["@systemd", f"@slice={name}"]
+
+
+def take_place(pods: Pods, uuid: str, *, movable: bool = True) -> None:
     """Bring this process to where the limits of the prepared pod `uuid` can be set; without limits it stays where it is.
 
-    HostError when there is no such place, see `pyrun.engine.placement.take`.
+    HostError when there is no such place, see `pyrun.engine.placement.take`.  One that is not `movable` stays, and is refused a pod
+    that is to be in a scope, which systemd would move it into.
     """
     try:
         file = os.open(f"prepared/{uuid}/controllers", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
@@ -26,6 +50,11 @@ def take_place(pods: Pods, uuid: str) -> None:
         words = os.read(file, 4096).decode().split()
     finally:
         os.close(file)
+    if not movable:
+        if "@systemd" in words:
+            hint = "use `pyrun run-prepared` or `pyrun restart`, or leave out cgroup_manager and slice"
+            raise StateError("start pod", uuid, "it wants a scope of systemd's, which this program would be moved into", hint=hint)
+        return
     from pyrun.engine.placement import take
 
     take(uuid, words, limits_of(_plan(pods, uuid)) if "@systemd" in words else ())
@@ -40,12 +69,12 @@ def scope_of(uuid: str, controllers: Sequence[str], block: bytes = b"") -> dict[
 
     if not controllers or "@cgroupfs" in controllers or not is_root():
         return {}
-    from pyrun.engine.placement import properties_of_scope
+    from pyrun.engine.placement import properties_of_scope, slice_of
     from pyrun.plan.dbus import transient_unit
     from pyrun.plan.scope import properties_of
 
     limits = properties_of(limits_of(block)) if "@systemd" in controllers else []
-    place, calls = transient_unit(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits))
+    place, calls = transient_unit(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits, slice_of(controllers)))
     return {"scope": place.to_bytes(4, "little") + calls}
 
 

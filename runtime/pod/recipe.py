@@ -198,7 +198,10 @@ def make_recipe(
     recipe.block = recipe.exchange(options.argv, options.set_env)
     recipe.image = image
     recipe.lowers = config.lowers
-    recipe.controllers = [f"@{options.cgroup_manager}"] if options.cgroup_manager not in (None, "auto") else []
+    if options.cgroup_manager not in (None, "auto") or options.slice is not None:
+        from pyrun.pod.place import manager_of
+
+        recipe.controllers = manager_of(options)
     recipe.controllers += sorted({file.partition(".")[0] for file, _, _ in config.limits})
     recipe.volumes = [(mount.target, f"volume-{mount.name}") for mount in config.mounts if mount.copy_up]
     recipe.files = _files(options, image, config, blank)

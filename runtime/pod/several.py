@@ -27,7 +27,7 @@ from pyrun.pod.control import signal_number
 from pyrun.pod.keep import HEALTH, MOST_APPS, SEVERAL, SHARE_NET, SHARE_PID, encode, encode_apps, streams
 from pyrun.pod.metadata import describe, offer
 from pyrun.pod.names import check_name
-from pyrun.pod.place import scope_of
+from pyrun.pod.place import manager_of, scope_of
 from pyrun.pod.prepare import copies, health_of, more_of, stand, uptime, write
 from pyrun.pod.recipe import Recipe, given_documents, post_stop
 
@@ -160,7 +160,7 @@ def _files(apps: list[App], made: list[Config], identifiers: list[str], uuid: st
             for app, identifier, signal, one in zip(apps, identifiers, signals, made, strict=True)
         ],
     )
-    controllers = [f"@{pod.cgroup_manager}"] if pod.cgroup_manager not in (None, "auto") else []
+    controllers = manager_of(pod)
     controllers += sorted({file.partition(".")[0] for config in made for file, _, _ in (*config.limits, *config.limits_pod)})
     if controllers:
         files["controllers"] = " ".join(controllers).encode()

@@ -140,6 +140,13 @@ def test_a_directory_is_a_root(run: Callable[..., library.Result], tmp_path: Pat
             run("/probe", rootfs=wrong)
     with pytest.raises(UsageError, match="no program"):
         run(rootfs=str(tree))
+    for keyword, value in {"restart": "always", "pod_name": "x", "slice": "a.slice", "health_cmd": "true", "log_driver": "none"}.items():
+        with pytest.raises(UsageError, match=f"{keyword}: is for a pod in the background"):
+            run("/probe", rootfs=str(tree), **{keyword: value})
+    pod = library.create(None, ["/probe", "exit", "0"], rootfs=str(tree), root=str(tmp_path / "state"), cgroup_manager="systemd")
+    with pytest.raises(StateError, match="would be moved into"):
+        pod.start()
+    pod.remove()
     with pytest.raises(UsageError, match="either an image or a rootfs"):
         run("x", rootfs=None)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pyrun.errors import UsageError
 from pyrun.plan.scope import properties_of
+from pyrun.pod.options import Options
+from pyrun.pod.place import manager_of
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,30 @@ def test_a_unit_that_is_bounded_as_exactly_as_what_is_in_it() -> None:
         ["MemoryMax", "t", "67108864"],
         ["TasksMax", "t", "30"],
     ]
+
+
+def options(**given: object) -> Options:
+    made = Options("/nowhere")
+    vars(made).update(given)
+    return made
+
+
+@pytest.mark.parametrize("name", ["batch.slice", "batch-night.slice", "-.slice", "a_b:c.d.slice", r"a\x2db.slice"])
+def test_a_slice_makes_systemd_the_manager(name: str) -> None:
+    for manager in (None, "auto", "systemd"):
+        assert manager_of(options(slice=name, cgroup_manager=manager)) == ["@systemd", f"@slice={name}"]
+    with pytest.raises(UsageError, match="only systemd has slices"):
+        manager_of(options(slice=name, cgroup_manager="cgroupfs"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "batch", "x.scope", "a/b.slice", "../x.slice", "a b.slice", "-a.slice", "a-.slice", "a--b.slice", "x" * 250 + ".slice"]
+)
+def test_what_is_no_slice(name: str) -> None:
+    with pytest.raises(UsageError, match="not the name of a slice"):
+        manager_of(options(slice=name))
+
+
+def test_nobody_is_asked_for_nothing() -> None:
+    assert manager_of(options()) == manager_of(options(cgroup_manager="auto")) == []
+    assert manager_of(options(cgroup_manager="cgroupfs")) == ["@cgroupfs"]

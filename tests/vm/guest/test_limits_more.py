@@ -251,6 +251,9 @@ def test_managers(shared: Pyrun, scope: Run, unit: Run, tools: Path) -> None:
     while group.parent.exists():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    uuid = scope("run", "--detach", "--slice", "batch.slice", *stay).stdout.strip()
+    assert "/batch.slice/pyrun-" in json.loads(shared("status", "--format", "json", uuid, code=0).out)["cgroup"]
+    shared("rm", "--force", uuid, code=0)
     done = unit(
         "run", "--cgroup-manager", "cgroupfs", "--memory", "64Mi", tools, "--exec", "/bin/sh", "--", "-c", "cat /sys/fs/cgroup/memory.max"
     )

@@ -44,18 +44,19 @@ def end(shared: Pyrun, uuid: str) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("flags", [(), ("--cgroup-manager", "systemd")])
+@pytest.mark.parametrize("flags", [(), ("--cgroup-manager", "systemd"), ("--slice", "batch-night.slice")])
 def test_below_a_login(shared: Pyrun, tmp_path: Path, flags: tuple[str, ...]) -> None:
     uuid = prepare(shared, "--memory", "64Mi", "--pids-limit", "30", "--cpuset-cpus", "0", *flags)
     said = start(shared, tmp_path, uuid, *LOGIN)
     assert (said.returncode, said.stdout) == (0, f"{uuid}\n"), said.stderr
     assert programs(tmp_path) == ["pyrun", "keeper"]
     group = group_of(shared, uuid)
-    assert group == Path(f"/sys/fs/cgroup/machine.slice/pyrun-{uuid}.scope/pyrun-{uuid}")
+    above = "batch.slice/batch-night.slice" if "--slice" in flags else "machine.slice"
+    assert group == Path(f"/sys/fs/cgroup/{above}/pyrun-{uuid}.scope/pyrun-{uuid}")
     assert (group / "memory.max").read_text() == f"{64 << 20}\n" and (group / "pids.max").read_text() == "30\n"
     limits = {"MemoryMax": str(80 << 20), "TasksMax": "46", "AllowedCPUs": "0"} if flags else {}
     wanted = {
-        "Slice": "machine.slice",
+        "Slice": os.path.basename(above),
         "Delegate": "yes",
         "CollectMode": "inactive-or-failed",
         "Description": f"pyrun pod {uuid}",
