@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["make", "make_below", "make_several", "make_several_below", "start"]
 
+_PODS = frozenset(  # keywords of a pod, which no app of several has for itself
+    (
+        *("cgroup_manager", "config", "dns", "dns_domain", "dns_opt", "dns_search", "exit_policy", "hostname", "hosts_entry", "keep"),
+        *("log_driver", "log_opt", "mds", "net", "net_ahead", "net_bandwidth", "net_isolate", "pid", "pod_limit", "pod_name", "port"),
+        *("restart", "slice", "sysctl", "take_name"),
+    )
+)
 _OBJECTS = {
     "volume": "gid kind mode name origin read_only recursive size source target uid".split(),
     "mount": "origin read_only target volume".split(),
@@ -60,6 +67,8 @@ def make_several(runtime: Runtime, apps: Sequence[App], options: Keywords) -> st
 
     if not apps:
         raise UsageError("make a pod", "", "it has no app")
+    for name in sorted(name for app in apps for name in _PODS.intersection(app.options)):
+        raise UsageError("make a pod", f"an app's {name}", "it is the pod's", hint="give it beside the list of apps")
     if os.geteuid():
         plain = [(_plain("image", app.image), _plain("args", app.args), _options(app.options)) for app in apps]
         return str(call("pyrun.background", "make_several_below", runtime.root, plain, _options(options)))

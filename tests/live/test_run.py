@@ -310,6 +310,9 @@ def test_several_apps_in_one_pod(shared: Pyrun, busybox: Path) -> None:
         assert lines["one"] == lines["two"] and lines["one"][0].startswith(b"pyrun-")
     with pytest.raises(UsageError, match="two apps have that name"):
         library.create_pod([apps[0], apps[0]], root=root)
+    for own in ({"restart": "always"}, {"port": ["80:80"]}):
+        with pytest.raises(UsageError, match="it is the pod's"):
+            library.create_pod([apps[0], library.App("example.com/busybox", name="two", **own)], root=root)
     with pytest.raises(UsageError, match="has no app"):
         library.create_pod([], root=root)
     assert not library.list_pods(root=root)
