@@ -67,6 +67,15 @@ def test_memory(hybrid: Call, busybox: Path) -> None:
     hybrid("rm", uuid)
 
 
+@pytest.mark.parametrize("flags", [(), ("--restart", "on-failure:1")], ids=["by the supervisor", "by the keeper"])
+def test_the_record_of_the_end_tells_it(hybrid: Call, busybox: Path, flags: tuple[str, ...]) -> None:
+    eat = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null"
+    for text, code, killed in ((f"exec {eat}", 137, True), (f"{eat}; exit 3", 3, True), ("kill -9 $$", 137, False), ("exit 3", 3, False)):
+        done = script(hybrid, busybox, text, "--format", "json", "--memory", "24Mi", *flags)
+        told = json.loads(done.stderr.splitlines()[-1])
+        assert (done.returncode, told["exit_code"], told.get("oom", False)) == (code, code, killed), (text, done)
+
+
 def test_processes(hybrid: Call, busybox: Path) -> None:
     done = hybrid("run", "--pids-limit", "20", busybox, "--exec", "/probe", "--", "fork", "40")
     assert json.loads(done.stdout) == 18, done

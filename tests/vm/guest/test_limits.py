@@ -77,7 +77,9 @@ def test_memory_is_limited(inside: Run) -> None:
     assert inside(f"exec {eat}", "--memory", "24Mi", "--swap", "0").returncode == 137
     done = inside(f"{eat}; echo $?; grep oom_kill /sys/fs/cgroup/memory.events", "--memory", "24Mi", "--swap", "0")
     assert done.stdout.split()[:3] == ["137", "oom_kill", "1"], done.stderr
-    assert inside(f"{eat}; echo alive", "--memory", "24Mi", "--swap", "0", "--oom-group").returncode == 137
+    done = inside(f"{eat}; echo alive", "--memory", "24Mi", "--swap", "0", "--oom-group", "--format", "json")
+    told = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, told["exit_code"], told["oom"], told["oom_group"]) == (137, 137, True, True), done
 
 
 def test_processor_time_is_limited(inside: Run) -> None:
