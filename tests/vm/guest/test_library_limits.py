@@ -13,18 +13,19 @@ PROGRAM = """
 import json, sys, pyrun
 pyrun.allow_limits()
 seen = {}
+EAT = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48"  # nothing that could be read again, and so be taken: killed at once
 def run(name, script, **more):
     done = pyrun.run(None, ["sh", "-c", script], rootfs="host", root=sys.argv[1], capture_output=True, timeout=60, **more)
     seen[name] = [done.reason, done.returncode, done.usage, (done.stdout or b"").decode()]
     seen["victims"] = [*seen.get("victims", []), done.oom_victim]
 run("fits", "head -c 4000000 /dev/zero | tail | wc -c", memory="64Mi", pids_limit=20)
-run("oom", "head -c 400000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
-run("main", "exec tail </dev/zero", memory="32Mi", swap=0)
-run("child", "tail </dev/zero; exit 5", memory="32Mi", swap=0)
-run("both", "tail </dev/zero; kill -9 $$$$", memory="32Mi", swap=0)
+run("oom", EAT, memory="32Mi", swap=0, oom_group=True)
+run("main", "exec " + EAT, memory="32Mi", swap=0)
+run("child", EAT + "; exit 5", memory="32Mi", swap=0)
+run("both", EAT + "; kill -9 $$$$", memory="32Mi", swap=0)
 run("bomb", "b() { b | b & }; b; sleep 1; echo lives", memory="256Mi", pids_limit=30)
 with pyrun.Pool(rootfs="host", size=1, root=sys.argv[1], memory="32Mi", swap=0) as pool:
-    done = pool.run(["sh", "-c", "head -c 400000000 /dev/zero | tail"], timeout=60)
+    done = pool.run(["sh", "-c", EAT], timeout=60)
     seen["pool"] = [done.reason, done.returncode, done.usage, ""]
 with pyrun.start(None, ["sleep", "100"], rootfs="host", root=sys.argv[1], memory="64Mi") as app:
     app.wait_running()

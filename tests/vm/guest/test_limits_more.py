@@ -124,10 +124,10 @@ def test_update_outlives_a_restart(shared: Pyrun, scope: Run, tools: Path) -> No
 def test_ace_52_apps_of_one_pod(shared: Pyrun, scope: Run, tools: Path) -> None:
     """Each has its own limits, all together have those of the pod; `stats` shows both."""
     sleep = ["--exec", "/bin/sh", "--", "-c"]
-    hold = "head -c 48m /dev/zero | tail -c 48m | wc -c"  # not in /dev/shm, which they share
+    hold = "dd if=/dev/zero of=/held bs=1M count=48 2>/dev/null"  # in a root of each one's own, in memory
     one = [tools, "--name", "one", "--memory", "40Mi", "--swap", "0", "--pids-limit", "20", *sleep, f"sleep 3; {hold}; sleep 1000"]
     two = [tools, "--name", "two", "--memory", "200Mi", "--cpu-weight", "50", *sleep, f"sleep 3; {hold}; echo safe; sleep 1000"]
-    together = ["--pod-limit", "memory=160Mi", "--pod-limit", "pids-limit=50", "--pod-limit", "cpus=1.5"]
+    together = ["--upper", "tmpfs", "--pod-limit", "memory=160Mi", "--pod-limit", "pids-limit=50", "--pod-limit", "cpus=1.5"]
     uuid = scope("run", "--detach", *together, *one, "---", *two).stdout.strip()
     (figures,) = json.loads(shared("stats", "--format", "json", uuid, code=0).out)
     group = Path(figures["cgroup"])

@@ -26,7 +26,7 @@ pyrun.allow_limits(["memory", "pids"])
 own = open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
 def run(script, **more):
     return pyrun.run(None, ["sh", "-c", script], rootfs="host", capture_output=True, timeout=60, **more)
-held = run("head -c 60000000 /dev/zero | tail", memory="32Mi", swap=0, oom_group=True)
+held = run("dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48", memory="32Mi", swap=0, oom_group=True)
 bomb = run("b() { b | b & }; b; sleep 1; echo lives", pids_limit=20)
 pyrun.settle()
 print(json.dumps([own, held.reason, held.usage["memory_peak_bytes"], bomb.usage["pids_peak"], bomb.usage["pids_max_events"]]))
@@ -141,7 +141,7 @@ def test_from_a_place_that_is_not_delegated(person: Person) -> None:
         person.run(COMMAND, "resume", uuid)
         person.run(COMMAND, "stop", uuid)
     until(lambda: person.groups() == [])
-    error = person.run(*shell("head -c 60000000 /dev/zero | tail", *flags), code=137)
+    error = person.run(*shell("dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48", *flags), code=137)
     assert "Traceback" not in error
     until(lambda: person.groups() == [])
 
