@@ -162,6 +162,7 @@ HELPER = program(
     "native/oci_copy.c",
     "native/oci_map.c",
     "native/oci_nodes.c",
+    "native/oci_root.c",
     "native/oci_process.c",
     "native/oci_rights.c",
     "native/metadata.c",

@@ -92,7 +92,7 @@ long join_namespaces(struct context *ctx)
 
     if (r == 0 && user && (ctx->plan->clone_flags & CLONE_NEWNS) && !(ctx->plan->flags & PLAN_OCI))
         r = join_each(ctx);
-    else if (r == 0)
+    else if (r == 0 && all != 0) /* an OCI container may have none of its own */
         r = sys_call2(__NR_setns, ctx->of < 0 ? SLOT_INIT : ctx->of, all);
     if (r == 0 && user && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0)
         r = sys_call3(__NR_setresuid, 0, 0, 0);

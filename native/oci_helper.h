@@ -15,7 +15,7 @@ void oci_fail(const struct context *ctx, uint32_t op, long error);
 long oci_close(int first);      /* every descriptor from `first` on but those above */
 long oci_chdir(const char *path);
 long oci_root(int root);        /* OP_PIVOT of a root that cannot be pivoted from */
-long oci_pivot(void);           /* OP_PIVOT where mounts are shared with others */
+long oci_pivot(int only_chroot);  /* OP_PIVOT where mounts are shared with others */
 long map_ids(const struct context *ctx);
 long new_time(const struct context *ctx);
 void inherit(struct context *ctx);

@@ -324,20 +324,25 @@ long oci_node(struct context *ctx, const struct plan_op *op)
 
 /* The root is mounted where it is, so that hooks which enter this mount namespace find it there, and sources below it are what
  * is mounted in it by now.  Where nobody may reach the path, or the plan says so, it is mounted over "/".
- * pivot_root(2) wants a mount whose parent is private. */
+ * pivot_root(2) wants a mount whose parent is private.  In the host's mount namespace (OPF_KEEP) nothing of the host's changes, and
+ * what is mounted in the root is nobody else's. */
 long op_oci_root(struct context *ctx, const struct plan_op *op)
 {
     struct mount_attr alone = {.propagation = op->n};
+    const int kept = op->flags & OPF_KEEP;
     const char *place = pool_string(ctx, op->s2);
     long tree = is_made(op) ? take_tree(op, (uint32_t)op->a) : root_tree(ctx, op), r; /* while "/" is a slave, so that it is one too */
 
     if (tree < 0)
         return tree;
-    if ((r = sys_mount("", "/", "", MS_PRIVATE, 0)) == 0 && (r = set_attributes((int)tree, 0, &alone)) == 0)
+    r = kept ? 0 : sys_mount("", "/", "", MS_PRIVATE, 0);
+    if (r == 0 && (r = set_attributes((int)tree, 0, &alone)) == 0)
         r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, *place != '\0' ? place : pool_string(ctx, op->s1),
                       MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
-    if (r == -EACCES)
+    if (r == -EACCES && !kept)
         r = sys_call5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    if (r == 0 && kept) /* below a shared mount it has become one too */
+        r = set_attributes((int)tree, AT_RECURSIVE, &alone);
     if (r < 0)
         sys_close(tree);
     else

@@ -31,6 +31,10 @@ void oci_map_by(int link);         /* the process's: the link to the helper, 0 t
 /* oci_cover.c */
 long op_oci_cover(struct context *ctx, const struct plan_op *op);
 
+/* oci_root.c */
+long oci_hold_root(const struct context *ctx, const struct plan_op *op); /* of who is entered, for OP_PIVOT with n 3 */
+long oci_enter_root(struct context *ctx);
+
 /* oci_copy.c */
 long copy_up(int from, int to);
 

@@ -42,30 +42,6 @@ long oci_close(int first)
     return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
 }
 
-/* Mounts that are shared become slaves before the old root is detached: their end must not go out. */
-long oci_pivot(void)
-{
-    OWNED_FD old = (int)sys_openat(AT_FDCWD, "/", O_PATH | O_DIRECTORY, 0);
-    long r = old < 0 ? old : sys_call2(__NR_pivot_root, ".", ".");
-
-    if (r == 0 && (r = sys_call1(__NR_fchdir, old)) == 0 && (r = sys_mount("", ".", "", MS_SLAVE | MS_REC, 0)) == 0)
-        r = sys_call2(__NR_umount2, ".", MNT_DETACH);
-    return r;
-}
-
-/* A ramfs cannot be pivoted from: the root goes over "/", and what is under it stays mounted, but out of reach.  The host's
- * file systems of the kernel go: where one is whole, who makes a user namespace may mount another (mount_namespaces(7)). */
-long oci_root(int root)
-{
-    long r;
-
-    while (sys_call2(__NR_umount2, "/proc", MNT_DETACH) == 0 || sys_call2(__NR_umount2, "/sys", MNT_DETACH) == 0) {
-    }
-    r = sys_call5(__NR_move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
-
-    return r < 0 && r != -ELOOP /* it is there */ ? r : sys_call1(__NR_chroot, ".");
-}
-
 /* Puts what must outlive OP_SESSION where that leaves it alone.  Signals are as they come with a program: Python ignores some. */
 static long keep_descriptors(struct context *ctx)
 {
@@ -209,6 +185,8 @@ static int joiner(struct context *ctx)
             r = op_oci_label(ctx, &ctx->ops[i]);
         else if (ctx->ops[i].code == OP_OCI_LISTENER)
             r = op_oci_listener(ctx, &ctx->ops[i]);
+        else if (ctx->ops[i].code == OP_PIVOT && ctx->ops[i].n == 3)
+            r = oci_hold_root(ctx, &ctx->ops[i]);
         if (r < 0)
             fail(ctx, i, r);
     }
@@ -216,6 +194,8 @@ static int joiner(struct context *ctx)
         inherit(ctx);
         r = join_namespaces(ctx);
     }
+    if (r >= 0)
+        r = oci_enter_root(ctx);
     if (r >= 0)
         sys_close(ctx->link); /* a copy of OCI_LINK, which is above what the limits of init allow to make */
     ctx->link = OCI_LINK;

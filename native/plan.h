@@ -155,7 +155,7 @@ enum plan_code {
     OP_NETWORK = 19,       /* enter the network that the supervisor makes meanwhile; in a user namespace bring lo up */
     OP_TTY = 20,           /* new terminal on in-root /dev/pts, /dev/console; owner a */
     OP_OOM_SCORE = 21,     /* oom_score_adj n (int32) */
-    OP_PIVOT = 22,         /* n 1: move the root there instead, and chroot; 2: mounts are shared with others */
+    OP_PIVOT = 22,         /* n 1: move the root there instead, and chroot; 2: mounts are shared with others; 3: chroot (to enter: into s1) */
     OP_KEYRING = 23,       /* fresh session keyring */
     OP_APP = 24,           /* start the app's process: what follows runs there */
     /* the app's process */

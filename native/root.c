@@ -143,7 +143,7 @@ static long op_pivot(struct context *ctx, const struct plan_op *op)
     long r = sys_call1(__NR_fchdir, ctx->root);
 
     if (r == 0)
-        r = op->n == 0 ? sys_call2(__NR_pivot_root, ".", ".") : op->n == 1 ? oci_root(ctx->root) : oci_pivot();
+        r = op->n == 0 ? sys_call2(__NR_pivot_root, ".", ".") : op->n == 1 ? oci_root(ctx->root) : oci_pivot(op->n == 3);
     if (r == 0 && op->n == 0)
         r = sys_call2(__NR_umount2, ".", MNT_DETACH);
     if (r == 0)

@@ -42,7 +42,15 @@ def agree(spec: dict[str, Any]) -> None:
         if sysctl.path(key) == "kernel/domainname" and spec.get("domainname", linux["sysctl"][key]) != linux["sysctl"][key]:
             raise Bad("contradicts domainname", "keep one of them", f"linux.sysctl[{key!r}]")
     if "mount" not in kinds:
-        raise Bad("has no mount namespace, so mounts and root would be the host's", 'add {"type": "mount"}', "linux.namespaces")
+        _host_mounts(linux, kinds)
+
+
+def _host_mounts(linux: dict[str, Any], kinds: dict[str, str]) -> None:
+    """Without a mount namespace of its own (`pyrun.oci.hostroot`)."""
+    if "user" in kinds:  # whose root may mount nothing in the host's
+        raise Bad("has a user namespace, but no mount namespace", 'add {"type": "mount"}', "linux.namespaces")
+    if linux.get("rootfsPropagation", "") in ("shared", "rshared"):
+        raise Bad("would share its mounts with all", 'add {"type": "mount"} to linux.namespaces', "linux.rootfsPropagation")
 
 
 def _sysctl(key: str, own: Collection[str]) -> None:

@@ -109,6 +109,7 @@ def destroy(container: Container, *, force: bool) -> None:
         raise StateError("delete container", container.id, f"cannot delete container that is not stopped: it is {status}", hint=hint)
     group = container.group
     _end(container.pid)
+    container.unmount()
     if group:
         cgroups.remove(group)
     if "poststop" in container.record.get("hooks", ()):

@@ -28,11 +28,9 @@ if TYPE_CHECKING:
     Maker = Callable[[Arguments, dict[str, Any], bytes, str, "Making"], None]
 
 __all__ = [
-    "Making", "around_pid", "create", "early_hooks", "filter_of", "has_own_manager", "hook_state", "is_user", "keeps_groups", "prepare",
-    "root_of", "settle", "write_pid",
+    "Making", "create", "early_hooks", "filter_of", "has_own_manager", "is_user", "keeps_groups", "prepare", "root_of", "settle",
+    "write_pid",
 ]  # fmt: skip
-
-_MARK = "\0"
 
 
 def root_of(args: Arguments) -> str:
@@ -62,6 +60,7 @@ class Making:
             if pid:
                 os.kill(pid, 9)  # a child that nobody has reaped
                 os.waitpid(pid, 0x40000000)  # __WALL
+        self.container.unmount()
         if self.group:
             cgroups.remove(self.group)
         if self.after is not None:
@@ -86,6 +85,7 @@ def create(args: Arguments, make: Maker | None = None) -> tuple[Container, int]:
     try:
         if making.container.group:  # of a create that was killed
             cgroups.remove(making.container.group)
+        making.container.unmount()
         state.clear(making.container.fd)
         (make or _make)(args, config, text, bundle, making)
     except BaseException:
@@ -151,15 +151,20 @@ def early_hooks(config: dict[str, Any], record: dict[str, Any], making: Making, 
     if config.get("hooks"):
         from pyrun.oci import hooks
 
-        making.after = config, {**hook_state(making.container, record, "stopped"), "pid": 0}
+        making.after = config, {**state.hook_state(making.container, record, "stopped"), "pid": 0}
         # by the numbers of runtime-spec's "Lifecycle" both are behind what is `creating`, but to a createRuntime hook runc says so
         for kind, status in (("prestart", "created"), ("createRuntime", "creating")):
-            hooks.run(config, kind, {**hook_state(making.container, record, status), "pid": pid})
+            hooks.run(config, kind, {**state.hook_state(making.container, record, status), "pid": pid})
 
 
 def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: Making) -> None:
     record, plan = prepare(args, config, bundle, making)
     container = making.container
+    own = "mount" in {one["type"] for one in config["linux"]["namespaces"]}
+    if not own:
+        _warn(args, ["linux.namespaces: without a mount namespace the mounts are the host's, and CAP_SYS_CHROOT leads out of the root"])
+        record["hostMounts"] = True
+        _remember(container, config, bundle)
     fds = _descriptors(container, making.group)
     debug(args, "nsexec container setup: the helper makes namespaces and the process")
     try:
@@ -169,6 +174,8 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
             os.close(fd)
 
     def checkpoint(pid: int) -> None:
+        if not own:
+            _remember(container, config, bundle)
         if making.group and _manager(args) == "systemd":
             from pyrun.oci.systemd import delegate
 
@@ -196,6 +203,12 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
         recipe.save(container.root, args.key, config, plan, container.id)
 
 
+def _remember(container: Container, config: dict[str, Any], bundle: str) -> None:
+    from pyrun.oci import hostroot
+
+    hostroot.remember(container, config, bundle)
+
+
 def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     if (config.get("linux") or {}).get("seccomp"):
@@ -219,7 +232,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         bundle,
         seccomp=filter_of(config),
         bounding=bounding,
-        state=around_pid(hook_state(container, record, "creating")),
+        state=state.around_pid(state.hook_state(container, record, "creating")),
         pivot="no-pivot" not in args.options,
         group=group,
         user=user,
@@ -342,20 +355,6 @@ def write_pid(path: str, pid: int) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None
-
-
-def around_pid(shown: dict[str, Any]) -> tuple[str, str]:
-    """Return the JSON of a state before and behind a pid that is not known yet."""
-    head, tail = fastjson.dumps({**shown, "pid": _MARK}).split(fastjson.dumps(_MARK))
-    return head, tail
-
-
-def hook_state(container: Container, record: dict[str, Any], status: str) -> dict[str, Any]:
-    """Return the state that hooks, and a listener of the filter, get to see; without the pid."""
-    shown = {"ociVersion": record["ociVersion"], "id": container.id, "status": status, "bundle": record["bundle"]}
-    if "annotations" in record:
-        shown["annotations"] = record["annotations"]
-    return shown
 
 
 def keeps_groups(config: dict[str, Any], process: dict[str, Any]) -> bool:

@@ -185,6 +185,8 @@ def _has(program: str) -> bool:
 def _check(container: Container, config: dict[str, Any]) -> str:
     """Return the path of a network namespace that is not the container's own; ConfigError or StateError for what a restore would lose."""
     path = ""
+    if "mount" not in {one["type"] for one in config.get("linux", {}).get("namespaces", ())}:
+        raise ConfigError("checkpoint", "the host's mount namespace", "would be restored too", origin="linux.namespaces")
     for index, one in enumerate(config.get("linux", {}).get("namespaces", ())):
         where = f"linux.namespaces[{index}]"
         if one["type"] == "user":

@@ -8,7 +8,7 @@ from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.arguments import program
-from pyrun.oci.create import around_pid, filter_of, hook_state, keeps_groups, root_of, write_pid
+from pyrun.oci.create import filter_of, keeps_groups, root_of, write_pid
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
 from pyrun.oci.process import schedule
@@ -88,7 +88,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         raise StateError("exec", container.id, "container not running") from None
     own_streams(process, config)
     kept = keeps_groups(config, process)
-    shown = around_pid(hook_state(container, container.record, container.status()))
+    shown = state.around_pid(state.hook_state(container, container.record, container.status()))
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown, root=f"/proc/{pid}/root")
     plan.clone_flags = _others(pid)
     if read_small(f"/proc/{pid}/setgroups") == b"deny\n":

@@ -160,7 +160,7 @@ class Mounter:
         self.kinds = kinds
         self.maps = maps
         self.users = user or "user" in kinds
-        self.early = not user and ("user" in kinds or bool(kinds.get("mount")))  # sources are within reach before the clone only
+        self.early = not user and ("user" in kinds or kinds.get("mount") != "")  # sources are out of reach later, or not slaves
         self.group = group
         self.label = ""
         self.warnings: list[str] = []  # of what cannot be had and does no harm

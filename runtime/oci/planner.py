@@ -36,6 +36,7 @@ _NAMESPACES = {
 _ORDER = tuple(_NAMESPACES)  # of joining: the mount namespace takes paths away, the user namespace privileges
 _SELF = {"pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup", "time": "time", "mount": "mnt", "user": "user"}
 _MASKED, _READONLY, _PROPAGATION = 0, 1, 6
+_MOVE, _SHARES, _CHROOT = 1, 2, 3  # OP_PIVOT.n of native/plan.h
 _UNBINDABLE, _PRIVATE, _SLAVE, _SHARED, _REC = 1 << 17, 1 << 18, 1 << 19, 1 << 20, 0x4000
 _SPREAD = {"shared": _SHARED, "slave": _SLAVE, "private": _PRIVATE, "unbindable": _UNBINDABLE}
 
@@ -61,8 +62,8 @@ def oci_plan(
     """
     linux = spec.get("linux", {})
     kinds = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
-    _check_mount_namespace(linux, kinds)
-    if not pivot:
+    _check_mount_namespace(linux, kinds, user)
+    if not pivot and "mount" in kinds:
         _check_no_pivot(linux, kinds)
     todo: list[Op] = []
     flags = _namespaces(linux, kinds, todo)
@@ -113,12 +114,12 @@ def enter_plan(
     todo += label_files(process)
     if listener:
         todo.append(op(ops.OCI_LISTENER, listener, origin="linux.seccomp.listenerPath"))
-    todo.append(op(ops.PIVOT, origin="root.path"))
+    own = {one["type"] for one in linux.get("namespaces", ())}
+    todo.append(op(ops.PIVOT, origin="root.path") if "mount" in own else op(ops.PIVOT, root, n=_CHROOT, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
     bounding = held_capabilities(spec, bounding)
     one = {"process": process, "linux": linux}
     process_ops(one, todo, seccomp=seccomp, bounding=bounding, state=state, entering=True, home=_home(process, root))
-    own = {one["type"] for one in linux.get("namespaces", ())}
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
 
@@ -155,9 +156,12 @@ def _refuse_tracers(spec: dict[str, Any]) -> None:
         raise ConfigError("enter container", "SCMP_ACT_NOTIFY", reason, hint=hint, origin="linux.seccomp.listenerPath")
 
 
-def _check_mount_namespace(linux: dict[str, Any], kinds: dict[str, str]) -> None:
+def _check_mount_namespace(linux: dict[str, Any], kinds: dict[str, str], user: bool) -> None:
     """Who joins one changes the root of all that live there, and finds their /proc: not the host's, nor to map ids by."""
     path = kinds.get("mount", "")
+    if "mount" not in kinds and user:
+        hint = 'add {"type": "mount"}'
+        raise ConfigError("create container", "linux.namespaces", "only root may mount for the host", hint=hint, origin="linux.namespaces")
     if not path:
         return
     where = _where(linux, "mount") + ".path"
@@ -210,13 +214,14 @@ def _root(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], mo
     spread = linux.get("rootfsPropagation", "")
     name = spread[1:] if spread.startswith("r") else spread
     where = "linux.rootfsPropagation"
-    if name != "shared":
+    if name != "shared" and "mount" in kinds:
         todo.append(op(ops.PROPAGATION, n=_REC | (_PRIVATE if name in ("private", "unbindable") else _SLAVE), origin=where))
-    top = _SLAVE if name in ("", "slave") else _PRIVATE
+    top = _SLAVE if name in ("", "slave") and "mount" in kinds else _PRIVATE
     path = os.path.join(mounter.bundle, spec["root"]["path"])
     tree = mounter.tree("root.path") if mounter.early else 0
     over = "/" if name == "shared" or kinds.get("mount") else ""  # where it is, it would be the host's too, or another's path
-    todo.append(op(ops.OCI_ROOT, path, over, n=top, a=_SHARED if name == "shared" else 0, b=tree, origin="root.path"))
+    flags = 0 if "mount" in kinds else ops.KEEP
+    todo.append(op(ops.OCI_ROOT, path, over, n=top, a=_SHARED if name == "shared" else 0, b=tree, flags=flags, origin="root.path"))
 
 
 def _kernel(spec: dict[str, Any], linux: dict[str, Any], kinds: dict[str, str], todo: list[Op]) -> None:
@@ -262,7 +267,9 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
             todo.append(op(ops.OCI_COVER, path, n=how, origin=f"linux.{name}[{index}]"))
     if spec["root"].get("readonly"):
         todo.append(mounts.read_only("/", "root.readonly"))
-    todo.append(op(ops.PIVOT, n=1 if not pivot else 2 if _is_shared(spec.get("linux", {})) else 0, origin="root.path"))
+    own = any(one["type"] == "mount" for one in linux.get("namespaces", ()))
+    how = _CHROOT if not own else _MOVE if not pivot else _SHARES if _is_shared(linux) else 0
+    todo.append(op(ops.PIVOT, n=how, origin="root.path"))
     todo.append(op(ops.KEYRING, origin="session keyring"))
 
 

@@ -103,7 +103,7 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     resources = linux.get("resources") or {}
     if any(name.startswith("run.oci.") for name in spec.get("annotations", ())):  # whose values are not in the key
         return False
-    if "user" in spaces or spaces.get("mount") or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
+    if "user" in spaces or spaces.get("mount") != "" or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
         return False
     if any(process.get(name) for name in ("apparmorProfile", "selinuxLabel")) or any(
         linux.get(name) for name in ("mountLabel", "netDevices")

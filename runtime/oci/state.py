@@ -27,7 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Container", "check_id", "create", "list_ids", "new_record", "pretty", "start_time"]
+__all__ = ["Container", "around_pid", "check_id", "create", "hook_state", "list_ids", "new_record", "pretty", "start_time"]
+
+_MARK = "\0"
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _MAX = 16 << 20
@@ -186,11 +188,18 @@ class Container:
         python = "hooks" if record.get("hooks") or record.get("notify") else ""  # what more there is to be done than the launcher does
         lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), python]
         helper = os.fsencode(os.path.abspath(native.HELPER))
-        if any("\n" in line for line in lines):
+        if record.get("hostMounts") or any("\n" in line for line in lines):
             return b""
         text = pretty({**self.state("\0"), "pid": 0})
         head, _, tail = text.partition('0,\n  "status": "\\u0000"')
         return b"\0".join((("".join(line + "\n" for line in lines) + head).encode(), tail.encode(), helper))
+
+    def unmount(self) -> None:
+        """Unmount the root of a container that shares the host's mounts."""
+        if os.access("mounted", os.F_OK, dir_fd=self.fd):
+            from pyrun.oci import hostroot
+
+            hostroot.forget(self)
 
     def remove(self) -> None:
         """Remove its directory; that it is locked is the caller's affair."""
@@ -202,6 +211,20 @@ class Container:
         if self.fd >= 0:
             os.close(self.fd)
         self.fd = -1
+
+
+def around_pid(shown: dict[str, Any]) -> tuple[str, str]:
+    """Return the JSON of a state before and behind a pid that is not known yet."""
+    head, tail = fastjson.dumps({**shown, "pid": _MARK}).split(fastjson.dumps(_MARK))
+    return head, tail
+
+
+def hook_state(container: Container, record: dict[str, Any], status: str) -> dict[str, Any]:
+    """Return the state that hooks, and a listener of the filter, get to see; without the pid."""
+    shown = {"ociVersion": record["ociVersion"], "id": container.id, "status": status, "bundle": record["bundle"]}
+    if "annotations" in record:
+        shown["annotations"] = record["annotations"]
+    return shown
 
 
 def clear(fd: int) -> None:
