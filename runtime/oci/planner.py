@@ -254,7 +254,7 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
     process = spec["process"]
     if process["cwd"] != "/":
         todo.append(op(ops.MKDIR, process["cwd"], n=0o755, origin="process.cwd"))
-    if linux.get("seccomp", {}).get("listenerPath"):
+    if listens(linux.get("seccomp") or {}):
         todo.append(op(ops.OCI_LISTENER, linux["seccomp"]["listenerPath"], origin="linux.seccomp.listenerPath"))
     todo += label_files(process)
     todo.append(op(ops.CHECKPOINT, origin="hooks"))

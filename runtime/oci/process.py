@@ -268,12 +268,18 @@ def held_capabilities(spec: dict[str, Any], bounding: int) -> int:
 def lost_capabilities(spec: dict[str, Any], bounding: int) -> list[str]:
     """Return a warning for each capability that the process is not given, though the configuration asks for it."""
     wanted = spec.get("process", {}).get("capabilities", {})
+    for name in _SETS if program() == "crun" else ():  # which refuses what no kernel has, since 1.29
+        for index, word in enumerate(wanted.get(name, ())):
+            if word not in caps.NAMES:
+                hint = "see capabilities(7)"
+                raise ConfigError("read capability", word, "unknown cap", hint=hint, origin=f"process.capabilities.{name}[{index}]")
     return capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
 
 
 def listens(wanted: dict[str, Any]) -> bool:
-    """Whether somebody is asked by a filter of `linux.seccomp` (seccomp_unotify(2))."""
-    return bool(wanted.get("listenerPath")) and any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls") or ())
+    """Whether somebody is asked by a filter of `linux.seccomp` (seccomp_unotify(2)); crun tells who listens of any filter."""
+    asks = any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls") or ())
+    return bool(wanted.get("listenerPath")) and (asks or program() == "crun")
 
 
 def filter_flags(wanted: dict[str, Any]) -> int:
@@ -285,18 +291,19 @@ def filter_flags(wanted: dict[str, Any]) -> int:
     return flags | _NEW_LISTENER if listens(wanted) else flags
 
 
-def _filter(wanted: dict[str, Any], program: bytes, state: tuple[str, str]) -> Op:
+def _filter(wanted: dict[str, Any], code: bytes, state: tuple[str, str]) -> Op:
     flags = filter_flags(wanted)
     around: list[str] = []
     if listens(wanted):
         metadata = f',"metadata":{fastjson.quote(wanted["listenerMetadata"])}' if wanted.get("listenerMetadata") else ""
-        around = ['{"ociVersion":"1.3.0","fds":["seccompFd"],"pid":', f'{metadata},"state":{state[0]}', state[1] + "}"]
+        version = "0.2.0" if program() == "crun" else "1.3.0"  # of the message, as it calls itself
+        around = [f'{{"ociVersion":"{version}","fds":["seccompFd"],"pid":', f'{metadata},"state":{state[0]}', state[1] + "}"]
     elif flags & 32:
         reason = "goes with a listener"
         raise ConfigError(
             "read seccomp filter", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", reason, hint="leave it out", origin="linux.seccomp.flags"
         )
-    return op(ops.SECCOMP, program, around, a=flags, origin="linux.seccomp")
+    return op(ops.SECCOMP, code, around, a=flags, origin="linux.seccomp")
 
 
 def selinux(label: str, where: str) -> None:

@@ -127,6 +127,20 @@ def test_a_link_that_stands_in_for_a_peer_speaks_by_its_name(oci: Runtime, name:
     assert oci.shell("echo works") == "works\n"
 
 
+@pytest.mark.parametrize("name", ["crun", "pyrun-oci"])
+def test_a_capability_that_no_kernel_has_is_warned_of_but_refused_by_the_name_of_crun(oci: Runtime, name: str) -> None:
+    oci.program = oci.folder / name
+    oci.program.symlink_to(OCI)
+    oci.config["process"]["capabilities"]["bounding"] = ["CAP_KILL", "CAP_UNKNOWN"]
+    oci.command("/bin/grep", "CapBnd", "/proc/self/status")
+    done = oci("run", "one", code=None)
+    where = "process.capabilities.bounding[1]"
+    if name == "crun":
+        assert done.returncode == 1 and "unknown cap" in done.stderr and where in done.stderr and not oci.leftovers()
+    else:
+        assert done.stdout.split() == ["CapBnd:", f"{1 << 5:016x}"] and where in done.stderr
+
+
 def test_what_cannot_be_executed_is_told_in_the_programs_place(oci: Runtime) -> None:
     """By `run` whose output something reads; `start` tells what it knows."""
     for name, text in (("script", "#!/none/sh"), ("garbage", "\x7fELF")):

@@ -65,6 +65,26 @@ def test_a_listener_is_asked(oci: Runtime, tmp_path: Path, locked: bool) -> None
     assert "call 83" in asked and "call 59" in asked
 
 
+@pytest.mark.parametrize("name", ["pyrun-oci", "crun"])
+def test_a_filter_that_asks_nobody(oci: Runtime, tmp_path: Path, name: str) -> None:
+    """Nobody need listen then; crun tells who does all the same, with the version that its message has."""
+    oci.program = oci.folder / name
+    oci.program.symlink_to(OCI)
+    where = str(tmp_path / "agent")
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": where, "listenerMetadata": "m"}
+    if name != "crun":
+        assert oci.shell("mkdir /tmp/x && grep Seccomp: /proc/self/status").split() == ["Seccomp:", "2"]
+        return
+    with subprocess.Popen([sys.executable, "-c", LISTEN, where], stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
+        assert oci.shell("mkdir /tmp/x && echo made") == "made\n"
+        told, _, rest = agent.stdout.readline().rpartition("}")
+        agent.kill()
+    state = json.loads(told + "}")
+    assert rest.strip() == "b'' 1" and (state["ociVersion"], state["fds"], state["metadata"]) == ("0.2.0", ["seccompFd"], "m")
+    assert state["state"]["status"] == "creating"
+
+
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_listener_is_asked_by_who_enters(oci: Runtime, tmp_path: Path, locked: bool) -> None:
     """A descriptor of its own, with its own pid beside the container's."""
