@@ -185,6 +185,7 @@ int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
 void write_exit(const struct keeper *keeper, int last);
 void tell_caller(struct keeper *keeper, int code); /* how the pod ended */
+size_t end_words(const struct keeper *keeper, const struct app *app, char *words, size_t size); /* members of its record; how long */
 int block_signals(void); /* all that can be; a descriptor that tells of them, signalfd(2) */
 uint64_t find_ignored(void); /* of what a terminal sends, as nohup(1) and shells without job control have it; a bit each */
 int told_to_stop(const struct keeper *keeper);

@@ -122,12 +122,17 @@ static int write_over(const struct keeper *keeper, const char *name, const char 
 }
 
 /* `lost`: the supervisor was killed, and how the app ended is not known; that is never a success. */
-static void add_pod_end(struct text *text, const struct keeper *keeper)
+static void add_end_of(struct text *text, const struct keeper *keeper, const struct app *app)
 {
-    add_app_end(text, keeper->decided != 0 ? keeper->decided : keeper->apps);
+    add_app_end(text, app);
     add_number(text, ",\"restarts\":", keeper->restarts);
     if (log_dropped() > 0)
         add_number(text, ",\"log_dropped\":", log_dropped());
+}
+
+static void add_pod_end(struct text *text, const struct keeper *keeper)
+{
+    add_end_of(text, keeper, keeper->decided != 0 ? keeper->decided : keeper->apps);
     if (keeper->how.flags & KEEP_SEVERAL)
         add_apps(text, keeper);
 }
@@ -145,6 +150,14 @@ void write_exit(const struct keeper *keeper, int last)
               !write_over(keeper, "exit", buffer, (size_t)(text.at - buffer)); /* or it would tell of the run before */
     if (unsaved && last && write_over(keeper, "run", buffer, (size_t)(text.at - buffer)))
         (void)sys_call4(__NR_renameat, keeper->pod, "run", keeper->pod, "exit");
+}
+
+size_t end_words(const struct keeper *keeper, const struct app *app, char *words, size_t size)
+{
+    struct text text = {words, words + size};
+
+    add_end_of(&text, keeper, app);
+    return text.at != 0 ? (size_t)(text.at - words) : 0;
 }
 
 void tell_caller(struct keeper *keeper, int code)

@@ -5,8 +5,8 @@
  * socket `attach` in the pod's directory, a message a packet, its kind in the first byte:
  *
  *     to the keeper      d BYTES    typed                    w ROWS COLUMNS    the client's size, 16 bits each
- *     to the client      d BYTES    written by the app       x STATUS          the end, wait(2) encoding, 32 bits
- *                        f          there are too many
+ *     to the client      d BYTES    written by the app       x STATUS WORDS    the end, wait(2) encoding, 32 bits; and as JSON,
+ *                        f          there are too many                         members of an object
  *
  * There may be as many as the process may have open files, but for those that the keeper itself needs.  A client whose socket is full has a second to read from it, then it is let go: nobody may hold up the app or the others
  * for longer.  Of several apps one may have it. */
@@ -250,13 +250,15 @@ void tty_rest(struct keeper *keeper)
 
 void tty_end(const struct keeper *keeper)
 {
-    char message[5] = {'x'};
+    char message[512] = {'x'};
     int32_t status;
+    size_t size = 1 + sizeof status;
 
     if (owner == 0)
         return;
     status = owner->ended ? owner->status : 125 << 8;
     memcpy(message + 1, &status, sizeof status);
-    tell(message, sizeof message);
+    size += end_words(keeper, owner, message + size, sizeof message - size);
+    tell(message, size);
     (void)sys_call3(__NR_unlinkat, keeper->pod, "attach", 0);
 }

@@ -40,7 +40,10 @@ def run(args: Args) -> int:
     """Carry out the verb; the exit code is the app's, 0 when the caller has left."""
     keys = detach_keys(args.detach_keys or "ctrl-p,ctrl-q")
     uuid, directory, link = _connect(Pods(args.root), one_pod(args))
-    found = _facts(directory, uuid) if args.format == "json" else None
+    try:
+        found = _facts(directory, uuid) if args.format == "json" else None
+    finally:
+        os.close(directory)
     wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     for number in (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -55,10 +58,7 @@ def run(args: Args) -> int:
         if saved is not None:
             termios.tcsetattr(0, termios.TCSADRAIN, saved)
         link.close()
-    try:
-        return _end(message) if found is None else _end_in_lines(message, directory, found)
-    finally:
-        os.close(directory)
+    return _end(message) if found is None else _end_in_lines(message, found)
 
 
 def detach_keys(text: str) -> bytes:
@@ -185,10 +185,11 @@ def _facts(directory: int, uuid: str) -> dict[str, object]:
     return facts(directory, uuid)  # now: a pod that is not kept has none later
 
 
-def _end_in_lines(message: bytes, directory: int, found: dict[str, object]) -> int:
+def _end_in_lines(message: bytes, found: dict[str, object]) -> int:
     """The same with one line of JSON: how the app ended, or that it goes on."""
+    import json
+
     from pyrun.cli.output import say_line
-    from pyrun.pod.state import read_json
     from pyrun.pod.status import ENDED
 
     if message[:1] == _LEFT:
@@ -200,7 +201,7 @@ def _end_in_lines(message: bytes, directory: int, found: dict[str, object]) -> i
         say_line({"error": what, "hint": hint, "exit_code": code})
     else:
         code = _code(message)
-        end = read_json(directory, "exit")  # gone already, maybe, where the pod is not kept
+        end = json.loads(b"{%s}" % message[5:])
         signaled = os.WTERMSIG(_status(message)) if os.WIFSIGNALED(_status(message)) else 0
         how: dict[str, object] = {"code": 0 if signaled else code, "signal": signaled}
         how.update((name, end[name]) for name in ENDED if name in end)

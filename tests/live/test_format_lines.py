@@ -219,6 +219,20 @@ def test_attached_to_the_end(stored: Pyrun, pod: str, tmp_path: Path) -> None:
     assert child.exitstatus == 5 and told == {name: found[name] for name in told} and set(told) >= POD | END | {"state"}
 
 
+def test_attached_to_the_end_of_a_pod_that_goes_with_it(stored: Pyrun, tmp_path: Path) -> None:
+    """Nothing of its record is there any more to be read: the keeper says how it ended."""
+    begun = time.time_ns()
+    uuid = stored("run", "--detach", "--rm", "--tty", "--interactive", *script("read word; kill -9 $$"), code=0).out.strip()
+    child, err = attached(stored, uuid, tmp_path)
+    child.send("hello\r")
+    child.expect(pexpect.EOF)
+    child.close()
+    told = json.loads(err.read_text())
+    assert (child.exitstatus, told["exit_code"], told["code"], told["signal"], told["uuid"]) == (137, 137, 0, 9, uuid)
+    assert begun < told["started"] < told["finished"] < time.time_ns() and told["restarts"] == 0
+    wait_until(lambda: left(stored) == [])
+
+
 def test_attached_and_detached(stored: Pyrun, pod: str, tmp_path: Path) -> None:
     child, err = attached(stored, pod, tmp_path, "--detach-keys", "ctrl-b")
     child.send("\x02")
