@@ -120,7 +120,7 @@ long op_oci_listener(struct context *ctx, const struct plan_op *op)
         r = sys_call3(__NR_connect, fd, &to, sizeof to);
     if (r >= 0)
         r = sys_call3(__NR_dup3, fd, OCI_LISTENER, O_CLOEXEC);
-    return r < 0 ? r : 0;
+    return r < 0 && !(op->flags & OPF_OPTIONAL) ? r : 0; /* of a filter that asks nobody */
 }
 
 #define UNKNOWN (-1)
@@ -204,9 +204,13 @@ __attribute__((noinline)) static long start_thread(struct notice *notice)
 long oci_seccomp(struct context *ctx, const struct plan_op *op)
 {
     const struct sock_fprog program = {(unsigned short)(op->n / 8), (struct sock_filter *)(uintptr_t)(ctx->pool + op->s1)};
+    const uint64_t listener = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    const int asks = !(op->flags & OPF_KEEP);
     static struct notice notice;
     long r;
 
+    if (!asks && sys_call3(__NR_fcntl, OCI_LISTENER, F_GETFD, 0) < 0) /* and nobody listens: others may want the one listener there can be */
+        return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, op->a & ~listener, &program);
     notice = (struct notice){ctx, op, UNKNOWN, PENDING};
     r = start_thread(&notice);
     if (r < 0)
@@ -217,5 +221,5 @@ long oci_seccomp(struct context *ctx, const struct plan_op *op)
         return r;
     while (notice.sent == PENDING)
         __builtin_ia32_pause();
-    return notice.sent < 0 ? with_detail(ctx, DETAIL_TARGET, notice.sent) : 0;
+    return notice.sent < 0 && asks ? with_detail(ctx, DETAIL_TARGET, notice.sent) : 0;
 }

@@ -10,7 +10,7 @@ import os
 
 from pyrun.errors import ConfigError
 from pyrun.oci import devices, mounts
-from pyrun.oci.process import held_capabilities, hooks, label_files, listens, process_ops, selinux
+from pyrun.oci.process import held_capabilities, hooks, label_files, listens, process_ops, selinux, tells
 from pyrun.plan import caps, ops, sysctl
 from pyrun.plan.ops import Plan, op
 
@@ -254,8 +254,9 @@ def _leave(spec: dict[str, Any], linux: dict[str, Any], todo: list[Op], state: t
     process = spec["process"]
     if process["cwd"] != "/":
         todo.append(op(ops.MKDIR, process["cwd"], n=0o755, origin="process.cwd"))
-    if listens(linux.get("seccomp") or {}):
-        todo.append(op(ops.OCI_LISTENER, linux["seccomp"]["listenerPath"], origin="linux.seccomp.listenerPath"))
+    if tells(linux.get("seccomp") or {}):
+        flags = 0 if listens(linux["seccomp"]) else ops.OPTIONAL
+        todo.append(op(ops.OCI_LISTENER, linux["seccomp"]["listenerPath"], flags=flags, origin="linux.seccomp.listenerPath"))
     todo += label_files(process)
     todo.append(op(ops.CHECKPOINT, origin="hooks"))
     hooks(spec, "createContainer", todo, state)

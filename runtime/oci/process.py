@@ -32,6 +32,7 @@ __all__ = [
     "schedule",
     "scheduler",
     "selinux",
+    "tells",
 ]
 
 _SETS = ("bounding", "effective", "permitted", "inheritable", "ambient")
@@ -277,9 +278,13 @@ def lost_capabilities(spec: dict[str, Any], bounding: int) -> list[str]:
 
 
 def listens(wanted: dict[str, Any]) -> bool:
-    """Whether somebody is asked by a filter of `linux.seccomp` (seccomp_unotify(2)); crun tells who listens of any filter."""
-    asks = any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls") or ())
-    return bool(wanted.get("listenerPath")) and (asks or program() == "crun")
+    """Whether somebody is asked by a filter of `linux.seccomp` (seccomp_unotify(2))."""
+    return bool(wanted.get("listenerPath")) and any(call["action"] == "SCMP_ACT_NOTIFY" for call in wanted.get("syscalls") or ())
+
+
+def tells(wanted: dict[str, Any]) -> bool:
+    """Whether who listens gets the filter's descriptor, as with crun also that of one which asks nobody; runc looks for nobody then."""
+    return listens(wanted) or (bool(wanted.get("listenerPath")) and program() != "runc")
 
 
 def filter_flags(wanted: dict[str, Any]) -> int:
@@ -288,13 +293,13 @@ def filter_flags(wanted: dict[str, Any]) -> int:
     Linux has that as its default since 5.16: what such a filter cost otherwise bought nothing (x86, spec_store_bypass_disable).
     """
     flags = sum({_FILTER_FLAGS[flag] for flag in wanted.get("flags", ("SECCOMP_FILTER_FLAG_SPEC_ALLOW",))})
-    return flags | _NEW_LISTENER if listens(wanted) else flags
+    return flags | _NEW_LISTENER if tells(wanted) else flags
 
 
 def _filter(wanted: dict[str, Any], code: bytes, state: tuple[str, str]) -> Op:
     flags = filter_flags(wanted)
     around: list[str] = []
-    if listens(wanted):
+    if tells(wanted):
         metadata = f',"metadata":{fastjson.quote(wanted["listenerMetadata"])}' if wanted.get("listenerMetadata") else ""
         version = "0.2.0" if program() == "crun" else "1.3.0"  # of the message, as it calls itself
         around = [f'{{"ociVersion":"{version}","fds":["seccompFd"],"pid":', f'{metadata},"state":{state[0]}', state[1] + "}"]
@@ -303,7 +308,8 @@ def _filter(wanted: dict[str, Any], code: bytes, state: tuple[str, str]) -> Op:
         raise ConfigError(
             "read seccomp filter", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", reason, hint="leave it out", origin="linux.seccomp.flags"
         )
-    return op(ops.SECCOMP, code, around, a=flags, origin="linux.seccomp")
+    kept = ops.KEEP if around and not listens(wanted) else 0  # nobody need listen
+    return op(ops.SECCOMP, code, around, a=flags, flags=kept, origin="linux.seccomp")
 
 
 def selinux(label: str, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -65,24 +66,49 @@ def test_a_listener_is_asked(oci: Runtime, tmp_path: Path, locked: bool) -> None
     assert "call 83" in asked and "call 59" in asked
 
 
-@pytest.mark.parametrize("name", ["pyrun-oci", "crun"])
-def test_a_filter_that_asks_nobody(oci: Runtime, tmp_path: Path, name: str) -> None:
-    """Nobody need listen then; crun tells who does all the same, with the version that its message has."""
+QUIET = {"defaultAction": "SCMP_ACT_ALLOW", "listenerMetadata": "m", "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}
+
+
+@pytest.mark.parametrize(("name", "version"), [("pyrun-oci", "1.3.0"), ("crun", "0.2.0")])
+def test_who_listens_is_told_of_a_filter_that_asks_nobody(oci: Runtime, tmp_path: Path, name: str, version: str) -> None:
+    """As with crun, by whose name the message has its version too."""
     oci.program = oci.folder / name
     oci.program.symlink_to(OCI)
     where = str(tmp_path / "agent")
-    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": where, "listenerMetadata": "m"}
-    if name != "crun":
-        assert oci.shell("mkdir /tmp/x && grep Seccomp: /proc/self/status").split() == ["Seccomp:", "2"]
-        return
+    oci.config["linux"]["seccomp"] = {**QUIET, "listenerPath": where}
     with subprocess.Popen([sys.executable, "-c", LISTEN, where], stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None and agent.stdout.readline() == "ready\n"
         assert oci.shell("mkdir /tmp/x && echo made") == "made\n"
         told, _, rest = agent.stdout.readline().rpartition("}")
         agent.kill()
     state = json.loads(told + "}")
-    assert rest.strip() == "b'' 1" and (state["ociVersion"], state["fds"], state["metadata"]) == ("0.2.0", ["seccompFd"], "m")
+    assert rest.strip() == "b'' 1" and (state["ociVersion"], state["fds"], state["metadata"]) == (version, ["seccompFd"], "m")
     assert state["state"]["status"] == "creating"
+
+
+def test_nobody_need_listen_to_a_filter_that_asks_nobody(oci: Runtime, tmp_path: Path) -> None:
+    where = tmp_path / "agent"
+    oci.config["linux"]["seccomp"] = {**QUIET, "listenerPath": str(where)}
+    assert oci.shell("grep Seccomp: /proc/self/status").split() == ["Seccomp:", "2"]
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(where))
+    assert oci.shell("grep Seccomp: /proc/self/status", "two").split() == ["Seccomp:", "2"], "a socket that was left behind"
+    oci.start_sleeping("three")
+    assert oci("exec", "three", "grep", "Seccomp:", "/proc/self/status").stdout.split() == ["Seccomp:", "2"]
+    oci("delete", "--force", "three")
+
+
+def test_by_the_name_of_runc_nobody_is_told_of_a_filter_that_asks_nobody(oci: Runtime, tmp_path: Path) -> None:
+    oci.program = oci.folder / "runc"
+    oci.program.symlink_to(OCI)
+    oci.config["linux"]["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": str(tmp_path / "agent")}
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "agent"))
+        server.listen(1)
+        server.settimeout(0.1)
+        assert oci.shell("echo runs") == "runs\n"
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 @pytest.mark.parametrize("locked", [True, False])
