@@ -105,8 +105,8 @@ def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]
     if "process" not in config:  # which only start needs (runtime-spec, "Process")
         config["process"] = {"cwd": "/"}
         text = fastjson.dumps(config).encode()
-    linux = config["linux"]
-    users = next((one for one in linux["namespaces"] if one["type"] == "user"), None)
+    linux = config.setdefault("linux", {})
+    users = next((one for one in linux.setdefault("namespaces", []) if one["type"] == "user"), None)  # without any all are the runtime's
     if os.geteuid() if users is None else not users.get("path") and not linux.get("uidMappings"):
         from pyrun.oci.idmaps import give_users
 

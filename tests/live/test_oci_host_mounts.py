@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundles import Runtime
@@ -62,10 +63,13 @@ def test_exec_begins_in_its_root(oci: Runtime) -> None:
     assert max(numbers) <= 3  # nothing of the host's is open
 
 
-def test_exec_in_one_that_has_no_namespaces_at_all(oci: Runtime) -> None:
-    oci.config["linux"]["namespaces"] = []
+@pytest.mark.parametrize("linux", [None, {}, {"namespaces": []}])
+def test_exec_in_one_that_has_no_namespaces_at_all(oci: Runtime, linux: dict[str, Any] | None) -> None:
+    if linux is None:
+        del oci.config["linux"]
+    else:
+        oci.config["linux"] = linux
     del oci.config["hostname"]
-    oci.config["linux"].pop("maskedPaths")
     oci.config["mounts"] = [one for one in oci.config["mounts"] if one["type"] not in ("sysfs", "cgroup", "mqueue")]
     pid = oci.start_sleeping()
     for name in ("cgroup", "ipc", "mnt", "net", "pid", "uts"):
