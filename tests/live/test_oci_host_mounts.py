@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 
 @pytest.fixture
@@ -97,6 +99,20 @@ def test_a_create_that_fails_leaves_no_mount(oci: Runtime) -> None:
     oci.config["mounts"].append({"destination": "/x", "type": "bind", "source": "/does/not/exist", "options": ["bind"]})
     oci.command("/bin/true")
     oci("create", "one", code=1)
+    assert mounted(oci) == [] and oci.leftovers() == []
+
+
+def test_a_create_that_is_killed_leaves_its_mounts_to_delete(oci: Runtime) -> None:
+    oci.config["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"touch {oci.folder}/there; exec sleep 20"]}]}
+    oci.command("/bin/true")
+    with subprocess.Popen([OCI, "--root", oci.root, "create", "one"], cwd=oci.bundle, start_new_session=True) as making:
+        for _ in range(600):
+            if (oci.folder / "there").exists():
+                break
+            time.sleep(0.1)
+        os.killpg(making.pid, signal.SIGKILL)
+    assert mounted(oci) != []
+    oci("delete", "--force", "one")
     assert mounted(oci) == [] and oci.leftovers() == []
 
 
