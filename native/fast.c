@@ -172,7 +172,7 @@ void run_recipe(int argc, char **argv, char **envp)
     static struct words words;
     static struct fast fast;
     char path[PATH_SIZE];
-    int verb, recipes, found = 0;
+    int verb, recipes, plain, found = 0;
 
     fast.store = fast.pods = fast.helper = -1;
     fast.root = root_of(argc, argv, envp, &verb);
@@ -182,15 +182,21 @@ void run_recipe(int argc, char **argv, char **envp)
         return;
     if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || !is_root() || !is_own(fast.root))
         return;
-    if (!words_split(&words, argc, argv, envp) || join(path, fast.root, "/locks/store", "") == 0)
+    plain = words_split(&words, argc, argv, envp);
+    if (join(path, fast.root, "/locks/store", "") == 0)
         return;
     fast.store = (int)sys_openat(AT_FDCWD, path, O_RDWR, 0);
     (void)join(path, fast.root, "/pods", "");
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
     recipes = recipe_directory(fast.root, "/cache/run");
-    if (fast.store >= 0 && fast.pods >= 0 && recipes >= 0 && sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) == 0)
-        for (size_t i = 0; i < sizeof forms && !found; i++)
-            found = find(&fast, &words, recipes, forms[i]);
-    if (found && swept(&fast, "garbage") && swept(&fast, "preparing") && swept(&fast, "running") && load_helper(&fast))
+    if (fast.store < 0 || fast.pods < 0 || recipes < 0 || sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) < 0)
+        return;
+    for (size_t i = 0; plain && i < sizeof forms && !found; i++)
+        found = find(&fast, &words, recipes, forms[i]);
+    if (!swept(&fast, "garbage") || !swept(&fast, "preparing") || !swept(&fast, "running"))
+        return;
+    if (!found)
+        run_kept(fast.root, fast.pods, recipes, argc, argv, envp);
+    else if (load_helper(&fast))
         start(&fast, &words, envp);
 }

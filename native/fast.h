@@ -7,6 +7,9 @@
 /* Becomes the helper when this command line was decided before, or one of the same meaning, and nothing changed since; else returns. */
 void run_recipe(int argc, char **argv, char **envp);
 
+/* What the short ways of `run` have opened: the state root's directories of pods and of recipes. */
+void run_kept(const char *root, int pods, int recipes, int argc, char **argv, char **envp);
+
 /* Enters a running pod when that takes nothing but a UUID and a command; else returns. */
 void enter_pod(int argc, char **argv, char **envp);
 

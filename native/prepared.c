@@ -142,3 +142,11 @@ void run_prepared(const char *root, char **words, char **envp)
     if (pod >= 0)
         start(pods, pod, sockets, (char *[]){title, (char *)(uintptr_t)asked.root, uuid, how[asked.json ? 2 : asked.detach], 0, 0}, envp);
 }
+
+void become_keeper(const char *root, int pods, int pod, const char *uuid, const char *how, char **envp)
+{
+    char title[] = "pyrun: keeper";
+    char *argv[6] = {title, (char *)(uintptr_t)root, (char *)(uintptr_t)uuid, (char *)(uintptr_t)how, 0, 0};
+
+    start(pods, pod, 0, argv, envp);
+}

@@ -9,6 +9,13 @@
 /* `run-prepared` with these words behind it: becomes the pod's keeper; comes back when Python has to do it. */
 void run_prepared(const char *root, char **words, char **envp);
 
+/* The same of a pod that was prepared just now, whose directory is `pod`: `how` is the keeper's word (keeper.c). */
+void become_keeper(const char *root, int pods, int pod, const char *uuid, const char *how, char **envp);
+
+/* Whether the pod of that UUID stands in a phase ("running/"). */
+int stands(int pods, const char *phase, const char *uuid);
+int is_uuid(const char *text);
+
 /* What its command line says. */
 struct asked {
     const char *root, *reference;

@@ -29,6 +29,7 @@
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
+#define RECIPE_KEPT 'k'    /* of a pod that a keeper looks after: struct recipe_kept */
 #define RECIPE_NOWHERE 0xffffffff
 #define RECIPE_PATCHES 8
 #define RECIPE_RECORD "{\"uuid\":\""
@@ -71,6 +72,32 @@ struct recipe_patch {
     uint32_t where; /* in the plan */
     uint32_t head;  /* what stands before the host name, an offset in the file */
     uint32_t tail;  /* and behind it */
+};
+
+/* The file of a pod that is kept: in the background, named, restarted or checked.  What its directory held is here as it was, for one
+ * other UUID, which is replaced, and so are its first characters where they stand alone; `pod` lacks its last three members.
+ *
+ *     struct recipe_kept | struct recipe_check[check_count] | struct recipe_file[file_count] | key | plan | strings
+ *
+ * All of the command line is in the key.  Written by pyrun.pod.kept, read by kept.c. */
+#define RECIPE_KEPT_MAGIC 0x7470656b
+#define RECIPE_KEPT_VERSION 1
+#define RECIPE_FILES 8
+#define RECIPE_SHORT 8 /* characters of a UUID in names for people */
+
+struct recipe_kept {
+    struct recipe_start start;
+    uint32_t file_count;
+    uint32_t uuid;   /* which it was */
+    uint32_t name;   /* the pod's, "": it has none */
+    uint32_t keeper; /* path of the program that keeps it */
+    uint32_t detach;
+};
+
+struct recipe_file {
+    uint32_t name;
+    uint32_t data;
+    uint32_t size;
 };
 
 /* The directory of recipes, which must be root's alone; -1 without one. */

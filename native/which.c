@@ -8,7 +8,7 @@
 
 #define LONGEST_REFERENCE 256
 
-static int is_uuid(const char *text)
+int is_uuid(const char *text)
 {
     size_t n = 0;
 
@@ -119,7 +119,7 @@ int understand(struct asked *asked, char **words)
     return asked->reference != 0 && asked->reference[0] != '\0' && (asked->detach || !asked->json);
 }
 
-static int stands(int pods, const char *phase, const char *uuid)
+int stands(int pods, const char *phase, const char *uuid)
 {
     char path[64];
 

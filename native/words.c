@@ -118,26 +118,44 @@ static char *add(char *at, const char *end, const char *word, size_t size)
     return at + size + 1;
 }
 
-int words_split(struct words *words, int argc, char **argv, char **envp)
+/* What comes first in every key, behind the form; 0 where there is none. */
+static char *begin(struct words *words, char **envp)
 {
-    const char *end = words->key + sizeof words->key, *text;
-    char directory[PATH_SIZE], *at = words->key + 2; /* the form comes first */
-    int several = 0, i;
+    const char *end = words->key + sizeof words->key, *root = from_environment(envp, "PYRUN_ROOT");
+    char path[PATH_SIZE], *at = words->key + 2;
     long size;
 
-    if (sys_call2(__NR_getcwd, directory, sizeof directory) < 0)
+    if (sys_call2(__NR_getcwd, path, sizeof path) < 0)
         return 0;
+    at = add(at, end, path, str_len(path));
+    at = add(at, end, root, str_len(root));
+    size = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path);
+    return size <= 0 || size == sizeof path ? 0 : add(at, end, path, (size_t)size);
+}
+
+int words_whole(struct words *words, int argc, char **argv, char **envp)
+{
+    char *at = begin(words, envp);
+
+    for (int i = 1; i < argc; i++)
+        at = add(at, words->key + sizeof words->key, argv[i], str_len(argv[i]));
+    words->key[0] = RECIPE_KEPT;
+    words->key[1] = '\0';
+    words->key_size = at == 0 ? 0 : (size_t)(at - words->key);
+    return at != 0;
+}
+
+int words_split(struct words *words, int argc, char **argv, char **envp)
+{
+    const char *end = words->key + sizeof words->key;
+    char *at = begin(words, envp);
+    int several = 0, i;
+
     for (i = 1; i < argc; i++)
         several |= str_eq(argv[i], "---");
-    at = add(at, end, directory, str_len(directory));
-    text = from_environment(envp, "PYRUN_ROOT");
-    at = add(at, end, text, str_len(text));
-    size = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", directory, sizeof directory);
-    at = size <= 0 || size == sizeof directory ? 0 : add(at, end, directory, (size_t)size);
     for (i = 1; at != 0 && i < argc; i++) {
         const int last = !several && str_eq(argv[i], "--");
-
-        size = several || last || i == 1 ? (long)str_len(argv[i]) : keep(words, argv[i], argv[i - 1]);
+        const long size = several || last || i == 1 ? (long)str_len(argv[i]) : keep(words, argv[i], argv[i - 1]);
 
         if (size < 0)
             return 0;

@@ -22,6 +22,9 @@ struct words {
 /* Tells what decides from what is only handed on; 0 where Python has to look at it. */
 int words_split(struct words *words, int argc, char **argv, char **envp);
 
+/* The key of the whole command line, in the place of the other; 0 where there is no room. */
+int words_whole(struct words *words, int argc, char **argv, char **envp);
+
 /* Makes the key of that form (recipe.h); 0 when there is none.  The forms one after the other. */
 int words_key(struct words *words, char form);
 

@@ -13,7 +13,7 @@ from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.cli.origin import of_this_run
 from pyrun.cli.references import references
-from pyrun.cli.run import find_image, options_of, refuse_socket, save_uuid, tell
+from pyrun.cli.run import find_image, may_remember, options_of, refuse_socket, save_uuid, sources_of, tell
 from pyrun.errors import PyrunError, StateError, UsageError
 from pyrun.host import probe
 from pyrun.images.store import Store
@@ -22,7 +22,7 @@ from pyrun.pod.keep import restart_policy
 from pyrun.pod.names import resolve
 from pyrun.pod.place import take_place
 from pyrun.pod.prepare import prepare
-from pyrun.pod.recipe import make_recipe
+from pyrun.pod.recipe import clock, make_recipe
 from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pyrun.cli.parse import Args
     from pyrun.images.store import Image
+    from pyrun.pod.recipe import Recipe
 
 __all__ = [
     "become_keeper",
@@ -83,10 +84,10 @@ def run_detached(args: Args) -> int:
     _start(args, _prepare(args, lasting=False, keep=not args.rm), sockets)
 
 
-def run_kept(args: Args, uuid: str, image: Image) -> NoReturn:
+def run_kept(args: Args, uuid: str, image: Image, begun: int) -> NoReturn:
     """Run an app in the foreground that has a name, or that somebody has to look after: by way of a prepared pod and its keeper."""
     sockets = take_sockets()
-    _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image), sockets)
+    _start(args, _prepare(args, lasting=False, keep=args.keep, uuid=uuid, image=image, begun=begun), sockets)
 
 
 def _start(args: Args, uuid: str, sockets: int) -> NoReturn:
@@ -99,12 +100,13 @@ def _start(args: Args, uuid: str, sockets: int) -> NoReturn:
         raise
 
 
-def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Image | None = None) -> str:
+def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Image | None = None, begun: int = 0) -> str:
     if not uuid:
         uuid = new_uuid()
         if args.uuid_file_save:
             save_uuid(args.uuid_file_save, uuid)
     refuse_socket(args)
+    begun = begun or clock()
     options = options_of(args)
     options.keep = keep
     restart_policy(options.restart or "no")
@@ -113,12 +115,23 @@ def _prepare(args: Args, *, lasting: bool, keep: bool, uuid: str = "", image: Im
     store = Store(args.root)
     image = image or find_image(args, store)
     with store.lock(exclusive=False):
-        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args))
+        sources = sources_of(args, store, image)
+        recipe = make_recipe(options, store, image, pods, probe(), explain=explainer(args), sources=sources, begun=begun)
         prepare(recipe, options, pods, uuid, lasting=lasting, command=of_this_run(args))
+    if args.verb == "run":
+        _remember(args, recipe, pods, uuid)
     if not args.quiet:
         for note in recipe.notes:
             tell(note, args)
     return uuid
+
+
+def _remember(args: Args, recipe: Recipe, pods: Pods, uuid: str) -> None:
+    """Let the launcher make such a pod by itself next time."""
+    if may_remember(args, recipe) and not args.uuid_file_save:
+        from pyrun.pod.kept import save
+
+        save(pods, uuid, sys.argv[1:], recipe.checks or [], args.pod_name or "", detach=args.detach)
 
 
 def _run_prepared(args: Args) -> int:

@@ -32,7 +32,19 @@ if TYPE_CHECKING:
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
 
-__all__ = ["BACKGROUND", "HEALTH", "find_image", "options_of", "refuse_log", "refuse_socket", "run", "save_uuid", "tell"]
+__all__ = [
+    "BACKGROUND",
+    "HEALTH",
+    "find_image",
+    "may_remember",
+    "options_of",
+    "refuse_log",
+    "refuse_socket",
+    "run",
+    "save_uuid",
+    "sources_of",
+    "tell",
+]
 
 HEALTH = frozenset("health_cmd health_interval health_timeout health_retries health_start_period health_on_failure".split())
 KEPT = HEALTH | {"pod_name", "restart", "take_name"}  # what takes a prepared pod in the foreground, too
@@ -64,9 +76,9 @@ def run(args: Args) -> int:
     if args.given & KEPT or (has_check(image) and not options.no_healthcheck):
         from pyrun.cli.prepare import run_kept
 
-        run_kept(args, uuid, image)
+        run_kept(args, uuid, image, begun)
     with store.lock(exclusive=False):
-        sources, host = _sources(args, store, image), probe()
+        sources, host = sources_of(args, store, image), probe()
         recipe = make_recipe(options, store, image, pods, host, explain=explainer(args), sources=sources, begun=begun)
         above: str | None = host.cgroup
         if recipe.controllers:
@@ -99,19 +111,25 @@ def _end(args: Args, pods: Pods, uuid: str) -> str:
     return begin(pods, "running", uuid)
 
 
-def _remember(args: Args, recipe: Recipe) -> None:
-    """Let the launcher do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
+def may_remember(args: Args, recipe: Recipe) -> bool:
+    """Return whether the launcher may do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
 
     nor with limits, for which a place in the cgroup tree has to be found.
     """
     if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
-        return
+        return False
     if args.signature or args.policy or args.format == "json":  # the launcher would not know how the last line begins
+        return False
+    recipe.checks += [(path, (0, 0, 0, 0, 0), ABSENT) for path in resolve.absent(args.image)]
+    return True
+
+
+def _remember(args: Args, recipe: Recipe) -> None:
+    if not may_remember(args, recipe):
         return
     from pyrun import native
     from pyrun.pod.cache import save
 
-    recipe.checks += [(path, (0, 0, 0, 0, 0), ABSENT) for path in resolve.absent(args.image)]
     save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 
@@ -207,7 +225,7 @@ def progress_of(args: Args) -> Callable[[], AbstractContextManager[Progress | No
     return show
 
 
-def _sources(args: Args, store: Store, image: Image) -> list[str]:
+def sources_of(args: Args, store: Store, image: Image) -> list[str]:
     """Files besides the image's that decided: the one that was named, or what a name or a prefix is looked up in."""
     reference = resolve.parse(args.image)
     if reference.path:

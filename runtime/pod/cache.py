@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
-__all__ = ["CHECK", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "save", "split"]
+__all__ = ["CHECK", "KEPT", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "place_of", "save", "split"]
 
 MAGIC = 0x72797065
 VERSION = 6
@@ -33,7 +33,7 @@ _HEADER = Struct("=14I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
 _CHECKS = 256  # at most, for recipe.c
-_KEPT = 512  # recipes below one root; each is about 20 kB
+KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
 _NAME_MAX = 64
 _HOST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.")
@@ -116,7 +116,12 @@ def key_of(line: Line, form: int) -> bytes:
     The form is 0 without arguments of the app, 1 where none of them decides, 2 where the first does.
     """
     raw = [os.fsencode(word) for word in [*line.words, *line.arguments[: max(form - 1, 0)]]]
-    return b"".join(word + b"\0" for word in [b"%d" % form, os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), launcher(), *raw])
+    return b"".join(word + b"\0" for word in [b"%d" % form, *place_of(), *raw])
+
+
+def place_of() -> list[bytes]:
+    """Return what is part of every key, where the command was given and by what program."""
+    return [os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), launcher()]
 
 
 def name_of(key: bytes) -> str:
@@ -154,7 +159,7 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        keep(root + "/cache/run", _KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper))
+        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper))
     except OSError:
         pass
 

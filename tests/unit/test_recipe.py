@@ -90,7 +90,7 @@ def test_saved_file_points_at_its_parts(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_recipes_do_not_pile_up(tmp_path: Path) -> None:
     made = recipe(tmp_path)
-    for number in range(cache._KEPT + 3):
+    for number in range(cache.KEPT + 3):
         cache.save(str(tmp_path), ["run", str(number)], made, "/helper", {})
     assert len(list((tmp_path / "cache/run").iterdir())) == 3
 
