@@ -112,11 +112,8 @@ def _end(args: Args, pods: Pods, uuid: str) -> str:
 
 
 def may_remember(args: Args, recipe: Recipe) -> bool:
-    """Return whether the launcher may do the same again by itself; not where a file with secrets or a file of the caller's plays a part,
-
-    nor with limits, for which a place in the cgroup tree has to be found.
-    """
-    if recipe.checks is None or not is_root() or recipe.controllers or args.pull_policy == "update" or args.set_env_file or args.debug:
+    """Return whether the launcher may do the same again by itself; not where a file with secrets or one of the caller's plays a part."""
+    if recipe.checks is None or not is_root() or args.pull_policy == "update" or args.set_env_file or args.debug:
         return False
     if args.signature or args.policy or args.format == "json":  # the launcher would not know how the last line begins
         return False
@@ -125,7 +122,7 @@ def may_remember(args: Args, recipe: Recipe) -> bool:
 
 
 def _remember(args: Args, recipe: Recipe) -> None:
-    if not may_remember(args, recipe):
+    if recipe.controllers or not may_remember(args, recipe):  # for limits a place in the cgroup tree has to be found
         return
     from pyrun import native
     from pyrun.pod.cache import save

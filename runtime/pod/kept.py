@@ -23,15 +23,9 @@ __all__ = ["save"]
 _MAGIC, _VERSION = 0x7470656B, 1
 _HEADER, _FILE = Struct("=13I"), Struct("=3I")
 _FORM = b"k"
-_FILES = 8
+_FILES = 8  # beside the plan
 _BEFORE = b',"uptime":'  # the members of the record that are another pod's own
-_ABOUT_NET = {
-    "controllers",
-    "scope",
-    "net.want",
-    "net.join",
-    "net",
-}  # what the launcher would have to look at, as the one of `run-prepared` does
+_OF_NETWORKS = {"net.want", "net.join", "net"}  # which have to be found first
 
 
 def save(pods: Pods, uuid: str, argv: list[str], checks: list[Check], name: str, *, detach: bool) -> None:
@@ -54,7 +48,7 @@ def _read(pods: Pods, uuid: str) -> dict[str, bytes]:
     directory = os.open(f"prepared/{uuid}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
     try:
         names = set(os.listdir(directory)) - {"keeper"}
-        if not {"pod", "plan"} <= names or names & _ABOUT_NET or len(names) > _FILES:
+        if not {"pod", "plan"} <= names or names & _OF_NETWORKS or len(names) > _FILES:
             return {}
         files = {}
         for name in names:

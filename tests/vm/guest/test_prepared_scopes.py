@@ -66,6 +66,20 @@ def test_below_a_login(shared: Pyrun, tmp_path: Path, flags: tuple[str, ...]) ->
     end(shared, uuid)
 
 
+def test_a_command_line_with_limits_that_comes_again(shared: Pyrun, tmp_path: Path) -> None:
+    """The launcher prepares the pod as well, and asks systemd for a scope for this one."""
+    words = ["run", "--detach", "--rm", "--memory", "64Mi", str(shared.probe_image), "--exec", "/probe", "--", "sleep", "0"]
+    command = [*LOGIN, *traced(tmp_path), str(COMMAND), "--root", str(shared.root), *words]
+    for wanted in (["pyrun", "python3", "keeper"], ["pyrun", "keeper"]):
+        said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        uuid = said.stdout.strip()
+        assert (said.returncode, said.stderr, programs(tmp_path)) == (0, "", wanted)
+        group = group_of(shared, uuid)
+        assert group == Path(f"/sys/fs/cgroup/machine.slice/pyrun-{uuid}.scope/pyrun-{uuid}")
+        assert (group / "memory.max").read_text() == f"{64 << 20}\n"
+        end(shared, uuid)
+
+
 def test_in_the_foreground_the_process_moves(shared: Pyrun, tmp_path: Path) -> None:
     uuid = shared("prepare", "--rm", "--memory", "64Mi", shared.probe_image, "--exec", "/probe", "--", "exit", "7", code=0).out.strip()
     command = [*LOGIN, *traced(tmp_path), str(COMMAND), "--root", str(shared.root), "run-prepared", uuid]
