@@ -84,6 +84,7 @@ PARTS = {
     "processors": ["test_limits_felt"],
 }
 TWO_PROCESSORS = ("processors",)
+LONGEST_FIRST = ("services", "guest", "limits", "processors", "full")
 TOGETHER = 2  # machines at a time
 LIMIT = 2000  # seconds in a machine, whose processor is emulated; it takes less than half of that on a busy host
 TOOLS = ("pytest", "pytest-timeout")
@@ -214,12 +215,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     guests = {name: [GUEST / f"{stem}.py" for stem in stems] for name, stems in PARTS.items()}
     named = [path for paths in guests.values() for path in paths]
     rest = [path for path in sorted(GUEST.glob("test_*.py")) if path not in named]
-    parts = {
-        "guest": (GUEST, rest),
-        **{name: (GUEST, paths) for name, paths in guests.items()},
-        "full": (FULL, sorted(FULL.glob("test_*.py"))),
-    }
-    machines = [Machine(name, *part, new(name)) for name, part in parts.items()]
+    parts = {name: (GUEST, paths) for name, paths in guests.items()}
+    parts |= {"guest": (GUEST, rest), "full": (FULL, sorted(FULL.glob("test_*.py")))}
+    machines = [Machine(name, *parts[name], new(name)) for name in LONGEST_FIRST]
     checkout = new("checkout")
     with ThreadPoolExecutor(TOGETHER) as pool:
         try:
