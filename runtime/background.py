@@ -9,7 +9,7 @@ from pyrun.errors import PyrunError, UsageError
 from pyrun.host import probe
 from pyrun.pod.binds import volumes
 from pyrun.pod.inside import call
-from pyrun.pod.state import new_uuid
+from pyrun.pod.state import Pods, new_uuid
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from pyrun.api import App, Runtime
     from pyrun.pod.keywords import Keywords
-    from pyrun.pod.state import Pods
 
-__all__ = ["make", "make_below", "make_several", "make_several_below", "start"]
+__all__ = ["make", "make_below", "make_several", "make_several_below", "start", "take_back"]
 
 _PODS = frozenset(  # keywords of a pod, which no app of several has for itself
     (
@@ -91,6 +90,14 @@ def make_several_below(root: str, apps: Sequence[tuple[str, list[str], dict[str,
 
     made = [App(image, args, **_given(own)) for image, args, own in apps]
     return Runtime(root).prepare_pod(made, **_given(options)).uuid
+
+
+def take_back(root: str, name: str, made: object) -> None:
+    """Remove the pod that a child has made and that nobody hears of any more; `name` is what it was asked for."""
+    from pyrun.pod.removing import remove
+
+    if name in ("make_below", "make_several_below"):
+        remove(Pods(root), str(made), force=True)
 
 
 def _options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,8 +128,13 @@ def serve(result: int, out: int) -> None:
     except BaseException as error:
         said = _told(error)
     view = memoryview(marshal.dumps(said))
-    while view:
-        view = view[os.write(result, view) :]
+    try:
+        while view:
+            view = view[os.write(result, view) :]
+    except BrokenPipeError:  # who asked was interrupted, or killed, before he knew of this process
+        take_back = getattr(sys.modules.get(module), "take_back", None)
+        if said[0] == "result" and take_back is not None:
+            take_back(args[0], name, said[1])
 
 
 def _told(error: BaseException) -> Any:

@@ -33,6 +33,7 @@ def again(stored: Pyrun, tmp_path: Path) -> Again:
     """Runs a command line; what it said, and what the process became before it was the keeper."""
 
     def call(*words: str | Path, env: dict[str, str] | None = None, **more: Any) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        wait_until(lambda: phases(stored).keys().isdisjoint(("garbage", "preparing")))  # which is Python's to sweep
         command = [*traced(tmp_path), str(COMMAND), "run", *map(str, words)]
         done = subprocess.run(command, env=stored.environment(env or {}), capture_output=True, text=True, timeout=120, **more)
         became = programs(tmp_path)

@@ -16,7 +16,7 @@ from users import COUNT, PLAIN, RANGE, RANGED, User
 from waiting import wait_until
 
 BEGIN = """
-import io, json, os, signal, subprocess, sys, threading, time, pyrun
+import contextlib, io, json, os, signal, subprocess, sys, threading, time, pyrun
 IMAGE, OWN = "example.com/busybox", {"exec": "/bin/sh", "insecure_options": ["image"]}
 os.chdir(os.environ["HOME"])
 
@@ -280,9 +280,35 @@ for number in range(8):
     except KeyboardInterrupt:
         count += 1
 for one in pyrun.list_pods():
-    pyrun.attach(one["uuid"]).remove()
+    with contextlib.suppress(pyrun.StateError):  # it is taken back just now
+        pyrun.attach(one["uuid"]).remove()
 show(count)
 """
+# the moment at which nobody could tell the child that it is not wanted any more
+UNHEARD = """
+plain, seen = subprocess.Popen, []
+class Interrupted(plain):
+    def __init__(self, *words, **more):
+        super().__init__(*words, **more)
+        raise KeyboardInterrupt
+
+web = [pyrun.App(IMAGE, ["-c", "exec sleep 1000"], name=name, **OWN) for name in ("one", "two")]
+for make in (pyrun.create, pyrun.detach, lambda *_, **__: pyrun.create_pod(web)):
+    subprocess.Popen = Interrupted
+    try:
+        make(IMAGE, ["-c", "exec sleep 1000"], **OWN)
+    except KeyboardInterrupt:
+        subprocess.Popen = plain
+        os.waitpid(-1, 0)
+        seen.append([one["state"] for one in pyrun.list_pods()])
+show(*seen)
+"""
+
+
+def test_a_program_that_is_interrupted_before_it_knows_of_the_child(user: User) -> None:
+    """Which then takes back what it has made."""
+    assert python(user, UNHEARD) == [[]] * 3
+    wait_until(lambda: left(user) == [])
 
 
 def test_a_program_that_is_interrupted(user: User) -> None:
