@@ -175,6 +175,7 @@ def test_anything_else_is_decided_anew(stored: Pyrun, again: Again, busybox: Pat
         ("--net", "default"),
         ("--device", "/dev/fuse"),
         ("--uuid-file-save", "/dev/null"),
+        ("--set-env-file", "/dev/null"),
         ("--format", "json"),
         ("--tty",),
     ],
