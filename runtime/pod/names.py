@@ -79,13 +79,30 @@ def claim(pods: Pods, name: str, uuid: str, *, take: bool = False) -> None:
         except FileExistsError:
             pass
         holder = os.readlink("names/" + name, dir_fd=pods.fd)
-        if is_uuid(holder) and (phase_of(pods, holder) or _stands(pods, "preparing", holder)):
+        if is_uuid(holder) and (phase_of(pods, holder) or _is_being_made(pods, holder)):
             hint = f"choose another name, or remove that pod: pyrun rm {name}; --take-name takes it from one that has ended"
             raise StateError("name a pod", name, f"pod {holder[:8]} has that name", hint=hint)
         os.unlink("names/" + name, dir_fd=pods.fd)
         os.symlink(uuid, "names/" + name, dir_fd=pods.fd)
     finally:
         os.close(lock)
+
+
+def _is_being_made(pods: Pods, uuid: str) -> bool:
+    """Whether somebody prepares that pod.  Who has taken a name holds the lock: one that is free is of somebody who was killed."""
+    import fcntl
+
+    try:
+        fd = os.open("preparing/" + uuid, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=pods.fd)
+    except OSError:
+        return phase_of(pods, uuid) != ""  # it has moved on, or is gone
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return phase_of(pods, uuid) != ""
 
 
 def release(pods: Pods, name: str, uuid: str) -> None:

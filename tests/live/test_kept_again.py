@@ -125,6 +125,23 @@ def test_a_name_that_a_pod_left_behind(stored: Pyrun, again: Again) -> None:
     assert (done.returncode, became) == (0, PYTHON) and os.readlink(names / "web") == done.stdout.strip()
 
 
+@pytest.mark.parametrize("step", ["mkdirat", "writev", "symlinkat", "symlinkat:when=2", "renameat"])
+def test_killed_while_it_makes_the_pod(stored: Pyrun, again: Again, step: str) -> None:
+    """The name is not held by what is half made: a service starts again at once."""
+    words = ("--pod-name", "web", *script("exit 4"))
+    assert again(*words)[0].returncode == 4
+    settled(stored)
+    name, _, when = step.partition(":")
+    inject = f"inject={name}:signal=SIGKILL:{when or 'when=1'}"
+    command = ["strace", "-qq", "-o", "/dev/null", "-e", inject, str(COMMAND), "run", *words]
+    assert subprocess.run(command, env=stored.environment(), capture_output=True, timeout=120).returncode == -9
+    assert subprocess.run([str(COMMAND), "run", *words], env=stored.environment(), capture_output=True, timeout=120).returncode == 4
+    for half in (stored.root / "pods/preparing").iterdir():
+        os.utime(half, (0, 0))  # one of this moment could be somebody's who has not locked it yet
+    stored("gc", code=0)
+    settled(stored)
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -293,7 +293,9 @@ def test_only_start_needs_a_program(oci: Runtime, missing: tuple[str, ...]) -> N
     assert not oci.leftovers()
 
 
-@pytest.mark.skipif(os.path.exists("/sys/fs/selinux/enforce"), reason="tests/vm/full/test_selinux.py has it")
+@pytest.mark.skipif(
+    os.path.exists("/sys/fs/selinux/enforce"), reason="this kernel has SELinux, so the label counts: tests/vm/full/test_selinux.py"
+)
 def test_without_selinux_a_mount_label_is_warned_of(oci: Runtime) -> None:
     """Every time, so nothing of it is remembered for containers alike."""
     oci.config["linux"]["mountLabel"] = "a:b:c:d"
