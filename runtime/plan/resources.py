@@ -16,7 +16,19 @@ if TYPE_CHECKING:
 
     Limit = tuple[str, str, str]
 
-__all__ = ["KEYED", "PAGE_SIZES", "UNLIMITED", "check_file", "check_together", "of_resources", "weight_of_shares"]
+__all__ = [
+    "KEYED",
+    "PAGE_SIZES",
+    "UNLIMITED",
+    "Values",
+    "check_file",
+    "check_not_in_use",
+    "check_together",
+    "device_of",
+    "of_resources",
+    "rdma_line",
+    "weight_of_shares",
+]
 
 PERIOD = 100_000  # of cpu.max, microseconds; the kernel's own default
 SMALLEST_QUOTA = 1_000
@@ -53,7 +65,7 @@ def of_resources(
     """
     found: list[Limit] = []
     now: Mapping[str, str] = held or {}
-    parts = _Reader(resources, where)
+    parts = Values(resources, where)
     _memory(parts.table("memory"), now, found)
     _cpu(parts.table("cpu"), now, found)
     pids = parts.table("pids")
@@ -75,7 +87,7 @@ def of_resources(
     return [one for one in found if held is not None or one[:2] not in UNLIMITED]
 
 
-class _Reader:
+class Values:
     """One JSON object and where it stands; reads members of one kind or raises."""
 
     def __init__(self, values: object, where: str) -> None:
@@ -94,14 +106,14 @@ class _Reader:
     def bad(self, name: str, value: object, reason: str, hint: str = "see config-linux.md of the OCI runtime-spec") -> ConfigError:
         return ConfigError("set limit", f"{name} {value!r}"[:120], reason, hint=hint, origin=self.at(name))
 
-    def table(self, name: str) -> _Reader:
-        return _Reader(self.values.get(name), self.at(name))
+    def table(self, name: str) -> Values:
+        return Values(self.values.get(name), self.at(name))
 
-    def tables(self, name: str) -> list[_Reader]:
+    def tables(self, name: str) -> list[Values]:
         value = self.values.get(name)
         if value is not None and not isinstance(value, list):
             raise self.bad(name, value, "not a list")
-        return [_Reader(one, f"{self.at(name)}[{index}]") for index, one in enumerate(value or [])]
+        return [Values(one, f"{self.at(name)}[{index}]") for index, one in enumerate(value or [])]
 
     def number(self, name: str, low: int, high: int) -> int | None:
         value = self.values.get(name)
@@ -126,7 +138,7 @@ class _Reader:
                 raise self.bad(name, self.values[name], reason, "leave it out: cgroup version 2 does not have it")
 
 
-def _memory(memory: _Reader, held: Mapping[str, str], found: list[Limit]) -> None:
+def _memory(memory: Values, held: Mapping[str, str], found: list[Limit]) -> None:
     """`swap` is memory and swap together, which version 2 has apart; -1 is no limit, 0 as if absent (clients send zeros)."""
     memory.none_of(("kernel", "kernelTCP", "disableOOMKiller"), "cannot be done with cgroup version 2")
     if memory.values.get("swappiness") not in (None, -1):
@@ -135,7 +147,7 @@ def _memory(memory: _Reader, held: Mapping[str, str], found: list[Limit]) -> Non
     limit = memory.number("limit", -1, _INT64)
     swap = memory.number("swap", -1, _INT64)
     if memory.values.get("checkBeforeUpdate"):
-        _not_in_use(memory, limit or 0, swap or 0, int(held.get("memory.current", "0")))
+        check_not_in_use(memory, limit or 0, swap or 0, int(held.get("memory.current", "0")))
     if limit:
         found.append(("memory.max", _text(limit), memory.at("limit")))
     if limit == -1 and not swap:
@@ -156,14 +168,15 @@ def _memory(memory: _Reader, held: Mapping[str, str], found: list[Limit]) -> Non
         found.append(("memory.low", _text(reservation), memory.at("reservation")))
 
 
-def _not_in_use(memory: _Reader, limit: int, swap: int, used: int) -> None:
+def check_not_in_use(memory: Values, limit: int, swap: int, used: int) -> None:
+    """Refuse limits of memory, and of memory and swap together, below the bytes in use (memory.checkBeforeUpdate): ConfigError."""
     for name, what, value in (("swap", "memory+swap", swap), ("limit", "memory", limit)):
         if 0 < value < used:
             reason = f"rejecting {what} limit {value}: less than the {used} bytes in use"
             raise memory.bad(name, value, reason, "see memory.checkBeforeUpdate")
 
 
-def _cpu(cpu: _Reader, held: Mapping[str, str], found: list[Limit]) -> None:
+def _cpu(cpu: Values, held: Mapping[str, str], found: list[Limit]) -> None:
     cpu.none_of(("realtimeRuntime", "realtimePeriod"), "cannot be done with cgroup version 2")
     shares = cpu.number("shares", 0, _UINT64)
     idle = cpu.number("idle", 0, 1)
@@ -194,14 +207,15 @@ def _cpu(cpu: _Reader, held: Mapping[str, str], found: list[Limit]) -> None:
             found.append((file, text, cpu.at(name)))
 
 
-def _device(one: _Reader) -> str:
+def device_of(one: Values) -> str:
+    """Return MAJOR:MINOR of an object with a device's numbers; ConfigError for one without."""
     numbers = [one.number(name, 0, (1 << 32) - 1) for name in ("major", "minor")]
     if None in numbers:
         raise one.bad("major", one.values, "needs the numbers of a device, major and minor")
     return f"{numbers[0]}:{numbers[1]}"
 
 
-def _block(block: _Reader, fresh: bool, bfq: bool, found: list[Limit]) -> None:
+def _block(block: Values, fresh: bool, bfq: bool, found: list[Limit]) -> None:
     """Weights by the line from 10..1000 to 1..10000; the rates of one disk go into one line, 0 is no limit."""
     file = "io.bfq.weight" if bfq else "io.weight"
 
@@ -214,7 +228,7 @@ def _block(block: _Reader, fresh: bool, bfq: bool, found: list[Limit]) -> None:
         if weight and weight < 10:
             raise one.bad("weight", weight, "not from 10 to 1000")
         if weight:
-            key = "default" if one is block else _device(one)
+            key = "default" if one is block else device_of(one)
             found.append((file, f"{key} {weigh(weight)}", one.at("weight")))
     lines: dict[str, dict[str, tuple[str, str]]] = {}
     for name, rate in _THROTTLES:
@@ -223,13 +237,13 @@ def _block(block: _Reader, fresh: bool, bfq: bool, found: list[Limit]) -> None:
             if number is None:
                 raise one.bad("rate", None, "is missing")
             if number or not fresh:
-                lines.setdefault(_device(one), {})[rate] = (str(number or "max"), one.at("rate"))
+                lines.setdefault(device_of(one), {})[rate] = (str(number or "max"), one.at("rate"))
     for device, rates in lines.items():
         text = " ".join(f"{rate}={number}" for rate, (number, _) in rates.items())
         found.append(("io.max", f"{device} {text}", next(iter(rates.values()))[1]))
 
 
-def _huge_pages(parts: _Reader, found: list[Limit]) -> None:
+def _huge_pages(parts: Values, found: list[Limit]) -> None:
     """Reservations are limited too: else a program that may not have the pages learns it by SIGBUS (hugetlb.rst)."""
     for one in parts.tables("hugepageLimits"):
         size = one.text("pageSize")
@@ -242,17 +256,21 @@ def _huge_pages(parts: _Reader, found: list[Limit]) -> None:
         found.append((f"hugetlb.{size}.rsvd.max", str(limit), one.at("limit")))
 
 
-def _rdma(rdma: _Reader, found: list[Limit]) -> None:
-    for name in rdma.values:
-        one = rdma.table(name)
-        handles, objects = (one.number(member, 0, 0xFFFFFFFF) for member in ("hcaHandles", "hcaObjects"))
-        words = [f"{key}={value}" for key, value in (("hca_handle", handles), ("hca_object", objects)) if value is not None]
-        if not words or not name or not name.isprintable() or " " in name or "/" in name:
-            raise rdma.bad(name, one.values, "not a device with hcaHandles or hcaObjects")
-        found.append(("rdma.max", f"{name} {' '.join(words)}", rdma.at(name)))
+def _rdma(rdma: Values, found: list[Limit]) -> None:
+    found += [("rdma.max", rdma_line(rdma, name), rdma.at(name)) for name in rdma.values]
 
 
-def _unified(unified: _Reader, found: list[Limit]) -> None:
+def rdma_line(rdma: Values, name: str) -> str:
+    """Return the line of rdma.max for the device `name`, the same in both versions; ConfigError for what is not one."""
+    one = rdma.table(name)
+    handles, objects = (one.number(member, 0, 0xFFFFFFFF) for member in ("hcaHandles", "hcaObjects"))
+    words = [f"{key}={value}" for key, value in (("hca_handle", handles), ("hca_object", objects)) if value is not None]
+    if not words or not name or not name.isprintable() or " " in name or "/" in name:
+        raise rdma.bad(name, one.values, "not a device with hcaHandles or hcaObjects")
+    return f"{name} {' '.join(words)}"
+
+
+def _unified(unified: Values, found: list[Limit]) -> None:
     """Beats what the other members say of the same file; of a file with a line for each device they hold for the other devices."""
     for file in unified.values:
         origin = unified.at(f'"{file}"')
