@@ -194,7 +194,7 @@ void oci_exec(struct container *container, const char *root, char **argv, char *
     if (i < 0 || i == argc || (argc == i + 1) != (exec.process_file != 0) ||
         (exec.process_file != 0 && (exec.added_count > 0 || wish.user != 0 || wish.cwd != 0 || wish.locked)))
         return;
-    if (!keep_descriptors(&exec, envp) || !find_container(container, root, argv[i], 0) ||
+    if (!keep_descriptors(&exec, envp) || !find_container(container, root, argv[i], 0) || container->hooks[0] == 'c' ||
         (container->status != CREATED && container->status != RUNNING))
         return;
     if (!(exec.process_file != 0 ? from_file(&exec) : from_words(&exec, &wish, argv + i + 1)))

@@ -156,13 +156,16 @@ static long create(struct context *ctx, uint32_t *step)
         return r;
     if ((r = open_namespaces(ctx, step, files)) < 0)
         return r;
-    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++) {
-        const struct plan_op *op = &ctx->ops[*step];
-
-        r = op->code == OP_JOIN ? join_namespace(ctx, op, files[next++]) : set_limit(ctx, op);
-        if (r < 0)
+    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
+        if (ctx->ops[*step].code != OP_JOIN && (r = set_limit(ctx, &ctx->ops[*step])) < 0)
             return r;
+    if ((r = move_version_1(ctx, 1)) < 0) { /* while this is the host's root; who comes here ends soon, so it stays there */
+        *step = STEP_ENTER;
+        return r;
     }
+    for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
+        if (ctx->ops[*step].code == OP_JOIN && (r = join_namespace(ctx, &ctx->ops[*step], files[next++])) < 0)
+            return r;
     *step = STEP_CLONE;
     if ((r = clone_child(ctx, (ctx->plan->clone_flags & ~elsewhere) | CLONE_PARENT, container)) < 0)
         return r;
@@ -180,6 +183,8 @@ static int joiner(struct context *ctx)
     uint32_t i;
     long r = keep_descriptors(ctx);
 
+    if (r == 0 && (r = move_version_1(ctx, 1)) < 0)
+        fail(ctx, STEP_ENTER, r);
     for (i = 0; r == 0 && ctx->ops[i].code != OP_APP; i++) { /* by the runtime's /proc and paths, not the container's */
         if (ctx->ops[i].code == OP_LABEL)
             r = op_oci_label(ctx, &ctx->ops[i]);

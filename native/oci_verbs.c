@@ -2,7 +2,7 @@
  *
  * pyrun.oci.state describes the directory of a container; its file `fast` has what is needed here:
  *
- *     pid \n start time \n directory of the cgroup \n hooks (a word, or nothing) \n
+ *     pid \n start time \n directory of the cgroup \n what is Python's: cgroups (of version 1), hooks, or nothing \n
  *     the state's JSON up to the pid \0 the rest of it behind the status \0 the helper program
  *
  * Nothing is told here but success.  Whatever is not as it should be, every option that is not known here and every
@@ -320,10 +320,10 @@ int oci_verb(int argc, char **argv, char **envp)
     if (str_eq(request.verb, "kill"))
         return c->status != STOPPED && (kill != SIGKILL || ends_others(c->pid)) &&
                sys_call4(__NR_pidfd_send_signal, c->pidfd, kill, 0, 0) == 0;
+    if (str_eq(request.verb, "start"))
+        return (c->hooks[0] == '\0' || str_eq(c->hooks, "cgroups")) && c->status == CREATED && start_container(c);
     if (c->hooks[0] != '\0')
         return 0;
-    if (str_eq(request.verb, "start"))
-        return c->status == CREATED && start_container(c);
     if (c->status != STOPPED && !((request.force || c->status == CREATED) && end_process(c)))
         return 0;
     return remove_container(c);

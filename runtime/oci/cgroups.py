@@ -8,8 +8,10 @@ from pyrun.errors import HostError
 from pyrun.host import CGROUP_ROOTS, put, read_small
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-__all__ = ["directory", "enable_all", "freeze", "kill", "make", "own", "processes", "put", "remove", "tree"]
+__all__ = ["clean", "directory", "enable_all", "freeze", "kill", "make", "outside", "own", "processes", "put", "remove", "tree"]
 
 
 def tree() -> str:
@@ -36,10 +38,16 @@ def directory(path: str | None, name: str) -> str:
     base = tree()
     if not base:
         return ""
-    clean = "/".join(part for part in (path or name).split("/") if part not in ("", "."))
-    if ".." in clean.split("/"):
-        raise HostError("make cgroup", path or "", "leads out of the tree", origin="linux.cgroupsPath")
-    return f"{base}/{clean}" if path and path.startswith("/") else f"{base}{own()}/{clean}"
+    below = clean(path or name)
+    return f"{base}/{below}" if path and path.startswith("/") else f"{base}{own()}/{below}"
+
+
+def clean(path: str) -> str:
+    """Return the path without parts that mean nothing; HostError for one that leads out of the tree."""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise HostError("make cgroup", path, "leads out of the tree", origin="linux.cgroupsPath")
+    return "/".join(parts)
 
 
 def make(path: str) -> None:
@@ -97,6 +105,12 @@ def processes(path: str) -> list[int]:
     return sorted(set(found))
 
 
+def outside(path: str, other: str) -> list[int]:
+    """Return the processes in the cgroup and below that are not in the group `other`, or below that."""
+    there = set(processes(other))
+    return [pid for pid in processes(path) if pid not in there]
+
+
 def freeze(path: str, on: bool) -> None:
     """Pause the cgroup or let it go on, and wait until that is so; HostError when the kernel refuses."""
     if not put(path + "/cgroup.freeze", "1" if on else "0"):
@@ -123,8 +137,19 @@ def _wait(path: str, wanted: bytes) -> None:
         os.close(fd)
 
 
-def remove(path: str) -> None:
-    """Kill what is left in the cgroup and remove it and those below; a busy one is tried for five seconds."""
+def remove(path: str, old: Iterable[str] = ()) -> None:
+    """Kill what is left in the cgroup and remove it and those below; a busy one is tried for five seconds.
+
+    Then its groups `old` in hierarchies of version 1, where no process of the container is left.
+    """
+    _remove(path)
+    if old:
+        from pyrun.oci import hybrid
+
+        hybrid.remove(old)
+
+
+def _remove(path: str) -> None:
     if not os.path.isdir(path):
         return
     if read_small(path + "/cgroup.procs") or b"populated 1" in read_small(path + "/cgroup.events"):

@@ -111,7 +111,7 @@ def destroy(container: Container, *, force: bool) -> None:
     _end(container.pid)
     container.unmount()
     if group:
-        cgroups.remove(group)
+        cgroups.remove(group, container.groups_1)
     if "poststop" in container.record.get("hooks", ()):
         from pyrun.oci import hooks
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyrun.oci.arguments import Arguments
+    from pyrun.oci.resources import Wanted
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op, Plan
 
@@ -44,11 +45,13 @@ def root_of(args: Arguments) -> str:
 class Making:
     """What a create has made so far, to be undone when it fails."""
 
-    __slots__ = ("after", "container", "group", "launch", "relay")
+    __slots__ = ("after", "container", "group", "groups_1", "launch", "relay", "wanted")
 
     def __init__(self, container: Container) -> None:
         self.container = container
         self.group = ""
+        self.groups_1: list[str] = []
+        self.wanted: Wanted | None = None
         self.after: tuple[dict[str, Any], dict[str, Any]] | None = None  # what poststop hooks get, once others may have run
         self.launch: Launch | None = None
         self.relay = -1
@@ -62,7 +65,7 @@ class Making:
                 os.waitpid(pid, 0x40000000)  # __WALL
         self.container.unmount()
         if self.group:
-            cgroups.remove(self.group)
+            cgroups.remove(self.group, self.groups_1)
         if self.after is not None:
             from pyrun.oci import hooks
 
@@ -84,7 +87,7 @@ def create(args: Arguments, make: Maker | None = None) -> tuple[Container, int]:
     making = Making(state.create(root_of(args), args.words[0]))
     try:
         if making.container.group:  # of a create that was killed
-            cgroups.remove(making.container.group)
+            cgroups.remove(making.container.group, making.container.groups_1)
         making.container.unmount()
         state.clear(making.container.fd)
         (make or _make)(args, config, text, bundle, making)
@@ -136,14 +139,23 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
     container = making.container
     record = state.new_record(container.id, config, bundle)
     user = is_user(args.get("rootless", "auto"))
-    group = _group(args, config, container.id)
+    resources = config.get("linux", {}).get("resources")
+    if resources:
+        from pyrun.oci.resources import Wanted, as_meant
+
+        making.wanted = Wanted(as_meant(resources, config["ociVersion"]))
+    group, relative = _group(args, config, container.id, making.wanted)
     if group:
-        state.write("group", os.fsencode(group), container.fd)
+        old = making.wanted.place(group, relative) if making.wanted else {}
+        state.write("group", os.fsencode("\0".join((group, *old.values()))), container.fd)
         group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
+        if group and making.wanted and making.wanted.make():
+            record["cgroups_1"] = old
+            making.groups_1 = [*old.values()]
         if group and _manager(args) == "systemd":
             record["systemd-scope"] = os.path.basename(os.path.dirname(group))  # crun's word for it
-    return record, _plan(args, config, bundle, container, record)
+    return record, _plan(args, config, bundle, making, record)
 
 
 def early_hooks(config: dict[str, Any], record: dict[str, Any], making: Making, pid: int) -> None:
@@ -193,11 +205,13 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
 
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
+    if making.wanted:
+        making.wanted.settle()
     settle(args, container, record, text, launch.pid, launch.block)
     launch.go_on()
     launch.close()
     debug(args, "init: closing the pipe to signal completion: the process waits for its start")
-    if args.key is not None and args.key.text == text:
+    if args.key is not None and args.key.text == text and not making.groups_1:
         from pyrun.oci import recipe
 
         recipe.save(container.root, args.key, config, plan, container.id)
@@ -209,7 +223,8 @@ def _remember(container: Container, config: dict[str, Any], bundle: str) -> None
     hostroot.remember(container, config, bundle)
 
 
-def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Container, record: dict[str, Any]) -> Plan:
+def _plan(args: Arguments, config: dict[str, Any], bundle: str, making: Making, record: dict[str, Any]) -> Plan:
+    container = making.container
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     if (config.get("linux") or {}).get("seccomp"):
         debug(args, f"seccomp filter flags: {filter_flags(config['linux']['seccomp']) & ~1}")  # TSYNC is for threads, and there are none
@@ -249,7 +264,11 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, container: Conta
         plan.flags |= ops.KEEP_GROUPS
     if group:
         cgroups.enable_all(group)
-    limits = _limits(args, config, group, user)
+    limits: list[Op] = []
+    if making.wanted:
+        from pyrun.oci.resources import limits_of
+
+        limits = limits_of(args, making.wanted, group, user)
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     return plan
 
@@ -258,23 +277,22 @@ def _manager(args: Arguments) -> str:
     return args.get("cgroup-manager") or ("systemd" if "systemd-cgroup" in args.options else "cgroupfs")
 
 
-def _group(args: Arguments, config: dict[str, Any], name: str) -> str:
-    """The directory of the container's cgroup, by the manager that was asked for; "" without one."""
+def _group(args: Arguments, config: dict[str, Any], name: str, wanted: Wanted | None) -> tuple[str, str]:
+    """The directory of the container's cgroup by the manager asked for, "" without one; and its path below the caller's, or ""."""
     manager = _manager(args)
     path = config.get("linux", {}).get("cgroupsPath", "")
     if manager == "disabled":
-        return ""
+        return "", ""
     if manager == "systemd":
         from pyrun.oci.systemd import scope
 
-        wanted = config.get("linux", {}).get("resources") or {}
-        return scope(path, name, wanted, config.get("annotations") or {}, user=has_own_manager(args))
+        return scope(path, name, wanted.rest if wanted else {}, config.get("annotations") or {}, user=has_own_manager(args)), ""
     if manager != "cgroupfs":
         hint = "cgroupfs, systemd or disabled"
         raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")
     if not path and not is_user(args.get("rootless", "auto")):
         path = "/" + name  # where the caller lives there are processes, and hence no controllers for a cgroup below
-    return cgroups.directory(path, name)
+    return cgroups.directory(path, name), "" if path.startswith("/") else cgroups.clean(path or name)
 
 
 def is_user(said: str = "auto") -> bool:
@@ -300,31 +318,6 @@ def _make_group(config: dict[str, Any], group: str, user: bool) -> str:
             raise
         return ""
     return group
-
-
-def _without_rules(args: Arguments) -> None:
-    """No program decides about devices: whoever chose to have no cgroup is told, for everybody else that is an error."""
-    where = "linux.resources.devices"
-    if args.get("cgroup-manager") != "disabled":
-        hint = "mount one on /sys/fs/cgroup, or choose --cgroup-manager disabled"
-        raise ConfigError("limit", "devices", "this host has no cgroup2 tree whose programs could keep the rules", hint=hint, origin=where)
-    _warn(args, [f"{where}: without a cgroup nothing keeps these rules"])
-
-
-def _limits(args: Arguments, config: dict[str, Any], group: str, user: bool) -> list[Op]:
-    wanted = config.get("linux", {}).get("resources")
-    if not wanted:
-        return []
-    from pyrun.oci import resources
-
-    wanted = resources.as_meant(wanted, config["ociVersion"])
-    if wanted.get("devices") and not group and not user:
-        _without_rules(args)
-    if user:  # bpf(2) refuses the program, and the kernel lets nobody open a node that a user could have made
-        wanted = {name: value for name, value in wanted.items() if name != "devices"}
-    limits = resources.resource_ops(wanted, group)
-    resources.enable(group, [(str(one[3]), one[7]) for one in limits if one[0] == ops.LIMIT])
-    return limits
 
 
 def settle(args: Arguments, container: Container, record: dict[str, Any], text: bytes, pid: int, block: bytes) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
+    from pyrun.plan.ops import Op
 
 __all__ = ["execute"]
 
@@ -95,6 +96,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         plan.flags |= ops.SETGROUPS_DENY
     if kept:
         plan.flags |= ops.KEEP_GROUPS
+    plan.ops = [*_groups_1(container), *plan.ops]
     fds = {6: pidfd}
     relay = -1
 
@@ -127,6 +129,15 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         raise
     debug(args, f"child process in init(): {launch.pid}; setns_init: about to exec, and done")
     return launch, relay
+
+
+def _groups_1(container: Container) -> list[Op]:
+    """What takes it into the container's groups of cgroup version 1."""
+    if not container.groups_1:
+        return []
+    from pyrun.oci.hybrid import enter_ops
+
+    return enter_ops(path for path in container.groups_1 if os.path.isdir(path))
 
 
 def _others(pid: int) -> int:

@@ -28,6 +28,12 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
         reason = "error adding pid to cgroups: device or resource busy"
         hint = "it has controllers enabled for cgroups below, so no process may be in it: choose one of those by --cgroup"
         return SetupError("exec", "", reason, errno=error, hint=hint, op=index)
+    if one is not None and one[0] == ops.LIMIT and one[5]:  # of version 1
+        from pyrun.oci.hybrid import hint_of
+
+        raised = engine_failure(plan, index, error, detail)
+        raised.hint = hint_of(str(one[3]), error) or raised.hint
+        return raised
     if one is not None and one[0] in (ops.FIND, ops.EXEC):
         return _program(plan, one, index, error, detail)
     if one is not None and one[0] == ops.HOOK:

@@ -7,7 +7,7 @@ import sys
 
 from pyrun.errors import PyrunError
 from pyrun.host import read_small
-from pyrun.oci import mounts, seccomp, spec
+from pyrun.oci import cgroups, hybrid, mounts, seccomp, spec
 from pyrun.plan import caps
 
 TYPE_CHECKING = False
@@ -85,7 +85,7 @@ def _linux() -> dict[str, Any]:
     return {
         "namespaces": [kind for kind, file in NAMESPACES.items() if os.path.exists(f"/proc/self/ns/{file}")],
         "capabilities": list(caps.NAMES[: highest + 1]),
-        "cgroup": {"v1": False, "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
+        "cgroup": {"v1": bool(cgroups.tree() and hybrid.hierarchies()), "v2": True, "systemd": True, "systemdUser": True, "rdma": True},
         "seccomp": {
             "enabled": os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
             "actions": [f"SCMP_ACT_{name}" for name in ACTIONS],

@@ -34,7 +34,7 @@ def update(args: Arguments) -> int:
     container = state.Container(root_of(args), args.words[0])
     if container.status() in ("stopped", "creating"):
         raise StateError("update container", container.id, "container not running")
-    resources.write(_wanted(args), container.record.get("cgroup", ""), user=has_own_manager(args))
+    resources.write(_wanted(args), container, user=has_own_manager(args))
     container.close()
     return 0
 
@@ -86,15 +86,15 @@ def events(args: Arguments) -> int:
             if killed < 0:
                 raise
             return 0  # deleted since
-        status, group = container.status(), container.record.get("cgroup", "")
-        before, killed = killed, usage_of.oom_kills(group)
+        status, group, old = container.status(), container.record.get("cgroup", ""), container.record.get("cgroups_1", {})
+        before, killed = killed, usage_of.oom_kills(group, old)
         if status in ("stopped", "creating") and "stats" in args.options:
             raise StateError("show events", container.id, "container not running")
         for _ in range(killed - before if before >= 0 else 0):
             _show({"type": "oom", "id": container.id})
         if status in ("stopped", "creating"):
             return 0
-        _show({"type": "stats", "id": container.id, "data": usage_of.statistics(group)})
+        _show({"type": "stats", "id": container.id, "data": usage_of.statistics(group, old)})
         container.close()
         if "stats" in args.options:
             return 0

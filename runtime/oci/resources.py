@@ -14,9 +14,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyrun.oci.arguments import Arguments
+    from pyrun.oci.state import Container
     from pyrun.plan.ops import Op
+    from pyrun.plan.version1 import Limit1
 
-__all__ = ["as_meant", "enable", "resource_ops", "write"]
+__all__ = ["Wanted", "as_meant", "enable", "limits_of", "resource_ops", "write"]
 
 _CORE = ("cgroup",)
 
@@ -29,13 +32,97 @@ def as_meant(resources: dict[str, Any], version: str) -> dict[str, Any]:
     return resources
 
 
+class Wanted:
+    """The resources of a new container: `rest` is for the v2 tree, `old` are the limits that controllers in cgroup version 1 keep.
+
+    `places` is where those have their hierarchies, `groups` are the container's own ones there, once they have been made.
+    """
+
+    __slots__ = ("groups", "old", "places", "rest")
+
+    def __init__(self, resources: dict[str, Any]) -> None:
+        self.rest, self.places, self.old = _divided(resources)
+        self.groups: dict[str, str] = {}
+
+    def place(self, group: str, relative: str) -> dict[str, str]:
+        """Choose the groups for a container whose v2 cgroup is `group`; `relative` as in `hybrid.directories`."""
+        if self.old:
+            from pyrun.oci import hybrid
+
+            self.groups = hybrid.directories(self.places, group, relative)
+        return self.groups
+
+    def make(self) -> dict[str, str]:
+        """Make them; errors as `hybrid.make`."""
+        if self.groups:
+            from pyrun.oci import hybrid
+
+            hybrid.make(self.groups, self.old)
+        return self.groups
+
+    def settle(self) -> None:
+        """Do what could not be done before there was a process."""
+        if self.groups:
+            from pyrun.oci import hybrid
+
+            hybrid.settle(self.old, self.groups)
+
+
+def _divided(resources: dict[str, Any], used: int = -1) -> tuple[dict[str, Any], dict[str, tuple[str, str]], list[Limit1]]:
+    asks = any(value for name, value in resources.items() if name != "devices")
+    if not asks or all(line.startswith(b"0::") for line in read_small("/proc/self/cgroup").splitlines()):
+        return resources, {}, []
+    from pyrun.oci import hybrid
+
+    places = hybrid.hierarchies()
+    if not places or not cgroups.tree():
+        return resources, {}, []
+    from pyrun.plan.resources1 import divided, of_resources_1
+
+    rest, old = divided(resources, places)
+    return rest, places, of_resources_1(old, used=used)
+
+
+def limits_of(args: Arguments, wanted: Wanted, group: str, user: bool) -> list[Op]:
+    """Return the operations that limit a new container in its cgroups, whose controllers are enabled; errors as `resource_ops`."""
+    rest, old = wanted.rest, wanted.groups
+    if rest.get("devices") and not group and not user:
+        _without_rules(args)
+    if user:  # bpf(2) refuses the program, and the kernel lets nobody open a node that a user could have made
+        rest = {name: value for name, value in rest.items() if name != "devices"}
+    if wanted.old and not old:
+        raise _no_tree(wanted.old[0][1], wanted.old[0][3])
+    limits = resource_ops(rest, group)
+    enable(group, [(str(one[3]), one[7]) for one in limits if one[0] == ops.LIMIT])
+    if old:
+        from pyrun.oci import hybrid
+
+        limits = [*hybrid.limit_ops(wanted.old, old), *limits]
+    return limits
+
+
+def _without_rules(args: Arguments) -> None:
+    """No program decides about devices: whoever chose to have no cgroup is told, for everybody else that is an error."""
+    from pyrun.oci.main import warn
+
+    where = "linux.resources.devices"
+    if args.get("cgroup-manager") != "disabled":
+        hint = "mount one on /sys/fs/cgroup, or choose --cgroup-manager disabled"
+        raise ConfigError("limit", "devices", "this host has no cgroup2 tree whose programs could keep the rules", hint=hint, origin=where)
+    warn(args, f"{where}: without a cgroup nothing keeps these rules")
+
+
+def _no_tree(file: str, origin: str) -> ConfigError:
+    return ConfigError("limit", file, "this host has no cgroup2 tree", hint="mount one on /sys/fs/cgroup", origin=origin)
+
+
 def resource_ops(resources: dict[str, Any], group: str) -> list[Op]:
     """Return the operations that limit a new container; ConfigError for a limit on a host without cgroup2."""
     from pyrun.plan.resources import of_resources
 
     limits = of_resources(resources, bfq=_has_bfq(group))
     if limits and not group:
-        raise ConfigError("limit", limits[0][0], "this host has no cgroup2 tree", hint="mount one on /sys/fs/cgroup", origin=limits[0][2])
+        raise _no_tree(limits[0][0], limits[0][2])
     todo = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in limits]
     rules = resources.get("devices")
     if rules and group:
@@ -80,14 +167,25 @@ def _switch(path: str, name: str, file: str, origin: str) -> None:
         raise HostError("limit", file, f"the controller {name} cannot be enabled in {path}", hint=advice(path, name), origin=origin)
 
 
-def write(resources: dict[str, Any], group: str, *, user: bool = False) -> None:
-    """Change the limits of a running container; ConfigError or HostError, and what was changed before stays changed."""
+def write(resources: dict[str, Any], container: Container, *, user: bool = False) -> None:
+    """Change the limits of a running container, locked; ConfigError, StateError or HostError, and what was changed before stays changed."""
     from pyrun.plan.resources import of_resources
 
+    group, old = container.group, container.record.get("cgroups_1", {})
     if not group:
         raise HostError("update", "", "the container has no cgroup")
+    used = int(read_small(old.get("memory", "") + "/memory.usage_in_bytes").strip() or 0)
+    resources, _, limits_1 = _divided(resources, used)
+    if limits_1:
+        from pyrun.plan.resources1 import UNLIMITED_1
+
+        limits_1 = [one for one in limits_1 if one[0] in old or one[1:3] not in UNLIMITED_1]  # of which there are none
     held = {name: read_small(f"{group}/{name}").decode().strip() for name in ("memory.max", "memory.current", "memory.swap.max", "cpu.max")}
     limits = of_resources(resources, held={name: text for name, text in held.items() if text}, bfq=_has_bfq(group))
+    if limits_1:
+        from pyrun.oci.hybrid import adopt
+
+        old = adopt(container, limits_1)
     enable(group, [(file, origin) for file, _, origin in limits])
     if os.path.dirname(group).endswith(".scope"):
         from pyrun.oci import systemd
@@ -102,3 +200,7 @@ def write(resources: dict[str, Any], group: str, *, user: bool = False) -> None:
                 os.close(fd)
         except OSError as error:
             raise HostError("update", f"{file} to {text}", errno=error.errno or 0, origin=origin) from None
+    if limits_1:
+        from pyrun.oci.hybrid import write_1
+
+        write_1(limits_1, old)

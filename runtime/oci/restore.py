@@ -30,7 +30,7 @@ __all__ = ["restore"]
 # new privileges, which criu before 3.19 forgets
 _AROUND = """
 set -e
-test -z "$1" || echo 0 >"$1/cgroup.procs"
+printf %s "$1" | while read -r group; do echo $$ >"$group/cgroup.procs"; done
 exec unshare --mount --propagation slave $2 -- sh -ec 'mount --bind -- "$1" "$1"; shift; exec "$@"' sh "$4" $3 "$5" swrk "$7"
 """
 _FIRST = 4  # of the descriptors that the service gets
@@ -90,11 +90,12 @@ class _Restoring:
         self.record, self.plan = prepare(self.args, self.config, bundle, self.making)
         group, rootfs = self.making.group, self.record["rootfs"]
         _limit(group, self.plan)
+        groups = "".join(f"{one}\n" for one in (group, *dict.fromkeys(self.making.groups_1)) if one)
         mounts = criu_mounts.sources(note["external"], self.config, bundle, group)
         criu_mounts.make_targets(rootfs, mounts, self.config)
         own = {one["type"] for one in self.config.get("linux", {}).get("namespaces", ())}
         alone = "setpriv --no-new-privs" if (self.config.get("process") or {}).get("noNewPrivileges") else ""
-        around = ["/bin/sh", "-c", _AROUND, "sh", group, "--cgroup" if "cgroup" in own else "", alone, rootfs, program]
+        around = ["/bin/sh", "-c", _AROUND, "sh", groups, "--cgroup" if "cgroup" in own else "", alone, rootfs, program]
         fds = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for path in folders]
         try:
             inherited = _inherited(self.config, note["streams"], fds)
@@ -118,6 +119,8 @@ class _Restoring:
             self.making.relay = take_terminal(self.args, self.config["process"], fd)
             return
         elif what == "post-restore":
+            if self.making.wanted:
+                self.making.wanted.settle()
             settle(self.args, self.making.container, self.record, self.text, pid, ops.encode(self.plan))
         if fd >= 0:
             os.close(fd)
@@ -158,7 +161,7 @@ def _limit(group: str, plan: Plan) -> None:
                 finally:
                     os.close(fd)
             else:
-                _put(f"{group}/{one[3]!s}", str(one[4]))
+                _put(f"{one[5]!s}/{one[3]!s}" if one[5] else f"{group}/{one[3]!s}", str(one[4]))
         except OSError as error:
             raise HostError("limit", str(one[3]) if one[0] == ops.LIMIT else "devices", errno=error.errno or 0, origin=one[7]) from None
 

@@ -2,7 +2,7 @@
 
     ROOT/ID/state     what `state` prints and the verbs need, written once, when the container is created
     ROOT/ID/fast      the same for the launcher (native/oci_verbs.c), which does without Python where it can
-    ROOT/ID/group     the directory of its cgroup, before that is made
+    ROOT/ID/group     the directory of its cgroup, and of those in version 1 with a NUL between, before they are made
     ROOT/ID/exec.fifo there while the container's process waits on it to be started (native/oci_start.c)
     ROOT/ID/failure   why it could not be, as the launcher has read it there
     ROOT/ID/config    config.json as it was at create
@@ -140,10 +140,18 @@ class Container:
         if self.record:
             found: str = self.record.get("cgroup", "")
             return found
+        return self._planned()[0]
+
+    @property
+    def groups_1(self) -> list[str]:
+        """The directories of its groups in hierarchies of cgroup version 1, known likewise."""
+        return [*self.record.get("cgroups_1", {}).values()] if self.record else self._planned()[1:]
+
+    def _planned(self) -> list[str]:
         try:
-            return os.fsdecode(read("group", self.fd))
+            return os.fsdecode(read("group", self.fd)).split("\0")
         except FileNotFoundError:
-            return ""
+            return [""]
 
     def status(self) -> str:
         """Return creating, created, running, paused or stopped."""
@@ -182,10 +190,17 @@ class Container:
         )
         return shown
 
+    def rewrite(self, record: dict[str, Any]) -> None:
+        """Let `record` be what is known of it, the launcher first; OSError when that does not fit."""
+        self.record = record
+        write("fast", self.fast(), self.fd)
+        write("state", fastjson.dumps(record).encode(), self.fd)
+
     def fast(self) -> bytes:
         """Return what the file `fast` is to hold."""
         record = self.record
-        python = "hooks" if record.get("hooks") or record.get("notify") else ""  # what more there is to be done than the launcher does
+        words = ["cgroups"] * ("cgroups_1" in record) + ["hooks"] * bool(record.get("hooks") or record.get("notify"))
+        python = " ".join(words)  # what more there is to be done than the launcher does
         lines = [str(record["pid"]), str(record["startTime"]), record.get("cgroup", ""), python]
         helper = os.fsencode(os.path.abspath(native.HELPER))
         if record.get("hostMounts") or any("\n" in line for line in lines):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 from pyrun.errors import UsageError
+from pyrun.host import read_small
 from pyrun.oci import state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
 __all__ = ["oom_kills", "seconds", "statistics"]
@@ -34,8 +36,13 @@ def seconds(text: str) -> float:
     return value
 
 
-def oom_kills(group: str) -> int:
-    """Return how many processes of the cgroup the kernel has killed for want of memory, 0 where nobody counts them."""
+def oom_kills(group: str, old: Mapping[str, str]) -> int:
+    """Return how many processes of the cgroup the kernel has killed for want of memory, 0 where nobody counts them.
+
+    `old` are the container's groups in version 1, by controller.
+    """
+    if "memory" in old:
+        return _flat(old["memory"], "memory.oom_control").get("oom_kill", 0)
     return _flat(group, "memory.events").get("oom_kill", 0)
 
 
@@ -56,8 +63,15 @@ def _value(group: str, file: str) -> int:
     return int(text) if text.isdigit() else (1 << 64) - 1
 
 
-def statistics(group: str) -> dict[str, Any]:
-    """In the members of runc's `events`, which the field reads."""
+def statistics(group: str, old: Mapping[str, str]) -> dict[str, Any]:
+    """In the members of runc's `events`, which the field reads; `old` are the container's groups in version 1, by controller."""
+    found = _of_tree(group)
+    if old:
+        _add_old(found, old)
+    return found
+
+
+def _of_tree(group: str) -> dict[str, Any]:
     cpu, memory = _flat(group, "cpu.stat"), _flat(group, "memory.stat")
     hits = _flat(group, "memory.events")
     usage = {"total": cpu.get("usage_usec", 0) * 1000, "kernel": cpu.get("system_usec", 0) * 1000, "user": cpu.get("user_usec", 0) * 1000}
@@ -85,6 +99,49 @@ def statistics(group: str) -> dict[str, Any]:
         "hugetlb": _huge_pages(group),
         "intel_rdt": {},
     }
+
+
+def _add_old(found: dict[str, Any], old: Mapping[str, str]) -> None:
+    """What version 1 counts instead: swap is memory and swap together there, as in runc's (cgroup-v1/memory.rst)."""
+    cpu, memory, pids, disks = (old.get(name, "") for name in ("cpu", "memory", "pids", "blkio"))
+    if cpu:
+        times = _flat(cpu, "cpu.stat")
+        periods, throttled = times.get("nr_periods", 0), times.get("nr_throttled", 0)
+        found["cpu"]["throttling"] = {"periods": periods, "throttledPeriods": throttled, "throttledTime": times.get("throttled_time", 0)}
+    if memory:
+        raw = _flat(memory, "memory.stat")
+        of = found["memory"]
+        of["cache"], of["raw"] = raw.get("cache", 0), raw
+        for name, files in (("usage", "memory."), ("swap", "memory.memsw."), ("kernel", "memory.kmem."), ("kernelTCP", "memory.kmem.tcp.")):
+            members = (("limit", "limit_in_bytes"), ("usage", "usage_in_bytes"), ("max", "max_usage_in_bytes"), ("failcnt", "failcnt"))
+            of[name] = {member: _value(memory, files + file) for member, file in members}
+    if pids:
+        found["pids"] = {"current": _value(pids, "pids.current"), "limit": _value(pids, "pids.max")}
+    if disks:
+        for file, member in (("io_service_bytes", "ioServiceBytesRecursive"), ("io_serviced", "ioServicedRecursive")):
+            found["blkio"][member] = _disks_1(disks, f"blkio.throttle.{file}_recursive")
+    if "hugetlb" in old:
+        found["hugetlb"] = _huge_pages_1(old["hugetlb"])
+
+
+def _disks_1(group: str, file: str) -> list[dict[str, Any]]:
+    found = []
+    for line in read_small(f"{group}/{file}").decode().splitlines():
+        device, _, rest = line.partition(" ")
+        major, colon, minor = device.partition(":")
+        name, _, number = rest.partition(" ")
+        if colon and number.isdigit():
+            found.append({"major": int(major), "minor": int(minor), "op": name, "value": int(number)})
+    return found
+
+
+def _huge_pages_1(group: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in sorted(os.listdir(group)) if os.path.isdir(group) else ():
+        controller, size, file = [*name.split(".", 2), "", ""][:3]
+        if controller == "hugetlb" and file == "usage_in_bytes":
+            found[size] = {"usage": _value(group, name), "failcnt": _value(group, f"hugetlb.{size}.failcnt")}
+    return found
 
 
 def _disks(group: str) -> list[dict[str, Any]]:

@@ -193,7 +193,7 @@ def step(one: Op) -> tuple[str, str]:
     if code == ops.SYSCTL:
         return "set kernel parameter", f"{_text(s1).replace('/', '.')}={_text(s2)}"
     if code == ops.LIMIT:
-        return "set limit", f"{_text(s1)} {_text(s2)}"
+        return "set limit", f"{_text(s1)} {_text(s2)}" + (f" of {_text(one[5])}" if one[5] else "")
     if code == ops.DEVICES:
         return "limit the devices to", _text(s2)
     if code == ops.OVERLAY:

@@ -13,24 +13,13 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
+from hybrids import CONTROLLERS, REASON, groups, has_version_1, inside, own_groups, seen
 from waiting import wait_until
 
-CONTROLLERS = ("memory", "cpu", "cpuset", "pids", "blkio")
-SHOW = f"""
-mount -t tmpfs none /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir {" ".join(CONTROLLERS)} unified && mount -t cgroup2 cgroup2 unified
-for c in {" ".join(CONTROLLERS)}; do mount -t cgroup -o $c cgroup $c || exit 77; done
-cd / && exec "$@"
-"""
 Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def has_version_1() -> bool:
-    """Whether this kernel has its controllers there; one that a v2 tree has cannot be mounted."""
-    with open("/proc/self/cgroup") as file:
-        return all(f":{name}:" in text for text in [file.read()] for name in CONTROLLERS)
-
-
-pytestmark = pytest.mark.skipif(not has_version_1(), reason="this host has no controllers in cgroup version 1; tests/vm is for the others")
+pytestmark = pytest.mark.skipif(not has_version_1(), reason=REASON)
 
 
 @pytest.fixture
@@ -39,17 +28,12 @@ def hybrid(shared: Pyrun, busybox: Path, shell: Callable[..., str]) -> Iterator[
     shell("true")
 
     def call(*words: object) -> subprocess.CompletedProcess[str]:
-        command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", COMMAND, "--root", shared.root, *words]
-        return subprocess.run([str(word) for word in command], env=shared.environment(), capture_output=True, text=True, timeout=120)
+        command = inside(COMMAND, "--root", shared.root, *words)
+        return subprocess.run(command, env=shared.environment(), capture_output=True, text=True, timeout=120)
 
-    def groups() -> set[str]:
-        find = f"cd /sys/fs/cgroup && find {' '.join(CONTROLLERS)} -name 'pyrun-*'"
-        command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", "sh", "-c", find]
-        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-
-    before = groups()
+    before = groups("pyrun-*")
     yield call
-    assert groups() - before == set()
+    assert groups("pyrun-*") - before == set()
 
 
 def script(hybrid: Call, busybox: Path, text: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -100,8 +84,8 @@ def test_memory_goes_up_and_down(hybrid: Call, busybox: Path) -> None:
 
     def held() -> list[int]:
         names = [f"{group}/memory.{name}limit_in_bytes" for name in ("", "memsw.")]
-        command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", "cat", *names]
-        return [int(text) >> 20 for text in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+        found = subprocess.run(inside("cat", *names), capture_output=True, text=True, check=True).stdout
+        return [int(text) >> 20 for text in found.split()]
 
     assert held() == [48, 48], made
     for memory, swap, both in ((96, 0, 96), (40, 0, 40), (96, 8, 104)):
@@ -136,8 +120,8 @@ def watches(pid: int) -> int:
 def test_events_while_it_runs(hybrid: Call, busybox: Path, shared: Pyrun) -> None:
     """Of one app and of several, whose groups count their own; `died` comes after the kill that it was."""
     eat = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null; rm -f /dev/shm/eaten"
-    command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", COMMAND, "--root", shared.root, "events", "--format", "json"]
-    with subprocess.Popen([str(word) for word in command], env=shared.environment(), stdout=subprocess.PIPE, text=True) as watching:
+    command = inside(COMMAND, "--root", shared.root, "events", "--format", "json")
+    with subprocess.Popen(command, env=shared.environment(), stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         try:
             wait_until(lambda: watches(watching.pid) >= 4)  # one for each phase
@@ -181,8 +165,7 @@ def test_where_the_limits_are(hybrid: Call, busybox: Path, shared: Pyrun) -> Non
     paths = [f"/sys/fs/cgroup/{head}/{own[head]}/pyrun-{uuid}/{name}" for head, name in heads]
 
     def held() -> list[str]:
-        command = ["unshare", "--mount", "sh", "-c", SHOW, "sh", "cat", *paths]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(inside("cat", *paths), capture_output=True, text=True, check=True).stdout.split()
 
     assert held() == ["67108864", "67108864", "8388608", "30", "150000", "1024", "0"]
     done = hybrid("update", "--memory", "48Mi", "--pids-limit", "max", "--cpus", "max", uuid)
@@ -205,18 +188,6 @@ def test_what_version_1_cannot_do(hybrid: Call, busybox: Path) -> None:
     for flags in (["--memory-high", "64Mi"], ["--memory-min", "64Mi"], ["--swap", "1Mi"], ["--oom-group"]):
         done = script(hybrid, busybox, "true", *flags)
         assert done.returncode == 125 and "version 1" in done.stderr and done.stderr.count("hint: ") == 1, done
-
-
-def own_groups() -> dict[str, str]:
-    """Where the pods' groups are, by controller, as the private view of these tests shows it."""
-    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    return {name: f"/sys/fs/cgroup/{name}{path.rstrip('/')}" for _, name, path in lines if name in CONTROLLERS}
-
-
-def seen(path: str) -> str | None:
-    """A file of a hierarchy of version 1, None where it is not there."""
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", SHOW, "sh", "cat", path], capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def several(hybrid: Call, busybox: Path, flags: list[str], apps: dict[str, tuple[str, list[str]]]) -> str:
