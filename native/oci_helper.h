@@ -14,6 +14,7 @@ long oci_seccomp(struct context *ctx, const struct plan_op *op); /* OP_SECCOMP w
 void oci_fail(const struct context *ctx, uint32_t op, long error);
 long oci_close(int first);      /* every descriptor from `first` on but those above */
 long oci_chdir(const char *path);
+long oci_unmount(const struct context *ctx, const struct plan_op *op); /* OP_UNMOUNT of who enters */
 long oci_root(int root);        /* OP_PIVOT of a root that cannot be pivoted from */
 long oci_pivot(int only_chroot);  /* OP_PIVOT where mounts are shared with others */
 long map_ids(const struct context *ctx);

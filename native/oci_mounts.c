@@ -198,6 +198,18 @@ static long may_cover(struct context *ctx, const struct plan_op *op, int target)
     return r;
 }
 
+/* A mount on "/" is the root from then on, for what follows and for pivot_root(2). */
+static long new_root(struct context *ctx, int tree)
+{
+    const long root = sys_call3(__NR_fcntl, tree, F_DUPFD_CLOEXEC, OCI_TREES);
+
+    if (root < 0)
+        return root;
+    sys_close(ctx->root);
+    ctx->root = (int)root;
+    return 0;
+}
+
 /* What is set on the mount once it stands, from the whole tree to itself: a later option wins. */
 static long finish(int tree, const struct plan_oci_mount *how)
 {
@@ -279,7 +291,9 @@ static long attach_tree(struct context *ctx, const struct plan_op *op, const str
     if ((r = may_cover(ctx, op, target)) < 0)
         return r;
     r = sys_call5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-    return r < 0 ? with_detail(ctx, DETAIL_TARGET, r) : finish(tree, how);
+    if (r < 0 || (str_eq(names->target, "/") && (r = new_root(ctx, tree)) < 0))
+        return with_detail(ctx, DETAIL_TARGET, r);
+    return finish(tree, how);
 }
 
 long op_oci_mount(struct context *ctx, const struct plan_op *op)
@@ -348,4 +362,16 @@ long op_oci_root(struct context *ctx, const struct plan_op *op)
     else
         ctx->root = (int)tree;
     return r;
+}
+
+/* What `mounts remove` names, beneath the root and behind no link: it may be a program of the container that put one there. */
+long oci_unmount(const struct context *ctx, const struct plan_op *op)
+{
+    const char *name;
+    long dir, r;
+
+    forget_parent();
+    dir = parent_in_root(ctx, pool_string(ctx, op->s1), PARENT_NOFOLLOW, &name);
+    r = dir < 0 ? dir : sys_call1(__NR_fchdir, dir);
+    return r < 0 ? r : sys_call2(__NR_umount2, name, MNT_DETACH | 8 /* UMOUNT_NOFOLLOW */);
 }

@@ -226,6 +226,8 @@ static long enter_container(struct context *ctx, uint32_t *step)
     struct pollfd end = {-1, POLLIN, 0};
     long n, r;
 
+    if ((r = oci_trees(ctx, step)) < 0) /* of `mounts add` */
+        return r;
     *step = STEP_ENTER;
     if ((r = clone_child(ctx, CLONE_PARENT, joiner)) < 0)
         return r;

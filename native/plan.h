@@ -139,7 +139,7 @@ enum plan_code {
     OP_HOST_DIR = 3,       /* mkdir host path s1, mode n, owner a:b */
     OP_OVERLAY = 4,        /* root: n lower dirs s2 (list, top first), upper a, work b (pool, 0 none) on s1 */
     OP_ROOT_BIND = 5,      /* root: bind host directory s2 on s1 */
-    OP_UNMOUNT = 6,        /* detach what is mounted on host path s1 */
+    OP_UNMOUNT = 6,        /* detach what is mounted on host path s1; with PLAN_ENTER in-root */
     OP_MKDIR = 7,          /* in-root directory s1, mode n, owner a:b, parents as needed */
     OP_MKFILE = 8,         /* in-root empty file s1, mode n: a mount point */
     OP_WRITE = 9,          /* in-root file s1 with content s2, mode n */

@@ -170,6 +170,8 @@ long run_root_op(struct context *ctx, const struct plan_op *op)
     case OP_ROOT_BIND:
         return op_root_bind(ctx, op);
     case OP_UNMOUNT:
+        if (ctx->plan->flags & PLAN_ENTER)
+            return oci_unmount(ctx, op);
         if (ctx->root >= 0)
             sys_close(ctx->root);
         ctx->root = -1;

@@ -7,10 +7,10 @@ from pyrun.plan import sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from typing import Any
 
-__all__ = ["agree"]
+__all__ = ["agree", "agree_mounts"]
 
 _HOST_NAME_MAX = 64  # uname(2)
 
@@ -25,8 +25,7 @@ def agree(spec: dict[str, Any]) -> None:
             raise Bad("needs a uts namespace, or the host's name would change", "add uts to linux.namespaces", name)
         if value and len(value.encode()) > _HOST_NAME_MAX:
             raise Bad(f"has {len(value.encode())} bytes, and the kernel takes {_HOST_NAME_MAX}", "choose a shorter one", name)
-    for index, mount in enumerate(spec.get("mounts", ())):
-        _mount(mount, bool(linux.get("uidMappings") or kinds.get("user")), f"mounts[{index}]")
+    agree_mounts(spec.get("mounts", ()), linux)
     _users(linux, kinds)
     if linux.get("timeOffsets") and kinds.get("time") != "":
         reason = "a namespace that is joined keeps its clocks" if "time" in kinds else "needs a time namespace"
@@ -43,6 +42,13 @@ def agree(spec: dict[str, Any]) -> None:
             raise Bad("contradicts domainname", "keep one of them", f"linux.sysctl[{key!r}]")
     if "mount" not in kinds:
         _host_mounts(linux, kinds)
+
+
+def agree_mounts(mounts: Sequence[dict[str, Any]], linux: dict[str, Any]) -> None:
+    """Look at mounts that are all right by themselves; Bad names what contradicts itself, or the container's `linux`."""
+    joined = any(one["type"] == "user" and one.get("path") for one in linux.get("namespaces", ()))
+    for index, mount in enumerate(mounts):
+        _mount(mount, bool(linux.get("uidMappings") or joined), f"mounts[{index}]")
 
 
 def _host_mounts(linux: dict[str, Any], kinds: dict[str, str]) -> None:

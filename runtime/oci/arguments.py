@@ -46,6 +46,7 @@ verbs = {
     "features": ("", 0, 0, "", "show what this runtime can do"),
     "kill": ("-a,--all -r,--regex", 1, 2, "CONTAINER [SIGNAL]", "send a signal to a container"),
     "list": ("-f,--format= -q,--quiet", 0, 0, "", "list containers"),
+    "mounts": ("", 3, 3, "[add|remove] CONTAINER FILE", "mount more in a running container, or take it away"),
     "pause": ("", 1, 1, "CONTAINER", "freeze the processes of a container"),
     "ps": ("-f,--format=", 1, -1, "CONTAINER [PS-OPTION...]", "list the processes of a container"),
     "restore": (f"{_START} -d,--detach --keep {_CRIU}", 1, 1, "CONTAINER", "start a container from files that checkpoint wrote"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyrun.oci.state import Container
     from pyrun.plan.ops import Op
 
-__all__ = ["execute"]
+__all__ = ["execute", "namespaces_of"]
 
 _LARGEST_ID = (1 << 31) - 1
 # as /proc/PID/ns calls them
@@ -91,7 +91,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     kept = keeps_groups(config, process)
     shown = state.around_pid(state.hook_state(container, container.record, container.status()))
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown, root=f"/proc/{pid}/root")
-    plan.clone_flags = _others(pid)
+    plan.clone_flags = namespaces_of(pid)
     if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
     if kept:
@@ -140,8 +140,8 @@ def _groups_1(container: Container) -> list[Op]:
     return enter_ops(path for path in container.groups_1 if os.path.isdir(path))
 
 
-def _others(pid: int) -> int:
-    """The namespaces of the process that are not this one's: to enter one's own again takes rights over it (setns(2))."""
+def namespaces_of(pid: int) -> int:
+    """Return the namespaces of the process that are not this one's: to enter one's own again takes rights over it (setns(2))."""
     found = 0
     for name, flag in _NAMESPACES.items():
         try:

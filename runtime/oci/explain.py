@@ -54,6 +54,9 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     if one is not None and one[0] == ops.CHDIR and error in (errno.ENOENT, errno.ENOTDIR, errno.EACCES) and not detail:
         hint = "it must be a directory of the container that the process's user may enter"
         return SetupError("chdir to", str(one[3]), errno=error, hint=hint, origin=one[7], op=index)
+    if one is not None and one[0] == ops.UNMOUNT and error in (errno.EINVAL, errno.ENOENT):
+        hint = "what is mounted in there /proc/self/mountinfo shows to a process of it"
+        return SetupError("unmount", str(one[3]), "nothing is mounted there", errno=error, hint=hint, origin=one[7], op=index)
     if one is not None and one[0] >= ops.JOIN:
         from pyrun.oci.refused import refused
 

@@ -77,6 +77,16 @@ class Launch:
                 self._need_pid()
                 return False
 
+    def settle(self) -> None:
+        """Go on until the checkpoint, and end the process there; SetupError for a step that failed."""
+        data = self._socket.recv(_REPORT.size)
+        self.close()
+        if len(data) != _REPORT.size:
+            raise HostError("enter the container", "", "the process that does was killed")
+        kind, index, error, detail, _, _, _ = _REPORT.unpack(data)
+        if kind == _FAILED:
+            raise _failure(self._block, index, error, detail)
+
     def _need_pid(self) -> None:
         """The helper tells the pid on the same socket, and may be slower than the process itself."""
         while self.pid == 0:

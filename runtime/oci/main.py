@@ -16,12 +16,12 @@ __all__ = ["debug", "main", "warn"]
 
 _MODULES = {
     "create": "start", "run": "start", "start": "start", "delete": "control", "kill": "control", "pause": "control", "resume": "control",
-    "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
+    "mounts": "more", "state": "show", "list": "show", "ps": "show", "exec": "enter", "spec": "template",
     "features": "features", "update": "limits", "events": "limits", "checkpoint": "criu", "restore": "restore",
 }  # fmt: skip
 _LIKE = " (command line of crun version 1.28, runc version 1.5.0)"  # who looks for a peer's version decides by it which options there are
 _EACCES = 13
-_NAMES = {"exec": "execute", "list": "show_list", "spec": "write", "state": "state_verb"}
+_NAMES = {"exec": "execute", "list": "show_list", "mounts": "change_mounts", "spec": "write", "state": "state_verb"}
 
 
 def main(argv: list[str]) -> int:

@@ -167,6 +167,7 @@ class Mounter:
         self.late: list[Op] = []  # for when devices are there
         self.targets: list[str] = []  # of those so far
         self.trees = 0
+        self.shares = False  # the root with other mount namespaces
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
         """Return the operations for one entry of `mounts`; ConfigError for what contradicts itself."""
@@ -178,8 +179,8 @@ class Mounter:
             raise ConfigError("read mount", target, "more than two kinds of propagation", hint="keep one", origin=f"{where}.options")
         self.targets.append(target)
         binds = kind == "bind" or not wanted.how.isdisjoint(("bind", "rbind"))
-        if target == "/" and "remount" not in wanted.how and (binds or kind not in ("", "none")):
-            hint = "say so in root.path; what is mounted there can be mounted again by remount"
+        if target == "/" and "remount" not in wanted.how and (binds or kind not in ("", "none")) and not self._may_cover_root():
+            hint = "say so in root.path, or make it the first of mounts; remount mounts again what is there"
             raise ConfigError("mount on", "/", "it is the root itself", hint=hint, origin=f"{where}.destination")
         if binds:
             return [self._bind(mount, wanted, target, where)]
@@ -197,6 +198,10 @@ class Mounter:
         if target == "/proc" and kind != "proc":
             raise self._hides_proc(where)
         return self._file_system(kind, mount.get("source") or kind, wanted, target, where)
+
+    def _may_cover_root(self) -> bool:
+        """Before anything is mounted in it, and where no other namespace sees that."""
+        return self.kinds.get("mount") == "" and not self.shares and self.targets.count("/") == len(self.targets)
 
     @staticmethod
     def _hides_proc(where: str) -> ConfigError:

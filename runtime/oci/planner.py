@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyrun.plan.ops import Op
 
-__all__ = ["enter_plan", "home_of", "oci_plan"]
+__all__ = ["enter_plan", "home_of", "mounts_plan", "oci_plan"]
 
 _NAMESPACES = {
     "pid": ops.CLONE_NEWPID,
@@ -69,6 +69,7 @@ def oci_plan(
     flags = _namespaces(linux, kinds, todo)
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
     mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user, root=spec["root"]["path"])
+    mounter.shares = _is_shared(linux)
     _root(spec, linux, kinds, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
@@ -122,6 +123,42 @@ def enter_plan(
     process_ops(one, todo, seccomp=seccomp, bounding=bounding, state=state, entering=True, home=_home(process, root))
     flags = (ops.CLONE_NEWUSER if "user" in own else 0) | (ops.CLONE_NEWTIME if "time" in own else 0)
     return Plan(todo, clone_flags=flags, flags=ops.OCI | ops.ENTER)
+
+
+def mounts_plan(
+    spec: dict[str, Any], bundle: str, wanted: Sequence[dict[str, Any]], *, group: str = "", user: bool = False, remove: bool = False
+) -> Plan:
+    """Return the plan that mounts more in a running container, or with `remove` takes such mounts away, the last one first.
+
+    It ends at its checkpoint, in a process that is in none of the container's own view: the program behind it is never begun.
+    ConfigError for what the kernel or the host cannot do.
+    """
+    linux = spec.get("linux", {})
+    kinds = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
+    todo: list[Op] = []
+    mounter = mounts.Mounter(bundle, kinds, ("", ""), group=group, user=user, root=spec["root"]["path"])
+    if remove:
+        places = [(mounts.below(mounter.root, mount["destination"]), f"mounts[{index}]") for index, mount in enumerate(wanted)]
+        for place, where in reversed(places):
+            if place == "/":
+                raise ConfigError("unmount", "/", "it is the root itself", hint="delete the container", origin=f"{where}.destination")
+            todo.append(op(ops.UNMOUNT, place, origin=where))
+    else:
+        mounter.maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
+        mounter.early = mounter.shares = True  # sources are the host's, and the root stays
+        if linux.get("mountLabel"):
+            _label(linux["mountLabel"], mounter)
+        todo += _mounts(wanted, mounter, ("", ""))
+        for index, mount in enumerate(wanted):  # by the pid namespace of who mounts procfs is made, who is in none of the container's
+            if mount.get("type") == "proc" and {"bind", "rbind", "remount"}.isdisjoint(mount.get("options", ())):
+                hint = "the container has its own on /proc: bind that, if it is wanted elsewhere"
+                where = f"mounts[{index}].type"
+                raise ConfigError("mount proc on", mount["destination"], "would show the host's processes", hint=hint, origin=where)
+    todo += [op(ops.CHECKPOINT, origin="mounts"), op(ops.PIVOT, origin="root.path"), op(ops.APP, origin="process")]
+    todo.append(op(ops.EXEC, ["true"], [], b=["/"], origin="process"))
+    plan = Plan(todo, clone_flags=0, flags=ops.OCI | ops.ENTER)
+    plan.warnings = mounter.warnings
+    return plan
 
 
 def _mounts(wanted: Sequence[dict[str, Any]], mounter: mounts.Mounter, notify: tuple[str, str]) -> list[Op]:

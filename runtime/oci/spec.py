@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pyrun.errors import ConfigError
 from pyrun.images import fastjson
-from pyrun.oci.agree import agree
+from pyrun.oci.agree import agree, agree_mounts
 from pyrun.oci.rules import Bad, absolute, array, boolean, filled, integer, mapping, record, text
 from pyrun.oci.rules_linux import ID_MAPPINGS, LINUX
 from pyrun.oci.rules_process import PROCESS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.rules import Rule
 
-__all__ = ["VERSION_MAX", "VERSION_MIN", "asks", "load", "load_process", "load_resources"]
+__all__ = ["VERSION_MAX", "VERSION_MIN", "asks", "load", "load_mounts", "load_process", "load_resources"]
 
 VERSION_MIN, VERSION_MAX = "1.0.0", "1.3.0"
 _MINOR_MAX = 3
@@ -51,6 +51,19 @@ def _elsewhere(value: object) -> None:
 
 
 _HOOKS = array(record({"path": absolute, "args": array(text), "env": array(text), "timeout": integer(1, (1 << 31) - 1)}, "path"))
+_MOUNTS = array(
+    record(
+        {
+            "destination": filled,
+            "type": text,
+            "source": text,
+            "options": array(text),
+            "uidMappings": ID_MAPPINGS,
+            "gidMappings": ID_MAPPINGS,
+        },
+        "destination",
+    )
+)
 _CONFIG = record(
     {
         "ociVersion": _version,
@@ -58,19 +71,7 @@ _CONFIG = record(
         "process": PROCESS,
         "hostname": text,
         "domainname": text,
-        "mounts": array(
-            record(
-                {
-                    "destination": filled,
-                    "type": text,
-                    "source": text,
-                    "options": array(text),
-                    "uidMappings": ID_MAPPINGS,
-                    "gidMappings": ID_MAPPINGS,
-                },
-                "destination",
-            )
-        ),
+        "mounts": _MOUNTS,
         "hooks": record(dict.fromkeys(("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"), _HOOKS)),
         "annotations": mapping(text),
         "linux": LINUX,
@@ -84,7 +85,7 @@ _CONFIG = record(
 
 def load(data: bytes) -> dict[str, Any]:
     """Return the members of a config.json; ConfigError names the JSON path and the rule it breaks."""
-    return _load(data, _CONFIG, "config.json")
+    return _object(data, _CONFIG, "config.json")
 
 
 def asks(config: dict[str, Any], name: str) -> bool:
@@ -94,12 +95,27 @@ def asks(config: dict[str, Any], name: str) -> bool:
 
 def load_process(data: bytes) -> dict[str, Any]:
     """Return a process object, as `exec --process` takes it; ConfigError likewise, below `process`."""
-    return _load(data, _process, "process file")
+    return _object(data, _process, "process file")
+
+
+def load_mounts(data: bytes, linux: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return an array as `mounts` of config.json is one, held against the container's `linux`; ConfigError likewise, below `mounts`."""
+
+    def rule(value: Any) -> None:
+        try:
+            _MOUNTS(value)
+        except Bad as bad:
+            raise bad.inside("mounts") from None
+        agree_mounts(value, linux)
+
+    found: Any = _load(data, rule, "mounts file")
+    assert isinstance(found, list)
+    return found
 
 
 def load_resources(data: bytes) -> dict[str, Any]:
     """Return a resources object, as `update --resources` takes it; ConfigError likewise."""
-    return _load(data, RESOURCES, "resources")
+    return _object(data, RESOURCES, "resources")
 
 
 def _process(value: Any) -> None:
@@ -108,7 +124,13 @@ def _process(value: Any) -> None:
         raise Bad("is required", "name the program to run", "args")
 
 
-def _load(data: bytes, rule: Rule, what: str) -> dict[str, Any]:
+def _object(data: bytes, rule: Rule, what: str) -> dict[str, Any]:
+    value = _load(data, rule, what)
+    assert isinstance(value, dict)
+    return value
+
+
+def _load(data: bytes, rule: Rule, what: str) -> Any:
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"read {what}", "", f"{len(data)} bytes, more than {_MAX_BYTES} allowed", hint="is this the right file?")
     try:
@@ -121,4 +143,4 @@ def _load(data: bytes, rule: Rule, what: str) -> dict[str, Any]:
     except Bad as bad:
         hint = bad.hint or "see the OCI runtime specification"
         raise ConfigError(f"read {what}", bad.where, bad.reason, hint=hint, origin=bad.where) from None
-    return value  # type: ignore[no-any-return]
+    return value
