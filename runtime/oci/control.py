@@ -134,6 +134,8 @@ def _end(pid: int) -> None:
         _send(pid, 9)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
+        if not poll.poll(500):
+            cgroups.thaw(pid)
         poll.poll(10000)
     finally:
         os.close(pidfd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,25 @@ def test_a_mount_on_a_root_that_others_have_is_refused(oci: Runtime) -> None:
     oci.command("/bin/true")
     done = oci("run", "one", code=1)
     assert "it is the root itself" in done.stderr and "mounts[0].destination" in done.stderr
+
+
+@pytest.mark.skipif(":freezer:" not in Path("/proc/self/cgroup").read_text(), reason="this host has no freezer of cgroup version 1")
+def test_delete_ends_what_a_freezer_of_version_1_holds(oci: Runtime) -> None:
+    """On a host that has both versions, as a mount namespace of the test's own shows it; SIGKILL alone does not reach who is in there."""
+    oci.command("/bin/sleep", "1000")
+    script = f"""
+        mount -t tmpfs none /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir freezer unified && mount -t cgroup2 none unified || exit 77
+        mount -t cgroup -o freezer none freezer && cd {oci.bundle} || exit 77
+        {oci.program} --root {oci.root} run --detach --pid-file pid one >/dev/null || exit 78
+        pid=$(cat pid) group=/sys/fs/cgroup/freezer/pyrun-$(cat pid)
+        mkdir $group && echo $pid >$group/cgroup.procs && echo FROZEN >$group/freezer.state || exit 79
+        {oci.program} --root {oci.root} delete --force one
+        code=$?
+        cat $group/cgroup.procs
+        echo THAWED >$group/freezer.state
+        until rmdir $group; do sleep 0.1; done
+        exit $code
+    """
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert not oci.leftovers()
