@@ -104,7 +104,12 @@ def _configuration(args: Arguments, bundle: str) -> tuple[dict[str, Any], bytes]
     except OSError as error:
         hint = "a bundle is a directory with config.json; `pyrun-oci spec` writes one"
         raise ConfigError("read", path, errno=error.errno or 0, hint=hint, origin="--bundle") from None
-    config = spec.load(text)
+    try:
+        config = spec.load(text)
+    except ConfigError:
+        if spec.wants_terminal(text):  # what the command line lacks is told first
+            _check_terminal(args, {"process": {"terminal": True}})
+        raise
     if "process" not in config:  # which only start needs (runtime-spec, "Process")
         config["process"] = {"cwd": "/"}
         text = fastjson.dumps(config).encode()

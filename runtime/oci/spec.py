@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.rules import Rule
 
-__all__ = ["VERSION_MAX", "VERSION_MIN", "asks", "load", "load_mounts", "load_process", "load_resources"]
+__all__ = ["VERSION_MAX", "VERSION_MIN", "asks", "load", "load_mounts", "load_process", "load_resources", "wants_terminal"]
 
 VERSION_MIN, VERSION_MAX = "1.0.0", "1.3.0"
 _MINOR_MAX = 3
@@ -91,6 +91,16 @@ def load(data: bytes) -> dict[str, Any]:
 def asks(config: dict[str, Any], name: str) -> bool:
     """Whether the annotation run.oci.NAME is there and not 0, as crun reads it."""
     return ((config.get("annotations") or {}).get("run.oci." + name) or "0") != "0"
+
+
+def wants_terminal(data: bytes) -> bool:
+    """Whether a config.json asks for a terminal, be it wrong in other ways."""
+    try:
+        value: Any = fastjson.strict(data)
+    except ValueError:
+        return False
+    process = value.get("process") if isinstance(value, dict) else None
+    return isinstance(process, dict) and process.get("terminal") is True
 
 
 def load_process(data: bytes) -> dict[str, Any]:

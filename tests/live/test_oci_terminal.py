@@ -77,6 +77,11 @@ def test_a_terminal_in_the_foreground_is_relayed(oci: Runtime, verb: str) -> Non
 def test_a_terminal_has_to_go_somewhere(oci: Runtime, tmp_path: Path) -> None:
     oci.command("/bin/true")
     assert "needs --console-socket" in oci("create", "one", code=1).stderr
+    oci.config["process"]["args"] = ["/bin/true", 0]
+    oci.write()
+    assert "needs --console-socket" in oci("create", "one", code=1).stderr  # first, whatever else is wrong
+    assert "process.args[1]" in oci("run", "one", code=1).stderr
+    oci.command("/bin/true")
     assert "--console-socket" in oci("create", "--console-socket", tmp_path / "nobody", "one", code=1).stderr
     oci.config["process"]["terminal"] = False
     oci.command("/bin/true")
