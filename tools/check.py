@@ -25,6 +25,7 @@ TOP = Path(__file__).resolve().parent.parent
 LOGS = TOP / "build" / "log"
 PYTHON = str(TOP / ".venv" / "bin" / "python")
 LANES = ("lint", "unit", "package", "hostile", "live", "fuzz", "vm")
+SLOW = ("live", "vm")  # what the others are done before
 VMTEST = TOP.parent / "shared" / "vm" / "vmtest"
 BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer -Inative".split()  # cffi calls what is static
 MKDOCS = ["-m", "mkdocs", "build", "--strict"]
@@ -114,13 +115,19 @@ def checks() -> list[Check]:
     return [check for check in found if not check.tests or has_tests(f"tests/{check.lane}")]
 
 
-def environment(check: Check) -> dict[str, str]:
-    """Pinned tools look for no newer versions of themselves, and tests see no settings of the caller's pyrun."""
+def environment(check: Check, beside: int | None = None) -> dict[str, str]:
+    """Pinned tools look for no newer versions of themselves, and tests see no settings of the caller's pyrun.
+
+    `beside` is the process of the live lane: until it ends, virtual machines leave one processor to it.
+    """
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYRUN_")}
     version = re.search(r"pyright\[nodejs\]==([\d.]+)", (TOP / "pyproject.toml").read_text())
     if version:
         env["PYRIGHT_PYTHON_FORCE_VERSION"] = version[1]
     env["PYRIGHT_PYTHON_IGNORE_WARNINGS"] = "1"
+    env.pop("CHECK_BESIDE", None)
+    if check.lane == "vm" and beside:
+        env["CHECK_BESIDE"] = str(beside)
     if check.tests:
         env["PYTEST_ADDOPTS"] = f"--junitxml={LOGS / check.name}.xml"
     return env
@@ -156,14 +163,20 @@ def failures(check: Check) -> list[tuple[str, str]]:
 class Running:
     """A check that was started, with its output going to its log."""
 
-    def __init__(self, check: Check) -> None:
+    def __init__(self, check: Check, beside: int | None = None) -> None:
         self.check = check
         self.log = LOGS / f"{check.name}.log"
         self.started = time.monotonic()
         (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                check.command, cwd=TOP, env=environment(check), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                check.command,
+                cwd=TOP,
+                env=environment(check, beside),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
     def wait(self) -> int:
@@ -204,25 +217,21 @@ def report(running: Running, tally: Tally) -> None:
             tally.reasons.append(f"{name}: {(errors or text.splitlines() or ['no reason'])[0][:REASON]}")
 
 
-def schedule(todo: Sequence[Check]) -> list[list[Check]]:
-    """What may run beside each other: the live lane, which is long, beside the other ones; virtual machines take all that the host has."""
-    return [[check for check in todo if (check.lane == "vm") == alone] for alone in (False, True)]
-
-
 def run_everything() -> int:
     tally = Tally()
     if not VMTEST.exists():
         print(f"vm: {os.path.relpath(VMTEST, TOP)} is not there, so the tests in a virtual machine are left out")
     running: dict[str, Running] = {}
+    todo = checks()
     try:
-        for group in schedule(checks()):
-            for check in sorted(group, key=lambda check: check.lane != "live"):
-                running[check.name] = Running(check)
-                if check.lane != "live":
-                    report(running[check.name], tally)
-            for check in group:
-                if check.lane == "live":
-                    report(running[check.name], tally)
+        for check in sorted(todo, key=lambda check: check.lane != "live"):  # the live lane, which is long, beside all the others
+            live = running.get("live")
+            running[check.name] = Running(check, beside=live.process.pid if live else None)
+            if check.lane not in SLOW:
+                report(running[check.name], tally)
+        for check in todo:
+            if check.lane in SLOW:
+                report(running[check.name], tally)
     finally:
         for one in running.values():
             one.end()

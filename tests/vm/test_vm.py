@@ -7,18 +7,21 @@ to `vmtest`, which boots, runs pytest inside and brings its report back.  Each t
 guest    the kernel that Debian makes for clouds; four machines, each with some of the files
 full     its kernel for everything, with SELinux instead of AppArmor, two nodes of memory, and what compiles a module
 
-Two machines run at a time, one for each processor of the host, which the lane has for itself (tools/check.py).  What each test
-took is in build/vm/*.xml.
+Two machines run at a time, one for each processor of the host.  Beside the live lane (tools/check.py names its process in
+CHECK_BESIDE) it is one, and two from when that has ended.  What each test took is in build/vm/*.xml.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import marshal
 import os
+import select
 import shutil
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -206,6 +209,30 @@ class Machine:
         return found
 
 
+class Turns:
+    """What each thread that runs machines begins with: but for the first one, it waits for the end of the process that is beside them."""
+
+    def __init__(self, beside: int | None) -> None:
+        self.over = threading.Event()
+        self.one = threading.Semaphore(1)
+        self.process = None
+        if beside is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                self.process = os.pidfd_open(beside)
+
+    def take(self) -> None:
+        if self.one.acquire(blocking=False) or self.process is None:
+            return
+        look = select.poll()
+        look.register(self.process, select.POLLIN)
+        while not self.over.is_set() and not look.poll(1000):
+            pass
+
+    def close(self) -> None:
+        """Nobody waits any longer."""
+        self.over.set()
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Report]]]:
     """What comes of each file, once its machine has run."""
@@ -219,13 +246,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     parts |= {"guest": (GUEST, rest), "full": (FULL, sorted(FULL.glob("test_*.py")))}
     machines = [Machine(name, *parts[name], new(name)) for name in LONGEST_FIRST]
     checkout = new("checkout")
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    turns = Turns(int(os.environ["CHECK_BESIDE"]) if "CHECK_BESIDE" in os.environ else None)
+    with ThreadPoolExecutor(TOGETHER, initializer=turns.take) as pool:
         try:
             make_prefix(new("wheel"))
             make_checkout(checkout)
             runs = [(machine, pool.submit(machine.run, checkout)) for machine in machines]
             yield {path.stem: run for machine, run in runs for path in machine.files}
         finally:
+            turns.close()
             pool.shutdown(cancel_futures=True)
             for machine in machines:
                 machine.build.wait()
