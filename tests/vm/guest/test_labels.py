@@ -42,7 +42,8 @@ def profiles() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def confined(image: Callable[..., Path]) -> Callable[..., Path]:
-    """Makes an image that looks at itself, with a profile by its isolator."""
+    """Makes an image that looks at itself, with a profile by its isolator; one for all who want the same."""
+    images: dict[str, Path] = {}
 
     def make(profile: str, **app: Any) -> Path:
         def edit(made: Any) -> None:
@@ -50,7 +51,10 @@ def confined(image: Callable[..., Path]) -> Callable[..., Path]:
             isolators = [{"name": "os/linux/apparmor-profile", "value": {"profile": profile}}] if profile else []
             made.manifest["app"].update(exec=["/bin/sh", "-c", LOOK], isolators=isolators, **app)
 
-        return image("example.com/confined", edit=edit)
+        key = json.dumps([profile, app])
+        if key not in images:
+            images[key] = image("example.com/confined", edit=edit)
+        return images[key]
 
     return make
 

@@ -19,8 +19,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def tools(image: Callable[..., Path]) -> Path:
-    return image("example.com/tools", ["/bin/sh"], edit=lambda made: made.busybox(TOP / "build" / "busybox"))
+def tools(busybox: Path) -> Path:
+    """One image for all files of a machine: to import one takes seconds there."""
+    return busybox
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from bundles import Runtime
-from harness import COMMAND, TOP, Pyrun
+from harness import COMMAND, Pyrun
 
 TREE = Path("/sys/fs/cgroup")
 PAGE = 2 << 20
@@ -26,8 +26,9 @@ Scope = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def tools(image: Callable[..., Path]) -> Path:
-    return image("example.com/tools", ["/bin/sh"], edit=lambda made: made.busybox(TOP / "build" / "busybox"))
+def tools(busybox: Path) -> Path:
+    """One image for all files of a machine: to import one takes seconds there."""
+    return busybox
 
 
 @pytest.fixture

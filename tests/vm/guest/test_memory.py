@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import COMMAND, TOP, Pyrun
+from harness import COMMAND, Pyrun
 from waiting import wait_until
 
 EAT = ("--exec", "/probe", "--", "eat")
@@ -53,8 +53,9 @@ MEMORY = ("--memory", "24Mi", "--swap", "0")
 
 
 @pytest.fixture(scope="module")
-def tools(image: Callable[..., Path]) -> Path:
-    return image("example.com/victims", ["/bin/sh"], edit=lambda made: made.busybox(TOP / "build" / "busybox"))
+def tools(busybox: Path) -> Path:
+    """One image for all files of a machine: to import one takes seconds there."""
+    return busybox
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ def show(name: str, unit: str = "web.service") -> str:
     return systemctl("show", unit, f"--property={name}", "--value").stdout.strip()
 
 
-wait_until = partial(waiting.wait_until, what=lambda: systemctl("status", "web.service").stdout, pause=0.2)
+# to ask takes the one processor that what is waited for needs
+wait_until = partial(waiting.wait_until, what=lambda: systemctl("status", "web.service").stdout, pause=1)
 
 
 @pytest.fixture(scope="module")
