@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -115,10 +116,12 @@ def checks() -> list[Check]:
     return [check for check in found if not check.tests or has_tests(f"tests/{check.lane}")]
 
 
-def environment(check: Check, beside: int | None = None) -> dict[str, str]:
+def environment(check: Check, places: str, beside: int | None = None) -> dict[str, str]:
     """Pinned tools look for no newer versions of themselves, and tests see no settings of the caller's pyrun.
 
-    `beside` is the process of the live lane: until it ends, virtual machines leave one processor to it.
+    Below `places` each check has a directory for what its tests write: of the one that pytest has for all, each pytest that begins takes
+    away what others may search, which tests give users.  `beside` is the process of the live lane: until it ends, virtual machines leave
+    one processor to it.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYRUN_")}
     version = re.search(r"pyright\[nodejs\]==([\d.]+)", (TOP / "pyproject.toml").read_text())
@@ -129,7 +132,7 @@ def environment(check: Check, beside: int | None = None) -> dict[str, str]:
     if check.lane == "vm" and beside:
         env["CHECK_BESIDE"] = str(beside)
     if check.tests:
-        env["PYTEST_ADDOPTS"] = f"--junitxml={LOGS / check.name}.xml"
+        env["PYTEST_ADDOPTS"] = f"--junitxml={LOGS / check.name}.xml --basetemp={places}/{check.name}"
     return env
 
 
@@ -163,7 +166,7 @@ def failures(check: Check) -> list[tuple[str, str]]:
 class Running:
     """A check that was started, with its output going to its log."""
 
-    def __init__(self, check: Check, beside: int | None = None) -> None:
+    def __init__(self, check: Check, places: str, beside: int | None = None) -> None:
         self.check = check
         self.log = LOGS / f"{check.name}.log"
         self.started = time.monotonic()
@@ -172,7 +175,7 @@ class Running:
             self.process = subprocess.Popen(
                 check.command,
                 cwd=TOP,
-                env=environment(check, beside),
+                env=environment(check, places, beside),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -217,7 +220,7 @@ def report(running: Running, tally: Tally) -> None:
             tally.reasons.append(f"{name}: {(errors or text.splitlines() or ['no reason'])[0][:REASON]}")
 
 
-def run_everything() -> int:
+def run_everything(places: str) -> int:
     tally = Tally()
     if not VMTEST.exists():
         print(f"vm: {os.path.relpath(VMTEST, TOP)} is not there, so the tests in a virtual machine are left out")
@@ -226,7 +229,7 @@ def run_everything() -> int:
     try:
         for check in sorted(todo, key=lambda check: check.lane != "live"):  # the live lane, which is long, beside all the others
             live = running.get("live")
-            running[check.name] = Running(check, beside=live.process.pid if live else None)
+            running[check.name] = Running(check, places, beside=live.process.pid if live else None)
             if check.lane not in SLOW:
                 report(running[check.name], tally)
         for check in todo:
@@ -241,12 +244,12 @@ def run_everything() -> int:
     return 1 if tally.failed else 0
 
 
-def run_lanes(lanes: Sequence[str]) -> int:
+def run_lanes(lanes: Sequence[str], places: str) -> int:
     failed = 0
     for check in checks():
         if check.lane in lanes:
             print(f"{check.text}: {check.name}", flush=True)
-            failed |= subprocess.run(check.command, cwd=TOP, env=environment(check)).returncode
+            failed |= subprocess.run(check.command, cwd=TOP, env=environment(check, places)).returncode
     return 1 if failed else 0
 
 
@@ -256,7 +259,11 @@ def main(lanes: Sequence[str]) -> int:
         print(f"check: no lane {' '.join(sorted(unknown))}; there are {' '.join(LANES)}", file=sys.stderr)
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
-    return run_lanes(lanes) if lanes else run_everything()
+    places = tempfile.mkdtemp(prefix="pytest-")
+    try:
+        return run_lanes(lanes, places) if lanes else run_everything(places)
+    finally:
+        subprocess.run(["rm", "-rf", "--one-file-system", places])
 
 
 if __name__ == "__main__":

@@ -156,12 +156,17 @@ def make_checkout(folder: Path) -> None:
     make_bundles(folder)
 
 
+def run_in_checkout(command: list[str | Path], folder: Path) -> None:
+    """Runs a command that has a pytest of its own; that one writes the files that it compiles."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONDONTWRITEBYTECODE", "PYTEST_ADDOPTS")}
+    done = subprocess.run(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def compile_tests(folder: Path) -> None:
     """Leaves the files that pytest compiles tests to, as if it had in the guest, which takes ten times as long."""
     collect = [TOP / "tools/lane.sh", folder / ".venv/bin/python3", *"-m pytest -q --collect-only tests/live".split()]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(collect, cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_checkout(collect, folder)
     for path in (folder / "tests").rglob("*-pytest-*.pyc"):
         data = path.read_bytes()  # a header of 16 bytes that tells which source this is of
         path.write_bytes(data[:16] + marshal.dumps(moved(marshal.loads(data[16:]), str(folder), "/src")))
@@ -194,10 +199,7 @@ def make_bundles(folder: Path) -> None:
         seconds = int(path.stat().st_mtime)
         os.utime(path, (seconds, seconds))
     shutil.copy2(GUEST.with_name("first_starts.py"), folder / "tests" / "live")
-    done = subprocess.run(
-        [TOP / "tools/lane.sh", "bash", "-euc", AS_SOURCE, "bash", root, folder], stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_checkout([TOP / "tools/lane.sh", "bash", "-euc", AS_SOURCE, "bash", root, folder], folder)
     root.rmdir()
     for path in (folder / "tests").rglob("*first_starts*"):
         path.unlink()
