@@ -11,7 +11,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["clean", "directory", "enable_all", "freeze", "kill", "make", "outside", "own", "processes", "put", "remove", "tree"]
+__all__ = [
+    "clean",
+    "directory",
+    "enable_all",
+    "freeze",
+    "is_hybrid",
+    "kill",
+    "make",
+    "outside",
+    "own",
+    "processes",
+    "put",
+    "remove",
+    "tree",
+]
 
 
 def tree() -> str:
@@ -20,6 +34,11 @@ def tree() -> str:
         if os.path.exists(base + "/cgroup.controllers"):
             return base
     return ""
+
+
+def is_hybrid() -> bool:
+    """Whether the cgroup2 tree is where hosts have it that have controllers in version 1 too."""
+    return tree() == CGROUP_ROOTS[1]
 
 
 def own() -> str:

@@ -144,11 +144,11 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
     container = making.container
     record = state.new_record(container.id, config, bundle)
     user = is_user(args.get("rootless", "auto"))
-    resources = config.get("linux", {}).get("resources")
-    if resources:
+    resources, path = (config.get("linux", {}).get(name) for name in ("resources", "cgroupsPath"))
+    if resources or (path and cgroups.is_hybrid()):
         from pyrun.oci.resources import Wanted, as_meant
 
-        making.wanted = Wanted(as_meant(resources, config["ociVersion"]))
+        making.wanted = Wanted(as_meant(resources or {}, config["ociVersion"]), counted=bool(path))
     group, relative = _group(args, config, container.id, making.wanted)
     if group:
         old = making.wanted.place(group, relative) if making.wanted else {}

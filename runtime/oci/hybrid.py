@@ -1,7 +1,7 @@
 """A container's groups in hierarchies of cgroup version 1, on hosts that have controllers there beside a v2 tree (cgroups(7)).
 
-There the limits are that version 1 has the controllers for; everything else is the v2 cgroup's.  A container that is limited there has
-a group in each hierarchy, for what it takes to be counted and for limits that come later, and its processes are in all of them.
+There the limits are that version 1 has the controllers for; everything else is the v2 cgroup's.  A container that is limited there, or
+whose cgroup a client has chosen, has a group in each hierarchy, and its processes are in all of them: all that it takes is counted.
 """
 
 from __future__ import annotations

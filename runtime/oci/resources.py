@@ -35,18 +35,19 @@ def as_meant(resources: dict[str, Any], version: str) -> dict[str, Any]:
 class Wanted:
     """The resources of a new container: `rest` is for the v2 tree, `old` are the limits that controllers in cgroup version 1 keep.
 
-    `places` is where those have their hierarchies, `groups` are the container's own ones there, once they have been made.
+    `places` is where those have their hierarchies, `groups` are the container's own ones there, once they have been made: if
+    there are such limits, or what it takes is to be `counted` for a client that has chosen its cgroup.
     """
 
     __slots__ = ("groups", "old", "places", "rest")
 
-    def __init__(self, resources: dict[str, Any]) -> None:
-        self.rest, self.places, self.old = _divided(resources)
+    def __init__(self, resources: dict[str, Any], *, counted: bool) -> None:
+        self.rest, self.places, self.old = _divided(resources, counted=counted)
         self.groups: dict[str, str] = {}
 
     def place(self, group: str, relative: str) -> dict[str, str]:
         """Choose the groups for a container whose v2 cgroup is `group`; `relative` as in `hybrid.directories`."""
-        if self.old:
+        if self.places:
             from pyrun.oci import hybrid
 
             self.groups = hybrid.directories(self.places, group, relative)
@@ -68,9 +69,11 @@ class Wanted:
             hybrid.settle(self.old, self.groups)
 
 
-def _divided(resources: dict[str, Any], used: int = -1) -> tuple[dict[str, Any], dict[str, tuple[str, str]], list[Limit1]]:
+def _divided(
+    resources: dict[str, Any], used: int = -1, *, counted: bool = False
+) -> tuple[dict[str, Any], dict[str, tuple[str, str]], list[Limit1]]:
     asks = any(value for name, value in resources.items() if name != "devices")
-    if not asks or all(line.startswith(b"0::") for line in read_small("/proc/self/cgroup").splitlines()):
+    if not (asks or counted) or all(line.startswith(b"0::") for line in read_small("/proc/self/cgroup").splitlines()):
         return resources, {}, []
     from pyrun.oci import hybrid
 
@@ -80,7 +83,8 @@ def _divided(resources: dict[str, Any], used: int = -1) -> tuple[dict[str, Any],
     from pyrun.plan.resources1 import divided, of_resources_1
 
     rest, old = divided(resources, places)
-    return rest, places, of_resources_1(old, used=used)
+    limits = of_resources_1(old, used=used)
+    return rest, places if limits or counted else {}, limits
 
 
 def limits_of(args: Arguments, wanted: Wanted, group: str, user: bool) -> list[Op]:

@@ -260,44 +260,55 @@ def test_kills_are_told(oci: Hybrid) -> None:
     oci("delete", "--force", "one")
 
 
-def test_no_limits_need_no_groups(oci: Hybrid, tmp_path: Path) -> None:
-    """Nor Python, the second time."""
+def test_without_limits_there_are_no_groups(oci: Hybrid, tmp_path: Path) -> None:
+    """Nor Python, the second time; unless a client has chosen the cgroup, which will look there."""
     alone = Alone(tmp_path / "alone", oci)
     oci.program = wrapped(tmp_path / "hybrid", alone.program)
+    without = {"env": {**os.environ, "ALONE": "1"}}
+    path = oci.config["linux"].pop("cgroupsPath")
     limit(oci, memory={"limit": 0, "swap": -1}, pids={"limit": -1}, cpu={"shares": 0, "quota": -1})
     oci.config["process"]["env"].append("HOME=/")
-    oci.start_sleeping()
-    assert groups("oci-one") == set() and len(recipes(oci)) == 1
-    oci("exec", "one", "true", env={**os.environ, "ALONE": "1"})
-    oci("kill", "one", "KILL", env={**os.environ, "ALONE": "1"})
-    wait_until(lambda: oci.state("one")["status"] == "stopped")
-    oci("delete", "one", env={**os.environ, "ALONE": "1"})
-    limit(oci, pids={"limit": 5})
     oci.command("/bin/sleep", "1000")
-    oci("create", "one")
-    oci("start", "one", env={**os.environ, "ALONE": "1"})
-    assert len(recipes(oci)) == 1 and groups("oci-one") == {f"{name}/oci-one" for name in CONTROLLERS}
-    oci("delete", "--force", "one")
+    oci("run", "--detach", "oci-one")
+    assert groups("oci-one") == set() and len(recipes(oci)) == 1
+    oci("exec", "oci-one", "true", **without)
+    oci("kill", "oci-one", "KILL", **without)
+    wait_until(lambda: oci.state("oci-one")["status"] == "stopped")
+    oci("delete", "oci-one", **without)
+    oci("create", "oci-one", **without)
+    oci("delete", "oci-one", **without)
+    oci.config["linux"]["cgroupsPath"] = path
+    for more in ({"pids": {"limit": 5}}, {}):
+        limit(oci, **more)
+        oci.command("/bin/sleep", "1000")
+        oci("create", "one")
+        oci("start", "one", **without)
+        assert len(recipes(oci)) == 1 and groups("oci-one") == {f"{name}/oci-one" for name in CONTROLLERS}
+        assert json.loads(oci("events", "--stats", "one").stdout)["data"]["memory"]["usage"]["usage"] < MIB
+        oci("update", "--memory", "50m", "--memory-swap", "50m", "one")
+        assert files("memory.limit_in_bytes") == [str(50 * MIB)]
+        oci("delete", "--force", "one")
 
 
 def test_limits_that_come_later(oci: Hybrid) -> None:
     """What was made without any is taken into groups then, all of it; but for memory, what is in use already would not count."""
-    pid = oci.start_sleeping()
-    oci("update", "--memory", "-1", "--pids-limit", "-1", "one")
+    del oci.config["linux"]["cgroupsPath"]
+    pid = oci.start_sleeping("oci-one")
+    oci("update", "--memory", "-1", "--pids-limit", "-1", "oci-one")
     assert groups("oci-one") == set(), "that is how it is"
-    oci("exec", "--detach", "--pid-file", oci.folder / "pid", "one", "/bin/sh", "-c", "sleep 1000 & sleep 1000")
+    oci("exec", "--detach", "--pid-file", oci.folder / "pid", "oci-one", "/bin/sh", "-c", "sleep 1000 & sleep 1000")
     others = [int((oci.folder / "pid").read_text())]
-    wait_until(lambda: len(json.loads(oci("ps", "--format", "json", "one").stdout)) == 3)
-    refused(oci, "--memory", "50m", "one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
-    refused(oci, "--cpuset-cpus", "9999", "one", verb="update", told=("cpuset.cpus", at("cpuset")))
-    oci("update", "--pids-limit", "9", "--cpu-share", "77", "one")
+    wait_until(lambda: len(json.loads(oci("ps", "--format", "json", "oci-one").stdout)) == 3)
+    refused(oci, "--memory", "50m", "oci-one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
+    refused(oci, "--cpuset-cpus", "9999", "oci-one", verb="update", told=("cpuset.cpus", at("cpuset")))
+    oci("update", "--pids-limit", "9", "--cpu-share", "77", "oci-one")
     assert files("pids.max", "cpu.shares", "cpuset.cpus")[:2] == ["9", "77"]
-    for one in (pid, *others, *json.loads(oci("ps", "--format", "json", "one").stdout)):
+    for one in (pid, *others, *json.loads(oci("ps", "--format", "json", "oci-one").stdout)):
         assert {name for name, path in places(one).items() if path.endswith("/oci-one")} == {"", "pids", "cpu", "cpuset", "blkio"}
-    assert json.loads(oci("exec", "one", "/probe", "fork", "40").stdout) <= 4
-    refused(oci, "--memory", "50m", "one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
-    oci("update", "--pids-limit", "8", "one")
+    assert json.loads(oci("exec", "oci-one", "/probe", "fork", "40").stdout) <= 4
+    refused(oci, "--memory", "50m", "oci-one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
+    oci("update", "--pids-limit", "8", "oci-one")
     assert files("pids.max") == ["8"]
-    oci("kill", "one", "KILL")
-    wait_until(lambda: oci.state("one")["status"] == "stopped")
-    oci("delete", "one")
+    oci("kill", "oci-one", "KILL")
+    wait_until(lambda: oci.state("oci-one")["status"] == "stopped")
+    oci("delete", "oci-one")

@@ -105,10 +105,17 @@ def test_limits(podman: Podman) -> None:
     podman("rm", "--force", "--time", "0", name)
 
 
-def test_no_limits_but_that_of_processes(podman: Podman) -> None:
-    """podman sets that for everybody."""
-    shown = podman("run", "--rm", "--pull=never", "--network=none", IMAGE, "cat", "/proc/1/cgroup")
-    assert sum(line.rpartition("/")[2].startswith("libpod-") for line in shown.splitlines()) >= len(CONTROLLERS), shown
+@pytest.mark.parametrize("flags", [[], ["--pids-limit", "0"]])
+def test_without_limits(podman: Podman, flags: list[str]) -> None:
+    """podman limits the processes of everybody who does not say otherwise; what containers take is shown in any case."""
+    words = ["run", "--detach", "--pull=never", "--network=none", *flags, IMAGE, "/bin/sleep", "1000"]
+    name = podman(*words).strip()
+    (figures,) = json.loads(podman("stats", "--no-stream", "--format", "json", name))
+    assert figures["pids"] == "1" and "kB / " in figures["mem_usage"], figures
+    shown = podman("exec", name, "cat", "/proc/1/cgroup")
+    assert sum(line.endswith(f"/libpod-{name}") for line in shown.splitlines()) >= len(CONTROLLERS), shown
+    podman("update", "--cpus", "1", name)
+    podman("rm", "--force", "--time", "0", name)
 
 
 def test_memory(podman: Podman) -> None:
