@@ -15,7 +15,9 @@ import pytest
 from bundles import Alone, recipes
 from hybrids import (
     CONTROLLERS,
+    ONE,
     REASON,
+    TAG,
     Hybrid,
     at,
     files,
@@ -69,8 +71,8 @@ def test_where_the_limits_are(oci: Hybrid) -> None:
     }
     assert files(*held) == [*held.values()]
     assert all(str(pid) in (seen(f"{at(name)}/cgroup.procs") or "") for name in CONTROLLERS)
-    assert {name for name, path in places(pid).items() if path.endswith("/oci-one")} == {"", *CONTROLLERS}
-    assert (Path("/sys/fs/cgroup/oci-one/cgroup.procs").read_text()) == f"{pid}\n"
+    assert {name for name, path in places(pid).items() if path.endswith(f"/{ONE}")} == {"", *CONTROLLERS}
+    assert (Path(f"/sys/fs/cgroup/{ONE}/cgroup.procs").read_text()) == f"{pid}\n"
     assert {path for name, path in of(oci("exec", "one", "cat", "/proc/self/cgroup").stdout).items() if name in CONTROLLERS} == {"/"}
     oci("exec", "--detach", "--pid-file", oci.folder / "pid", "one", "sleep", "1000")
     entered = (oci.folder / "pid").read_text()
@@ -143,10 +145,11 @@ def used(oci: Hybrid) -> int:
     return int(json.loads(oci("events", "--stats", "one").stdout)["data"]["cpu"]["usage"]["total"])
 
 
-@pytest.mark.parametrize("path", ["/oci-above/deep/one", "oci-above/one", ""])
+@pytest.mark.parametrize("path", ["/TAG-above/deep/one", "TAG-above/one", ""])
 def test_where_the_groups_are(oci: Hybrid, path: str) -> None:
     """At the same path as the v2 cgroup; the processors and nodes of a cpuset above are filled in.  Those above stay, as in v2."""
-    name = "oci-id" if not path else "one"
+    path = path.replace("TAG", TAG)
+    name = "one" if path else f"{TAG}-id"
     oci.config["linux"]["cgroupsPath"] = path
     limit(oci, pids={"limit": 30}, cpu={"mems": "0"})
     oci.command("/bin/sleep", "1000")
@@ -158,8 +161,8 @@ def test_where_the_groups_are(oci: Hybrid, path: str) -> None:
         assert str(pid) in (seen(f"{own[one]}/{where}/cgroup.procs") or ""), one
     assert seen(f"{own['cpuset']}/{where}/cpuset.cpus") == seen(f"{own['cpuset']}/{where.partition('/')[0]}/cpuset.cpus")
     oci("delete", "--force", name)
-    assert {one for one in groups("*one") if "above" in one} == set()
-    rest = [f"{own[one]}/{above}" for one in CONTROLLERS for above in ("oci-above/deep", "oci-above")]
+    assert {one for one in groups("*one") if f"{TAG}-above" in one} == set()
+    rest = [f"{own[one]}/{above}" for one in CONTROLLERS for above in (f"{TAG}-above/deep", f"{TAG}-above")]
     subprocess.run(inside("rmdir", *rest), stderr=subprocess.DEVNULL)
     for above in sorted(tree(), reverse=True):
         for top, _, _ in os.walk(above, topdown=False):
@@ -175,14 +178,14 @@ def test_user_namespaces(oci: Hybrid) -> None:
         path.chmod(path.stat().st_mode | 0o111)
     limit(oci, pids={"limit": 30})
     pid = oci.start_sleeping()
-    assert places(pid)["pids"].endswith("/oci-one")
+    assert places(pid)["pids"].endswith(f"/{ONE}")
     first = next(one for one in oci.config["linux"]["namespaces"] if one["type"] == "user")
     first["path"] = f"/proc/{pid}/ns/user"
     for kind in ("uidMappings", "gidMappings"):
         del oci.config["linux"][kind]
-    oci.config["linux"]["cgroupsPath"] = "/oci-two"
+    oci.config["linux"]["cgroupsPath"] = f"/{TAG}-two"
     other = oci.start_sleeping("two")
-    assert places(other)["pids"].endswith("/oci-two") and places(other)[""].endswith("/oci-two")
+    assert places(other)["pids"].endswith(f"/{TAG}-two") and places(other)[""].endswith(f"/{TAG}-two")
     assert os.readlink(f"/proc/{other}/ns/user") == os.readlink(f"/proc/{pid}/ns/user")
     oci("delete", "--force", "two")
     oci("delete", "--force", "one")
@@ -269,21 +272,21 @@ def test_without_limits_there_are_no_groups(oci: Hybrid, tmp_path: Path) -> None
     limit(oci, memory={"limit": 0, "swap": -1}, pids={"limit": -1}, cpu={"shares": 0, "quota": -1})
     oci.config["process"]["env"].append("HOME=/")
     oci.command("/bin/sleep", "1000")
-    oci("run", "--detach", "oci-one")
-    assert groups("oci-one") == set() and len(recipes(oci)) == 1
-    oci("exec", "oci-one", "true", **without)
-    oci("kill", "oci-one", "KILL", **without)
-    wait_until(lambda: oci.state("oci-one")["status"] == "stopped")
-    oci("delete", "oci-one", **without)
-    oci("create", "oci-one", **without)
-    oci("delete", "oci-one", **without)
+    oci("run", "--detach", ONE)
+    assert groups(ONE) == set() and len(recipes(oci)) == 1
+    oci("exec", ONE, "true", **without)
+    oci("kill", ONE, "KILL", **without)
+    wait_until(lambda: oci.state(ONE)["status"] == "stopped")
+    oci("delete", ONE, **without)
+    oci("create", ONE, **without)
+    oci("delete", ONE, **without)
     oci.config["linux"]["cgroupsPath"] = path
     for more in ({"pids": {"limit": 5}}, {}):
         limit(oci, **more)
         oci.command("/bin/sleep", "1000")
         oci("create", "one")
         oci("start", "one", **without)
-        assert len(recipes(oci)) == 1 and groups("oci-one") == {f"{name}/oci-one" for name in CONTROLLERS}
+        assert len(recipes(oci)) == 1 and groups(ONE) == {f"{name}/{ONE}" for name in CONTROLLERS}
         assert json.loads(oci("events", "--stats", "one").stdout)["data"]["memory"]["usage"]["usage"] < MIB
         oci("update", "--memory", "50m", "--memory-swap", "50m", "one")
         assert files("memory.limit_in_bytes") == [str(50 * MIB)]
@@ -293,22 +296,22 @@ def test_without_limits_there_are_no_groups(oci: Hybrid, tmp_path: Path) -> None
 def test_limits_that_come_later(oci: Hybrid) -> None:
     """What was made without any is taken into groups then, all of it; but for memory, what is in use already would not count."""
     del oci.config["linux"]["cgroupsPath"]
-    pid = oci.start_sleeping("oci-one")
-    oci("update", "--memory", "-1", "--pids-limit", "-1", "oci-one")
-    assert groups("oci-one") == set(), "that is how it is"
-    oci("exec", "--detach", "--pid-file", oci.folder / "pid", "oci-one", "/bin/sh", "-c", "sleep 1000 & sleep 1000")
+    pid = oci.start_sleeping(ONE)
+    oci("update", "--memory", "-1", "--pids-limit", "-1", ONE)
+    assert groups(ONE) == set(), "that is how it is"
+    oci("exec", "--detach", "--pid-file", oci.folder / "pid", ONE, "/bin/sh", "-c", "sleep 1000 & sleep 1000")
     others = [int((oci.folder / "pid").read_text())]
-    wait_until(lambda: len(json.loads(oci("ps", "--format", "json", "oci-one").stdout)) == 3)
-    refused(oci, "--memory", "50m", "oci-one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
-    refused(oci, "--cpuset-cpus", "9999", "oci-one", verb="update", told=("cpuset.cpus", at("cpuset")))
-    oci("update", "--pids-limit", "9", "--cpu-share", "77", "oci-one")
+    wait_until(lambda: len(json.loads(oci("ps", "--format", "json", ONE).stdout)) == 3)
+    refused(oci, "--memory", "50m", ONE, verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
+    refused(oci, "--cpuset-cpus", "9999", ONE, verb="update", told=("cpuset.cpus", at("cpuset")))
+    oci("update", "--pids-limit", "9", "--cpu-share", "77", ONE)
     assert files("pids.max", "cpu.shares", "cpuset.cpus")[:2] == ["9", "77"]
-    for one in (pid, *others, *json.loads(oci("ps", "--format", "json", "oci-one").stdout)):
-        assert {name for name, path in places(one).items() if path.endswith("/oci-one")} == {"", "pids", "cpu", "cpuset", "blkio"}
-    assert json.loads(oci("exec", "oci-one", "/probe", "fork", "40").stdout) <= 4
-    refused(oci, "--memory", "50m", "oci-one", verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
-    oci("update", "--pids-limit", "8", "oci-one")
+    for one in (pid, *others, *json.loads(oci("ps", "--format", "json", ONE).stdout)):
+        assert {name for name, path in places(one).items() if path.endswith(f"/{ONE}")} == {"", "pids", "cpu", "cpuset", "blkio"}
+    assert json.loads(oci("exec", ONE, "/probe", "fork", "40").stdout) <= 4
+    refused(oci, "--memory", "50m", ONE, verb="update", told=("memory.limit_in_bytes", "version 1", "when it is created"))
+    oci("update", "--pids-limit", "8", ONE)
     assert files("pids.max") == ["8"]
-    oci("kill", "oci-one", "KILL")
-    wait_until(lambda: oci.state("oci-one")["status"] == "stopped")
-    oci("delete", "oci-one")
+    oci("kill", ONE, "KILL")
+    wait_until(lambda: oci.state(ONE)["status"] == "stopped")
+    oci("delete", ONE)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from bundles import OCI, make_root
-from hybrids import CONTROLLERS, REASON, SHOW, has_version_1
+from hybrids import CONTROLLERS, REASON, SHOW, TAG, has_version_1
 
 MORE = ("cpuacct", "devices", "freezer")  # which podman looks for too
 IMAGE = "localhost/busybox:1"
@@ -22,6 +22,9 @@ default_ulimits = ["nofile=20000:20000", "nproc=20000:20000"]
 runtime_supports_nocgroup = ["pyrun-oci"]
 runtime_supports_json = ["pyrun-oci"]
 """
+
+
+OWN = ["--pull=never", "--network=none", "--cgroup-parent", f"/{TAG}-podman"]
 
 
 def has_more() -> bool:
@@ -60,7 +63,7 @@ class Podman:
 
     def close(self) -> None:
         self("rm", "--all", "--force", "--time", "0")
-        shown = [f"/sys/fs/cgroup/{name}/libpod_parent" for name in (*CONTROLLERS, *MORE, "unified")]
+        shown = [f"/sys/fs/cgroup/{name}/{TAG}-podman" for name in (*CONTROLLERS, *MORE, "unified")]
         left = self.run("find", *shown, "-mindepth", "1", "-type", "d", "!", "-name", "conmon")
         self.run("find", *shown, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";")
         self.holder.kill()
@@ -86,11 +89,11 @@ LIMITS = ["--memory", "64m", "--pids-limit", "50", "--cpus", ".5"]
 
 def test_limits(podman: Podman) -> None:
     """Those of the command line, in force; `stats`, `exec`, `update`, `pause` and `rm` know of them."""
-    name = podman("run", "--detach", "--pull=never", "--network=none", *LIMITS, IMAGE, "/bin/sleep", "1000").strip()
+    name = podman("run", "--detach", *OWN, *LIMITS, IMAGE, "/bin/sleep", "1000").strip()
 
     def held() -> list[str]:
         files = "memory memory.limit_in_bytes memory memory.memsw.limit_in_bytes pids pids.max cpu cpu.cfs_quota_us".split()
-        above = [f"/sys/fs/cgroup/{one}/libpod_parent/libpod-{name}" for one in files[::2]]
+        above = [f"/sys/fs/cgroup/{one}/{TAG}-podman/libpod-{name}" for one in files[::2]]
         return podman.run("cat", *(f"{where}/{file}" for where, file in zip(above, files[1::2], strict=True))).split()
 
     assert held() == [str(64 * MIB), str(128 * MIB), "50", "50000"]
@@ -108,7 +111,7 @@ def test_limits(podman: Podman) -> None:
 @pytest.mark.parametrize("flags", [[], ["--pids-limit", "0"]])
 def test_without_limits(podman: Podman, flags: list[str]) -> None:
     """podman limits the processes of everybody who does not say otherwise; what containers take is shown in any case."""
-    words = ["run", "--detach", "--pull=never", "--network=none", *flags, IMAGE, "/bin/sleep", "1000"]
+    words = ["run", "--detach", *OWN, *flags, IMAGE, "/bin/sleep", "1000"]
     name = podman(*words).strip()
     (figures,) = json.loads(podman("stats", "--no-stream", "--format", "json", name))
     assert figures["pids"] == "1" and "kB / " in figures["mem_usage"], figures
@@ -119,5 +122,5 @@ def test_without_limits(podman: Podman, flags: list[str]) -> None:
 
 
 def test_memory(podman: Podman) -> None:
-    words = ["--rm", "--pull=never", "--network=none", "--memory", "16m", "--memory-swap", "16m", "--tmpfs", "/e"]
+    words = ["--rm", *OWN, "--memory", "16m", "--memory-swap", "16m", "--tmpfs", "/e"]
     podman("run", *words, IMAGE, "/bin/sh", "-c", "exec busybox dd if=/dev/zero of=/e/file bs=1M count=40", code=137)

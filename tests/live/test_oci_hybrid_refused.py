@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bundles import OCI
-from hybrids import CONTROLLERS, REASON, SHOW, Hybrid, at, groups, has_version_1, inside, limit, refused
+from hybrids import CONTROLLERS, ONE, REASON, SHOW, Hybrid, at, groups, has_version_1, inside, limit, refused
 from waiting import wait_until
 
 from pyrun.oci import criu
@@ -33,11 +33,11 @@ def oci(tmp_path: Path, probe: Path) -> Iterator[Hybrid]:
 @pytest.mark.parametrize(
     ("resources", "told"),
     [
-        ({"cpu": {"cpus": "9999"}}, ("cpuset.cpus 9999 of /sys/fs/cgroup/cpuset/oci-one", "linux.resources.cpu.cpus")),
-        ({"cpu": {"realtimeRuntime": 5000000}}, ("cpu.rt_runtime_us", "/sys/fs/cgroup/cpu/oci-one", "realtimeRuntime")),
+        ({"cpu": {"cpus": "9999"}}, ("cpuset.cpus 9999 of /sys/fs/cgroup/cpuset/ONE", "linux.resources.cpu.cpus")),
+        ({"cpu": {"realtimeRuntime": 5000000}}, ("cpu.rt_runtime_us", "/sys/fs/cgroup/cpu/ONE", "realtimeRuntime")),
         ({"memory": {"limit": MIB, "swap": 1}}, ("memory.limit", "resources.memory.swap")),
         ({"memory": {"kernel": MIB}}, ("kernel", "resources.memory.kernel")),
-        ({"blockIO": {"weight": 100, "leafWeight": 100}}, ("blkio.", "/sys/fs/cgroup/blkio/oci-one", "linux.resources.blockIO")),
+        ({"blockIO": {"weight": 100, "leafWeight": 100}}, ("blkio.", "/sys/fs/cgroup/blkio/ONE", "linux.resources.blockIO")),
         ({"unified": {"memory.high": "1000000"}}, ("memory.high", "version 1")),
         ({"network": {"classID": 5}}, ("classID",)),
         ({"pids": {"limit": 1 << 40}}, ("more than there can be",)),
@@ -51,7 +51,7 @@ def test_what_cannot_be_is_refused(oci: Hybrid, resources: dict[str, Any], told:
     """With what, where and a hint; nothing is left, which the fixture looks at too."""
     limit(oci, **resources)
     oci.command("/bin/true")
-    refused(oci, "one", told=told)
+    refused(oci, "one", told=tuple(word.replace("ONE", ONE) for word in told))
     assert oci.leftovers() == []
 
 
@@ -63,7 +63,7 @@ def test_a_group_of_others_is_left_alone(oci: Hybrid) -> None:
         subprocess.run(inside("sh", "-c", enter), check=True)
         done = oci("run", "one", code=1)
         assert "not empty" in done.stderr and at("pids") in done.stderr
-        assert groups("oci-one") == {"pids/oci-one"}
+        assert groups(ONE) == {f"pids/{ONE}"}
         other.kill()
     subprocess.run(inside("rmdir", at("pids")), check=True)
 
@@ -78,7 +78,7 @@ def test_a_create_that_was_killed(oci: Hybrid, how: str) -> None:
     with subprocess.Popen(
         inside(*words), cwd=oci.bundle, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as making:
-        wait_until(lambda: groups("oci-one") == {f"{name}/oci-one" for name in CONTROLLERS} and hook(making.pid))
+        wait_until(lambda: groups(ONE) == {f"{name}/{ONE}" for name in CONTROLLERS} and hook(making.pid))
         making.kill()
     os.kill(hook(making.pid, dead=True), 9)
     if how == "create":
@@ -112,7 +112,7 @@ def test_a_hierarchy_that_cannot_be_written_to(oci: Hybrid) -> None:
     assert oci.leftovers() == []
     limit(oci, cpu={"shares": 50})
     oci.start_sleeping()
-    assert groups("oci-one") == {f"{name}/oci-one" for name in CONTROLLERS if name != "pids"}
+    assert groups(ONE) == {f"{name}/{ONE}" for name in CONTROLLERS if name != "pids"}
     oci("exec", "one", "true")
     oci("delete", "--force", "one")
 
@@ -137,7 +137,7 @@ def test_a_restore_begins_in_the_groups(oci: Hybrid, tmp_path: Path) -> None:
     (folder / "pyrun-oci.json").write_text(json.dumps(note))
     answers = [r"printf '\010\012\020\001\122\004\010\003\020\020'", r"printf '\010\003\020\001'"]  # its version, and that it works
     turns = [f"{number}) head -c 1 <&3 >/dev/null; {answer} >&3;;" for number, answer in enumerate(answers, 1)]
-    look = f"cat /proc/self/cgroup /sys/fs/cgroup/pids/oci-one/pids.max >{tmp_path}/seen"
+    look = f"cat /proc/self/cgroup /sys/fs/cgroup/pids/{ONE}/pids.max >{tmp_path}/seen"
     script = f"echo x >>{tmp_path}/turns; case $(wc -l <{tmp_path}/turns) in {' '.join(turns)} *) {look};; esac"
     (programs / "criu").write_text(f"#!/bin/sh\n{script}\n")
     (programs / "criu").chmod(0o755)
@@ -146,5 +146,5 @@ def test_a_restore_begins_in_the_groups(oci: Hybrid, tmp_path: Path) -> None:
     words = ["restore", "--detach", "--image-path", folder, "one"]
     oci(*words, code=1, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"})
     *lines, most = (tmp_path / "seen").read_text().splitlines()
-    assert {line.split(":")[1] for line in lines if line.endswith("/oci-one")} == {"", *CONTROLLERS} and most == "50"
+    assert {line.split(":")[1] for line in lines if line.endswith(f"/{ONE}")} == {"", *CONTROLLERS} and most == "50"
     assert oci.leftovers() == []

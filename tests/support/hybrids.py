@@ -5,6 +5,7 @@ It is a mount namespace of the caller's own.  The host's mounts are not touched.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ mount -t tmpfs none /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir {" ".join(CONTR
 for c in {" ".join(CONTROLLERS)}; do mount -t cgroup -o $c cgroup $c || exit 77; done
 cd "$OLDPWD" && exec "$@"
 """
+TAG = f"oci-{os.urandom(4).hex()}"  # the hierarchies are the host's: others may run these tests at the same time
+ONE = f"{TAG}-one"
 REASON = "this host has no controllers in cgroup version 1; tests/vm is for the others"
 
 
@@ -57,18 +60,18 @@ def wrapped(path: Path, program: Path) -> Path:
 
 def tree() -> list[str]:
     """What is left in the v2 tree."""
-    return [str(path) for path in Path("/sys/fs/cgroup").glob("**/oci-*")]
+    return [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{TAG}-*")]
 
 
 def limit(oci: Runtime, **resources: Any) -> None:
     oci.config["linux"]["resources"] = resources
 
 
-def at(controller: str, group: str = "oci-one") -> str:
+def at(controller: str, group: str = ONE) -> str:
     return f"/sys/fs/cgroup/{controller}/{group}"
 
 
-def files(*names: str, group: str = "oci-one") -> list[str]:
+def files(*names: str, group: str = ONE) -> list[str]:
     """What files of version 1 hold, the first line of each."""
     paths = [f"{at(name.partition('.')[0], group)}/{name}" for name in names]
     done = subprocess.run(inside("head", "-qn", "1", *paths), capture_output=True, text=True, check=True)
@@ -92,9 +95,9 @@ class Hybrid(Runtime):
         super().__init__(folder, probe)
         self.program = wrapped(folder / "hybrid", OCI)
         self.config["ociVersion"] = "1.3.0"
-        self.config["linux"]["cgroupsPath"] = "/oci-one"
+        self.config["linux"]["cgroupsPath"] = f"/{ONE}"
 
     def check_that_nothing_is_left(self) -> None:
         for name in self.leftovers():  # of a test that failed
             self("delete", "--force", name)
-        assert groups("oci-*") == set() and tree() == []
+        assert groups(f"{TAG}-*") == set() and tree() == []
