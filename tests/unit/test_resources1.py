@@ -140,7 +140,7 @@ def test_not_below_what_is_in_use() -> None:
 )
 def test_what_goes_where(old: tuple[str, ...], rest: dict[str, Any], taken: dict[str, Any] | None) -> None:
     """Nothing is lost, and nothing is on both sides."""
-    whole = {
+    whole: dict[str, Any] = {
         "devices": [{"allow": False}], "memory": {"limit": 1}, "cpu": {"cpus": "0", "shares": 2}, "pids": {"limit": 3},
         "network": {"classID": 4, "priorities": []}, "unified": {"memory.high": "5", "io.max": "8:0 rbps=1"},
     }  # fmt: skip
