@@ -6,6 +6,7 @@
  * pyrun.cli.run, in its order: lock the store, check, make the pod's directory and cgroup, become the helper. */
 #include "fast.h"
 #include "handover.h"
+#include "net_script.h"
 #include "pod.h"
 #include "prepared.h"
 #include "recipe.h"
@@ -19,7 +20,7 @@ struct fast {
     const struct recipe_header *recipe;
     struct pod pod;
     char form; /* which one it was found under */
-    int store, pods, helper;
+    int store, pods, helper, network;
 };
 
 /* As require_own() of pyrun.native.users: who can put things there decides what is executed. */
@@ -73,7 +74,8 @@ static int find(struct fast *fast, struct words *words, int dir, char form)
            recipe_inside(recipe, sizeof *recipe,
                          recipe->start.check_count * sizeof(struct recipe_check) + recipe->patch_count * sizeof(struct recipe_patch) +
                              recipe->place_count * sizeof(uint32_t)) &&
-           recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->helper < recipe->start.size &&
+           recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->net % 8 == 0 &&
+           recipe_inside(recipe, recipe->net, recipe->net_size) && recipe->helper < recipe->start.size &&
            recipe_holds(recipe, sizeof *recipe);
 }
 
@@ -115,7 +117,7 @@ static int load_helper(struct fast *fast)
 static void become(struct fast *fast, int plan, char **envp)
 {
     struct pod *pod = &fast->pod;
-    int slots[SLOT_COUNT] = {0, 1, 2, plan, -1, pod->dir, fast->pods, pod->own, pod->own < 0 ? -1 : pod->parent, -1};
+    int slots[SLOT_COUNT] = {0, 1, 2, plan, -1, pod->dir, fast->pods, pod->own, pod->own < 0 ? -1 : pod->parent, fast->network};
 
     (void)become_helper(fast->helper, slots, 3, pod->uuid, envp);
     pod->pods = slots[SLOT_PODS]; /* what undoing needs, now that the exec has failed */
@@ -159,10 +161,13 @@ static void start(struct fast *fast, const struct words *words, char **envp)
     if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file) ||
         pod_make(&fast->pod, record, record_size) < 0)
         return;
-    plan = (int)pod_plan(&fast->pod, block, size, 0);
+    if (recipe->net_size > 0)
+        fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
+    plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, 0);
     if (plan >= 0)
         become(fast, plan, envp);
-    pod_undo(&fast->pod);
+    if (sys_call3(__NR_faccessat, fast->pod.dir, "net", 0) < 0) /* else it has something in the host: Python finds a dead pod to sweep */
+        pod_undo(&fast->pod);
 }
 
 /* Comes back only when Python has to do it. */
@@ -174,7 +179,7 @@ void run_recipe(int argc, char **argv, char **envp)
     char path[PATH_SIZE];
     int verb, recipes, plain, found = 0;
 
-    fast.store = fast.pods = fast.helper = -1;
+    fast.store = fast.pods = fast.helper = fast.network = -1;
     fast.root = root_of(argc, argv, envp, &verb);
     if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && is_root())
         run_prepared(fast.root, argv + verb + 1, envp);

@@ -1,8 +1,10 @@
-/* The network namespace that a prepared pod joins, as pyrun.pod.joined finds it: one with a path, or that of another pod.
+/* The network namespace of a prepared pod: one that it joins, as pyrun.pod.joined finds it, by a path or that of another pod; or its own.
  *
  * The file `net.join` in the pod's directory names it: a path, or `container:` and what names the other pod when this one starts.  The
  * path is also that of its own network, where that was made ahead (pyrun.net.pin). */
+#include "handover.h"
 #include "live.h"
+#include "net_script.h"
 #include "prepared.h"
 #include "shared.h"
 
@@ -58,7 +60,41 @@ static int lacks_relay(int pod)
     return start_time((int32_t)pid) != next_number(&at);
 }
 
-int find_network(int pods, int pod)
+/* As claim() of pyrun.pod.starter: until the keeper has the lock nobody holds it. */
+static long say_who(int pod)
+{
+    const long pid = sys_call0(__NR_getpid);
+    char text[64], *at = str_add(str_add_number(text, text + sizeof text, (uint64_t)pid), text + sizeof text, " ");
+
+    at = str_add_number(at, text + sizeof text, start_time((int32_t)pid));
+    return write_file(pod, STARTER, O_CREAT | O_EXCL, 0600, text, (size_t)(at - text));
+}
+
+/* One that is made as the pod's script says (net_script.c). */
+static int make_own(const char *root, int pods, int pod, const char *uuid)
+{
+    static char script[NET_SIZE];
+    OWNED_FD file = (int)sys_openat(pod, NET_SCRIPT, O_RDONLY | O_NOFOLLOW, 0), made = -1, own = -1;
+    const long n = file < 0 ? file : sys_read(file, script, sizeof script);
+    int network;
+
+    if (sys_call2(__NR_flock, pod, LOCK_EX | LOCK_NB) == -EBADF) { /* O_PATH; else this process has made it, and has the lock */
+        own = (int)sys_openat(pod, ".", O_RDONLY | O_DIRECTORY, 0);
+        if (own < 0 || sys_call2(__NR_flock, own, LOCK_EX | LOCK_NB) < 0)
+            return NETWORK_FOR_PYTHON;
+    }
+    if (n <= 0 || !stands(pods, "prepared/", uuid) || has(pod, "net") ||
+        has(pod, STARTER) || say_who(pod) < 0)
+        return NETWORK_FOR_PYTHON;
+    made = net_make(root, pod, uuid, script, (size_t)n);
+    network = made < 0 ? made : out_of_the_way(made);
+    if (network >= 0)
+        return network;
+    (void)sys_call3(__NR_unlinkat, pod, STARTER, 0);
+    return NETWORK_FOR_PYTHON;
+}
+
+int find_network(const char *root, int pods, int pod, const char *uuid)
 {
     static const char container[] = "container:";
     char name[PATH_SIZE + sizeof container];
@@ -66,8 +102,8 @@ int find_network(int pods, int pod)
     const long n = file < 0 ? file : sys_read(file, name, sizeof name - 1);
 
     if (n == -ENOENT)
-        return has(pod, "net.want") ? NETWORK_FOR_PYTHON : NETWORK_NONE;
-    if (has(pod, "net") && (has(pod, "net.by") || lacks_relay(pod))) /* Python makes its own anew, or did and was killed */
+        return has(pod, "net.want") ? make_own(root, pods, pod, uuid) : NETWORK_NONE;
+    if (has(pod, "net") && (has(pod, STARTER) || lacks_relay(pod))) /* Python makes its own anew, or did and was killed */
         return NETWORK_FOR_PYTHON;
     name[n > 0 ? n : 0] = '\0';
     if (memcmp(name, container, sizeof container - 1) == 0)

@@ -1,7 +1,5 @@
 /* The launcher's short way for `run-prepared POD`: the pod's own link names the program that runs it (keeper.c).  Before that come a
- * place for the pod's limits, the service manager's sockets, and a network namespace that is there (joined.c).
- *
- * A pod with a network of its own is left to Python, which makes that first. */
+ * place for the pod's limits, the service manager's sockets, and its network namespace (joined.c). */
 #include "prepared.h"
 
 #include "fast.h"
@@ -106,7 +104,7 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
 {
     char shares[SHARES], path[64];
     const char *end = path + sizeof path;
-    const int network = find_network(pods, pod);
+    const int network = find_network(argv[1], pods, pod, argv[2]);
 
     if (network == NETWORK_FOR_PYTHON)
         return;
@@ -119,8 +117,10 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
     (void)str_add(str_add_number(str_add(path, end, "/proc/self/fd/"), end, (uint64_t)pod), end, "/keeper");
     if (take_place(pod, argv[2]) && (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0))
         (void)sys_call3(__NR_execve, path, argv, envp);
-    if (network >= 0)
-        sys_close(SLOT_NETWORK); /* if it came to that: Python opens it itself */
+    if (network >= 0) {
+        sys_close(SLOT_NETWORK); /* if it came to that: Python opens it itself, or makes it anew */
+        (void)sys_call3(__NR_unlinkat, pod, STARTER, 0);
+    }
     for (int i = 0; i < sockets; i++) /* where Python looks for them */
         (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
 }

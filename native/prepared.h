@@ -28,10 +28,11 @@ int understand(struct asked *asked, char **words);
 /* The one pod that a UUID, a name or the beginning of a UUID means, in any phase; 0 where there is none, or several are. */
 int find_pod(int pods, const char *reference, char uuid[UUID_LENGTH + 1]);
 
-/* The network namespace that the prepared pod with this directory joins, or one of these. */
+/* The network namespace that the prepared pod with this directory and UUID joins, or one that is made for it, or one of these. */
 #define NETWORK_NONE (-1)       /* it takes none */
 #define NETWORK_FOR_PYTHON (-2) /* Python makes it, or says what is wrong */
-int find_network(int pods, int pod);
+#define STARTER "net.by" /* the file that says who makes it: pyrun.pod.starter */
+int find_network(const char *root, int pods, int pod, const char *uuid);
 
 /* A copy of a descriptor where the keeper has none of its own. */
 int out_of_the_way(int fd);

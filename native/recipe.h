@@ -4,7 +4,7 @@
  * The file cache/run/HASH below the state root, HASH being FNV-1a (64 bits, hexadecimal) of the key:
  *
  *     struct recipe_header | struct recipe_check[check_count] | struct recipe_patch[patch_count] | uint32_t place[place_count] |
- *     key | plan | record | strings
+ *     key | plan | record | net | strings
  *
  * key     its form (RECIPE_...), current directory, $PYRUN_ROOT, the path of the launcher, which is another one's in another
  *         installation, and the words that decide, each with a NUL behind it; of a variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
@@ -15,6 +15,7 @@
  * patch   texts of the plan that have the host name in them, if the command line gives one
  * record  the pod's file `pod` up to its last two members, likewise (it begins with RECIPE_RECORD and the blank: a random UUID,
  *         so that nothing that a caller hands on is taken for it), and without the app's name if the command line gives one
+ * net     where the pod has a network of its own: a script, at a multiple of 8, for the same blank
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
  *
@@ -25,7 +26,7 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 6
+#define RECIPE_VERSION 7
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
@@ -55,6 +56,8 @@ struct recipe_header {
     uint32_t place_count;
     uint32_t patch_count;
     uint32_t name; /* where in the record the app's name goes, 0: it is there */
+    uint32_t net;  /* the script of its network (net_script.h) */
+    uint32_t net_size;
 };
 
 struct recipe_check {
@@ -82,7 +85,7 @@ struct recipe_patch {
  * All of the command line is in the key.  Written by pyrun.pod.kept, read by kept.c. */
 #define RECIPE_KEPT_MAGIC 0x7470656b
 #define RECIPE_KEPT_VERSION 1
-#define RECIPE_FILES 8
+#define RECIPE_FILES 12
 #define RECIPE_SHORT 8 /* characters of a UUID in names for people */
 
 struct recipe_kept {

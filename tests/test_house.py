@@ -53,7 +53,20 @@ AGAIN_LINES = 1170  # of the launcher pyrun-oci, for containers like earlier one
 # roots in the host's mount namespace, 28, groups of version 1, 5, mounts on the root and on running containers, 21: native/oci_*.c
 OCI_LINES = 1321
 LAUNCHER = {"launcher.c", "fast.c", "fast.h", "kept.c", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
-LAUNCHER |= {"prepared.c", "prepared.h", "which.c", "joined.c", "live.c", "live.h", "place.c", "scope.c"}
+LAUNCHER |= {
+    "prepared.c",
+    "prepared.h",
+    "which.c",
+    "joined.c",
+    "net_script.c",
+    "net_script.h",
+    "net_take.c",
+    "net_names.c",
+    "live.c",
+    "live.h",
+    "place.c",
+    "scope.c",
+}
 NOT_HELPER = {"binding.c", "recipe.c", "recipe.h", "handover.c", "handover.h", "pod.c", "pod.h", "park.c", *LAUNCHER, *KEEPER}
 NOT_HELPER |= {"version1.c", "oom.c"}
 

@@ -25,11 +25,28 @@ from pyrun.net.netlink import Netlink, has_table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
+    from pyrun.net.addresses import Subnet
     from pyrun.net.networks import Network
 
-__all__ = ["attach", "detach", "forwarded", "has_plug_ins", "own_hosts", "read_record", "records", "standing"]
+__all__ = [
+    "attach",
+    "blank",
+    "cleaner",
+    "detach",
+    "forwarded",
+    "has_plug_ins",
+    "hosts_of",
+    "join",
+    "open_to",
+    "own_hosts",
+    "read_record",
+    "records",
+    "routes",
+    "standing",
+]
 
 _RECORD = "net"
 
@@ -40,8 +57,8 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
     ConfigError, UsageError, StateError and HostError for what cannot be had.  `held` is as `pyrun.net.user.attach` has it.
     """
     detach(root, uuid, pod)  # of an earlier try
-    _write(pod, "cleaner", b"".join(word.encode() + b"\0" for word in _cleaner(root, uuid)))
-    record: dict[str, Any] = {"uuid": uuid, "nets": [], "forwards": [], "claims": [], "alone": [], "names": want.get("names", [])}
+    _write(pod, "cleaner", cleaner(root, uuid))
+    record = blank(uuid, want)
     ns = sock = -1
     try:
         if want.get("user"):
@@ -69,10 +86,10 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
                         bridges.connect(link, inside, ns, network, made)
                     if want.get("bandwidth") and not made.get("runtime", {}).get("bandwidth"):
                         _limit(ns, made, want["bandwidth"])
-                _routes(inside, record)
+                routes(inside, record)
             relay.start(want["ports"], record, link)
-        with networks.Lock(root):
-            _publish(root, uuid, pod, want, record)
+            with networks.Lock(root):
+                _publish(root, uuid, pod, want, record, link)
     except BaseException as error:
         for fd in (ns, sock):
             if fd >= 0:
@@ -82,6 +99,11 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
             raise _refused(error) from error
         raise
     return ns
+
+
+def blank(uuid: str, want: dict[str, Any]) -> dict[str, Any]:
+    """Return what `net` says of a pod that has nothing yet."""
+    return {"uuid": uuid, "nets": [], "forwards": [], "claims": [], "alone": [], "names": want.get("names", [])}
 
 
 def _give_up(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
@@ -108,12 +130,14 @@ def _refused(error: OSError) -> HostError:
     return HostError("set up the pod's network", str(error.filename or ""), errno=error.errno or 0, hint=hint)
 
 
-def _cleaner(root: str, uuid: str) -> list[str]:
+def cleaner(root: str, uuid: str) -> bytes:
+    """Return the command that takes back what a pod has, as native/shared.c reads it."""
     import pyrun
 
     package = os.path.dirname(os.path.dirname(pyrun.__file__ or ""))
     code = f"import sys; sys.path.insert(0, {package!r}); from pyrun.pod.cleaner import clean; clean(sys.argv[1], sys.argv[2])"
-    return [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, root, uuid]
+    words = [sys.executable, "-I", "-S", "-E", "-X", "utf8", "-c", code, root, uuid]
+    return b"".join(word.encode() + b"\0" for word in words)
 
 
 def _write(pod: int, name: str, data: bytes) -> None:
@@ -189,23 +213,36 @@ def records(root: str) -> dict[str, dict[str, Any]]:
 def _take(root: str, uuid: str, chosen: list[tuple[Network | None, dict[str, Any]]], want: dict[str, Any], record: dict[str, Any]) -> None:
     """Take addresses and ports; what is taken is in the record, so that it is given back when the next step fails."""
     dead: list[str] = []
+
+    def lease(network: Network, subnet: Subnet, address: str) -> str:
+        return leases.lease(root, network, subnet, uuid, address, dead)
+
     try:
-        for place, (network, one) in enumerate(chosen):
+        for network, one in chosen:
             if network is not None and networks.find(root, network.name) is None:
                 raise _unknown(network.name)  # any more
-            _claim(root, uuid, network, (one, want), record, place, dead)
+            join(root, network, (one, want), record, lease)
         ports.claim(root, uuid, want["ports"], record, dead)
     finally:
         rules.clear(root, dead)
 
 
-def _claim(root: str, uuid: str, network: Network | None, asked: tuple[dict[str, Any], dict[str, Any]], record: dict[str, Any], place: int,
-           dead: list[str]) -> None:  # fmt: skip
+def join(root: str, network: Network | None, asked: tuple[dict[str, Any], dict[str, Any]], record: dict[str, Any],
+         lease: Callable[[Network, Subnet, str], str]) -> None:  # fmt: skip
+    """Add one more network to a pod's record: what is asked of it, and of all; `lease` takes an address, the one that is wanted if any.
+
+    ConfigError for what cannot be had.
+    """
     one, want = asked
     if network is None and want.get("isolate"):
         hint = "join a network of pyrun's, or isolate it by a plug-in (firewall)"
         raise ConfigError("isolate from the host on network", one["network"], "it is made by plug-ins", hint=hint, origin="--net-isolate")
-    made: dict[str, Any] = {"network": one["network"], "ifname": one.get("name") or f"eth{place}", "link": f"py{uuid[:8]}-{place}"}
+    place = len(record["nets"])
+    made: dict[str, Any] = {
+        "network": one["network"],
+        "ifname": one.get("name") or f"eth{place}",
+        "link": f"py{record['uuid'][:8]}-{place}",
+    }
     if any(other["ifname"] == made["ifname"] for other in record["nets"]):
         raise ConfigError(
             "join network", one["network"], f"there are two interfaces {made['ifname']}", hint="give one name=", origin="--net"
@@ -220,7 +257,7 @@ def _claim(root: str, uuid: str, network: Network | None, asked: tuple[dict[str,
     found = []
     for subnet in network.subnets:
         wanted = next((ip for ip in one["ips"] if (":" in ip) == (subnet.family == INET6)), "")
-        address = leases.lease(root, network, subnet, uuid, wanted, dead)
+        address = lease(network, subnet, wanted)
         record["claims"].append(f"{network.name}/{address}")
         found.append(f"{address}/{subnet.length}")
     mac = one.get("mac") or mac_of(found[0].partition("/")[0])
@@ -229,8 +266,8 @@ def _claim(root: str, uuid: str, network: Network | None, asked: tuple[dict[str,
     assert parse_mac(mac)
 
 
-def _routes(inside: Netlink, record: dict[str, Any]) -> None:
-    """The first network that leads out has the default routes, one for each family."""
+def routes(inside: Netlink, record: dict[str, Any]) -> None:
+    """Make the routes of a pod: the first network that leads out has the default routes, one for each family."""
     done: set[bool] = set()
     for made in record["nets"]:
         if made["kind"] == "cni" or made.get("internal"):
@@ -243,20 +280,25 @@ def _routes(inside: Netlink, record: dict[str, Any]) -> None:
                 done.add(":" in gateway)
 
 
-def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> None:
-    """What others see of it: rules, names.  The lock is held."""
+def open_to(want: dict[str, Any], record: dict[str, Any]) -> None:
+    """Put down which ports lead to a pod, and what keeps it from the host.  ConfigError for one that cannot."""
     if want.get("isolate"):
         record["alone"] = [address.partition("/")[0] for made in record["nets"] for address in made["addresses"]]
         record["alone"] += [bridges.link_local(made["mac"]) for made in record["nets"] if made.get("mac")]
     mapped = any(made.get("portmap") for made in record["nets"])  # by a plug-in
     record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"])
+
+
+def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any], link: Netlink) -> None:
+    """What others see of it: rules, names.  The lock is held."""
+    open_to(want, record)
     _write(pod, _RECORD, fastjson.dumps(record).encode())
     forwards = forwarded(record)
     if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
         rules.rebuild(root, *standing(root))
     rules.ensure(root, forwards, record["alone"])
     if forwards:
-        bridges.open_ports(record["nets"])
+        bridges.open_ports(record["nets"], link)
     for made in record["nets"]:
         addresses = [address.partition("/")[0] for address in made["addresses"]]
         names.remember(root, made["network"], uuid, addresses, record["names"])
@@ -265,11 +307,14 @@ def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[
 
 def own_hosts(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any]) -> None:
     """Write the pod's /etc/hosts, unless it has another."""
-    if "hosts" not in want:
-        return
+    if "hosts" in want:
+        names.write_hosts(root, f"/proc/self/fd/{pod}", uuid, hosts_of(want, record), [made["network"] for made in record["nets"]])
+
+
+def hosts_of(want: dict[str, Any], record: dict[str, Any]) -> str:
+    """Return what a pod's /etc/hosts begins with."""
     first = [address.partition("/")[0] for made in record["nets"][:1] for address in made["addresses"]] or ["127.0.1.1"]
-    own = want["hosts"] + "".join(f"{address}\t{want['hostname']}\n" for address in first)
-    names.write_hosts(root, f"/proc/self/fd/{pod}", uuid, own, [made["network"] for made in record["nets"]])
+    return str(want["hosts"]) + "".join(f"{address}\t{want['hostname']}\n" for address in first)
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from pyrun.net.networks import Network
 
-__all__ = ["alias_of", "check", "connect", "is_ours", "link_local", "make", "open_ports", "ready"]
+__all__ = ["SETTINGS", "alias_of", "check", "connect", "is_ours", "link_local", "local_routes", "make", "open_ports", "ready"]
 
-_SYSCTL = "/proc/sys/net/"
+SETTINGS = "/proc/sys/net/"
 _OURS = ("ip", "mac", "mtu", "name")
 
 
@@ -58,20 +58,20 @@ def make(root: str, network: Network, link: Netlink) -> None:
     try:
         for subnet in network.subnets:
             link.add_address(index, subnet.at(1), subnet.length)
-        _set(f"ipv4/conf/{network.bridge}/route_localnet", "1")
+        _set(local_routes(network.bridge), "1")
     except BaseException:
         link.delete(network.bridge)
         raise
 
 
 def _set(name: str, value: str) -> None:
-    with open(_SYSCTL + name, "w", encoding="ascii") as file:
+    with open(SETTINGS + name, "w", encoding="ascii") as file:
         file.write(value)
 
 
 def _get(name: str) -> str:
     try:
-        with open(_SYSCTL + name, encoding="ascii") as file:
+        with open(SETTINGS + name, encoding="ascii") as file:
             return file.read(64).strip()
     except OSError:
         return ""
@@ -82,7 +82,7 @@ def _forward() -> None:
         _set("ipv4/ip_forward", "1")
     if _get("ipv6/conf/all/forwarding") != "0":
         return
-    for name in os.listdir(_SYSCTL + "ipv6/conf"):  # a host that passes packets on hears no router advertisements, unless told to
+    for name in os.listdir(SETTINGS + "ipv6/conf"):  # a host that passes packets on hears no router advertisements, unless told to
         if name not in ("all", "lo") and _get(f"ipv6/conf/{name}/accept_ra") == "1":
             _set(f"ipv6/conf/{name}/accept_ra", "2")
     _set("ipv6/conf/all/forwarding", "1")
@@ -120,14 +120,18 @@ def connect(link: Netlink, inside: Netlink, ns: int, network: Network, made: dic
             inside.add_route(index, gateway, alone)
 
 
-def open_ports(nets: list[dict[str, Any]]) -> None:
+def open_ports(nets: list[dict[str, Any]], link: Netlink) -> None:
     """Let the pod's forwarded ports be asked from 127.0.0.1 (bridges have that from their making), and by the pod itself."""
-    with Netlink() as link:
-        for made in nets:
-            if made["kind"] == "ptp":
-                _set(f"ipv4/conf/{made['link']}/route_localnet", "1")
-            elif made["kind"] == "bridge":
-                link.hairpin(made["link"])
+    for made in nets:
+        if made["kind"] == "ptp":
+            _set(local_routes(made["link"]), "1")
+        elif made["kind"] == "bridge":
+            link.hairpin(made["link"])
+
+
+def local_routes(link: str) -> str:
+    """Return which setting lets packets from 127.0.0.0/8 leave by a link."""
+    return f"ipv4/conf/{link}/route_localnet"
 
 
 def link_local(mac: str) -> str:

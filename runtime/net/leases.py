@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pyrun.net.addresses import Subnet
     from pyrun.net.networks import Network
 
-__all__ = ["alive", "claim", "lease", "orphans", "release", "unlink"]
+MOST = 1 << 16  # addresses of a subnet that are given to pods
+
+__all__ = ["MOST", "alive", "claim", "lease", "orphans", "release", "unlink"]
 
 
 def alive(root: str, uuid: str) -> bool:
@@ -86,7 +88,7 @@ def lease(root: str, network: Network, subnet: Subnet, uuid: str, wanted: str, d
     folder = f"{directory(root)}/{network.name}"
     if wanted:
         return _wanted(root, network, subnet, uuid, wanted, dead)
-    most = min(subnet.hosts, 1 << 16)
+    most = min(subnet.hosts, MOST)
     last = f"{folder}/last{subnet.family}"
     text = owner_of(last)
     start = max(0, whole(text, 1 << 128))

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["forget", "remember", "write_hosts"]
+__all__ = ["forget", "lines_of", "remember", "write_hosts"]
 
 _SECTION = "# network "
 
@@ -48,9 +48,13 @@ def _lines(root: str, network: str) -> list[str]:
 def remember(root: str, network: str, uuid: str, addresses: Iterable[str], names: list[str]) -> None:
     """A pod joins a network under these names; the lock is held."""
     if names:
-        words = " ".join(names)
-        lines = [f"{address}\t{words} # {uuid}" for address in addresses]
-        _change(root, network, [*_without(root, network, uuid), *lines])
+        _change(root, network, [*_without(root, network, uuid), *lines_of(uuid, addresses, names)])
+
+
+def lines_of(uuid: str, addresses: Iterable[str], names: list[str]) -> list[str]:
+    """Return what is put down of a pod."""
+    words = " ".join(names)
+    return [f"{address}\t{words} # {uuid}" for address in addresses]
 
 
 def forget(root: str, network: str, uuid: str) -> None:

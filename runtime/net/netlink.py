@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Netlink", "has_table", "pack"]
+__all__ = ["NETFILTER", "Netlink", "has_table", "link_request", "message", "pack", "table_request", "transaction"]
 
 _HEADER, _ATTRIBUTE, _LINK, _ADDRESS, _ROUTE = Struct("=IHHII"), Struct("=HH"), Struct("=BxHiII"), Struct("=BBBBI"), Struct("=8BI")
 _REQUEST, _ACK, _CREATE, _EXCLUSIVE, _DUMP = 1, 4, 0x400, 0x200, 0x300
@@ -32,7 +32,8 @@ _NODAD, _PERMANENT = 2, 0x80
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _OIF, _GATEWAY, _MAIN = 1, 4, 5, 254
 INET, INET6 = 2, 10
-_NETFILTER, _GETTABLE, _NFPROTO_INET = 12, 10 << 8 | 1, 1
+NETFILTER, _GETTABLE, _NFPROTO_INET = 12, 10 << 8 | 1, 1
+_BATCH_BEGIN, _BATCH_END = 16, 17
 _BUFFER = 1 << 18
 
 
@@ -62,6 +63,28 @@ def attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
+def message(kind: int, flags: int, body: bytes, number: int) -> bytes:
+    """Return a request as the kernel gets it."""
+    return _HEADER.pack(16 + len(body), kind, _REQUEST | flags, number, 0) + body
+
+
+def transaction(kind: int, flags: int, bodies: list[bytes], number: int) -> bytes:
+    """Return requests of one kind as a transaction of nf_tables; each is acknowledged."""
+    begin, end = bytes((0, 0, 0, 10)), bytes(4)  # struct nfgenmsg: for the subsystem NFNL_SUBSYS_NFTABLES
+    parts = [message(kind, flags | _ACK, body, number) for body in bodies]
+    return b"".join((message(_BATCH_BEGIN, 0, begin, number), *parts, message(_BATCH_END, 0, end, number)))
+
+
+def link_request(name: str) -> tuple[int, int, bytes]:
+    """Return kind, flags and body of the question for a link by its name."""
+    return GETLINK, _ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name)
+
+
+def table_request(name: str) -> tuple[int, int, bytes]:
+    """Likewise for our table of nf_tables."""
+    return _GETTABLE, _ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, name)
+
+
 class Netlink:
     """One netlink(7) socket, of this network or, by its descriptor, of another one; used in a `with` block.
 
@@ -86,7 +109,16 @@ class Netlink:
     def ask(self, kind: int, flags: int, body: bytes, subject: str = "") -> list[tuple[int, bytes]]:
         """Send one request and return what comes before the acknowledgement, as (kind, body)."""
         self._number += 1
-        self._socket.send(_HEADER.pack(16 + len(body), kind, _REQUEST | flags, self._number, 0) + body)
+        self._socket.send(message(kind, flags, body, self._number))
+        return self._answer(subject)
+
+    def batch(self, kind: int, flags: int, bodies: list[bytes]) -> None:
+        """Have nf_tables carry out requests of one kind: all of them or, with an OSError, none."""
+        self._number += 1
+        self._socket.send(transaction(kind, flags, bodies, self._number))
+        self._answer("", len(bodies))
+
+    def _answer(self, subject: str, acknowledgements: int = 1) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
         while True:
             data = self._socket.recv(_BUFFER)
@@ -103,7 +135,10 @@ class Netlink:
                     error = -int.from_bytes(part[:4], "little", signed=True)
                     if error:
                         raise OSError(error, os.strerror(error), subject)
-                    return found
+                    acknowledgements -= 1
+                    if not acknowledgements:
+                        return found
+                    continue
                 found.append((what, part))
 
     def index(self, name: str) -> int:
@@ -114,7 +149,7 @@ class Netlink:
     def link(self, name: str) -> tuple[int, dict[int, bytes]] | None:
         """Return (number, attributes) of a link, None when there is none of that name."""
         try:
-            answer = self.ask(GETLINK, _ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name), name)
+            answer = self.ask(*link_request(name), name)
         except OSError as error:
             if error.errno == 19:  # ENODEV
                 return None
@@ -205,9 +240,9 @@ def _raw(address: str) -> tuple[int, bytes]:
 
 def has_table(name: str) -> bool:
     """Whether nf_tables has our table, asked directly: libnftables would read the whole rule set first."""
-    with Netlink(family=_NETFILTER) as link:
+    with Netlink(family=NETFILTER) as link:
         try:
-            link.ask(_GETTABLE, _ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, name), name)
+            link.ask(*table_request(name), name)
         except OSError as error:
             if error.errno == 2:
                 return False

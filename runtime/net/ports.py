@@ -12,9 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["LOOPBACK", "claim", "forwards", "path_of"]
+__all__ = ["LOOPBACK", "SOCKETS", "claim", "forwards", "path_of"]
 
-_SOCKETS = {"tcp": (1, 6), "udp": (2, 17), "sctp": (1, 132)}  # type and protocol of socket(2)
+SOCKETS = {"tcp": (1, 6), "udp": (2, 17), "sctp": (1, 132)}  # type and protocol of socket(2)
 _IN_USE, _NOT_HERE = 98, 99  # EADDRINUSE, EADDRNOTAVAIL
 _ANY = "any"
 LOOPBACK = "::1"  # no rule of ours is about that: pyrun.net.relay
@@ -79,7 +79,7 @@ def _probe_soon(protocol: str, address: str, port: int, patience: float) -> None
 
 def _probe(protocol: str, address: str, port: int) -> None:
     """Forwarding would hide what listens there already."""
-    kind, number = _SOCKETS[protocol]
+    kind, number = SOCKETS[protocol]
     for family in [10 if ":" in address else 2] if address else (2, 10):
         try:
             probe = _socket.socket(family, kind | _socket.SOCK_CLOEXEC, number)

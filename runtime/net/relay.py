@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Port = tuple[str, str, int, int]
 
-__all__ = ["enter", "lives", "start", "stop"]
+__all__ = ["enter", "lives", "start", "stop", "words"]
 
 _IN_USE, _TOO_MANY = 98, 7  # EADDRINUSE, E2BIG
 _TERM = 15
@@ -41,6 +41,12 @@ def start(wanted: list[Port], record: dict[str, Any], link: Netlink) -> None:
 
     ConfigError for a port that is in use, one of sctp, or where no network is of ours; HostError when it does not start.
     """
+    if found := words(wanted, record, link):
+        _start(found, record, ())
+
+
+def words(wanted: list[Port], record: dict[str, Any], link: Netlink) -> list[str]:
+    """Return the arguments of that process, none where no port takes one; ConfigError as `start`."""
     _check(wanted)
     asked = [one for one in wanted if one[1] == LOOPBACK]
     ours = [made for made in record["nets"] if made["kind"] != "cni"]
@@ -49,15 +55,14 @@ def start(wanted: list[Port], record: dict[str, Any], link: Netlink) -> None:
         if asked:
             hint = "leave out the address, or name another one of the host"
             raise ConfigError("forward port", f"[::1]:{asked[0][2]}", "plug-ins do not forward from there", hint=hint, origin="--port")
-        return
+        return []
     if wanted and _there():
         asked += [(protocol, LOOPBACK, port, inside) for protocol, address, port, inside in wanted if not address and protocol != "sctp"]
     if not asked:
-        return
+        return []
     addresses = [address.partition("/")[0] for made in ours for address in made["addresses"]]
     targets = [next((_hex(one) for one in addresses if (":" in one) == six), "") for six in (True, False)]
-    words = [str(link.index(ours[0]["link"])), ",".join(filter(None, targets)), *_ranges(asked)]
-    _start(words, record, ())
+    return [str(link.index(ours[0]["link"])), ",".join(filter(None, targets)), *_ranges(asked)]
 
 
 def enter(wanted: list[Port], record: dict[str, Any], process: int, ns: int, users: int = -1) -> None:
@@ -69,14 +74,14 @@ def enter(wanted: list[Port], record: dict[str, Any], process: int, ns: int, use
         return
     held = os.pidfd_open(process)
     try:
-        words = ["inside" if users >= 0 else "in", "-", *_ranges(wanted)]
-        _start(words, record, (held, ns, users) if users >= 0 else (held, ns))
+        arguments = ["inside" if users >= 0 else "in", "-", *_ranges(wanted)]
+        _start(arguments, record, (held, ns, users) if users >= 0 else (held, ns))
     finally:
         os.close(held)
 
 
-def _start(words: list[str], record: dict[str, Any], fds: tuple[int, ...]) -> None:
-    said = _spawn(["relay", *words], fds).split()
+def _start(arguments: list[str], record: dict[str, Any], fds: tuple[int, ...]) -> None:
+    said = _spawn(["relay", *arguments], fds).split()
     if len(said) == 1:
         record["relay"] = [int(said[0]), started(int(said[0]))]
         return
@@ -134,7 +139,7 @@ def _ranges(wanted: list[Port]) -> list[str]:
     return [f"{kind}{port}:{inside}:{count}:{_hex(at or _EVERY)}" for kind, port, inside, count, at in found]
 
 
-def _spawn(words: list[str], fds: tuple[int, ...]) -> str:
+def _spawn(arguments: list[str], fds: tuple[int, ...]) -> str:
     """Start it and return what it says; `fds` become descriptors 3, 4 and 5."""
     import fcntl
 
@@ -148,7 +153,7 @@ def _spawn(words: list[str], fds: tuple[int, ...]) -> str:
     ]
     try:
         try:
-            pid = os.posix_spawn(RELAY, words, {}, file_actions=actions, setsigmask=(), setsigdef=(_TERM,))
+            pid = os.posix_spawn(RELAY, arguments, {}, file_actions=actions, setsigmask=(), setsigdef=(_TERM,))
         except OSError as error:
             raise HostError("forward ports", RELAY, errno=error.errno or 0, hint="install pyrun again") from None
         finally:

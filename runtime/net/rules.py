@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pyrun.errors import HostError
 from pyrun.native.users import is_root
-from pyrun.net import nft
+from pyrun.net import elements, nft
 from pyrun.net.addresses import INET, mac_of
 from pyrun.net.bridges import link_local
 from pyrun.net.netlink import has_table
@@ -144,15 +144,12 @@ def rebuild(root: str, forwards: list[Forward], alone: list[str]) -> None:
 
 def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
     """Add what one pod has, to the table that is there."""
-    commands = [f"add element inet {table_of(root)} {one.map} {{ {one} }}" for one in forwards]
-    commands += [_alone("add", root, address) for address in alone]
-    if not commands:
-        return
+    table = table_of(root)
     try:
-        nft.run("\n".join(commands))
-    except HostError:  # of a dead pod, whose port or address this one has taken over, something is there still
+        elements.add(table, forwards, alone)
+    except OSError:  # of a dead pod, whose port or address this one has taken over, something is there still
         remove(root, forwards, alone)
-        nft.run("\n".join(commands))
+        elements.add(table, forwards, alone)
 
 
 def held(table: str) -> set[tuple[str, str]]:
@@ -187,11 +184,11 @@ def clear(root: str, claims: list[str]) -> None:
 
 def isolate(root: str, addresses: list[str]) -> list[str]:
     """Return the commands that give the addresses of a pod back their way to the host."""
-    return [_alone("delete", root, address) for address in addresses]
+    return [_alone(root, address) for address in addresses]
 
 
-def _alone(verb: str, root: str, address: str) -> str:
-    return f"{verb} element inet {table_of(root)} alone{'6' if ':' in address else '4'} {{ {address} }}"
+def _alone(root: str, address: str) -> str:
+    return f"delete element inet {table_of(root)} alone{'6' if ':' in address else '4'} {{ {address} }}"
 
 
 def remove(root: str, forwards: list[Forward], alone: list[str]) -> None:

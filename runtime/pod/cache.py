@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "KEPT", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "place_of", "save", "split"]
 
 MAGIC = 0x72797065
-VERSION = 6
+VERSION = 7
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
-_HEADER = Struct("=14I")
+_HEADER = Struct("=16I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
 _CHECKS = 256  # at most, for recipe.c
@@ -151,6 +151,9 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
         block = recipe.block if "---" in argv else ops.fill(recipe.plain, [], fixed)
         places = [recipe.places.get(name, _NOWHERE) for name in names]
         patches: list[Patch] = []
+        script = _script(root, recipe, line)
+        if script is None:
+            return
         if line.app >= 0 or line.host_name:
             found = ops.notes(block)
             if line.app >= 0:
@@ -159,9 +162,20 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper))
+        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script))
     except OSError:
         pass
+
+
+def _script(root: str, recipe: Recipe, line: Line) -> bytes | None:
+    """How the pod's network is made, nothing where the plan says it all; None where Python has to make it."""
+    if recipe.net is None:
+        return b""
+    if line.host_name:
+        return None  # other pods know it by that name
+    from pyrun.net.script import write_down
+
+    return write_down(root, recipe.blank, recipe.net) or None
 
 
 def _place(found: list[Op]) -> int:
@@ -185,7 +199,15 @@ def _patches(found: list[Op], name: str) -> list[Patch]:
 
 
 def _encode(
-    key: bytes, recipe: Recipe, checks: list[Check], block: bytes, places: list[int], patches: list[Patch], named: bool, helper: str
+    key: bytes,
+    recipe: Recipe,
+    checks: list[Check],
+    block: bytes,
+    places: list[int],
+    patches: list[Patch],
+    named: bool,
+    helper: str,
+    script: bytes,
 ) -> bytes:
     record, name = recipe.record, 0
     if named:
@@ -195,13 +217,19 @@ def _encode(
     data = record.encode("utf-8", "surrogateescape")
     start = _HEADER.size + CHECK.size * len(checks) + _PATCH.size * len(patches) + 4 * len(places)
     plan = start + len(key) + -(start + len(key)) % 8
-    tail = Strings(plan + len(block) + len(data))
+    size = len(data)
+    net = plan + len(block) + size
+    data += bytes(-net % 8)
+    net += -net % 8
+    tail = Strings(net + len(script))
     parts = [pack_check(one, tail) for one in checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
-    spans = (start, len(key), plan, len(block), plan + len(block), len(data), tail.add(helper))
-    header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, len(places), len(patches), name)
-    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, tail.data))
+    spans = (start, len(key), plan, len(block), plan + len(block), size, tail.add(helper))
+    header = _HEADER.pack(
+        MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, len(places), len(patches), name, net, len(script)
+    )
+    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, script, tail.data))
 
 
 class Strings:

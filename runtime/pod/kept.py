@@ -23,9 +23,9 @@ __all__ = ["save"]
 _MAGIC, _VERSION = 0x7470656B, 1
 _HEADER, _FILE = Struct("=13I"), Struct("=3I")
 _FORM = b"k"
-_FILES = 8  # beside the plan
+_FILES = 12  # beside the plan
 _BEFORE = b',"uptime":'  # the members of the record that are another pod's own
-_OF_NETWORKS = {"net.want", "net.join", "net"}  # which have to be found first
+_OF_NETWORKS = {"net.join", "net"}  # which have to be found first
 
 
 def save(pods: Pods, uuid: str, argv: list[str], checks: list[Check], name: str, *, detach: bool) -> None:
@@ -50,6 +50,8 @@ def _read(pods: Pods, uuid: str) -> dict[str, bytes]:
         names = set(os.listdir(directory)) - {"keeper"}
         if not {"pod", "plan"} <= names or names & _OF_NETWORKS or len(names) > _FILES:
             return {}
+        if "net.want" in names and "net.script" not in names:
+            return {}  # Python makes it each time
         files = {}
         for name in names:
             with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory), "rb") as file:

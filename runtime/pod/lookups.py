@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pyrun.plan.config import Config
     from pyrun.pod.options import Options
 
-__all__ = ["fill"]
+__all__ = ["STUB", "fill"]
 
 _LOCAL = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-_STUB = "/run/systemd/resolve/resolv.conf"  # what systemd-resolved itself asks, where the host asks it on a loopback address
+STUB = "/run/systemd/resolve/resolv.conf"  # what systemd-resolved itself asks, where the host asks it on a loopback address
 
 
 def fill(options: Options, config: Config, rootfs: RootFS) -> None:
@@ -90,7 +90,7 @@ def _reachable(text: str, own: bool) -> list[str]:
     lines = [line for line in text.splitlines() if line.strip() and line[0] not in "#;"]
     left = [line for line in lines if not own or not line.split()[1:2] or not line.startswith("nameserver") or not _local(line.split()[1])]
     if own and len(left) < len(lines) and not any(line.startswith("nameserver") for line in left):
-        stub = _reachable(_text(_STUB), own)
+        stub = _reachable(_text(STUB), own)
         return stub or left
     return left
 

@@ -8,6 +8,7 @@ from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.net import pin, relay
 from pyrun.net.attach import attach, detach, own_hosts, read_record
+from pyrun.net.script import FILE, write_down
 from pyrun.net.want import want_of
 from pyrun.pod import starter
 from pyrun.pod.state import lock, read_json
@@ -85,7 +86,7 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
 
 
 def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
-    """Write down what a prepared pod wants.  One that is only joined, native/joined.c finds without Python."""
+    """Write down what a prepared pod wants, and where it can be how that is made: native/joined.c finds or makes it without Python."""
     from pyrun.pod.prepare import write
 
     write(pod, "net.want", fastjson.dumps(want).encode())
@@ -93,6 +94,8 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
     if kind in ("container", "pod") or name.startswith("/"):
         own_hosts(root, uuid, pod, want, {"nets": []})
         write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
+    elif script := write_down(root, uuid, want):
+        write(pod, FILE, script)
 
 
 def connect_ahead(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:

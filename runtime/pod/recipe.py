@@ -210,7 +210,7 @@ def make_recipe(
 
         recipe.net = wanted(options, [image], config)
         recipe.waits = config.idmap is not None
-    if recipe.copies or options.names_given or config.limits_1:
+    if recipe.copy or recipe.volumes or recipe.files or recipe.waits or options.names_given or config.limits_1:
         recipe.checks = None  # each pod needs something of its own; others may be elsewhere in the cgroup hierarchies of version 1
     return recipe
 
@@ -317,11 +317,17 @@ def _checks(store: Store, image: Image, config: Config, sources: list[str], begu
             return None
         paths.append(store.image_path(one.id))
         others += deciding
+    missing: tuple[str, ...] = (trust.SYSTEM_DIR,)
     if config.network == "host":
         others += ["/etc/hosts", "/etc/resolv.conf"]
+    elif config.network == "own":
+        from pyrun.pod.lookups import STUB
+
+        others += ["/etc/resolv.conf", STUB]
+        missing += ("/etc/resolv.conf", STUB)
     for path in [*paths, *others]:
         now = _stat(path)
-        if now is None and not path.startswith(trust.SYSTEM_DIR):
+        if now is None and not path.startswith(missing):
             return None
         if now is not None and now[4] >= begun and path in others:
             return None  # what was read may be what it was before

@@ -1,0 +1,116 @@
+/* The script of a pod's network: what pyrun.net.attach did for one pod, for the launcher to do for others like it.
+ *
+ * Written by pyrun.net.script, as the file `net.script` of a prepared pod or as a part of a recipe; carried out by net_script.c.
+ *
+ *     struct net_script | struct net_op[count] | pool
+ *
+ * Offsets count from the start of the pool, 0 is none.  In messages the launcher puts values where struct net_patch says, in texts where
+ * a byte NET_TEXT, NET_HEX or NET_COLONS stands with NET_FIRST and the value's number behind it.  The last byte of the file is NUL. */
+#ifndef PYRUN_NET_SCRIPT_H
+#define PYRUN_NET_SCRIPT_H
+
+#include "sys.h"
+
+#include "recipe.h"
+
+#define NET_SCRIPT "net.script"
+#define NET_MAGIC 0x74656e70
+#define NET_VERSION 1
+#define NET_SIZE (1 << 18) /* bytes at most */
+#define NET_OPS 512
+#define NET_VALUES 48
+
+#define NET_TEXT 1
+#define NET_HEX 2
+#define NET_COLONS 3
+#define NET_FIRST 0x20
+
+struct net_script {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t size;
+    uint32_t count;
+    uint32_t pool; /* where it starts in the file */
+    uint32_t uuid; /* of the pod that it was written for */
+};
+
+struct net_op {
+    uint32_t what;
+    uint32_t word[7];
+};
+
+enum net_what {
+    NET_CHECK = 1,  /* path, struct net_stamp: the file is as it was */
+    NET_LOCK,       /* that of networks, pyrun.net.networks */
+    NET_UNLOCK,
+    NET_LEASE,      /* network, name of what says where to begin, first address, its size, how many there are, a fixed one, value */
+    NET_LINK_LOCAL, /* value of an IPv4 address, value: the link-local address of the MAC that is made of it */
+    NET_PORT,       /* name of the link, socket addresses (32 bytes each) that must be free, how many, type and protocol */
+    NET_FILE,       /* name, text, size: of the pod's directory */
+    NET_NAMESPACE,  /* value: a new network namespace */
+    NET_ASK,        /* enum net_socket, message, size, struct net_patch, how many, acknowledgements, value + 1: the link's number */
+    NET_RELAY,      /* words, a NUL behind each, size; two values: its process and when that started */
+    NET_SETTING,    /* path, text */
+    NET_NAME,       /* network, lines, size: the pod's names there, pyrun.net.names */
+    NET_HOSTS,      /* text, size, networks with a NUL behind each: the pod's /etc/hosts */
+};
+
+enum net_socket { NET_HOST, NET_INSIDE, NET_FILTER, NET_SOCKETS };
+
+struct net_patch {
+    uint32_t at;
+    uint32_t value;
+};
+
+struct net_stamp {
+    uint64_t device, inode, size, modified, changed; /* nanoseconds since 1970 */
+};
+
+/* What a start takes. */
+struct net_value {
+    uint32_t size;
+    unsigned char raw[16];
+    char text[48];
+};
+
+#define NET_TAKEN 130
+
+/* One start that is being made. */
+struct net {
+    int networks, pod; /* directories: `networks` of the state directory, the pod's own */
+    const char *uuid;
+    char *pool;
+    uint32_t pool_size;
+    int lock, ns, socket[NET_SOCKETS];
+    struct net_value value[NET_VALUES];
+    struct {
+        const char *folder, *name;
+    } taken[NET_TAKEN]; /* links that this start made, which are undone */
+    uint32_t taken_count;
+    int32_t relay;
+    int recorded; /* the file `net` is there */
+    int told;     /* others were told of the pod: who undoes that is `net`'s reader */
+};
+
+/* Makes the network of the pod whose directory is `pod`: its namespace, or minus an errno; then nothing is left of it, unless the
+ * file `net` says so.  The script is changed. */
+int net_make(const char *root, int pod, const char *uuid, char *script, size_t size);
+
+/* Ends the process that relays to the pod's ports, which must be gone before its ports can be had again. */
+void net_end_relay(const struct net *net);
+
+/* A text with its values; its size, or minus an errno. */
+long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_t room);
+
+/* net_take.c; as everything below: minus an errno where it cannot be. */
+long net_lease(struct net *net, const struct net_op *op);
+long net_port(struct net *net, const struct net_op *op);
+long net_link_local(struct net *net, const struct net_op *op);
+void net_give_back(const struct net *net);
+void net_number(struct net_value *value, uint32_t number);
+
+/* net_names.c */
+long net_name(const struct net *net, const struct net_op *op);
+long net_hosts(const struct net *net, const struct net_op *op);
+
+#endif

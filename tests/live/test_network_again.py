@@ -1,0 +1,254 @@
+"""Networks of pods whose start needs no Python: the launcher makes what Python made for another pod (native/net_script.c)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import COMMAND
+from launched import launch, programs, traced
+from machines import HOST, OUTSIDE, Server
+from networld import World, asking, get
+from waiting import wait_until
+
+HELPER = "memfd:pyrun-hel"
+NATIVE, PYTHON = ["pyrun", HELPER], ["pyrun", "python3", HELPER]
+KEPT, KEPT_BY_PYTHON = ["pyrun", "keeper"], ["pyrun", "python3", "keeper"]
+IMAGE = "example.com/busybox"
+SHOW = "ip -o addr show eth0; ip route; ip -6 route; cat /sys/class/net/eth0/address /etc/hosts"
+Again = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(world: World) -> Iterator[None]:
+    world.pyrun("fetch", world.image, code=0)
+    yield
+    assert world.settled() == []
+
+
+@pytest.fixture
+def again(world: World, tmp_path: Path) -> Again:
+    """Runs a command line; what it said, and what the process became until it was the supervisor's or the keeper's program."""
+
+    def call(*words: str, **more: Any) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        wait_until(lambda: swept(world))
+        command = [*world.host.within, *traced(tmp_path), str(COMMAND), "run", *words]
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120, **more)
+        became = programs(tmp_path)
+        last = next((place for place, name in enumerate(became) if name in (HELPER, "keeper")), len(became))
+        return done, became[: last + 1]
+
+    return call
+
+
+def script(text: str) -> tuple[str, ...]:
+    return IMAGE, "--exec", "/bin/sh", "--", "-c", text
+
+
+def gone(world: World) -> None:
+    """Nothing is left of pods in the host, nor anything that Python would have to sweep."""
+    wait_until(lambda: world.left() == [] and swept(world))
+
+
+def swept(world: World) -> bool:
+    return not [path for one in ("garbage", "preparing") for path in (world.pyrun.root / "pods" / one).glob("*")]
+
+
+def shown(text: str) -> tuple[list[str], str]:
+    """What a pod sees of its network without what is its own: address of each family and MAC, which must fit together."""
+    words = text.split()
+    addresses = [word.partition("/")[0] for place, word in enumerate(words) if words[place - 1] in ("inet", "inet6")]
+    mac = next(line for line in text.splitlines() if line.count(":") == 5 and len(line) == 17)
+    four = next(one for one in addresses if "." in one)
+    assert mac == "06:70:" + socket.inet_aton(four).hex(":")
+    for place, one in enumerate(addresses):
+        text = text.replace(one, f"ADDRESS{place}")
+    return addresses, re.sub(r"pyrun-[0-9a-f-]{36}", "HOSTNAME", text.replace(mac, "MAC"))
+
+
+def test_a_pod_in_the_foreground(world: World, again: Again) -> None:
+    """Addresses, routes, MAC and names as Python makes them, and each pod has its own."""
+    seen = []
+    for wanted in (PYTHON, NATIVE, NATIVE):
+        done, became = again("--net", "default", "-e", "A=B", *script(SHOW))
+        assert (done.returncode, done.stderr, became) == (0, "", wanted)
+        seen.append(shown(done.stdout))
+        gone(world)
+    assert seen[0][1] == seen[1][1] == seen[2][1]
+    assert len({tuple(addresses) for addresses, _ in seen}) == 3
+    assert "/20" in seen[1][1] and "default via 172.28.0.1" in seen[1][1] and "localhost" in seen[1][1]
+
+
+def test_it_reaches_the_world(world: World, again: Again) -> None:
+    with Server(world.outside, 7001):
+        text = f"nc {OUTSIDE[0]} 7001 </dev/null; nc {OUTSIDE[1]} 7001 </dev/null"
+        for wanted in (PYTHON, NATIVE):
+            done, became = again("--net", "default", *script(text))
+            assert (became, done.stdout.split()) == (wanted, list(HOST)), "masqueraded, both families"
+
+
+def test_forwarded_ports_and_names(world: World, again: Again) -> None:
+    """A service: reached from outside, from the host by each of its addresses, from another pod by its name, and from itself."""
+    serve = script("while true; do hostname | nc -l -p 80; done")
+    words = ("--detach", "--rm", "--pod-name", "web", "--hostname", "web", "-p", "8080:80", *serve)
+    world.serve("other", "--net", "default")
+    for wanted in (KEPT_BY_PYTHON, KEPT):
+        done, became = again(*words)
+        assert (done.returncode, became) == (0, wanted), done.stderr
+        for machine, address in ((world.outside, HOST[0]), (world.outside, HOST[1]), (world.host, "127.0.0.1"), (world.host, "::1")):
+            assert get(machine, address, 8080) == "web", address
+        assert world.pyrun("exec", "other", "/bin/sh", "-c", asking("web"), code=0).out == "web\n"
+        assert world.pyrun("exec", "web", "/bin/sh", "-c", asking("other"), code=0).out == "other\n"
+        assert world.pyrun("exec", "web", "/bin/sh", "-c", asking(HOST[0], 8080), code=0).out == "web\n", "from itself"
+        hosts = world.pyrun("exec", "web", "/bin/cat", "/etc/hosts", code=0).out
+        assert "\tother\n" in hosts.partition("# network default\n")[2] and "\tweb" not in hosts.partition("# network default\n")[2]
+        assert world.status("web")["networks"][0]["addresses"] and world.pyrun("network", "check", "web", code=0)
+        clash, became = again("-p", "8080:80", *script("true"))
+        assert clash.returncode == 125 and "forward port 8080/tcp: it is forwarded to pod" in clash.stderr
+        world.stop("web")
+        wait_until(lambda: "web" not in world.pyrun("exec", "other", "/bin/cat", "/etc/hosts", code=0).out)
+    world.stop("other")
+
+
+def test_a_port_that_a_program_has(world: World, again: Again) -> None:
+    """Python says who refuses, and nothing is left of the launcher's try."""
+    words = ("-p", "8081:80", *script("echo here"))
+    assert [again(*words)[1] for _ in range(2)][1] == NATIVE
+    gone(world)
+    with Server(world.host, 8081):
+        done, became = again(*words)
+        assert done.returncode == 125 and "a program of the host uses it" in done.stderr and became == ["pyrun", "python3"]
+        assert world.settled() == []
+    done, became = again(*words)
+    assert (done.stdout, became) == ("here\n", NATIVE)
+
+
+def test_a_prepared_pod(world: World, tmp_path: Path) -> None:
+    """With ports, on two networks, kept from the host: one command, and no Python."""
+    world.pyrun("network", "create", "--kind", "ptp", "line", code=0)
+    world.sh("true", "--net", "default,line")  # the first one makes bridge and rules
+    gone(world)
+    words = ("--net", "default,line", "--net-isolate", "-p", "127.0.0.1:9000-9001:80-81/tcp", "-p", "9005:85/udp")
+    text = f"ip -o addr show eth1; nc -w 1 {HOST[0]} 7002 </dev/null; while true; do echo here | nc -l -p 81; done"
+    uuid = world.pyrun("prepare", "--pod-name", "p", *words, *script(text), code=0).out.strip()
+    with Server(world.host, 7002):
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became) == (0, KEPT), said.stderr
+        assert get(world.host, "127.0.0.1", 9001) == "here"
+        log = world.pyrun("logs", "p", code=0).out
+        assert "/32" in log and HOST[0] not in log, "its own line, and the host does not answer it"
+    rules = world.host.run("nft", "list", "ruleset")
+    for made in world.status("p")["networks"]:
+        assert all(address.partition("/")[0] in rules for address in made["addresses"])
+    world.stop("p")
+    world.pyrun("network", "rm", "line", code=0)
+
+
+@pytest.mark.parametrize("how", ["network", "table", "bridge"])
+def test_what_is_not_as_it_was_is_pythons(world: World, tmp_path: Path, how: str) -> None:
+    """A network that was made anew, rules that somebody flushed, a bridge that is gone: made again, and the pod runs."""
+    world.pyrun("network", "create", "own", code=0)
+    world.sh("true", "--net", "own")
+    gone(world)
+    uuid = world.pyrun("prepare", "--net", "own", *script(SHOW), code=0).out.strip()
+    if how == "network":
+        world.pyrun("network", "rm", "own", code=0)
+        world.pyrun("network", "create", "--subnet", "10.77.0.0/24", "own", code=0)
+    elif how == "table":
+        world.host.run("nft", "flush", "ruleset")
+    else:
+        world.host.run("ip", "link", "del", json.loads((world.pyrun.root / "networks/own.json").read_text())["bridge"])
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (0, ["pyrun", "python3"]), said.stderr
+    assert "default via 10.77.0.1" in said.stdout or how != "network"
+    gone(world)
+    world.pyrun("network", "rm", "own", code=0)
+
+
+def test_a_wanted_address_is_had_or_refused(world: World, tmp_path: Path) -> None:
+    uuids = [world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("exec sleep 1000"), code=0).out.strip() for _ in range(2)]
+    world.sh("true", "--net", "default")
+    third = world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("exec sleep 1000"), code=0).out.strip()
+    said, became = launch(world.pyrun, tmp_path, "--detach", third)
+    assert (said.returncode, became) == (0, KEPT), said.stderr
+    assert world.status(third)["networks"][0]["addresses"][0].startswith("172.28.0.99/")
+    fourth = world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("true"), code=0).out.strip()
+    said, became = launch(world.pyrun, tmp_path, "--detach", fourth)
+    assert said.returncode == 125 and f"172.28.0.99 is pod {third}'s" in said.stderr and became == ["pyrun", "python3"]
+    assert os.path.isdir(world.pyrun.root / "pods/prepared" / fourth), "it can be started later"
+    world.pyrun("rm", "--force", third, fourth, *uuids, code=0)
+
+
+def test_many_at_once_have_different_addresses(world: World, again: Again) -> None:
+    """Each makes its own, one after the other where that has to be."""
+    words = ("--net", "default", *script(SHOW))
+    assert [again(*words)[1] for _ in range(2)][1] == NATIVE
+    command = [*world.host.within, str(COMMAND), "run", *words]
+    running = [
+        subprocess.Popen(command, env=world.pyrun.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(16)
+    ]
+    said = [process.communicate(timeout=120) for process in running]
+    assert {process.returncode for process in running} == {0}, said
+    assert len({tuple(shown(out)[0][:2]) for out, _ in said}) == 16
+
+
+@pytest.mark.parametrize("call", ["symlinkat", "renameat", "setns", "write", "execveat"])
+def test_killed_at_every_step(world: World, again: Again, call: str) -> None:
+    """By SIGKILL before that system call, the first time and later ones: gc takes away whatever there was by then."""
+    words = ("-p", "8082:80", *script("true"))
+    assert [again(*words)[1] for _ in range(2)][1] == NATIVE
+    gone(world)
+    for count in (1, 2, 3, 6) if call != "setns" else (1,):
+        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"]
+        command = [*world.host.within, *inject, str(COMMAND), "run", *words]
+        subprocess.run(command, env=world.pyrun.environment(), capture_output=True, timeout=120)
+        world.pyrun("gc", "--grace-period", "0s", code=0)
+        assert world.settled() == [], (call, count)
+        for path in (world.pyrun.root / "pods/preparing").iterdir():
+            shutil.rmtree(path)  # half made, which somebody could be at: gc waits a minute, and the launcher for gc
+    done, became = again(*words)
+    assert (done.returncode, became) == (0, NATIVE), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "counts"),
+    [("symlinkat", 5), ("renameat", 6), ("unshare", 1), ("pipe2", 1), ("recvfrom", 14), ("setsockopt", 3), ("fchmod", 1)],
+)
+def test_refused_at_every_step(world: World, again: Again, call: str, counts: int) -> None:
+    """What the kernel refuses to the launcher is undone, and Python makes the pod instead."""
+    words = ("-p", "8083:80", *script("echo here"))
+    assert [again(*words)[1] for _ in range(2)][1] == NATIVE
+    for count in range(1, counts + 1):
+        gone(world)
+        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={count}"]
+        command = [*world.host.within, *inject, str(COMMAND), "run", *words]
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "here\n", ""), (call, count)
+    gone(world)
+    assert not list((world.pyrun.root / "pods/running").iterdir())
+
+
+@pytest.mark.parametrize("call", ["symlinkat", "renameat", "write"])
+def test_a_prepared_pod_that_was_killed_at_its_start(world: World, call: str) -> None:
+    """It stands prepared, and starts the next time: by Python where something of its was there already."""
+    world.sh("true", "--net", "default")
+    for count in (1, 2, 3, 5, 8):
+        uuid = world.pyrun("prepare", "-p", "8084:80", *script("echo here"), code=0).out.strip()
+        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"]
+        command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
+        if (world.pyrun.root / "pods/prepared" / uuid).is_dir():
+            assert done.returncode != 0
+            assert world.pyrun("run-prepared", uuid, code=0).out == "here\n", (call, count)
+        world.pyrun("rm", "--force", uuid)
+        world.pyrun("gc", "--grace-period", "0s", code=0)
+        assert world.settled() == [], (call, count)
