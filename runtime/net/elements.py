@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.rules import Forward
 
-__all__ = ["CREATE", "NEW", "add", "bodies"]
+__all__ = ["CREATE", "NEW", "add", "bodies", "remove"]
 
-NEW, CREATE = 10 << 8 | 12, 0x400  # NFT_MSG_NEWSETELEM, NLM_F_CREATE
+NEW, DELETE, CREATE = 10 << 8 | 12, 10 << 8 | 14, 0x400  # NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM, NLM_F_CREATE
 _INET = bytes((1, 0, 0, 0))  # struct nfgenmsg: NFPROTO_INET
 _NESTED = 0x8000
 _TABLE, _SET, _ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_...
@@ -40,12 +40,13 @@ def _body(table: str, name: str, element: bytes) -> bytes:
     return _INET + where + pack(_ELEMENTS | _NESTED, pack(1 | _NESTED, element))
 
 
-def bodies(table: str, forwards: list[Forward], alone: list[str]) -> list[bytes]:
-    """Return a request for each forwarded port and each address that may not reach the host."""
+def bodies(table: str, forwards: list[Forward], alone: list[str], *, values: bool = True) -> list[bytes]:
+    """Return a request for each forwarded port and each address that may not reach the host, with what a key stands for or without."""
     found = []
     for one in forwards:
         key = (_raw(one.address) if one.address else b"") + bytes((_PROTOCOLS[one.protocol], 0, 0, 0)) + _port(one.port)
-        found.append(_body(table, one.map, _value(_KEY, key) + _value(_DATA, _raw(one.to) + _port(one.inside))))
+        value = _value(_DATA, _raw(one.to) + _port(one.inside)) if values else b""
+        found.append(_body(table, one.map, _value(_KEY, key) + value))
     for address in alone:
         found.append(_body(table, f"alone{'6' if ':' in address else '4'}", _value(_KEY, _raw(address))))
     return found
@@ -57,3 +58,16 @@ def add(table: str, forwards: list[Forward], alone: list[str]) -> None:
     if found:
         with Netlink(family=NETFILTER) as link:
             link.batch(NEW, CREATE, found)
+
+
+def remove(table: str, forwards: list[Forward], alone: list[str]) -> None:
+    """Take these away.  One that is gone already stops the others of its transaction: then one by one, and what cannot be is left."""
+    found = bodies(table, forwards, alone, values=False)
+    for requests in [found, *([one] for one in found)] if found else []:
+        try:
+            with Netlink(family=NETFILTER) as link:
+                link.batch(DELETE, 0, requests)
+        except OSError:
+            continue
+        if requests is found:
+            return

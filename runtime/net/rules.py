@@ -13,7 +13,6 @@ to an address and a port.  Addresses and numbers in it are ours, checked before;
 
 from __future__ import annotations
 
-from pyrun.errors import HostError
 from pyrun.native.users import is_root
 from pyrun.net import elements, nft
 from pyrun.net.addresses import INET, mac_of
@@ -25,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.networks import Network
 
-__all__ = ["Forward", "clear", "ensure", "held", "isolate", "rebuild", "remove", "text"]
+__all__ = ["Forward", "clear", "ensure", "held", "rebuild", "remove", "text"]
 
 _OURS = "0x70790000/16"
 _TABLE = """add table inet {table}
@@ -182,26 +181,6 @@ def clear(root: str, claims: list[str]) -> None:
         nft.run("\n".join(commands))
 
 
-def isolate(root: str, addresses: list[str]) -> list[str]:
-    """Return the commands that give the addresses of a pod back their way to the host."""
-    return [_alone(root, address) for address in addresses]
-
-
-def _alone(root: str, address: str) -> str:
-    return f"delete element inet {table_of(root)} alone{'6' if ':' in address else '4'} {{ {address} }}"
-
-
 def remove(root: str, forwards: list[Forward], alone: list[str]) -> None:
-    """Take away what one pod has.  An element that is gone already stops the others of its transaction: then one by one."""
-    table = table_of(root)
-    commands = [f"delete element inet {table} {one.map} {{ {one.key} }}" for one in forwards] + isolate(root, alone)
-    if not commands or not has_table(table):
-        return
-    try:
-        nft.run("\n".join(commands))
-    except HostError:
-        for command in commands:
-            try:
-                nft.run(command)
-            except HostError:
-                continue
+    """Take away what one pod has; what is gone already is passed over."""
+    elements.remove(table_of(root), forwards, alone)

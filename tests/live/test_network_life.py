@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import threading
@@ -164,7 +165,8 @@ def test_cycles_leave_nothing(world: World) -> None:
 
 
 def crash(world: World, call: str, number: int, *flags: str) -> int:
-    """Run a pod whose pyrun is killed by its `number`th call of that name; the exit code."""
+    """Run a pod, which Python makes, whose pyrun is killed by its `number`th call of that name; the exit code."""
+    shutil.rmtree(world.pyrun.root / "cache/run", ignore_errors=True)  # what the launcher does by itself: test_network_again
     inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", "signal=none"]
     inject += ["-e", f"inject={call}:signal=KILL:when={number}"]
     words = [*world.host.within, *inject, str(COMMAND), "run", *flags, str(world.image), "--exec", "/bin/true"]
@@ -302,6 +304,8 @@ def test_forwarding_where_bridges_do_not_filter(world: World) -> None:
 
 
 def test_without_nftables(world: World) -> None:
+    """Where rules have to be made, that is; what is added to them and taken away goes without."""
+    world.host.run("nft", "flush", "ruleset")
     hidden = 'mount --bind /dev/null $(readlink -f /usr/lib/*/libnftables.so.1) && exec "$@"'
     world.pyrun.within = [*world.host.within, "unshare", "--mount", "sh", "-c", hidden, "sh"]
     try:
