@@ -161,7 +161,7 @@ class Bench:
         return interleave([*subjects, *self.peers()], rounds, max(3, rounds // 10))
 
     def network(self, rounds: int) -> dict[str, Series]:
-        """The start of /bin/true without a network and with one, Python deciding; in a network namespace that is thrown away."""
+        """The start of /bin/true without a network and with one, repeated and decided by Python; in a network namespace for the time."""
         holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"], stdin=NULL, stdout=NULL)
         try:
             time.sleep(0.2)
@@ -170,7 +170,16 @@ class Bench:
             subjects: list[Subject] = []
             for flags in (("--net", "none"), ("--net", "default"), ("-p", "8080:80")):
                 words = (*within, "run", *flags, *TRUE[1:])
-                subjects.append(self.command(f"pyrun run {' '.join(flags)}", *words, before=self.stage.forget))
+                name = f"pyrun run {' '.join(flags)}"
+
+                def again(words: tuple[str, ...] = words) -> None:
+                    """The same line was there before."""
+                    self.stage.settle()
+                    subprocess.run(words, check=True, env=ENVIRONMENT, stdin=NULL, stdout=NULL)
+                    self.stage.settle()
+
+                subjects.append(self.command(f"{name}, repeated", *words, before=again))
+                subjects.append(self.command(name, *words, before=self.stage.forget))
             return interleave(subjects, rounds, max(3, rounds // 10))
         finally:
             holder.kill()

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -259,6 +260,14 @@ class Stage:
         directory = self.root / "cache" / "run"
         for path in directory.iterdir() if directory.exists() else ():
             path.unlink()
+
+    def settle(self) -> None:
+        """Waits until nothing is left of pods that have ended: the next `pyrun run` would sweep it first."""
+        deadline = time.monotonic() + 60
+        while any(path for phase in ("running", "garbage", "preparing") for path in (self.root / "pods" / phase).glob("*")):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"pods are left in {self.root}")
+            time.sleep(0.002)
 
     def __enter__(self) -> Stage:
         return self

@@ -189,14 +189,14 @@ def test_anything_else_is_decided_anew(stored: Pyrun, again: Again, busybox: Pat
     "flags",
     [
         ("--insecure-options=new-privs",),
-        ("--net", "default"),
+        ("--net", "default", "--net-bandwidth", "100M"),
         ("--device", "/dev/fuse"),
         ("--uuid-file-save", "/dev/null"),
         ("--set-env-file", "/dev/null"),
         ("--format", "json"),
         ("--tty",),
     ],
-    ids=lambda flags: flags[0],
+    ids=lambda flags: flags[-2] if len(flags) > 2 else flags[0],
 )
 def test_what_is_never_kept(stored: Pyrun, again: Again, flags: tuple[str, ...]) -> None:
     for _ in range(2):
