@@ -274,6 +274,8 @@ static long carry_out(struct net *net, const struct net_op *op)
         return unlock(net);
     case NET_LEASE:
         return net_lease(net, op);
+    case NET_RANDOM:
+        return net_random(net, op);
     case NET_LINK_LOCAL:
         return net_link_local(net, op);
     case NET_PORT:

@@ -44,7 +44,7 @@ enum net_what {
     NET_LOCK,       /* that of networks, pyrun.net.networks */
     NET_UNLOCK,
     NET_LEASE,      /* network, name of what says where to begin, first address, its size, how many there are, a fixed one, value */
-    NET_LINK_LOCAL, /* value of an IPv4 address, value: the link-local address of the MAC that is made of it */
+    NET_LINK_LOCAL, /* value, another one, byte: the link-local address of the MAC 06:BYTE and the four bytes of the first value */
     NET_PORT,       /* name of the link, socket addresses (32 bytes each) that must be free, how many, type and protocol */
     NET_FILE,       /* name, text, size: of the pod's directory */
     NET_NAMESPACE,  /* value: a new network namespace */
@@ -53,6 +53,7 @@ enum net_what {
     NET_SETTING,    /* path, text */
     NET_NAME,       /* network, lines, size: the pod's names there, pyrun.net.names */
     NET_HOSTS,      /* text, size, networks with a NUL behind each: the pod's /etc/hosts */
+    NET_RANDOM,     /* value: four random bytes */
 };
 
 enum net_socket { NET_HOST, NET_INSIDE, NET_FILTER, NET_SOCKETS };
@@ -106,6 +107,7 @@ long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_
 long net_lease(struct net *net, const struct net_op *op);
 long net_port(struct net *net, const struct net_op *op);
 long net_link_local(struct net *net, const struct net_op *op);
+long net_random(struct net *net, const struct net_op *op);
 void net_give_back(const struct net *net);
 void net_number(struct net_value *value, uint32_t number);
 

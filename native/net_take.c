@@ -83,7 +83,7 @@ static void set_address(struct net_value *value, const void *base, uint32_t size
 
 long net_link_local(struct net *net, const struct net_op *op)
 {
-    static const unsigned char beginning[12] = {0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x04, 0x70, 0, 0xff}; /* of a MAC 06:70:... */
+    static const unsigned char beginning[12] = {0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x04, 0, 0, 0xff}; /* of a MAC 06:... */
     unsigned char address[16];
     const unsigned char *from;
 
@@ -91,11 +91,20 @@ long net_link_local(struct net *net, const struct net_op *op)
         return -EINVAL;
     from = net->value[op->word[0]].raw;
     memcpy(address, beginning, sizeof beginning);
+    address[9] = (unsigned char)op->word[2];
     address[10] = from[0];
     address[12] = 0xfe;
     memcpy(address + 13, from + 1, 3);
     set_address(&net->value[op->word[1]], address, sizeof address, 0);
     return 0;
+}
+
+long net_random(struct net *net, const struct net_op *op)
+{
+    struct net_value *value = &net->value[op->word[0] < NET_VALUES ? op->word[0] : 0];
+
+    value->size = 4;
+    return op->word[0] < NET_VALUES && sys_call3(__NR_getrandom, value->raw, 4, 0) == 4 ? 0 : -EINVAL;
 }
 
 static char *path_of(char path[PATH_SIZE], const char *folder, const char *name)

@@ -7,9 +7,10 @@ import os
 
 from pyrun.plan.numbers import whole
 
-__all__ = ["Subnet", "family_of", "mac_of", "number_of", "parse_mac", "text_of"]
+__all__ = ["OF_INET6", "Subnet", "family_of", "mac_of", "number_of", "parse_mac", "text_of"]
 
 INET, INET6 = 2, 10
+OF_INET, OF_INET6 = b"\x06\x70", b"\x06\x71"  # what MACs begin with; 06: local, of one station
 
 
 def family_of(text: str) -> int:
@@ -82,7 +83,7 @@ class Subnet:
 def mac_of(address: str) -> str:
     """Return the MAC of an interface with this address: the same address has the same one, so that no neighbour's table is wrong."""
     known = family_of(address) == INET
-    raw = b"\x06\x70" + _socket.inet_pton(INET, address) if known else b"\x06\x71" + os.urandom(4)  # 06: local, of one station
+    raw = OF_INET + _socket.inet_pton(INET, address) if known else OF_INET6 + os.urandom(4)
     return raw.hex(":")
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "has_plug_ins",
     "hosts_of",
     "join",
+    "make_ready",
     "open_to",
     "own_hosts",
     "read_record",
@@ -175,6 +176,16 @@ def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | N
             rules.rebuild(root, *standing(root))
     bridges.check(network, one)
     return network, one
+
+
+def make_ready(root: str, want: dict[str, Any]) -> None:
+    """Make what the pods of the wanted networks have in common; what cannot be made is told by whoever starts one."""
+    try:
+        with Netlink() as link:
+            for one in want["nets"]:
+                _network(root, one, link)
+    except (PyrunError, OSError):
+        return
 
 
 def _unknown(name: str) -> ConfigError:

@@ -18,7 +18,7 @@ from pyrun.errors import PyrunError
 from pyrun.images import fastjson
 from pyrun.native import RELAY
 from pyrun.net import attach, bridges, elements, leases, names, networks, ports, relay
-from pyrun.net.addresses import INET, Subnet, number_of, text_of
+from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
 from pyrun.net.netlink import Netlink, link_request, message, table_request, transaction
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ __all__ = ["FILE", "write_down"]
 FILE = "net.script"
 _MAGIC, _VERSION = 0x74656E70, 1
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
-_CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK, _RELAY, _SETTING, _NAME, _HOSTS = range(1, 14)
+_CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK, _RELAY, _SETTING, _NAME, _HOSTS, _RANDOM = range(1, 15)
 _HOST, _INSIDE, _FILTER = range(3)  # which socket a message goes to
 _TEXT, _HEX, _COLONS = b"\1", b"\2", b"\3"  # in texts, with a number behind it: that value in this form
 _FIRST = 0x20  # of these numbers
@@ -66,7 +66,7 @@ class _Script:
         self._texts: list[tuple[bytes, bytes]] = []  # and in texts
 
     def written(self, want: dict[str, Any]) -> bytes:
-        chosen = [(self._network(one), one) for one in want["nets"]]
+        chosen = [self._network(one) for one in want["nets"]]
         host, inside = _Recorder(self, _HOST), _Recorder(self, _INSIDE)
         table = networks.table_of(self._root)
         self.ask(_FILTER, *table_request(table))
@@ -154,13 +154,17 @@ class _Script:
             self._texts += [(raw.hex().encode(), _HEX + number), (raw.hex(":").encode(), _COLONS + number)]
         self._values += 1
 
-    def _network(self, one: dict[str, Any]) -> Network:
+    def _network(self, one: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
+        """Return a network and what is asked of it."""
         network = networks.find(self._root, one["network"])
         if network is None:
             raise _UnableError  # it is made when it is first asked for, or by plug-ins
-        if all(subnet.family != INET for subnet in network.subnets) and not one.get("mac"):
-            raise _UnableError  # the MAC is random
-        return network
+        if one.get("mac") or any(subnet.family == INET for subnet in network.subnets):
+            return network, one
+        raw = os.urandom(4)  # as mac_of() of pyrun.net.addresses has it
+        self._value(raw, raw.hex("."))
+        self._op(_RANDOM, self.last)
+        return network, {**one, "mac": (OF_INET6 + raw).hex(":")}
 
     def _check(self, path: str) -> None:
         info = os.stat(path)
@@ -191,7 +195,7 @@ class _Script:
         if source is not None:  # else the MAC was asked for, and its address is known
             address = bridges.link_local(made["mac"])
             self._value(_socket.inet_pton(10, address), address)
-            self._op(_LINK_LOCAL, source, self.last)
+            self._op(_LINK_LOCAL, source, self.last, bytes.fromhex(made["mac"].replace(":", ""))[1])
 
     def _port(self, protocol: str, address: str, port: int, _: int) -> str:
         path = ports.path_of(protocol, address, port)

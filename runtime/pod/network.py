@@ -7,7 +7,7 @@ import os
 from pyrun.errors import ConfigError, PyrunError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.net import pin, relay
-from pyrun.net.attach import attach, detach, own_hosts, read_record
+from pyrun.net.attach import attach, detach, make_ready, own_hosts, read_record
 from pyrun.net.script import FILE, write_down
 from pyrun.net.want import want_of
 from pyrun.pod import starter
@@ -86,7 +86,10 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
 
 
 def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
-    """Write down what a prepared pod wants, and where it can be how that is made: native/joined.c finds or makes it without Python."""
+    """Write down what a prepared pod wants, and where it can be how that is made: native/joined.c finds or makes it without Python.
+
+    Of a network what its pods have in common is made now.
+    """
     from pyrun.pod.prepare import write
 
     write(pod, "net.want", fastjson.dumps(want).encode())
@@ -94,8 +97,11 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
     if kind in ("container", "pod") or name.startswith("/"):
         own_hosts(root, uuid, pod, want, {"nets": []})
         write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
-    elif script := write_down(root, uuid, want):
-        write(pod, FILE, script)
+        return
+    if not (want["join"] or want.get("user")):
+        make_ready(root, want)
+        if script := write_down(root, uuid, want):
+            write(pod, FILE, script)
 
 
 def connect_ahead(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -58,6 +57,12 @@ def gone(world: World) -> None:
     wait_until(lambda: world.left() == [] and swept(world))
 
 
+def address(world: World, host: int) -> str:
+    """That of the network `default` with this number."""
+    subnet = json.loads((world.pyrun.root / "networks/default.json").read_text())["subnets"][0]
+    return f"{subnet.rpartition('.')[0]}.{host}"
+
+
 def swept(world: World) -> bool:
     return not [path for one in ("garbage", "preparing") for path in (world.pyrun.root / "pods" / one).glob("*")]
 
@@ -84,7 +89,7 @@ def test_a_pod_in_the_foreground(world: World, again: Again) -> None:
         gone(world)
     assert seen[0][1] == seen[1][1] == seen[2][1]
     assert len({tuple(addresses) for addresses, _ in seen}) == 3
-    assert "/20" in seen[1][1] and "default via 172.28.0.1" in seen[1][1] and "localhost" in seen[1][1]
+    assert "/20" in seen[1][1] and f"default via {address(world, 1)}" in seen[1][1] and "localhost" in seen[1][1]
 
 
 def test_it_reaches_the_world(world: World, again: Again) -> None:
@@ -152,6 +157,30 @@ def test_a_prepared_pod(world: World, tmp_path: Path) -> None:
     world.pyrun("network", "rm", "line", code=0)
 
 
+def said_at_last(world: World, uuid: str, word: str) -> str:
+    wait_until(lambda: word in world.pyrun("logs", uuid, code=0).out)
+    return world.pyrun("logs", uuid, code=0).out
+
+
+def test_the_first_pod_of_a_network(world: World, tmp_path: Path) -> None:
+    """`prepare` makes what its pods have in common; of IPv6 alone, where the MAC is random, with the host kept off."""
+    world.pyrun("network", "create", "--subnet", "fd00:77::/64", "six", code=0)
+    words = ("--net", "six", "--net-isolate", *script("cat /sys/class/net/eth0/address; ip -o -6 addr show eth0; exec sleep 1000"))
+    uuids = [world.pyrun("prepare", *words, code=0).out.strip() for _ in range(2)]
+    seen = set()
+    for place, uuid in enumerate(uuids):
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became) == (0, KEPT), said.stderr
+        log = said_at_last(world, uuid, "fe80")
+        local = next(word.partition("/")[0] for word in log.split() if word.startswith("fe80"))
+        assert f"fd00:77::{place + 2}/64" in log and log.startswith("06:71:")
+        assert local in world.host.run("nft", "list", "sets")
+        seen |= {log.split()[0], local}
+    assert len(seen) == 4
+    world.pyrun("rm", "--force", *uuids, code=0)
+    world.pyrun("network", "rm", "six", code=0)
+
+
 @pytest.mark.parametrize("how", ["network", "table", "bridge"])
 def test_what_is_not_as_it_was_is_pythons(world: World, tmp_path: Path, how: str) -> None:
     """A network that was made anew, rules that somebody flushed, a bridge that is gone: made again, and the pod runs."""
@@ -174,17 +203,17 @@ def test_what_is_not_as_it_was_is_pythons(world: World, tmp_path: Path, how: str
 
 
 def test_a_wanted_address_is_had_or_refused(world: World, tmp_path: Path) -> None:
-    uuids = [world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("exec sleep 1000"), code=0).out.strip() for _ in range(2)]
     world.sh("true", "--net", "default")
-    third = world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("exec sleep 1000"), code=0).out.strip()
-    said, became = launch(world.pyrun, tmp_path, "--detach", third)
+    wanted = address(world, 99)
+    words = ("prepare", "--net", f"default:ip={wanted}", *script("exec sleep 1000"))
+    first, second = (world.pyrun(*words, code=0).out.strip() for _ in range(2))
+    said, became = launch(world.pyrun, tmp_path, "--detach", first)
     assert (said.returncode, became) == (0, KEPT), said.stderr
-    assert world.status(third)["networks"][0]["addresses"][0].startswith("172.28.0.99/")
-    fourth = world.pyrun("prepare", "--net", "default:ip=172.28.0.99", *script("true"), code=0).out.strip()
-    said, became = launch(world.pyrun, tmp_path, "--detach", fourth)
-    assert said.returncode == 125 and f"172.28.0.99 is pod {third}'s" in said.stderr and became == ["pyrun", "python3"]
-    assert os.path.isdir(world.pyrun.root / "pods/prepared" / fourth), "it can be started later"
-    world.pyrun("rm", "--force", third, fourth, *uuids, code=0)
+    assert world.status(first)["networks"][0]["addresses"][0].startswith(wanted + "/")
+    said, became = launch(world.pyrun, tmp_path, "--detach", second)
+    assert said.returncode == 125 and f"{wanted} is pod {first}'s" in said.stderr and became == ["pyrun", "python3"]
+    assert (world.pyrun.root / "pods/prepared" / second).is_dir(), "it can be started later"
+    world.pyrun("rm", "--force", first, second, code=0)
 
 
 def test_many_at_once_have_different_addresses(world: World, again: Again) -> None:
