@@ -40,6 +40,12 @@ Started without a plan it ends at once: what is left is exec and reaping. Of the
 without libc a third is its static memory, which is a mapping of its own, a fifth the first page of that, a fifth the pages of its code,
 and the rest eight system calls.
 """
+NET = """
+## With a network
+
+`pyrun run` of /bin/true, repeated, or decided by Python with `cache/run` emptied. The first pod of a command line loads the modules of
+networks; whoever runs the line again does without.
+"""
 FLOOR = """
 ## Against the floor
 
@@ -132,6 +138,7 @@ def page(results: Mapping[str, Any], date: str) -> Iterator[str]:
         ("background", "\n## Starting in the background, and what podman takes\n", {"podman run --rm": "of podman"}),
         ("floor", FLOOR, {"C floor, same namespaces and mounts": "of the floor", "crun run": "of crun"}),
         ("life", "\n## Create, start, delete\n\nOf a container that sleeps.\n", {"crun create, start, delete": "of crun"}),
+        ("net", NET, {"pyrun run --net none, repeated": "of none"}),
         ("exec", EXEC, {"static, no libc": "of no libc"}),
         ("import", IMPORT, {"gzip -dc | tar -x": "of tar"}),
         ("unpack", UNPACK, {"podman pull, gzip": "of podman", "umoci unpack, gzip": "of umoci", "gzip -dc | tar -x": "of tar"}),
