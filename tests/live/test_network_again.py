@@ -281,3 +281,22 @@ def test_a_prepared_pod_that_was_killed_at_its_start(world: World, call: str) ->
         world.pyrun("rm", "--force", uuid)
         world.pyrun("gc", "--grace-period", "0s", code=0)
         assert world.settled() == [], (call, count)
+
+
+@pytest.mark.parametrize("fault", ["recvfrom:error=ENOBUFS:when=3", "fchmod:error=ENOSPC:when=1"])
+def test_a_service_that_is_refused(world: World, again: Again, fault: str) -> None:
+    """Before others were told of the pod, and after: Python makes another under the same name, and nothing is left of the first."""
+    words = ("--detach", "--rm", "--pod-name", "svc", "-p", "8085:80", *script("exec sleep 1000"))
+    for _ in range(2):
+        _, became = again(*words)
+        world.stop("svc")
+        gone(world)
+    assert became == KEPT
+    inject = ["strace", "-o", "/dev/null", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}"]
+    command = [*world.host.within, *inject, str(COMMAND), "run", *words]
+    done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = (world.pyrun.root / "networks/default.hosts").read_text().splitlines()
+    assert names and all(line.endswith(f"\tsvc # {done.stdout.strip()}") for line in names)
+    assert [path.name for path in (world.pyrun.root / "pods/running").iterdir()] == [done.stdout.strip()]
+    world.stop("svc")
