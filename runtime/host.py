@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Host", "own_cgroup", "probe", "put", "read_small", "version_1_cgroups", "write_all"]
+__all__ = ["Host", "own_cgroup", "probe", "put", "read_small", "set_file", "version_1_cgroups", "write_all"]
 
 CGROUP_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")  # pure cgroup2, hybrid
 LEAF = "pyrun-supervisor"  # beside the pods', for the processes of pyrun's own, as in native/handover.h
@@ -53,14 +53,17 @@ def write_all(fd: int, data: bytes) -> None:
 def put(path: str, text: str) -> bool:
     """Write `text` into a file of the kernel's, as of a cgroup; whether it took it."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        set_file(path, text)
     except OSError:
         return False
+    return True
+
+
+def set_file(path: str, text: str) -> None:
+    """Likewise; OSError when it did not."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())
-        return True
-    except OSError:
-        return False
     finally:
         os.close(fd)
 

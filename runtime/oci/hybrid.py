@@ -12,7 +12,7 @@ import os
 import time
 
 from pyrun.errors import HostError, StateError
-from pyrun.host import read_small
+from pyrun.host import read_small, set_file
 from pyrun.oci import cgroups
 from pyrun.plan import ops
 from pyrun.plan.ops import op
@@ -123,15 +123,7 @@ def _make(name: str, path: str, made: list[str]) -> None:
             made.append(one)
         for file in _SETS if name == "cpuset" else ():
             if not read_small(f"{one}/{file}").strip():
-                _put(f"{one}/{file}", read_small(f"{os.path.dirname(one)}/{file}").decode().strip())
-
-
-def _put(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
+                set_file(f"{one}/{file}", read_small(f"{os.path.dirname(one)}/{file}").decode().strip())
 
 
 def _file(groups: Mapping[str, str], limit: Limit1) -> str:
@@ -170,7 +162,7 @@ def settle(limits: Iterable[Limit1], groups: Mapping[str, str]) -> None:
     for controller, file, text, origin in limits:
         if (file, text) == _ALONE:
             try:
-                _put(f"{groups[controller]}/{file}", text)
+                set_file(f"{groups[controller]}/{file}", text)
             except OSError as error:
                 raise HostError("limit", f"{file} {text}", errno=error.errno or 0, origin=origin) from None
 
@@ -210,7 +202,7 @@ def _move(group: str, groups: list[str], times: int) -> None:
             return
         for pid, path in others:
             try:
-                _put(f"{path}/cgroup.procs", str(pid))
+                set_file(f"{path}/cgroup.procs", str(pid))
             except ProcessLookupError:
                 pass
             except OSError as error:
@@ -230,7 +222,7 @@ def write_1(limits: list[Limit1], groups: Mapping[str, str]) -> None:
         refused: list[tuple[str, Limit1]] = []
         for path, limit in left:
             try:
-                _put(path, limit[2])
+                set_file(path, limit[2])
             except OSError as error:
                 if error.errno != errno.EINVAL or len(left) == 1:
                     raise _not_taken(path, limit, error) from None

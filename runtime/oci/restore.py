@@ -9,6 +9,7 @@ import os
 
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, UsageError
+from pyrun.host import set_file
 from pyrun.oci import criu, criu_mounts, criu_rpc, state
 from pyrun.oci.create import create, early_hooks, prepare, settle
 from pyrun.oci.start import follow
@@ -161,17 +162,9 @@ def _limit(group: str, plan: Plan) -> None:
                 finally:
                     os.close(fd)
             else:
-                _put(f"{one[5]!s}/{one[3]!s}" if one[5] else f"{group}/{one[3]!s}", str(one[4]))
+                set_file(f"{one[5]!s}/{one[3]!s}" if one[5] else f"{group}/{one[3]!s}", str(one[4]))
         except OSError as error:
             raise HostError("limit", str(one[3]) if one[0] == ops.LIMIT else "devices", errno=error.errno or 0, origin=one[7]) from None
-
-
-def _put(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)
 
 
 def _inherited(config: dict[str, Any], streams: list[str], fds: list[int]) -> list[tuple[str, int]]:

@@ -25,6 +25,7 @@ __all__ = [
     "check_not_in_use",
     "check_together",
     "device_of",
+    "limit_of_pids",
     "of_resources",
     "rdma_line",
     "weight_of_shares",
@@ -54,6 +55,14 @@ UNLIMITED = {
 }
 
 
+def limit_of_pids(pids: Values) -> list[Limit]:
+    """Return `pids.max`, which is the same in both versions, as linux.resources.pids has it; nothing for 0, which says nothing."""
+    limit = pids.number("limit", -_INT64 - 1, _INT64)
+    if limit and limit > MOST_PIDS:
+        raise pids.bad("limit", limit, "is more than there can be", "write -1 for no limit")
+    return [("pids.max", str(limit) if limit > 0 else "max", pids.at("limit"))] if limit else []
+
+
 def of_resources(
     resources: Mapping[str, Any], *, where: str = "linux.resources", held: Mapping[str, str] | None = None, bfq: bool = False
 ) -> list[Limit]:
@@ -68,12 +77,7 @@ def of_resources(
     parts = Values(resources, where)
     _memory(parts.table("memory"), now, found)
     _cpu(parts.table("cpu"), now, found)
-    pids = parts.table("pids")
-    limit = pids.number("limit", -_INT64 - 1, _INT64)
-    if limit:
-        if limit > MOST_PIDS:
-            raise pids.bad("limit", limit, "is more than there can be", "write -1 for no limit")
-        found.append(("pids.max", str(limit) if limit > 0 else "max", pids.at("limit")))
+    found += limit_of_pids(parts.table("pids"))
     _block(parts.table("blockIO"), held is None, bfq, found)
     _huge_pages(parts, found)
     _rdma(parts.table("rdma"), found)

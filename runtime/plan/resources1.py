@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from pyrun.plan.resources import (
     LARGEST_PERIOD,
-    MOST_PIDS,
     PAGE_SIZES,
     SMALLEST_QUOTA,
     Values,
     check_file,
     check_not_in_use,
     device_of,
+    limit_of_pids,
     rdma_line,
 )
 from pyrun.plan.version1 import controller_of, version_1
@@ -85,12 +85,7 @@ def of_resources_1(resources: Mapping[str, Any], *, where: str = "linux.resource
     found: list[tuple[str, str, str]] = []
     _memory(parts.table("memory"), used, found)
     _cpu(parts.table("cpu"), found)
-    pids = parts.table("pids")
-    limit = pids.number("limit", -_INT64 - 1, _INT64)
-    if limit:
-        if limit > MOST_PIDS:
-            raise pids.bad("limit", limit, "is more than there can be", "write -1 for no limit")
-        found.append(("pids.max", str(limit) if limit > 0 else "max", pids.at("limit")))
+    found += limit_of_pids(parts.table("pids"))
     _block(parts.table("blockIO"), fresh, found)
     _huge_pages(parts, found)
     rdma = parts.table("rdma")
