@@ -32,7 +32,7 @@ def has_more() -> bool:
     return has_version_1() and all(f":{name}:" in text for name in MORE)
 
 
-pytestmark = pytest.mark.skipif(not has_more(), reason=REASON)
+pytestmark = pytest.mark.skipif(not has_more(), reason=f"{REASON}; or it lacks {', '.join(MORE)} there, without which podman takes none")
 
 
 class Podman:

@@ -163,7 +163,10 @@ def test_a_mount_on_a_root_that_others_have_is_refused(oci: Runtime) -> None:
     assert "it is the root itself" in done.stderr and "mounts[0].destination" in done.stderr
 
 
-@pytest.mark.skipif(":freezer:" not in Path("/proc/self/cgroup").read_text(), reason="this host has no freezer of cgroup version 1")
+@pytest.mark.skipif(
+    ":freezer:" not in Path("/proc/self/cgroup").read_text(),
+    reason="this host has no freezer of cgroup version 1, so nothing can be held by one",
+)
 def test_delete_ends_what_a_freezer_of_version_1_holds(oci: Runtime) -> None:
     """On a host that has both versions, as a mount namespace of the test's own shows it; SIGKILL alone does not reach who is in there."""
     oci.command("/bin/sleep", "1000")
