@@ -94,6 +94,7 @@ LAUNCHER = program(
     "native/net_script.c",
     "native/net_take.c",
     "native/net_names.c",
+    "native/net_ready.c",
     "native/live.c",
     "native/shared.c",
     "native/place.c",

@@ -164,7 +164,17 @@ static long answers(int fd, uint32_t awaited, uint32_t *number)
     return 0;
 }
 
-static long ask(struct net *net, const struct net_op *op)
+long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number)
+{
+    long r;
+
+    if (net->socket[where] < 0 && (net->socket[where] = open_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0)) < 0)
+        return net->socket[where];
+    r = sys_write(net->socket[where], data, size);
+    return r == (long)size ? answers(net->socket[where], awaited, number) : r < 0 ? r : -EIO;
+}
+
+long net_ask(struct net *net, const struct net_op *op)
 {
     const uint32_t size = op->word[2], patches = op->word[4], value = op->word[6];
     uint32_t number = 0;
@@ -181,12 +191,7 @@ static long ask(struct net *net, const struct net_op *op)
             return -EINVAL;
         memcpy(net->pool + op->word[1] + patch.at, net->value[patch.value].raw, net->value[patch.value].size);
     }
-    if (net->socket[op->word[0]] < 0 && (net->socket[op->word[0]] = open_socket(op->word[0] == NET_FILTER ? NETLINK_NETFILTER : 0)) < 0)
-        return net->socket[op->word[0]];
-    r = sys_write(net->socket[op->word[0]], net->pool + op->word[1], size);
-    if (r != (long)size)
-        return r < 0 ? r : -EIO;
-    r = answers(net->socket[op->word[0]], op->word[5], &number);
+    r = net_send(net, op->word[0], net->pool + op->word[1], size, op->word[5], &number);
     net->told |= r == 0 && op->word[0] == NET_FILTER && net->ns >= 0; /* it has elements in our table */
     if (r == 0 && value > 0)
         net_number(&net->value[value - 1], number);
@@ -285,7 +290,7 @@ static long carry_out(struct net *net, const struct net_op *op)
     case NET_NAMESPACE:
         return op->word[0] < NET_VALUES ? new_namespace(net, op) : -EINVAL;
     case NET_ASK:
-        return ask(net, op);
+        return net_ask(net, op);
     case NET_RELAY:
         return relay(net, op);
     case NET_SETTING:
@@ -294,6 +299,14 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_name(net, op);
     case NET_HOSTS:
         return net_hosts(net, op);
+    case NET_UNLESS:
+        return net_unless(net, op);
+    case NET_ALONE:
+        return net_alone(net);
+    case NET_RULES:
+        return net_rules(net, op);
+    case NET_FORWARD:
+        return net_forward();
     default:
         return -EINVAL;
     }
@@ -358,8 +371,10 @@ int net_make(const char *root, int pod, const char *uuid, char *script, size_t s
         net.socket[i] = -1;
     if (!begin(&net, root, script, size))
         return -EINVAL;
-    for (uint32_t i = 0; r == 0 && i < ((const struct net_script *)script)->count; i++)
+    for (uint32_t i = 0; r == 0 && i < ((const struct net_script *)script)->count; i += 1 + net.skip) {
+        net.skip = 0;
         r = carry_out(&net, ops + i);
+    }
     if (r < 0)
         undo(&net);
     (void)unlock(&net);

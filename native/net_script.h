@@ -15,7 +15,7 @@
 
 #define NET_SCRIPT "net.script"
 #define NET_MAGIC 0x74656e70
-#define NET_VERSION 1
+#define NET_VERSION 2
 #define NET_SIZE (1 << 18) /* bytes at most */
 #define NET_OPS 512
 #define NET_VALUES 48
@@ -54,6 +54,10 @@ enum net_what {
     NET_NAME,       /* network, lines, size: the pod's names there, pyrun.net.names */
     NET_HOSTS,      /* text, size, networks with a NUL behind each: the pod's /etc/hosts */
     NET_RANDOM,     /* value: four random bytes */
+    NET_UNLESS,     /* as NET_ASK, for something that may be there: then the next word[6] operations are left out */
+    NET_ALONE,      /* no pod that lives has a network: whose rules would have to be made, too */
+    NET_RULES,      /* name: a file of pyrun.net.snapshot's, which makes the table */
+    NET_FORWARD,    /* the host passes packets on, as pyrun.net.bridges has it */
 };
 
 enum net_socket { NET_HOST, NET_INSIDE, NET_FILTER, NET_SOCKETS };
@@ -89,6 +93,8 @@ struct net {
     } taken[NET_TAKEN]; /* links that this start made, which are undone */
     uint32_t taken_count;
     int32_t relay;
+    uint32_t skip; /* operations that come next */
+    int fresh;    /* this start has made the table: nothing of dead pods is in it */
     int recorded; /* the file `net` is there */
     int told;     /* others were told of the pod: who undoes that is `net`'s reader */
 };
@@ -103,13 +109,24 @@ void net_end_relay(const struct net *net);
 /* A text with its values; its size, or minus an errno. */
 long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_t room);
 
-/* net_take.c; as everything below: minus an errno where it cannot be. */
+/* net_take.c; as all that follows: minus an errno where it cannot be. */
 long net_lease(struct net *net, const struct net_op *op);
 long net_port(struct net *net, const struct net_op *op);
 long net_link_local(struct net *net, const struct net_op *op);
 long net_random(struct net *net, const struct net_op *op);
 void net_give_back(const struct net *net);
 void net_number(struct net_value *value, uint32_t number);
+
+/* net_ready.c */
+long net_unless(struct net *net, const struct net_op *op);
+long net_alone(const struct net *net);
+long net_rules(struct net *net, const struct net_op *op);
+long net_forward(void);
+int net_lives(const struct net *net, const char *uuid); /* whether a pod runs or is going to, as pyrun.net.leases has it */
+
+/* net_script.c: sends what is `size` bytes long, and waits for so many acknowledgements; the number of the link they are about. */
+long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number);
+long net_ask(struct net *net, const struct net_op *op);
 
 /* net_names.c */
 long net_name(const struct net *net, const struct net_op *op);

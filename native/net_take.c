@@ -112,7 +112,18 @@ static char *path_of(char path[PATH_SIZE], const char *folder, const char *name)
     return join(path, folder, "/", name);
 }
 
-/* Takes it unless somebody has it, or had: whether that one lives is Python's to find out. */
+/* Whether what a link says is a dead pod's, which has no rules that would have to be taken away first; else that is Python's to find out. */
+static int is_left(const struct net *net, int dir, const char *path)
+{
+    char owner[UUID_LENGTH + 1];
+
+    if (!net->fresh || sys_call4(__NR_readlinkat, dir, path, owner, sizeof owner) != UUID_LENGTH)
+        return 0;
+    owner[UUID_LENGTH] = '\0';
+    return !net_lives(net, owner);
+}
+
+/* Takes it unless somebody has it, or had. */
 static long claim(struct net *net, const char *folder, const char *name)
 {
     char path[PATH_SIZE];
@@ -120,6 +131,10 @@ static long claim(struct net *net, const char *folder, const char *name)
 
     if (r == -ENOENT) {
         (void)sys_call3(__NR_mkdirat, net->networks, folder, 0700);
+        r = sys_call3(__NR_symlinkat, net->uuid, net->networks, path);
+    }
+    if (r == -EEXIST && is_left(net, net->networks, path)) {
+        (void)sys_call3(__NR_unlinkat, net->networks, path, 0);
         r = sys_call3(__NR_symlinkat, net->uuid, net->networks, path);
     }
     if (r == 0 && net->taken_count < NET_TAKEN) {
@@ -208,7 +223,8 @@ static int is_claimed(const struct net *net, const char *name)
         for (long at = 0; at < n; at += *(unsigned short *)(buffer + at + 16)) {
             const char *other = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
 
-            if (memcmp(other, name, head) == 0 && (any(other + head) || any(name + head) || str_eq(other, name)))
+            if (memcmp(other, name, head) == 0 && (any(other + head) || any(name + head) || str_eq(other, name)) &&
+                !is_left(net, dir, other))
                 return 1;
         }
     return 0;

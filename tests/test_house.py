@@ -62,6 +62,7 @@ LAUNCHER |= {
     "net_script.h",
     "net_take.c",
     "net_names.c",
+    "net_ready.c",
     "live.c",
     "live.h",
     "place.c",

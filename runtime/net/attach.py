@@ -40,6 +40,7 @@ __all__ = [
     "has_plug_ins",
     "hosts_of",
     "join",
+    "limit",
     "make_ready",
     "open_to",
     "own_hosts",
@@ -85,8 +86,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
                     else:
                         assert network is not None
                         bridges.connect(link, inside, ns, network, made)
-                    if want.get("bandwidth") and not made.get("runtime", {}).get("bandwidth"):
-                        _limit(ns, made, want["bandwidth"])
+                    limit(link, inside, made, want)
                 routes(inside, record)
             relay.start(want["ports"], record, link)
             with networks.Lock(root):
@@ -115,13 +115,16 @@ def _give_up(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
         return
 
 
-def _limit(ns: int, made: dict[str, Any], rates: dict[str, int]) -> None:
+def limit(link: Netlink, inside: Netlink, made: dict[str, Any], want: dict[str, Any]) -> None:
+    """Limit the bandwidth of one network of a pod as is wanted; ConfigError where that is for plug-ins to do."""
+    if not want.get("bandwidth") or made.get("runtime", {}).get("bandwidth"):
+        return
     from pyrun.net import bandwidth
 
     if made["kind"] == "cni":
         hint = "declare the capability bandwidth in its configuration, for the plug-in bandwidth"
         raise ConfigError("limit the bandwidth of network", made["network"], "it is made by plug-ins", hint=hint, origin="--net-bandwidth")
-    bandwidth.limit(ns, made, rates)
+    bandwidth.limit(link, inside, made, want["bandwidth"])
 
 
 def _refused(error: OSError) -> HostError:

@@ -3,12 +3,10 @@
 in    what the pod receives: on the host's end of its interface
 out   what the pod sends: on the pod's end.  An app with CAP_NET_ADMIN, which is not among the defaults, could take it away
 
-pyroute2 asks the kernel, and is imported by those who limit only: its import takes longer than the rest of a start.
+pyroute2 writes the requests, and is imported by those who limit only: its import takes longer than the rest of a start.
 """
 
 from __future__ import annotations
-
-import os
 
 from pyrun.errors import UsageError
 from pyrun.plan.numbers import whole
@@ -16,6 +14,8 @@ from pyrun.plan.numbers import whole
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pyrun.net.netlink import Netlink
 
 __all__ = ["limit", "parse"]
 
@@ -53,28 +53,23 @@ def _wrong(where: str, text: str) -> UsageError:
     return UsageError(f"option {where}", text, "not a rate from 8k to 1000g", hint=hint)
 
 
-def limit(ns: int, made: dict[str, Any], rates: dict[str, int]) -> None:
-    """Limit one interface of a pod whose network is the descriptor `ns`; OSError when the kernel cannot."""
-    from pyrun import native
-
-    if "in" in rates:
-        _shape(-1, made["link"], rates["in"] // 8)
-    if "out" in rates:
-        other, sock = native.netns(ns)
-        os.close(other)
-        _shape(sock, made["ifname"], rates["out"] // 8)
+def limit(link: Netlink, inside: Netlink, made: dict[str, Any], rates: dict[str, int]) -> None:
+    """Limit one interface of a pod; the sockets are of the host's network and the pod's.  OSError when the kernel cannot."""
+    for way, where, name in (("in", link, made["link"]), ("out", inside, made["ifname"])):
+        if way in rates:
+            where.new_queue(name, _bucket(where.index(name), rates[way] // 8))
 
 
-def _shape(sock: int, name: str, rate: int) -> None:
-    """Send no more than `rate` bytes a second by a link; what would wait longer than 50 ms is lost.  `sock` is taken over."""
-    from pyroute2.iproute.linux import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+def _bucket(index: int, rate: int) -> bytes:
+    """Return the request for a link that sends no more than `rate` bytes a second; what would wait longer than 50 ms is lost."""
+    from pyroute2.netlink.rtnl.tcmsg import tcmsg
+    from pyroute2.netlink.rtnl.tcmsg.sched_tbf import get_parameters, parent
 
     rate = min(rate, _MOST)
     burst = max(rate // _BURST_TIME, _SMALLEST_BURST)
-    with IPRoute(fileno=sock if sock >= 0 else None) as link:
-        try:
-            (index,) = link.link_lookup(ifname=name)
-            link.tc("add", "tbf", index, rate=rate, burst=burst, limit=min(burst + rate // _WAIT, _MOST))
-        except NetlinkError as error:
-            raise OSError(error.code, os.strerror(error.code), name) from None
+    asked = tcmsg()
+    asked["index"], asked["parent"] = index, parent
+    parameters = get_parameters({"rate": rate, "burst": burst, "limit": min(burst + rate // _WAIT, _MOST)})
+    asked["attrs"] = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", parameters)]
+    asked.encode()
+    return bytes(asked.data[16:])  # without struct nlmsghdr

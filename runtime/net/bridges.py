@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 
     from pyrun.net.networks import Network
 
-__all__ = ["SETTINGS", "alias_of", "check", "connect", "is_ours", "link_local", "local_routes", "make", "open_ports", "ready"]
+__all__ = [
+    "alias_of",
+    "build",
+    "check",
+    "connect",
+    "is_ours",
+    "link_local",
+    "local_routes",
+    "make",
+    "open_ports",
+    "ready",
+    "unfinished",
+]
 
-SETTINGS = "/proc/sys/net/"
+_SETTINGS = "/proc/sys/net/"
 _OURS = ("ip", "mac", "mtu", "name")
 
 
@@ -44,7 +56,7 @@ def ready(network: Network, link: Netlink) -> bool:
 def make(root: str, network: Network, link: Netlink) -> None:
     """Make that, and let the host pass packets on.  The lock is held; StateError for a bridge that is somebody else's."""
     if not network.internal:
-        _forward()
+        _forward(link)
     if network.kind != "bridge":
         return
     found = link.link(network.bridge)
@@ -53,39 +65,49 @@ def make(root: str, network: Network, link: Netlink) -> None:
             hint = f"remove it (ip link del {network.bridge}), or make the network anew with another name for its bridge"
             raise StateError("make bridge", network.bridge, "there is such an interface, and it is not this network's", hint=hint)
         return
-    mac = b"\x06\x72" + os.urandom(4)
-    index = link.new_bridge(network.bridge, mac, network.mtu, network.group, alias_of(root, network.name))
+    link.delete(unfinished(network))  # of somebody who was killed
     try:
-        for subnet in network.subnets:
-            link.add_address(index, subnet.at(1), subnet.length)
-        _set(local_routes(network.bridge), "1")
+        build(root, network, link, os.urandom(4))
     except BaseException:
-        link.delete(network.bridge)
+        link.delete(unfinished(network))
         raise
 
 
-def _set(name: str, value: str) -> None:
-    with open(SETTINGS + name, "w", encoding="ascii") as file:
-        file.write(value)
+def unfinished(network: Network) -> str:
+    """Return the name of a bridge until it has all that it needs: who finds one by its own name, finds it whole.
+
+    `gc` takes one for an interface of a pod that has gone.
+    """
+    return f"py{network.group & 0xFFFF:08x}-new"
+
+
+def build(root: str, network: Network, link: Netlink, own: bytes) -> None:
+    """Make a bridge, with these four bytes as the end of its MAC."""
+    name = unfinished(network)
+    index = link.new_bridge(name, b"\x06\x72" + own, network.mtu, network.group, alias_of(root, network.name))
+    for subnet in network.subnets:
+        link.add_address(index, subnet.at(1), subnet.length)
+    link.set(local_routes(name), "1")
+    link.rename(index, network.bridge)
 
 
 def _get(name: str) -> str:
     try:
-        with open(SETTINGS + name, encoding="ascii") as file:
+        with open(_SETTINGS + name, encoding="ascii") as file:
             return file.read(64).strip()
     except OSError:
         return ""
 
 
-def _forward() -> None:
+def _forward(link: Netlink) -> None:
     if _get("ipv4/ip_forward") == "0":
-        _set("ipv4/ip_forward", "1")
+        link.set("ipv4/ip_forward", "1")
     if _get("ipv6/conf/all/forwarding") != "0":
         return
-    for name in os.listdir(SETTINGS + "ipv6/conf"):  # a host that passes packets on hears no router advertisements, unless told to
+    for name in os.listdir(_SETTINGS + "ipv6/conf"):  # a host that passes packets on hears no router advertisements, unless told to
         if name not in ("all", "lo") and _get(f"ipv6/conf/{name}/accept_ra") == "1":
-            _set(f"ipv6/conf/{name}/accept_ra", "2")
-    _set("ipv6/conf/all/forwarding", "1")
+            link.set(f"ipv6/conf/{name}/accept_ra", "2")
+    link.set("ipv6/conf/all/forwarding", "1")
 
 
 def check(network: Network, one: dict[str, Any]) -> None:
@@ -124,7 +146,7 @@ def open_ports(nets: list[dict[str, Any]], link: Netlink) -> None:
     """Let the pod's forwarded ports be asked from 127.0.0.1 (bridges have that from their making), and by the pod itself."""
     for made in nets:
         if made["kind"] == "ptp":
-            _set(local_routes(made["link"]), "1")
+            link.set(local_routes(made["link"]), "1")
         elif made["kind"] == "bridge":
             link.hairpin(made["link"])
 

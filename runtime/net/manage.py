@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from pyrun.errors import ConfigError, StateError, UsageError
-from pyrun.net import bridges, cni, networks, nft, relay, rules
+from pyrun.net import bridges, cni, networks, nft, relay, rules, snapshot
 from pyrun.net.addresses import INET, Subnet
 from pyrun.net.attach import forwarded, records, standing
 from pyrun.net.netlink import Netlink, has_table
@@ -29,7 +29,7 @@ def create(root: str, name: str, subnets: list[str], *, kind: str = "bridge", br
 
     UsageError for a name, subnet or bridge that cannot be; ConfigError for a subnet that is in use, StateError for a name that is.
     """
-    if not is_name(name) or name in _RESERVED or len(name) > 32 or name.endswith((".json", ".hosts", ".new")):
+    if not is_name(name) or name in _RESERVED or len(name) > 32 or name.endswith((".json", ".hosts", ".new", snapshot.SUFFIX)):
         raise UsageError("create network", name, "not a name for a network", hint="up to 32 letters, digits, dashes, dots")
     if bridge and (not is_name(bridge) or len(bridge) > 15):
         raise UsageError("create network", name, f"'{bridge}' is not a name of an interface", hint="up to 15 letters and digits")
@@ -84,6 +84,7 @@ def remove(root: str, name: str, *, force: bool = False) -> None:
         found = link.link(bridge) if bridge else None
         if found is not None and bridges.is_ours(found[1], root, name):
             link.delete(bridge)
+        snapshot.forget(root)
         os.unlink(path)
         _forget(f"{root}/networks/{name}")
         _tables(root)

@@ -1,7 +1,7 @@
 """The few messages of rtnetlink(7) that starting a pod takes, in one datagram where the kernel lets us.
 
 pyroute2 speaks all of netlink, and takes 150 ms or more to be imported; a start may cost 15 for its network.  So what every start
-needs is here; what is rare asks pyroute2, where it is needed: limits of bandwidth, `network check`, the links that `gc` looks for.
+needs is here; what is rare is pyroute2's: requests that limit bandwidth, `network check`, the links that `gc` looks for.
 
     request     struct nlmsghdr | family's own header | attributes, each struct nlattr | value, padded to 4 bytes
     answer      NLMSG_ERROR with 0 or minus an errno, with NLM_F_ACK; a dump ends in NLMSG_DONE
@@ -17,12 +17,27 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["NETFILTER", "Netlink", "has_table", "link_request", "message", "pack", "table_request", "transaction"]
+__all__ = [
+    "ACK",
+    "APPEND",
+    "CREATE",
+    "NETFILTER",
+    "Netlink",
+    "delete_request",
+    "enclosed",
+    "has_table",
+    "link_request",
+    "message",
+    "pack",
+    "split",
+    "table_request",
+    "transaction",
+]
 
 _HEADER, _ATTRIBUTE, _LINK, _ADDRESS, _ROUTE = Struct("=IHHII"), Struct("=HH"), Struct("=BxHiII"), Struct("=BBBBI"), Struct("=8BI")
-_REQUEST, _ACK, _CREATE, _EXCLUSIVE, _DUMP = 1, 4, 0x400, 0x200, 0x300
+_REQUEST, ACK, CREATE, APPEND, _EXCLUSIVE, _DUMP = 1, 4, 0x400, 0x800, 0x200, 0x300
 _ERROR, _DONE = 2, 3
-NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, GETADDR, NEWROUTE, GETROUTE = 16, 17, 18, 19, 20, 22, 24, 26
+NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, GETADDR, NEWROUTE, GETROUTE, NEWQDISC = 16, 17, 18, 19, 20, 22, 24, 26, 36
 _NESTED = 0x8000
 IFF_UP = 1
 MAC, IFNAME, MTU, MASTER, LINKINFO, NS_FD, ALIAS, GROUP = 1, 3, 4, 10, 18, 28, 20, 27
@@ -50,17 +65,22 @@ def _number(kind: int, value: int) -> bytes:
     return pack(kind, value.to_bytes(4, "little"))
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """Return the attributes that a message carries, by kind."""
-    found = {}
+def split(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the attributes that a message carries: kind, with the bits that say how it is written, and value."""
+    found = []
     at = 0
     while at + 4 <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, at)
         if size < 4:
             break
-        found[kind & 0x3FFF] = data[at + 4 : at + size]
+        found.append((kind, data[at + 4 : at + size]))
         at += (size + 3) & ~3
     return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return the attributes that a message carries, by kind."""
+    return {kind & 0x3FFF: value for kind, value in split(data)}
 
 
 def message(kind: int, flags: int, body: bytes, number: int) -> bytes:
@@ -70,19 +90,28 @@ def message(kind: int, flags: int, body: bytes, number: int) -> bytes:
 
 def transaction(kind: int, flags: int, bodies: list[bytes], number: int) -> bytes:
     """Return requests of one kind as a transaction of nf_tables; each is acknowledged."""
+    return enclosed(b"".join(message(kind, flags | ACK, body, number) for body in bodies), number)
+
+
+def enclosed(requests: bytes, number: int) -> bytes:
+    """Return requests as one transaction of nf_tables."""
     begin, end = bytes((0, 0, 0, 10)), bytes(4)  # struct nfgenmsg: for the subsystem NFNL_SUBSYS_NFTABLES
-    parts = [message(kind, flags | _ACK, body, number) for body in bodies]
-    return b"".join((message(_BATCH_BEGIN, 0, begin, number), *parts, message(_BATCH_END, 0, end, number)))
+    return message(_BATCH_BEGIN, 0, begin, number) + requests + message(_BATCH_END, 0, end, number)
 
 
 def link_request(name: str) -> tuple[int, int, bytes]:
     """Return kind, flags and body of the question for a link by its name."""
-    return GETLINK, _ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name)
+    return GETLINK, ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name)
+
+
+def delete_request(name: str) -> tuple[int, int, bytes]:
+    """Return those of the request that removes a link."""
+    return DELLINK, ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name)
 
 
 def table_request(name: str) -> tuple[int, int, bytes]:
     """Likewise for our table of nf_tables."""
-    return _GETTABLE, _ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, name)
+    return _GETTABLE, ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, name)
 
 
 class Netlink:
@@ -162,13 +191,22 @@ class Netlink:
         return [(_LINK.unpack_from(body)[2], attributes(body[16:])) for _, body in self.ask(GETLINK, _DUMP, _LINK.pack(0, 0, 0, 0, 0))]
 
     def new_bridge(self, name: str, mac: bytes, mtu: int, group: int, alias: str) -> int:
-        """Make a bridge that is up; return its number.  A fixed MAC: by default it changes with the ports."""
-        body = _LINK.pack(0, 0, 0, IFF_UP, IFF_UP) + _text(IFNAME, name) + pack(MAC, mac) + _number(GROUP, group)
+        """Make a bridge that is down; return its number.  A fixed MAC: by default it changes with the ports."""
+        body = _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name) + pack(MAC, mac) + _number(GROUP, group)
         body += (_number(MTU, mtu) if mtu else b"") + pack(LINKINFO, _text(_KIND, "bridge"))
-        self.ask(NEWLINK, _ACK | _CREATE | _EXCLUSIVE, body, name)
+        self.ask(NEWLINK, ACK | CREATE | _EXCLUSIVE, body, name)
         index = self.index(name)
-        self.ask(SETLINK, _ACK, _LINK.pack(0, 0, index, 0, 0) + _text(ALIAS, alias), name)
+        self.ask(SETLINK, ACK, _LINK.pack(0, 0, index, 0, 0) + _text(ALIAS, alias), name)
         return index
+
+    def rename(self, index: int, name: str) -> None:
+        """Give a link that is down another name and bring it up, both or nothing."""
+        self.ask(SETLINK, ACK, _LINK.pack(0, 0, index, IFF_UP, IFF_UP) + _text(IFNAME, name), name)
+
+    def set(self, name: str, value: str) -> None:
+        """Write a setting of this process's network, below /proc/sys/net."""
+        with open("/proc/sys/net/" + name, "w", encoding="ascii") as file:
+            file.write(value)
 
     def new_veth(self, name: str, master: int, group: int, mtu: int, peer: tuple[str, bytes, int]) -> None:
         """Make a pair: `name` here, up, below the bridge `master` if not 0; `peer` is (name, MAC, descriptor of its namespace)."""
@@ -179,7 +217,7 @@ class Netlink:
         info = _text(_KIND, "veth") + pack(_DATA | _NESTED, pack(_VETH_PEER | _NESTED, other))
         body = _LINK.pack(0, 0, 0, IFF_UP, IFF_UP) + _text(IFNAME, name) + _number(GROUP, group) + (_number(MTU, mtu) if mtu else b"")
         body += _number(MASTER, master) if master else b""
-        self.ask(NEWLINK, _ACK | _CREATE | _EXCLUSIVE, body + pack(LINKINFO | _NESTED, info), name)
+        self.ask(NEWLINK, ACK | CREATE | _EXCLUSIVE, body + pack(LINKINFO | _NESTED, info), name)
 
     def hairpin(self, name: str) -> None:
         """Let a port of a bridge send frames back to where they came from.
@@ -188,16 +226,20 @@ class Netlink:
         """
         data = pack(_SLAVE_DATA | _NESTED, pack(_PORT_MODE, b"\1"))
         body = _LINK.pack(0, 0, self.index(name), 0, 0) + pack(LINKINFO | _NESTED, _text(_SLAVE_KIND, "bridge") + data)
-        self.ask(NEWLINK, _ACK, body, name)
+        self.ask(NEWLINK, ACK, body, name)
 
     def up(self, index: int) -> None:
         """Bring a link up."""
-        self.ask(SETLINK, _ACK, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
+        self.ask(SETLINK, ACK, _LINK.pack(0, 0, index, IFF_UP, IFF_UP))
+
+    def new_queue(self, name: str, body: bytes) -> None:
+        """Give a link a queueing discipline (tc(8)): struct tcmsg and attributes, which pyroute2 writes."""
+        self.ask(NEWQDISC, ACK | CREATE | _EXCLUSIVE, body, name)
 
     def delete(self, name: str) -> bool:
         """Delete a link; whether there was one."""
         try:
-            self.ask(DELLINK, _ACK, _LINK.pack(0, 0, 0, 0, 0) + _text(IFNAME, name), name)
+            self.ask(*delete_request(name), name)
         except OSError as error:
             if error.errno == 19:
                 return False
@@ -208,7 +250,7 @@ class Netlink:
         """Give a link an address that is usable at once: of IPv6 ones no other machine is asked first."""
         family, raw = _raw(address)
         body = _ADDRESS.pack(family, length, _PERMANENT | (_NODAD if family == INET6 else 0), 0, index)
-        self.ask(NEWADDR, _ACK | _CREATE, body + pack(_IFA_LOCAL, raw) + pack(_IFA_ADDRESS, raw), f"{address}/{length}")
+        self.ask(NEWADDR, ACK | CREATE, body + pack(_IFA_LOCAL, raw) + pack(_IFA_ADDRESS, raw), f"{address}/{length}")
 
     def add_route(self, index: int, target: str, length: int, gateway: str = "") -> None:
         """Add a route by a link to `target`/`length`, "" for everything; without a gateway it is reached directly."""
@@ -219,7 +261,7 @@ class Netlink:
             body += pack(_DST, _raw(target)[1])
         if gateway:
             body += pack(_GATEWAY, _raw(gateway)[1])
-        self.ask(NEWROUTE, _ACK | _CREATE, body, f"{target or 'default'}/{length}")
+        self.ask(NEWROUTE, ACK | CREATE, body, f"{target or 'default'}/{length}")
 
     def routes(self) -> list[tuple[str, int, int]]:
         """Return (target, length, number of the link) of every route of the main table but default ones."""

@@ -150,7 +150,10 @@ def damaged(root: str) -> list[str]:
 
 def save(root: str, network: Network) -> None:
     """Write a network's file, whole or not at all; the lock is held."""
+    from pyrun.net import snapshot
+
     path = f"{directory(root)}/{network.name}.json"
+    snapshot.forget(root)
     with open(path + ".new", "w", encoding="ascii") as file:
         file.write(fastjson.dumps(network.document()))
     os.rename(path + ".new", path)

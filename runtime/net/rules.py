@@ -13,6 +13,8 @@ to an address and a port.  Addresses and numbers in it are ours, checked before;
 
 from __future__ import annotations
 
+from binascii import crc32
+
 from pyrun.native.users import is_root
 from pyrun.net import elements, nft
 from pyrun.net.addresses import INET, mac_of
@@ -24,9 +26,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.networks import Network
 
-__all__ = ["Forward", "clear", "ensure", "held", "rebuild", "remove", "text"]
+__all__ = ["Forward", "clear", "ensure", "held", "rebuild", "remove", "text", "version"]
 
 _OURS = "0x70790000/16"
+_OF_PODS = ("own", "any", "alone")  # sets and maps called so
 _TABLE = """add table inet {table}
 delete table inet {table}
 table inet {table} {{
@@ -138,7 +141,15 @@ def text(table: str, networks: list[Network], forwards: list[Forward], alone: li
 
 def rebuild(root: str, forwards: list[Forward], alone: list[str]) -> None:
     """Make the table anew, in one transaction: of every network, and of what living pods have.  The lock is held."""
+    from pyrun.net import snapshot
+
     nft.run(text(table_of(root), known(root), forwards, alone))
+    snapshot.take(root, table_of(root), version(), without=_OF_PODS)
+
+
+def version() -> str:
+    """Return what tells these rules from those of another pyrun."""
+    return f"{crc32(_TABLE.encode()):08x}"
 
 
 def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
@@ -153,7 +164,7 @@ def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:
 
 def held(table: str) -> set[tuple[str, str]]:
     """Return what pods have in the table: (set or map, element)."""
-    return {(name, element) for name, element in nft.elements(table) if name[:3] in ("own", "any", "alo")}
+    return {(name, element) for name, element in nft.elements(table) if name.startswith(_OF_PODS)}
 
 
 def clear(root: str, claims: list[str]) -> None:

@@ -17,12 +17,13 @@ from struct import Struct
 from pyrun.errors import PyrunError
 from pyrun.images import fastjson
 from pyrun.native import RELAY
-from pyrun.net import attach, bridges, elements, leases, names, networks, ports, relay
+from pyrun.net import attach, bridges, elements, leases, names, networks, ports, relay, rules, snapshot
 from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
-from pyrun.net.netlink import Netlink, link_request, message, table_request, transaction
+from pyrun.net.netlink import Netlink, delete_request, link_request, message, table_request, transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import Any
 
     from pyrun.net.networks import Network
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "write_down"]
 
 FILE = "net.script"
-_MAGIC, _VERSION = 0x74656E70, 1
+_MAGIC, _VERSION = 0x74656E70, 2
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
-_CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK, _RELAY, _SETTING, _NAME, _HOSTS, _RANDOM = range(1, 15)
+_CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK = range(1, 10)
+_RELAY, _SETTING, _NAME, _HOSTS, _RANDOM, _UNLESS, _ALONE, _RULES, _FORWARD = range(10, 19)
 _HOST, _INSIDE, _FILTER = range(3)  # which socket a message goes to
 _TEXT, _HEX, _COLONS = b"\1", b"\2", b"\3"  # in texts, with a number behind it: that value in this form
 _FIRST = 0x20  # of these numbers
@@ -46,7 +48,7 @@ class _UnableError(Exception):
 
 def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
     """Return the script for pods that want what the pod `uuid` does; nothing where Python has to do it each time."""
-    if any(want.get(one) for one in ("user", "join", "bandwidth", "ahead")) or len(want["ports"]) > _PORTS:
+    if any(want.get(one) for one in ("user", "join", "ahead")) or len(want["ports"]) > _PORTS:
         return b""
     try:
         return _Script(root, uuid).written(want)
@@ -69,7 +71,7 @@ class _Script:
         chosen = [self._network(one) for one in want["nets"]]
         host, inside = _Recorder(self, _HOST), _Recorder(self, _INSIDE)
         table = networks.table_of(self._root)
-        self.ask(_FILTER, *table_request(table))
+        self._make_ready(chosen, table, host)
         for network, one in chosen:
             bridges.check(network, one)
             if network.kind == "bridge":
@@ -89,6 +91,7 @@ class _Script:
         inside.up(1)  # lo
         for (network, _), made in zip(chosen, record["nets"], strict=True):
             bridges.connect(host, inside, ns, network, made)
+            attach.limit(host, inside, made, want)
         attach.routes(inside, record)
         if words := relay.words(want["ports"], record, host):
             record["relay"] = [self.number(), self.number()]
@@ -109,16 +112,52 @@ class _Script:
         start = _HEADER.size + len(ops)
         return _HEADER.pack(_MAGIC, _VERSION, start + len(pool), len(self._ops), start, uuid) + ops + pool
 
+    def _make_ready(self, chosen: list[tuple[Network, dict[str, Any]]], table: str, host: _Recorder) -> None:
+        """What the pods of a network have in common, where it is not there: after a boot, or where somebody has removed it."""
+        outward = any(not network.internal for network, _ in chosen)
+        with self._unless(_FILTER, *table_request(table)):
+            self._op(_LOCK)
+            with self._unless(_FILTER, *table_request(table)):  # by somebody else meanwhile
+                self._op(_ALONE)
+                self._forward(outward)
+                self._op(_RULES, self._string(rules.version() + snapshot.SUFFIX))
+            self._op(_UNLOCK)
+        for network in {network.name: network for network, _ in chosen if network.kind == "bridge"}.values():
+            with self._unless(_HOST, *link_request(network.bridge)):
+                self._op(_LOCK)
+                with self._unless(_HOST, *link_request(network.bridge)):
+                    self._forward(not network.internal)
+                    with self._unless(_HOST, *delete_request(bridges.unfinished(network))):
+                        pass  # of somebody who was killed
+                    bridges.build(self._root, network, host, self._random())
+                self._op(_UNLOCK)
+
+    def _forward(self, outward: bool) -> None:
+        if outward:
+            self._op(_FORWARD)
+
+    def _unless(self, where: int, kind: int, flags: int, body: bytes) -> _Unless:
+        """Return what is used in a `with` block: what that takes down is for where this asks for something that is not there."""
+        data = message(kind, flags, body, 1)
+        return _Unless(self._ops, (_UNLESS, where, self._put(data), len(data), 0, 0, 1))
+
+    def _random(self) -> bytes:
+        raw = os.urandom(4)  # as mac_of() of pyrun.net.addresses has it
+        self._value(raw, raw.hex("."))
+        self._op(_RANDOM, self.last)
+        return raw
+
+    def setting(self, name: str, value: str) -> None:
+        """Take down one of /proc/sys/net."""
+        self._op(_SETTING, self._string("/proc/sys/net/" + name), self._string(value))
+
     def _publish(self, want: dict[str, Any], record: dict[str, Any], table: str, host: Netlink) -> None:
         forwards = attach.forwarded(record)
         bodies = elements.bodies(table, forwards, record["alone"])
         if bodies:
             self._message(_FILTER, transaction(elements.NEW, elements.CREATE, bodies, 1), len(bodies))
         if forwards:
-            bridges.open_ports([made for made in record["nets"] if made["kind"] == "bridge"], host)
-            for made in record["nets"]:
-                if made["kind"] == "ptp":
-                    self._op(_SETTING, self._string(bridges.SETTINGS + bridges.local_routes(made["link"])), self._string("1"))
+            bridges.open_ports(record["nets"], host)
         if record["names"]:
             for made in record["nets"]:
                 addresses = [address.partition("/")[0] for address in made["addresses"]]
@@ -161,10 +200,7 @@ class _Script:
             raise _UnableError  # it is made when it is first asked for, or by plug-ins
         if one.get("mac") or any(subnet.family == INET for subnet in network.subnets):
             return network, one
-        raw = os.urandom(4)  # as mac_of() of pyrun.net.addresses has it
-        self._value(raw, raw.hex("."))
-        self._op(_RANDOM, self.last)
-        return network, {**one, "mac": (OF_INET6 + raw).hex(":")}
+        return network, {**one, "mac": (OF_INET6 + self._random()).hex(":")}
 
     def _check(self, path: str) -> None:
         info = os.stat(path)
@@ -244,6 +280,23 @@ def _sockaddr(family: int, address: str, port: int) -> bytes:
     return (family.to_bytes(2, "little") + port.to_bytes(2, "big") + (bytes(4) if family == 10 else b"") + raw).ljust(32, b"\0")
 
 
+class _Unless:
+    """A condition, whose last word says how many operations it is for."""
+
+    __slots__ = ("_ops", "_place", "_words")
+
+    def __init__(self, ops: list[bytes], words: tuple[int, ...]) -> None:
+        self._ops, self._words = ops, words
+        self._place = 0
+
+    def __enter__(self) -> None:
+        self._place = len(self._ops)
+        self._ops.append(b"")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._ops[self._place] = _OP.pack(*self._words, len(self._ops) - self._place - 1)
+
+
 class _Recorder(Netlink):
     """A socket that sends nothing: what would be asked is in the script."""
 
@@ -258,6 +311,10 @@ class _Recorder(Netlink):
         """Take it down; there is no answer."""
         self._script.ask(self._where, kind, flags, body)
         return []
+
+    def set(self, name: str, value: str) -> None:
+        """Take a setting down."""
+        self._script.setting(name, value)
 
     def index(self, name: str) -> int:
         """Return what stands for the number of a link."""

@@ -189,7 +189,6 @@ def test_anything_else_is_decided_anew(stored: Pyrun, again: Again, busybox: Pat
     "flags",
     [
         ("--insecure-options=new-privs",),
-        ("--net", "default", "--net-bandwidth", "100M"),
         ("--device", "/dev/fuse"),
         ("--uuid-file-save", "/dev/null"),
         ("--set-env-file", "/dev/null"),

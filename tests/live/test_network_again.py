@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,14 +12,10 @@ import pytest
 from harness import COMMAND
 from launched import launch, programs, traced
 from machines import HOST, OUTSIDE, Server
+from netpods import HELPER, KEPT, KEPT_BY_PYTHON, NATIVE, PYTHON, SHOW, address, gone, script, shown, swept
 from networld import World, asking, get
 from waiting import wait_until
 
-HELPER = "memfd:pyrun-hel"
-NATIVE, PYTHON = ["pyrun", HELPER], ["pyrun", "python3", HELPER]
-KEPT, KEPT_BY_PYTHON = ["pyrun", "keeper"], ["pyrun", "python3", "keeper"]
-IMAGE = "example.com/busybox"
-SHOW = "ip -o addr show eth0; ip route; ip -6 route; cat /sys/class/net/eth0/address /etc/hosts"
 Again = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
 
 
@@ -46,37 +39,6 @@ def again(world: World, tmp_path: Path) -> Again:
         return done, became[: last + 1]
 
     return call
-
-
-def script(text: str) -> tuple[str, ...]:
-    return IMAGE, "--exec", "/bin/sh", "--", "-c", text
-
-
-def gone(world: World) -> None:
-    """Nothing is left of pods in the host, nor anything that Python would have to sweep."""
-    wait_until(lambda: world.left() == [] and swept(world))
-
-
-def address(world: World, host: int) -> str:
-    """That of the network `default` with this number."""
-    subnet = json.loads((world.pyrun.root / "networks/default.json").read_text())["subnets"][0]
-    return f"{subnet.rpartition('.')[0]}.{host}"
-
-
-def swept(world: World) -> bool:
-    return not [path for one in ("garbage", "preparing") for path in (world.pyrun.root / "pods" / one).glob("*")]
-
-
-def shown(text: str) -> tuple[list[str], str]:
-    """What a pod sees of its network without what is its own: address of each family and MAC, which must fit together."""
-    words = text.split()
-    addresses = [word.partition("/")[0] for place, word in enumerate(words) if words[place - 1] in ("inet", "inet6")]
-    mac = next(line for line in text.splitlines() if line.count(":") == 5 and len(line) == 17)
-    four = next(one for one in addresses if "." in one)
-    assert mac == "06:70:" + socket.inet_aton(four).hex(":")
-    for place, one in enumerate(addresses):
-        text = text.replace(one, f"ADDRESS{place}")
-    return addresses, re.sub(r"pyrun-[0-9a-f-]{36}", "HOSTNAME", text.replace(mac, "MAC"))
 
 
 def test_a_pod_in_the_foreground(world: World, again: Again) -> None:
@@ -108,8 +70,8 @@ def test_forwarded_ports_and_names(world: World, again: Again) -> None:
     for wanted in (KEPT_BY_PYTHON, KEPT):
         done, became = again(*words)
         assert (done.returncode, became) == (0, wanted), done.stderr
-        for machine, address in ((world.outside, HOST[0]), (world.outside, HOST[1]), (world.host, "127.0.0.1"), (world.host, "::1")):
-            assert get(machine, address, 8080) == "web", address
+        for machine, where in ((world.outside, HOST[0]), (world.outside, HOST[1]), (world.host, "127.0.0.1"), (world.host, "::1")):
+            assert get(machine, where, 8080) == "web", where
         assert world.pyrun("exec", "other", "/bin/sh", "-c", asking("web"), code=0).out == "web\n"
         assert world.pyrun("exec", "web", "/bin/sh", "-c", asking("other"), code=0).out == "other\n"
         assert world.pyrun("exec", "web", "/bin/sh", "-c", asking(HOST[0], 8080), code=0).out == "web\n", "from itself"
@@ -179,27 +141,6 @@ def test_the_first_pod_of_a_network(world: World, tmp_path: Path) -> None:
     assert len(seen) == 4
     world.pyrun("rm", "--force", *uuids, code=0)
     world.pyrun("network", "rm", "six", code=0)
-
-
-@pytest.mark.parametrize("how", ["network", "table", "bridge"])
-def test_what_is_not_as_it_was_is_pythons(world: World, tmp_path: Path, how: str) -> None:
-    """A network that was made anew, rules that somebody flushed, a bridge that is gone: made again, and the pod runs."""
-    world.pyrun("network", "create", "own", code=0)
-    world.sh("true", "--net", "own")
-    gone(world)
-    uuid = world.pyrun("prepare", "--net", "own", *script(SHOW), code=0).out.strip()
-    if how == "network":
-        world.pyrun("network", "rm", "own", code=0)
-        world.pyrun("network", "create", "--subnet", "10.77.0.0/24", "own", code=0)
-    elif how == "table":
-        world.host.run("nft", "flush", "ruleset")
-    else:
-        world.host.run("ip", "link", "del", json.loads((world.pyrun.root / "networks/own.json").read_text())["bridge"])
-    said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (0, ["pyrun", "python3"]), said.stderr
-    assert "default via 10.77.0.1" in said.stdout or how != "network"
-    gone(world)
-    world.pyrun("network", "rm", "own", code=0)
 
 
 def test_a_wanted_address_is_had_or_refused(world: World, tmp_path: Path) -> None:

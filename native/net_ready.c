@@ -1,0 +1,137 @@
+/* What the pods of a network have in common, bridge, rules, the host's settings: made by the launcher where it is missing, after a boot
+ * above all.  The order and the conditions are those of make() of pyrun.net.bridges and rebuild() of pyrun.net.rules. */
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netlink.h>
+
+#include "handover.h"
+#include "live.h"
+#include "net_script.h"
+#include "shared.h"
+
+#define IPV6 "/proc/sys/net/ipv6/conf"
+
+long net_unless(struct net *net, const struct net_op *op)
+{
+    struct net_op question = *op;
+    long r;
+
+    question.word[6] = 0;
+    r = net_ask(net, &question);
+    if (r == 0 && op->word[6] <= NET_OPS)
+        net->skip = op->word[6];
+    return r == -ENOENT || r == -ENODEV ? 0 : r;
+}
+
+static char *pod_path(char path[PATH_SIZE], const char *phase, const char *uuid, const char *file)
+{
+    const char *end = path + PATH_SIZE;
+
+    return str_add(str_add(str_add(str_add(path, end, "../pods/"), end, phase), end, uuid), end, file);
+}
+
+int net_lives(const struct net *net, const char *uuid)
+{
+    static const char phases[][12] = {"running/", "preparing/"};
+    char path[PATH_SIZE];
+
+    if (pod_path(path, "prepared/", uuid, "") == 0 || sys_call3(__NR_faccessat, net->networks, path, 0) == 0)
+        return 1;
+    for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
+        OWNED_FD dir = pod_path(path, phases[i], uuid, "") == 0
+                           ? -1
+                           : (int)sys_openat(net->networks, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+
+        if (dir >= 0 && sys_call2(__NR_flock, dir, LOCK_SH | LOCK_NB) < 0)
+            return 1;
+    }
+    return 0;
+}
+
+static long alone_in(const struct net *net, const char *phase)
+{
+    char path[PATH_SIZE], buffer[8192] __attribute__((aligned(8)));
+    OWNED_FD dir = pod_path(path, phase, "", "") == 0 ? -1 : (int)sys_openat(net->networks, path, O_RDONLY | O_DIRECTORY, 0);
+    long n = 0;
+
+    while (dir >= 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) > 0)
+        for (long at = 0; at < n; at += *(unsigned short *)(buffer + at + 16)) {
+            const char *name = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
+
+            if (name[0] != '.' && pod_path(path, phase, name, "/net") != 0 && sys_call3(__NR_faccessat, net->networks, path, 0) == 0 &&
+                net_lives(net, name))
+                return -EBUSY;
+        }
+    return dir == -ENOENT ? 0 : dir < 0 ? dir : n;
+}
+
+long net_alone(const struct net *net)
+{
+    const long r = alone_in(net, "prepared/"); /* in the order in which pods move on, so that none is missed */
+
+    return r < 0 ? r : alone_in(net, "running/");
+}
+
+/* Whether the kernel will read it to its end: it says nothing of what breaks off. */
+static int is_whole(const char *data, size_t size)
+{
+    struct nlmsghdr header = {0};
+    size_t at = 0;
+
+    while (size - at >= sizeof header) {
+        memcpy(&header, data + at, sizeof header);
+        if (header.nlmsg_len < sizeof header || header.nlmsg_len > size - at || header.nlmsg_len % NLMSG_ALIGNTO != 0)
+            return 0;
+        at += header.nlmsg_len;
+    }
+    return at == size && header.nlmsg_type == NFNL_MSG_BATCH_END;
+}
+
+long net_rules(struct net *net, const struct net_op *op)
+{
+    static char data[NET_SIZE];
+    OWNED_FD file = (int)sys_openat(net->networks, net->pool + op->word[0], O_RDONLY | O_NOFOLLOW, 0);
+    const long n = file < 0 ? file : sys_read(file, data, sizeof data);
+    uint32_t number;
+    long r;
+
+    if (n <= 0 || !is_whole(data, (size_t)n))
+        return n < 0 ? n : -EINVAL;
+    r = net_send(net, NET_FILTER, data, (size_t)n, 1, &number);
+    net->fresh = r == 0;
+    return r;
+}
+
+static int says(const char *path, const char *value)
+{
+    char text[16 + MARGIN];
+
+    return read_text(AT_FDCWD, path, text, 16) && str_eq(text, value);
+}
+
+/* A host that passes packets on hears no router advertisements, unless told to. */
+static void keep_hearing(void)
+{
+    char path[PATH_SIZE], buffer[8192] __attribute__((aligned(8)));
+    OWNED_FD dir = (int)sys_openat(AT_FDCWD, IPV6, O_RDONLY | O_DIRECTORY, 0);
+    long n;
+
+    while (dir >= 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) > 0)
+        for (long at = 0; at < n; at += *(unsigned short *)(buffer + at + 16)) {
+            const char *name = buffer + at + 19;
+
+            if (name[0] != '.' && !str_eq(name, "all") && !str_eq(name, "lo") && join(path, IPV6 "/", name, "/accept_ra") != 0 &&
+                says(path, "1\n"))
+                (void)write_file(AT_FDCWD, path, 0, 0, "2", 1);
+        }
+}
+
+long net_forward(void)
+{
+    static const char first[] = "/proc/sys/net/ipv4/ip_forward", second[] = IPV6 "/all/forwarding";
+    long r = says(first, "0\n") ? write_file(AT_FDCWD, first, 0, 0, "1", 1) : 0;
+
+    if (r < 0 || !says(second, "0\n"))
+        return r;
+    keep_hearing();
+    return write_file(AT_FDCWD, second, 0, 0, "1", 1);
+}
