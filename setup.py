@@ -185,7 +185,7 @@ HELPER = program(
 setup(
     packages=packages(),
     package_dir=ROOMS,
-    package_data={"pyrun": ["py.typed"], "pyrun.native": ["*.pyi", "plan.h", "oci_plan.h"]},
+    package_data={"pyrun": ["py.typed"], "pyrun.start": ["python3._pth"], "pyrun.native": ["*.pyi", "plan.h", "oci_plan.h"]},
     ext_modules=[HELPER, KEEPER, PARK, RELAY],
     cffi_modules=["native/build.py:ffibuilder", "native/seccomp_build.py:ffibuilder", "native/unpack_build.py:ffibuilder"],
     scripts=["native/launcher.c"],

@@ -1,7 +1,6 @@
 /* The `pyrun` command: finds the Python interpreter beside itself and becomes it, isolated.
  *
- *     /venv/bin/pyrun ARG...   ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT /venv/bin/pyrun ARGV0 ARG...
- *     /venv/bin/pyrun run ...  ->   /venv/bin/python3 -I -S -E -X utf8 -c BOOT_BUNDLE BOOT /venv/bin/pyrun ARGV0 run ...
+ *     /venv/bin/pyrun ARG...   ->   /venv/bin/python3 -I -S -E -X utf8 -c BEGIN BOOT MODULE BUNDLE PYTHON LIBRARY /venv/bin/pyrun ARGV0 ARG...
  *
  * Before that it tries the short way of fast.c: a command line that was decided before needs no interpreter.
  *
@@ -24,23 +23,22 @@
 
 #define EXIT_FAILED 125
 #define LONGEST_PATH 4096
+#define MOST_LINKS 8
+#define R_OK 4 /* access(2) */
 #define LONGEST_MESSAGE (2 * LONGEST_PATH)
-#define ADDED_ARGUMENTS 11
+#define ADDED_ARGUMENTS 15
 
-/* The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the package is not
- * in this prefix (an editable install, Debian's dist-packages) the site module knows better.  `e` is what the text below has caught. */
-static const char boot[] = "import sys, posix\n"
-                           "if 'e' in globals():\n"
-                           "    gc.enable()\n"
-                           "    try:\n"
-                           "        isinstance(e, FileNotFoundError) or (posix.unlink(p), posix.close(d))\n"
-                           "    except (OSError, NameError):\n"
-                           "        pass\n"
-                           "a = sys.argv\n"
-                           "del a[0]\n"
-                           "launcher = a.pop(0)\n"
-                           "p = launcher.rpartition('/')[0].rpartition('/')[0]\n"
-                           "p += '/%s/python%d.%d/site-packages' % (sys.platlibdir, *sys.version_info[:2])\n"
+/* The interpreter compiles this each time, by 15 us a line: the rest is in a file.  The place of `encodings` is taken where
+ * find_start() has found what that needs. */
+static const char begin[] = "import encodings, sys\n"
+                            "encodings.begin()() if hasattr(encodings, 'begin') else exec(sys.argv[1])\n";
+
+/* Elsewhere this begins.  The package directory goes first on the path, so that pyrun's modules are found with one look.  Where the
+ * package is not in this prefix (an editable install, Debian's dist-packages) the site module knows better. */
+static const char boot[] = "import posix, sys\n"
+                           "launcher = sys.argv[6]\n"
+                           "p = launcher.rsplit('/', 2)[0], sys.platlibdir, *sys.version_info[:2]\n"
+                           "p = '%s/%s/python%d.%d/site-packages' % p\n"
                            "try:\n"
                            "    posix.stat(p + '/pyrun')\n"
                            "    sys.path.insert(0, p)\n"
@@ -48,32 +46,12 @@ static const char boot[] = "import sys, posix\n"
                            "    import site\n"
                            "    site.main()\n"
                            "try:\n"
-                           "    from " PYRUN_ENTRY " import entry\n"
+                           "    from pyrun.start.encodings import begin\n"
+                           "    entry = begin()\n"
                            "except ImportError as e:\n"
                            "    sys.stderr.write(f'pyrun: {sys.executable}: {e}\\nhint: install pyrun-runtime for this interpreter\\n')\n"
                            "    sys.exit(125)\n"
                            "entry()\n";
-
-/* What `run` imports comes in one file, see runtime/cli/bundle.py.  One that is of no use is removed; then, and without one,
- * the text above has its turn, which comes as a first argument, and the run writes it.  The interpreter compiles this each time, by
- * 15 us a line: the rest is in the file. */
-static const char boot_bundle[] =
-    "import gc, marshal, posix, sys\n"
-    "s, launcher = sys.argv.pop(1), sys.argv[1]\n"
-    "p = launcher.rsplit('/', 2)[0], sys.platlibdir, *sys.version_info[:2], sys.implementation.cache_tag\n"
-    "p = '%s/%s/python%d.%d/site-packages/pyrun/__pycache__/" BUNDLE ".%s.bundle' % p\n"
-    "gc.disable()\n"
-    "try:\n"
-    "    d = posix.open(p, posix.O_CLOEXEC)\n"
-    "    f = posix.read(d, 8)\n"
-    "    assert f[:4] == sys.hexversion.to_bytes(4, 'little')\n"
-    "    f, *a = marshal.loads(posix.read(d, int.from_bytes(f[4:], 'little')))\n"
-    "    m = {'__name__': ''}\n"
-    "    exec(f, m)\n"
-    "    s = m['load'](*a, d)\n"
-    "except Exception as x:\n"
-    "    e = x\n"
-    "s() if callable(s) else exec(s)\n";
 
 static int fail(const char *what, const char *path, const char *why, long error)
 {
@@ -134,23 +112,75 @@ static int has_bundle(int argc, char **argv)
     return 0;
 }
 
+/* What a program is called where links end, in `path`; 0 where they do not. */
+static char *follow(const char *program, char path[PATH_SIZE])
+{
+    char target[PATH_SIZE];
+
+    if (join(path, program, "", "") == 0)
+        return 0;
+    for (int links = 0; links < MOST_LINKS; links++) {
+        char *name = path + str_len(path);
+        const long n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target - 1);
+
+        while (name > path && name[-1] != '/')
+            name--;
+        if (n < 0)
+            return n == -EINVAL && name > path + 1 ? name : 0; /* no link */
+        target[n] = '\0';
+        if (str_add(target[0] == '/' ? path : name, path + PATH_SIZE, target) == 0)
+            return 0;
+    }
+    return 0;
+}
+
+/* The name by which to call the interpreter `python`, so that it finds runtime/start before anything else, and its library, beside the
+ * directory of the program itself; 0 where they are elsewhere. */
+static char *find_start(const char *python, const char *self, char library[PATH_SIZE], char start[PATH_SIZE])
+{
+    static const char libraries[][8] = { "lib/", "lib64/" };
+    char path[PATH_SIZE], prefix[PATH_SIZE], file[PATH_SIZE];
+    char *version = follow(python, path);
+
+    if (version == 0 || memcmp(version, "python3.", 8) != 0 || join(prefix, self, "", "") == 0 || cut_name(prefix) == 0)
+        return 0;
+    version[-1] = prefix[str_len(prefix) - 1] = '\0';
+    if (cut_name(path) == 0 || cut_name(prefix) == 0)
+        return 0;
+    for (size_t i = 0; i < sizeof libraries / sizeof libraries[0]; i++) {
+        const char *name = libraries[i];
+
+        if (join(library, path, name, version) != 0 && join(file, library, "/os.py", "") != 0 &&
+            sys_call3(__NR_faccessat, AT_FDCWD, file, R_OK) == 0 && join(start, prefix, name, version) != 0 &&
+            str_add(start + str_len(start), start + PATH_SIZE, "/site-packages/pyrun/start/python3") != 0 &&
+            join(file, start, "._pth", "") != 0 && sys_call3(__NR_faccessat, AT_FDCWD, file, R_OK) == 0)
+            return start;
+    }
+    return 0;
+}
+
 /* Becomes the interpreter; returns minus an errno where that fails. */
 static long become(char *python, char *self, int argc, char **argv, char **envp)
 {
+    char library[PATH_SIZE], start[PATH_SIZE];
+    char *name = find_start(python, self, library, start);
     int given = argc > 1 ? argc - 1 : 0;
     char **args = __builtin_alloca(sizeof *args * (size_t)(ADDED_ARGUMENTS + given + 1));
     int n = 0;
 
-    args[n++] = python;
+    args[n++] = name != 0 ? name : python;
     args[n++] = (char[]){ "-I" };
     args[n++] = (char[]){ "-S" };
     args[n++] = (char[]){ "-E" };
     args[n++] = (char[]){ "-X" };
     args[n++] = (char[]){ "utf8" };
     args[n++] = (char[]){ "-c" };
-    if (has_bundle(argc, argv))
-        args[n++] = (char *)(uintptr_t)boot_bundle;
+    args[n++] = (char *)(uintptr_t)begin;
     args[n++] = (char *)(uintptr_t)boot;
+    args[n++] = (char[]){ PYRUN_ENTRY };
+    args[n++] = has_bundle(argc, argv) ? (char[]){ BUNDLE } : (char[]){ "" };
+    args[n++] = python;
+    args[n++] = name != 0 ? library : (char[]){ "" };
     args[n++] = self;
     args[n++] = argc > 0 ? argv[0] : (char[]){ "pyrun" };
     for (int i = 0; i < given; i++)

@@ -65,7 +65,7 @@ build_key() {
     {
         cat setup.py pyproject.toml native/compile_flags.txt
         find native -name '*.[ch]' -o -name '*build.py' | LC_ALL=C sort | xargs cat
-        find runtime images native \( -name '*.py' -o -name '*.pyi' -o -name py.typed \) | LC_ALL=C sort
+        find runtime images native \( -name '*.py' -o -name '*.pyi' -o -name '*._pth' -o -name py.typed \) | LC_ALL=C sort
     } | sha256sum
 }
 

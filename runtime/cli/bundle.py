@@ -1,7 +1,7 @@
 """Everything that a start of `pyrun run` imports, as one file beside Python's own caches: the code objects in the order of their need.
 
-Finding, opening and checking forty modules costs the import system more than running them.  The launcher's
-boot code (native/launcher.c) reads this file instead and executes the first thing in it, this module, to `load` the rest.  It is a
+Finding, opening and checking forty modules costs the import system more than running them.  What begins a
+command (`pyrun.start.encodings`) reads this file instead and executes the first thing in it, this module, to `load` the rest.  It is a
 cache like __pycache__, of the same trust: written beside the package by a run that had none (`pyrun.cli.bundling`), removed when any
 source has another time or size.  Modules that are not in it are imported as ever.
 
@@ -126,8 +126,7 @@ def load(entries: list[Entry], main: str, included: list[str], size: int, fd: in
     """Put the modules into sys.modules and return what starts the command; ImportError when a source has changed.
 
     `included` are those of `INCLUDED` that are needed, `size` is that of the file, and `fd` the file itself, read up to the first piece.
-    It stays open, since its name may be another's by then.  The boot code has switched the garbage collector off, and put two words of
-    its own before the command line.
+    It stays open, since its name may be another's by then.  The garbage collector is off.
     """
     import gc
 
@@ -157,8 +156,6 @@ def load(entries: list[Entry], main: str, included: list[str], size: int, fd: in
     finally:
         if sys.modules.get("os") is quick:
             sys.modules.pop("os", None)
-    del sys.argv[:2]
-    sys.path.insert(0, sys.modules["pyrun"].__path__[0].rpartition("/")[0])
     gc.freeze()
     gc.set_threshold(_OBJECTS, 10, 10)
     gc.enable()
@@ -230,7 +227,7 @@ def _execute(entry: Entry, stamp: Stamp, fd: int, start: int) -> None:
         sys.modules[name] = extension = _imp.create_dynamic(spec)
         _imp.exec_dynamic(extension)
         return
-    module = sys.modules[name] = type(sys)(name)
+    module = sys.modules[name] = sys.modules[name] if name == __name__ else type(sys)(name)  # this one runs already
     space = module.__dict__
     parent, _, last = name.rpartition(".")
     space.update(__spec__=spec, __file__=file, __package__=parent, __errors__=sys.modules.get("pyrun.errors"))
@@ -240,9 +237,9 @@ def _execute(entry: Entry, stamp: Stamp, fd: int, start: int) -> None:
     piece = space["__piece__"] = Piece(fd, start + at, size, space)
     for one in later:
         space[one] = Later(piece, one)
-    if code is not None:
+    if code is not None and name != __name__:
         exec(code, space)
-    else:
+    elif code is None:
         space["__getattr__"] = piece.attribute
     if parent:
         setattr(sys.modules[parent], last, module)

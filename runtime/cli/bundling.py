@@ -23,6 +23,7 @@ _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports fr
 _EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
 _MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}
 _FIRST = "pyrun.cli.bundle"
+_BEGIN = "pyrun.start"  # what reads the file
 _TABLE, _OPTIONS = "pyrun.cli.table", "pyrun.cli.options"
 _VERBS = """
 _NAMES = frozenset({names!r})
@@ -45,7 +46,9 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
     A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none; nor does one of
     an installation that was made a moment ago, which keeps no recipe either and so does not call what a start calls.
     """
-    modules = {name: module for name, module in sys.modules.items() if _is_source(module) and name != __name__}
+    modules = {
+        name: module for name, module in sys.modules.items() if _is_source(module) and name != __name__ and not name.startswith(_BEGIN)
+    }
     if [name for name in modules if name not in _ORDINARY and name.partition(".")[0] != "pyrun"]:
         return
     try:

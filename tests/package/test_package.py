@@ -71,6 +71,7 @@ def test_wheel_holds_the_package_and_nothing_else(dist: Path) -> None:
     inside = {name for name in names if ".dist-info/" not in name}
     data = {
         "pyrun/py.typed",
+        "pyrun/start/python3._pth",
         "pyrun/native/helper",
         "pyrun/native/keeper",
         "pyrun/native/park",

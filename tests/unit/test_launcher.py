@@ -53,6 +53,7 @@ def prefix(program: Path, tmp_path: Path) -> Path:
     package = tmp_path / LIB / "pyrun/cli"
     package.mkdir(parents=True)
     (package / "main.py").write_text(WITNESS)
+    shutil.copytree(os.path.join(PACKAGE, "start"), package.parent / "start", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
@@ -81,6 +82,90 @@ def test_by_link_and_by_other_name(prefix: Path, tmp_path: Path) -> None:
     assert start(link)["executable"] == str(prefix / "bin/python3")
     done = subprocess.run(["some name", "x"], executable=prefix / "bin/pyrun", capture_output=True, text=True, check=True)
     assert '"argv": ["some name", "x"]' in done.stdout
+
+
+# What an interpreter says of itself.
+SELF = """
+import json, sys
+names = "prefix exec_prefix base_prefix base_exec_prefix executable _base_executable _stdlib_dir platlibdir flags".split()
+found = {name: str(getattr(sys, name)) for name in names}
+print(json.dumps({**found, "path": sys.path, "name": sys.orig_argv[0], "encodings": sys.modules["encodings"].__path__}))
+"""
+
+
+def interpreted(prefix: Path, code: str) -> str:
+    """What the interpreter prints that the launcher has started, executing this."""
+    (prefix / LIB / "pyrun/cli/main.py").write_text(f"import encodings, sys\ndef entry():\n    exec({code!r})\n")
+    done = subprocess.run([prefix / "bin/pyrun"], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_interpreter_by_another_name_says_the_same(prefix: Path) -> None:
+    """It is called by one that spares it a search for `encodings`, and puts everything else back."""
+    import json
+
+    seen = json.loads(interpreted(prefix, SELF))
+    command = [prefix / "bin/python3", "-I", "-S", "-E", "-X", "utf8", "-c", SELF]
+    expected = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert seen["path"].pop(0) == str(prefix / LIB)
+    assert [os.path.normpath(word) for word in seen["path"]] == expected.pop("path")
+    assert seen | {"path": 0} == expected | {"path": 0}
+    # and that is how it was called
+    assert interpreted(prefix, "print(encodings.__file__)") == f"{prefix / LIB}/pyrun/start/encodings.py\n"
+
+
+ENCODINGS = {
+    "another one": r"print('\xe4'.encode('latin-1'), b'\xe4'.decode('cp1252'), 'b\xfc'.encode('idna'), b'\xc3\xa4'.decode('u8'))",
+    "by name": r"import encodings.idna; print(encodings.idna.ToASCII('b\xfc'), encodings.normalize_encoding('a b'))",
+    "what was imported before": """
+import encodings.punycode
+'x'.encode('cp500')
+import encodings
+print(encodings.punycode.__name__, encodings.cp500.__name__)
+""",
+    "streams": r"""
+import codecs, io
+print(codecs.getreader('utf-8')(io.BytesIO(b'\xc3\xa4')).read(), codecs.getwriter('utf-8')(io.BytesIO()).write)
+""",
+    "parts": r"""
+import codecs
+decoder = codecs.getincrementaldecoder('utf8')()
+print(decoder.decode(b'\xc3'), decoder.decode(b'\xa4', True), codecs.decode(b'a', 'utf_8'))
+""",
+    "unknown": """
+try:
+    'x'.encode('none')
+except LookupError as error:
+    print(error)
+""",
+    "surrogates": r"""
+import io
+text = io.TextIOWrapper(io.BytesIO(), 'utf-8', 'surrogateescape')
+text.write('\udcff')
+text.flush()
+print(text.buffer.getvalue())
+""",
+}
+
+
+@pytest.mark.parametrize("what", ENCODINGS)
+def test_encodings_are_those_of_the_library(prefix: Path, what: str) -> None:
+    code = ENCODINGS[what]
+    command = [prefix / "bin/python3", "-I", "-S", "-E", "-X", "utf8", "-c", f"import encodings, sys\n{code}"]
+    expected = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.sub("0x[0-9a-f]+", "", interpreted(prefix, code)) == re.sub("0x[0-9a-f]+", "", expected)
+
+
+def test_where_the_interpreter_is_no_link(prefix: Path) -> None:
+    """Its name does not tell its version then: it begins by its own name."""
+    python = prefix / "bin/python3"
+    target = os.readlink(python)
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {target} "$@"\n')
+    python.chmod(0o755)
+    assert start(prefix / "bin/pyrun", "a")["argv"] == [str(prefix / "bin/pyrun"), "a"]
+    assert not interpreted(prefix, "print(encodings.__file__)").startswith(str(prefix))
 
 
 def test_many_arguments(prefix: Path) -> None:
