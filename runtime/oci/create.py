@@ -13,7 +13,7 @@ from pyrun.oci.arguments import program
 from pyrun.oci.launch import Launch, launched
 from pyrun.oci.main import debug
 from pyrun.oci.process import filter_flags, lost_capabilities
-from pyrun.oci.streams import announce_sockets, own_streams, send_pidfd, take_terminal
+from pyrun.oci.streams import announce_sockets, own_streams, send_pidfd, take_terminal, write_pid
 from pyrun.plan import ops
 
 TYPE_CHECKING = False
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.resources import Wanted
     from pyrun.oci.state import Container
+    from pyrun.oci.systemd import Scope
     from pyrun.plan.ops import Op, Plan
 
     Maker = Callable[[Arguments, dict[str, Any], bytes, str, "Making"], None]
 
 __all__ = [
     "Making", "create", "early_hooks", "filter_of", "has_own_manager", "is_user", "keeps_groups", "prepare", "root_of", "settle",
-    "write_pid",
 ]  # fmt: skip
 
 
@@ -45,16 +45,26 @@ def root_of(args: Arguments) -> str:
 class Making:
     """What a create has made so far, to be undone when it fails."""
 
-    __slots__ = ("after", "container", "group", "groups_1", "launch", "relay", "wanted")
+    __slots__ = ("after", "container", "group", "groups_1", "launch", "relay", "scope", "wanted")
 
     def __init__(self, container: Container) -> None:
         self.container = container
         self.group = ""
         self.groups_1: list[str] = []
         self.wanted: Wanted | None = None
+        self.scope: Scope | None = None  # of systemd
         self.after: tuple[dict[str, Any], dict[str, Any]] | None = None  # what poststop hooks get, once others may have run
         self.launch: Launch | None = None
         self.relay = -1
+
+    def settle(self) -> None:
+        """Do what could not be done before there was a process."""
+        if self.wanted:
+            self.wanted.settle()
+        if self.scope:
+            from pyrun.oci.resources import files_of
+
+            self.scope.settle(files_of(self.wanted.rest if self.wanted else {}, self.group))
 
     def undo(self) -> None:
         if self.launch is not None:
@@ -149,7 +159,7 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
         from pyrun.oci.resources import Wanted, as_meant
 
         making.wanted = Wanted(as_meant(resources or {}, config["ociVersion"]), counted=bool(path))
-    group, relative = _group(args, config, container.id, making.wanted)
+    group, relative = _group(args, config, making)
     if group:
         old = making.wanted.place(group, relative) if making.wanted else {}
         state.write("group", os.fsencode("\0".join((group, *old.values()))), container.fd)
@@ -158,7 +168,7 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
         if group and making.wanted and making.wanted.make():
             record["cgroups_1"] = old
             making.groups_1 = [*old.values()]
-        if group and _manager(args) == "systemd":
+        if making.scope:
             record["systemd-scope"] = os.path.basename(os.path.dirname(group))  # crun's word for it
     return record, _plan(args, config, bundle, making, record)
 
@@ -193,7 +203,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
     def checkpoint(pid: int) -> None:
         if not own:
             _remember(container, config, bundle)
-        if making.group and _manager(args) == "systemd":
+        if making.scope:
             from pyrun.oci.systemd import delegate
 
             delegate(making.group, config.get("annotations") or {}, pid, config.get("linux", {}))
@@ -210,8 +220,7 @@ def _make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, mak
 
     if not launch.run(terminal=terminal, checkpoint=checkpoint):
         raise HostError("create container", container.id, "its process ended before it was ready")
-    if making.wanted:
-        making.wanted.settle()
+    making.settle()
     settle(args, container, record, text, launch.pid, launch.block)
     launch.go_on()
     launch.close()
@@ -282,16 +291,18 @@ def _manager(args: Arguments) -> str:
     return args.get("cgroup-manager") or ("systemd" if "systemd-cgroup" in args.options else "cgroupfs")
 
 
-def _group(args: Arguments, config: dict[str, Any], name: str, wanted: Wanted | None) -> tuple[str, str]:
+def _group(args: Arguments, config: dict[str, Any], making: Making) -> tuple[str, str]:
     """The directory of the container's cgroup by the manager asked for, "" without one; and its path below the caller's, or ""."""
-    manager = _manager(args)
+    manager, name = _manager(args), making.container.id
     path = config.get("linux", {}).get("cgroupsPath", "")
     if manager == "disabled":
         return "", ""
     if manager == "systemd":
         from pyrun.oci.systemd import scope
 
-        return scope(path, name, wanted.rest if wanted else {}, config.get("annotations") or {}, user=has_own_manager(args)), ""
+        resources = making.wanted.rest if making.wanted else {}
+        making.scope = scope(path, name, resources, config.get("annotations") or {}, user=has_own_manager(args))
+        return making.scope.group, ""
     if manager != "cgroupfs":
         hint = "cgroupfs, systemd or disabled"
         raise UsageError("choose cgroup manager", manager, "no such manager", hint=hint, origin="--cgroup-manager")
@@ -337,22 +348,6 @@ def settle(args: Arguments, container: Container, record: dict[str, Any], text: 
     state.write("state", fastjson.dumps(record).encode(), container.fd)
     state.write("plan", block, container.fd)
     state.write("fast", container.fast(), container.fd)
-
-
-def write_pid(path: str, pid: int) -> None:
-    """Write a pid file in one step: digits and nothing else."""
-    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        os.write(fd, str(pid).encode())
-        os.close(fd)
-        os.rename(temporary, path)
-    except OSError as error:
-        import contextlib
-
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None
 
 
 def keeps_groups(config: dict[str, Any], process: dict[str, Any]) -> bool:

@@ -8,11 +8,11 @@ from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, planner, spec, state
 from pyrun.oci.arguments import program
-from pyrun.oci.create import filter_of, keeps_groups, root_of, write_pid
+from pyrun.oci.create import filter_of, keeps_groups, root_of
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
 from pyrun.oci.process import schedule
-from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal
+from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal, write_pid
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrun.plan.ops import Op
     from pyrun.plan.version1 import Limit1
 
-__all__ = ["Wanted", "as_meant", "enable", "limits_of", "resource_ops", "write"]
+__all__ = ["Wanted", "as_meant", "enable", "files_of", "limits_of", "resource_ops", "write"]
 
 _CORE = ("cgroup",)
 
@@ -139,6 +139,13 @@ def resource_ops(resources: dict[str, Any], group: str) -> list[Op]:
     return todo
 
 
+def files_of(resources: dict[str, Any], group: str) -> list[tuple[str, str]]:
+    """Return the files of a cgroup and their texts, without what says nothing."""
+    from pyrun.plan.resources import of_resources
+
+    return [(file, text) for file, text, _ in of_resources(resources, bfq=_has_bfq(group))]
+
+
 def _has_bfq(group: str) -> bool:
     return (
         bool(group)
@@ -186,15 +193,19 @@ def write(resources: dict[str, Any], container: Container, *, user: bool = False
         limits_1 = [one for one in limits_1 if one[0] in old or one[1:3] not in UNLIMITED_1]  # of which there are none
     held = {name: read_small(f"{group}/{name}").decode().strip() for name in ("memory.max", "memory.current", "memory.swap.max", "cpu.max")}
     limits = of_resources(resources, held={name: text for name, text in held.items() if text}, bfq=_has_bfq(group))
+    weights = [origin for file, _, origin in limits if file == "cpu.weight"]
+    if weights and read_small(group + "/cpu.idle") == b"1\n":  # where the kernel takes no weight (cgroup-v2.rst)
+        limits.insert(0, ("cpu.idle", "0", weights[0]))
     if limits_1:
         from pyrun.oci.hybrid import adopt
 
         old = adopt(container, limits_1)
     enable(group, [(file, origin) for file, _, origin in limits])
-    if os.path.dirname(group).endswith(".scope"):
+    unit = container.record.get("systemd-scope")
+    if unit:
         from pyrun.oci import systemd
 
-        systemd.adjust(group, [(file, text) for file, text, _ in limits], user=user)
+        systemd.adjust(unit, group, [(file, text) for file, text, _ in limits], user=user)
     for file, text, origin in limits:
         try:
             fd = os.open(f"{group}/{file}", os.O_WRONLY | os.O_CLOEXEC)

@@ -120,8 +120,7 @@ class _Restoring:
             self.making.relay = take_terminal(self.args, self.config["process"], fd)
             return
         elif what == "post-restore":
-            if self.making.wanted:
-                self.making.wanted.settle()
+            self.making.settle()
             settle(self.args, self.making.container, self.record, self.text, pid, ops.encode(self.plan))
         if fd >= 0:
             os.close(fd)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
 
-__all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", "send_pidfd", "size_terminal", "take_terminal"]
+__all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", "send_pidfd", "size_terminal", "take_terminal", "write_pid"]
 
 
 def keep_descriptors(args: Arguments) -> int:
@@ -139,3 +139,19 @@ def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
         client.close()
         os.close(master)
     return -1
+
+
+def write_pid(path: str, pid: int) -> None:
+    """Write a pid file in one step: digits and nothing else."""
+    temporary = f"{os.path.dirname(path) or '.'}/.{os.path.basename(path)}.{os.getpid()}"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        os.write(fd, str(pid).encode())
+        os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        import contextlib
+
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise HostError("write pid file", path, errno=error.errno or 0, origin="--pid-file") from None

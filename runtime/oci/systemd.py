@@ -1,12 +1,15 @@
 """A container's cgroup from systemd: a scope (systemd.scope(5)), asked for over D-Bus with systemd's own busctl.
 
 systemd wants a process for a scope, and the container's is born into its cgroup.  So this process goes there first, into a
-leaf of its own, for a cgroup with controllers for others takes no process (cgroups(7)); the container lives beside it.
-When both are gone systemd removes the scope.
+leaf of its own, for a cgroup with controllers for others takes no process (cgroups(7)); the container lives beside it.  Once it
+does, this process goes back where it came from, unless it is a user's, who may not.  When both are gone systemd removes the scope.
+
+Its limits are the container's: shares count between the scopes of a slice, and clients look there for all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -15,26 +18,56 @@ from pyrun.errors import ConfigError, HostError
 from pyrun.host import LEAF, read_small
 from pyrun.oci import cgroups
 from pyrun.plan.resources import of_resources
-from pyrun.plan.scope import properties_of
+from pyrun.plan.scope import properties_of, quota_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["adjust", "delegate", "scope"]
+__all__ = ["Scope", "adjust", "delegate", "scope"]
 
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _CONTAINER = "container"
 _SUBGROUP, _DELEGATED = "run.oci.systemd.subgroup", "run.oci.delegate-cgroup"  # annotations of crun's
 _PREFIX = "org.systemd.property."
-# What the scope has as well, for whoever asks systemd; processor time is the container's alone, or this process had to wait for it.
-_SHOWN = ("memory.max", "memory.swap.max", "pids.max")
-_LEAST = {"memory.max": 32 << 20, "pids.max": 16}  # with this process in it; the container's own cgroup has the exact limit
+_LEAST = {"memory.max": 32 << 20, "memory.high": 32 << 20, "pids.max": 16}  # with this process in it
+_QUOTA = "cpu.max"  # for which this process would have to wait
+_IDLE = "cpu.idle"
 
 
-def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str, str], *, user: bool = False) -> str:
-    """Make the scope of `linux.cgroupsPath` (slice:prefix:name, or slice:name) and return the directory for the container in it.
+class Scope:
+    """One that has been made: `group` is the directory for the container in it."""
+
+    __slots__ = ("_before", "_directory", "_limits", "_named", "_unit", "_user", "group")
+
+    def __init__(self, unit: str, directory: str, below: str, before: str, *, user: bool) -> None:
+        """`before` is the cgroup that this process was in."""
+        self._unit, self._directory, self._before, self._user = unit, directory, before, user
+        self.group = f"{directory}/{below}"
+        self._limits: list[tuple[str, str]] = []
+        self._named: set[str] = set()
+
+    def later(self, limits: list[tuple[str, str]], named: set[str]) -> None:
+        """Remember what `settle` is to see to, but for the properties that are `named` otherwise."""
+        self._limits, self._named = limits, named
+
+    def settle(self, files: Iterable[tuple[str, str]]) -> None:
+        """Leave it to the container, whose process lives there by now, with the rest of its limits; HostError when systemd refuses.
+
+        `files` are all the limits, as the container's own cgroup has them.
+        """
+        away = not self._user and cgroups.put(f"{cgroups.tree()}{self._before}/cgroup.procs", "0")
+        if away:
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{self._directory}/{LEAF}")
+        rest = [one for one in self._limits if one[0] == _QUOTA or (away and _floored(one) != one)]
+        _set(self._unit, [one for one in _properties(rest) if one[0] not in self._named], user=self._user)
+        _write(self._directory, files)
+
+
+def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str, str], *, user: bool = False) -> Scope:
+    """Make the scope of `linux.cgroupsPath` (slice:prefix:name, or slice:name), with this process in it.
 
     It gets the properties of annotations org.systemd.property.NAME; `user` says that it is the user's own service manager which has
     to do it.  ConfigError for another form of path, and for an annotation that is malformed; HostError when systemd refuses.
@@ -49,20 +82,29 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part).removesuffix(".scope") + ".scope"
     each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
-    each += _properties((file, text) for file, text, _ in of_resources(resources))
+    limits = [one[:2] for one in of_resources(resources)]
+    each += _properties([_floored(one) for one in limits if one[0] != _QUOTA])
     wanted = _wanted(annotations)
     named = {one[0] for one in wanted}
     each = [one for one in each if one[0] not in named] + wanted
     each += [["Delegate", "b", "true"], ["Slice", "s", above or ("user.slice" if user else "system.slice")]]
     each.append(["PIDs", "au", "1", str(os.getpid())])
     words = [word for one in each for word in one]
+    before = cgroups.own()
     _ask(unit, user, "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", str(len(each)), *words, "0")
     directory = _arrive(unit)
     leaf = f"{directory}/{LEAF}"
     os.makedirs(leaf, exist_ok=True)
     if not cgroups.put(leaf + "/cgroup.procs", "0"):
         raise HostError("make scope", unit, "its cgroup is not delegated", origin="linux.cgroupsPath")
-    return f"{directory}/{below[0]}"
+    made = Scope(unit, directory, below[0], before, user=user)
+    made.later(limits, named)
+    return made
+
+
+def _floored(limit: tuple[str, str]) -> tuple[str, str]:
+    file, text = limit
+    return (file, str(max(int(text), _LEAST[file]))) if file in _LEAST and text.isdigit() else limit
 
 
 def _below(annotations: dict[str, str]) -> tuple[str, str]:
@@ -107,20 +149,40 @@ def _root(mappings: Iterable[dict[str, int]]) -> int:
     return next((row["hostID"] for row in mappings if row["containerID"] == 0), 0)
 
 
-def adjust(group: str, limits: Iterable[tuple[str, str]], *, user: bool = False) -> None:
-    """Give the scope of a container's cgroup, if it has one, new limits; HostError when systemd refuses."""
-    above, own = os.path.split(group)
-    unit = os.path.basename(above)
-    ours = unit.endswith(".scope") and (own == _CONTAINER or os.path.isdir(f"{above}/{LEAF}"))
-    properties = _properties(limits) if ours else []
+def adjust(unit: str, group: str, limits: Iterable[tuple[str, str]], *, user: bool = False) -> None:
+    """Give the scope of a container in `group` new limits; HostError when systemd refuses."""
+    directory = os.path.dirname(group)
+    limits = [_floored(one) if read_small(f"{directory}/{LEAF}/cgroup.procs") else one for one in limits]
+    _set(unit, _properties(limits), user=user)
+    _write(directory, limits)
+
+
+def _properties(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
+    found: list[list[str]] = []
+    for file, text in limits:
+        if file == _IDLE:  # systemd 252 has it as a weight; the largest number stands for its default
+            found.append(["CPUWeight", "t", "0" if text == "1" else str((1 << 64) - 1)])
+        else:
+            found += properties_of([(file, text)], more={})
+    return found
+
+
+def _set(unit: str, properties: list[list[str]], *, user: bool) -> None:
     if properties:
         words = [word for one in properties for word in one]
         _ask(unit, user, "SetUnitProperties", "sba(sv)", unit, "true", str(len(properties)), *words)
 
 
-def _properties(limits: Iterable[tuple[str, str]]) -> list[list[str]]:
-    shown = [(file, text) for file, text in limits if file in _SHOWN]
-    return properties_of([(file, text if text == "max" else str(max(int(text), _LEAST.get(file, 0)))) for file, text in shown], more={})
+def _write(directory: str, limits: Iterable[tuple[str, str]]) -> None:
+    """Put what systemd has no properties for into files of the scope, as far as they are there: the container's own has them in any case.
+
+    A burst needs its quota, which systemd writes once it has answered.
+    """
+    for file, text in limits:
+        if file == _QUOTA:
+            cgroups.put(f"{directory}/{file}", quota_of(text))
+        elif not _properties([(file, text)]):
+            cgroups.put(f"{directory}/{file}", text)
 
 
 def _wanted(annotations: dict[str, str]) -> list[list[str]]:

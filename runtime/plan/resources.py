@@ -75,7 +75,7 @@ def of_resources(
     found: list[Limit] = []
     now: Mapping[str, str] = held or {}
     parts = Values(resources, where)
-    _memory(parts.table("memory"), now, found)
+    _memory(parts.table("memory"), held, found)
     _cpu(parts.table("cpu"), now, found)
     found += limit_of_pids(parts.table("pids"))
     _block(parts.table("blockIO"), held is None, bfq, found)
@@ -142,8 +142,12 @@ class Values:
                 raise self.bad(name, self.values[name], reason, "leave it out: cgroup version 2 does not have it")
 
 
-def _memory(memory: Values, held: Mapping[str, str], found: list[Limit]) -> None:
-    """`swap` is memory and swap together, which version 2 has apart; -1 is no limit, 0 as if absent (clients send zeros)."""
+def _memory(memory: Values, held: Mapping[str, str] | None, found: list[Limit]) -> None:
+    """`swap` is memory and swap together, which version 2 has apart; -1 is no limit, 0 as if absent (clients send zeros).
+
+    But a `swap` of 0 in a new container, whose `limit` is not 0 too, is no swap space at all.
+    """
+    fresh, held = held is None, held or {}
     memory.none_of(("kernel", "kernelTCP", "disableOOMKiller"), "cannot be done with cgroup version 2")
     if memory.values.get("swappiness") not in (None, -1):
         memory.none_of(("swappiness",), "cannot be done with cgroup version 2")
@@ -154,9 +158,11 @@ def _memory(memory: Values, held: Mapping[str, str], found: list[Limit]) -> None
         check_not_in_use(memory, limit or 0, swap or 0, int(held.get("memory.current", "0")))
     if limit:
         found.append(("memory.max", _text(limit), memory.at("limit")))
-    if limit == -1 and not swap:
+    if limit == -1 and (swap is None or (swap == 0 and not fresh)):
         swap = -1  # one limit of both, in version 1: without one there is none of either
         found.append(("memory.swap.max", "max", memory.at("limit")))
+    elif swap == 0 and limit != 0 and fresh:
+        found.append(("memory.swap.max", "0", memory.at("swap")))
     elif swap == -1:
         found.append(("memory.swap.max", "max", memory.at("swap")))
     elif swap:

@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["properties_of"]
+__all__ = ["properties_of", "quota_of"]
 
 _INFINITY = (1 << 64) - 1
 _NUMBERS = {
@@ -38,15 +38,27 @@ def properties_of(limits: Iterable[tuple[str, str]], more: Mapping[str, int] = _
     return found
 
 
+def quota_of(text: str) -> str:
+    """Return `cpu.max` as systemd writes it for the properties of that text; ValueError for another form."""
+    quota, period = _quota(text)
+    return f"{'max' if quota is None else quota * period // 1_000_000} {period}"
+
+
+def _quota(text: str) -> tuple[int | None, int]:
+    """Microseconds in a second, and the period; in whole percents, upward, as systemd keeps it when it reloads."""
+    words = text.split()
+    period = int(words[1]) if len(words) > 1 else 100_000
+    return (None if words[0] == "max" else -(-int(words[0]) * 1_000_000 // (period * 10_000)) * 10_000), period
+
+
 def _of(file: str, text: str, more: Mapping[str, int]) -> list[list[str]]:
     words = text.split()
     if file in _NUMBERS and words[:-1] in ([], ["default"]):
         number = _INFINITY if words[-1] == "max" else int(words[-1]) + more.get(file, 0)
         return [[_NUMBERS[file], "t", str(number)]]
     if file == "cpu.max":
-        period = int(words[1]) if len(words) > 1 else 100_000
-        quota = _INFINITY if words[0] == "max" else int(words[0]) * 1_000_000 // period
-        return [["CPUQuotaPerSecUSec", "t", str(quota)], ["CPUQuotaPeriodUSec", "t", str(period)]]
+        quota, period = _quota(text)
+        return [["CPUQuotaPerSecUSec", "t", str(_INFINITY if quota is None else quota)], ["CPUQuotaPeriodUSec", "t", str(period)]]
     if file not in _SETS:
         return []
     bits = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyrun.errors import UsageError
-from pyrun.plan.scope import properties_of
+from pyrun.plan.scope import properties_of, quota_of
 from pyrun.pod.options import Options
 from pyrun.pod.place import manager_of
 
@@ -20,6 +20,7 @@ from pyrun.pod.place import manager_of
         ("cpu.weight", "50", [["CPUWeight", "t", "50"]]),
         ("io.weight", "default 20", [["IOWeight", "t", "20"]]),
         ("cpu.max", "150000 100000", [["CPUQuotaPerSecUSec", "t", "1500000"], ["CPUQuotaPeriodUSec", "t", "100000"]]),
+        ("cpu.max", "600000 900000", [["CPUQuotaPerSecUSec", "t", "670000"], ["CPUQuotaPeriodUSec", "t", "900000"]]),
         ("cpu.max", "max 100000", [["CPUQuotaPerSecUSec", "t", str((1 << 64) - 1)], ["CPUQuotaPeriodUSec", "t", "100000"]]),
         ("cpuset.cpus", "0-2,9", [["AllowedCPUs", "ay", "2", "7", "2"]]),
         ("io.max", "8:0 rbps=1", []),
@@ -27,6 +28,13 @@ from pyrun.pod.place import manager_of
 )
 def test_properties(file: str, text: str, properties: list[list[str]]) -> None:
     assert properties_of([(file, text)]) == properties
+
+
+def test_a_quota_is_in_whole_percents_of_a_processor() -> None:
+    """Which is what systemd keeps of it; never less than was asked for."""
+    assert [quota_of(text) for text in ("600000 900000", "1 100000", "50000", "max 100000", "max")] == [
+        "603000 900000", "1000 100000", "50000 100000", "max 100000", "max 100000",
+    ]  # fmt: skip
 
 
 def test_a_unit_that_is_bounded_as_exactly_as_what_is_in_it() -> None:

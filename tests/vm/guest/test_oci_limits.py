@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -135,17 +136,103 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
     assert group == Path("/sys/fs/cgroup/machine.slice/oci-scoped.scope/container") and values(group) == WANTED
     assert oci.state("one")["systemd-scope"] == "oci-scoped.scope"
     assert subprocess.run(["systemctl", "is-active", "oci-scoped.scope"], capture_output=True, text=True).stdout == "active\n"
-    show = ["systemctl", "show", "--value", "--property=MemoryMax,TasksMax", "oci-scoped.scope"]
-    assert set(subprocess.run(show, capture_output=True, text=True).stdout.split()) == {str(64 << 20), "20"}
-    assert values(group.parent)["pids.max"] == "20"
+    names = ["MemoryMax", "TasksMax", "CPUWeight", "CPUQuotaPerSecUSec"]
+    assert properties("oci-scoped.scope", *names) == [str(64 << 20), "20", "59", "500ms"]
+    assert values(group.parent) == WANTED
     oci("--systemd-cgroup", "update", "--memory", "96m", "--memory-swap", "96m", "one")
     assert (group / "memory.max").read_text() == (group.parent / "memory.max").read_text() == f"{96 << 20}\n"
-    assert set(subprocess.run(show, capture_output=True, text=True).stdout.split()) == {str(96 << 20), "20"}
+    assert properties("oci-scoped.scope", *names) == [str(96 << 20), "20", "59", "500ms"]
     oci("--systemd-cgroup", "delete", "--force", "one")
+    gone(group.parent)
+
+
+def properties(unit: str, *names: str) -> list[str]:
+    """The unit's properties, as systemctl has them, in that order."""
+    show = subprocess.run(["systemctl", "show", "--property=" + ",".join(names), unit], capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in show.stdout.splitlines())
+    return [found[name] for name in names]
+
+
+def scoped(oci: Runtime) -> Path:
+    """The cgroup of a container that sleeps in a scope."""
+    oci.command("/bin/sleep", "1000")
+    oci("--systemd-cgroup", "run", "--detach", "one")
+    return group_of(oci.state("one")["pid"])
+
+
+def gone(scope: Path) -> None:
     deadline = time.monotonic() + 30
-    while group.parent.exists():
+    while scope.exists():
         assert time.monotonic() < deadline, "systemd keeps the scope"
         time.sleep(0.2)
+
+
+def test_a_scope_has_what_its_container_has(oci: Runtime) -> None:
+    """Shares count among the scopes of a slice; and nobody but the container is in its own, so that small limits are exact too."""
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:all"
+    oci.config["linux"]["resources"] = {
+        "memory": {"limit": 20 << 20, "reservation": 10 << 20, "swap": 0},
+        "pids": {"limit": 3},
+        "cpu": {"quota": 6000, "period": 90000, "shares": 200, "cpus": "0", "mems": "0"},
+        "unified": {"memory.high": str(16 << 20), "memory.min": "4096", "cpu.max.burst": "3000", "memory.oom.group": "1"},
+    }
+    group = scoped(oci)
+    scope = Path("/sys/fs/cgroup/machine.slice/oci-all.scope")
+    assert group == scope / "container" and sorted(path.name for path in scope.iterdir() if path.is_dir()) == ["container"]
+    wanted = {
+        "memory.max": str(20 << 20), "memory.low": str(10 << 20), "memory.swap.max": "0", "pids.max": "3", "memory.oom.group": "1",
+        "cpu.weight": "29", "cpuset.cpus": "0", "cpuset.mems": "0", "memory.high": str(16 << 20), "memory.min": "4096",
+    }  # fmt: skip
+    for directory in (group, scope):
+        assert {name: (directory / name).read_text().strip() for name in wanted} == wanted
+        assert (directory / "cpu.max.burst").read_text().strip() in ("3000", "3")  # which older kernels show by the thousand
+    assert (group / "cpu.max").read_text() == "6000 90000\n" and (scope / "cpu.max").read_text() == "6300 90000\n"  # whole percents
+    names = ["TasksMax", "AllowedCPUs", "AllowedMemoryNodes", "CPUQuotaPerSecUSec", "CPUQuotaPeriodUSec", "MemoryLow"]
+    assert properties("oci-all.scope", *names) == ["3", "0", "0", "70ms", "90ms", str(10 << 20)]
+    oci("--systemd-cgroup", "update", "--pids-limit", "4", "--cpu-quota", "-1", "--cpu-share", "1024", "one")
+    assert properties("oci-all.scope", "TasksMax", "CPUQuotaPerSecUSec", "CPUWeight") == ["4", "infinity", "100"]
+    for path in (group, scope):
+        assert (path / "pids.max").read_text() == "4\n" and (path / "cpu.weight").read_text() == "100\n"
+        assert (path / "cpu.max").read_text() == "max 90000\n"
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    assert (scope / "pids.max").read_text() == "4\n" and (scope / "cpu.weight").read_text() == "100\n"
+    oci("--systemd-cgroup", "delete", "--force", "one")
+    gone(scope)
+
+
+def test_a_scope_among_the_idle(oci: Runtime) -> None:
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:idle"
+    oci.config["linux"]["resources"] = {"cpu": {"idle": 1}}
+    group = scoped(oci)
+    both = group / "cpu.idle", group.parent / "cpu.idle"
+    assert [path.read_text() for path in both] == ["1\n", "1\n"] and properties("oci-idle.scope", "CPUWeight") == ["idle"]
+    oci("--systemd-cgroup", "update", "--cpu-idle", "0", "one")
+    assert [path.read_text() for path in both] == ["0\n", "0\n"]
+    oci("--systemd-cgroup", "update", "--cpu-idle", "1", "one")
+    assert [path.read_text() for path in both] == ["1\n", "1\n"]
+    oci("--systemd-cgroup", "update", "--cpu-share", "200", "one")  # which is to be out of there
+    assert [path.read_text() for path in both] == ["0\n", "0\n"]
+    assert (group / "cpu.weight").read_text() == (group.parent / "cpu.weight").read_text() == "29\n"
+    oci("--systemd-cgroup", "delete", "--force", "one")
+    gone(group.parent)
+
+
+def test_whoever_makes_a_scope_goes_back(oci: Runtime) -> None:
+    """`run` waits where it was called, so that the container is all that its scope is there for."""
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:waited"
+    oci.command("/bin/sleep", "1000")
+    words = [str(word) for word in (oci.program, "--root", oci.root, "--systemd-cgroup", "run", "--bundle", oci.bundle, "one")]
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL) as waiting:
+        deadline = time.monotonic() + 60
+        while oci("state", "one", code=None).returncode or oci.state("one")["status"] != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert group_of(waiting.pid) == group_of(os.getpid())
+        scope = group_of(oci.state("one")["pid"]).parent
+        assert scope.name == "oci-waited.scope"
+        oci("kill", "one", "KILL")
+    assert waiting.returncode == 137
+    gone(scope)
 
 
 def test_a_scope_without_a_prefix(oci: Runtime) -> None:
@@ -156,10 +243,7 @@ def test_a_scope_without_a_prefix(oci: Runtime) -> None:
         group = group_of(oci.state("one")["pid"])
         oci("--systemd-cgroup", "delete", "--force", "one")
         assert group == Path("/sys/fs/cgroup/machine.slice/oci-plain.scope/container")
-        deadline = time.monotonic() + 30
-        while group.parent.exists():
-            assert time.monotonic() < deadline, "systemd keeps the scope"
-            time.sleep(0.2)
+        gone(group.parent)
 
 
 def test_cgroups_of_crun_in_a_scope(oci: Runtime) -> None:
@@ -177,17 +261,14 @@ def test_cgroups_of_crun_in_a_scope(oci: Runtime) -> None:
         oci.command("/bin/sleep", "1000")
         oci("--systemd-cgroup", "run", "--detach", "one")
         assert group_of(oci.state("one")["pid"]) == scope / below and values(scope / "mine") == WANTED
-        shown = oci("exec", "one", "cat", "/proc/self/cgroup").stdout
-        assert shown == f"0::{'/theirs' if more else '/'}\n"
+        told = oci("exec", "one", "cat", "/proc/self/cgroup").stdout
+        assert told == f"0::{'/theirs' if more else '/'}\n"
         oci("--systemd-cgroup", "update", "--pids-limit", "30", "one")
         assert values(scope / "mine")["pids.max"] == values(scope)["pids.max"] == "30"
         if more:
             assert {"memory", "pids"} <= set((scope / below / "cgroup.controllers").read_text().split())
         oci("--systemd-cgroup", "delete", "--force", "one")
-        deadline = time.monotonic() + 30
-        while scope.exists():
-            assert time.monotonic() < deadline, "systemd keeps the scope"
-            time.sleep(0.2)
+        gone(scope)
     del oci.config["annotations"]
 
 
@@ -215,9 +296,8 @@ def test_properties_of_a_scope(oci: Runtime) -> None:
     oci.config["annotations"] = {f"org.systemd.property.{name}": value for name, value in values.items()}
     oci.write()
     oci("--systemd-cgroup", "run", "--detach", "one")
-    names = "TimeoutStopUSec,RuntimeMaxUSec,Description,CPUWeight,DevicePolicy,MemoryAccounting,After"
-    shown = subprocess.run(["systemctl", "show", "-p", names, "oci-told.scope"], capture_output=True, text=True).stdout
-    found = dict(line.split("=", 1) for line in shown.splitlines())
+    names = "TimeoutStopUSec RuntimeMaxUSec Description CPUWeight DevicePolicy MemoryAccounting After".split()
+    found = dict(zip(names, properties("oci-told.scope", *names), strict=True))
     assert {"basic.target", "sysinit.target"} <= set(found.pop("After").split())
     assert found == {
         "TimeoutStopUSec": "12s",
