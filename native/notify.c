@@ -112,8 +112,9 @@ char **notify_environment(const struct context *ctx, char **at)
     uint64_t pid = (uint64_t)sys_call0(__NR_getpid);
     uint32_t sockets = ctx->handler ? 0 : ctx->plan->flags >> PLAN_LISTEN_SHIFT;
 
-    if (sockets > 0) {
-        at = add_number(at, texts[0], "LISTEN_FDS=", sockets);
+    if (sockets > 0 && (!(ctx->plan->flags & PLAN_OCI) || from_environment(ctx->envp, "LISTEN_FDS")[0] != '\0')) {
+        /* an OCI container's descriptors need not be sockets (--preserve-fds): how many are was counted before */
+        at = ctx->plan->flags & PLAN_OCI ? add_same(at, ctx, "LISTEN_FDS") : add_number(at, texts[0], "LISTEN_FDS=", sockets);
         at = add_number(at, texts[1], "LISTEN_PID=", pid);
         at = add_same(at, ctx, "LISTEN_FDNAMES");
     }

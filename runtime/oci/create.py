@@ -242,7 +242,8 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, making: Making, 
     group, user = record.get("cgroup", ""), is_user(args.get("rootless", "auto"))
     if (config.get("linux") or {}).get("seccomp"):
         debug(args, f"seccomp filter flags: {filter_flags(config['linux']['seccomp']) & ~1}")  # TSYNC is for threads, and there are none
-    announce_sockets(config)
+    if "process" in config:
+        announce_sockets(config["process"], "1")
     notify = ("", "")
     if os.environ.get("NOTIFY_SOCKET"):
         from pyrun.oci.notify import arrange
@@ -255,7 +256,8 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, making: Making, 
         hooks.inherit(config)
     own_streams(config.get("process") or {}, config)
     kept, bounding = keeps_groups(config, config.get("process") or {}), probe().bounding
-    _warn(args, lost_capabilities(config, bounding))  # which are asked for and not to be had (config.md)
+    told = bool(args.get("log")) or program() == "runc"  # crun says nothing, and a builder's user would read it at each step
+    _warn(args, lost_capabilities(config, bounding, ambient=told))  # which are asked for and not to be had (config.md)
     plan = planner.oci_plan(
         config,
         bundle,

@@ -12,7 +12,7 @@ from pyrun.oci.create import filter_of, keeps_groups, root_of
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
 from pyrun.oci.process import schedule
-from pyrun.oci.streams import keep_lines, own_streams, send_pidfd, size_terminal, take_terminal, write_pid
+from pyrun.oci.streams import announce_sockets, keep_lines, own_streams, send_pidfd, size_terminal, take_terminal, write_pid
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
 
@@ -88,14 +88,14 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
     except OSError:
         raise StateError("exec", container.id, "container not running") from None
     own_streams(process, config)
+    announced = announce_sockets(process)
     kept = keeps_groups(config, process)
     shown = state.around_pid(state.hook_state(container, container.record, container.status()))
     plan = planner.enter_plan(config, process, seccomp=filter_of(config), bounding=probe().bounding, state=shown, root=f"/proc/{pid}/root")
     plan.clone_flags = namespaces_of(pid)
     if read_small(f"/proc/{pid}/setgroups") == b"deny\n":
         plan.flags |= ops.SETGROUPS_DENY
-    if kept:
-        plan.flags |= ops.KEEP_GROUPS
+    plan.flags |= ops.KEEP_GROUPS if kept else 0
     plan.ops = [*_groups_1(container), *plan.ops]
     fds = {6: pidfd}
     relay = -1
@@ -112,7 +112,7 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         group = _group(args, container, pid)
         if group:
             fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        launch = Launch(plan, fds, args.kept, str(pid))
+        launch = Launch(plan, fds, args.kept, str(pid), environment=announced)
     except OSError as error:
         step = "exec in cgroup" if error.filename else "exec in"
         raise HostError(step, str(error.filename or container.id), errno=error.errno or 0) from None

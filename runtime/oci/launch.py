@@ -29,7 +29,7 @@ class Launch:
 
     __slots__ = ("_block", "_helper", "_socket", "pid")
 
-    def __init__(self, plan: Plan, fds: dict[int, int], preserved: int, *more: str) -> None:
+    def __init__(self, plan: Plan, fds: dict[int, int], preserved: int, *more: str, environment: dict[str, str] | None = None) -> None:
         import _socket
 
         block = ops.encode(plan)
@@ -40,7 +40,7 @@ class Launch:
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
         try:
             slots = [memfd, theirs.fileno(), *(fds.get(slot, -1) for slot in range(5, 10))]
-            self._helper = _spawn(["pyrun-oci: container", *more], slots)
+            self._helper = _spawn(["pyrun-oci: container", *more], slots, environment or {})
         finally:
             theirs.close()
             os.close(memfd)
@@ -134,7 +134,7 @@ def _look(fd: int) -> None:
     attend.comes_first(fd, 1)  # POLLIN
 
 
-def _spawn(argv: list[str], slots: list[int]) -> int:
+def _spawn(argv: list[str], slots: list[int], environment: dict[str, str]) -> int:
     """Start the helper with `slots` from descriptor 3 on; returns its pid.
 
     By Python's own call: this process is small, and the extension with cffi takes longer to be imported than all of this.
@@ -147,7 +147,7 @@ def _spawn(argv: list[str], slots: list[int]) -> int:
     try:
         for slot, fd in enumerate(copies[:-1], 3):
             actions.append((os.POSIX_SPAWN_DUP2, fd, slot) if fd >= 0 else (os.POSIX_SPAWN_CLOSE, slot))
-        return os.posix_spawn(f"/proc/self/fd/{copies[-1]}", argv, {}, file_actions=actions)
+        return os.posix_spawn(f"/proc/self/fd/{copies[-1]}", argv, environment, file_actions=actions)
     finally:
         for fd in copies:
             if fd >= 0:

@@ -266,15 +266,19 @@ def held_capabilities(spec: dict[str, Any], bounding: int) -> int:
     return caps.ALL if users else bounding
 
 
-def lost_capabilities(spec: dict[str, Any], bounding: int) -> list[str]:
-    """Return a warning for each capability that the process is not given, though the configuration asks for it."""
+def lost_capabilities(spec: dict[str, Any], bounding: int, *, ambient: bool) -> list[str]:
+    """Return a warning for each capability that the process is not given, though the configuration asks for it.
+
+    With `ambient` also for those that another set rules out: tools such as buildah ask for all of them in every step of a build.
+    """
     wanted = spec.get("process", {}).get("capabilities", {})
     for name in _SETS if program() == "crun" else ():  # which refuses what no kernel has, since 1.29
         for index, word in enumerate(wanted.get(name, ())):
             if word not in caps.NAMES:
                 hint = "see capabilities(7)"
                 raise ConfigError("read capability", word, "unknown cap", hint=hint, origin=f"process.capabilities.{name}[{index}]")
-    return capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
+    lost = capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
+    return [text for text in lost if ambient or text.startswith("process.")]
 
 
 def listens(wanted: dict[str, Any]) -> bool:

@@ -109,8 +109,7 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
         linux.get(name) for name in ("mountLabel", "netDevices")
     ):
         return False
-    lost = lost_capabilities(spec, probe().bounding)
-    if any(text.startswith("process.") for text in lost):  # of which somebody has to be told each time; not of what the sets rule out
+    if lost_capabilities(spec, probe().bounding, ambient=False):  # of which somebody has to be told each time
         return False
     if linux.get("seccomp", {}).get("listenerPath") or any(name not in _RESOURCES for name, value in resources.items() if value):
         return False

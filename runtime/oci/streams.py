@@ -43,13 +43,21 @@ def _is_open(fd: int) -> bool:
     return True
 
 
-def announce_sockets(config: dict[str, Any]) -> None:
-    """sd_listen_fds(3): the program is to find those that come from the caller, and its own pid beside them."""
-    count = listening(os.environ.get("LISTEN_FDS", ""))
-    if count and "process" in config:
-        names = os.environ.get("LISTEN_FDNAMES", "")
-        more = [f"LISTEN_FDS={count}", "LISTEN_PID=1", *([f"LISTEN_FDNAMES={names}"] if names else [])]
-        config["process"]["env"] = [*config["process"].get("env", ()), *more]
+def announce_sockets(process: dict[str, Any], pid: str = "") -> dict[str, str]:
+    """sd_listen_fds(3): the program is to find the sockets that come from the caller, and its own pid beside them.
+
+    Whatever `process` says of them gives way.  Without `pid` the helper adds them and the pid: returned is what it is to find in its own
+    environment for that.  Other descriptors (--preserve-fds) are not announced.
+    """
+    count, names = listening(os.environ.get("LISTEN_FDS", "")), os.environ.get("LISTEN_FDNAMES", "")
+    if not count:
+        return {}
+    found = {"LISTEN_FDS": str(count), **({"LISTEN_FDNAMES": names} if names else {})}
+    process["env"] = [word for word in process.get("env") or () if word.partition("=")[0] not in (*found, "LISTEN_PID")]
+    if not pid:
+        return found
+    process["env"] += [f"{name}={value}" for name, value in {**found, "LISTEN_PID": pid}.items()]
+    return {}
 
 
 def own_streams(process: dict[str, Any], config: dict[str, Any]) -> None:

@@ -61,6 +61,33 @@ def test_sockets_that_are_announced_and_not_there_stay_away(oci: Runtime, monkey
     assert with_open(oci, "3>&- 4>&-", "run", "one").split() == ["2", "1", "0", "1", "2", "3"]
 
 
+def told(text: str) -> list[str]:
+    """The variables of sd_listen_fds(3) among what env(1) prints."""
+    return sorted(word for word in text.split() if word.startswith("LISTEN_"))
+
+
+def test_descriptors_that_are_kept_are_not_announced_as_sockets(oci: Runtime, tmp_path: Path) -> None:
+    """A program that looks for sockets to listen on (sd_listen_fds(3)) would take files for them."""
+    opened = f"3>{tmp_path}/three 4>{tmp_path}/four"
+    oci.command("env")
+    assert told(with_open(oci, opened, "run", "--preserve-fds", "2", "one")) == []
+    oci.start_sleeping()
+    assert told(with_open(oci, opened, "exec", "--preserve-fds", "2", "one", "env")) == []
+
+
+def test_sockets_are_announced_once(oci: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines such as podman name them in the configuration, too."""
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_FDNAMES", "web")
+    oci.config["process"]["env"] += ["LISTEN_PID=1", "LISTEN_FDS=1", "LISTEN_FDNAMES=web"]
+    opened = f"3>{tmp_path}/three 4>{tmp_path}/four"
+    oci.command("env")
+    assert told(with_open(oci, opened, "run", "--preserve-fds", "1", "one")) == ["LISTEN_FDNAMES=web", "LISTEN_FDS=1", "LISTEN_PID=1"]
+    oci.start_sleeping()
+    shown = with_open(oci, opened, "exec", "--preserve-fds", "1", "one", "sh", "-c", "env; echo $$")
+    assert told(shown) == ["LISTEN_FDNAMES=web", "LISTEN_FDS=1", f"LISTEN_PID={shown.split()[-1]}"]
+
+
 def test_more_than_can_be_kept_are_refused(oci: Runtime) -> None:
     oci.command("/bin/true")
     line = 'for fd in $(seq 3 70); do eval "exec $fd</dev/null"; done; exec "$@"'

@@ -102,6 +102,17 @@ def test_terminals(podman: Clients, running: str) -> None:
     assert "/dev/pts/0" in done.stdout and done.returncode == 6
 
 
+def test_build(podman: Clients, tmp_path: Path) -> None:
+    """The output of a step is that of its program: nothing of ours is in between."""
+    (tmp_path / "Containerfile").write_text(f"FROM {IMAGE}\nRUN echo a step of it; echo kept >/kept\n")
+    build = ["build", "--pull=never", "--network=none", "--isolation=oci", "--quiet=false", "--tag", "localhost/built:1", tmp_path]
+    done = podman.podman(*build)
+    shown = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("a step") or "pyrun" in line]
+    assert shown == ["a step of it"]
+    assert run(podman, "localhost/built:1", "cat", "/kept") == "kept\n"
+    podman.podman("rmi", "localhost/built:1")
+
+
 def test_pause_top_stats_cp(podman: Clients, running: str, tmp_path: Path) -> None:
     podman.podman("pause", running)
     assert json.loads(podman.podman("inspect", running).stdout)[0]["State"]["Status"] == "paused"
