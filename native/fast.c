@@ -75,8 +75,9 @@ static int find(struct fast *fast, struct words *words, int dir, char form)
                          recipe->start.check_count * sizeof(struct recipe_check) + recipe->patch_count * sizeof(struct recipe_patch) +
                              recipe->place_count * sizeof(uint32_t)) &&
            recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->net % 8 == 0 &&
-           recipe_inside(recipe, recipe->net, recipe->net_size) && recipe->helper < recipe->start.size &&
-           recipe_holds(recipe, sizeof *recipe);
+           recipe_inside(recipe, recipe->net, recipe->net_size) && recipe->helper < recipe->start.size && recipe->own % 8 == 0 &&
+           recipe_inside(recipe, recipe->own, recipe->own_size) && recipe_holds(recipe, sizeof *recipe) &&
+           (recipe->own_size == 0 || recipe_stamps_hold(fast->data + recipe->own, recipe->own_size));
 }
 
 /* Whether there is nothing to sweep: no half-made pod, no garbage, and among the first of the running ones none

@@ -11,6 +11,7 @@
 #include "again.h"
 #include "fast.h"
 #include "oci_verbs.h"
+#include "recipe.h"
 
 /* The other program of the family is this file with PYRUN_OCI: `pyrun-oci`.  ENTRY has the function entry() that takes over. */
 #ifdef PYRUN_OCI
@@ -159,12 +160,25 @@ static char *find_start(const char *python, const char *self, char library[PATH_
     return 0;
 }
 
+/* Of a library .../python3.N: N */
+static const char *minor_of(const char *library)
+{
+    const char *at = library + str_len(library);
+
+    while (at > library && at[-1] != '.')
+        at--;
+    return at;
+}
+
 /* Becomes the interpreter; returns minus an errno where that fails. */
 static long become(char *python, char *self, int argc, char **argv, char **envp)
 {
     char library[PATH_SIZE], start[PATH_SIZE];
     char *name = find_start(python, self, library, start);
+    char number[24];
     int given = argc > 1 ? argc - 1 : 0;
+    const int wanted = has_bundle(argc, argv);
+    const int bundle = wanted && name != 0 ? recipe_bundle(start, BUNDLE, minor_of(library)) : -1;
     char **args = __builtin_alloca(sizeof *args * (size_t)(ADDED_ARGUMENTS + given + 1));
     int n = 0;
 
@@ -178,7 +192,7 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
     args[n++] = (char *)(uintptr_t)begin;
     args[n++] = (char *)(uintptr_t)boot;
     args[n++] = (char[]){ PYRUN_ENTRY };
-    args[n++] = has_bundle(argc, argv) ? (char[]){ BUNDLE } : (char[]){ "" };
+    args[n++] = bundle >= 0 ? number : wanted ? (char[]){ BUNDLE } : (char[]){ "" };
     args[n++] = python;
     args[n++] = name != 0 ? library : (char[]){ "" };
     args[n++] = self;
@@ -186,7 +200,14 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
     for (int i = 0; i < given; i++)
         args[n++] = argv[i + 1];
     args[n] = 0;
-    return sys_call3(__NR_execve, python, args, envp);
+    if (bundle >= 0) {
+        (void)str_add_number(number, number + sizeof number, (uint64_t)bundle);
+        (void)sys_call3(__NR_fcntl, bundle, F_SETFD, 0);
+    }
+    const long error = sys_call3(__NR_execve, python, args, envp);
+    if (bundle >= 0)
+        sys_close(bundle);
+    return error;
 }
 
 #ifdef PYRUN_OCI

@@ -86,3 +86,40 @@ int recipe_holds(const void *recipe, size_t header)
             return 0;
     return 1;
 }
+
+int recipe_stamps_hold(const void *stamps, uint64_t room)
+{
+    const struct recipe_stamps *head = stamps;
+
+    return room >= sizeof *head && head->magic == RECIPE_STAMPS_MAGIC && head->version == RECIPE_STAMPS_VERSION && head->size <= room &&
+           head->check_count > 0 && head->check_count <= MOST_CHECKS &&
+           sizeof *head + head->check_count * sizeof(struct recipe_check) < head->size &&
+           ((const char *)stamps)[head->size - 1] == '\0' && recipe_holds(stamps, sizeof *head);
+}
+
+int recipe_bundle(const char *start, const char *name, const char *minor)
+{
+    char path[PATH_SIZE];
+    const char *end = path + sizeof path;
+    struct stat st;
+    char *at = str_add(path, end, start);
+    long map = -1;
+    int fd;
+
+    for (int names = 0; at != 0 && at > path && names < 2; names++) { /* its name, and its directory's */
+        at--;
+        while (at > path && at[-1] != '/')
+            at--;
+    }
+    at = str_add(str_add(str_add(str_add(at, end, "__pycache__/"), end, name), end, ".cpython-3"), end, minor);
+    if (str_add(at, end, ".bundle") == 0)
+        return -1;
+    fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK, 0);
+    if (fd >= 0 && sys_fstat(fd, &st) == 0 && st.st_size >= (long)sizeof(struct recipe_stamps))
+        map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, fd, 0);
+    if (map > 0 && ((const struct recipe_stamps *)map)->file_size == st.st_size && recipe_stamps_hold((const void *)map, (uint64_t)st.st_size))
+        return fd;
+    if (fd >= 0)
+        sys_close(fd);
+    return -1;
+}

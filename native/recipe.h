@@ -4,7 +4,7 @@
  * The file cache/run/HASH below the state root, HASH being FNV-1a (64 bits, hexadecimal) of the key:
  *
  *     struct recipe_header | struct recipe_check[check_count] | struct recipe_patch[patch_count] | uint32_t place[place_count] |
- *     key | plan | record | net | strings
+ *     key | plan | record | net | own | strings
  *
  * key     its form (RECIPE_...), current directory, $PYRUN_ROOT, the path of the launcher, which is another one's in another
  *         installation, and the words that decide, each with a NUL behind it; of a variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
@@ -16,6 +16,7 @@
  * record  the pod's file `pod` up to its last two members, likewise (it begins with RECIPE_RECORD and the blank: a random UUID,
  *         so that nothing that a caller hands on is taken for it), and without the app's name if the command line gives one
  * net     where the pod has a network of its own: a script, at a multiple of 8, for the same blank
+ * own     the modules that decided, where they came from a bundle: what it begins with, struct recipe_stamps, at a multiple of 8
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
  *
@@ -26,7 +27,7 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 7
+#define RECIPE_VERSION 8
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
@@ -58,6 +59,8 @@ struct recipe_header {
     uint32_t name; /* where in the record the app's name goes, 0: it is there */
     uint32_t net;  /* the script of its network (net_script.h) */
     uint32_t net_size;
+    uint32_t own;
+    uint32_t own_size; /* 0: without */
 };
 
 struct recipe_check {
@@ -69,6 +72,23 @@ struct recipe_check {
     uint32_t path;
     uint32_t kind; /* S_IFMT bits: only what kind of file it is counts, as for a volume's source; 0: all of the above; or: */
 #define RECIPE_ABSENT 1 /* nothing may be there */
+};
+
+/* What a bundle of Python modules begins with (pyrun.cli.bundle): the files that it was made of, and where the rest of it is.
+ *
+ *     struct recipe_stamps | struct recipe_check[check_count] | strings, offsets from the start of this, a NUL at the end */
+#define RECIPE_STAMPS_MAGIC 0x706d7473
+#define RECIPE_STAMPS_VERSION 1
+
+struct recipe_stamps {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t size; /* of this, up to the end of the strings */
+    uint32_t check_count;
+    uint32_t python; /* sys.hexversion of whose modules it holds */
+    uint32_t code_size;
+    uint32_t file_size;
+    uint32_t unused;
 };
 
 struct recipe_patch {
@@ -114,5 +134,12 @@ int recipe_inside(const void *recipe, uint64_t at, uint64_t size);
 
 /* Whether all files that decided are as they were. */
 int recipe_holds(const void *recipe, size_t header);
+
+/* Likewise those of struct recipe_stamps, of which no more than `room` bytes are there. */
+int recipe_stamps_hold(const void *stamps, uint64_t room);
+
+/* The bundle NAME.TAG.bundle beside the directory of the file `start`, TAG for python3.`minor`; -1 where there is none whose sources are
+ * as they were. */
+int recipe_bundle(const char *start, const char *name, const char *minor);
 
 #endif

@@ -5,7 +5,7 @@ command (`pyrun.start.encodings`) reads this file instead and executes the first
 cache like __pycache__, of the same trust: written beside the package by a run that had none (`pyrun.cli.bundling`), removed when any
 source has another time or size.  Modules that are not in it are imported as ever.
 
-    version of Python (4 bytes) | size of what follows (4) | marshal: (this module, *what `load` gets) | pieces
+    struct recipe_stamps of native/recipe.h: which sources | marshal: (this module, *what `load` gets) | pieces
 
 A piece is the code of those functions of one module that the run that wrote the file did not call, or of a whole module.  It is read
 when one of them is called, or something of the module is asked for: making functions takes a start longer than calling them.
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 
     from pyrun.engine.installed import Stamp
 
-    # name, file, its mtime in nanoseconds and size, is it a package, code; functions in its piece, where that is behind the start of the
-    # first one, its size.  Without code it is all in the piece, without both it is an extension module.
-    Entry = tuple[str, str, int, int, bool, CodeType | None, tuple[str, ...], int, int]
+    # name, file, is it a package, code; functions in its piece, where that is behind the start of the first one, its size.  Without code
+    # it is all in the piece, without both it is an extension module.
+    Entry = tuple[str, str, bool, CodeType | None, tuple[str, ...], int, int]
 
-__all__ = ["INCLUDED", "called", "load", "path"]
+__all__ = ["INCLUDED", "called", "load", "names", "path", "sources", "stamps"]
 
 INCLUDED = ("_stat", "stat", "genericpath", "posixpath", "fcntl", "binascii", "_struct")  # what starts import of the interpreter's own
 _OBJECTS = 20_000  # that a start may make before the garbage collector looks at them
 _ASIDE = 192  # above SLOT_LISTEN + SLOT_LISTEN_MAX of native/plan.h
 _making = RLock()
+_sources = b""  # what the bundle in use begins with, if all that it says of its sources is true
+names: frozenset[str] = frozenset()  # of the modules that came from it, likewise
 
 
 def path(package: str, command: str = "run") -> str:
@@ -122,33 +124,45 @@ class Piece:
         return code
 
 
-def load(entries: list[Entry], main: str, included: list[str], size: int, fd: int) -> Callable[[], object]:
+def sources() -> bytes:
+    """Return what the bundle in use begins with, struct recipe_stamps of native/recipe.h; nothing where that is not all true."""
+    return _sources
+
+
+def stamps(held: bytes) -> dict[str, Stamp]:
+    """Return which sources, and how they were, by their paths; of what `sources` returns."""
+    from struct import Struct
+
+    found = {}
+    for device, inode, size, modified, changed, place, _ in Struct("=3Q2q2I").iter_unpack(
+        held[32 : 32 + 48 * int.from_bytes(held[12:16], "little")]
+    ):
+        found[held[place : held.index(0, place)].decode("utf-8", "surrogateescape")] = device, inode, size, modified, changed
+    return found
+
+
+def load(entries: list[Entry], main: str, included: list[str], fd: int, start: int, held: bool) -> Callable[[], object]:
     """Put the modules into sys.modules and return what starts the command; ImportError when a source has changed.
 
-    `included` are those of `INCLUDED` that are needed, `size` is that of the file, and `fd` the file itself, read up to the first piece.
+    `included` are those of `INCLUDED` that are needed, `fd` is the file, `start` where its first piece is, `held` whether its sources are
+    known to be as they were.
     It stays open, since its name may be another's by then.  The garbage collector is off.
     """
     import gc
 
-    start = posix.lseek(fd, 0, 1)  # SEEK_CUR
-    if posix.fstat(fd).st_size != size:
-        raise ImportError
-    stamps: list[Stamp] = []
-    for entry in entries:
-        now = posix.stat(entry[1])
-        if now.st_mtime_ns != entry[2] or now.st_size != entry[3]:
-            raise ImportError(entry[1])
-        stamps.append((now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+    global _sources, names
+    begins = posix.pread(fd, int.from_bytes(posix.pread(fd, 4, 8), "little"), 0)
+    held = held or _verify(fd, begins)
     quick = None if "os" in sys.modules else _quick_os()
     try:
         for name in included:
             if name not in sys.modules:
                 _include(name)
-        fd = _aside(fd, needed=any(entry[8] for entry in entries))
+        fd = _aside(fd, needed=any(entry[6] for entry in entries))
         if quick is not None:
             quick.__dict__["path"] = __import__("posixpath")
-        for entry, stamp in zip(entries, stamps, strict=True):
-            _execute(entry, stamp, fd, start)
+        for entry in entries:
+            _execute(entry, fd, start)
     except BaseException:
         for entry in entries:
             sys.modules.pop(entry[0], None)
@@ -156,6 +170,8 @@ def load(entries: list[Entry], main: str, included: list[str], size: int, fd: in
     finally:
         if sys.modules.get("os") is quick:
             sys.modules.pop("os", None)
+    if held:
+        _sources, names = begins, frozenset([entry[0] for entry in entries])
     gc.freeze()
     gc.set_threshold(_OBJECTS, 10, 10)
     gc.enable()
@@ -187,6 +203,22 @@ def _quick_os() -> ModuleType:
     return quick
 
 
+def _verify(fd: int, begins: bytes) -> bool:
+    """Whether all is as it was, where the launcher could not tell.
+
+    ImportError when a source has another time or size, or a part of the file is missing; OSError when a source is gone.
+    """
+    if posix.fstat(fd).st_size != int.from_bytes(begins[24:28], "little"):
+        raise ImportError
+    same = True
+    for path, stamp in stamps(begins).items():
+        now = posix.stat(path)
+        if stamp[2:4] != (now.st_size, now.st_mtime_ns):
+            raise ImportError(path)
+        same = same and stamp == (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    return same
+
+
 def _aside(fd: int, *, needed: bool) -> int:
     """Move the file out of the way of the helper's descriptors and the sockets of a service manager: an error may still want it."""
     if not needed:
@@ -197,6 +229,7 @@ def _aside(fd: int, *, needed: bool) -> int:
     try:
         aside = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE)
     except OSError:  # fewer may be open
+        posix.set_inheritable(fd, False)
         return fd
     posix.close(fd)
     return aside
@@ -219,10 +252,10 @@ def _include(name: str) -> None:
     module.__spec__, module.__loader__ = spec, loader
 
 
-def _execute(entry: Entry, stamp: Stamp, fd: int, start: int) -> None:
-    """Make one module, as the import system would; `stamp` is for `pyrun.engine.installed`."""
-    name, file, _, _, is_package, code, later, at, size = entry
-    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, loader_state=stamp, is_package=is_package)
+def _execute(entry: Entry, fd: int, start: int) -> None:
+    """Make one module, as the import system would."""
+    name, file, is_package, code, later, at, size = entry
+    spec = sys.modules["_frozen_importlib"].ModuleSpec(name, None, origin=file, is_package=is_package)
     if code is None and not size:
         sys.modules[name] = extension = _imp.create_dynamic(spec)
         _imp.exec_dynamic(extension)

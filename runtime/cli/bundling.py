@@ -5,7 +5,9 @@ from __future__ import annotations
 import marshal
 import posix
 import sys
+from struct import Struct
 
+from pyrun import native
 from pyrun.cli.bundle import INCLUDED, path
 from pyrun.engine.installed import stamps
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["save"]
 
+_MAGIC, _VERSION = 0x706D7473, 1
+_HEADER = Struct("=8I")
 _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
 _EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
 _MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}
@@ -57,15 +61,11 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
         files = {name: module.__file__ or "" for name, module in modules.items() if name != "__future__"}
         entries = list(_entries(files, called))
         pieces = b"".join(data for _, data in entries)
-        (first,) = [entry[5] for entry, _ in entries if entry[0] == _FIRST]
-        table = [entry for entry, _ in entries]
+        (first,) = [entry[3] for entry, _ in entries if entry[0] == _FIRST]
         included = [name for name in INCLUDED if name in sys.modules]
-        size = len(marshal.dumps((first, table, _MAIN[command], included, 1 << 30)))  # numbers below 2 ** 31 are of one size there
-        data = marshal.dumps((first, table, _MAIN[command], included, 8 + size + len(pieces)))
-        _write(
-            path(files["pyrun"].rpartition("/")[0], command),
-            sys.hexversion.to_bytes(4, "little") + size.to_bytes(4, "little") + data + pieces,
-        )
+        data = marshal.dumps((first, [entry for entry, _ in entries], _MAIN[command], included))
+        head = _sources(sorted({native.HELPER, *[entry[1] for entry, _ in entries]}), len(data), len(pieces))
+        _write(path(files["pyrun"].rpartition("/")[0], command), head + data + pieces)
     except OSError:
         pass
 
@@ -122,8 +122,23 @@ def _entry(
     at: int = 0,
     size: int = 0,
 ) -> Entry:
-    info = posix.stat(file)
-    return name, file, info.st_mtime_ns, info.st_size, is_package, code, later, at, size
+    return name, file, is_package, code, later, at, size
+
+
+def _sources(files: list[str], code: int, pieces: int) -> bytes:
+    """What it begins with: native/recipe.h."""
+    from pyrun.pod.cache import CHECK, Strings, pack_check  # of which not every command's modules know
+
+    start = _HEADER.size + CHECK.size * len(files)
+    tail = Strings(start)
+    checks = []
+    for file in files:
+        info = posix.stat(file)
+        stamp = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+        checks.append(pack_check((file, stamp, 0), tail))
+    size = start + len(tail.data)
+    head = _HEADER.pack(_MAGIC, _VERSION, size, len(files), sys.hexversion, code, size + code + pieces, 0)
+    return b"".join((head, *checks, tail.data))
 
 
 def _is_source(module: ModuleType) -> bool:

@@ -9,8 +9,9 @@ import time
 from pyrun import native
 from pyrun.host import read_small
 
-__all__ = ["Stamp", "launcher", "stamps"]
+__all__ = ["Stamp", "apart", "launcher", "stamps"]
 
+_BUNDLE = "pyrun.cli.bundle"
 Stamp = tuple[int, int, int, int, int]  # device, inode, size, times of modification and change in nanoseconds: stat(2)
 _TICK = 10_000_000  # nanoseconds, of /proc/PID/stat (proc(5)) and at most of the clock that files get their times by
 
@@ -27,17 +28,31 @@ def stamps() -> list[tuple[str, Stamp]]:
     None at all when one of them has changed since the process began: what was loaded may have been another.  OSError when one is gone.
     Of what comes from a bundle (`pyrun.cli.bundle`) it is what its source was when it was loaded.
     """
-    loaded = [module for name, module in sys.modules.items() if name.partition(".")[0] == "pyrun" and getattr(module, "__file__", None)]
-    known: dict[str, Stamp | None] = {module.__file__ or "": getattr(module.__spec__, "loader_state", None) for module in loaded}
-    found, newest = [], 0
-    for path in [native.HELPER, *sorted(known)]:
-        stamp = known.get(path)
-        if stamp is None:
-            info = os.stat(path)
-            stamp = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-            newest = max(newest, stamp[4])
-        found.append((path, stamp))
-    return [] if newest >= _began() else found
+    held, more = apart()
+    if more is None:
+        return []
+    return [*(sys.modules[_BUNDLE].stamps(held).items() if held else ()), *more]
+
+
+def apart() -> tuple[bytes, list[tuple[str, Stamp]] | None]:
+    """Return the same in two parts: what the bundle in use says of what came from it, as it stands there, and all others.
+
+    The others are None when one of them has changed since the process began.
+    """
+    bundle = sys.modules.get(_BUNDLE)
+    held: bytes = bundle.sources() if bundle is not None else b""
+    known: frozenset[str] = bundle.names if bundle is not None and held else frozenset()
+    others = [module for name, module in sys.modules.items() if name not in known and name.partition(".")[0] == "pyrun"]
+    files = {module.__file__ or "" for module in others if getattr(module, "__file__", None)}
+    if not held:
+        files.add(native.HELPER)
+    found: list[tuple[str, Stamp]] = []
+    for path in sorted(files):
+        info = os.stat(path)
+        found.append((path, (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)))
+    if found and max(stamp[4] for _, stamp in found) >= _began():
+        return b"", None
+    return held, found
 
 
 def _began() -> int:

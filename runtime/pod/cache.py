@@ -9,7 +9,7 @@ import os
 import posix
 from struct import Struct
 
-from pyrun.engine.installed import launcher, stamps
+from pyrun.engine.installed import apart, launcher, stamps
 from pyrun.host import write_all
 from pyrun.images.locks import private_dirs
 from pyrun.plan import ops
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["CHECK", "KEPT", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "place_of", "save", "split"]
 
 MAGIC = 0x72797065
-VERSION = 7
+VERSION = 8
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
-_HEADER = Struct("=16I")
+_HEADER = Struct("=18I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
 _CHECKS = 256  # at most, for recipe.c
@@ -141,9 +141,10 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
     if recipe.checks is None or recipe.copy or line is None or not launcher():
         return
     try:
-        checks = own_checks(recipe.checks)
-        if not checks:
+        held, more = apart()
+        if more is None or len(recipe.checks) + len(more) > _CHECKS:
             return
+        checks = [*recipe.checks, *[(path, stamp, 0) for path, stamp in more]]
         key = key_of(line, 1 + recipe.kept if line.arguments else 0)
         # what is part of the key, as in -eNAME=VALUE or where `---` is, is in the plan
         names = [text.partition("=")[0] for text in line.variables]
@@ -162,7 +163,7 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script))
+        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script, held))
     except OSError:
         pass
 
@@ -208,6 +209,7 @@ def _encode(
     named: bool,
     helper: str,
     script: bytes,
+    held: bytes,
 ) -> bytes:
     record, name = recipe.record, 0
     if named:
@@ -221,15 +223,15 @@ def _encode(
     net = plan + len(block) + size
     data += bytes(-net % 8)
     net += -net % 8
-    tail = Strings(net + len(script))
+    own = net + len(script) + -len(script) % 8
+    tail = Strings(own + len(held))
     parts = [pack_check(one, tail) for one in checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
     spans = (start, len(key), plan, len(block), plan + len(block), size, tail.add(helper))
-    header = _HEADER.pack(
-        MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, len(places), len(patches), name, net, len(script)
-    )
-    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, script, tail.data))
+    counts = (len(places), len(patches), name, net, len(script), own, len(held))
+    header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, *counts)
+    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, script, bytes(-len(script) % 8), held, tail.data))
 
 
 class Strings:

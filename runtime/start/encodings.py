@@ -96,8 +96,9 @@ def begin() -> "Callable[[], object]":
     """Return what runs the command of sys.argv, and leave nothing of the launcher's words there; ImportError without pyrun's modules.
 
     Behind the interpreter's own `-c` these are: the text that begins where this module is not in the place of `encodings`, the module
-    whose entry() it is, the bundle of modules (`pyrun.cli.bundle`) for such a command or nothing, the interpreter, the directory of its
-    library or nothing where another one is in use, and the launcher.
+    whose entry() it is, the bundle of modules (`pyrun.cli.bundle`) for such a command, the interpreter, the directory of its
+    library or nothing where another one is in use, and the launcher.  The bundle is nothing, its name, or an open one whose sources the
+    launcher has seen to be as they were.
     """
     _, text, module, bundle, python, library, launcher = sys.argv[:_WORDS]
     package = __file__.rpartition("/")[0].rpartition("/")[0]
@@ -106,7 +107,8 @@ def begin() -> "Callable[[], object]":
     if __name__ == "encodings":
         _restore(python, library)
         sys.path.insert(0, package.rpartition("/")[0])
-    entry = _bundled(f"{package}/__pycache__/{bundle}.{sys.implementation.cache_tag}.bundle") if bundle else None
+    fd = int(bundle) if bundle.isdigit() else -1
+    entry = _bundled(f"{package}/__pycache__/{bundle}.{sys.implementation.cache_tag}.bundle", fd) if bundle else None
     if entry is None:
         try:
             entry = __import__(module, fromlist=("entry",)).entry
@@ -131,7 +133,7 @@ def _restore(python: str, library: str) -> None:
     sys.modules["encodings"].__dict__["__path__"] = [library + "/encodings"]
 
 
-def _bundled(path: str) -> "Callable[[], object] | None":
+def _bundled(path: str, fd: int) -> "Callable[[], object] | None":
     """Return what begins with the modules of a bundle, None without one; one that is of no use is removed, and the run makes another.
 
     The garbage collector finds nothing in them, and is on again when they are there.
@@ -139,17 +141,21 @@ def _bundled(path: str) -> "Callable[[], object] | None":
     import gc
     import marshal
 
-    fd = -1
+    held = fd >= 0
     gc.disable()
     try:
-        fd = posix.open(path, posix.O_CLOEXEC)
-        head = posix.read(fd, 8)
-        if head[:4] != sys.hexversion.to_bytes(4, "little"):
+        if held:
+            path = ""
+        else:
+            fd = posix.open(path, posix.O_CLOEXEC)
+        head = posix.read(fd, 32)
+        size, _, python, length, _ = [int.from_bytes(head[at : at + 4], "little") for at in range(8, 28, 4)]
+        if python != sys.hexversion:
             raise ImportError
-        code, *more = marshal.loads(posix.read(fd, int.from_bytes(head[4:], "little")))
+        code, *more = marshal.loads(posix.pread(fd, length, size))
         loader = sys.modules[_LOADER] = type(sys)(_LOADER)
         exec(code, loader.__dict__)
-        entry: Callable[[], object] = loader.load(*more, fd)
+        entry: Callable[[], object] = loader.load(*more, fd, size + length, held)
         return entry
     except FileNotFoundError:
         if fd < 0:
@@ -160,7 +166,7 @@ def _bundled(path: str) -> "Callable[[], object] | None":
         gc.enable()
     sys.modules.pop(_LOADER, None)
     try:
-        posix.unlink(path)
+        posix.unlink(path or posix.readlink(f"/proc/self/fd/{fd}"))
         posix.close(fd)
     except OSError:
         pass

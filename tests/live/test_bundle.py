@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -45,21 +46,27 @@ def installed(shared: Pyrun, tmp_path: Path) -> Iterator[Installation]:
     yield Installation(tmp_path, shared)
 
 
-def names(bundle: Path) -> list[str]:
-    return [entry[0] for entry in marshal.loads(bundle.read_bytes()[8:])[1]]
+def spans(data: bytes) -> tuple[int, int]:
+    """Where the code is that a start needs, and where it ends: struct recipe_stamps of native/recipe.h."""
+    size, _, _, length = struct.unpack("=4I", data[8:24])
+    return size, size + length
+
+
+def names(data: bytes) -> list[str]:
+    return [entry[0] for entry in marshal.loads(data[spans(data)[0] :])[1]]
 
 
 def spoil_pieces(bundle: Path) -> None:
     """Overwrite what no ordinary start reads."""
     data = bundle.read_bytes()
-    start = 8 + int.from_bytes(data[4:8], "little")
+    _, start = spans(data)
     assert len(data) - start > 50_000, "there is much that a start does not call"
     bundle.write_bytes(data[:start] + b"?" * (len(data) - start))
 
 
 def test_written_once_and_used(installed: Installation) -> None:
     installed.run()
-    held = names(installed.bundle)
+    held = names(installed.bundle.read_bytes())
     assert {"pyrun", "pyrun.cli.run", "pyrun.plan.planner"} <= set(held)
     assert held.index("pyrun") < held.index("pyrun.plan.ops") < held.index("pyrun.plan.planner") < held.index("pyrun.cli.run")
     first = installed.bundle.stat()
@@ -123,6 +130,11 @@ def test_help_and_errors_are_the_same_with_it(installed: Installation) -> None:
     assert "--uuid-file-save" in after[0].stdout and [one.returncode for one in after] == [0, 2, 2, 2, 125]
 
 
+def change(bundle: Path, at: int, new: bytes) -> None:
+    data = bundle.read_bytes()
+    bundle.write_bytes(data[:at] + new + data[at + len(new) :])
+
+
 def append(path: Path) -> None:
     path.write_text(path.read_text() + "\nraise SystemExit(99)\n")
 
@@ -133,9 +145,15 @@ SPOILT: dict[str, Callable[[Installation], object]] = {
     "cut short": lambda one: os.truncate(one.bundle, 5000),
     "cut short behind what a start needs": lambda one: os.truncate(one.bundle, one.bundle.stat().st_size - 1),
     "empty": lambda one: os.truncate(one.bundle, 0),
-    "of another version": lambda one: one.bundle.write_bytes(b"\0\0\0\0" + one.bundle.read_bytes()[4:]),
-    "nonsense": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"\10\0\0\0nonsense"),
-    "of a size that is none": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[:4] + b"\377" * 8),
+    "nothing but what it begins with": lambda one: one.bundle.write_bytes(one.bundle.read_bytes()[: spans(one.bundle.read_bytes())[0]]),
+    "of another version": lambda one: change(one.bundle, 16, b"\0\0\0\0"),
+    "of another format": lambda one: change(one.bundle, 4, b"\377"),
+    "of another kind": lambda one: change(one.bundle, 0, b"\0\0\0\0"),
+    "nonsense": lambda one: change(one.bundle, spans(one.bundle.read_bytes())[0], b"nonsense" * 9),
+    "of a size that is none": lambda one: change(one.bundle, 8, b"\377" * 4),
+    "of too many sources": lambda one: change(one.bundle, 12, b"\377" * 4),
+    "of more code than there is": lambda one: change(one.bundle, 20, b"\377" * 3 + b"\177"),
+    "the helper is another one": lambda one: os.utime(one.package / "native" / "helper", ns=(1, 1)),
 }
 
 
@@ -150,7 +168,7 @@ def test_one_that_does_not_fit_is_replaced(installed: Installation, how: str) ->
     time.sleep(0.1)  # a run that begins as a source changes writes nothing
     assert installed.run(3) == ""
     after = installed.bundle.read_bytes()
-    assert after[:4] == before[:4] and len(marshal.loads(after[8:])[1]) == len(marshal.loads(before[8:])[1])
+    assert after[16:20] == before[16:20] and sorted(names(after)) == sorted(names(before))
     assert installed.run(4) == ""
 
 
@@ -160,6 +178,46 @@ def test_a_changed_source_counts_at_once(installed: Installation) -> None:
     shutil.rmtree(installed.shared.root / "cache" / "run", ignore_errors=True)
     done = subprocess.run([installed.command, "run", "x"], env=installed.shared.environment(), capture_output=True, timeout=60)
     assert done.returncode == 99
+
+
+def test_the_launcher_judges_it_and_so_does_python(installed: Installation) -> None:
+    """Where `python3` is a link Python gets it open and looks at no source; where it is a script the launcher does not know whose it is."""
+    installed.run()
+    made = installed.bundle.stat()
+    python = installed.command.with_name("python3")
+    log = installed.command.with_name("log")
+    trace = ["strace", "-f", "-qq", "-e", "trace=newfstatat,stat", "-o", str(log)]
+    command = [*trace, str(installed.command), "run", "example.com/probe", "--exec", "/probe", "--", "exit", "0"]
+    shutil.rmtree(installed.shared.root / "cache" / "run", ignore_errors=True)
+    subprocess.run(command, env=installed.shared.environment(), check=True, timeout=60)
+    by_launcher = log.read_text()
+    target = os.readlink(python)
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexec {" ".join(trace)} {target} "$@"\n')
+    python.chmod(0o755)
+    installed.run(1)
+    for calls in (by_launcher, log.read_text()):
+        assert calls.count("/plan/planner.py") == 1, calls
+    assert installed.bundle.stat().st_ino == made.st_ino
+
+
+def test_recipes_rest_on_what_it_was_made_of(installed: Installation) -> None:
+    """What the bundle says of its sources is in them as it stands."""
+    installed.run()
+    installed.run(1)
+    data = installed.bundle.read_bytes()
+    (recipe,) = (installed.shared.root / "cache" / "run").iterdir()
+    assert data[: spans(data)[0]] in recipe.read_bytes()
+    words = ("example.com/probe", "--exec", "/probe", "--", "exit", "1")
+    python = installed.command.with_name("python3")
+    python.rename(python.with_name("kept"))
+    assert installed(*words).returncode == 1, "the recipe is enough"
+    os.utime(installed.package / "plan" / "planner.py", ns=(1, 1))
+    fallback = installed(*words)  # by another interpreter, which may know nothing of pyrun
+    python.with_name("kept").rename(python)
+    installed.bundle.unlink(missing_ok=True)
+    assert installed(*words).returncode == 1
+    assert fallback.returncode in (1, 125) and data[: spans(data)[0]] not in recipe.read_bytes()
 
 
 def test_where_nothing_can_be_written(installed: Installation) -> None:

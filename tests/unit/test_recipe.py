@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from struct import Struct
 from types import ModuleType, SimpleNamespace
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pyrun.engine.installed import stamps
+from pyrun.cli import bundle, bundling
+from pyrun.engine.installed import apart, stamps
 from pyrun.images import trust
 from pyrun.pod import cache
 from pyrun.pod.recipe import _HEAD, Recipe, _checks, clock
@@ -27,6 +27,7 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that a launcher became, which has not imported all there is."""
     monkeypatch.setattr(sys.modules["__main__"], "launcher", "/a/bin/pyrun", raising=False)
     monkeypatch.setattr(cache, "stamps", lambda: stamps()[:9])
+    monkeypatch.setattr(cache, "apart", lambda: (b"", stamps()[:9] or None))
 
 
 def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe:
@@ -145,13 +146,51 @@ def test_without_a_launcher_nothing_is_written(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_module_of_a_bundle_is_what_it_was_when_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, bytes]:
+    """A module that came from a bundle, and what that begins with."""
     module = ModuleType("pyrun.another")
     module.__file__ = str(tmp_path / "another.py")
-    module.__spec__ = ModuleSpec("pyrun.another", None, origin=module.__file__, loader_state=(1, 2, 3, 4, 5))
-    monkeypatch.setitem(sys.modules, "pyrun.another", module)
     Path(module.__file__).touch()
-    assert dict(stamps())[module.__file__] == (1, 2, 3, 4, 5)
+    monkeypatch.setitem(sys.modules, "pyrun.another", module)
+    held = bundling._sources([module.__file__], 0, 0)
+    monkeypatch.setattr(bundle, "_sources", held)
+    monkeypatch.setattr(bundle, "names", frozenset(("pyrun.another",)))
+    return module, held
+
+
+def test_of_what_comes_from_a_bundle_its_stamps_count(bundled: tuple[ModuleType, bytes]) -> None:
+    """They are from when it was loaded, so it may have changed since."""
+    module, held = bundled
+    info = os.stat(module.__file__ or "")
+    stamp = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+    Path(module.__file__ or "").unlink()
+    assert dict(stamps())[module.__file__ or ""] == stamp
+    seen, more = apart()
+    assert seen == held and more is not None and module.__file__ not in dict(more)
+
+
+def test_layout_of_what_a_bundle_begins_with(tmp_path: Path) -> None:
+    program = tmp_path / "sizes.c"
+    program.write_text(
+        "#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\n"
+        f'#include "{NATIVE}/recipe.h"\n'
+        'int main(void) { printf("%zu %zu %zu %u %u", sizeof(struct recipe_stamps), offsetof(struct recipe_stamps, python),'
+        " offsetof(struct recipe_stamps, file_size), RECIPE_STAMPS_MAGIC, RECIPE_STAMPS_VERSION); }\n"
+    )
+    subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
+    said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
+    assert said == [str(bundling._HEADER.size), "16", "24", str(bundling._MAGIC), str(bundling._VERSION)]
+
+
+def test_a_saved_file_has_it_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: tuple[ModuleType, bytes]) -> None:
+    _, held = bundled
+    monkeypatch.setattr(cache, "apart", lambda: (held, []))
+    cache.save(str(tmp_path), ["run", "x"], recipe(tmp_path), "/helper", {})
+    (path,) = (tmp_path / "cache/run").iterdir()
+    data = path.read_bytes()
+    *_, own, size = Struct("=18I").unpack_from(data)
+    assert own % 8 == 0 and data[own : own + size] == held and size == len(held)
 
 
 def test_a_module_that_changed_since_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
