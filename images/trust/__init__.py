@@ -10,8 +10,8 @@ or 64 (v5, v6) upper-case hex digits.  Reading, adding and verifying live in `py
 
 from __future__ import annotations
 
+import _stat as stat  # the part in C: what `stat` adds in Python would cost each start that decides
 import os
-import stat
 
 from pyrun.errors import SignatureError, TrustError
 from pyrun.native.users import root_or_self

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["INCLUDED", "called", "load", "names", "path", "sources", "stamps"]
 
-INCLUDED = ("_stat", "stat", "genericpath", "posixpath", "fcntl", "binascii", "_struct")  # what starts import of the interpreter's own
+INCLUDED = ("_stat", "fcntl", "binascii", "_sha256", "_struct")  # what starts import of the interpreter's own
 _OBJECTS = 20_000  # that a start may make before the garbage collector looks at them
 _ASIDE = 192  # above SLOT_LISTEN + SLOT_LISTEN_MAX of native/plan.h
+_KIND, _DIRECTORY, _FILE = 0o170000, 0o040000, 0o100000  # of st_mode: inode(7)
 _making = RLock()
 _sources = b""  # what the bundle in use begins with, if all that it says of its sources is true
 names: frozenset[str] = frozenset()  # of the modules that came from it, likewise
@@ -159,8 +160,6 @@ def load(entries: list[Entry], main: str, included: list[str], fd: int, start: i
             if name not in sys.modules:
                 _include(name)
         fd = _aside(fd, needed=any(entry[6] for entry in entries))
-        if quick is not None:
-            quick.__dict__["path"] = __import__("posixpath")
         for entry in entries:
             _execute(entry, fd, start)
     except BaseException:
@@ -200,7 +199,53 @@ def _quick_os() -> ModuleType:
     quick.__dict__.update(posix.__dict__)
     quick.__dict__.update(own)
     del quick.__dict__["environ"]
+    quick.__dict__["path"] = _quick_path()
     return quick
+
+
+def _quick_path() -> ModuleType:
+    """What a start calls of `posixpath`, which takes as long as ten modules with what it imports; for anything else that is imported.
+
+    Names are str here: of another type they are for the real one.
+    """
+
+    def real(name: str) -> Any:
+        return getattr(__import__("posixpath"), name)
+
+    def kind(name: Any, follow: bool = True) -> int:
+        try:
+            return posix.stat(name, follow_symlinks=follow).st_mode & _KIND
+        except (OSError, ValueError):
+            return 0
+
+    normal: Callable[[str], str] | None = getattr(posix, "_path_normpath", None)
+
+    def normpath(name: Any) -> Any:
+        return normal(name) or "." if normal and name.__class__ is str else real("normpath")(name)
+
+    def abspath(name: Any) -> Any:
+        if name.__class__ is not str:
+            return real("abspath")(name)
+        return normpath(name if name[:1] == "/" else f"{posix.getcwd()}/{name}")
+
+    def dirname(name: Any) -> Any:
+        if name.__class__ is not str:
+            return real("dirname")(name)
+        head = name[: name.rfind("/") + 1]
+        return head.rstrip("/") or head
+
+    path = type(sys)("posixpath")
+    path.__dict__.update(
+        __getattr__=real,
+        normpath=normpath,
+        abspath=abspath,
+        dirname=dirname,
+        exists=lambda name: kind(name) != 0,
+        lexists=lambda name: kind(name, False) != 0,
+        isdir=lambda name: kind(name) == _DIRECTORY,
+        isfile=lambda name: kind(name) == _FILE,
+    )
+    return path
 
 
 def _verify(fd: int, begins: bytes) -> bool:
