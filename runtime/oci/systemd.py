@@ -180,7 +180,8 @@ def _write(directory: str, limits: Iterable[tuple[str, str]]) -> None:
     """
     for file, text in limits:
         if file == _QUOTA:
-            cgroups.put(f"{directory}/{file}", quota_of(text))
+            with contextlib.suppress(ValueError):  # which the kernel refuses too, in the container's own
+                cgroups.put(f"{directory}/{file}", quota_of(text))
         elif not _properties([(file, text)]):
             cgroups.put(f"{directory}/{file}", text)
 

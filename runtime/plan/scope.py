@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["properties_of", "quota_of"]
 
 _INFINITY = (1 << 64) - 1
+_MOST_CPUS = 1 << 16  # far more than any kernel is made for
 _NUMBERS = {
     "memory.max": "MemoryMax",
     "memory.high": "MemoryHigh",
@@ -46,8 +47,10 @@ def quota_of(text: str) -> str:
 
 def _quota(text: str) -> tuple[int | None, int]:
     """Microseconds in a second, and the period; in whole percents, upward, as systemd keeps it when it reloads."""
-    words = text.split()
+    words = text.split() or [""]
     period = int(words[1]) if len(words) > 1 else 100_000
+    if period <= 0:
+        raise ValueError(text)
     return (None if words[0] == "max" else -(-int(words[0]) * 1_000_000 // (period * 10_000)) * 10_000), period
 
 
@@ -64,7 +67,10 @@ def _of(file: str, text: str, more: Mapping[str, int]) -> list[list[str]]:
     bits = 0
     for part in text.split(","):
         low, _, high = part.partition("-")
-        for bit in range(int(low), int(high or low) + 1):
+        first, last = int(low), int(high or low)
+        if last >= _MOST_CPUS:
+            raise ValueError(text)
+        for bit in range(first, last + 1):
             bits |= 1 << bit
     data = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
     return [[_SETS[file], "ay", str(len(data)), *map(str, data)]]

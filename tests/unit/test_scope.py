@@ -23,6 +23,8 @@ from pyrun.pod.place import manager_of
         ("cpu.max", "600000 900000", [["CPUQuotaPerSecUSec", "t", "670000"], ["CPUQuotaPeriodUSec", "t", "900000"]]),
         ("cpu.max", "max 100000", [["CPUQuotaPerSecUSec", "t", str((1 << 64) - 1)], ["CPUQuotaPeriodUSec", "t", "100000"]]),
         ("cpuset.cpus", "0-2,9", [["AllowedCPUs", "ay", "2", "7", "2"]]),
+        ("cpuset.cpus", "99999999999", []),
+        ("cpuset.mems", "0-99999999999", []),
         ("io.max", "8:0 rbps=1", []),
     ],
 )
@@ -35,6 +37,10 @@ def test_a_quota_is_in_whole_percents_of_a_processor() -> None:
     assert [quota_of(text) for text in ("600000 900000", "1 100000", "50000", "max 100000", "max")] == [
         "603000 900000", "1000 100000", "50000 100000", "max 100000", "max 100000",
     ]  # fmt: skip
+    for text in ("x", "1000 0", "", "1000 x"):
+        with pytest.raises(ValueError):
+            quota_of(text)
+        assert properties_of([("cpu.max", text)]) == []
 
 
 def test_a_unit_that_is_bounded_as_exactly_as_what_is_in_it() -> None:

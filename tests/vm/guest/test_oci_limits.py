@@ -194,6 +194,10 @@ def test_a_scope_has_what_its_container_has(oci: Runtime) -> None:
     for path in (group, scope):
         assert (path / "pids.max").read_text() == "4\n" and (path / "cpu.weight").read_text() == "100\n"
         assert (path / "cpu.max").read_text() == "max 90000\n"
+    for text in ("x y", "1000 0"):
+        given = json.dumps({"unified": {"cpu.max": text}})
+        done = oci("--systemd-cgroup", "update", "--resources", "-", "one", input=given, stdin=None, code=1)
+        assert "cpu.max" in done.stderr and "Traceback" not in done.stderr
     subprocess.run(["systemctl", "daemon-reload"], check=True)
     assert (scope / "pids.max").read_text() == "4\n" and (scope / "cpu.weight").read_text() == "100\n"
     oci("--systemd-cgroup", "delete", "--force", "one")
