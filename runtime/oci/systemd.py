@@ -82,7 +82,7 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part).removesuffix(".scope") + ".scope"
     each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
-    limits = [one[:2] for one in of_resources(resources)]
+    limits = _limits(resources)
     each += _properties([_floored(one) for one in limits if one[0] != _QUOTA])
     wanted = _wanted(annotations)
     named = {one[0] for one in wanted}
@@ -100,6 +100,16 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     made = Scope(unit, directory, below[0], before, user=user)
     made.later(limits, named)
     return made
+
+
+def _limits(resources: dict[str, Any]) -> list[tuple[str, str]]:
+    """A scope has a limit of processes by default (systemd-system.conf(5), DefaultTasksMax), so that none is to be said, too."""
+    limits = [one[:2] for one in of_resources(resources)]
+    none = (resources.get("pids") or {}).get("limit", 0) < 0
+    said = (resources.get("unified") or {}).get("pids.max", "max" if none else "")
+    if said.strip() == "max":
+        limits.append(("pids.max", "max"))
+    return limits
 
 
 def _floored(limit: tuple[str, str]) -> tuple[str, str]:

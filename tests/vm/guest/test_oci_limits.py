@@ -204,6 +204,21 @@ def test_a_scope_has_what_its_container_has(oci: Runtime) -> None:
     gone(scope)
 
 
+def test_a_scope_without_a_limit_of_processes(oci: Runtime) -> None:
+    """Where nothing is said systemd's default holds."""
+    oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:many"
+    for resources, wanted in (({"pids": {"limit": -1}}, True), ({"unified": {"pids.max": "max"}}, True), ({}, False)):
+        oci.config["linux"]["resources"] = resources
+        group = scoped(oci)
+        assert (group / "pids.max").read_text() == "max\n"
+        assert ((group.parent / "pids.max").read_text() == "max\n", properties("oci-many.scope", "TasksMax") == ["infinity"]) == (
+            wanted,
+            wanted,
+        )
+        oci("--systemd-cgroup", "delete", "--force", "one")
+        gone(group.parent)
+
+
 def test_a_scope_among_the_idle(oci: Runtime) -> None:
     oci.config["linux"]["cgroupsPath"] = "machine.slice:oci:idle"
     oci.config["linux"]["resources"] = {"cpu": {"idle": 1}}
