@@ -224,6 +224,9 @@ def _ask(unit: str, user: bool, *words: str) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HostError("make scope", unit, str(error).lower(), hint="--systemd-cgroup needs systemd as process 1, and busctl") from error
     if done.returncode != 0:
+        if "already loaded" in done.stderr:  # org.freedesktop.systemd1.UnitExists, of which busctl tells the text alone
+            hint = "choose another linux.cgroupsPath, or end what runs there"
+            raise HostError("make scope", unit, "container's cgroup is not empty: systemd has this unit already", hint=hint)
         hint = "--systemd-cgroup needs systemd as process 1"
         raise HostError("make scope", unit, done.stderr.strip() or "systemd refused it", hint=hint)
 

@@ -139,6 +139,8 @@ def test_a_scope_of_systemd(oci: Runtime) -> None:
     names = ["MemoryMax", "TasksMax", "CPUWeight", "CPUQuotaPerSecUSec"]
     assert properties("oci-scoped.scope", *names) == [str(64 << 20), "20", "59", "500ms"]
     assert values(group.parent) == WANTED
+    done = oci("--systemd-cgroup", "create", "two", code=1)
+    assert "oci-scoped.scope: container's cgroup is not empty" in done.stderr and "hint: choose another linux.cgroupsPath" in done.stderr
     oci("--systemd-cgroup", "update", "--memory", "96m", "--memory-swap", "96m", "one")
     assert (group / "memory.max").read_text() == (group.parent / "memory.max").read_text() == f"{96 << 20}\n"
     assert properties("oci-scoped.scope", *names) == [str(96 << 20), "20", "59", "500ms"]
