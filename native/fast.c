@@ -43,13 +43,27 @@ int is_root(void)
            memcmp(link, "user:[4026531837]", 17) == 0;
 }
 
+/* As state_root() of pyrun.native.users; a relative one where it would look further. */
+static const char *usual_root(char **envp)
+{
+    static char path[PATH_SIZE];
+    const char *home = from_environment(envp, "HOME"), *data = from_environment(envp, "XDG_DATA_HOME");
+    const size_t size = str_len(home);
+
+    if (sys_call0(__NR_geteuid) == 0)
+        return "/var/lib/pyrun";
+    if (data[0] == '/')
+        return join(path, data, "/pyrun", "") == 0 ? "" : path;
+    return size < 2 || home[size - 1] == '/' || join(path, home, "/.local/share/pyrun", "") == 0 ? "" : path;
+}
+
 const char *root_of(int argc, char **argv, char **envp, int *verb)
 {
     const char *root = from_environment(envp, "PYRUN_ROOT");
     int i = 1;
 
     if (root[0] == '\0')
-        root = "/var/lib/pyrun"; /* only Python knows where others have theirs; what is here, they cannot read */
+        root = usual_root(envp);
     if (i + 1 < argc && str_eq(argv[i], "--root")) {
         root = argv[i + 1];
         i += 2;
@@ -182,11 +196,12 @@ void run_recipe(int argc, char **argv, char **envp)
 
     fast.store = fast.pods = fast.helper = fast.network = -1;
     fast.root = root_of(argc, argv, envp, &verb);
-    if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && is_root())
+    if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && (is_root() || become_users_root(fast.root)))
         run_prepared(fast.root, argv + verb + 1, envp);
     if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
         return;
-    if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' || !is_root() || !is_own(fast.root))
+    if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' ||
+        !(is_root() || become_users_root(fast.root)) || !is_own(fast.root))
         return;
     plain = words_split(&words, argc, argv, envp);
     if (join(path, fast.root, "/locks/store", "") == 0)

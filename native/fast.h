@@ -23,4 +23,7 @@ int is_root(void);
 int is_own(const char *root);
 const char *root_of(int argc, char **argv, char **envp, int *verb);
 
+/* Takes the process of a user who has run pods before into a user namespace as its root; 0, and nothing has changed, where Python has to. */
+int become_users_root(const char *root);
+
 #endif

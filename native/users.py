@@ -6,6 +6,7 @@ import os
 
 __all__ = [
     "SYSTEM_ROOT",
+    "TOOLS",
     "has_one_user",
     "id_tools",
     "is_root",
@@ -14,9 +15,11 @@ __all__ = [
     "root_or_self",
     "state_root",
     "subordinate_ids",
+    "which",
 ]
 
 SYSTEM_ROOT = "/var/lib/pyrun"
+TOOLS = ("newuidmap", "newgidmap")
 
 _OVERFLOW = 65534  # overflowuid of proc(5), which nobody changes
 _INITIAL = "user:[4026531837]"  # PROC_USER_INIT_INO of linux/proc_ns.h: the user namespace that the host booted with
@@ -140,4 +143,9 @@ def subordinate_ids(kind: str, uid: int) -> list[tuple[int, int]]:
 def id_tools() -> bool:
     """Whether newuidmap(1) and newgidmap(1) are there, which map subordinate ids."""
     folders = os.environ.get("PATH", os.defpath).split(":")
-    return all(any(os.access(f"{folder}/{name}", os.X_OK) for folder in folders) for name in ("newuidmap", "newgidmap"))
+    return all(which(name, folders) for name in TOOLS)
+
+
+def which(name: str, folders: list[str]) -> str:
+    """Return the path of a program in the first of these directories that has it, "" where none has."""
+    return next((path for folder in folders if os.access(path := f"{folder}/{name}", os.X_OK)), "")

@@ -113,7 +113,9 @@ def _end(args: Args, pods: Pods, uuid: str) -> str:
 
 def may_remember(args: Args, recipe: Recipe) -> bool:
     """Return whether the launcher may do the same again by itself; not where a file with secrets or one of the caller's plays a part."""
-    if recipe.checks is None or not is_root() or args.pull_policy == "update" or args.set_env_file or args.debug:
+    if recipe.checks is None or args.pull_policy == "update" or args.set_env_file or args.debug:
+        return False
+    if not is_root() and not os.path.exists(args.root + "/users"):  # see native/users.c
         return False
     if args.signature or args.policy or args.format == "json":  # the launcher would not know how the last line begins
         return False

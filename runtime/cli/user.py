@@ -23,6 +23,7 @@ _OUTSIDE = frozenset(
     " status stop systemd top trust update version wait".split()
 )
 _INTO = ("cp", "enter", "exec")
+_STARTING = ("prepare", "run", "run-prepared")
 
 
 def settle(args: Args) -> None:
@@ -31,9 +32,11 @@ def settle(args: Args) -> None:
         return
     if args.verb in _INTO and _join(args):
         return
-    from pyrun.engine.userns import become_root
+    from pyrun.engine.userns import become_root, remember
 
     become_root()
+    if args.verb in _STARTING:
+        remember(args.root)
 
 
 def _join(args: Args) -> bool:

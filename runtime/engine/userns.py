@@ -13,9 +13,9 @@ import os
 from pyrun import native
 from pyrun.errors import HostError
 from pyrun.host import read_small
-from pyrun.native.users import id_tools, subordinate_ids
+from pyrun.native.users import TOOLS, id_tools, mapped_ids, subordinate_ids, which
 
-__all__ = ["become_root", "has_ranges"]
+__all__ = ["become_root", "has_ranges", "remember"]
 
 # The tools want to be run by the user who is mapped, from outside: this shell is started before and waits.
 _SCRIPT = 'read -r go && newuidmap "$1" $2 && newgidmap "$1" $3'
@@ -46,6 +46,31 @@ def become_root() -> None:
             raise HostError("map ids by", f"/proc/self/{file}", errno=error.errno or 0, hint=_mend(error.errno or 0)) from None
         finally:
             os.close(fd)
+
+
+def remember(root: str) -> None:
+    """Write into the state directory how this namespace is mapped, and what decided it: native/users.c makes another like it."""
+    maps = [mapped_ids(kind) for kind in ("uid", "gid")]
+    folders = os.environ.get("PATH", os.defpath).split(":")
+    tools = [which(name, folders) if len(maps[0]) > 1 else "" for name in TOOLS]
+    lines = [f"{maps[0][0][1]} {maps[1][0][1]}", *(" ".join(f"{a} {b} {c}" for a, b, c in one) for one in maps), *tools]
+    lines += [_stamp("/etc/subuid"), _stamp("/etc/subgid")]
+    text = "".join(line + "\n" for line in lines).encode()
+    path = root + "/users"
+    if read_small(path) == text or not os.path.isdir(root):
+        return
+    with contextlib.suppress(OSError):  # then Python is started the next time, too
+        with open(path + ".new", "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
+        os.rename(path + ".new", path)
+
+
+def _stamp(path: str) -> str:
+    try:
+        info = os.stat(path)
+    except OSError:
+        return "-"
+    return f"{info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
 
 
 class _Mapper:
