@@ -95,6 +95,7 @@ LAUNCHER = program(
     "native/net_take.c",
     "native/net_names.c",
     "native/net_ready.c",
+    "native/net_user.c",
     "native/users.c",
     "native/live.c",
     "native/shared.c",

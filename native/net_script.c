@@ -6,8 +6,10 @@
 #include <linux/netlink.h>
 #include <linux/poll.h>
 
+#include "fast.h"
 #include "handover.h"
 #include "net_script.h"
+#include "prepared.h"
 #include "shared.h"
 
 #define SOCK_RAW 3
@@ -102,13 +104,13 @@ static long file(struct net *net, const struct net_op *op)
     return n < 0 ? n : replace_file(net->pod, string(net, op->word[0]), text, (size_t)n, 0);
 }
 
-static int open_socket(int family)
+int net_socket(int family)
 {
     return (int)sys_call3(__NR_socket, AF_NETLINK, SOCK_RAW | O_CLOEXEC, family);
 }
 
 /* Nobody on a pod's network is its router but the host, which says so without advertisements (CVE-2020-10749). */
-static void hear_no_advertisements(void)
+void net_hear_no_advertisements(void)
 {
     (void)write_file(AT_FDCWD, "/proc/sys/net/ipv6/conf/default/accept_ra", 0, 0, "0", 1); /* without IPv6 there is nothing to be told */
 }
@@ -116,13 +118,19 @@ static void hear_no_advertisements(void)
 static long new_namespace(struct net *net, const struct net_op *op)
 {
     OWNED_FD host = (int)sys_openat(AT_FDCWD, "/proc/self/ns/net", O_RDONLY, 0);
-    const long r = host < 0 ? host : sys_call1(__NR_unshare, CLONE_NEWNET);
+    long r = host;
 
+    if (host >= 0 && !is_root()) {
+        r = net_make_user(net);
+        net_number(&net->value[op->word[0]], (uint32_t)net->ns);
+        return r;
+    }
+    r = host < 0 ? host : sys_call1(__NR_unshare, CLONE_NEWNET);
     if (r < 0)
         return r;
     net->ns = (int)sys_openat(AT_FDCWD, "/proc/self/ns/net", O_RDONLY, 0);
-    net->socket[NET_INSIDE] = open_socket(0);
-    hear_no_advertisements();
+    net->socket[NET_INSIDE] = net_socket(0);
+    net_hear_no_advertisements();
     if (sys_call2(__NR_setns, host, CLONE_NEWNET) < 0)
         sys_exit(125); /* it may: it was there.  Anything but going on in the wrong place */
     net_number(&net->value[op->word[0]], (uint32_t)net->ns);
@@ -168,7 +176,7 @@ long net_send(struct net *net, uint32_t where, const char *data, size_t size, ui
 {
     long r;
 
-    if (net->socket[where] < 0 && (net->socket[where] = open_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0)) < 0)
+    if (net->socket[where] < 0 && (net->socket[where] = net_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0)) < 0)
         return net->socket[where];
     r = sys_write(net->socket[where], data, size);
     return r == (long)size ? answers(net->socket[where], awaited, number) : r < 0 ? r : -EIO;
@@ -198,22 +206,22 @@ long net_ask(struct net *net, const struct net_op *op)
     return r;
 }
 
-/* In the child: the relay says what became of it on descriptor 1. */
-static void become_relay(char *words, long size, int told)
+/* In the child: the relay says what became of it on descriptor 1.  Of a user's network it gets the program, a pidfd, and the namespace. */
+static void become_relay(char *words, long size, int told, int program, int ns)
 {
     char *argv[NET_OPS + 1] = {0};
-    uint32_t count = 0;
-    const int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0);
+    const int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0), first = program < 0 ? 3 : 5;
+    const uint32_t count = net_split(words, size, argv);
 
-    for (char *at = words; at < words + size && count < NET_OPS; at += str_len(at) + 1)
-        argv[count++] = at;
+    if (program >= 0 && (sys_call3(__NR_dup3, program, 3, 0) < 0 || sys_call3(__NR_dup3, ns, 4, 0) < 0))
+        sys_exit(127);
     if (count > 1 && sys_call3(__NR_dup3, null, 0, 0) >= 0 && sys_call3(__NR_dup3, told, 1, 0) >= 0 && sys_call3(__NR_dup3, null, 2, 0) >= 0) {
         char *path = argv[0], name[] = "relay";
         const uint64_t none = 0;
 
         argv[0] = name;
         (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
-        (void)sys_call3(__NR_close_range, 3, ~0U, 0);
+        (void)sys_call3(__NR_close_range, first, ~0U, 0);
         (void)sys_call3(__NR_execve, path, argv, argv + count);
     }
     sys_exit(127);
@@ -226,16 +234,19 @@ static long relay(struct net *net, const struct net_op *op)
     char said[64];
     int pipe[2];
     uint64_t pid = 0;
+    OWNED_FD held = op->word[3] != 0 ? (int)sys_call2(__NR_pidfd_open, net->program, 0) : -1, program = -1, ns = -1;
     long child, n = net_text(net, op->word[0], op->word[1], words, sizeof words - 1);
 
-    if (n <= 0 || op->word[2] + 1 >= NET_VALUES)
+    if (n <= 0 || op->word[2] + 1 >= NET_VALUES || (op->word[3] != 0 && held < 0))
         return -EINVAL;
     words[n] = '\0';
+    program = held < 0 ? -1 : out_of_the_way(held);
+    ns = held < 0 ? -1 : out_of_the_way(net->ns);
     if (sys_call2(__NR_pipe2, pipe, O_CLOEXEC) < 0)
         return -EMFILE;
     child = sys_call5(__NR_clone, SIGCHLD, 0, 0, 0, 0);
     if (child == 0)
-        become_relay(words, n, pipe[1]);
+        become_relay(words, n, out_of_the_way(pipe[1]), program, ns);
     sys_close(pipe[1]);
     n = child < 0 ? child : sys_read(pipe[0], said, sizeof said - 1);
     sys_close(pipe[0]);
@@ -252,16 +263,6 @@ static long relay(struct net *net, const struct net_op *op)
     net_number(&net->value[op->word[2]], (uint32_t)pid);
     (void)str_add_number(net->value[op->word[2] + 1].text, net->value[op->word[2] + 1].text + sizeof net->value[0].text, start_time(net->relay));
     return 0;
-}
-
-void net_end_relay(const struct net *net)
-{
-    OWNED_FD held = net->relay > 0 ? (int)sys_call2(__NR_pidfd_open, net->relay, 0) : -1;
-    struct pollfd gone = {held, POLLIN, 0};
-    const struct __kernel_timespec patience = {2, 0};
-
-    if (held >= 0 && sys_call4(__NR_pidfd_send_signal, held, SIGKILL, 0, 0) == 0)
-        (void)sys_call5(__NR_ppoll, &gone, 1, &patience, 0, 8);
 }
 
 static long carry_out(struct net *net, const struct net_op *op)
@@ -307,6 +308,8 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_rules(net, op);
     case NET_FORWARD:
         return net_forward();
+    case NET_PROGRAM:
+        return net_program(net, op);
     default:
         return -EINVAL;
     }
@@ -328,6 +331,7 @@ static void fill_in(struct net *net, const char *before)
 static void undo(struct net *net)
 {
     net_end_relay(net);
+    net_end_program(net);
     if (net->ns >= 0)
         sys_close(net->ns); /* and the kernel takes the links apart */
     net->ns = -1;

@@ -49,7 +49,7 @@ enum net_what {
     NET_FILE,       /* name, text, size: of the pod's directory */
     NET_NAMESPACE,  /* value: a new network namespace */
     NET_ASK,        /* enum net_socket, message, size, struct net_patch, how many, acknowledgements, value + 1: the link's number */
-    NET_RELAY,      /* words, a NUL behind each, size; two values: its process and when that started */
+    NET_RELAY,      /* words, a NUL behind each, size; two values: its process and when that started; 1 for a user's network */
     NET_SETTING,    /* path, text */
     NET_NAME,       /* network, lines, size: the pod's names there, pyrun.net.names */
     NET_HOSTS,      /* text, size, networks with a NUL behind each: the pod's /etc/hosts */
@@ -58,6 +58,7 @@ enum net_what {
     NET_ALONE,      /* no pod that lives has a network: whose rules would have to be made, too */
     NET_RULES,      /* name: a file of pyrun.net.snapshot's, which makes the table */
     NET_FORWARD,    /* the host passes packets on, as pyrun.net.bridges has it */
+    NET_PROGRAM,    /* words behind PATH=..., size; two values as for NET_RELAY; 1: it says on NET_TOLD that it is ready */
 };
 
 enum net_socket { NET_HOST, NET_INSIDE, NET_FILTER, NET_SOCKETS };
@@ -92,7 +93,7 @@ struct net {
         const char *folder, *name;
     } taken[NET_TAKEN]; /* links that this start made, which are undone */
     uint32_t taken_count;
-    int32_t relay;
+    int32_t relay, program;
     uint32_t skip; /* operations that come next */
     int fresh;    /* this start has made the table: nothing of dead pods is in it */
     int recorded; /* the file `net` is there */
@@ -127,6 +128,16 @@ int net_lives(const struct net *net, const char *uuid); /* whether a pod runs or
 /* net_script.c: sends what is `size` bytes long, and waits for so many acknowledgements; the number of the link they are about. */
 long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number);
 long net_ask(struct net *net, const struct net_op *op);
+int net_socket(int family);
+void net_hear_no_advertisements(void);
+
+/* net_user.c */
+#define NET_NS 8 /* descriptors of the program */
+#define NET_TOLD 9
+long net_program(struct net *net, const struct net_op *op);
+long net_make_user(struct net *net);            /* the namespace, by a child: who leaves the host's cannot come back */
+void net_end_program(const struct net *net);
+uint32_t net_split(char *words, long size, char *argv[NET_OPS + 1]); /* words with a NUL behind each; how many */
 
 /* net_names.c */
 long net_name(const struct net *net, const struct net_op *op);

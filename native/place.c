@@ -3,6 +3,7 @@
  * The file `controllers` in the pod's directory names those that the cgroup above the pod's has to give to its children, and
  * @systemd or @cgroupfs where one of these was asked for.  Whatever is in the way is left to Python, which begins again and says
  * what is wrong. */
+#include "fast.h"
 #include "files.h"
 #include "handover.h"
 #include "prepared.h"
@@ -131,6 +132,12 @@ static int take_managed(int pod, const char *uuid, const char *wanted, char path
     return !ends_with(path, ".service") && is_booted() && take_scope(pod, uuid, path);
 }
 
+/* Where root rules, as in a login, a user's own systemd is asked. */
+static int take_own(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
+{
+    return !is_root() && !has_word(wanted, "@cgroupfs", 9) && is_booted() && take_scope(pod, uuid, path);
+}
+
 /* Whether no process is in the cgroup itself, once this one, if it was alone, has gone to a leaf.  The root has no cgroup.type. */
 static int make_room(int above)
 {
@@ -156,7 +163,7 @@ int take_place(int pod, const char *uuid)
 
     if (n == -ENOENT)
         return 1;
-    if (n <= 0 || !find_cgroup(path) || !take_managed(pod, uuid, wanted, path))
+    if (n <= 0 || !(find_cgroup(path) ? take_managed(pod, uuid, wanted, path) : take_own(pod, uuid, wanted, path)))
         return 0;
     above = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
     if (above < 0 || !lacking(above, "cgroup.subtree_control", wanted, missing))

@@ -7,14 +7,14 @@
  *       |                                              |         moves the launcher into its new cgroup
  *
  * The two messages stand in the file `scope` of the pod's directory, as pyrun.plan.dbus wrote them when it was prepared, behind a
- * uint32_t that says where in them the number of the process goes.  What is read is taken for anybody's: of a message nothing counts but how
+ * uint32_t that says where in them the number of the process goes and, BUS_ROOM bytes, the path of the bus: root's, or that of a user's systemd.  What is read is taken for anybody's: of a message nothing counts but how
  * long it is, its kind and what it answers.  Whatever is not plain, and an error, is left to Python. */
 #include <linux/poll.h>
 
 #include "handover.h"
 #include "prepared.h"
 
-#define BUS "/run/dbus/system_bus_socket"
+#define BUS_ROOM 108 /* bytes of a socket's path, as unix(7) has it, padded with NUL */
 #define PATIENCE 10000000000 /* ns */
 #define CALLS 16384          /* bytes */
 #define ROOM 65536
@@ -110,37 +110,78 @@ static int next(struct talk *talk)
     return head[1] == METHOD_RETURN && answered(head + HEADER, fields) == START;
 }
 
-static int bus(void)
+static int connect_to(const char path[BUS_ROOM])
 {
     struct { /* struct sockaddr_un of unix(7) */
         unsigned short family;
-        char path[108];
-    } where = {1 /* AF_UNIX */, BUS};
+        char path[BUS_ROOM];
+    } where = {.family = 1 /* AF_UNIX */};
     const int fd = (int)sys_call3(__NR_socket, 1, 1 | O_CLOEXEC | O_NONBLOCK /* SOCK_STREAM; a full queue is not waited for */, 0);
 
-    if (fd < 0 || sys_call3(__NR_connect, fd, &where, sizeof where.family + sizeof BUS) == 0)
+    memcpy(where.path, path, BUS_ROOM);
+    if (fd < 0 || sys_call3(__NR_connect, fd, &where, sizeof where.family + str_len(path) + 1) == 0)
         return fd;
     sys_close(fd);
     return -1;
 }
 
-/* Root's user ID as EXTERNAL wants it, the digits in hexadecimal, and the calls. */
-static int ask(int pod, int fd)
+/* What the other side knows this user by, root of a user namespace too: the second number of uid_map, user_namespaces(7). */
+static int read_own_id(char digits[24])
 {
-    static const char begin[] = "\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
-    OWNED_FD file = (int)sys_openat(pod, "scope", O_RDONLY | O_NOFOLLOW, 0);
-    static unsigned char text[sizeof begin - 1 + CALLS];
-    unsigned char *calls = text + sizeof begin - 1;
-    const long n = file < 0 ? file : sys_read(file, calls, CALLS);
-    const uint32_t own = (uint32_t)sys_call0(__NR_getpid), place = n > 8 ? number(calls) : 0;
+    OWNED_FD file = (int)sys_openat(AT_FDCWD, "/proc/self/uid_map", O_RDONLY, 0);
+    char text[64], *at = text;
+    const long n = file < 0 ? file : sys_read(file, text, sizeof text - 1);
+    size_t size = 0;
 
-    if (n <= 8 || n == CALLS || place > (uint32_t)n - 8)
+    text[n > 0 ? n : 0] = '\0';
+    for (int words = 0; words < 2; words++) {
+        while (*at == ' ')
+            at++;
+        for (size = 0; *at >= '0' && *at <= '9' && size < 23; at++)
+            digits[size++] = *at;
+        digits[size] = '\0';
+        if (words == 0 && !str_eq(digits, "0"))
+            return 0;
+    }
+    return size > 0;
+}
+
+/* EXTERNAL wants the digits in hexadecimal. */
+static size_t begin(char *text, const char *end)
+{
+    char digits[24], pair[] = "30";
+    char *at = str_add(text + 1, end, "AUTH EXTERNAL ");
+
+    text[0] = '\0';
+    if (!read_own_id(digits))
         return 0;
-    memmove(calls, calls + 4, (size_t)n - 4);
-    memcpy(calls + place, &own, sizeof own);
-    memcpy(text, begin, sizeof begin - 1);
-    return sys_call6(__NR_sendto, fd, text, sizeof begin - 1 + (size_t)n - 4, 0x4000 /* MSG_NOSIGNAL */, 0, 0) ==
-           (long)sizeof begin - 1 + n - 4;
+    for (const char *digit = digits; *digit != '\0'; digit++) {
+        pair[1] = *digit;
+        at = str_add(at, end, pair);
+    }
+    at = str_add(at, end, "\r\nBEGIN\r\n");
+    return at == 0 ? 0 : (size_t)(at - text);
+}
+
+/* The bus that was asked for the scope, or -1. */
+static int ask(int pod)
+{
+    static unsigned char file[sizeof(uint32_t) + BUS_ROOM + CALLS];
+    static char text[128 + CALLS];
+    OWNED_FD from = (int)sys_openat(pod, "scope", O_RDONLY | O_NOFOLLOW, 0), to = -1;
+    const unsigned char *bus = file + sizeof(uint32_t), *calls = bus + BUS_ROOM;
+    const long n = from < 0 ? from : sys_read(from, file, sizeof file);
+    const uint32_t own = (uint32_t)sys_call0(__NR_getpid);
+    const size_t size = n > calls - file ? (size_t)(n - (calls - file)) : 0, first = begin(text, text + 128);
+
+    if (size < sizeof own || n == (long)sizeof file || number(file) > size - sizeof own || bus[BUS_ROOM - 1] != '\0' || first == 0)
+        return -1;
+    memcpy(text + first, calls, size);
+    memcpy(text + first + number(file), &own, sizeof own);
+    to = connect_to((const char *)bus);
+    if (to < 0 || sys_call6(__NR_sendto, to, text, first + size, 0x4000 /* MSG_NOSIGNAL */, 0, 0) != (long)(first + size))
+        return -1;
+    return (int)sys_call3(__NR_fcntl, to, F_DUPFD_CLOEXEC, 0);
 }
 
 int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
@@ -149,13 +190,13 @@ int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
     static struct talk talk;
     char name[64];
     const char *end = name + sizeof name;
-    OWNED_FD fd = bus();
+    OWNED_FD fd = ask(pod);
     int found = 0;
 
     talk.fd = fd;
     talk.end = now() + PATIENCE;
     (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, uuid), end, ".scope");
-    if (fd < 0 || !ask(pod, fd) || !is_let_in(&talk))
+    if (fd < 0 || !is_let_in(&talk))
         return 0;
     while (found == 0)
         found = next(&talk);

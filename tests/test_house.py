@@ -63,6 +63,7 @@ LAUNCHER |= {
     "net_take.c",
     "net_names.c",
     "net_ready.c",
+    "net_user.c",
     "users.c",
     "live.c",
     "live.h",

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["adjust", "advice", "approach", "environment", "properties_of_scope", "slice_of", "take"]
+__all__ = ["adjust", "advice", "approach", "bus", "environment", "properties_of_scope", "slice_of", "take"]
 
 _WORDS = "cpu cpuset io memory pids"
 _SYSTEMD = "/run/systemd/system"  # sd_booted(3)
@@ -95,7 +95,7 @@ def _of_user(uuid: str, words: Sequence[str], limits: Iterable[tuple[str, str]])
     """A scope below the user's own systemd, for whoever was started where root rules, as a login session is."""
     from pyrun.plan.scope import properties_of
 
-    if "@cgroupfs" not in words and os.path.exists(f"{_runtime_dir()}/bus"):
+    if "@cgroupfs" not in words and os.path.exists(bus()):
         return _scope(uuid, properties_of(limits), slice_of(words))
     path = _own_path()
     reason = f"the controller is not delegated to you in {CGROUP_ROOTS[0]}{path}"
@@ -113,6 +113,11 @@ def _own_path() -> str:
 
 def _runtime_dir() -> str:
     return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{mapped_ids('uid')[0][1] if os.geteuid() == 0 else os.geteuid()}"
+
+
+def bus() -> str:
+    """Return the path of the bus on which systemd is asked for scopes: the system's or, for who is not root, the user's."""
+    return "/run/dbus/system_bus_socket" if is_root() else f"{_runtime_dir()}/bus"
 
 
 def approach(cgroup: str) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Port = tuple[str, str, int, int]
 
-__all__ = ["enter", "lives", "start", "stop", "words"]
+__all__ = ["enter", "inward", "lives", "start", "stop", "words"]
 
 _IN_USE, _TOO_MANY = 98, 7  # EADDRINUSE, E2BIG
 _TERM = 15
@@ -74,10 +74,15 @@ def enter(wanted: list[Port], record: dict[str, Any], process: int, ns: int, use
         return
     held = os.pidfd_open(process)
     try:
-        arguments = ["inside" if users >= 0 else "in", "-", *_ranges(wanted)]
+        arguments = inward(wanted) if users < 0 else ["inside", *inward(wanted)[1:]]
         _start(arguments, record, (held, ns, users) if users >= 0 else (held, ns))
     finally:
         os.close(held)
+
+
+def inward(wanted: list[Port]) -> list[str]:
+    """Return the arguments of that process where it is in the user namespace that the network belongs to."""
+    return ["in", "-", *_ranges(wanted)]
 
 
 def _start(arguments: list[str], record: dict[str, Any], fds: tuple[int, ...]) -> None:

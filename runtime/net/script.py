@@ -17,6 +17,7 @@ from struct import Struct
 from pyrun.errors import PyrunError
 from pyrun.images import fastjson
 from pyrun.native import RELAY
+from pyrun.native.users import which
 from pyrun.net import attach, bridges, elements, leases, names, networks, ports, relay, rules, snapshot
 from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
 from pyrun.net.netlink import Netlink, delete_request, link_request, message, table_request, transaction
@@ -34,7 +35,8 @@ FILE = "net.script"
 _MAGIC, _VERSION = 0x74656E70, 2
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
 _CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK = range(1, 10)
-_RELAY, _SETTING, _NAME, _HOSTS, _RANDOM, _UNLESS, _ALONE, _RULES, _FORWARD = range(10, 19)
+_RELAY, _SETTING, _NAME, _HOSTS, _RANDOM, _UNLESS, _ALONE, _RULES, _FORWARD, _PROGRAM = range(10, 20)
+_NS, _TOLD = 8, 9  # the descriptors that such a program gets
 _HOST, _INSIDE, _FILTER = range(3)  # which socket a message goes to
 _TEXT, _HEX, _COLONS = b"\1", b"\2", b"\3"  # in texts, with a number behind it: that value in this form
 _FIRST = 0x20  # of these numbers
@@ -48,10 +50,12 @@ class _UnableError(Exception):
 
 def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
     """Return the script for pods that want what the pod `uuid` does; nothing where Python has to do it each time."""
-    if any(want.get(one) for one in ("user", "join", "ahead")) or len(want["ports"]) > _PORTS:
+    if any(want.get(one) for one in ("join", "ahead")) or len(want["ports"]) > _PORTS:
         return b""
     try:
-        return _Script(root, uuid).written(want)
+        script = _Script(root, uuid)
+        script.of_user(want) if want.get("user") else script.of_root(want)
+        return script.whole()
     except (_UnableError, PyrunError, OSError):
         return b""  # whoever starts such a pod is told
 
@@ -67,7 +71,8 @@ class _Script:
         self._raw: list[tuple[bytes, int]] = []  # what stands in messages for a value
         self._texts: list[tuple[bytes, bytes]] = []  # and in texts
 
-    def written(self, want: dict[str, Any]) -> bytes:
+    def of_root(self, want: dict[str, Any]) -> None:
+        """Take down what pyrun.net.attach does."""
         chosen = [self._network(one) for one in want["nets"]]
         host, inside = _Recorder(self, _HOST), _Recorder(self, _INSIDE)
         table = networks.table_of(self._root)
@@ -81,9 +86,7 @@ class _Script:
         for network, one in chosen:
             self._check(f"{self._root}/networks/{network.name}.json")
             attach.join(self._root, network, (one, want), record, self._lease)
-        for wanted in want["ports"]:
-            record["claims"].append(self._port(*wanted))
-        self._op(_FILE, self._string("cleaner"), *self._text(attach.cleaner(self._root, self._uuid)))
+        self._claim(want, record)
         self._file(record)
         self._op(_UNLOCK)
         ns = self.number()
@@ -94,9 +97,7 @@ class _Script:
             attach.limit(host, inside, made, want)
         attach.routes(inside, record)
         if words := relay.words(want["ports"], record, host):
-            record["relay"] = [self.number(), self.number()]
-            text = b"".join(word.encode() + b"\0" for word in [RELAY, *words])
-            self._op(_RELAY, *self._text(text), self._values - 2)
+            self._relay(words, record)
         if want.get("isolate"):
             for made in record["nets"]:
                 self._link_local(made)
@@ -105,12 +106,52 @@ class _Script:
         self._file(record)
         self._publish(want, record, table, host)
         self._op(_UNLOCK)
+
+    def of_user(self, want: dict[str, Any]) -> None:
+        """Take down what pyrun.net.user does."""
+        from pyrun.net import user
+
+        networks.directory(self._root)
+        record = attach.blank(self._uuid, want)
+        program = user.begin(want, record)
+        self._op(_LOCK)
+        self._claim(want, record)
+        self._file(record)
+        self._op(_UNLOCK)
+        self.number()
+        self._op(_NAMESPACE, self.last)
+        _Recorder(self, _INSIDE).up(1)  # lo
+        path = os.environ.get("PATH", os.defpath)
+        words = [f"PATH={path}", *user.command(program, _NS, _TOLD)]
+        words[1] = which(words[1], path.split(":"))
+        record["process"] = [self.number(), self.number()]
+        self._op(_PROGRAM, *self._words(words), self._values - 2, program == "slirp4netns")
+        if want["ports"]:
+            self._relay(relay.inward(want["ports"]), record, inward=True)
+        record["forwards"] = user.forwards(want)
+        self._file(record)
+        self._hosts(want, record)
+
+    def whole(self) -> bytes:
+        """Return the script."""
         pool = bytes(self._pool)
         ops = b"".join(self._ops)
         uuid = len(pool)
         pool += self._uuid.encode() + b"\0"
         start = _HEADER.size + len(ops)
         return _HEADER.pack(_MAGIC, _VERSION, start + len(pool), len(self._ops), start, uuid) + ops + pool
+
+    def _claim(self, want: dict[str, Any], record: dict[str, Any]) -> None:
+        for wanted in want["ports"]:
+            record["claims"].append(self._port(*wanted))
+        self._op(_FILE, self._string("cleaner"), *self._text(attach.cleaner(self._root, self._uuid)))
+
+    def _relay(self, words: list[str], record: dict[str, Any], *, inward: bool = False) -> None:
+        record["relay"] = [self.number(), self.number()]
+        self._op(_RELAY, *self._words([RELAY, *words]), self._values - 2, inward)
+
+    def _words(self, words: list[str]) -> tuple[int, int]:
+        return self._text(b"".join(os.fsencode(word) + b"\0" for word in words))
 
     def _make_ready(self, chosen: list[tuple[Network, dict[str, Any]]], table: str, host: _Recorder) -> None:
         """What the pods of a network have in common, where it is not there: after a boot, or where somebody has removed it."""
@@ -163,6 +204,9 @@ class _Script:
                 addresses = [address.partition("/")[0] for address in made["addresses"]]
                 lines = names.lines_of(self._uuid, addresses, record["names"])
                 self._op(_NAME, self._string(made["network"]), *self._text("".join(line + "\n" for line in lines).encode()))
+        self._hosts(want, record)
+
+    def _hosts(self, want: dict[str, Any], record: dict[str, Any]) -> None:
         if "hosts" in want:
             own = attach.hosts_of(want, record).encode("utf-8", "surrogateescape")
             joined = b"".join(made["network"].encode() + b"\0" for made in record["nets"])

@@ -30,13 +30,24 @@ if TYPE_CHECKING:
     Port = tuple[str, str, int, int]
     Held = tuple[int, int]
 
-__all__ = ["attach", "detach"]
+__all__ = ["attach", "begin", "command", "detach", "forwards"]
 
 _PATIENCE = 20.0  # seconds
 _PID = "net.pid"  # in the pod's directory
 _PIN = "/run/user/0/netns/pod"
 _MOUNT = f'mount -t tmpfs tmpfs "$([ -d /run/user ] && echo /run/user || echo /run)" && mkdir -p {os.path.dirname(_PIN)} && : >{_PIN}'
 _PROGRAMS = ("slirp4netns", "pasta")  # the first takes no default route of the host
+_PASTA = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
+_PASTA += ["-t", "none", "-u", "none", "-T", "none", "-U", "none"]
+_SLIRP = [
+    "slirp4netns",
+    "--configure",
+    "--mtu=65520",
+    "--disable-host-loopback",
+    "--netns-type=path",
+    "--enable-sandbox",
+    "--enable-seccomp",
+]
 
 
 def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any], held: Held | None = None) -> int:
@@ -45,13 +56,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
     `held` are descriptors of the user and the network namespace of a pod that has them already; without it this process is root of
     the user namespace in which the pod will be.
     """
-    program = next((one for one in _PROGRAMS if _find(one)), "")
-    if not program:
-        hint = "apt-get install passt (or slirp4netns), or use --net none or host"
-        reason = "without root that takes pasta or slirp4netns, and neither is there"
-        raise HostError("make a network", "", reason, hint=hint, origin="--net")
-    record.update(kind="user", program=program)
-    _check(want["ports"])
+    program = begin(want, record)
     with networks.Lock(root):
         _claim(root, uuid, want["ports"], record)
         _note(pod, record)
@@ -68,7 +73,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[st
         if not record["process"][1]:
             raise _failed(program, "it ended at once")
         relay.enter(want["ports"], record, pid, ns, users)
-        record["forwards"] = [[protocol, address, port, "", inside] for protocol, address, port, inside in want["ports"]]
+        record["forwards"] = forwards(want)
         _note(pod, record)
     except BaseException:
         os.close(ns)
@@ -90,6 +95,35 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any]) -> None:
                 leases.release(f"{root}/networks/{claim}", uuid)
     for name in (_PID, "net"):
         leases.unlink(name, dir_fd=pod)
+
+
+def begin(want: dict[str, Any], record: dict[str, Any]) -> str:
+    """Put down what makes the network, and return its name; HostError where nothing is there for that, ConfigError for ports of sctp."""
+    program = next((one for one in _PROGRAMS if _find(one)), "")
+    if not program:
+        hint = "apt-get install passt (or slirp4netns), or use --net none or host"
+        reason = "without root that takes pasta or slirp4netns, and neither is there"
+        raise HostError("make a network", "", reason, hint=hint, origin="--net")
+    record.update(kind="user", program=program)
+    _check(want["ports"])
+    return program
+
+
+def forwards(want: dict[str, Any]) -> list[list[object]]:
+    """Return which ports lead to the pod, as the record has it."""
+    return [[protocol, address, port, "", inside] for protocol, address, port, inside in want["ports"]]
+
+
+def command(program: str, ns: int, told: int) -> list[str]:
+    """Return the command that starts it where _PIN is the namespace, a descriptor; slirp4netns says on `told` that it is ready.
+
+    Without a tail the shell would become the program.
+    """
+    words, tail = _PASTA, "; exit $?"
+    if program == "slirp4netns":
+        words, tail = [*_SLIRP, f"--ready-fd={told}", _PIN, "tap0"], f"& echo $! >{_PID}"
+    script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" </dev/null {tail}'
+    return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", *words]
 
 
 def _find(name: str) -> bool:
@@ -126,24 +160,23 @@ def _note(pod: int, record: dict[str, Any]) -> None:
     os.rename("net.new", "net", src_dir_fd=pod, dst_dir_fd=pod)
 
 
-def _run(pod: int, users: int, ns: int, words: list[str], said: IO[bytes], tail: str = "; exit $?", fds: tuple[int, ...] = ()) -> int:
-    """Run a program where _PIN is the namespace, in the user namespace `users` (-1: this one); its status.
+def _run(pod: int, users: int, ns: int, program: str, said: IO[bytes], told: int = -1) -> int:
+    """Run `command` in the user namespace `users` (-1: this one); its status.
 
     `said`, what it writes, is no pipe, which the process would hold open.
 
     The shell has the pod's directory, and its lock with it: should this process be killed, nobody takes the pod for dead before
-    _PID says what there is to end.  (Without a tail the shell would become the program.)
+    _PID says what there is to end.
     """
     import subprocess
 
-    script = f'{_MOUNT} && mount --bind /proc/self/fd/{ns} {_PIN} && "$@" </dev/null {tail}'
-    command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", *words]
+    words, fds = command(program, ns, told), ((told,) if told >= 0 else ())
     if users >= 0:  # whose maker has every capability in it (user_namespaces(7))
-        command = ["nsenter", "--preserve-credentials", f"--user=/proc/self/fd/{users}", *command]
+        words = ["nsenter", "--preserve-credentials", f"--user=/proc/self/fd/{users}", *words]
         fds = (*fds, users)
     try:
         child = subprocess.Popen(
-            command, stdin=pod, stdout=said, stderr=said, pass_fds=(ns, *fds), cwd=f"/proc/self/fd/{pod}", start_new_session=True
+            words, stdin=pod, stdout=said, stderr=said, pass_fds=(ns, *fds), cwd=f"/proc/self/fd/{pod}", start_new_session=True
         )
     except OSError as error:
         said.write(str(error).encode())
@@ -155,7 +188,7 @@ def _run(pod: int, users: int, ns: int, words: list[str], said: IO[bytes], tail:
         child.wait()
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
-        said.write(f"\n{words[0]} was not ready in time".encode())
+        said.write(f"\n{program} was not ready in time".encode())
         return 1
 
 
@@ -170,9 +203,8 @@ def _last(said: IO[bytes]) -> str:
 def _pasta(pod: int, users: int, ns: int) -> int:
     import tempfile
 
-    words = ["pasta", "--config-net", "--quiet", "--no-map-gw", "--netns-only", "--no-netns-quit", "--pid", _PID, "--netns", _PIN]
     with tempfile.TemporaryFile() as said:
-        if _run(pod, users, ns, [*words, "-t", "none", "-u", "none", "-T", "none", "-U", "none"], said):
+        if _run(pod, users, ns, "pasta", said):
             raise _failed("pasta", _last(said))
     return _written(pod)
 
@@ -182,11 +214,9 @@ def _slirp(pod: int, users: int, ns: int) -> int:
     import tempfile
 
     ready, told = os.pipe()
-    words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", f"--ready-fd={told}"]
-    words += ["--enable-sandbox", "--enable-seccomp", _PIN, "tap0"]
     with open(ready, "rb", buffering=0) as pipe, tempfile.TemporaryFile() as said:
         try:
-            status = _run(pod, users, ns, words, said, f"& echo $! >{_PID}", (told,))
+            status = _run(pod, users, ns, "slirp4netns", said, told)
         finally:
             os.close(told)
         poll = select.poll()

@@ -98,10 +98,12 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
         own_hosts(root, uuid, pod, want, {"nets": []})
         write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
         return
-    if not (want["join"] or want.get("user")):
+    if want["join"]:
+        return
+    if not want.get("user"):
         make_ready(root, want)
-        if script := write_down(root, uuid, want):
-            write(pod, FILE, script)
+    if script := write_down(root, uuid, want):
+        write(pod, FILE, script)
 
 
 def connect_ahead(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
     from pyrun.pod.state import Pods
 
+_BUS = 108  # bytes, of a socket's path in unix(7)
+
 __all__ = ["limits_of", "manager_of", "scope_of", "take_place"]
 
 _SLICE = r"(-|[A-Za-z0-9:_.\\]+(-[A-Za-z0-9:_.\\]+)*)\.slice"  # systemd.slice(5), systemd.unit(5)
@@ -65,17 +67,16 @@ def scope_of(uuid: str, controllers: Sequence[str], block: bytes = b"") -> dict[
 
     `controllers` are those of the pod's file of that name, `block` its encoded plan.
     """
-    from pyrun.native.users import is_root
-
-    if not controllers or "@cgroupfs" in controllers or not is_root():
+    if not controllers or "@cgroupfs" in controllers:
         return {}
-    from pyrun.engine.placement import properties_of_scope, slice_of
+    from pyrun.engine.placement import bus, properties_of_scope, slice_of
     from pyrun.plan.dbus import transient_unit
     from pyrun.plan.scope import properties_of
 
     limits = properties_of(limits_of(block)) if "@systemd" in controllers else []
     place, calls = transient_unit(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits, slice_of(controllers)))
-    return {"scope": place.to_bytes(4, "little") + calls}
+    path = os.fsencode(bus())
+    return {"scope": place.to_bytes(4, "little") + path.ljust(_BUS, b"\0") + calls} if len(path) < _BUS else {}
 
 
 def _plan(pods: Pods, uuid: str) -> bytes:

@@ -207,3 +207,18 @@ def test_what_is_not_delegated(person: Person) -> None:
     assert "cpuset" in error and f"user@{person.uid}.service" in error and "user@.service.d" in error and "Delegate=" in error
     until(lambda: person.groups() == [])
     assert list((person.home / ".local/share/pyrun/pods/running").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--cgroup-manager", "systemd"]], ids=["auto", "systemd"])
+def test_a_prepared_pod_needs_no_python(person: Person, flags: list[str]) -> None:
+    """The launcher goes into the user namespace, and asks the user's systemd for the scope itself."""
+    words = ["--insecure-options=image", "--memory", "32Mi", *flags, "example.com/busybox", "--exec", "/bin/sh"]
+    uuid = person.run(COMMAND, "prepare", *words, "--", "-c", "echo ready; exec sleep 1000").strip()
+    trace = person.home / "trace"
+    with person.running(TOP / "build" / "probe", "trace", trace, COMMAND, "run-prepared", uuid):
+        assert trace.read_text().splitlines()[:2] == ["pyrun", "keeper"]
+        (scope,) = [path for path in person.groups() if path.endswith(".scope")]
+        assert str(person.tree) in scope and scope.endswith(f"/pyrun-{uuid}.scope")
+        assert read(f"{scope}/pyrun-{uuid}", "memory.max") == str(32 << 20)
+        person.run(COMMAND, "stop", uuid)
+    until(lambda: person.groups() == [])
