@@ -99,8 +99,8 @@ def test_cut_off_at_each_step(place: Place, how: str) -> None:
             if how.startswith("error"):
                 assert done.returncode == 0 or done.stderr.startswith("pyrun: "), (call, count, done.stderr)
             if (place.user.state / "pods/prepared" / uuid).is_dir():
-                done = place.user.run(COMMAND, "run-prepared", uuid, code=None)
-                assert (done.code, done.out) == (0, "here\n"), (call, count, done.error)
+                again = place.user.run(COMMAND, "run-prepared", uuid, code=None)
+                assert (again.code, again.out) == (0, "here\n"), (call, count, again)
             place.user.pyrun("rm", "--force", uuid, code=None)
             place.user.pyrun("gc", "--grace-period", "0s", code=None)
             wait_until(lambda: place.left() == [], f"{call} {count}: {place.left()}")
