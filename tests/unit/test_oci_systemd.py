@@ -19,6 +19,6 @@ def test_the_session_s_bus_is_not_the_user_s_systemd(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/of/the/session")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    systemd.adjust("/sys/fs/cgroup/some.scope/container", [("pids.max", "20")], user=user)
+    systemd.adjust("some.scope", "/sys/fs/cgroup/some.scope/container", [("pids.max", "20")], user=user)
     wanted = f"--user unix:path={tmp_path}/bus" if user else "--system unix:path=/of/the/session"
     assert said.read_text().split() == [*wanted.split(), str(tmp_path)]
