@@ -86,7 +86,7 @@ static int make_own(const char *root, int pods, int pod, const char *uuid)
     if (n <= 0 || !stands(pods, "prepared/", uuid) || has(pod, "net") ||
         has(pod, STARTER) || say_who(pod) < 0)
         return NETWORK_FOR_PYTHON;
-    made = net_make(root, pod, uuid, script, (size_t)n);
+    made = net_make(root, own >= 0 ? own : pod, uuid, script, (size_t)n); /* what a user's program holds until it can be found */
     network = made < 0 ? made : out_of_the_way(made);
     if (network >= 0)
         return network;
