@@ -4,6 +4,7 @@
     networks/NAME.json      what the network is; `default` is made when it is first asked for
     networks/NAME/ADDRESS   a link to the UUID of the pod that has the address: see pyrun.net.leases
     networks/ports/...      likewise of ports of the host
+    networks/SUM.rules      how the launcher makes the rules again: see pyrun.net.snapshot
 
 A network is a bridge that the host has an address on, or pairs of interfaces without one (ptp).  It is made when its first pod
 starts, and again after a reboot.  Its interfaces are in a group (ip-link(8)) of their own, by which the rules know them.

@@ -92,6 +92,32 @@ def test_rules_know_a_network_that_came_later(world: World, tmp_path: Path) -> N
     world.pyrun("network", "rm", "late", code=0)
 
 
+@pytest.mark.parametrize("how", ["empty", "cut", "zeros", "rubbish", "refused"])
+def test_damaged_rules_are_pythons(world: World, tmp_path: Path, how: str) -> None:
+    """As a power cut leaves a file, or somebody's editor: nothing waits for an answer that does not come, and the rules are right."""
+    world.sh("true", "--net", "default")
+    gone(world)
+    uuid = world.pyrun("prepare", "--net", "default", *script("true"), code=0).out.strip()
+    before = world.host.run("nft", "list", "ruleset")
+    (path,) = (world.pyrun.root / "networks").glob("*.rules")
+    held = path.read_bytes()
+    table = world.host.run("nft", "list", "tables").split()[-1].encode()
+    damaged = {
+        "empty": b"",
+        "cut": held[: len(held) // 2],
+        "zeros": bytes(len(held)),
+        "rubbish": bytes(range(256)) * 9,
+        "refused": held.replace(b"masq\0", b"nasq\0").replace(table + b"\0", table[:-1] + b"x\0", 1),
+    }
+    path.write_bytes(damaged[how])
+    world.host.run("nft", "flush", "ruleset")
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, said.stderr, became[:2]) == (0, "", ["pyrun", "python3"])
+    assert world.host.run("nft", "list", "ruleset") == before
+    assert path.read_bytes() == held
+    gone(world)
+
+
 def test_rules_that_living_pods_need_are_pythons(world: World, tmp_path: Path) -> None:
     """Somebody flushes them while a pod is reached by them: the next start makes them with that pod's."""
     world.sh("true", "--net", "default")

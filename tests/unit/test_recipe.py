@@ -44,17 +44,24 @@ def key_of(*words: str) -> bytes:
     return cache.key_of(line, 0)
 
 
-def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
-    program = tmp_path / "sizes.c"
+def in_c(folder: Path, formats: str, values: str) -> list[str]:
+    """What a C program that includes the header prints of these values."""
+    program = folder / "sizes.c"
     program.write_text(
         "#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\n"
         f'#include "{NATIVE}/recipe.h"\n'
-        'int main(void) { printf("%zu %zu %u %u %zu %zu %zu %s", sizeof(struct recipe_header), sizeof(struct recipe_check),'
-        " RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper), offsetof(struct recipe_check, path),"
-        " sizeof(struct recipe_patch), RECIPE_RECORD); }\n"
+        f'int main(void) {{ printf("{formats}", {values}); }}\n'
     )
-    subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
-    said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
+    subprocess.run(["gcc", "-o", folder / "sizes", program], check=True)
+    return subprocess.run([folder / "sizes"], check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_layout_is_that_of_the_header(tmp_path: Path) -> None:
+    values = (
+        "sizeof(struct recipe_header), sizeof(struct recipe_check), RECIPE_MAGIC, RECIPE_VERSION, offsetof(struct recipe_header, helper),"
+        " offsetof(struct recipe_check, path), sizeof(struct recipe_patch), RECIPE_RECORD"
+    )
+    said = in_c(tmp_path, "%zu %zu %u %u %zu %zu %zu %s", values)
     assert said[:4] == [str(cache._HEADER.size), str(cache.CHECK.size), str(cache.MAGIC), str(cache.VERSION)]
     assert said[4:] == ["40", "40", str(cache._PATCH.size), _HEAD]
 
@@ -171,15 +178,11 @@ def test_of_what_comes_from_a_bundle_its_stamps_count(bundled: tuple[ModuleType,
 
 
 def test_layout_of_what_a_bundle_begins_with(tmp_path: Path) -> None:
-    program = tmp_path / "sizes.c"
-    program.write_text(
-        "#include <stdint.h>\n#include <stdio.h>\n#include <stddef.h>\n"
-        f'#include "{NATIVE}/recipe.h"\n'
-        'int main(void) { printf("%zu %zu %zu %u %u", sizeof(struct recipe_stamps), offsetof(struct recipe_stamps, python),'
-        " offsetof(struct recipe_stamps, file_size), RECIPE_STAMPS_MAGIC, RECIPE_STAMPS_VERSION); }\n"
+    values = (
+        "sizeof(struct recipe_stamps), offsetof(struct recipe_stamps, python), offsetof(struct recipe_stamps, file_size),"
+        " RECIPE_STAMPS_MAGIC, RECIPE_STAMPS_VERSION"
     )
-    subprocess.run(["gcc", "-o", tmp_path / "sizes", program], check=True)
-    said = subprocess.run([tmp_path / "sizes"], check=True, capture_output=True, text=True).stdout.split()
+    said = in_c(tmp_path, "%zu %zu %zu %u %u", values)
     assert said == [str(bundling._HEADER.size), "16", "24", str(bundling._MAGIC), str(bundling._VERSION)]
 
 
