@@ -150,6 +150,57 @@ static long write_fast(struct page *page, const struct again *a, int dir, int32_
     return save(page, dir, "fast");
 }
 
+/* The standard streams of a process that waits, as an array of JSON in a string of JSON. */
+static void add_streams(struct page *page, int32_t pid)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        char path[64], target[PATH_SIZE];
+        char *at = str_add_number(str_add(path, path + sizeof path, "/proc/"), path + sizeof path, (uint64_t)pid);
+        long n;
+
+        (void)str_add_number(str_add(at, path + sizeof path, "/fd/"), path + sizeof path, i);
+        n = sys_call4(__NR_readlinkat, AT_FDCWD, path, target, sizeof target - 1);
+        target[n > 0 ? n : 0] = '\0';
+        for (long k = 0; k < n; k++)
+            if (target[k] < ' ' || target[k] > '~' || target[k] == '"' || target[k] == '\\')
+                page->at = 0; /* for Python to write */
+        add(page, i == 0 ? "\"[\\\"" : ", \\\"");
+        add(page, n > 0 ? target : "/dev/null");
+        add(page, "\\\"");
+    }
+    add(page, "]\"");
+}
+
+static long write_status(struct page *page, const struct again *a, int dir, int32_t pid, uint64_t started, uint64_t now)
+{
+    const size_t tree = str_len(a->base);
+
+    page->at = page->text;
+    add(page, "{\"pid\": ");
+    add_number(page, (uint64_t)pid);
+    add(page, ", \"process-start-time\": ");
+    add_number(page, started);
+    add_member(page, ", ", "\"cgroup-path\": ", a->group[0] == '\0' ? "" : a->group + tree);
+    add_member(page, ", ", "\"scope\": ", "");
+    add_member(page, ", ", "\"rootfs\": ", a->rootfs);
+    add(page, ", \"systemd-cgroup\": false");
+    add_member(page, ", ", "\"bundle\": ", a->bundle);
+    add(page, ", \"created\": \"");
+    add_time(page, now);
+    add_member(page, "\"", ", \"owner\": ", "root");
+    add(page, a->detach || !a->run ? ", \"detached\": true" : ", \"detached\": false");
+    add(page, ", \"external_descriptors\": ");
+    add_streams(page, pid);
+    add(page, "}");
+    return page->at == 0 ? -ENAMETOOLONG
+                         : write_file(dir, "status.new", O_CREAT | O_TRUNC, 0600, page->text, (size_t)(page->at - page->text));
+}
+
+int again_publish(const struct again *a, int dir)
+{
+    return !a->crun || sys_call4(__NR_renameat, dir, "status.new", dir, "status") == 0;
+}
+
 static long write_pid(const char *path, int32_t pid)
 {
     const char *name = path + str_len(path);
@@ -183,5 +234,6 @@ int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, 
 
     return started != 0 && write_file(dir, "config", O_CREAT | O_TRUNC, 0600, a->text, a->size) == 0 &&
            (a->pid_file == 0 || write_pid(a->pid_file, pid) == 0) && write_state(&page, a, dir, pid, started, now) == 0 &&
-           write_file(dir, "plan", O_CREAT | O_TRUNC, 0600, plan, size) == 0 && write_fast(&page, a, dir, pid, started, now, helper) == 0;
+           write_file(dir, "plan", O_CREAT | O_TRUNC, 0600, plan, size) == 0 && write_fast(&page, a, dir, pid, started, now, helper) == 0 &&
+           (!a->crun || (write_status(&page, a, dir, pid, started, now) == 0 && (a->run || again_publish(a, dir))));
 }

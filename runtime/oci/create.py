@@ -350,6 +350,12 @@ def settle(args: Arguments, container: Container, record: dict[str, Any], text: 
     state.write("state", fastjson.dumps(record).encode(), container.fd)
     state.write("plan", block, container.fd)
     state.write("fast", container.fast(), container.fd)
+    if program() == "crun":
+        from pyrun.oci import ascrun
+
+        ascrun.draft(container, record, detached=args.verb == "create" or "detach" in args.options)
+        if args.verb != "run":
+            ascrun.publish(container)
 
 
 def keeps_groups(config: dict[str, Any], process: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ import sys
 from pyrun.errors import PyrunError
 from pyrun.host import read_small
 from pyrun.oci import cgroups, hybrid, mounts, seccomp, spec
+from pyrun.oci.arguments import program
 from pyrun.plan import caps
 
 TYPE_CHECKING = False
@@ -34,7 +35,12 @@ def features(args: Arguments) -> int:
     """Print what this runtime can do, as JSON."""
     import json
 
-    sys.stdout.write(json.dumps(_features(args), indent=2) + "\n")
+    found = _features(args)
+    if program() == "crun":
+        from pyrun.oci.ascrun import features_of
+
+        features_of(found)
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 
 

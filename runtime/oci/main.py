@@ -59,7 +59,12 @@ def _dispatch(args: Arguments) -> int:
         from pyrun import __version__
         from pyrun.oci.features import words
 
-        sys.stdout.write(f"pyrun-oci version {__version__}{_LIKE}\ncommit: v{__version__}\nspec: 1.3.0\n{words(args)}\n")
+        commit = f"v{__version__}"
+        if program() == "crun":
+            from pyrun.oci.ascrun import commit_of
+
+            commit = commit_of()
+        sys.stdout.write(f"pyrun-oci version {__version__}{_LIKE}\ncommit: {commit}\nspec: 1.3.0\n{words(args)}\n")
         return 0
     if b"PYRUN_OCI_KEY" in posix.environ:  # of the launcher's
         from pyrun.oci.recipe import take_key

@@ -74,6 +74,9 @@ _PROPAGATION = {
 _HOW = ("bind", "rbind", "remount", "idmap", "ridmap", "tmpcopyup", "src-nofollow", "dest-nofollow", "copy-symlink")
 _FOR_OTHERS = ("auto", "noauto", "nofail", "_netdev", "nouser")  # mount(8): what concerns fstab and not the kernel
 _RECURSIVE = tuple("r" + name for name in _ATTRIBUTES)
+_SUPERBLOCK |= {
+    "r" + name: _SUPERBLOCK[name] for name in ("sync", "async", "dirsync", "mand", "nomand")
+}  # a file system has one, wherever it is
 OPTIONS = (*_ATTRIBUTES, *_RECURSIVE, *_SUPERBLOCK, *_PROPAGATION, *_HOW)
 
 # OP_OCI_MOUNT.a of native/plan.h

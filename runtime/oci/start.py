@@ -7,6 +7,7 @@ import os
 
 from pyrun.errors import PyrunError, StateError
 from pyrun.oci import state
+from pyrun.oci.arguments import program
 from pyrun.oci.create import create as make
 from pyrun.oci.create import root_of
 
@@ -137,7 +138,15 @@ def poststart(container: Container) -> None:
 
 def run(args: Arguments) -> int:
     """create and start; unless detached wait for the program and delete the container."""
-    return follow(args, *make(args), begin=let_go)
+    return follow(args, *make(args), begin=_begin)
+
+
+def _begin(container: Container) -> None:
+    let_go(container)
+    if program() == "crun":
+        from pyrun.oci import ascrun
+
+        ascrun.publish(container)
 
 
 def follow(args: Arguments, container: Container, master: int, begin: Callable[[Container], None] | None = None) -> int:

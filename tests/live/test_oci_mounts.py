@@ -83,6 +83,7 @@ ATTRIBUTES = {
 SUPERBLOCK = {
     "sync": "rw,sync",
     "sync async": "rw",
+    "rsync": "rw,sync",
     "dirsync": "rw,dirsync",
     "lazytime": "rw,lazytime",
     "lazytime nolazytime": "rw",

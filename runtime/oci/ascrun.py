@@ -1,0 +1,85 @@
+"""What a link named crun does as crun does, beside its name.  Cold.
+
+That is the file `status` of a container, for tools that look there, and what `features` says of what crun 1.28 has or calls otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyrun import native
+from pyrun.images import fastjson
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyrun.oci.state import Container
+
+__all__ = ["commit_of", "draft", "features_of", "publish"]
+
+_DRAFT = "status.new"
+_VERSION, _SPEC = "1.28", "1.1.0+dev"  # and the newest specification that it says it knows
+_UNSAFE = ["module.wasm.image/variant", "io.kubernetes.cri.container-type", "run.oci.", "org.criu.", "krun."]
+# options that it hands on to the file system, which may refuse them
+_UNKNOWN = frozenset("iversion lazytime loud noiversion nolazytime nosymfollow ridmap rnosymfollow rsymfollow silent symfollow".split())
+
+
+def features_of(found: dict[str, Any]) -> None:
+    """Reduce our features to those that callers of crun know, in its words."""
+    found["ociVersionMax"] = _SPEC
+    found["mountOptions"] = [name for name in found["mountOptions"] if name not in _UNKNOWN]
+    found["potentiallyUnsafeConfigAnnotations"] = [*_UNSAFE]
+    said: dict[str, str] = found["annotations"]
+    said["run.oci.crun.checkpoint.enabled"] = said["org.opencontainers.runc.checkpoint.enabled"]
+    said |= {"run.oci.crun.commit": commit_of(), "run.oci.crun.version": _VERSION, "run.oci.crun.wasm": "false"}
+
+
+def commit_of() -> str:
+    """Return a name for just this build in the place of a commit, which what is installed does not know: the hash of the helper."""
+    import hashlib
+
+    with open(native.HELPER, "rb") as file:
+        return hashlib.sha1(file.read(), usedforsecurity=False).hexdigest()
+
+
+def draft(container: Container, record: dict[str, Any], *, detached: bool) -> None:
+    """Write down what is known of a container whose process waits; nobody sees it before `publish` (native/again_state.c does the same)."""
+    streams = []
+    for number in range(3):
+        try:
+            streams.append(os.readlink(f"/proc/{record['pid']}/fd/{number}"))
+        except OSError:  # of another user's by now
+            streams.append("/dev/null")
+    scope = record.get("systemd-scope", "")
+    group = record.get("cgroup", "")
+    known = {
+        "pid": record["pid"],
+        "process-start-time": record["startTime"],
+        "cgroup-path": _below_tree(group) if group else "",
+        "scope": scope,
+        "rootfs": record["rootfs"],
+        "systemd-cgroup": bool(scope),
+        "bundle": record["bundle"],
+        "created": record["created"],
+        "owner": record["owner"],
+        "detached": detached,
+        "external_descriptors": fastjson.dumps(streams),
+    }
+    fd = os.open(_DRAFT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=container.fd)
+    try:
+        os.write(fd, fastjson.dumps(known).encode())
+    finally:
+        os.close(fd)
+
+
+def publish(container: Container) -> None:
+    """Let it be seen: whoever finds the file of a `run` may count on the program to run."""
+    os.rename(_DRAFT, "status", src_dir_fd=container.fd, dst_dir_fd=container.fd)
+
+
+def _below_tree(group: str) -> str:
+    from pyrun.oci import cgroups
+
+    tree = cgroups.tree()
+    return group[len(tree) :] if tree and group.startswith(tree + "/") else group

@@ -1,0 +1,88 @@
+"""What is found by who calls it crun, by a link, and knows that one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import OCI, Runtime, recipes
+
+
+@pytest.fixture
+def crun(tmp_path: Path, probe: Path) -> Runtime:
+    made = Runtime(tmp_path, probe)
+    made.program = tmp_path / "crun"
+    made.program.symlink_to(OCI)
+    return made
+
+
+def status(oci: Runtime, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((oci.root / name / "status").read_text())
+    return found
+
+
+def test_a_container_has_the_file_status(crun: Runtime) -> None:
+    """Whoever made it: Python, and the launcher, once Python has decided."""
+    crun.command("/bin/sleep", "1000")
+    for made_before in (False, True):
+        assert bool(recipes(crun)) == made_before
+        for words, detached in ((("create",), True), (("run", "--detach"), True)):
+            crun(*words, "one")
+            try:
+                state, known = json.loads(crun("state", "one").stdout), status(crun, "one")
+                assert state["status"] == ("created" if words[0] == "create" else "running")
+                assert {name: known[name] for name in ("pid", "bundle", "rootfs", "created", "owner")} == {
+                    name: state[name] for name in ("pid", "bundle", "rootfs", "created", "owner")
+                }
+                started = Path(f"/proc/{known['pid']}/stat").read_text().rpartition(")")[2].split()[19]
+                assert known["process-start-time"] == int(started) and known["detached"] is detached
+                assert Path(f"/proc/{known['pid']}/cgroup").read_text().strip().endswith(known["cgroup-path"]) and known["cgroup-path"]
+                assert (known["scope"], known["systemd-cgroup"]) == ("", False)
+                streams = [os.readlink(f"/proc/{known['pid']}/fd/{number}") for number in range(3)]
+                assert json.loads(known["external_descriptors"]) == streams
+                assert not (crun.root / "one" / "status.new").exists()
+            finally:
+                crun("delete", "--force", "one")
+    assert not crun.leftovers()
+
+
+def test_nobody_else_has_that_file(crun: Runtime) -> None:
+    crun.program = OCI
+    crun.command("/bin/sleep", "1000")
+    for _ in range(2):
+        crun("create", "one")
+        assert not (crun.root / "one" / "status").exists() and not (crun.root / "one" / "status.new").exists()
+        crun("delete", "--force", "one")
+
+
+def test_a_stream_with_a_quote_in_its_name(crun: Runtime, tmp_path: Path) -> None:
+    """Which the launcher leaves to Python."""
+    crun.command("/bin/sleep", "1000")
+    crun("create", "one")
+    crun("delete", "--force", "one")
+    odd = tmp_path / 'a "quoted" file'
+    with odd.open("w") as file:
+        command = [crun.program, "--root", crun.root, "create", "--bundle", crun.bundle, "one"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True)
+    try:
+        assert json.loads(status(crun, "one")["external_descriptors"]) == ["/dev/null", str(odd), str(odd)]
+    finally:
+        crun("delete", "--force", "one")
+
+
+def test_features_are_those_that_crun_has_a_name_for(crun: Runtime) -> None:
+    found = json.loads(crun("features").stdout)
+    version, commit = crun("--version").stdout.splitlines()[:2]
+    assert f" crun version {found['annotations']['run.oci.crun.version']}," in version
+    assert commit == f"commit: {found['annotations']['run.oci.crun.commit']}" and commit[8:].isalnum()
+    words = [found["annotations"][name] for name in ("run.oci.crun.checkpoint.enabled", "org.opencontainers.runc.checkpoint.enabled")]
+    assert words[0] == words[1] and found["annotations"]["run.oci.crun.wasm"] == "false"
+    assert found["ociVersionMax"].startswith("1.1.") and {"run.oci.", "org.criu."} <= set(found["potentiallyUnsafeConfigAnnotations"])
+    crun.program = OCI
+    ours = json.loads(crun("features").stdout)
+    assert set(found["mountOptions"]) < set(ours["mountOptions"]) and "lazytime" not in found["mountOptions"]
+    assert not any(name.startswith("run.oci.crun") for name in ours["annotations"])
