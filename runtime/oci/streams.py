@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["announce_sockets", "keep_descriptors", "keep_lines", "own_streams", "send_pidfd", "size_terminal", "take_terminal", "write_pid"]
 
+_LISTENER = 0.5  # seconds for the socket of a terminal to be there
+
 
 def keep_descriptors(args: Arguments) -> int:
     """Move the caller's sockets (LISTEN_FDS) and descriptors (--preserve-fds) to where the helper looks; returns how many.
@@ -107,7 +109,7 @@ def send_pidfd(args: Arguments, pid: int) -> None:
     client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     pidfd = os.pidfd_open(pid)
     try:
-        client.connect(path)
+        _connect(client, path)
         client.sendmsg([b"pidfd"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pidfd.to_bytes(4, "little"))])
     except OSError as error:
         raise HostError("connect to pidfd socket", path, errno=error.errno or 0, origin="--pidfd-socket") from None
@@ -139,7 +141,7 @@ def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
     name = f"/dev/pts/{int.from_bytes(number, 'little')}"
     client = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        client.connect(path)
+        _connect(client, path)
         client.sendmsg([name.encode()], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, master.to_bytes(4, "little"))])
     except OSError as error:
         raise HostError("connect to console socket", path, errno=error.errno or 0, origin="--console-socket") from None
@@ -147,6 +149,21 @@ def take_terminal(args: Arguments, process: dict[str, Any], master: int) -> int:
         client.close()
         os.close(master)
     return -1
+
+
+def _connect(client: Any, path: str) -> None:
+    """Wait a moment for one that is not there yet: its listener may have been started just before this process."""
+    import time
+
+    end = time.monotonic() + _LISTENER
+    while True:
+        try:
+            client.connect(path)
+            return
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.005)
 
 
 def write_pid(path: str, pid: int) -> None:

@@ -7,12 +7,14 @@ import os
 import struct
 import subprocess
 import termios
+import time
 from pathlib import Path
 
 import pexpect
 import pytest
 from bundles import OCI, Runtime
 from consoles import Socket, read_until
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -40,6 +42,22 @@ def test_the_console_socket_gets_the_terminal(oci: Runtime, tmp_path: Path) -> N
         os.close(master)
         listener.close()
         oci("delete", "--force", "one")
+
+
+def test_the_console_socket_may_come_a_moment_later(oci: Runtime, tmp_path: Path) -> None:
+    """Scripts start who listens in the background, and go on."""
+    oci.command("/bin/true")
+    words = [oci.program, "--root", oci.root, "create", "--bundle", oci.bundle, "--console-socket", tmp_path / "socket", "one"]
+    making = subprocess.Popen(words)
+    wait_until((oci.root / "one" / "exec.fifo").exists)
+    time.sleep(0.1)
+    assert making.poll() is None
+    listener = Socket(tmp_path / "socket")
+    master, _ = listener.master()
+    assert making.wait(10) == 0 and oci.state("one")["status"] == "created"
+    oci("delete", "--force", "one")
+    os.close(master)
+    listener.close()
 
 
 def test_exec_hands_over_a_terminal_too(oci: Runtime, tmp_path: Path) -> None:
