@@ -42,18 +42,19 @@ long oci_close(int first)
     return r < 0 ? r : sys_call3(__NR_close_range, OCI_END, ~0U, 0);
 }
 
-/* Puts what must outlive OP_SESSION where that leaves it alone.  Signals are as they come with a program: Python ignores some. */
+/* Puts what must outlive OP_SESSION where that leaves it alone.  Signals are as they come with a program: Python ignores some.
+ * Whoever calls may be kept to some processors; the container has its cgroup's, to which the kernel keeps it. */
 static long keep_descriptors(struct context *ctx)
 {
     long r = sys_call3(__NR_dup3, SLOT_CONTROL, OCI_LINK, O_CLOEXEC);
 
+    (void)sys_call3(__NR_sched_setaffinity, 0, 128, ((uint64_t[16]){[0 ... 15] = ~0ULL}));
     default_signals(ALL_SIGNALS_OF_LINUX);
     if (r >= 0 && !(ctx->plan->flags & PLAN_ENTER))
         r = sys_call3(__NR_dup3, SLOT_START, OCI_START, O_CLOEXEC);
-    if (r < 0)
-        return r;
-    ctx->link = OCI_LINK;
-    return 0;
+    if (r >= 0)
+        ctx->link = OCI_LINK;
+    return r < 0 ? r : 0;
 }
 
 static void end_by(int signal)

@@ -1,4 +1,4 @@
-"""What a link named runc does as runc does, beside its name: the words of its errors, and what it refuses of binds.  Cold."""
+"""What a link named runc does as runc does, beside its name: words of errors, what it refuses of binds, what it overlooks.  Cold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pyrun.errors import ConfigError, PyrunError, SetupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyrun.oci.mounts import Wanted
 
-__all__ = ["bind_flags", "front"]
+__all__ = ["bind_flags", "front", "known_access"]
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 1, 2, 4, 8  # of MOUNT_ATTR_... and of statvfs(3) alike
 _OPTIONS = {_RDONLY: "rw", _NOSUID: "suid", _NODEV: "dev", _NOEXEC: "exec"}
@@ -25,6 +27,16 @@ def front(verb: str, error: PyrunError) -> str:
     if verb in ("create", "run", "restore", "exec") and (isinstance(error, SetupError) or error.step == "error mounting"):
         return f"runc {verb} failed: unable to start container process: error during container init: "
     return f"runc {verb} failed: " if verb else "runc: "
+
+
+def known_access(config: Any) -> None:
+    """Take out of the rules for devices what no kind of access is; what is wrong otherwise is told by who reads them next."""
+    try:
+        rules = [rule for rule in config["linux"]["resources"]["devices"] if isinstance(rule.get("access"), str)]
+    except (AttributeError, KeyError, TypeError):
+        return
+    for rule in rules:
+        rule["access"] = "".join(letter for letter in rule["access"] if letter in "rwm") or rule["access"]
 
 
 def bind_flags(wanted: Wanted, source: str, target: str, where: str, *, locked: bool) -> None:

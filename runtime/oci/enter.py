@@ -12,6 +12,7 @@ from pyrun.oci.create import filter_of, keeps_groups, root_of
 from pyrun.oci.launch import Launch
 from pyrun.oci.main import debug
 from pyrun.oci.process import schedule
+from pyrun.oci.rules_process import number_list
 from pyrun.oci.streams import announce_sockets, keep_lines, own_streams, send_pidfd, size_terminal, take_terminal, write_pid
 from pyrun.plan import caps, ops
 from pyrun.plan.numbers import whole
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pyrun.oci.arguments import Arguments
     from pyrun.oci.state import Container
-    from pyrun.plan.ops import Op
+    from pyrun.plan.ops import Op, Plan
 
 __all__ = ["execute", "namespaces_of"]
 
@@ -97,7 +98,6 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         plan.flags |= ops.SETGROUPS_DENY
     plan.flags |= ops.KEEP_GROUPS if kept else 0
     plan.ops = [*_groups_1(container), *plan.ops]
-    fds = {6: pidfd}
     relay = -1
 
     def terminal(fd: int) -> None:
@@ -108,17 +108,12 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
             keep_lines(fd)
 
     debug(args, "nsexec container setup: the helper joins namespaces")
+    before = _keep_to(args, process)
     try:
-        group = _group(args, container, pid)
-        if group:
-            fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        launch = Launch(plan, fds, args.kept, str(pid), environment=announced)
-    except OSError as error:
-        step = "exec in cgroup" if error.filename else "exec in"
-        raise HostError(step, str(error.filename or container.id), errno=error.errno or 0) from None
+        launch = _launch(args, container, plan, pid, pidfd, announced)
     finally:
-        for fd in fds.values():
-            os.close(fd)
+        if before:
+            os.sched_setaffinity(0, before)
     try:
         launch.run(terminal=terminal, checkpoint=lambda pid: schedule(pid, process["scheduler"]), held="detach" not in args.options)
     except (SystemExit, HostError):  # for a signal, or at the checkpoint
@@ -129,6 +124,39 @@ def _start(args: Arguments, container: Container, config: dict[str, Any], proces
         raise
     debug(args, f"child process in init(): {launch.pid}; setns_init: about to exec, and done")
     return launch, relay
+
+
+def _launch(args: Arguments, container: Container, plan: Plan, pid: int, pidfd: int, announced: dict[str, str]) -> Launch:
+    fds = {6: pidfd}
+    try:
+        if group := _group(args, container, pid):
+            fds[7] = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Launch(plan, fds, args.kept, str(pid), environment=announced)
+    except OSError as error:
+        step = "exec in cgroup" if error.filename else "exec in"
+        raise HostError(step, str(error.filename or container.id), errno=error.errno or 0) from None
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+def _keep_to(args: Arguments, process: dict[str, Any]) -> set[int]:
+    """Let what goes to the container's cgroup do so on the processors for that; returns those of this process before, none for no change.
+
+    The process itself is rid of it once it is there (native/oci_start.c), and has others only where `final` says so (config.md).
+    """
+    cpus = number_list((process.get("execCPUAffinity") or {}).get("initial") or "x")
+    if cpus is None:
+        return set()
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        text = process["execCPUAffinity"]["initial"]
+        raise HostError("set CPU affinity", text, errno=error.errno or 0, origin="process.execCPUAffinity.initial") from None
+    mask = sum(1 << number for number in os.sched_getaffinity(0))
+    debug(args, f"nsexec[{os.getpid()}]: affinity: {mask:#x}")
+    return before
 
 
 def _groups_1(container: Container) -> list[Op]:

@@ -25,7 +25,7 @@ def failure(plan: Sequence[Op], index: int, error: int, detail: int) -> SetupErr
     """Return the exception for operation `index` of an OCI plan."""
     one = plan[index] if index < len(plan) else None
     if index == _ENTER and error == errno.EBUSY:
-        reason = "error adding pid to cgroups: device or resource busy"
+        reason = "error adding pid of a new process to cgroups: device or resource busy"
         hint = "it has controllers enabled for cgroups below, so no process may be in it: choose one of those by --cgroup"
         return SetupError("exec", "", reason, errno=error, hint=hint, op=index)
     if one is not None and one[0] == ops.LIMIT and one[5]:  # of version 1

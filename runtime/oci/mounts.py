@@ -315,12 +315,12 @@ class Mounter:
         return self._op(["", "", target, "", "", *[option for _, option in wanted.data]], wanted, how | _AGAIN, where=where)
 
     def _cgroup(self, wanted: Wanted, target: str, where: str) -> list[Op]:
-        """The tree as the container's namespace shows it, else its own part of the host's (cgroup_namespaces(7))."""
+        """The tree as the container's namespace shows it, else its own part of the host's; runc shows all (cgroup_namespaces(7))."""
         base = next((path for path in CGROUP_ROOTS if os.path.exists(path + "/cgroup.controllers")), "")
         if not base:
             hint = "mount a cgroup2 tree on /sys/fs/cgroup, or leave the mount out"
             raise ConfigError("mount cgroup on", target, "the host has no cgroup2 tree", hint=hint, origin=where)
-        if "cgroup" in self.kinds:
+        if "cgroup" in self.kinds or (program() == "runc" and not self.early):
             return [self._op(["cgroup2", "cgroup", target, "", "", *(option for _, option in wanted.data)], wanted, 0, where=where)]
         self._without_data(wanted, target, where)
         source = self.group or base

@@ -184,10 +184,9 @@ def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, 
     if spread and not entering:
         value = _SPREAD[spread.removeprefix("r")] | (_REC if spread[0] == "r" else 0)
         todo.append(_attribute(_PROPAGATION, b"", "linux.rootfsPropagation", value=value))
-    for name in ("initial", "final") if entering else ():
-        cpus = number_list(process.get("execCPUAffinity", {}).get(name) or "x")
-        if cpus is not None:
-            todo.append(_attribute(_AFFINITY, _mask(cpus), f"process.execCPUAffinity.{name}"))
+    cpus = number_list(process.get("execCPUAffinity", {}).get("final") or "x")
+    if cpus is not None and entering:
+        todo.append(_attribute(_AFFINITY, _mask(cpus), "process.execCPUAffinity.final"))
     if "scheduler" in process and not (entering and is_reset(process)):
         todo.append(_attribute(_SCHEDULER, scheduler(process["scheduler"]), "process.scheduler"))
     if "ioPriority" in process:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pyrun.errors import ConfigError
 from pyrun.images import fastjson
 from pyrun.oci.agree import agree, agree_mounts
+from pyrun.oci.arguments import program
 from pyrun.oci.rules import Bad, absolute, array, boolean, filled, integer, mapping, record, text
 from pyrun.oci.rules_linux import ID_MAPPINGS, LINUX
 from pyrun.oci.rules_process import PROCESS
@@ -85,7 +86,15 @@ _CONFIG = record(
 
 def load(data: bytes) -> dict[str, Any]:
     """Return the members of a config.json; ConfigError names the JSON path and the rule it breaks."""
-    return _object(data, _CONFIG, "config.json")
+    return _object(data, _config, "config.json")
+
+
+def _config(value: Any) -> None:
+    if program() == "runc":
+        from pyrun.oci.asrunc import known_access
+
+        known_access(value)
+    _CONFIG(value)
 
 
 def asks(config: dict[str, Any], name: str) -> bool:

@@ -324,3 +324,23 @@ def test_of_a_container(tmp_path: Path, probe: Path, disk: str) -> None:
     assert not Path(f"/proc/{pid}").exists()
     oci("delete", "one")
     assert not group.exists()
+
+
+def test_a_container_has_the_processors_of_its_cgroup(tmp_path: Path, probe: Path) -> None:
+    """Not those of its caller; and a deadline wants all of them (sched_setattr(2))."""
+    oci = Runtime(tmp_path, probe)
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    oci.config["linux"]["resources"] = {"cpu": {"cpus": str(second)}}
+    try:
+        oci.command("/bin/sleep", "1000")
+        oci("run", "--detach", "one", preexec_fn=lambda: os.sched_setaffinity(0, {first}))
+        look = ("grep", "Cpus_allowed_list", "/proc/self/status")
+        for more in ((), ("--ignore-paused",)):  # the second one is Python's
+            assert oci("exec", *more, "one", *look, preexec_fn=lambda: os.sched_setaffinity(0, {first})).stdout.split()[1] == str(second)
+        oci("delete", "--force", "one")
+        oci.config["process"]["scheduler"] = {"policy": "SCHED_DEADLINE", "runtime": 42000, "deadline": 1000000, "period": 1000000}
+        oci.command("/bin/true")
+        done = oci("create", "one", code=1)
+        assert "can't be used together with AllowedCPUs" in done.stderr and "process.scheduler" in done.stderr
+    finally:
+        oci("delete", "--force", "one")

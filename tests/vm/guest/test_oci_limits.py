@@ -344,7 +344,7 @@ def test_exec_goes_where_processes_may_be(oci: Runtime) -> None:
     for words in ((), ("--ignore-paused",), ("--cgroup", "own")):
         assert oci("exec", *words, "one", "cat", "/proc/self/cgroup").stdout == "0::/own\n"
     done = oci("exec", "--cgroup", "/", "one", "true", code=255)
-    assert "error adding pid to cgroups: device or resource busy" in done.stderr and "--cgroup" in done.stderr
+    assert "error adding pid of a new process to cgroups: device or resource busy" in done.stderr and "--cgroup" in done.stderr
     oci("delete", "--force", "one")
 
 
