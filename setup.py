@@ -15,8 +15,8 @@ from setuptools.command.build_ext import build_ext as BuildExt
 
 ROOMS = {"pyrun": "runtime", "pyrun.native": "native", "pyrun.images": "images"}
 
-# Freestanding: an exec of a program without libc costs a quarter of a static one with it.  The canary of the
-# stack protector normally sits in thread-local storage, which only libc sets up; "global" makes it a variable.
+# Freestanding: an exec of a program without libc costs a quarter of a static one with it.  Where the stack protector
+# looks for its canary, which libc would set up, is the business of native/start.c.
 # The flags stand in a file of their own, which clangd and `make lint` read too.
 COMPILE = [*Path("native/compile_flags.txt").read_text().split(), "-g0", "-fcf-protection=none"]
 # One segment to read and one to write: each further one costs an exec as much as ten system calls.  Sorted, so that arrays of whole

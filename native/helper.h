@@ -13,7 +13,8 @@
 #include "sys.h"
 
 /* One page that supervisor and init share.  Init belongs to the container's side of the wall, so
- * the supervisor uses these values for telling and exit codes only, never as an address or a name. */
+ * the supervisor uses these values for telling and exit codes only, never as an address or a name.
+ * Whoever reads or writes it makes it: while an app runs there is none. */
 struct shared {
     volatile uint32_t failed;
     volatile uint32_t op;
@@ -24,9 +25,11 @@ struct shared {
     volatile uint32_t reported; /* init told the app's end itself */
     volatile uint32_t stays;    /* init does, for what follows the app's end */
     volatile uint32_t held;     /* init waits until the supervisor has looked at the app, see oom.c */
-    volatile int32_t app;       /* the number that init knows it by */
+    volatile int32_t app;       /* the number that init knows it by, 0 for FIRST_CHILD */
     volatile uint32_t entered; /* enter.c: the process, as the client sees it */
 };
+
+#define FIRST_CHILD 2 /* in a pid namespace of its own */
 
 struct context {
     const struct plan_header *plan;
@@ -45,6 +48,8 @@ struct context {
     int pidfd;        /* supervisor: of init */
     int32_t init_pid;
     int root;         /* init: O_PATH of the staged root until the pivot; supervisor: of the pod's, to let go of last */
+    int failed;       /* as shared->failed, for init itself */
+    uint32_t detail;  /* what DETAIL_ a failure at this moment would have */
     uint32_t handler; /* whose operations these are: index of an OP_HANDLER, 0 the app's */
     int of;           /* enter(): pidfd of the init to join, -1 for SLOT_INIT */
     int service;      /* connection to the metadata service */
@@ -53,11 +58,11 @@ struct context {
     int tty;          /* supervisor: the master; init and app: the slave */
 };
 
-/* A failure of init's half: detail and minus errno travel together. */
+/* Detail and minus errno travel together. */
 static inline long with_detail(struct context *ctx, uint32_t detail, long result)
 {
     if (result < 0)
-        ctx->shared->detail = detail;
+        ctx->detail = detail;
     return result;
 }
 
@@ -135,7 +140,7 @@ void post_stop(struct context *ctx);
 long start_program(struct context *ctx, uint32_t op);
 int init_main(struct context *ctx);
 int hold_main(struct context *ctx);
-void fail(const struct context *ctx, uint32_t op, long error);
+void fail(struct context *ctx, uint32_t op, long error);
 uint32_t run_ops(struct context *ctx, uint32_t i, int stop);
 int alone(const struct context *ctx);
 

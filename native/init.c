@@ -12,10 +12,12 @@
 
 #define ALL_SIGNALS (~0ULL)
 
-void fail(const struct context *ctx, uint32_t op, long error)
+void fail(struct context *ctx, uint32_t op, long error)
 {
+    ctx->failed = 1;
     ctx->shared->op = op;
     ctx->shared->error = (int32_t)-error;
+    ctx->shared->detail = ctx->detail;
     ctx->shared->failed = 1;
     oci_fail(ctx, op, error);
     sys_exit(125);
@@ -39,7 +41,7 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
     for (; i < ctx->plan->op_count && ctx->ops[i].code != stop; i++) {
         long r;
 
-        ctx->shared->detail = DETAIL_NONE;
+        ctx->detail = DETAIL_NONE;
         r = run_op(ctx, &ctx->ops[i]);
         if (r < 0 && !(r == -ENOENT && (ctx->ops[i].flags & OPF_OPTIONAL)) && !(ctx->ops[i].flags & OPF_ELSE))
             fail(ctx, i, r);
@@ -49,7 +51,7 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
     return i;
 }
 
-/* Only what the loop below needs; everything else is a reason to die. */
+/* Only what the loop below needs; everything else is a reason to die.  Nor does that need any variable but those on the stack. */
 WAITING static long confine(void)
 {
     static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
@@ -58,6 +60,7 @@ WAITING static long confine(void)
     struct sock_fprog program = {0, code};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}, {0, 0, 0}};
+    extern char __bss_start[], _end[];
     unsigned n = 0;
     long r = sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
 
@@ -73,6 +76,8 @@ WAITING static long confine(void)
     }
     code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
     program.len = (unsigned short)n;
+    settle(); /* what comes now needs none of the constants above */
+    (void)sys_call3(__NR_madvise, __bss_start, _end - __bss_start, MADV_DONTNEED); /* arrays of whole pages come first there */
     return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
 }
 
@@ -139,7 +144,6 @@ __attribute__((noreturn)) WAITING static void stay(struct shared *shared, int li
 
 __attribute__((noreturn)) WAITING static void attend(struct shared *shared, int link, long app, int told, int stays)
 {
-    settle();
     if (confine() < 0)
         sys_exit(125);
     if (stays)
@@ -182,7 +186,6 @@ __attribute__((noinline)) static long vfork_app(const struct app *app)
                      : "a"(__NR_clone), "D"(CLONE_VM | CLONE_VFORK | SIGCHLD), "S"(stack + sizeof stack), "d"(0), "r"(none1),
                        "r"(none2), "r"(argument)
                      : "rcx", "r11", "memory");
-    give_back(stack, sizeof stack);
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0); /* a change of ids in the same memory sets it to fs.suid_dumpable */
     return pid;
 }
@@ -214,17 +217,20 @@ static void start_app(struct context *ctx, uint32_t app_op)
 
     if (alone(ctx))
         sys_exit(125);
-    if (pre_start(ctx) == 0 && (app = start_program(ctx, app_op)) < 0)
+    if (pre_start(ctx) < 0)
+        ctx->failed = 1;
+    else if ((app = start_program(ctx, app_op)) < 0)
         fail(ctx, app_op, app);
-    if (ctx->shared->failed && !stays)
+    if (ctx->failed && !stays)
         sys_exit(125);
-    if (!ctx->shared->failed && ((ctx->plan->flags & PLAN_TELL_RUNNING) || notify_wanted(ctx)))
+    if (!ctx->failed && ((ctx->plan->flags & PLAN_TELL_RUNNING) || notify_wanted(ctx)))
         (void)sys_write(ctx->link, "R", 1);
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
     int link = ctx->link;
-    shared->app = (int32_t)app;
+    if (app != FIRST_CHILD)
+        shared->app = (int32_t)app;
     /* A keeper, or whoever wants figures, also wants to know whether memory ran out, which the supervisor can see; a
      * terminal's last words come first. */
     const uint32_t wanted = PLAN_HAS_CONTROL | PLAN_HAS_POD;
@@ -234,7 +240,6 @@ static void start_app(struct context *ctx, uint32_t app_op)
     close_between(low + 1, high);
     close_between(high + 1, INT32_MAX);
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
-    give_back(arena, sizeof arena);
     attend(shared, link, app, told, stays);
 }
 
@@ -268,7 +273,6 @@ WAITING int hold_main(struct context *ctx)
         return 125;
     (void)sys_call0(__NR_setsid);
     (void)sys_call3(__NR_close_range, 0, ~0U, 0);
-    settle();
     if (confine() < 0)
         return 125;
     for (;;) {

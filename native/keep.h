@@ -86,6 +86,7 @@ struct log {
     int pipes[2][2], file;
     int middle[2]; /* the last that a stream wrote was no whole line */
     uint64_t size;
+    size_t used; /* of what is to be written, before another app's turn */
 };
 
 /* Of health checks: the file `health.keep`, written by pyrun.pod.health; times in milliseconds. */
@@ -114,7 +115,7 @@ struct check {
     int state, stops; /* `stops`: the app was asked to end for its health */
     uint32_t failing;
     uint64_t begun, due, started; /* ns of CLOCK_BOOTTIME, the last of CLOCK_REALTIME; `due`: of the next step */
-    char said[HEALTH_SAID + 1];
+    char *said; /* HEALTH_SAID bytes */
     size_t said_size;
 };
 
@@ -138,6 +139,8 @@ struct app {
     struct plan_report failure;
 };
 
+struct pollfd;
+
 struct keeper {
     struct keep how;
     const char *root, *uuid;
@@ -148,7 +151,6 @@ struct keeper {
     int signals;
     uint32_t restarts, exit;
     unsigned count;
-    struct app apps[KEEP_APPS];
     /* of this run */
     const struct app *decided; /* whose end is the pod's */
     uint64_t deadline;         /* when what still runs is killed, CLOCK_BOOTTIME */
@@ -159,7 +161,11 @@ struct keeper {
     int terminals;      /* which of these are terminals, a bit each */
     uint64_t ignored;   /* signals that the caller ignores, likewise: what is blocked is queued all the same */
     int ready;          /* the service manager has been told */
-    char cgroup[PATH_SIZE]; /* the pod's, "" without one; here, so that what is used of all this is on two pages */
+    int unsaved;        /* the last end is not on the disk, which is full */
+    char *cgroup;       /* the pod's, "" without one: behind the last app that there is, */
+    struct pollfd *polls; /* and these behind that, so that few pages hold all that is in use */
+    struct app apps[KEEP_APPS];
+    char room[2 * PATH_SIZE];
 };
 
 #define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)
@@ -183,14 +189,14 @@ void decide(struct keeper *keeper, const struct app *because); /* the pod ends: 
 /* keep_state.c */
 int32_t own_pid(void);
 void write_run(const struct keeper *keeper);
-void write_exit(const struct keeper *keeper, int last);
+void write_exit(struct keeper *keeper, int last);
 void tell_caller(struct keeper *keeper, int code); /* how the pod ended */
 size_t end_words(const struct keeper *keeper, const struct app *app, char *words, size_t size); /* members of its record; how long */
 int block_signals(void); /* all that can be; a descriptor that tells of them, signalfd(2) */
 uint64_t find_ignored(void); /* of what a terminal sends, as nohup(1) and shells without job control have it; a bit each */
 int told_to_stop(const struct keeper *keeper);
 int wanted_again(const struct keeper *keeper);
-void bury(const struct keeper *keeper, int remove);
+void bury(struct keeper *keeper, int remove);
 
 /* keep_log.c */
 int open_streams(struct keeper *keeper); /* of all apps; 0 when there can be none */
@@ -201,7 +207,6 @@ uint64_t log_dropped(void);                       /* bytes that could not be wri
 
 /* keep_health.c */
 #define HEALTH_SLOTS 2 /* of poll(2) */
-struct pollfd;
 void health_begin(const struct keeper *keeper, struct app *app); /* the app runs */
 void health_watch(const struct app *app, struct pollfd *slots);
 uint64_t health_due(const struct keeper *keeper); /* when health_move is wanted at the latest, CLOCK_BOOTTIME; ~0 never */
@@ -222,7 +227,7 @@ void manager_environment(const struct keeper *keeper, const struct app *app, cha
 #define TTY_SLOTS 3 /* of poll(2) */
 int tty_start(const struct keeper *keeper, struct app *app); /* a terminal in place of its streams; 0 when there can be none */
 void tty_watch(struct pollfd *slots);
-void tty_move(struct keeper *keeper, const struct pollfd *slots);
+int tty_move(struct keeper *keeper, const struct pollfd *slots); /* whether anything was there */
 void tty_rest(struct keeper *keeper); /* the app has ended: what it wrote last */
 void tty_end(const struct keeper *keeper);  /* the pod has ended: tell whoever is attached */
 

@@ -23,9 +23,11 @@ enum { STARTING, HEALTHY, UNHEALTHY };
 static int load(const struct keeper *keeper, struct app *app)
 {
     OWNED_FD fd = (int)sys_openat(app->dir, "health.keep", O_RDONLY | O_NOFOLLOW, 0);
+    static char said[KEEP_APPS][HEALTH_SAID];
     struct check *check = &app->check;
     uint32_t flags;
 
+    check->said = said[app - keeper->apps];
     if (fd < 0 || sys_read(fd, &check->how, sizeof check->how) != sizeof check->how || check->how.magic != HEALTH_MAGIC ||
         check->how.version != HEALTH_VERSION)
         return 0;

@@ -10,10 +10,11 @@
 #define CHUNK 4096
 #define PREFIX 48 /* what is before a line: the time, and its mark */
 #define MARK 10
+/* " stdout " as a number, since constants are on a page that a line would bring back */
+#define NAME(a, b, c) ((uint64_t)' ' | (uint64_t)'s' << 8 | (uint64_t)'t' << 16 | (uint64_t)'d' << 24 | (uint64_t)(a) << 32 | (uint64_t)(b) << 40 | (uint64_t)(c) << 48 | (uint64_t)' ' << 56)
 #define PIPE_FLAGS (O_CLOEXEC | O_NONBLOCK)
 
 static uint64_t dropped;
-static size_t used; /* of `text.out`, which is written before another app's turn */
 static struct {
     char in[CHUNK], out[2 * CHUNK];
 } text __attribute__((aligned(PAGE_SIZE)));
@@ -100,31 +101,33 @@ WAITING static void write_out(const struct keeper *keeper, struct app *app)
     uint64_t most = keeper->how.log_size;
     long n;
 
-    if (most > 0 && log->size > 0 && log->size + used > most && ((!log->middle[0] && !log->middle[1]) || log->size > 2 * most))
+    if (most > 0 && log->size > 0 && log->size + log->used > most && ((!log->middle[0] && !log->middle[1]) || log->size > 2 * most))
         rotate(keeper, app);
-    n = log->file < 0 || used == 0 ? 0 : sys_write(log->file, text.out, used);
-    if (n == (long)used) {
-        log->size += used;
+    n = log->file < 0 || log->used == 0 ? 0 : sys_write(log->file, text.out, log->used);
+    if (n == (long)log->used) {
+        log->size += log->used;
     } else {
         if (n > 0)
             (void)sys_call2(__NR_ftruncate, log->file, log->size);
-        dropped += used;
+        dropped += log->used;
     }
-    used = 0;
+    log->used = 0;
 }
 
 WAITING static void add_line(const struct keeper *keeper, struct app *app, int stream, uint64_t now, const char *words, size_t length, int whole)
 {
+    const uint64_t name = stream == 0 ? NAME('o', 'u', 't') : NAME('e', 'r', 'r');
     char *at;
 
-    if (used + PREFIX + length > sizeof text.out)
+    if (app->log.used + PREFIX + length > sizeof text.out)
         write_out(keeper, app);
-    at = add_time(text.out + used, now);
-    memcpy(at, stream == 0 ? " stdout F " : " stderr F ", MARK);
+    at = add_time(text.out + app->log.used, now);
+    memcpy(at, &name, sizeof name);
     at[MARK - 2] = whole ? 'F' : 'P';
+    at[MARK - 1] = ' ';
     memcpy(at + MARK, words, length);
     at[MARK + length] = '\n';
-    used = (size_t)(at - text.out) + MARK + length + 1;
+    app->log.used = (size_t)(at - text.out) + MARK + length + 1;
     app->log.middle[stream] = !whole;
 }
 

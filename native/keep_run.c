@@ -11,6 +11,7 @@
 #define GRACE 10000000000     /* ns between the signal that asks the apps of a pod to end and the kill */
 
 enum { POLL_SIGNAL, POLL_FRONT, POLL_TTY, POLL_APPS = POLL_TTY + TTY_SLOTS };
+#define POLLS(count) (POLL_APPS + POLL_EACH * (count)) /* of so many apps */
 enum { EACH_CONTROL, EACH_OUT, EACH_ERR, EACH_WORDS, EACH_HEALTH, POLL_EACH = EACH_HEALTH + HEALTH_SLOTS };
 
 /* The front learns what became of the first start, of one that failed when nothing of it is left; `status` is which app's. */
@@ -185,11 +186,11 @@ static int time_is_up(struct keeper *keeper)
 }
 
 /* Only what is open: to poll(2) more places than the process may have open files are an error, whatever is in them. */
-WAITING static long poll_until(struct pollfd *polls, unsigned count, uint64_t due)
+WAITING static long poll_until(const struct keeper *keeper, unsigned count, uint64_t due)
 {
     const uint64_t now = clock_ns(CLOCK_BOOTTIME), left = now < due ? due - now : 0;
     struct __kernel_timespec rest = {(long)(left / 1000000000), (long)(left % 1000000000)};
-    struct pollfd open[POLL_APPS + POLL_EACH * KEEP_APPS];
+    struct pollfd *polls = keeper->polls, *open = polls + POLLS(keeper->count);
     unsigned n = 0;
     long r;
 
@@ -204,10 +205,10 @@ WAITING static long poll_until(struct pollfd *polls, unsigned count, uint64_t du
 }
 
 /* 0 when the time is up for a pod that is to end, or nothing can be waited for. */
-WAITING static int wait_for_change(const struct keeper *keeper, struct pollfd *polls)
+WAITING static int wait_for_change(const struct keeper *keeper)
 {
     const uint64_t end = keeper->decided != 0 ? keeper->deadline : ~0ULL, check = health_due(keeper);
-    const long r = poll_until(polls, POLL_APPS + POLL_EACH * keeper->count, check < end ? check : end);
+    const long r = poll_until(keeper, POLLS(keeper->count), check < end ? check : end);
 
     return (r >= 0 || r == -EINTR) && (end == ~0ULL || clock_ns(CLOCK_BOOTTIME) < end);
 }
@@ -222,16 +223,16 @@ WAITING static int any_helper(struct keeper *keeper)
 
 WAITING static void wait_for_helpers(struct keeper *keeper)
 {
-    struct pollfd polls[POLL_APPS + POLL_EACH * KEEP_APPS];
+    struct pollfd *polls = keeper->polls;
     int in_time, more;
 
     while (any_helper(keeper)) {
         watch_all(keeper, polls);
-        in_time = wait_for_change(keeper, polls);
+        in_time = wait_for_change(keeper);
         if (polls[POLL_SIGNAL].revents)
             on_signals(keeper);
         more = move_all(keeper, polls + POLL_APPS);
-        tty_move(keeper, polls + POLL_TTY);
+        more |= tty_move(keeper, polls + POLL_TTY);
         if (more)
             settle();
         if ((keeper->front >= 0 && polls[POLL_FRONT].revents) || (!in_time && !time_is_up(keeper)))
@@ -271,12 +272,11 @@ static void run_once(struct keeper *keeper)
 static int back_off(struct keeper *keeper, uint64_t ms)
 {
     const uint64_t end = clock_ns(CLOCK_BOOTTIME) + ms * 1000000;
-    struct pollfd polls[1];
 
     write_run(keeper);
     while (!told_to_stop(keeper)) {
-        watch(&polls[0], keeper->signals);
-        if (poll_until(polls, 1, end) == 0)
+        watch(&keeper->polls[0], keeper->signals);
+        if (poll_until(keeper, 1, end) == 0)
             return 1;
         on_signals(keeper);
     }
@@ -295,6 +295,8 @@ int keep(struct keeper *keeper)
     uint64_t wait = keeper->how.backoff;
     int32_t status;
 
+    _Static_assert(2 * sizeof(struct pollfd) * POLLS(KEEP_APPS) + sizeof(uint64_t) + PATH_SIZE <= sizeof keeper->room, "there is room for all");
+    keeper->polls = (struct pollfd *)(((uintptr_t)keeper->cgroup + str_len(keeper->cgroup) + sizeof(uint64_t)) & ~(sizeof(uint64_t) - 1));
     keeper->signals = block_signals();
     write_run(keeper); /* now under this process's own pid */
     if (keeper->signals < 0 || !open_streams(keeper)) {

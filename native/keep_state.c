@@ -111,8 +111,6 @@ void write_run(const struct keeper *keeper)
         (void)replace_file(keeper->pod, "run", buffer, (size_t)(text.at - buffer), 0);
 }
 
-static int unsaved; /* the last end is not on the disk, which is full */
-
 /* The room that a file of the pod has already, for words that got none. */
 static int write_over(const struct keeper *keeper, const char *name, const char *words, size_t size)
 {
@@ -137,7 +135,7 @@ static void add_pod_end(struct text *text, const struct keeper *keeper)
         add_apps(text, keeper);
 }
 
-void write_exit(const struct keeper *keeper, int last)
+void write_exit(struct keeper *keeper, int last)
 {
     char buffer[512 + KEEP_APPS * 384];
     struct text text = {buffer, buffer + sizeof buffer};
@@ -146,9 +144,9 @@ void write_exit(const struct keeper *keeper, int last)
     add_pod_end(&text, keeper);
     add_number(&text, ",\"uptime\":", clock_ns(CLOCK_BOOTTIME)); /* how long ago it was, whatever becomes of the date */
     add(&text, "}\n");
-    unsaved = text.at != 0 && replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0) < 0 &&
-              !write_over(keeper, "exit", buffer, (size_t)(text.at - buffer)); /* or it would tell of the run before */
-    if (unsaved && last && write_over(keeper, "run", buffer, (size_t)(text.at - buffer)))
+    keeper->unsaved = text.at != 0 && replace_file(keeper->pod, "exit", buffer, (size_t)(text.at - buffer), 0) < 0 &&
+                      !write_over(keeper, "exit", buffer, (size_t)(text.at - buffer)); /* or it would tell of the run before */
+    if (keeper->unsaved && last && write_over(keeper, "run", buffer, (size_t)(text.at - buffer)))
         (void)sys_call4(__NR_renameat, keeper->pod, "run", keeper->pod, "exit");
 }
 
@@ -235,14 +233,14 @@ int wanted_again(const struct keeper *keeper)
 }
 
 /* One rename is the transition; what is not removed here `pyrun gc` removes.  Whoever sees a pod in exited/ may lock it. */
-void bury(const struct keeper *keeper, int remove)
+void bury(struct keeper *keeper, int remove)
 {
     char from[64], to[64];
 
     (void)str_add(str_add(from, from + sizeof from, "running/"), from + sizeof from, keeper->uuid);
     (void)str_add(str_add(to, to + sizeof to, remove ? "garbage/" : "exited/"), to + sizeof to, keeper->uuid);
     if (!remove) {
-        if (unsaved)
+        if (keeper->unsaved)
             write_exit(keeper, 1);
         (void)sys_call2(__NR_flock, keeper->pod, LOCK_UN);
         (void)sys_call4(__NR_renameat, keeper->pods, from, keeper->pods, to);

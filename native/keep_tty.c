@@ -90,7 +90,8 @@ WAITING void tty_watch(struct pollfd *slots)
     watch(&slots[SLOT_MASTER], master, owner == 0 ? 0 : POLLIN | (typed_size > 0 ? POLLOUT : 0));
     watch(&slots[SLOT_LISTENER], listener, deaf || owner == 0 ? 0 : POLLIN);
     watch(&slots[SLOT_CLIENTS], watcher, owner == 0 || typed_size > 0 ? 0 : POLLIN);
-    deaf = 0;
+    if (deaf) /* else the variables of this file stay as good as none, where there is no terminal */
+        deaf = 0;
 }
 
 static int take_in(int client)
@@ -104,14 +105,6 @@ static int take_in(int client)
     return 1;
 }
 
-/* A process that is being started may still have it open, so closing is not enough. */
-static void let_go(int client)
-{
-    clients[client / 64] &= ~(1ULL << client % 64);
-    (void)sys_call4(__NR_epoll_ctl, watcher, EPOLL_CTL_DEL, client, 0);
-    sys_close(client);
-}
-
 /* The first one from `client` on, -1 for none. */
 static int next_client(int client)
 {
@@ -122,6 +115,18 @@ static int next_client(int client)
             return client + __builtin_ctzll(rest);
     }
     return -1;
+}
+
+/* A process that is being started may still have it open, so closing is not enough. */
+static void let_go(int client)
+{
+    clients[client / 64] &= ~(1ULL << client % 64);
+    (void)sys_call4(__NR_epoll_ctl, watcher, EPOLL_CTL_DEL, client, 0);
+    sys_close(client);
+    if (next_client(0) < 0) {
+        top = 0;
+        give_back(clients, sizeof clients);
+    }
 }
 
 static int send(int client, const char *message, size_t size, uint64_t end)
@@ -159,6 +164,8 @@ static int show(struct keeper *keeper)
     while (log_source(owner, 0) >= 0 && log_take(keeper, owner, 0) > 0) /* at once: the pipe to ourselves must not fill */
         ;
     tell(shown, (size_t)n + 1);
+    if (n < CHUNK) /* all that there was */
+        give_back(shown, sizeof shown);
     return 1;
 }
 
@@ -224,9 +231,11 @@ static void type(void)
         return;
     typed_size = n < 0 ? 0 : typed_size - n;
     memmove(typed, typed + (n < 0 ? 0 : n), (size_t)typed_size);
+    if (typed_size == 0)
+        give_back(typed, sizeof typed);
 }
 
-WAITING void tty_move(struct keeper *keeper, const struct pollfd *slots)
+WAITING int tty_move(struct keeper *keeper, const struct pollfd *slots)
 {
     struct epoll_event events[AT_ONCE];
     long n = slots[SLOT_CLIENTS].revents ? sys_call6(__NR_epoll_pwait, watcher, events, AT_ONCE, 0, 0, 8) : 0;
@@ -239,11 +248,14 @@ WAITING void tty_move(struct keeper *keeper, const struct pollfd *slots)
         (void)show(keeper);
     if (typed_size > 0)
         type();
+    return slots[SLOT_CLIENTS].revents | slots[SLOT_LISTENER].revents | slots[SLOT_MASTER].revents;
 }
 
 void tty_rest(struct keeper *keeper)
 {
-    while (owner != 0 && show(keeper))
+    if (owner == 0)
+        return;
+    while (show(keeper))
         ;
     typed_size = 0;
 }

@@ -65,6 +65,7 @@ static int read_all(struct keeper *keeper)
     for (unsigned i = 0; i < keeper->count; i++)
         if (!read_flags(&keeper->apps[i]))
             return 0;
+    keeper->cgroup = (char *)(keeper->apps + keeper->count);
     return 1;
 }
 
@@ -258,6 +259,20 @@ static int wait_for_start(const struct keeper *keeper, int link, int talk, char 
     return tell_uuid(keeper, talk == TALK_JSON);
 }
 
+/* Whole pages of strings that nobody will ask for; without sockets of the service manager's there are no names of them. */
+static void give_back_environment(struct keeper *keeper, char **envp)
+{
+    const char *last = envp[0];
+
+    for EACH_APP (app, keeper)
+        if (app->sockets != 0)
+            return;
+    while (*envp != 0)
+        last = *envp++;
+    if (last != 0)
+        give_back(keeper->environment[0], (size_t)(((unsigned long)last | (PAGE_SIZE - 1)) + 1 - (unsigned long)keeper->environment[0]));
+}
+
 static int detach(struct keeper *keeper, int talk, char **envp)
 {
     int links[2];
@@ -274,6 +289,7 @@ static int detach(struct keeper *keeper, int talk, char **envp)
     }
     sys_close(links[0]);
     keeper->front = links[1];
+    give_back_environment(keeper, envp);
     (void)sys_call0(__NR_setsid);
     (void)sys_call1(__NR_chdir, "/");
     (void)sys_call1(__NR_umask, 0077);
@@ -315,7 +331,8 @@ int program(int argc, char **argv, char **envp)
 
     if (argc < 4 || argc > 5)
         return fail("the keeper", "", "is not run by hand", "use `pyrun run-prepared`");
-    told = str_eq(argv[3], "told");
+    if (str_eq(argv[3], "told")) /* a keeper in the background has no page for it */
+        told = 1;
     front = told || str_eq(argv[3], "front");
     keeper.front = keeper.group = keeper.holder = -1;
     keeper.root = argv[1];

@@ -308,7 +308,7 @@ long op_oci_mount(struct context *ctx, const struct plan_op *op)
             tree = (int)take_tree(op, how.propagation[0] | how.propagation[1]);
         else
             tree = (int)(op->a & OCIM_BIND ? copy_tree(ctx, op) : new_tree(ctx, op, &names, &how));
-        return tree < 0 ? with_detail(ctx, ctx->shared->detail ? ctx->shared->detail : DETAIL_SOURCE, tree) : attach_tree(ctx, op, &names, &how, tree);
+        return tree < 0 ? with_detail(ctx, ctx->detail ? ctx->detail : DETAIL_SOURCE, tree) : attach_tree(ctx, op, &names, &how, tree);
     }
     OWNED_FD target = (int)mount_point(ctx, op, names.target, -1);
     if (target < 0)

@@ -32,7 +32,7 @@ static void tell(const struct context *ctx, const struct plan_report *what)
 void oci_fail(const struct context *ctx, uint32_t op, long error)
 {
     if (ctx->plan->flags & PLAN_OCI)
-        tell(ctx, &(struct plan_report){.kind = PLAN_FAILED, .op = op, .error = (int32_t)-error, .detail = ctx->shared->detail});
+        tell(ctx, &(struct plan_report){.kind = PLAN_FAILED, .op = op, .error = (int32_t)-error, .detail = ctx->detail});
 }
 
 long oci_close(int first)
@@ -246,7 +246,7 @@ int oci_main(struct context *ctx)
 
     if (r < 0) {
         what.error = (int32_t)-r;
-        what.detail = ctx->shared->detail;
+        what.detail = ctx->detail;
         if (ctx->pidfd >= 0)
             (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
     } else {

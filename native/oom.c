@@ -140,7 +140,7 @@ static int is_app(const struct context *ctx, uint64_t pid)
         return 0;
     (void)str_add(str_add_number(name + 8, name + sizeof name, pid), name + sizeof name, "\t");
     inside = number_in(AT_FDCWD, path, name);
-    return inside < 0 ? -1 : inside == ctx->shared->app;
+    return inside < 0 ? -1 : inside == (ctx->shared->app != 0 ? ctx->shared->app : FIRST_CHILD);
 }
 
 /* The kills of this run are the last ones of its group in the log. */

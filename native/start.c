@@ -1,8 +1,9 @@
 /* Program entry without libc: stack set-up, the stack protector's canary, memory functions. */
 #include "sys.h"
 
-/* -mstack-protector-guard=global makes the compiler use these instead of thread-local storage.  Set before its first use. */
-uintptr_t __stack_chk_guard;
+#define ARCH_SET_FS 0x1002
+#define AT_RANDOM 25
+#define GUARD 5 /* the compiler looks for the canary at %fs:40, five words from where that points */
 
 __attribute__((noreturn)) void __stack_chk_fail(void);
 __attribute__((noreturn)) void __stack_chk_fail(void)
@@ -14,22 +15,37 @@ __attribute__((noreturn)) void __stack_chk_fail(void)
         sys_exit(125);
 }
 
-/* AT_RANDOM (getauxval(3)): sixteen random bytes from the kernel. */
-__attribute__((noreturn, used, no_stack_protector)) void start_c(long *stack)
+/* The kernel leaves up to two pages between the strings of arguments and environment and what points to them, so that a program which
+ * waits would keep three pages of stack (arch_align_stack).  Count and pointers move up to the strings, the canary between them: not
+ * in the data, which many a program then has none of.  It is from AT_RANDOM (getauxval(3)), sixteen random bytes from the kernel, and
+ * begins with a NUL, which no string copies over. */
+__attribute__((used, no_stack_protector)) static uintptr_t *arrange(uintptr_t *stack)
+{
+    uintptr_t *aux = stack + 1 + stack[0] + 1, *to, guard = 0;
+    size_t words;
+
+    while (*aux++ != 0)
+        ;
+    words = (size_t)(aux - stack);
+    for (; aux[0] != 0; aux += 2)
+        if (aux[0] == AT_RANDOM)
+            guard = *(const uintptr_t *)aux[1] & ~(uintptr_t)0xff;
+    to = stack[0] != 0 ? (uintptr_t *)(stack[1] & ~15UL) : aux; /* nothing is needed of what is below the first string */
+    *--to = guard;
+    (void)sys_call2(__NR_arch_prctl, ARCH_SET_FS, to - GUARD);
+    to = (uintptr_t *)((uintptr_t)(to - words) & ~15UL);
+    for (size_t i = words; i-- > 0;)
+        to[i] = stack[i];
+    return to;
+}
+
+__attribute__((noreturn, used)) static void start_c(uintptr_t *stack)
 {
     int argc = (int)stack[0];
     char **argv = (char **)(stack + 1);
-    char **envp = argv + argc + 1;
-    unsigned long *aux;
-    char **p = envp;
 
-    while (*p != 0)
-        p++;
-    for (aux = (unsigned long *)(p + 1); aux[0] != 0; aux += 2)
-        if (aux[0] == 25 /* AT_RANDOM */)
-            __stack_chk_guard = *(const uintptr_t *)aux[1] & ~(uintptr_t)0xff;
     for (;;)
-        sys_exit(program(argc, argv, envp));
+        sys_exit(program(argc, argv, argv + argc + 1));
 }
 
 const char *from_environment(char **envp, const char *name)
@@ -48,6 +64,9 @@ __asm__(".globl _start\n"
         "    xor %ebp, %ebp\n"
         "    mov %rsp, %rdi\n"
         "    and $-16, %rsp\n"
+        "    call arrange\n"
+        "    mov %rax, %rsp\n"
+        "    mov %rax, %rdi\n"
         "    call start_c\n"
         "    hlt\n");
 

@@ -311,6 +311,8 @@ WAITING static void wait_for_init(struct context *ctx, int signals)
             notify_relay(ctx);
         terminal_move(ctx, polls + POLL_TERMINAL);
         ended |= polls[POLL_PIDFD].revents != 0;
+        if (!ended && (polls[POLL_SIGNAL].revents | polls[POLL_CONTROL].revents | polls[POLL_NOTIFY].revents))
+            settle();
     }
 }
 
@@ -342,7 +344,7 @@ int supervise(struct context *ctx)
         (void)sys_call3(__NR_close_range, 0, 2, 0);
     if (r < 0) {
         end.error = (int32_t)-r;
-        end.detail = ctx->shared->detail;
+        end.detail = ctx->detail;
         if (ctx->init_pid > 0)
             kill_pod(ctx);
     }

@@ -107,8 +107,11 @@ WAITING static int pass_on(struct relay *relay, int fd)
     if (n == -EINTR || n == -EAGAIN)
         return 1;
     relay->at += n < 0 ? 0 : n;
-    if (n < 0 || relay->at == relay->size)
+    if (n < 0 || relay->at == relay->size) {
+        if (relay->size < CHUNK) /* all that there was */
+            give_back(relay->data, CHUNK);
         relay->at = relay->size = 0;
+    }
     return n >= 0;
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -75,30 +74,6 @@ def test_a_start_that_fails_says_why(pyrun: Pyrun, detach: Detach, busybox: Path
     for flags in (("--restart", "often"), ("--restart", "on-failure:0"), ("--log-opt", "max-size=x"), ("--log-opt", "colour=red")):
         assert "hint: " in pyrun("run", "--detach", *flags, busybox, code=2).err
     assert [name for name in ("preparing", "prepared", "running", "exited", "garbage") if phase(pyrun, name)] == []
-
-
-@pytest.mark.parametrize(("apps", "most"), [(1, 120), (2, 150), (3, 180)])
-def test_everything_of_ours_is_small(pyrun: Pyrun, detach: Detach, busybox: Path, apps: int, most: int) -> None:
-    """KiB PSS of keeper, supervisors, inits and the holder together, after a restart and some logs: a pod has 150."""
-    each = (busybox, "--exec", "/bin/sh", "--", "-c", "seq 2000; exec sleep 1000")
-    more = [word for number in range(1, apps) for word in ("---", *each[:1], "--name", f"app{number}", *each[1:])]
-    uuid = pyrun("run", "--detach", "--restart", "on-failure", "--log-driver", "k8s-file", *each, *more, code=0).out.strip()
-    keeper = run_file(pyrun, uuid)["keeper"]
-
-    def below(*processes: int) -> list[int]:
-        return [int(child) for pid in processes for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-    os.kill(below(*below(*below(keeper)))[0], signal.SIGKILL)
-    wait_until(lambda: status(pyrun, uuid)["restarts"] == 1 and status(pyrun, uuid)["state"] == "running")
-    ours = [keeper, *below(keeper), *below(*below(keeper))]
-    assert len(ours) == (3 if apps == 1 else 2 + 2 * apps)
-
-    def pss() -> int:
-        return sum(int(re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[0]) for pid in ours)
-
-    wait_until(lambda: pss() < most, lambda: f"{pss()} KiB stay")  # they give back what the start took after telling of it
-    for pid in ours:
-        assert "python" not in Path(f"/proc/{pid}/maps").read_text().replace("site-packages", "").replace("lib/python3", "")
 
 
 def test_exit_codes_and_signals(pyrun: Pyrun) -> None:
