@@ -95,6 +95,8 @@ LAUNCHER = program(
     "native/net_take.c",
     "native/net_names.c",
     "native/net_ready.c",
+    "native/net_plugin.c",
+    "native/net_result.c",
     "native/net_user.c",
     "native/users.c",
     "native/live.c",

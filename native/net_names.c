@@ -152,24 +152,41 @@ static int directory_of(const struct net *net, const char *uuid)
     return fd;
 }
 
-/* Whoever has an address on it. */
-static long renew_all(const struct net *net, const char *network)
+/* The pods in a directory: the names there, or what its links say. */
+static long renew_in(const struct net *net, const char *folder, const char *network, int links)
 {
-    OWNED_FD dir = (int)sys_openat(net->networks, network, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    OWNED_FD dir = (int)sys_openat(net->networks, folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
     char buffer[8192] __attribute__((aligned(8))), uuid[UUID_LENGTH + 1];
     long n = dir, r = 0;
 
     while (dir >= 0 && r == 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) > 0)
         for (long at = 0; at < n && r == 0; at += *(unsigned short *)(buffer + at + 16)) {
+            const char *name = buffer + at + 19;
             OWNED_FD pod = -1;
 
-            if (sys_call4(__NR_readlinkat, dir, buffer + at + 19, uuid, sizeof uuid) != UUID_LENGTH || memcmp(uuid, net->uuid, UUID_LENGTH) == 0)
+            if (links ? sys_call4(__NR_readlinkat, dir, name, uuid, sizeof uuid) != UUID_LENGTH : str_len(name) != UUID_LENGTH)
                 continue;
+            if (!links)
+                memcpy(uuid, name, UUID_LENGTH);
             uuid[UUID_LENGTH] = '\0';
-            pod = directory_of(net, uuid);
+            pod = str_eq(uuid, net->uuid) ? -1 : directory_of(net, uuid);
             r = pod < 0 ? 0 : renew(pod, network, uuid);
         }
     return r < 0 ? r : n;
+}
+
+/* Whoever has an address on it or, where plug-ins lease them, every pod: who is not on it has no section of it. */
+static long renew_all(const struct net *net, const char *network)
+{
+    static const char phases[][20] = {"../pods/prepared", "../pods/running"};
+    long r = renew_in(net, network, network, 1);
+
+    if (r != -ENOENT)
+        return r;
+    r = 0;
+    for (size_t i = 0; i < sizeof phases / sizeof *phases && (r == 0 || r == -ENOENT); i++)
+        r = renew_in(net, phases[i], network, 0);
+    return r == -ENOENT ? 0 : r;
 }
 
 static void set_up(void)

@@ -1,5 +1,5 @@
-/* What the pods of a network have in common, bridge, rules, the host's settings: made by the launcher where it is missing, after a boot
- * above all.  The order and the conditions are those of make() of pyrun.net.bridges and rebuild() of pyrun.net.rules. */
+/* Conditions of a script, and what the pods of a network have in common, bridge, rules, the host's settings: made by the launcher where
+ * it is missing, after a boot above all.  The order and the conditions are those of make() of pyrun.net.bridges and rebuild() of pyrun.net.rules. */
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 
@@ -9,6 +9,35 @@
 #include "shared.h"
 
 #define IPV6 "/proc/sys/net/ipv6/conf"
+
+long net_check(const struct net *net, const struct net_op *op)
+{
+    struct net_stamp then;
+    struct stat st;
+
+    if (op->word[1] >= net->pool_size || sizeof then >= net->pool_size - op->word[1])
+        return -EINVAL;
+    memcpy(&then, net->pool + op->word[1], sizeof then);
+    if (sys_call4(__NR_newfstatat, AT_FDCWD, net->pool + op->word[0], &st, 0) < 0)
+        return then.inode == 0 ? 0 : -ESTALE;
+    return st.st_dev == then.device && st.st_ino == then.inode && (uint64_t)st.st_size == then.size &&
+                   st.st_mtime * 1000000000 + st.st_mtime_nsec == then.modified &&
+                   st.st_ctime * 1000000000 + st.st_ctime_nsec == then.changed
+               ? 0
+               : -ESTALE;
+}
+
+long net_when(struct net *net, const struct net_op *op)
+{
+    const uint32_t at = op->word[1], size = op->word[3];
+
+    if (op->word[0] >= NET_VALUES || at > sizeof net->value->raw || size > sizeof net->value->raw - at || op->word[2] >= net->pool_size ||
+        size >= net->pool_size - op->word[2] || op->word[6] > NET_OPS)
+        return -EINVAL;
+    if (memcmp(net->value[op->word[0]].raw + at, net->pool + op->word[2], size) != 0)
+        net->skip = op->word[6];
+    return 0;
+}
 
 long net_unless(struct net *net, const struct net_op *op)
 {

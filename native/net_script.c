@@ -51,34 +51,21 @@ long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_
 
         if (out == 0 || out + 1 >= end)
             return -E2BIG;
-        if (*from < NET_TEXT || *from > NET_COLONS) {
+        if (*from < NET_TEXT || *from > NET_RESULT) {
             *out++ = *from;
             continue;
         }
-        if (from + 1 == last || number >= NET_VALUES)
+        if (from + 1 == last || number >= (*from == NET_RESULT ? NET_PLUGGED : NET_VALUES))
             return -EINVAL;
-        out = *from == NET_TEXT ? str_add(out, end, net->value[number].text)
-                                : put_hex(out, end, &net->value[number], *from == NET_HEX ? "" : ":");
+        if (*from == NET_RESULT)
+            out = str_add(out, end, net->plugged[number].size > 0 ? net->plugged[number].result : "{}");
+        else if (*from == NET_TEXT)
+            out = str_add(out, end, net->value[number].text);
+        else
+            out = put_hex(out, end, &net->value[number], *from == NET_HEX ? "" : ":");
         from++;
     }
     return out == 0 ? -E2BIG : out - to;
-}
-
-static long check(const struct net *net, const struct net_op *op)
-{
-    struct net_stamp then;
-    struct stat st;
-
-    if (!inside(net, op->word[1], sizeof then))
-        return -EINVAL;
-    memcpy(&then, net->pool + op->word[1], sizeof then);
-    if (sys_call4(__NR_newfstatat, AT_FDCWD, string(net, op->word[0]), &st, 0) < 0)
-        return -ESTALE;
-    return st.st_dev == then.device && st.st_ino == then.inode && (uint64_t)st.st_size == then.size &&
-                   st.st_mtime * 1000000000 + st.st_mtime_nsec == then.modified &&
-                   st.st_ctime * 1000000000 + st.st_ctime_nsec == then.changed
-               ? 0
-               : -ESTALE;
 }
 
 static long lock(struct net *net)
@@ -273,7 +260,7 @@ static long carry_out(struct net *net, const struct net_op *op)
     net->told |= op->what == NET_NAME;
     switch (op->what) {
     case NET_CHECK:
-        return check(net, op);
+        return net_check(net, op);
     case NET_LOCK:
         return lock(net);
     case NET_UNLOCK:
@@ -310,6 +297,10 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_forward();
     case NET_PROGRAM:
         return net_program(net, op);
+    case NET_PLUGIN:
+        return net_plugin(net, op);
+    case NET_WHEN:
+        return net_when(net, op);
     default:
         return -EINVAL;
     }
@@ -334,8 +325,10 @@ static void undo(struct net *net)
     net_end_program(net);
     if (net->ns >= 0)
         sys_close(net->ns); /* and the kernel takes the links apart */
-    net->ns = -1;
-    if (net->told)
+    if (net->socket[NET_INSIDE] >= 0)
+        sys_close(net->socket[NET_INSIDE]);
+    net->ns = net->socket[NET_INSIDE] = -1;
+    if (net->told || !net_take_back(net))
         return;
     net_give_back(net);
     (void)sys_call3(__NR_unlinkat, net->pod, "hosts", 0);
@@ -353,6 +346,8 @@ static int begin(struct net *net, const char *root, char *script, size_t size)
         header->count > NET_OPS || header->pool != sizeof *header + header->count * sizeof(struct net_op) || header->pool >= size ||
         script[size - 1] != '\0')
         return 0;
+    net->ops = (const struct net_op *)(header + 1);
+    net->op_count = header->count;
     net->pool = script + header->pool;
     net->pool_size = (uint32_t)size - header->pool;
     if (!inside(net, header->uuid, UUID_LENGTH) || join(path, root, "/networks", "") == 0)
@@ -365,7 +360,6 @@ static int begin(struct net *net, const char *root, char *script, size_t size)
 int net_make(const char *root, int pod, const char *uuid, char *script, size_t size)
 {
     static struct net net;
-    const struct net_op *ops = (const struct net_op *)(const void *)(script + sizeof(struct net_script));
     long r = 0;
 
     net.pod = pod;
@@ -375,9 +369,9 @@ int net_make(const char *root, int pod, const char *uuid, char *script, size_t s
         net.socket[i] = -1;
     if (!begin(&net, root, script, size))
         return -EINVAL;
-    for (uint32_t i = 0; r == 0 && i < ((const struct net_script *)script)->count; i += 1 + net.skip) {
+    for (uint32_t i = 0; r == 0 && i < net.op_count; i += 1 + net.skip) {
         net.skip = 0;
-        r = carry_out(&net, ops + i);
+        r = carry_out(&net, net.ops + i);
     }
     if (r < 0)
         undo(&net);

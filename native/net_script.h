@@ -5,7 +5,7 @@
  *     struct net_script | struct net_op[count] | pool
  *
  * Offsets count from the start of the pool, 0 is none.  In messages the launcher puts values where struct net_patch says, in texts where
- * a byte NET_TEXT, NET_HEX or NET_COLONS stands with NET_FIRST and the value's number behind it.  The last byte of the file is NUL. */
+ * a byte NET_TEXT, NET_HEX, NET_COLONS or NET_RESULT stands with NET_FIRST and the value's number behind it.  The last byte of the file is NUL. */
 #ifndef PYRUN_NET_SCRIPT_H
 #define PYRUN_NET_SCRIPT_H
 
@@ -15,7 +15,7 @@
 
 #define NET_SCRIPT "net.script"
 #define NET_MAGIC 0x74656e70
-#define NET_VERSION 2
+#define NET_VERSION 3
 #define NET_SIZE (1 << 18) /* bytes at most */
 #define NET_OPS 512
 #define NET_VALUES 48
@@ -23,7 +23,13 @@
 #define NET_TEXT 1
 #define NET_HEX 2
 #define NET_COLONS 3
+#define NET_RESULT 4 /* what the plug-ins of the network with that number said */
 #define NET_FIRST 0x20
+
+#define NET_PLUGGED 2   /* networks of plug-ins at most */
+#define NET_ADDRESSES 2 /* of each */
+#define NET_OF_RESULT (3 + 2 * NET_ADDRESSES) /* values of each: the addresses' families, default routes, MAC; addresses and their lengths */
+#define NET_ANSWER (1 << 16) /* bytes that a plug-in may say */
 
 struct net_script {
     uint32_t magic;
@@ -40,7 +46,7 @@ struct net_op {
 };
 
 enum net_what {
-    NET_CHECK = 1,  /* path, struct net_stamp: the file is as it was */
+    NET_CHECK = 1,  /* path, struct net_stamp: the file is as it was, or with zeros is not there */
     NET_LOCK,       /* that of networks, pyrun.net.networks */
     NET_UNLOCK,
     NET_LEASE,      /* network, name of what says where to begin, first address, its size, how many there are, a fixed one, value */
@@ -59,6 +65,15 @@ enum net_what {
     NET_RULES,      /* name: a file of pyrun.net.snapshot's, which makes the table */
     NET_FORWARD,    /* the host passes packets on, as pyrun.net.bridges has it */
     NET_PROGRAM,    /* words behind PATH=..., size; two values as for NET_RELAY; 1: it says on NET_TOLD that it is ready */
+    NET_PLUGIN,     /* network, type and where that may be, with a NUL behind each; environment, size; configuration without its end,
+                     * size; enum net_turn; the first of NET_OF_RESULT values */
+    NET_WHEN,       /* value, place in it, bytes, size: else the next word[6] operations are left out */
+};
+
+enum net_turn {
+    NET_LAST = 1,          /* of its network: then there is the result */
+    NET_WITH_RESULT = 2,   /* DEL gets that too, from 0.4.0 on */
+    NET_NETWORK_SHIFT = 2, /* its number */
 };
 
 enum net_socket { NET_HOST, NET_INSIDE, NET_FILTER, NET_SOCKETS };
@@ -79,6 +94,14 @@ struct net_value {
     char text[48];
 };
 
+/* A network that plug-ins make. */
+struct net_plugged {
+    char result[NET_ANSWER + 1];
+    uint32_t size; /* 0: nobody has said anything */
+    int asked;     /* ADD, of the first at least */
+    int whole;     /* of all */
+};
+
 #define NET_TAKEN 130
 
 /* One start that is being made. */
@@ -87,12 +110,15 @@ struct net {
     const char *uuid;
     char *pool;
     uint32_t pool_size;
+    const struct net_op *ops;
+    uint32_t op_count;
     int lock, ns, socket[NET_SOCKETS];
     struct net_value value[NET_VALUES];
     struct {
         const char *folder, *name;
     } taken[NET_TAKEN]; /* links that this start made, which are undone */
     uint32_t taken_count;
+    struct net_plugged plugged[NET_PLUGGED];
     int32_t relay, program;
     uint32_t skip; /* operations that come next */
     int fresh;    /* this start has made the table: nothing of dead pods is in it */
@@ -119,6 +145,8 @@ void net_give_back(const struct net *net);
 void net_number(struct net_value *value, uint32_t number);
 
 /* net_ready.c */
+long net_check(const struct net *net, const struct net_op *op);
+long net_when(struct net *net, const struct net_op *op);
 long net_unless(struct net *net, const struct net_op *op);
 long net_alone(const struct net *net);
 long net_rules(struct net *net, const struct net_op *op);
@@ -138,6 +166,10 @@ long net_program(struct net *net, const struct net_op *op);
 long net_make_user(struct net *net);            /* the namespace, by a child: who leaves the host's cannot come back */
 void net_end_program(const struct net *net);
 uint32_t net_split(char *words, long size, char *argv[NET_OPS + 1]); /* words with a NUL behind each; how many */
+
+/* net_plugin.c */
+long net_plugin(struct net *net, const struct net_op *op);
+int net_take_back(struct net *net); /* DEL; 0 where somebody has to ask again */
 
 /* net_names.c */
 long net_name(const struct net *net, const struct net_op *op);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes the plan decoder, the reader of archives and that of a bus for a while (20 s each, or the seconds given), and replays the
+# Fuzzes the plan decoder and the readers of archives, of a bus and of plug-ins' answers for a while (20 s each, or the seconds given), and replays the
 # decoder's seeds, corpus and former crashes under gcc's sanitizers.  The corpora grow in build/fuzz; what crashed once
 # belongs in tests/fuzz/crashes.
 set -euo pipefail
@@ -27,6 +27,12 @@ mkdir -p "$OUT/bus-corpus"
 clang "${WARN[@]}" -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_bus.c -o "$OUT/fuzz_bus"
 "$OUT/fuzz_bus" -max_total_time="$SECONDS_" -max_len=70000 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
     -print_final_stats=1 -artifact_prefix="$OUT/bus-" "$OUT/bus-corpus" "$OUT/bus-seeds"
+
+mkdir -p "$OUT/result-corpus"
+.venv/bin/python tests/fuzz/result_seeds.py "$OUT/result-seeds"
+clang "${WARN[@]}" -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_result.c -o "$OUT/fuzz_result"
+"$OUT/fuzz_result" -max_total_time="$SECONDS_" -max_len=66000 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
+    -print_final_stats=1 -artifact_prefix="$OUT/result-" "$OUT/result-corpus" "$OUT/result-seeds"
 
 mkdir -p "$OUT/untar-corpus"
 .venv/bin/python tests/fuzz/untar_seeds.py "$OUT/untar-seeds"

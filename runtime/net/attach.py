@@ -19,7 +19,7 @@ import sys
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
-from pyrun.net import bridges, leases, names, networks, pin, ports, relay, rules
+from pyrun.net import bridges, leases, names, networks, pin, ports, relay, rules, told
 from pyrun.net.addresses import INET6, mac_of, parse_mac
 from pyrun.net.netlink import Netlink, has_table
 
@@ -37,6 +37,7 @@ __all__ = [
     "cleaner",
     "detach",
     "forwarded",
+    "forwards_itself",
     "has_plug_ins",
     "hosts_of",
     "join",
@@ -58,6 +59,7 @@ def attach(root: str, uuid: str, pod: int, want: dict[str, Any], held: tuple[int
 
     ConfigError, UsageError, StateError and HostError for what cannot be had.  `held` is as `pyrun.net.user.attach` has it.
     """
+    told.hear()
     detach(root, uuid, pod)  # of an earlier try
     _write(pod, "cleaner", cleaner(root, uuid))
     record = blank(uuid, want)
@@ -185,10 +187,19 @@ def make_ready(root: str, want: dict[str, Any]) -> None:
     """Make what the pods of the wanted networks have in common; what cannot be made is told by whoever starts one."""
     try:
         with Netlink() as link:
-            for one in want["nets"]:
-                _network(root, one, link)
+            chosen = [_network(root, one, link)[0] for one in want["nets"]]
+            if not any(chosen) and forwards_itself(root, want) and not has_table(networks.table_of(root)):
+                with networks.Lock(root):
+                    rules.rebuild(root, *standing(root))
     except (PyrunError, OSError):
         return
+
+
+def forwards_itself(root: str, want: dict[str, Any]) -> bool:
+    """Whether ports of plug-ins' networks alone are forwarded by rules of ours, as no plug-in does it."""
+    from pyrun.net import cni
+
+    return bool(want["ports"]) and not any(cni.declares(root, one["network"], "portMappings") for one in want["nets"])
 
 
 def _unknown(name: str) -> ConfigError:
@@ -358,7 +369,11 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
         return
     if "relay" in record:
         relay.stop(record)
-    failed = _delete(uuid, record)
+    failed: PyrunError | None = None
+    if any(made.get("kind") == "cni" for made in record["nets"]):
+        from pyrun.net import cni
+
+        failed = cni.delete_all(uuid, record)
     with networks.Lock(root):
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
         mine = [one for one in forwarded(record) if ports.path_of(one.protocol, one.address, one.port) in held]
@@ -382,17 +397,3 @@ def _alone_here(root: str, uuid: str, record: dict[str, Any]) -> list[str]:
         return []
     others = {address for other, theirs in records(root).items() if other != uuid for address in theirs["alone"]}
     return [address for address in record["alone"] if address not in others]
-
-
-def _delete(uuid: str, record: dict[str, Any]) -> PyrunError | None:
-    """What plug-ins have made; one that fails does not keep the rest from being taken back."""
-    failed: PyrunError | None = None
-    for made in record["nets"]:
-        if made.get("kind") == "cni" and "conf" in made:
-            from pyrun.net import cni
-
-            try:
-                cni.delete(uuid, made)
-            except PyrunError as error:
-                failed = failed or error
-    return failed

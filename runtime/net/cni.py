@@ -14,17 +14,36 @@ import os
 
 from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
+from pyrun.net.addresses import INET, family_of
+from pyrun.plan.numbers import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["add", "check", "collect", "delete", "find", "known", "prepare"]
+__all__ = [
+    "add",
+    "check",
+    "collect",
+    "declares",
+    "delete_all",
+    "environment",
+    "failed",
+    "find",
+    "given",
+    "is_told_result",
+    "known",
+    "looked_at",
+    "places",
+    "prepare",
+    "take",
+]
 
 _PLACES = ("/etc/pyrun/net.d", "/etc/cni/net.d")
 _PROGRAMS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
-_MAX = 1 << 20
+_MAX = 1 << 20  # bytes of a configuration, and of what a plug-in may say
 _PATIENCE = 60  # seconds
+_NO_RESULT = "the answer of its plug-ins is no result of CNI"
 _HINT = "see what its configuration asks for, and that the plug-ins are installed (Debian: containernetworking-plugins)"
 
 
@@ -62,6 +81,20 @@ def find(root: str, name: str) -> str | None:
     if damaged:
         _load(damaged)
     return None
+
+
+def looked_at(root: str, name: str) -> list[str]:
+    """Return the directories and files that decide which configuration `find` returns, and the one itself."""
+    found = []
+    wanted = find(root, name)
+    for place in (root + "/net.d", *_PLACES):
+        found.append(place)
+        names = sorted(os.listdir(place)) if os.path.isdir(place) else []
+        for path in [f"{place}/{file}" for file in names if file.endswith((".conflist", ".conf", ".json"))]:
+            found.append(path)
+            if path == wanted:
+                return found
+    return found
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -117,7 +150,7 @@ def prepare(root: str, one: dict[str, Any], made: dict[str, Any], want: dict[str
         ipam = plugin.get("ipam")
         if isinstance(ipam, dict) and isinstance(ipam.get("type"), str) and ipam["type"]:
             _program(ipam["type"], conf["name"])
-    declared = {name for plugin in conf["plugins"] for name, on in (plugin.get("capabilities") or {}).items() if on}
+    declared = _declared(conf)
     runtime: dict[str, Any] = {}
     if "portMappings" in declared and want["ports"]:
         runtime["portMappings"] = [
@@ -138,14 +171,29 @@ def prepare(root: str, one: dict[str, Any], made: dict[str, Any], want: dict[str
     made.update(conf=conf, runtime=runtime, args=";".join(["IgnoreUnknown=1", *arguments]), path=":".join(_PROGRAMS))
 
 
+def _declared(conf: dict[str, Any]) -> set[str]:
+    return {name for plugin in conf["plugins"] for name, on in (plugin.get("capabilities") or {}).items() if on}
+
+
+def declares(root: str, name: str, capability: str) -> bool:
+    """Whether a plug-in of that network has a capability."""
+    path = find(root, name)
+    return path is not None and capability in _declared(_load(path))
+
+
 def _rate(rate: int) -> list[tuple[str, int]]:
     return [("Rate", rate), ("Burst", max(rate // 8, 1 << 16) * 8)]
 
 
+def places(kind: str) -> list[str]:
+    """Return where a plug-in may be; the first counts."""
+    return [f"{place}/{kind}" for place in _PROGRAMS]
+
+
 def _program(kind: str, name: str) -> str:
-    for place in _PROGRAMS:
-        if os.access(f"{place}/{kind}", os.X_OK):
-            return f"{place}/{kind}"
+    for path in places(kind):
+        if os.access(path, os.X_OK):
+            return path
     hint = "install it: Debian has the package containernetworking-plugins"
     raise HostError("join network", name, f"plug-in {kind} is not in {', '.join(_PROGRAMS)}", hint=hint)
 
@@ -156,20 +204,30 @@ def add(uuid: str, ns: int, made: dict[str, Any]) -> None:
     for plugin in made["conf"]["plugins"]:
         result = _call("ADD", uuid, f"/proc/{os.getpid()}/fd/{ns}", plugin, made, result) or result
     made["result"] = result or {}
+    take(made)
+
+
+def take(made: dict[str, Any]) -> None:
+    """Put down what counts of the result; ConfigError for what is none."""
     try:
         _take(made)
-    except (AttributeError, KeyError, TypeError):
-        raise ConfigError("join network", made["network"], "the answer of its plug-ins is no result of CNI", origin="--net") from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ConfigError("join network", made["network"], _NO_RESULT, origin="--net") from None
 
 
 def _take(made: dict[str, Any]) -> None:
     addresses = [ip["address"] for ip in made["result"].get("ips") or []]
     addresses += [part["ip"] for key in ("ip4", "ip6") if (part := made["result"].get(key))]
+    for address in addresses:
+        bare, slash, length = address.partition("/")
+        family = family_of(bare)
+        if not family or (slash and whole(length, 32 if family == INET else 128) < 0):
+            raise ValueError(address)  # lines of hosts files are made of them
     made["addresses"] = addresses
     routes = made["result"].get("routes") or []
     made["defaults"] = [route["dst"] for route in routes if route.get("dst") in ("0.0.0.0/0", "::/0")]
     macs = [interface.get("mac") for interface in made["result"].get("interfaces") or [] if interface.get("sandbox")]
-    made["mac"] = macs[0] if macs else ""
+    made["mac"] = (macs[0] if macs else "") or ""
 
 
 def check(uuid: str, ns: str, made: dict[str, Any]) -> None:
@@ -182,16 +240,16 @@ def check(uuid: str, ns: str, made: dict[str, Any]) -> None:
         _call("CHECK", uuid, ns, plugin, made, result)
 
 
-def delete(uuid: str, made: dict[str, Any]) -> None:
-    """DEL by every plug-in, in reverse; the first that fails is told once all had their turn."""
+def delete_all(uuid: str, record: dict[str, Any]) -> PyrunError | None:
+    """DEL by every plug-in of a pod, in reverse; the first that fails is returned once all had their turn."""
     failed: PyrunError | None = None
-    for plugin in reversed(made["conf"]["plugins"]):
-        try:
-            _call("DEL", uuid, "", plugin, made, made.get("result"))
-        except PyrunError as error:
-            failed = failed or error
-    if failed is not None:
-        raise failed
+    for made in record["nets"]:
+        for plugin in reversed(made["conf"]["plugins"]) if "conf" in made else ():
+            try:
+                _call("DEL", uuid, "", plugin, made, made.get("result"))
+            except PyrunError as error:
+                failed = failed or error
+    return failed
 
 
 def collect(root: str, attachments: dict[str, list[tuple[str, str]]]) -> None:
@@ -208,40 +266,101 @@ def collect(root: str, attachments: dict[str, list[tuple[str, str]]]) -> None:
             _call("GC", "", "", {**plugin, "cni.dev/valid-attachments": valid}, made, None)
 
 
-def _call(command: str, uuid: str, ns: str, plugin: dict[str, Any], made: dict[str, Any], result: object) -> dict[str, Any] | None:
-    import subprocess
-
+def given(plugin: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plug-in reads, but for what the others have said."""
     conf = made["conf"]
     able = [name for name, on in (plugin.get("capabilities") or {}).items() if on]
     runtime = {name: value for name, value in made["runtime"].items() if name in able}
-    given = {name: value for name, value in plugin.items() if name != "capabilities"}
-    given.update(name=conf["name"], cniVersion=conf["cniVersion"])
+    found = {name: value for name, value in plugin.items() if name != "capabilities"}
+    found.update(name=conf["name"], cniVersion=conf["cniVersion"])
     if runtime:
-        given["runtimeConfig"] = runtime
-    if result and (command != "DEL" or _version(conf) >= (0, 4, 0)):
-        given["prevResult"] = result
-    environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": uuid, "CNI_NETNS": ns, "CNI_IFNAME": made["ifname"]}
-    environment.update(CNI_PATH=made["path"], CNI_ARGS=made["args"], PATH="/usr/sbin:/usr/bin:/sbin:/bin")
+        found["runtimeConfig"] = runtime
+    return found
+
+
+def environment(uuid: str, made: dict[str, Any]) -> dict[str, str]:
+    """Return its environment, but for the command and the namespace."""
+    found = {"CNI_CONTAINERID": uuid, "CNI_IFNAME": made["ifname"], "CNI_PATH": made["path"], "CNI_ARGS": made["args"]}
+    return {**found, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def is_told_result(made: dict[str, Any]) -> bool:
+    """Whether DEL gets the result of ADD."""
+    return _version(made["conf"]) >= (0, 4, 0)
+
+
+def _call(command: str, uuid: str, ns: str, plugin: dict[str, Any], made: dict[str, Any], result: object) -> dict[str, Any] | None:
+    conf = made["conf"]
+    asked = given(plugin, made)
+    if result and (command != "DEL" or is_told_result(made)):
+        asked["prevResult"] = result
+    words = {"CNI_COMMAND": command, "CNI_NETNS": ns, **environment(uuid, made)}
     program = _program(plugin["type"], conf["name"])
     step = f"{command} of plug-in {plugin['type']} for network"
     try:
-        done = subprocess.run([program], input=fastjson.dumps(given).encode(), capture_output=True, env=environment, timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
-        raise HostError(step, conf["name"], f"no answer within {_PATIENCE} seconds", hint=_HINT) from None
+        code, out, err = _run(program, fastjson.dumps(asked).encode(), words)
     except OSError as error:
         raise HostError(step, conf["name"], errno=error.errno or 0, hint=_HINT) from None
-    return _answer(step, conf["name"], done.returncode, done.stdout, done.stderr)
+    return _answer(step, conf["name"], code, out, err)
 
 
-def _answer(step: str, name: str, code: int, out: bytes, err: bytes) -> dict[str, Any] | None:
+def _run(program: str, asked: bytes, words: dict[str, str]) -> tuple[int | None, bytes, bytes]:
+    """Exit status and what was said, on both outputs; None and what there is when that takes too long, or never ends."""
+    import select
+    import subprocess
+    import time
+
+    end = time.monotonic() + _PATIENCE
+    said = {"out": b"", "err": b""}
+    with open(os.memfd_create("pyrun-cni"), "w+b") as file:  # who does not read it keeps nobody waiting
+        file.write(asked)
+        file.seek(0)
+        child = subprocess.Popen([program], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=words)
+    assert child.stdout and child.stderr
+    with child.stdout, child.stderr:
+        waiting = {child.stdout.fileno(): "out", child.stderr.fileno(): "err"}
+        poll = select.poll()
+        for fd in waiting:
+            poll.register(fd, select.POLLIN)
+        while waiting and len(said["out"]) <= _MAX:
+            ready = poll.poll(max(0.0, end - time.monotonic()) * 1000)
+            for fd, _ in ready:
+                if data := os.read(fd, 1 << 16):
+                    said[waiting[fd]] = (said[waiting[fd]] + data)[: _MAX + 1]
+                else:
+                    poll.unregister(fd)
+                    del waiting[fd]
+            if not ready:
+                break
+        try:
+            code: int | None = child.wait(0 if waiting else max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            code = None
+            child.kill()
+            child.wait()
+    return code, said["out"], said["err"]
+
+
+def failed(network: str, kind: str, code: int | None, out: bytes, err: bytes) -> None:
+    """Raise what ADD by a plug-in would raise that has answered so; return where it would go on."""
+    _answer(f"ADD of plug-in {kind} for network", network, code, out, err)
+
+
+def _answer(step: str, name: str, code: int | None, out: bytes, err: bytes) -> dict[str, Any] | None:
     import json
 
+    if len(out) > _MAX:
+        raise HostError(step, name, f"its answer is longer than {_MAX >> 20} MiB", hint=_HINT)
+    if code is None:
+        raise HostError(step, name, f"no answer within {_PATIENCE} seconds", hint=_HINT)
     try:
         said = json.loads(out) if out.strip() else None
     except (ValueError, RecursionError):
-        said = None
+        said = out
     if code:
         message = f"{said.get('msg', '')} {said.get('details', '')}".strip() if isinstance(said, dict) else ""
         lines = (message or err.decode(errors="replace").strip() or f"exit status {code}").splitlines()
         raise ConfigError(step, name, " ".join(lines)[:400], hint=_HINT, origin="--net")
+    if step.startswith("ADD") and not isinstance(said, dict | None):
+        raise ConfigError(step, name, "its answer is no result of CNI", hint=_HINT, origin="--net")
     return said if isinstance(said, dict) else None

@@ -1,10 +1,7 @@
 """What a start does for its pod's network, written down: native/net_script.c does it again for other pods, without Python.
 
-    native/net_script.h     struct net_script | struct net_op[count] | pool
-    the pool                messages, texts, paths; offsets count from its start, 0 is none
-
 Nothing is decided here that pyrun.net.attach would not decide: its own functions are called, with a socket that takes messages down
-(`_Recorder`), and with placeholders for what only a start knows: addresses, numbers of links.  Where these are in the messages and
+(`Recorder`), and with placeholders for what only a start knows: addresses, numbers of links.  Where these are in the messages and
 texts the launcher puts what it took.  What it cannot have, finds changed or is refused it gives back, and leaves the start to Python.
 """
 
@@ -12,19 +9,18 @@ from __future__ import annotations
 
 import _socket
 import os
-from struct import Struct
 
-from pyrun.errors import PyrunError
+from pyrun.errors import ConfigError, PyrunError
 from pyrun.images import fastjson
 from pyrun.native import RELAY
 from pyrun.native.users import which
-from pyrun.net import attach, bridges, elements, leases, names, networks, ports, relay, rules, snapshot
+from pyrun.net import attach, bridges, elements, leases, names, networks, ops, ports, relay, rules, snapshot
 from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
-from pyrun.net.netlink import Netlink, delete_request, link_request, message, table_request, transaction
+from pyrun.net.netlink import Netlink, delete_request, link_request, table_request, transaction
+from pyrun.net.ops import Recorder, UnableError, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
     from pyrun.net.networks import Network
@@ -32,20 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "write_down"]
 
 FILE = "net.script"
-_MAGIC, _VERSION = 0x74656E70, 2
-_HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
-_CHECK, _LOCK, _UNLOCK, _LEASE, _LINK_LOCAL, _PORT, _FILE, _NAMESPACE, _ASK = range(1, 10)
-_RELAY, _SETTING, _NAME, _HOSTS, _RANDOM, _UNLESS, _ALONE, _RULES, _FORWARD, _PROGRAM = range(10, 20)
 _NS, _TOLD = 8, 9  # the descriptors that such a program gets
-_HOST, _INSIDE, _FILTER = range(3)  # which socket a message goes to
-_TEXT, _HEX, _COLONS = b"\1", b"\2", b"\3"  # in texts, with a number behind it: that value in this form
-_FIRST = 0x20  # of these numbers
-_VALUES, _PORTS = 48, 64  # at most
+_PORTS = 64  # at most
 _PLAIN = 1 << 112  # addresses below are written in more than one way (RFC 5952, section 5)
-
-
-class _UnableError(Exception):
-    """The launcher cannot do that."""
+_TWICE = ["44", "66"]  # of one family, where there is one network of plug-ins
+_FAMILIES = ["", "4", "6", "46", "64"]  # what addresses plug-ins may give
 
 
 def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
@@ -53,220 +40,239 @@ def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
     if any(want.get(one) for one in ("join", "ahead")) or len(want["ports"]) > _PORTS:
         return b""
     try:
+        networks.directory(root)
         script = _Script(root, uuid)
         script.of_user(want) if want.get("user") else script.of_root(want)
         return script.whole()
-    except (_UnableError, PyrunError, OSError):
+    except (UnableError, PyrunError, OSError):
         return b""  # whoever starts such a pod is told
 
 
-class _Script:
-    __slots__ = ("_ops", "_pool", "_raw", "_root", "_texts", "_uuid", "_values")
-
-    def __init__(self, root: str, uuid: str) -> None:
-        self._root, self._uuid = root, uuid
-        self._ops: list[bytes] = []
-        self._pool = bytearray(8)
-        self._values = 0
-        self._raw: list[tuple[bytes, int]] = []  # what stands in messages for a value
-        self._texts: list[tuple[bytes, bytes]] = []  # and in texts
+class _Script(Writer):
+    __slots__ = ("_plugged",)
 
     def of_root(self, want: dict[str, Any]) -> None:
         """Take down what pyrun.net.attach does."""
         chosen = [self._network(one) for one in want["nets"]]
-        host, inside = _Recorder(self, _HOST), _Recorder(self, _INSIDE)
-        table = networks.table_of(self._root)
-        self._make_ready(chosen, table, host)
+        host, inside = Recorder(self, ops.HOST), Recorder(self, ops.INSIDE)
+        self._plugged: list[tuple[int, list[tuple[str, str]], dict[str, Any]]] = []
+        self._make_ready([(network, one) for network, one in chosen if network], host, want)
         for network, one in chosen:
-            bridges.check(network, one)
-            if network.kind == "bridge":
-                host.index(network.bridge)
+            if network:
+                bridges.check(network, one)
+                if network.kind == "bridge":
+                    host.index(network.bridge)
         record = attach.blank(self._uuid, want)
-        self._op(_LOCK)
+        self._op(ops.LOCK)
         for network, one in chosen:
-            self._check(f"{self._root}/networks/{network.name}.json")
+            self._check(f"{self._root}/networks/{one['network']}.json")
             attach.join(self._root, network, (one, want), record, self._lease)
         self._claim(want, record)
         self._file(record)
-        self._op(_UNLOCK)
+        self._op(ops.UNLOCK)
         ns = self.number()
-        self._op(_NAMESPACE, self.last)
+        self._op(ops.NAMESPACE, self.last)
         inside.up(1)  # lo
         for (network, _), made in zip(chosen, record["nets"], strict=True):
-            bridges.connect(host, inside, ns, network, made)
+            if network:
+                bridges.connect(host, inside, ns, network, made)
+            else:
+                self._plug_in(made, record)
             attach.limit(host, inside, made, want)
-        attach.routes(inside, record)
+        self._routes(inside, record)
         if words := relay.words(want["ports"], record, host):
             self._relay(words, record)
         if want.get("isolate"):
             for made in record["nets"]:
                 self._link_local(made)
-        attach.open_to(want, record)
-        self._op(_LOCK)
+        for made in record["nets"] if self._plugged and want["ports"] else ():
+            if made["kind"] == "bridge":
+                host.index(made["link"])  # before what is done in some cases only
+        self._finish(want, record, host, self._plugged)
+
+    def _finish(self, want: dict[str, Any], record: dict[str, Any], host: Netlink,
+                unknown: list[tuple[int, list[tuple[str, str]], dict[str, Any]]]) -> None:  # fmt: skip
+        """What others see of it, for whatever addresses the plug-ins of these networks give."""
+        if unknown:
+            first, addresses, made = unknown[0]
+            alone = len(self._plugged) == 1
+            for families in [*_FAMILIES, *_TWICE]:
+                with self._when(first, 0, families.encode().ljust(ops.ADDRESSES, b"\0")):
+                    if families in _TWICE and not alone:
+                        self._op(ops.FAIL)
+                        continue
+                    made["addresses"] = [both[family == "6"] for both, family in zip(addresses, families, strict=False)]
+                    self._finish(want, record, host, unknown[1:])
+            return
+        try:
+            attach.open_to(want, record)
+        except ConfigError:
+            if not self._plugged:
+                raise
+            self._op(ops.FAIL)
+            return
+        self._op(ops.LOCK)
         self._file(record)
-        self._publish(want, record, table, host)
-        self._op(_UNLOCK)
+        self._publish(want, record, host)
+        self._op(ops.UNLOCK)
+
+    def _plug_in(self, made: dict[str, Any], record: dict[str, Any]) -> None:
+        """Take down what pyrun.net.cni does."""
+        from pyrun.net import cni
+
+        first, addresses, more = self._result(len(self._plugged))
+        environment = [f"{name}={value}" for name, value in cni.environment(self._uuid, made).items()]
+        words = self._put(b"".join(os.fsencode(word) + b"\0" for word in environment))
+        size = sum(len(os.fsencode(word)) + 1 for word in environment)
+        turn = len(self._plugged) * ops.NETWORK | (ops.WITH_RESULT if cni.is_told_result(made) else 0)
+        plugins = made["conf"]["plugins"]
+        for plugin in plugins:
+            given = fastjson.dumps(cni.given(plugin, made)).encode()[:-1]
+            names = "\0".join([made["conf"]["name"], plugin["type"], *cni.places(plugin["type"]), ""])
+            last = ops.LAST if plugin is plugins[-1] else 0
+            self._op(ops.PLUGIN, self._string(names), words, size, self._put(given), len(given), turn | last, first)
+        made.update(more)
+        self._plugged.append((first, addresses, made))
+        self._file(record)
+
+    def _routes(self, inside: Netlink, record: dict[str, Any]) -> None:
+        """As pyrun.net.attach has it; what default routes plug-ins make is known when they have made them."""
+        done: set[bool] = set()
+        before: list[int] = []
+        for made in record["nets"]:
+            before += [first + 1 for first, _, plugged in self._plugged if plugged is made]
+            for gateway in [] if made["kind"] == "cni" or made.get("internal") else made["gateways"]:
+                if (":" in gateway) not in done:
+                    self._default_route(inside, inside.index(made["ifname"]), gateway, before)
+                    done.add(":" in gateway)
+
+    def _default_route(self, inside: Netlink, index: int, gateway: str, before: list[int]) -> None:
+        if not before:
+            inside.add_route(index, "", 0, gateway)
+            return
+        with self._when(before[0], ":" in gateway, b"\0"):
+            self._default_route(inside, index, gateway, before[1:])
 
     def of_user(self, want: dict[str, Any]) -> None:
         """Take down what pyrun.net.user does."""
         from pyrun.net import user
 
-        networks.directory(self._root)
         record = attach.blank(self._uuid, want)
         program = user.begin(want, record)
-        self._op(_LOCK)
+        self._op(ops.LOCK)
         self._claim(want, record)
         self._file(record)
-        self._op(_UNLOCK)
+        self._op(ops.UNLOCK)
         self.number()
-        self._op(_NAMESPACE, self.last)
-        _Recorder(self, _INSIDE).up(1)  # lo
+        self._op(ops.NAMESPACE, self.last)
+        Recorder(self, ops.INSIDE).up(1)  # lo
         path = os.environ.get("PATH", os.defpath)
         words = [f"PATH={path}", *user.command(program, _NS, _TOLD)]
         words[1] = which(words[1], path.split(":"))
         record["process"] = [self.number(), self.number()]
-        self._op(_PROGRAM, *self._words(words), self._values - 2, program == "slirp4netns")
+        self._op(ops.PROGRAM, *self._words(words), self._values - 2, program == "slirp4netns")
         if want["ports"]:
             self._relay(relay.inward(want["ports"]), record, inward=True)
         record["forwards"] = user.forwards(want)
         self._file(record)
         self._hosts(want, record)
 
-    def whole(self) -> bytes:
-        """Return the script."""
-        pool = bytes(self._pool)
-        ops = b"".join(self._ops)
-        uuid = len(pool)
-        pool += self._uuid.encode() + b"\0"
-        start = _HEADER.size + len(ops)
-        return _HEADER.pack(_MAGIC, _VERSION, start + len(pool), len(self._ops), start, uuid) + ops + pool
-
     def _claim(self, want: dict[str, Any], record: dict[str, Any]) -> None:
         for wanted in want["ports"]:
             record["claims"].append(self._port(*wanted))
-        self._op(_FILE, self._string("cleaner"), *self._text(attach.cleaner(self._root, self._uuid)))
+        self._op(ops.FILE, self._string("cleaner"), *self._text(attach.cleaner(self._root, self._uuid)))
 
     def _relay(self, words: list[str], record: dict[str, Any], *, inward: bool = False) -> None:
         record["relay"] = [self.number(), self.number()]
-        self._op(_RELAY, *self._words([RELAY, *words]), self._values - 2, inward)
+        self._op(ops.RELAY, *self._words([RELAY, *words]), self._values - 2, inward)
 
-    def _words(self, words: list[str]) -> tuple[int, int]:
-        return self._text(b"".join(os.fsencode(word) + b"\0" for word in words))
-
-    def _make_ready(self, chosen: list[tuple[Network, dict[str, Any]]], table: str, host: _Recorder) -> None:
+    def _make_ready(self, chosen: list[tuple[Network, dict[str, Any]]], host: Recorder, want: dict[str, Any]) -> None:
         """What the pods of a network have in common, where it is not there: after a boot, or where somebody has removed it."""
         outward = any(not network.internal for network, _ in chosen)
-        with self._unless(_FILTER, *table_request(table)):
-            self._op(_LOCK)
-            with self._unless(_FILTER, *table_request(table)):  # by somebody else meanwhile
-                self._op(_ALONE)
-                self._forward(outward)
-                self._op(_RULES, self._string(rules.version() + snapshot.SUFFIX))
-            self._op(_UNLOCK)
+        table = table_request(networks.table_of(self._root))
+        if chosen or attach.forwards_itself(self._root, want):
+            with self._unless(ops.FILTER, *table):
+                self._op(ops.LOCK)
+                with self._unless(ops.FILTER, *table):  # by somebody else meanwhile
+                    self._op(ops.ALONE)
+                    self._forward(outward)
+                    self._op(ops.RULES, self._string(rules.version() + snapshot.SUFFIX))
+                self._op(ops.UNLOCK)
         for network in {network.name: network for network, _ in chosen if network.kind == "bridge"}.values():
-            with self._unless(_HOST, *link_request(network.bridge)):
-                self._op(_LOCK)
-                with self._unless(_HOST, *link_request(network.bridge)):
+            with self._unless(ops.HOST, *link_request(network.bridge)):
+                self._op(ops.LOCK)
+                with self._unless(ops.HOST, *link_request(network.bridge)):
                     self._forward(not network.internal)
-                    with self._unless(_HOST, *delete_request(bridges.unfinished(network))):
+                    with self._unless(ops.HOST, *delete_request(bridges.unfinished(network))):
                         pass  # of somebody who was killed
                     bridges.build(self._root, network, host, self._random())
-                self._op(_UNLOCK)
+                self._op(ops.UNLOCK)
 
     def _forward(self, outward: bool) -> None:
         if outward:
-            self._op(_FORWARD)
-
-    def _unless(self, where: int, kind: int, flags: int, body: bytes) -> _Unless:
-        """Return what is used in a `with` block: what that takes down is for where this asks for something that is not there."""
-        data = message(kind, flags, body, 1)
-        return _Unless(self._ops, (_UNLESS, where, self._put(data), len(data), 0, 0, 1))
+            self._op(ops.FORWARD)
 
     def _random(self) -> bytes:
         raw = os.urandom(4)  # as mac_of() of pyrun.net.addresses has it
         self._value(raw, raw.hex("."))
-        self._op(_RANDOM, self.last)
+        self._op(ops.RANDOM, self.last)
         return raw
 
-    def setting(self, name: str, value: str) -> None:
-        """Take down one of /proc/sys/net."""
-        self._op(_SETTING, self._string("/proc/sys/net/" + name), self._string(value))
-
-    def _publish(self, want: dict[str, Any], record: dict[str, Any], table: str, host: Netlink) -> None:
+    def _publish(self, want: dict[str, Any], record: dict[str, Any], host: Netlink) -> None:
         forwards = attach.forwarded(record)
-        bodies = elements.bodies(table, forwards, record["alone"])
+        bodies = elements.bodies(networks.table_of(self._root), forwards, record["alone"])
         if bodies:
-            self._message(_FILTER, transaction(elements.NEW, elements.CREATE, bodies, 1), len(bodies))
+            self._message(ops.FILTER, transaction(elements.NEW, elements.CREATE, bodies, 1), len(bodies))
         if forwards:
             bridges.open_ports(record["nets"], host)
         if record["names"]:
             for made in record["nets"]:
                 addresses = [address.partition("/")[0] for address in made["addresses"]]
                 lines = names.lines_of(self._uuid, addresses, record["names"])
-                self._op(_NAME, self._string(made["network"]), *self._text("".join(line + "\n" for line in lines).encode()))
+                self._op(ops.NAME, self._string(made["network"]), *self._text("".join(line + "\n" for line in lines).encode()))
         self._hosts(want, record)
 
     def _hosts(self, want: dict[str, Any], record: dict[str, Any]) -> None:
         if "hosts" in want:
             own = attach.hosts_of(want, record).encode("utf-8", "surrogateescape")
             joined = b"".join(made["network"].encode() + b"\0" for made in record["nets"])
-            self._op(_HOSTS, *self._text(own), self._put(joined + b"\0"))
+            self._op(ops.HOSTS, *self._text(own), self._put(joined + b"\0"))
 
-    def ask(self, where: int, kind: int, flags: int, body: bytes, number: int = 0) -> None:
-        """Take down a question; the number of the link that the answer is about becomes a value, unless that is 0."""
-        self._message(where, message(kind, flags, body, 1), 1, number)
-
-    def number(self) -> int:
-        """Return what stands for a number."""
-        number = 1_000_000_000 + int.from_bytes(os.urandom(4), "little") % 1_000_000_000
-        self._value(number.to_bytes(4, "little"), str(number))
-        return number
-
-    @property
-    def last(self) -> int:
-        """Which value was the last one."""
-        return self._values - 1
-
-    def _value(self, raw: bytes, text: str) -> None:
-        if self._values == _VALUES:
-            raise _UnableError
-        self._raw.append((raw, self._values))
-        number = bytes((_FIRST + self._values,))
-        self._texts.append((text.encode(), _TEXT + number))
-        if not text.isdigit():
-            self._texts += [(raw.hex().encode(), _HEX + number), (raw.hex(":").encode(), _COLONS + number)]
-        self._values += 1
-
-    def _network(self, one: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
-        """Return a network and what is asked of it."""
+    def _network(self, one: dict[str, Any]) -> tuple[Network | None, dict[str, Any]]:
+        """Return a network and what is asked of it; None for one that plug-ins make."""
         network = networks.find(self._root, one["network"])
         if network is None:
-            raise _UnableError  # it is made when it is first asked for, or by plug-ins
+            if not attach.has_plug_ins(self._root, one["network"]):
+                raise UnableError  # it is made when it is first asked for
+            self._of_plug_ins(one["network"])
+            return None, one
         if one.get("mac") or any(subnet.family == INET for subnet in network.subnets):
             return network, one
         return network, {**one, "mac": (OF_INET6 + self._random()).hex(":")}
 
-    def _check(self, path: str) -> None:
-        info = os.stat(path)
-        stamp = _STAMP.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        self._op(_CHECK, self._string(path), self._put(stamp))
+    def _of_plug_ins(self, name: str) -> None:
+        """What decides which configuration that is."""
+        from pyrun.net import cni
+
+        for path in cni.looked_at(self._root, name):
+            self._check(path)
 
     def _lease(self, network: Network, subnet: Subnet, wanted: str) -> str:
         """Return what stands for the address."""
         size = 4 if subnet.family == INET else 16
         if size == 16 and subnet.base < _PLAIN:
-            raise _UnableError
+            raise UnableError
         fixed = 0
         if wanted:
             if not 2 <= number_of(wanted) - subnet.base < subnet.hosts + 2:
-                raise _UnableError
+                raise UnableError
             fixed = self._put(number_of(wanted).to_bytes(size, "big"))
         raw = bytes(100 + byte % 150 for byte in os.urandom(4)) if size == 4 else b"\xfc" + os.urandom(15)
         address = text_of(subnet.family, int.from_bytes(raw, "big"))
         self._value(raw, address)
         base = self._put(subnet.base.to_bytes(size, "big"))
         most = min(subnet.hosts, leases.MOST)
-        self._op(_LEASE, self._string(network.name), self._string(f"last{subnet.family}"), base, size, most, fixed, self.last)
+        self._op(ops.LEASE, self._string(network.name), self._string(f"last{subnet.family}"), base, size, most, fixed, self.last)
         return address
 
     def _link_local(self, made: dict[str, Any]) -> None:
@@ -275,7 +281,7 @@ class _Script:
         if source is not None:  # else the MAC was asked for, and its address is known
             address = bridges.link_local(made["mac"])
             self._value(_socket.inet_pton(10, address), address)
-            self._op(_LINK_LOCAL, source, self.last, bytes.fromhex(made["mac"].replace(":", ""))[1])
+            self._op(ops.LINK_LOCAL, source, self.last, bytes.fromhex(made["mac"].replace(":", ""))[1])
 
     def _port(self, protocol: str, address: str, port: int, _: int) -> str:
         path = ports.path_of(protocol, address, port)
@@ -283,86 +289,14 @@ class _Script:
             _sockaddr(family, address, port) for family in ([10 if ":" in address else 2] if address else (2, 10))
         ]  # as pyrun.net.ports asks
         kind, number = ports.SOCKETS[protocol]
-        self._op(_PORT, self._string(path.partition("/")[2]), self._put(b"".join(probes)), len(probes), kind, number)
+        self._op(ops.PORT, self._string(path.partition("/")[2]), self._put(b"".join(probes)), len(probes), kind, number)
         return path
 
     def _file(self, record: dict[str, Any]) -> None:
-        self._op(_FILE, self._string("net"), *self._text(fastjson.dumps(record).encode()))
-
-    def _message(self, where: int, data: bytes, answers: int, number: int = 0) -> None:
-        patches = []
-        for raw, value in self._raw:
-            at = data.find(raw)
-            while at >= 0:
-                patches.append(_PATCH.pack(at, value))
-                at = data.find(raw, at + len(raw))
-        self._op(_ASK, where, self._put(data), len(data), self._put(b"".join(patches)), len(patches), answers, number)
-
-    def _text(self, text: bytes) -> tuple[int, int]:
-        """Put a text into the pool; its place and its size."""
-        if any(mark in text for mark in (_TEXT, _HEX, _COLONS)):
-            raise _UnableError
-        for held, mark in self._texts:
-            text = text.replace(held, mark)
-        return self._put(text), len(text)
-
-    def _string(self, text: str) -> int:
-        return self._put(text.encode() + b"\0")
-
-    def _put(self, data: bytes) -> int:
-        at = len(self._pool)
-        self._pool += data + bytes(-len(data) % 8)
-        return at
-
-    def _op(self, what: int, *words: int) -> None:
-        self._ops.append(_OP.pack(what, *words, *[0] * (7 - len(words))))
+        self._op(ops.FILE, self._string("net"), *self._text(fastjson.dumps(record).encode()))
 
 
 def _sockaddr(family: int, address: str, port: int) -> bytes:
     """struct sockaddr_in or sockaddr_in6, in 32 bytes."""
     raw = _socket.inet_pton(family, address or ("::" if family == 10 else "0.0.0.0"))
     return (family.to_bytes(2, "little") + port.to_bytes(2, "big") + (bytes(4) if family == 10 else b"") + raw).ljust(32, b"\0")
-
-
-class _Unless:
-    """A condition, whose last word says how many operations it is for."""
-
-    __slots__ = ("_ops", "_place", "_words")
-
-    def __init__(self, ops: list[bytes], words: tuple[int, ...]) -> None:
-        self._ops, self._words = ops, words
-        self._place = 0
-
-    def __enter__(self) -> None:
-        self._place = len(self._ops)
-        self._ops.append(b"")
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._ops[self._place] = _OP.pack(*self._words, len(self._ops) - self._place - 1)
-
-
-class _Recorder(Netlink):
-    """A socket that sends nothing: what would be asked is in the script."""
-
-    __slots__ = ("_known", "_script", "_where")
-
-    def __init__(self, script: _Script, where: int) -> None:
-        self._script = script
-        self._where = where
-        self._known: dict[str, int] = {}
-
-    def ask(self, kind: int, flags: int, body: bytes, subject: str = "") -> list[tuple[int, bytes]]:
-        """Take it down; there is no answer."""
-        self._script.ask(self._where, kind, flags, body)
-        return []
-
-    def set(self, name: str, value: str) -> None:
-        """Take a setting down."""
-        self._script.setting(name, value)
-
-    def index(self, name: str) -> int:
-        """Return what stands for the number of a link."""
-        if name not in self._known:
-            self._known[name] = self._script.number()
-            self._script.ask(self._where, *link_request(name), self._script.last + 1)
-        return self._known[name]

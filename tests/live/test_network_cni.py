@@ -7,48 +7,19 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from machines import HOST
 from networld import World, get
+from plugins import OWN, bridge, configure, leases, opt, scripted, wait_empty
 from waiting import gone, wait_until
-
-PROGRAMS = Path("/usr/lib/cni")
-OWN = Path("/opt/cni/bin")  # what a test puts there, or makes of it, goes with the test
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(world: World) -> Iterator[None]:
-    missing = [folder for folder in (OWN, OWN.parent) if not folder.exists()]
-    yield
-    for folder in missing:
-        if folder.exists():
-            folder.rmdir()
+    with opt():
+        yield
     assert world.settled() == []
-
-
-def configure(world: World, name: str, *plugins: dict[str, Any], version: str = "1.0.0", raw: str = "") -> Path:
-    folder = world.pyrun.root / "net.d"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"10-{name}.conflist"
-    path.write_text(raw or json.dumps({"cniVersion": version, "name": name, "plugins": list(plugins)}))
-    return path
-
-
-def bridge(world: World, name: str, subnet: str) -> dict[str, Any]:
-    ipam = {
-        "type": "host-local",
-        "dataDir": str(world.pyrun.root / "cni"),
-        "ranges": [[{"subnet": subnet}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
-    }
-    return {"type": "bridge", "bridge": name, "isGateway": True, "ipam": ipam, "capabilities": {"mac": True}}
-
-
-def leases(world: World, name: str) -> list[str]:
-    folder = world.pyrun.root / "cni" / name
-    return sorted(path.name for path in folder.iterdir() if path.name[0].isdigit()) if folder.exists() else []
 
 
 def test_debians_bridge(world: World) -> None:
@@ -90,25 +61,10 @@ def test_newcomers_are_known_by_name(world: World) -> None:
     assert wait_empty(world, "club")
 
 
-def wait_empty(world: World, name: str) -> bool:
-    deadline = time.monotonic() + 60
-    while leases(world, name) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not leases(world, name)
-
-
-def scripted(world: World, name: str, script: str) -> None:
-    """A plug-in of our own, where administrators put theirs."""
-    path = OWN / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n" + script)
-    path.chmod(0o755)
-
-
 def test_a_plug_in_that_fails_leaves_nothing(world: World, tmp_path: Path) -> None:
     log = tmp_path / "log"
     record = f'echo "$CNI_COMMAND $CNI_IFNAME $CNI_ARGS" >>{log}; cat >>{log}.$CNI_COMMAND\n'
-    scripted(world, "pyrun-test-fails", record + 'test $CNI_COMMAND = DEL || { echo \'{"code":11,"msg":"no more ports"}\'; exit 1; }\n')
+    scripted("pyrun-test-fails", record + 'test $CNI_COMMAND = DEL || { echo \'{"code":11,"msg":"no more ports"}\'; exit 1; }\n')
     try:
         configure(world, "bad", bridge(world, "cni1", "10.23.0.0/24"), {"type": "pyrun-test-fails", "capabilities": {"portMappings": True}})
         said = world.sh("true", "--net", "bad:COLOUR=red", "-p", "9971:80", code=125)
@@ -125,7 +81,7 @@ def test_a_plug_in_that_fails_leaves_nothing(world: World, tmp_path: Path) -> No
 def test_gc_tells_plug_ins_what_still_is(world: World, tmp_path: Path) -> None:
     log = tmp_path / "gc"
     result = '{"cniVersion":"1.1.0","ips":[{"address":"10.24.0.2/24"}]}'
-    scripted(world, "pyrun-test-gc", f"test $CNI_COMMAND = GC && cat >{log}; test $CNI_COMMAND != ADD || echo '{result}'\n")
+    scripted("pyrun-test-gc", f"test $CNI_COMMAND = GC && cat >{log}; test $CNI_COMMAND != ADD || echo '{result}'\n")
     try:
         configure(world, "kept", {"type": "pyrun-test-gc"}, version="1.1.0")
         uuid = world.serve("alive", "--net", "kept")
@@ -186,7 +142,7 @@ def test_a_plug_in_that_does_not_let_go_is_asked_again(world: World, tmp_path: P
     """Nobody else is kept from starting, `gc` says what is the matter, and succeeds once the plug-in does."""
     stuck, result = tmp_path / "stuck", '{"cniVersion":"1.0.0","ips":[{"address":"10.25.0.2/24"}]}'
     stuck.touch()
-    scripted(world, "pyrun-test-stuck", f"test $CNI_COMMAND != ADD || echo '{result}'; test $CNI_COMMAND != DEL || test ! -e {stuck}\n")
+    scripted("pyrun-test-stuck", f"test $CNI_COMMAND != ADD || echo '{result}'; test $CNI_COMMAND != DEL || test ! -e {stuck}\n")
     path = configure(world, "stuck", {"type": "pyrun-test-stuck"})
     try:
         world.sh("true", "--net", "stuck")

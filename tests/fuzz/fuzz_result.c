@@ -1,0 +1,34 @@
+/* Fuzz target of what the launcher reads of a CNI plug-in's answer (native/net_result.c): no byte that is not there, and what it takes lies
+ * inside. */
+#include "../../native/net_result.c"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void look(const char *text, size_t size, struct net_span span)
+{
+    if (span.size > 0 && (span.at < text || span.size > size || span.at - text > (long)(size - span.size)))
+        __builtin_trap();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct net_value values[NET_OF_RESULT];
+    char *text = __builtin_malloc(size + 1); /* its very size */
+    struct net_result result;
+
+    memcpy(text, data, size);
+    text[size] = '\0';
+    if (net_read_result(&result, text, size)) {
+        if (result.address_count > NET_ADDRESSES || result.default_count > NET_ADDRESSES)
+            __builtin_trap();
+        for (uint32_t i = 0; i < result.address_count; i++)
+            look(text, size, result.address[i]);
+        look(text, size, result.mac);
+        if (net_take_result(values, &result) == 0)
+            for (uint32_t i = 0; i < NET_OF_RESULT; i++)
+                if (values[i].size > sizeof values[i].raw || str_len(values[i].text) >= sizeof values[i].text)
+                    __builtin_trap();
+    }
+    __builtin_free(text);
+    return 0;
+}

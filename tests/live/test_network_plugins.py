@@ -1,0 +1,356 @@
+"""Networks of CNI plug-ins that the launcher has made, without Python (native/net_plugin.c)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import COMMAND
+from launched import launch, programs, traced
+from machines import HOST
+from netpods import KEPT, NATIVE, gone, script
+from networld import SERVE, World, get
+from plugins import OWN, bridge, configure, leases, opt, scripted, wait_empty
+
+PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
+BY_PYTHON = ["pyrun", "python3"]
+LOG = "pyrun-test-log"
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(world: World) -> Iterator[None]:
+    world.pyrun("fetch", world.image, code=0)
+    with opt():
+        yield
+        for path in OWN.glob("pyrun-test-*"):
+            path.unlink()
+    for path in (world.pyrun.root / "net.d").glob("*"):
+        path.unlink()
+    assert world.settled() == []
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """The launcher beside a Python that cannot start."""
+    launcher = Path(shutil.copy(COMMAND, tmp_path / "pyrun"))
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\necho Python >&2; exit 99\n")
+    python.chmod(0o755)
+    return launcher
+
+
+def run_alone(world: World, launcher: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*world.host.within, str(launcher), "run-prepared", *words]
+    return subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60)
+
+
+def prepare(world: World, *words: str) -> str:
+    return world.pyrun("prepare", *words, code=0).out.strip()
+
+
+def record(world: World, uuid: str, phase: str = "running") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((world.pyrun.root / "pods" / phase / uuid / "net").read_text())
+    return found
+
+
+def test_no_python_anywhere(world: World, alone: Path) -> None:
+    """A bridge, addresses of both families, and ports by a plug-in; the pod's end and its removal are as ever."""
+    configure(world, "apart", bridge(world, "cni8", "10.31.0.0/24", "fd00:31::/64"), PORTMAP, {"type": "firewall"}, {"type": "tuning"})
+    uuid = prepare(world, "--pod-name", "web", "--net", "apart", "-p", "8180:80", *script(SERVE.format(word="alone", port=80)))
+    done = run_alone(world, alone, "--detach", uuid)
+    assert (done.returncode, done.stdout, done.stderr) == (0, uuid + "\n", "")
+    assert get(world.outside, HOST[0], 8180) == "alone" and get(world.host, "10.31.0.2") == "alone"
+    addresses = ["10.31.0.2/24", "fd00:31::2/64"]
+    net = world.status("web")["networks"][0]
+    assert (net["network"], net["addresses"]) == ("apart", addresses)
+    shown = world.pyrun("exec", "web", "/bin/sh", "-c", "ip -o addr show eth0; ip route; ip -6 route; cat /etc/hosts", code=0).out
+    assert all(address in shown for address in addresses) and net["mac"] in world.pyrun("exec", "web", "/bin/ip", "link", code=0).out
+    assert "default via 10.31.0.1" in shown and "default via fd00:31::1" in shown
+    assert "10.31.0.2\tpyrun-" in shown and "fd00:31::2\tpyrun-" in shown and "# network apart\n" in shown
+    assert leases(world, "apart") == ["10.31.0.2"]
+    result = record(world, uuid)["nets"][0]["result"]
+    assert [one["address"] for one in result["ips"]] == addresses
+    world.stop("web")
+    assert wait_empty(world, "apart")
+    assert uuid[:8] not in world.host.run("iptables-save") and "8180" not in world.host.run("iptables-save")
+
+
+def test_it_writes_what_python_writes(world: World, tmp_path: Path) -> None:
+    """All of `net`, but for the pod's own; and the same twice."""
+    configure(
+        world, "same", bridge(world, "cni8", "10.31.0.0/24", "fd00:31::/64"), {"type": "tuning", "sysctl": {"net.core.somaxconn": "99"}}
+    )
+    words = ("--net", "same:COLOUR=red", "-p", "8181:80", "-p", "8182:80/udp", *script("cat /proc/sys/net/core/somaxconn; exec sleep 1000"))
+    seen = []
+    for python in (True, False, False):
+        uuid = prepare(world, *words)
+        if python:
+            (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became[:2]) == (0, BY_PYTHON if python else KEPT), said.stderr
+        text = json.dumps(record(world, uuid), sort_keys=True)
+        net = world.status(uuid)["networks"][0]
+        for held in (uuid, uuid[:8], net["mac"], *(address.partition("/")[0] for address in net["addresses"])):
+            text = text.replace(held, "")
+        inside = [one for one in record(world, uuid)["nets"][0]["result"]["interfaces"] if one.get("sandbox")]
+        outside = [one for one in record(world, uuid)["nets"][0]["result"]["interfaces"] if one["name"].startswith("veth")]
+        for held in (inside[0]["sandbox"], outside[0]["name"], outside[0]["mac"]):
+            text = text.replace(held, "")
+        bridges = [one["mac"] for one in record(world, uuid)["nets"][0]["result"]["interfaces"] if one["name"] == "cni8"]
+        seen.append(text.replace(bridges[0], ""))
+        assert world.pyrun("network", "check", uuid, code=0).out == ""
+        world.pyrun("rm", "--force", uuid, code=0)
+        assert wait_empty(world, "same")
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_pyrun_forwards_where_no_plug_in_does(world: World, tmp_path: Path) -> None:
+    """By whatever addresses come; a pod that was there learns its name."""
+    world.serve("other", "--net", "default")
+    for place, subnets in enumerate([("10.32.0.0/24",), ("fd00:32::/64",), ("fd00:33::/64", "10.33.0.0/24")]):
+        configure(world, f"own{place}", bridge(world, f"cni{place}", *subnets))
+        port = 8190 + place
+        uuid = prepare(world, "--pod-name", "web", "--net", f"own{place}", "-p", f"{port}:80", *script(SERVE.format(word="here", port=80)))
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became) == (0, KEPT), said.stderr
+        for machine, where in ((world.outside, HOST[0]), (world.outside, HOST[1])):
+            there = any((":" in subnet) == (":" in where) for subnet in subnets)
+            assert get(machine, where, port, tries=20 if there else 1) == ("here" if there else ""), (subnets, where)
+        follower = prepare(world, "--net", f"own{place}", *script("cat /etc/hosts"))
+        said, became = launch(world.pyrun, tmp_path, follower)
+        assert became[:2] == KEPT and said.stdout.count("\tweb\n") == len(subnets)
+        world.stop("web")
+        assert wait_empty(world, f"own{place}")
+    world.stop("other")
+
+
+def test_those_who_were_there_learn_of_who_comes(world: World, tmp_path: Path) -> None:
+    configure(world, "club", bridge(world, "cni3", "10.27.0.0/24"))
+    world.serve("first", "--net", "club")
+    uuid = prepare(world, "--pod-name", "later", "--net", "club", *script(SERVE.format(word="later", port=80)))
+    said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+    assert (said.returncode, became) == (0, KEPT), said.stderr
+    ask = "for i in $(seq 50); do nc -w 2 later 80 </dev/null && break; sleep 0.2; done"
+    assert world.pyrun("exec", "first", "/bin/sh", "-c", ask, code=0).out == "later\n"
+    world.stop("first", "later")
+    assert wait_empty(world, "club")
+
+
+def test_beside_a_network_of_ours(world: World, tmp_path: Path) -> None:
+    """Who is first has the default route, whether plug-ins make one or not."""
+    configure(world, "out", bridge(world, "cni4", "10.34.0.0/24"))
+    inward = bridge(world, "cni5", "10.35.0.0/24")
+    inward["ipam"]["routes"] = []
+    configure(world, "in", inward)
+    world.sh("true", "--net", "default")
+    for nets, gateway in (("out,default", "10.34.0.1"), ("in,default", "172."), ("default,out", "172."), ("in,out", "10.34.0.1")):
+        uuid = prepare(world, "--net", nets, "-p", "8195:80", *script("ip route; ip -o addr"))
+        said, became = launch(world.pyrun, tmp_path, uuid)
+        assert (said.returncode, became[:2]) == (0, KEPT), said.stderr
+        assert f"default via {gateway}" in said.stdout and "eth1" in said.stdout, nets
+        gone(world)
+        assert wait_empty(world, "in") and wait_empty(world, "out")
+
+
+def test_a_pod_that_is_run_again(world: World, tmp_path: Path) -> None:
+    """`run` repeats it from its recipe, until the configuration changes."""
+    path = configure(world, "again", bridge(world, "cni6", "10.36.0.0/24"))
+    command = [*world.host.within, *traced(tmp_path), str(COMMAND), "run", "--net", "again", *script("ip -o addr show eth0")]
+    for wanted in (BY_PYTHON, NATIVE, NATIVE):
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60)
+        assert (done.returncode, programs(tmp_path)[:2]) == (0, wanted) and "10.36.0." in done.stdout, done.stderr
+        gone(world)
+    path.write_text(path.read_text().replace("10.36", "10.37").replace("cni6", "cni7"))
+    assert "10.37.0." in subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60).stdout
+    assert wait_empty(world, "again")
+
+
+def logging(world: World, then: str) -> Path:
+    """A plug-in that writes down what it is asked, and does something."""
+    log = world.pyrun.root / "log"
+    log.unlink(missing_ok=True)
+    scripted(LOG, f"echo $CNI_COMMAND >>{log}\n{then}\n")
+    return log
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_plug_in_that_fails(world: World, tmp_path: Path, place: str) -> None:
+    """It is told in its own words, is asked once, and what the others had done is undone."""
+    log = logging(world, 'cat >/dev/null; test $CNI_COMMAND = DEL || { echo \'{"code":11,"msg":"no more ports"}\'; exit 1; }')
+    own = {"type": LOG}
+    chain = [bridge(world, "cni8", "10.31.0.0/24"), PORTMAP]
+    configure(world, "bad", *([own, *chain] if place == "first" else [*chain, own]))
+    uuid = prepare(world, "--net", "bad", "-p", "8196:80", *script("true"))
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (125, BY_PYTHON)
+    assert said.stderr.startswith(f"pyrun: ADD of plug-in {LOG} for network bad: no more ports\nhint: ")
+    assert log.read_text().split() == ["ADD", "DEL"]
+    assert leases(world, "bad") == [] and world.settled() == [] and "8196" not in world.host.run("iptables-save")
+    logging(world, "cat >/dev/null")
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (0, KEPT), "it stands prepared"
+    assert wait_empty(world, "bad")
+
+
+def test_it_fails_where_there_is_no_python(world: World, alone: Path) -> None:
+    """Then nobody says why, and nothing is left either."""
+    log = logging(world, "test $CNI_COMMAND = DEL || exit 3")
+    configure(world, "bad", bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG})
+    uuid = prepare(world, "--net", "bad", *script("true"))
+    assert run_alone(world, alone, uuid).stderr == "Python\n"
+    assert log.read_text().split() == ["ADD", "DEL"] and leases(world, "bad") == [] and world.settled() == []
+    assert not (world.pyrun.root / "pods/prepared" / uuid / "net").exists()
+    world.pyrun("rm", uuid, code=0)
+
+
+def test_a_plug_in_that_hangs(world: World, tmp_path: Path) -> None:
+    """It ends, with all that it has started, when it had its minute, which strace makes shorter; and is told once."""
+    mark = world.pyrun.root / "alive"
+    log = logging(world, f"test $CNI_COMMAND = DEL || (while sleep 0.1; do touch {mark}; done)")
+    configure(world, "slow", {"type": LOG}, bridge(world, "cni8", "10.31.0.0/24"))
+    uuid = prepare(world, "--net", "slow", *script("true"))
+    inject = ["strace", "-o", "/dev/null", "-e", "trace=ppoll", "-e", "inject=ppoll:retval=0:delay_enter=300000:when=1"]
+    command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
+    done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 125
+    assert done.stderr.startswith(f"pyrun: ADD of plug-in {LOG} for network slow: no answer within 60 seconds\nhint: ")
+    assert log.read_text().split() == ["ADD", "DEL"] and world.settled() == []
+    assert mark.exists()
+    mark.unlink()
+    time.sleep(0.5)
+    assert not mark.exists(), "what it had started is gone"
+    world.pyrun("rm", uuid, code=0)
+
+
+HOSTILE = {
+    "rubbish": "echo rubbish",
+    "deep": "printf '{\"a\":'; head -c 30000 /dev/zero | tr '\\0' '['",
+    "nul": 'printf \'{"cniVersion":"1.0.0"}\\000\'',
+    "cut": 'printf \'{"cniVersion":"1.0.0","ips":[\'',
+    "list": "echo '[]'",
+    "lines": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.9\\\\n6.6.6.6 bank"}]}\'',
+    "address": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.9/24"}]}\'',
+    "number": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":1}]}\'',
+    "endless": "exec yes",
+}
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_answers_that_are_none(world: World, tmp_path: Path, how: str) -> None:
+    """Whatever a plug-in says: an error, the plug-ins' DEL, and no pod."""
+    log = logging(world, f"test $CNI_COMMAND = DEL && exit 0\n{HOSTILE[how]}")
+    configure(world, "odd", bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG})
+    uuid = prepare(world, "--net", "odd", *script("true"))
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (125, BY_PYTHON), said
+    assert "for network odd: its answer is" in said.stderr or "the answer of its plug-ins is no result of CNI" in said.stderr
+    words = log.read_text().split()
+    assert words[-1] == "DEL" and words.count("ADD") <= words.count("DEL") and leases(world, "odd") == [] and world.settled() == []
+    world.pyrun("rm", uuid, code=0)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1/24"},{"address":"10.9.9.2/24"},{"address":"fd09::1/64"}]}',
+        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1\\/24"}],"dns":{"nameservers":["\u00e9"]}}',
+        '{"cniVersion":"1.0.0","ips":[{"address":"::ffff:10.9.9.9/120"}]}',
+    ],
+)
+def test_unusual_answers_are_pythons(world: World, tmp_path: Path, result: str) -> None:
+    """ADD is taken back and made again."""
+    log = logging(world, f"test $CNI_COMMAND != ADD || echo '{result}'")
+    configure(world, "rare", {"type": LOG})
+    uuid = prepare(world, "--net", "rare", *script("exec sleep 1000"))
+    said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+    assert (said.returncode, became[:2]) == (0, BY_PYTHON), said.stderr
+    assert log.read_text().split() == ["ADD", "DEL", "ADD"]
+    assert world.status(uuid)["networks"][0]["addresses"] == [one["address"] for one in json.loads(result)["ips"]]
+    world.pyrun("rm", "--force", uuid, code=0)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "",
+        "{}",
+        '{"cniVersion":"1.0.0","ips":null,"routes":null,"interfaces":null}',
+        '{"cniVersion":"0.2.0","ip4":{"ip":"10.9.9.1/24"},"ip6":{"ip":"FD09::1/64"}}',
+        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1/24"},{"address":"10.9.9.2/24"}],"interfaces":[{"name":"x"},{"mac":"02:00:00:00:00:09","sandbox":"y"}]}',
+        ' {"ips": [ {"interface": 0, "address" : "fd09::/127", "gateway": "fd09::1", "x": [1.5e3, -0, true, {"\\u0041": []}] } ] } \n',
+    ],
+)  # fmt: skip
+def test_results_of_all_kinds(world: World, tmp_path: Path, result: str) -> None:
+    """Read as Python reads them: the same record."""
+    log = logging(world, f"test $CNI_COMMAND = ADD || exit 0; cat <<'END'\n{result}\nEND")
+    configure(world, "kinds", {"type": LOG})
+    found = []
+    for python in (False, True):
+        uuid = prepare(world, "--pod-name", "kind", "--net", "kinds", *script("exec sleep 1000"))
+        if python:
+            (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became[:2]) == (0, BY_PYTHON if python else KEPT), said.stderr
+        hosts = world.pyrun("exec", "kind", "/bin/cat", "/etc/hosts", code=0).out.replace(uuid, "")
+        found.append((json.dumps(record(world, uuid), sort_keys=True).replace(uuid, "").replace(uuid[:8], ""), hosts))
+        world.pyrun("rm", "--force", uuid, code=0)
+    assert found[0] == found[1] and log.read_text().split() == ["ADD", "DEL"] * 2
+
+
+def test_what_changes_after_prepare(world: World, tmp_path: Path) -> None:
+    """Another configuration, one of the same name that comes before it, a plug-in that goes: Python looks again."""
+    path = configure(world, "new", bridge(world, "cni8", "10.31.0.0/24"))
+    uuids = [prepare(world, "--net", "new", *script("ip -o addr show eth0")) for _ in range(3)]
+    path.write_text(path.read_text().replace("10.31", "10.38").replace("cni8", "cni9"))
+    said, became = launch(world.pyrun, tmp_path, uuids[0])
+    assert (said.returncode, became[:2]) == (0, BY_PYTHON) and "10.38.0." in said.stdout
+    first = path.with_name("05-new.conflist")
+    first.write_text(path.read_text().replace("10.38", "10.39").replace("cni9", "cni10"))
+    said, became = launch(world.pyrun, tmp_path, uuids[1])
+    assert (said.returncode, became[:2]) == (0, BY_PYTHON) and "10.39.0." in said.stdout
+    gone(world)
+    first.unlink()
+    logging(world, "cat")
+    path.write_text(json.dumps({"cniVersion": "1.0.0", "name": "new", "plugins": [bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG}]}))
+    uuid = prepare(world, "--net", "new", *script("true"))
+    (OWN / LOG).unlink()
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (125, BY_PYTHON) and f"plug-in {LOG} is not in /usr/lib/cni" in said.stderr
+    assert wait_empty(world, "new")
+    world.pyrun("rm", uuids[2], uuid, code=0)
+
+
+@pytest.mark.parametrize("call", ["clone", "renameat", "write", "wait4"])
+def test_killed_at_every_step(world: World, call: str) -> None:
+    """By SIGKILL: the pod starts the next time, or is removed, and DEL gives back what it had."""
+    configure(world, "killed", bridge(world, "cni8", "10.31.0.0/24"), PORTMAP)
+    for count in (1, 2, 3, 4):
+        uuid = prepare(world, "--net", "killed", "-p", "8197:80", *script("echo here"))
+        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"]
+        command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
+        subprocess.run(command, env=world.pyrun.environment(), capture_output=True, timeout=120)
+        if count % 2 and (world.pyrun.root / "pods/prepared" / uuid).is_dir():
+            assert world.pyrun("run-prepared", uuid, code=0).out == "here\n", (call, count)
+        world.pyrun("rm", "--force", uuid)
+        world.pyrun("gc", "--grace-period", "0s", code=0)
+        assert wait_empty(world, "killed") and world.settled() == [], (call, count)
+
+
+@pytest.mark.parametrize(("call", "counts"), [("clone", 2), ("pipe2", 4), ("memfd_create", 2), ("pidfd_open", 2), ("renameat", 4)])
+def test_refused_at_every_step(world: World, call: str, counts: int) -> None:
+    """What the kernel refuses to the launcher is taken back, and Python makes the pod."""
+    configure(world, "refused", bridge(world, "cni8", "10.31.0.0/24"), PORTMAP)
+    for count in range(1, counts + 1):
+        uuid = prepare(world, "--net", "refused", "-p", "8198:80", *script("echo here"))
+        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={count}"]
+        command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "here\n", ""), (call, count)
+        gone(world)
+        assert wait_empty(world, "refused")
