@@ -13,7 +13,9 @@ import re
 from pyrun.errors import ConfigError, HostError, StateError, UsageError
 from pyrun.images import fastjson
 from pyrun.oci import cgroups, criu_mounts, criu_rpc, state
+from pyrun.oci.arguments import program as called
 from pyrun.oci.create import is_user, root_of
+from pyrun.oci.criu_lazy import lazy
 from pyrun.oci.criu_mounts import is_node
 from pyrun.oci.mounts import clean
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pyrun.oci.criu_rpc import Field, Told
     from pyrun.oci.state import Container
 
-__all__ = ["NETWORK", "available", "checkpoint", "common", "failed", "places", "read_note", "shape", "sweep"]
+__all__ = ["NETWORK", "available", "checkpoint", "common", "config_file", "failed", "places", "read_note", "shape", "sweep"]
 
 NOTE = "pyrun-oci.json"
 NETWORK = "extRootNetNS"  # the name of a network namespace that the container does not own
@@ -36,7 +38,7 @@ _FLAGS = {"ext-unix-sk": 4, "tcp-established": 5, "shell-job": 7, "file-locks": 
 _TEXTS = {"lsm-profile": 53, "lsm-mount-context": 63}
 _STREAM = re.compile(r"|pipe:\[[0-9]+\]|file\[[0-9a-f]+:[0-9a-f]+\]")
 _OTHERS = (NOTE + ".new", NOTE, "parent", "dump.log", "restore.log", "stats-dump", "stats-restore")
-_REFUSED = ("lazy-pages", "page-server", "status-fd")
+_CONFIG = "org.criu.config"  # of annotations
 
 
 def available(args: Arguments, verb: str) -> str:
@@ -59,7 +61,7 @@ def checkpoint(args: Arguments) -> int:
     config = container.config()
     network = _check(container, config)
     early = "pre-dump" in args.options
-    options += _tracking(args, program, early)
+    options += [*_tracking(args, program, early), *config_file(config)]
     if early or "leave-running" in args.options:
         options.append((3, 1))
     try:
@@ -160,9 +162,6 @@ def sweep(images: str, before: set[str]) -> None:
 
 def common(args: Arguments) -> list[Field]:
     """Return what the options come to that checkpoint and restore share; UsageError for one that is not to be had."""
-    for name in _REFUSED:
-        if args.get(name):
-            raise UsageError(args.verb, f"--{name}", "is not supported", hint="checkpoints are files; copy them to another machine")
     mode = args.get("manage-cgroups-mode", "ignore")
     if mode != "ignore":
         hint = "the cgroup and its limits come from config.json, which is mode ignore"
@@ -174,8 +173,21 @@ def common(args: Arguments) -> list[Field]:
     options += [(field, args.get(name)) for name, field in _TEXTS.items() if args.get(name)]
     if args.get("empty-ns"):
         options.append((38, _EMPTY_NETWORK))
+    options += lazy(args)
     lock = _IPTABLES if _has("iptables-restore") else _NFTABLES
     return [*options, (9, 4), (12, 1), (29, 1), (30, 1), (34, 0), (50, 1), (64, lock)]
+
+
+def config_file(config: dict[str, Any]) -> list[Field]:
+    """Return the option that names a file of more options for criu (criu(8), "CONFIGURATION FILES"), which count for more than ours.
+
+    It is the one of the annotation, else the runtime's own, by the name by which it has been called, or runc's, whose clients write one.
+    """
+    said = (config.get("annotations") or {}).get(_CONFIG)
+    if said is None:
+        names = dict.fromkeys((called(), "runc"))
+        said = next((path for path in (f"/etc/criu/{name}.conf" for name in names) if os.path.isfile(path)), "")
+    return [(51, said)] if said else []
 
 
 def _has(program: str) -> bool:
@@ -194,8 +206,8 @@ def _check(container: Container, config: dict[str, Any]) -> str:
         if one.get("path") and one["type"] != "network":
             raise ConfigError("checkpoint", f"{one['type']} namespace", "is shared, and a restore would make another one", origin=where)
         path = one["path"] if one.get("path") else path
-    for name in ("netDevices", "intelRdt"):
-        if config.get("linux", {}).get(name):
+    for name in ("netDevices", "intelRdt"):  # devices stay in a network namespace that is somebody else's
+        if config.get("linux", {}).get(name) and (name == "intelRdt" or not path):
             raise ConfigError("checkpoint", name, "cannot be restored", origin=f"linux.{name}")
     group = container.group
     if group and any(cgroups.processes(below.path) for below in os.scandir(group) if below.is_dir(follow_symlinks=False)):

@@ -140,7 +140,7 @@ def sources(found: dict[str, dict[str, str]], config: dict[str, Any], bundle: st
     places = {}
     for index, mount in enumerate(config.get("mounts", ())):
         if _is_bind(mount):
-            source = os.path.join(bundle, mount.get("source", ""))
+            source = _whole(os.path.join(bundle, mount.get("source", "")), mount.get("options", ()))
         elif mount.get("type") in ("cgroup", "cgroup2") and group:
             source = group
         else:
@@ -161,6 +161,13 @@ def sources(found: dict[str, dict[str, str]], config: dict[str, Any], bundle: st
     return made
 
 
+def _whole(path: str, options: list[str]) -> str:
+    """Return the path of a source as criu wants it: its last part is a name."""
+    if "src-nofollow" in options:
+        return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return os.path.realpath(path)
+
+
 def _check_below(source: str, below: str, origin: str) -> None:
     """ConfigError for a way down that leads over a link, which the container may have made."""
     try:
@@ -174,16 +181,19 @@ def _check_below(source: str, below: str, origin: str) -> None:
 
 
 def make_targets(rootfs: str, wanted: list[tuple[str, str]], config: dict[str, Any]) -> None:
-    """Make the mount points that the root does not have, which may be another copy of it than was used before."""
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        others = [(clean(mount["destination"]), "/") for mount in config.get("mounts", ()) if not _is_bind(mount)]
-        covered = [point for point, _ in others]
-        for point, source in [*others, *wanted]:
-            if not any(point != top and _within(point, top) for top in covered):
-                _make_target(root, point, os.path.isdir(source))
-    finally:
-        os.close(root)
+    """Make the mount points that the root does not have, which may be another copy of it than was used before, or a source of the host."""
+    others = [(clean(mount["destination"]), "/") for mount in config.get("mounts", ()) if not _is_bind(mount)]
+    covered = [point for point, _ in others]
+    for point, source in [*others, *wanted]:
+        if any(point != top and _within(point, top) for top in covered):
+            continue
+        above = max(((top, place) for top, place in wanted if point != top and _within(point, top)), default=("/", rootfs))
+        if os.path.isdir(above[1]):
+            top = os.open(above[1], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _make_target(top, point[len(above[0].rstrip("/")) :], os.path.isdir(source))
+            finally:
+                os.close(top)
 
 
 def _make_target(root: int, path: str, folder: bool) -> None:

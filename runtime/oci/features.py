@@ -63,7 +63,7 @@ def _features(args: Arguments) -> dict[str, Any]:
             "org.opencontainers.runc.checkpoint.enabled": _checkpoint(args),
             "pyrun.version": __version__,
         },
-        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "run.oci."],
+        "potentiallyUnsafeConfigAnnotations": ["org.criu.", "org.systemd.property.", "run.oci."],
     }
 
 

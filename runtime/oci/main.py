@@ -127,6 +127,8 @@ def _named(args: Arguments) -> set[int]:
         front, _, number = args.get(option).rpartition("/")
         if front in ("/dev/fd", "/proc/self/fd") and number.isascii() and number.isdigit() and len(number) < 7:
             found.add(int(number))
+    if args.get("status-fd").isdecimal():
+        found.add(int(args.get("status-fd")[:6]))
     return found
 
 

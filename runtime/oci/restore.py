@@ -101,6 +101,7 @@ class _Restoring:
         try:
             inherited = _inherited(self.config, note["streams"], fds)
             wanted: list[Field] = [(1, fds[0]), (17, fds[1]), (10, "restore.log"), (13, rootfs), (26, 1), *options]
+            wanted += criu.config_file(self.config)
             wanted += [(37, f"mnt[{point}]:{source}") for point, source in mounts]
             wanted += [(27, [(1, key), (2, number)]) for number, (key, _) in enumerate(inherited, _FIRST)]
             service = criu_rpc.Service(around, [fd for _, fd in inherited])

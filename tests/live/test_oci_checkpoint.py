@@ -157,7 +157,7 @@ def test_files_of_others_stay_when_a_checkpoint_fails(oci: Runtime, tmp_path: Pa
     [
         (["--manage-cgroups-mode", "soft"], "come from config.json"),
         (["--empty-ns", "pid"], "no such kind"),
-        (["--lazy-pages"], "is not supported"),
+        (["--status-fd", "1"], "is not supported"),
         (["--page-server", "10.0.0.1:1"], "is not supported"),
     ],
 )

@@ -61,6 +61,24 @@ def test_options_become_fields_of_the_request() -> None:
             criu.common(parse(["restore", *words, "one"]))
 
 
+def test_pages_that_stay_behind_want_an_address() -> None:
+    served = ["--lazy-pages", "--page-server", "[::1]:27000", "--status-fd", "7"]
+    found = criu.common(parse(["checkpoint", *served, "one"]))
+    assert [one for one in found if one[0] in (11, 48, 49)] == [(48, 1), (11, [(1, "::1"), (2, 27000)]), (49, 7)]
+    assert (48, 1) in criu.common(parse(["restore", "--lazy-pages", "one"]))
+    for words, wrong in (
+        (["checkpoint", "--lazy-pages"], "needs an address"),
+        (["checkpoint", "--lazy-pages", "--page-server", "host:0"], "needs an address"),
+        (["checkpoint", "--lazy-pages", "--page-server", "27000"], "needs an address"),
+        (["checkpoint", *served, "--leave-running"], "goes neither"),
+        (["checkpoint", *served[:-1], "x"], "not the number"),
+        (["checkpoint", "--page-server", "host:1"], "without --lazy-pages"),
+        (["restore", *served], "without --lazy-pages"),
+    ):
+        with pytest.raises(UsageError, match=wrong):
+            criu.common(parse([*words, "one"]))
+
+
 def test_sources_are_the_new_configuration_s(tmp_path: Path) -> None:
     (tmp_path / "new/deep").mkdir(parents=True)
     config = {"mounts": [{"destination": "/data/", "type": "bind", "source": "new"}]}
@@ -94,6 +112,30 @@ def test_mount_points_are_made_beneath_the_root_only(tmp_path: Path) -> None:
     criu_mounts.make_targets(str(root), wanted, config)
     assert (root / "a/b").is_dir() and (root / "target/name").is_file() and (root / "dev").is_dir()
     assert not (root / "dev/inner").exists(), "that stands in the container's own file system"
+
+
+def test_mount_points_in_a_source_are_made_there(tmp_path: Path) -> None:
+    """And a source has a name that is its own, whatever it is called."""
+    for name in ("root", "one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "link").symlink_to("/")
+    config = {
+        "mounts": [{"destination": f"/{name}", "type": "bind", "source": f"./{name}/."} for name in ("one", "one/a/two", "one/link/b")]
+    }
+    (tmp_path / "one/a/two").mkdir(parents=True)
+    (tmp_path / "one/link/b").mkdir()
+    found = {mount["destination"]: {"mount": mount["destination"], "below": ""} for mount in config["mounts"]}
+    wanted = criu_mounts.sources(found, config, str(tmp_path), "")
+    assert wanted[0] == ("/one", f"{tmp_path}/one")
+    (tmp_path / "one/a/two").rmdir(), (tmp_path / "one/a").rmdir()
+    criu_mounts.make_targets(str(tmp_path / "root"), [(point, str(tmp_path / "two")) for point, _ in wanted[1:]] + wanted[:1], config)
+    assert (tmp_path / "one/a/two").is_dir() and (tmp_path / "one/b").is_dir(), "a link in there leads to its top"
+    assert (tmp_path / "root/one").is_dir() and not (tmp_path / "root/one/a").exists()
+
+
+def test_options_for_criu_from_files(tmp_path: Path) -> None:
+    assert criu.config_file({"annotations": {"org.criu.config": "/some/file"}}) == [(51, "/some/file")]
+    assert criu.config_file({"annotations": {"org.criu.config": ""}}) == [], "none at all"
 
 
 def test_a_checkpoint_is_not_its_own_parent(tmp_path: Path) -> None:

@@ -262,3 +262,50 @@ def test_what_cannot_be_restored_leaves_nothing(oci: Counter, tmp_path: Path) ->
     oci.restore()
     wait_until(lambda: oci.count() > before, "what failed has damaged it")
     oci("delete", "--force", "one")
+
+
+def test_sources_that_are_mounted_in_one_another(oci: Counter, tmp_path: Path) -> None:
+    """And the bundle itself; and criu's own file of options, which says where its log is."""
+    for name in ("outer", "inner"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "inner/file").write_text("inner\n")
+    places = {"/data": tmp_path / "outer", "/data/for/inner": tmp_path / "inner", "/bundle": "."}
+    oci.config["mounts"] += [
+        {"type": "bind", "source": str(source), "destination": at, "options": ["bind"]} for at, source in places.items()
+    ]
+    (tmp_path / "criu.conf").write_text("log-file=other.log\n")
+    oci.config["annotations"] = {"org.criu.config": str(tmp_path / "criu.conf")}
+    oci.begin()
+    oci.checkpoint()
+    shutil.rmtree(tmp_path / "outer/for")
+    assert (tmp_path / "work/other.log").exists() and not (tmp_path / "work/dump.log").exists()
+    (tmp_path / "work/other.log").unlink()
+    oci.restore()
+    oci.goes_on()
+    assert (tmp_path / "work/other.log").exists() and not (tmp_path / "work/restore.log").exists()
+    assert oci("exec", "one", "/bin/cat", "/data/for/inner/file").stdout == "inner\n"
+    assert "org.criu.config" in oci("exec", "one", "/bin/cat", "/bundle/config.json").stdout
+
+
+def test_pages_may_come_later(oci: Counter, tmp_path: Path) -> None:
+    """While the container is elsewhere already; when all have been taken it is gone where it was."""
+    oci.begin()
+    stopped = oci.count()
+    ready, told = os.pipe()
+    images = tmp_path / "images"
+    words: list[str | Path | int] = ["checkpoint", "--image-path", images, "--work-path", tmp_path / "work", "--lazy-pages"]
+    words += ["--page-server", "127.0.0.1:27117", "--status-fd", told, "one"]
+    null: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "cwd": oci.bundle}
+    serving = subprocess.Popen([str(word) for word in (OCI, "--root", oci.root, *words)], pass_fds=[told], **null)
+    os.close(told)
+    assert os.read(ready, 1) == b"\0"
+    os.close(ready)
+    where = ["--page-server", "--address", "127.0.0.1", "--port", "27117", "--images-dir", images, "--work-dir", tmp_path / "work"]
+    taking = subprocess.Popen(["criu", "lazy-pages", *map(str, where)], **null)
+    wait_until((tmp_path / "work/lazy-pages.socket").exists)
+    oci.config["linux"]["cgroupsPath"] += "-two"
+    oci.write()
+    oci.restore("--lazy-pages", name="two")
+    assert (serving.wait(300), taking.wait(300)) == (0, 0)
+    assert oci.leftovers() == ["two"] and oci.count() >= stopped
+    oci.goes_on()
