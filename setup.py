@@ -81,6 +81,7 @@ LAUNCHER = program(
     "pyrun",
     "native/launcher.c",
     "native/fast.c",
+    "native/decide.c",
     "native/kept.c",
     "native/recipe.c",
     "native/words.c",

@@ -20,7 +20,10 @@ struct fast {
     const struct recipe_header *recipe;
     struct pod pod;
     char form; /* which one it was found under */
-    int store, pods, helper, network;
+    int store, pods, recipes, helper, network;
+    int undecided;
+    long child; /* which has decided */
+    char ahead[PATH_SIZE]; /* path of the program that is loaded already */
 };
 
 /* As require_own() of pyrun.native.users: who can put things there decides what is executed. */
@@ -125,7 +128,13 @@ static int swept(const struct fast *fast, const char *phase)
 
 static int load_helper(struct fast *fast)
 {
-    fast->helper = sealed_program(fast->data + fast->recipe->helper);
+    const char *path = fast->data + fast->recipe->helper;
+
+    if (fast->helper < 0 || !str_eq(fast->ahead, path)) {
+        if (fast->helper >= 0)
+            sys_close(fast->helper);
+        fast->helper = sealed_program(path);
+    }
     return fast->helper >= 0;
 }
 
@@ -179,22 +188,64 @@ static void start(struct fast *fast, const struct words *words, char **envp)
     if (recipe->net_size > 0)
         fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
     plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, 0);
+    if (fast->child > 0)
+        (void)sys_call4(__NR_wait4, fast->child, 0, 0, 0);
+    fast->child = 0;
     if (plan >= 0)
         become(fast, plan, envp);
     if (sys_call3(__NR_faccessat, fast->pod.dir, "net", 0) < 0) /* else it has something in the host: Python finds a dead pod to sweep */
         pod_undo(&fast->pod);
 }
 
+static struct words words;
+static struct fast fast;
+
+/* Whether there is a recipe for the command line.  It is undecided where none of its forms has a file: one that does not hold any
+ * more, or is there to say so, is for Python alone. */
+static int find_any(void)
+{
+    static const char forms[] = {RECIPE_EXACT, RECIPE_OPEN, RECIPE_PROGRAM};
+    const size_t size = words.key_size;
+
+    fast.undecided = 1;
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        words.key_size = size;
+        if (find(&fast, &words, fast.recipes, forms[i]))
+            return 1;
+        fast.undecided = fast.undecided && !recipe_there(fast.recipes, words.key, (uint32_t)words.key_size);
+    }
+    words.key_size = size;
+    return 0;
+}
+
+int may_decide(void)
+{
+    return fast.undecided;
+}
+
+void load_ahead(const char *path)
+{
+    if (join(fast.ahead, path, "", "") != 0)
+        fast.helper = sealed_program(path);
+}
+
+void run_decided(long child, char **envp)
+{
+    fast.child = child;
+    fast.undecided = 0;
+    if (find_any() && load_helper(&fast))
+        start(&fast, &words, envp);
+    if (fast.child > 0)
+        (void)sys_call4(__NR_wait4, fast.child, 0, 0, 0);
+}
+
 /* Comes back only when Python has to do it. */
 void run_recipe(int argc, char **argv, char **envp)
 {
-    static const char forms[] = {RECIPE_EXACT, RECIPE_OPEN, RECIPE_PROGRAM};
-    static struct words words;
-    static struct fast fast;
     char path[PATH_SIZE];
-    int verb, recipes, plain, found = 0;
+    int verb, plain, found;
 
-    fast.store = fast.pods = fast.helper = fast.network = -1;
+    fast.store = fast.pods = fast.recipes = fast.helper = fast.network = -1;
     fast.root = root_of(argc, argv, envp, &verb);
     if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && (is_root() || become_users_root(fast.root)))
         run_prepared(fast.root, argv + verb + 1, envp);
@@ -209,15 +260,15 @@ void run_recipe(int argc, char **argv, char **envp)
     fast.store = (int)sys_openat(AT_FDCWD, path, O_RDWR, 0);
     (void)join(path, fast.root, "/pods", "");
     fast.pods = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-    recipes = recipe_directory(fast.root, "/cache/run");
-    if (fast.store < 0 || fast.pods < 0 || recipes < 0 || sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) < 0)
+    fast.recipes = recipe_directory(fast.root, "/cache/run");
+    if (fast.store < 0 || fast.pods < 0 || fast.recipes < 0 || sys_call2(__NR_flock, fast.store, LOCK_SH | LOCK_NB) < 0)
         return;
-    for (size_t i = 0; plain && i < sizeof forms && !found; i++)
-        found = find(&fast, &words, recipes, forms[i]);
+    found = plain && find_any();
+    fast.undecided = fast.undecided && is_root() && decides_early(argc, argv, verb);
     if (!swept(&fast, "garbage") || !swept(&fast, "preparing") || !swept(&fast, "running"))
-        return;
-    if (!found)
-        run_kept(fast.root, fast.pods, recipes, argc, argv, envp);
+        fast.undecided = 0;
+    else if (!found)
+        run_kept(fast.root, fast.pods, fast.recipes, argc, argv, envp);
     else if (load_helper(&fast))
         start(&fast, &words, envp);
 }

@@ -7,6 +7,19 @@
 /* Becomes the helper when this command line was decided before, or one of the same meaning, and nothing changed since; else returns. */
 void run_recipe(int argc, char **argv, char **envp);
 
+/* Whether it has come back for nothing but want of a decision, which never was there. */
+int may_decide(void);
+
+/* Whether all options of `run` are of those with which it is worth a try. */
+int decides_early(int argc, char **argv, int verb);
+
+/* Lets the interpreter decide, called by `args` with `*word` changed; returns the child when that has left a recipe, else 0. */
+long decide(const char *python, char **args, char **word, char **envp, const char *helper);
+
+/* Loads what is likely to be the helper's program; does what run_recipe() does for a recipe that `child` has left, which is waited for. */
+void load_ahead(const char *path);
+void run_decided(long child, char **envp);
+
 /* What the short ways of `run` have opened: the state root's directories of pods and of recipes. */
 void run_kept(const char *root, int pods, int recipes, int argc, char **argv, char **envp);
 

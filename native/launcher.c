@@ -28,6 +28,7 @@
 #define R_OK 4 /* access(2) */
 #define LONGEST_MESSAGE (2 * LONGEST_PATH)
 #define ADDED_ARGUMENTS 15
+#define BUNDLE_WORD 10
 
 /* The interpreter compiles this each time, by 15 us a line: the rest is in a file.  The place of `encodings` is taken where
  * find_start() has found what that needs. */
@@ -170,12 +171,30 @@ static const char *minor_of(const char *library)
     return at;
 }
 
+#ifndef PYRUN_OCI
+/* The helper's program, beside the directory of `start`. */
+static char *helper_beside(const char *start, char helper[PATH_SIZE])
+{
+    char *name = join(helper, start, "", "") == 0 ? 0 : cut_name(helper);
+
+    if (name == 0)
+        return 0;
+    name[-1] = '\0';
+    name = cut_name(helper);
+    return name == 0 ? 0 : str_add(name, helper + PATH_SIZE, "native/helper");
+}
+#endif
+
 /* Becomes the interpreter; returns minus an errno where that fails. */
 static long become(char *python, char *self, int argc, char **argv, char **envp)
 {
+    const uint64_t interrupt = 1ULL << (SIGINT - 1);
     char library[PATH_SIZE], start[PATH_SIZE];
     char *name = find_start(python, self, library, start);
     char number[24];
+#ifndef PYRUN_OCI
+    char helper[PATH_SIZE];
+#endif
     int given = argc > 1 ? argc - 1 : 0;
     const int wanted = has_bundle(argc, argv);
     const int bundle = wanted && name != 0 ? recipe_bundle(start, BUNDLE, minor_of(library)) : -1;
@@ -204,6 +223,16 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
         (void)str_add_number(number, number + sizeof number, (uint64_t)bundle);
         (void)sys_call3(__NR_fcntl, bundle, F_SETFD, 0);
     }
+#ifndef PYRUN_OCI
+    if (bundle >= 0 && may_decide() && helper_beside(start, helper) != 0) {
+        const long child = decide(python, args, &args[BUNDLE_WORD], envp, helper);
+
+        if (child > 0)
+            run_decided(child, envp);
+    }
+#endif
+    /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     const long error = sys_call3(__NR_execve, python, args, envp);
     if (bundle >= 0)
         sys_close(bundle);
@@ -249,7 +278,6 @@ int program(int argc, char **argv, char **envp)
     char self[LONGEST_PATH], beside[LONGEST_PATH];
     char fallback[][24] = { "/usr/bin/python3", "/usr/local/bin/python3" };
     long n = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", self, sizeof self - 1);
-    const uint64_t interrupt = 1ULL << (SIGINT - 1);
     long error = -ENOENT;
 
     if (standard_streams() < 0)
@@ -264,8 +292,6 @@ int program(int argc, char **argv, char **envp)
     run_recipe(argc, argv, envp);
     list_pods(argc, argv, envp);
 #endif
-    /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
-    (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     self[n > 0 ? n : 0] = '\0';
     (void)str_add(beside, beside + sizeof beside, self);
     char *name = cut_name(beside);

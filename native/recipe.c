@@ -62,6 +62,14 @@ void *recipe_map(int dir, const char *key, uint32_t key_size, uint32_t magic, ui
     return (void *)map;
 }
 
+int recipe_there(int dir, const char *key, uint32_t key_size)
+{
+    char name[17];
+
+    name_of(name, key, key_size);
+    return sys_call3(__NR_faccessat, dir, name, 0) == 0;
+}
+
 static int as_before(const struct recipe_check *check, const char *path)
 {
     struct stat st;

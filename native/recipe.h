@@ -78,7 +78,7 @@ struct recipe_check {
  *
  *     struct recipe_stamps | struct recipe_check[check_count] | strings, offsets from the start of this, a NUL at the end */
 #define RECIPE_STAMPS_MAGIC 0x706d7473
-#define RECIPE_STAMPS_VERSION 1
+#define RECIPE_STAMPS_VERSION 2
 
 struct recipe_stamps {
     uint32_t magic;
@@ -88,7 +88,7 @@ struct recipe_stamps {
     uint32_t python; /* sys.hexversion of whose modules it holds */
     uint32_t code_size;
     uint32_t file_size;
-    uint32_t unused;
+    uint32_t first_size; /* of the code, what is needed to read the rest */
 };
 
 struct recipe_patch {
@@ -125,6 +125,9 @@ struct recipe_file {
 
 /* The directory of recipes, which must be root's alone; -1 without one. */
 int recipe_directory(const char *root, const char *below);
+
+/* Whether there is anything of that key. */
+int recipe_there(int dir, const char *key, uint32_t key_size);
 
 /* The recipe of a key, in private memory: root's own file, and whole, with checks behind a header of that size; 0 without one. */
 void *recipe_map(int dir, const char *key, uint32_t key_size, uint32_t magic, uint32_t version, size_t header);

@@ -54,7 +54,20 @@ AGAIN_LINES = 1224
 # signals before the start, 12, mounts of what was mounted before, 10, ids of those in user namespaces, 60,
 # roots in the host's mount namespace, 28, groups of version 1, 5, mounts on the root and on running containers, 21: native/oci_*.c
 OCI_LINES = 1321
-LAUNCHER = {"launcher.c", "fast.c", "fast.h", "kept.c", "words.c", "words.h", "quick.c", "list.c", "list.h", "list_scan.c", "list_text.c"}
+LAUNCHER = {
+    "launcher.c",
+    "fast.c",
+    "fast.h",
+    "decide.c",
+    "kept.c",
+    "words.c",
+    "words.h",
+    "quick.c",
+    "list.c",
+    "list.h",
+    "list_scan.c",
+    "list_text.c",
+}
 LAUNCHER |= {
     "prepared.c",
     "prepared.h",

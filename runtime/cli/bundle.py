@@ -5,7 +5,7 @@ command (`pyrun.start.encodings`) reads this file instead and executes the first
 cache like __pycache__, of the same trust: written beside the package by a run that had none (`pyrun.cli.bundling`), removed when any
 source has another time or size.  Modules that are not in it are imported as ever.
 
-    struct recipe_stamps of native/recipe.h: which sources | marshal: (this module, *what `load` gets) | pieces
+    struct recipe_stamps of native/recipe.h: which sources | marshal: (this module, *what `load` gets), lists of modules | pieces
 
 A piece is the code of those functions of one module that the run that wrote the file did not call, or of a whole module.  It is read
 when one of them is called, or something of the module is asked for: making functions takes a start longer than calling them.
@@ -39,6 +39,7 @@ _ASIDE = 192  # above SLOT_LISTEN + SLOT_LISTEN_MAX of native/plan.h
 _KIND, _DIRECTORY, _FILE = 0o170000, 0o040000, 0o100000  # of st_mode: inode(7)
 _making = RLock()
 _sources = b""  # what the bundle in use begins with, if all that it says of its sources is true
+_quick: ModuleType | None = None  # what its modules have in place of `os`
 names: frozenset[str] = frozenset()  # of the modules that came from it, likewise
 
 
@@ -99,7 +100,12 @@ class Piece:
         with _making:
             if name[:2] != "__" and self.code is None:
                 self.code = self._read()
-                exec(self.code, self.space)
+                alone = _quick is not None and sys.modules.setdefault("os", _quick) is _quick
+                try:
+                    exec(self.code, self.space)
+                finally:
+                    if alone and sys.modules.get("os") is _quick:
+                        del sys.modules["os"]
         if name not in self.space:
             raise AttributeError(f"module {self.space['__name__']!r} has no attribute {name!r}")
         return self.space[name]
@@ -142,32 +148,40 @@ def stamps(held: bytes) -> dict[str, Stamp]:
     return found
 
 
-def load(entries: list[Entry], main: str, included: list[str], fd: int, start: int, held: bool) -> Callable[[], object]:
+def load(main: str, included: list[str], sizes: list[int], fd: int, at: int, held: bool) -> Callable[[], object]:
     """Put the modules into sys.modules and return what starts the command; ImportError when a source has changed.
 
-    `included` are those of `INCLUDED` that are needed, `fd` is the file, `start` where its first piece is, `held` whether its sources are
-    known to be as they were.
+    `included` are those of `INCLUDED` that are needed, `fd` is the file, `at` where its first list of modules is, `sizes` the bytes of
+    these lists, `held` whether its sources are known to be as they were.
     It stays open, since its name may be another's by then.  The garbage collector is off.
     """
     import gc
 
-    global _sources, names
+    global _quick, _sources, names
     begins = posix.pread(fd, int.from_bytes(posix.pread(fd, 4, 8), "little"), 0)
     held = held or _verify(fd, begins)
-    quick = None if "os" in sys.modules else _quick_os()
+    start, end = at + sum(sizes), int.from_bytes(begins[24:28], "little")
+    if start > end:
+        raise ImportError
+    entries: list[Entry] = []
+    _quick = None if "os" in sys.modules else _quick_os()
     try:
         for name in included:
             if name not in sys.modules:
                 _include(name)
-        fd = _aside(fd, needed=any(entry[6] for entry in entries))
-        for entry in entries:
-            _execute(entry, fd, start)
+        fd = _aside(fd, needed=start < end)
+        for size in sizes:
+            more = marshal.loads(posix.pread(fd, size, at))
+            entries += more
+            at += size
+            for entry in more:
+                _execute(entry, fd, start)
     except BaseException:
         for entry in entries:
             sys.modules.pop(entry[0], None)
         raise
     finally:
-        if sys.modules.get("os") is quick:
+        if sys.modules.get("os") is _quick:
             sys.modules.pop("os", None)
     if held:
         _sources, names = begins, frozenset([entry[0] for entry in entries])

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["save"]
 
-_MAGIC, _VERSION = 0x706D7473, 1
+_MAGIC, _VERSION = 0x706D7473, 2
 _HEADER = Struct("=8I")
+_MOST = 96 << 10
 _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
 _EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
 _MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}
@@ -41,6 +42,8 @@ VERBS = _Verbs(run=_RUN)
 Values = object
 """
 _LAST = ("pyrun.native", "become")  # nothing is written once that is called
+_NOT_TO_DECIDE = ("pyrun.engine.cgroup", "pyrun.engine.launch", "pyrun.pod.create")
+_DECIDE = (("pyrun.cli.main", "decide"), ("pyrun.cli.run", "decide"))  # nor by who calls these
 
 
 def save(command: str = "run", called: Collection[CodeType] | None = None) -> None:
@@ -63,9 +66,11 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
         pieces = b"".join(data for _, data in entries)
         (first,) = [entry[3] for entry, _ in entries if entry[0] == _FIRST]
         included = [name for name in INCLUDED if name in sys.modules]
-        data = marshal.dumps((first, [entry for entry, _ in entries], _MAIN[command], included))
-        head = _sources(sorted({native.HELPER, *[entry[1] for entry, _ in entries]}), len(data), len(pieces))
-        _write(path(files["pyrun"].rpartition("/")[0], command), head + data + pieces)
+        lists = list(_lists([entry for entry, _ in entries]))
+        data = marshal.dumps((first, _MAIN[command], included, [len(one) for one in lists]))
+        code = b"".join((data, *lists))
+        head = _sources(sorted({native.HELPER, *[entry[1] for entry, _ in entries]}), len(code), len(pieces), len(data))
+        _write(path(files["pyrun"].rpartition("/")[0], command), head + code + pieces)
     except OSError:
         pass
 
@@ -81,9 +86,10 @@ def _entries(files: dict[str, str], called: Collection[CodeType] | None) -> Iter
         stripped = in_order(files, whole=files)
     else:
         names = {file: name for name, file in files.items()}
-        kept = {_LAST, *[(names.get(code.co_filename, ""), code.co_qualname) for code in called]}
+        kept = {_LAST, *_DECIDE, *[(names.get(code.co_filename, ""), code.co_qualname) for code in called]}
+        aside = [name for name in files if name in _NOT_TO_DECIDE]
         tables = [name for name in files if name == _OPTIONS or name.startswith("pyrun.cli.verbs_")]
-        stripped = in_order(files, kept, whole=[_FIRST], later=[ERRORS, *tables])
+        stripped = in_order(files, kept, whole=[_FIRST], later=[ERRORS, *tables, *aside])
     at = 0
     for name, code, later, piece in stripped:
         if name == _TABLE and called is not None:
@@ -91,6 +97,20 @@ def _entries(files: dict[str, str], called: Collection[CodeType] | None) -> Iter
         data = marshal.dumps(piece) if piece is not None else b""
         yield _entry(name, files[name], hasattr(sys.modules[name], "__path__"), code, later, at, len(data)), data
         at += len(data)
+
+
+def _lists(entries: list[Entry]) -> Iterator[bytes]:
+    """The entries in lists of a size for which malloc(3) takes memory that it has, and not a mapping that is given back."""
+    of: list[Entry] = []
+    size = 0
+    for entry in entries:
+        length = len(marshal.dumps(entry))
+        if size + length > _MOST:
+            yield marshal.dumps(of)
+            of, size = [], 0
+        of.append(entry)
+        size += length
+    yield marshal.dumps(of)
 
 
 def _table() -> str:
@@ -125,7 +145,7 @@ def _entry(
     return name, file, is_package, code, later, at, size
 
 
-def _sources(files: list[str], code: int, pieces: int) -> bytes:
+def _sources(files: list[str], code: int, pieces: int, first: int) -> bytes:
     """What it begins with: native/recipe.h."""
     from pyrun.pod.cache import CHECK, Strings, pack_check  # of which not every command's modules know
 
@@ -137,7 +157,7 @@ def _sources(files: list[str], code: int, pieces: int) -> bytes:
         stamp = info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
         checks.append(pack_check((file, stamp, 0), tail))
     size = start + len(tail.data)
-    head = _HEADER.pack(_MAGIC, _VERSION, size, len(files), sys.hexversion, code, size + code + pieces, 0)
+    head = _HEADER.pack(_MAGIC, _VERSION, size, len(files), sys.hexversion, code, size + code + pieces, first)
     return b"".join((head, *checks, tail.data))
 
 

@@ -7,7 +7,6 @@ Nothing else in pyrun renders an error.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
 import posix
 import sys
 
@@ -38,8 +37,20 @@ def entry() -> NoReturn:
         posix._exit(code)
 
 
+def decide(argv: list[str]) -> bool:
+    """Leave a recipe for a command line, for the launcher; False, or any exception, where a run has to be tried."""
+    args = parse(argv)
+    if args.verb != "run" or args.help or args.version:
+        return False
+    from pyrun.cli.run import decide
+
+    return decide(args)
+
+
 def main(argv: list[str]) -> int:
     """Runs one command line (without the program's name) and returns the exit code; never raises an `Exception`."""
+    import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
+
     args = None
     try:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGINT,))  # see native/launcher.c

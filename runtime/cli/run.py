@@ -10,13 +10,11 @@ import os
 import sys
 
 from pyrun.cli.explain import explainer
-from pyrun.engine.launch import become
 from pyrun.errors import PyrunError, UsageError
 from pyrun.host import probe
 from pyrun.images import resolve
 from pyrun.images.store import Store
 from pyrun.native.users import is_root
-from pyrun.pod.create import create
 from pyrun.pod.options import Options
 from pyrun.pod.recipe import ABSENT, clock, has_check, make_recipe
 from pyrun.pod.state import Pods, new_uuid
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType
 
     from pyrun.cli.parse import Args
+    from pyrun.host import Host
     from pyrun.images.registry.pull import Progress
     from pyrun.images.store import Image
     from pyrun.pod.recipe import Recipe
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKGROUND",
     "HEALTH",
+    "decide",
     "find_image",
     "may_remember",
     "options_of",
@@ -61,6 +61,9 @@ def run(args: Args) -> int:
         from pyrun.cli.prepare import run_detached
 
         return run_detached(args)
+    from pyrun.engine.launch import become  # which `decide` has no use for, and `pyrun.cli.bundling` puts aside
+    from pyrun.pod.create import create
+
     called = _watch()
     refuse_log(args)
     refuse_socket(args)
@@ -78,8 +81,7 @@ def run(args: Args) -> int:
 
         run_kept(args, uuid, image, begun)
     with store.lock(exclusive=False):
-        sources, host = sources_of(args, store, image), probe()
-        recipe = make_recipe(options, store, image, pods, host, explain=explainer(args), sources=sources, begun=begun)
+        recipe, host = _recipe(args, options, store, image, pods, begun)
         above: str | None = host.cgroup
         if recipe.controllers:
             from pyrun.engine.placement import take
@@ -88,11 +90,8 @@ def run(args: Args) -> int:
             take(uuid, recipe.controllers, limits_of(recipe.block) if "@systemd" in recipe.controllers else ())
             above = None  # it may be elsewhere now
         pod = create(recipe, pods, uuid, above)
-    if not args.quiet:
-        for note in recipe.notes:
-            tell(note, args)
-        if options.no_overlay:
-            tell("the image's files were copied: no overlay", args)
+    for note in () if args.quiet else (*recipe.notes, *(["the image's files were copied: no overlay"] if options.no_overlay else [])):
+        tell(note, args)
     _remember(args, recipe)
     # with a network more than others need is here
     before = None if called is None or recipe.net else lambda: _bundle(called)
@@ -101,6 +100,26 @@ def run(args: Args) -> int:
     except OSError as error:
         pod.discard()
         raise PyrunError("start the native helper", errno=error.errno or 0, hint="is the installation complete?") from error
+
+
+def decide(args: Args) -> bool:
+    """Leave a recipe for the command line and return True, or note that there can be none.  The launcher holds the store's lock."""
+    begun, options, pods, store = clock(), options_of(args), Pods(args.root), Store(args.root)
+    image = find_image(args, store)
+    if args.apps or args.given & KEPT or (has_check(image) and not options.no_healthcheck):
+        return False
+    recipe, _ = _recipe(args, options, store, image, pods, begun)
+    if _remember(args, recipe):
+        return True
+    from pyrun.pod.cache import refuse
+
+    refuse(args.root, sys.argv[1:], recipe)
+    return False
+
+
+def _recipe(args: Args, options: Options, store: Store, image: Image, pods: Pods, begun: int) -> tuple[Recipe, Host]:
+    sources, host = sources_of(args, store, image), probe()
+    return make_recipe(options, store, image, pods, host, explain=explainer(args), sources=sources, begun=begun), host
 
 
 def _end(args: Args, pods: Pods, uuid: str) -> str:
@@ -123,13 +142,14 @@ def may_remember(args: Args, recipe: Recipe) -> bool:
     return True
 
 
-def _remember(args: Args, recipe: Recipe) -> None:
+def _remember(args: Args, recipe: Recipe) -> bool:
+    """Leave it for the launcher, if that may do the same again; return whether it is there."""
     if recipe.controllers or not may_remember(args, recipe):  # for limits a place in the cgroup tree has to be found
-        return
+        return False
     from pyrun import native
     from pyrun.pod.cache import save
 
-    save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
+    return save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 
 def _watch() -> set[CodeType] | None:

@@ -23,7 +23,21 @@ if TYPE_CHECKING:
 
     Patch = tuple[int, str, str]  # where in the plan, what stands before the host name, what behind it
 
-__all__ = ["CHECK", "KEPT", "Line", "Strings", "keep", "key_of", "name_of", "own_checks", "pack_check", "place_of", "save", "split"]
+__all__ = [
+    "CHECK",
+    "KEPT",
+    "Line",
+    "Strings",
+    "keep",
+    "key_of",
+    "name_of",
+    "own_checks",
+    "pack_check",
+    "place_of",
+    "refuse",
+    "save",
+    "split",
+]
 
 MAGIC = 0x72797065
 VERSION = 8
@@ -132,20 +146,21 @@ def name_of(key: bytes) -> str:
     return f"{value:016x}"
 
 
-def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Mapping[str, str]) -> None:
+def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Mapping[str, str]) -> bool:
     """Keep a recipe for `argv`, which sets `variables`, and every command line that differs in nothing that decides.
 
-    Whatever prevents it is no loss, so no error is raised.  The file is root's alone, and arguments and values are not in it.
+    Return whether it is there: whatever prevents it is no loss, so no error is raised.  The file is root's alone, and arguments and
+    values are not in it.
     """
     line = split(argv)
     if recipe.checks is None or recipe.copy or line is None or not launcher():
-        return
+        return False
     try:
         held, more = apart()
         if more is None or len(recipe.checks) + len(more) > _CHECKS:
-            return
+            return False
         checks = [*recipe.checks, *[(path, stamp, 0) for path, stamp in more]]
-        key = key_of(line, 1 + recipe.kept if line.arguments else 0)
+        key = _key(line, recipe)
         # what is part of the key, as in -eNAME=VALUE or where `---` is, is in the plan
         names = [text.partition("=")[0] for text in line.variables]
         fixed = {at: f"{name}={variables[name]}" for name, at in recipe.places.items() if name not in names}
@@ -154,18 +169,30 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
         patches: list[Patch] = []
         script = _script(root, recipe, line)
         if script is None:
-            return
+            return False
         if line.app >= 0 or line.host_name:
             found = ops.notes(block)
             if line.app >= 0:
                 places[line.app] = _place(found)
             if line.host_name:
                 if all(one[0] != ops.NETWORK for one in found):
-                    return  # the file of names is the host's, which may have that name too
+                    return False  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
         keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script, held))
     except OSError:
-        pass
+        return False
+    return True
+
+
+def _key(line: Line, recipe: Recipe) -> bytes:
+    return key_of(line, 1 + recipe.kept if line.arguments else 0)
+
+
+def refuse(root: str, argv: list[str], recipe: Recipe) -> None:
+    """Let the launcher know that this one and its like cannot be carried out by it, so that it asks for no decision again."""
+    line = split(argv)
+    if line is not None:
+        keep(root + "/cache/run", KEPT, _key(line, recipe), b"")
 
 
 def _script(root: str, recipe: Recipe, line: Line) -> bytes | None:

@@ -6,63 +6,29 @@ calls the interpreter by a name beside which `python3._pth` says where modules a
 documentation of Python), and `begin` puts everything else back to what it would have been.  Who asks for another encoding, or for
 something of the package, gets the library's own, from then on also by name.
 
+For what an ordinary `pyrun run` decides there need be neither standard streams nor handlers of signals, which the interpreter makes after
+it has imported this.  Where the launcher wants no more than a recipe (native/decide.c), `_decide` is all that happens.
+
 Nothing can be imported here that is not part of the interpreter: even `__future__` is a file.
 """
 
-import codecs
 import posix
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import codecs
     from collections.abc import Callable
     from types import ModuleType
-    from typing import Any
+    from typing import Any, NoReturn
 
 _NAMES = ("utf-8", "utf_8", "utf8")
 _LOADER = "pyrun.cli.bundle"
 _WORDS = 7  # that the launcher puts before the command line, the interpreter's `-c` among them
+_BUNDLE = 3  # which of them
 
 
-class IncrementalEncoder(codecs.IncrementalEncoder):
-    """For standard output and error."""
-
-    def encode(self, input: str, final: bool = False) -> bytes:
-        """Return the bytes of a part of the text."""
-        return codecs.utf_8_encode(input, self.errors)[0]
-
-
-class IncrementalDecoder(codecs.BufferedIncrementalDecoder):
-    """For standard input."""
-
-    def _buffer_decode(self, input: "Any", errors: str, final: bool) -> tuple[str, int]:
-        return codecs.utf_8_decode(input, errors, final)
-
-
-def _decode(input: "Any", errors: str = "strict") -> tuple[str, int]:
-    return codecs.utf_8_decode(input, errors, True)
-
-
-def _reader(*words: "Any") -> "Any":
-    return _library("utf_8").StreamReader(*words)
-
-
-def _writer(*words: "Any") -> "Any":
-    return _library("utf_8").StreamWriter(*words)
-
-
-_UTF_8 = codecs.CodecInfo(
-    name="utf-8",
-    encode=codecs.utf_8_encode,
-    decode=_decode,
-    streamreader=_reader,
-    streamwriter=_writer,
-    incrementalencoder=IncrementalEncoder,
-    incrementaldecoder=IncrementalDecoder,
-)
-
-
-def search_function(name: str) -> codecs.CodecInfo | None:
+def search_function(name: str) -> "codecs.CodecInfo | None":
     """Return what converts by that name, as codecs.register() wants it."""
     found: codecs.CodecInfo | None = _UTF_8 if name in _NAMES else _library().search_function(name)
     return found
@@ -121,6 +87,48 @@ def begin() -> "Callable[[], object]":
     return entry
 
 
+class NotNow(BaseException):
+    """It takes a whole interpreter."""
+
+
+def _refuse(*words: object, **named: object) -> "Any":
+    raise NotNow(words)
+
+
+class _Refusal:
+    """In place of a standard stream, and of what looks for modules that are neither in the bundle nor in the interpreter."""
+
+    find_spec = staticmethod(_refuse)
+    __getattr__ = _refuse
+
+
+def _decide() -> "NoReturn":
+    """Leave a recipe for the command and tell the launcher so, which waits; else it lets a whole interpreter begin.
+
+    In the place of the bundle it has said which one is open, and where it waits.
+    """
+    try:
+        import _codecs
+        import builtins
+
+        _, _, module, bundle, python, library, launcher = sys.argv[:_WORDS]
+        del sys.argv[:_WORDS]
+        fd, _, told = bundle.partition("!")
+        sys.modules["__main__"] = main = type(sys)("__main__")
+        main.__dict__["launcher"] = launcher
+        sys.__dict__.update(stdin=_Refusal(), stdout=_Refusal(), stderr=_Refusal())
+        _restore(python, library)
+        sys.meta_path[1:] = [_Refusal()]  # behind what is built in
+        builtins.__dict__["open"] = _refuse
+        _codecs.register(_refuse)
+        if _bundled("", int(fd)) is not None and sys.modules[module].decide(sys.argv[1:]):
+            posix.write(int(told), b"!")
+    except BaseException:  # it will happen again, and be told then
+        pass
+    finally:
+        posix._exit(0)
+
+
 def _restore(python: str, library: str) -> None:
     """Let `sys` say what it says in an interpreter that was called by its own name."""
     prefix, _, version = library.rpartition("/")
@@ -148,14 +156,14 @@ def _bundled(path: str, fd: int) -> "Callable[[], object] | None":
             path = ""
         else:
             fd = posix.open(path, posix.O_CLOEXEC)
-        head = posix.read(fd, 32)
-        size, _, python, length, _ = [int.from_bytes(head[at : at + 4], "little") for at in range(8, 28, 4)]
+        head = posix.pread(fd, 32, 0)
+        size, _, python, _, _, first = [int.from_bytes(head[at : at + 4], "little") for at in range(8, 32, 4)]
         if python != sys.hexversion:
             raise ImportError
-        code, *more = marshal.loads(posix.pread(fd, length, size))
+        code, *more = marshal.loads(posix.pread(fd, first, size))
         loader = sys.modules[_LOADER] = type(sys)(_LOADER)
         exec(code, loader.__dict__)
-        entry: Callable[[], object] = loader.load(*more, fd, size + length, held)
+        entry: Callable[[], object] = loader.load(*more, fd, size + first, held)
         return entry
     except FileNotFoundError:
         if fd < 0:
@@ -171,6 +179,50 @@ def _bundled(path: str, fd: int) -> "Callable[[], object] | None":
     except OSError:
         pass
     return None
+
+
+if __name__ == "encodings" and "!" in sys.argv[_BUNDLE]:
+    _decide()
+
+import codecs  # noqa: E402  # which only an interpreter that is to be whole needs
+
+
+class IncrementalEncoder(codecs.IncrementalEncoder):
+    """For standard output and error."""
+
+    def encode(self, input: str, final: bool = False) -> bytes:
+        """Return the bytes of a part of the text."""
+        return codecs.utf_8_encode(input, self.errors)[0]
+
+
+class IncrementalDecoder(codecs.BufferedIncrementalDecoder):
+    """For standard input."""
+
+    def _buffer_decode(self, input: "Any", errors: str, final: bool) -> tuple[str, int]:
+        return codecs.utf_8_decode(input, errors, final)
+
+
+def _decode(input: "Any", errors: str = "strict") -> tuple[str, int]:
+    return codecs.utf_8_decode(input, errors, True)
+
+
+def _reader(*words: "Any") -> "Any":
+    return _library("utf_8").StreamReader(*words)
+
+
+def _writer(*words: "Any") -> "Any":
+    return _library("utf_8").StreamWriter(*words)
+
+
+_UTF_8 = codecs.CodecInfo(
+    name="utf-8",
+    encode=codecs.utf_8_encode,
+    decode=_decode,
+    streamreader=_reader,
+    streamwriter=_writer,
+    incrementalencoder=IncrementalEncoder,
+    incrementaldecoder=IncrementalDecoder,
+)
 
 
 if __name__ == "encodings":

@@ -30,7 +30,8 @@ class Installation(Prefix):
 
     def run(self, code: int = 0, *flags: str) -> str:
         """A run that has to decide."""
-        shutil.rmtree(self.shared.root / "cache" / "run", ignore_errors=True)
+        for recipe in (self.shared.root / "cache" / "run").iterdir():
+            recipe.unlink()
         done = self(*flags, "example.com/probe", "--exec", "/probe", "--", "exit", str(code))
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         return done.stderr
@@ -53,7 +54,10 @@ def spans(data: bytes) -> tuple[int, int]:
 
 
 def names(data: bytes) -> list[str]:
-    return [entry[0] for entry in marshal.loads(data[spans(data)[0] :])[1]]
+    at = spans(data)[0]
+    sizes = marshal.loads(data[at:])[3]
+    at += struct.unpack_from("=I", data, 28)[0]
+    return [entry[0] for place, size in enumerate(sizes) for entry in marshal.loads(data[at + sum(sizes[:place]) :][:size])]
 
 
 def spoil_pieces(bundle: Path) -> None:
@@ -152,6 +156,7 @@ SPOILT: dict[str, Callable[[Installation], object]] = {
     "nonsense": lambda one: change(one.bundle, spans(one.bundle.read_bytes())[0], b"nonsense" * 9),
     "of a size that is none": lambda one: change(one.bundle, 8, b"\377" * 4),
     "of too many sources": lambda one: change(one.bundle, 12, b"\377" * 4),
+    "of more at its beginning than there is": lambda one: change(one.bundle, 28, b"\377" * 3 + b"\177"),
     "of more code than there is": lambda one: change(one.bundle, 20, b"\377" * 3 + b"\177"),
     "the helper is another one": lambda one: os.utime(one.package / "native" / "helper", ns=(1, 1)),
 }

@@ -160,7 +160,7 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType
     module.__file__ = str(tmp_path / "another.py")
     Path(module.__file__).touch()
     monkeypatch.setitem(sys.modules, "pyrun.another", module)
-    held = bundling._sources([module.__file__], 0, 0)
+    held = bundling._sources([module.__file__], 0, 0, 0)
     monkeypatch.setattr(bundle, "_sources", held)
     monkeypatch.setattr(bundle, "names", frozenset(("pyrun.another",)))
     return module, held
@@ -179,11 +179,11 @@ def test_of_what_comes_from_a_bundle_its_stamps_count(bundled: tuple[ModuleType,
 
 def test_layout_of_what_a_bundle_begins_with(tmp_path: Path) -> None:
     values = (
-        "sizeof(struct recipe_stamps), offsetof(struct recipe_stamps, python), offsetof(struct recipe_stamps, file_size),"
+        "sizeof(struct recipe_stamps), offsetof(struct recipe_stamps, python), offsetof(struct recipe_stamps, first_size),"
         " RECIPE_STAMPS_MAGIC, RECIPE_STAMPS_VERSION"
     )
     said = in_c(tmp_path, "%zu %zu %zu %u %u", values)
-    assert said == [str(bundling._HEADER.size), "16", "24", str(bundling._MAGIC), str(bundling._VERSION)]
+    assert said == [str(bundling._HEADER.size), "16", "28", str(bundling._MAGIC), str(bundling._VERSION)]
 
 
 def test_a_saved_file_has_it_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: tuple[ModuleType, bytes]) -> None:

@@ -1,0 +1,71 @@
+/* A command line that nobody has decided before: Python decides, in a child, and leaves a recipe, which this process then carries out
+ * as it would any other.  So the interpreter's memory is given back, and the helper loaded, on another processor, and the process that
+ * becomes the helper is small.  See docs/design/first-run.md. */
+#include "fast.h"
+
+/* Options that neither read what can be read once only, as a pipe, nor need a whole interpreter. */
+static const char names[][20] = {
+    "--caps-remove", "--caps-retain", "--dir", "--env", "--exec", "--group", "--hostname", "--interactive", "--keep", "--mount",
+    "--name", "--net", "--network", "--no-handlers", "--oom-score-adj", "--read-only", "--readonly-rootfs", "--rlimit", "--rm",
+    "--root", "--set-env", "--supplementary-gids", "--sysctl", "--tty", "--ulimit", "--umask", "--upper", "--user", "--volume",
+    "--workdir", "--working-dir", "-e", "-i", "-t", "-it", "-u", "-v", "-w",
+};
+
+static int is_name(const char *word)
+{
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const size_t size = str_len(names[i]);
+
+        if (memcmp(word, names[i], size) == 0 && (word[size] == '\0' || (word[size] == '=' && size > 2)))
+            return 1;
+    }
+    return 0;
+}
+
+int decides_early(int argc, char **argv, int verb)
+{
+    for (int i = 1; i < argc && !str_eq(argv[i], "--"); i++)
+        if (i != verb && argv[i][0] == '-' && !is_name(argv[i]))
+            return 0;
+    return 1;
+}
+
+/* Between the child's end and the clone's return this process is suspended: they share their memory. */
+static long spawn(const char *python, char **args, char **envp, int told)
+{
+    const long self = sys_call0(__NR_getpid);
+    const long pid = sys_call5(__NR_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
+
+    if (pid == 0) {
+        (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* who kills this process means the command */
+        (void)sys_call3(__NR_fcntl, told, F_SETFD, 0);
+        if (sys_call0(__NR_getppid) == self)
+            (void)sys_call3(__NR_execve, python, args, envp);
+        sys_exit(127);
+    }
+    return pid;
+}
+
+long decide(const char *python, char **args, char **word, char **envp, const char *helper)
+{
+    char *bundle = *word, text[64], answer = 0;
+    const char *end = text + sizeof text;
+    int ends[2];
+    long pid, n = 0;
+
+    if (sys_call2(__NR_pipe2, ends, O_CLOEXEC) < 0)
+        return 0;
+    (void)str_add_number(str_add(str_add(text, end, bundle), end, "!"), end, (uint64_t)ends[1]);
+    *word = text;
+    pid = spawn(python, args, envp, ends[1]);
+    *word = bundle;
+    sys_close(ends[1]);
+    if (pid > 0) {
+        load_ahead(helper);
+        n = sys_read(ends[0], &answer, 1);
+    }
+    sys_close(ends[0]);
+    if (pid > 0 && n != 1)
+        (void)sys_call4(__NR_wait4, pid, 0, 0, 0);
+    return pid > 0 && n == 1 ? pid : 0;
+}
