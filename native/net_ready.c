@@ -1,5 +1,6 @@
 /* Conditions of a script, and what the pods of a network have in common, bridge, rules, the host's settings: made by the launcher where
  * it is missing, after a boot above all.  The order and the conditions are those of make() of pyrun.net.bridges and rebuild() of pyrun.net.rules. */
+#include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 
@@ -9,6 +10,8 @@
 #include "shared.h"
 
 #define IPV6 "/proc/sys/net/ipv6/conf"
+#define ELEMENTS (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM)
+#define BORDER 20 /* bytes of the first and the last request of a transaction: struct nlmsghdr and struct nfgenmsg */
 
 long net_check(const struct net *net, const struct net_op *op)
 {
@@ -76,32 +79,9 @@ int net_lives(const struct net *net, const char *uuid)
     return 0;
 }
 
-static long alone_in(const struct net *net, const char *phase)
-{
-    char path[PATH_SIZE], buffer[8192] __attribute__((aligned(8)));
-    OWNED_FD dir = pod_path(path, phase, "", "") == 0 ? -1 : (int)sys_openat(net->networks, path, O_RDONLY | O_DIRECTORY, 0);
-    long n = 0;
-
-    while (dir >= 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) > 0)
-        for (long at = 0; at < n; at += *(unsigned short *)(buffer + at + 16)) {
-            const char *name = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
-
-            if (name[0] != '.' && pod_path(path, phase, name, "/net") != 0 && sys_call3(__NR_faccessat, net->networks, path, 0) == 0 &&
-                net_lives(net, name))
-                return -EBUSY;
-        }
-    return dir == -ENOENT ? 0 : dir < 0 ? dir : n;
-}
-
-long net_alone(const struct net *net)
-{
-    const long r = alone_in(net, "prepared/"); /* in the order in which pods move on, so that none is missed */
-
-    return r < 0 ? r : alone_in(net, "running/");
-}
-
-/* Whether the kernel will read it to its end: it says nothing of what breaks off. */
-static int is_whole(const char *data, size_t size)
+/* Whether the kernel will read it to its end: it says nothing of what breaks off.  With `count` it is what one pod has in the table, and
+ * how many requests that are. */
+static int is_whole(const char *data, size_t size, uint32_t *count)
 {
     struct nlmsghdr header = {0};
     size_t at = 0;
@@ -110,22 +90,79 @@ static int is_whole(const char *data, size_t size)
         memcpy(&header, data + at, sizeof header);
         if (header.nlmsg_len < sizeof header || header.nlmsg_len > size - at || header.nlmsg_len % NLMSG_ALIGNTO != 0)
             return 0;
+        if (count != 0 && header.nlmsg_type == ELEMENTS)
+            *count += 1;
+        else if (count != 0 && (header.nlmsg_type != (at == 0 ? NFNL_MSG_BATCH_BEGIN : NFNL_MSG_BATCH_END) || header.nlmsg_len != BORDER))
+            return 0;
         at += header.nlmsg_len;
     }
-    return at == size && header.nlmsg_type == NFNL_MSG_BATCH_END;
+    return at == size && header.nlmsg_type == NFNL_MSG_BATCH_END && header.nlmsg_len == BORDER;
 }
 
+/* A transaction that grows. */
+struct batch {
+    char data[NET_SIZE];
+    size_t size; /* without its end */
+    uint32_t answers;
+};
+
+/* What a pod has in the table stands in its directory as it was sent, NET_ELEMENTS. */
+static long add_elements(const struct net *net, const char *path, struct batch *batch)
+{
+    OWNED_FD file = (int)sys_openat(net->networks, path, O_RDONLY | O_NOFOLLOW, 0);
+    char *at = batch->data + batch->size - BORDER; /* its beginning comes to lie where the end so far is */
+    const size_t room = sizeof batch->data - batch->size;
+    char before[BORDER], *end = batch->data + batch->size;
+    long n;
+
+    memcpy(before, at, BORDER);
+    n = file < 0 ? file : sys_read(file, at, room);
+    if (n < 0 || (size_t)n == room || (n > 0 && !is_whole(at, (size_t)n, &batch->answers)))
+        return n < 0 ? n : -EINVAL;
+    memcpy(at, before, BORDER);
+    batch->size = (size_t)(end - batch->data) + (n > 0 ? (size_t)n - 2 * BORDER : 0);
+    return 0;
+}
+
+static long add_pods(const struct net *net, const char *phase, struct batch *batch)
+{
+    char path[PATH_SIZE], buffer[8192] __attribute__((aligned(8)));
+    OWNED_FD dir = pod_path(path, phase, "", "") == 0 ? -1 : (int)sys_openat(net->networks, path, O_RDONLY | O_DIRECTORY, 0);
+    long n = 0, r = 0;
+
+    while (dir >= 0 && r == 0 && (n = sys_call3(__NR_getdents64, dir, buffer, sizeof buffer)) > 0)
+        for (long at = 0; at < n && r == 0; at += *(unsigned short *)(buffer + at + 16)) {
+            const char *name = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
+
+            if (name[0] != '.' && pod_path(path, phase, name, "/net") != 0 && sys_call3(__NR_faccessat, net->networks, path, 0) == 0 &&
+                net_lives(net, name))
+                r = pod_path(path, phase, name, "/" NET_ELEMENTS) == 0 ? -ENAMETOOLONG : add_elements(net, path, batch);
+        }
+    return r < 0 ? r : dir == -ENOENT ? 0 : dir < 0 ? dir : n;
+}
+
+/* The table as a file says, and in the same transaction what is living pods' in it. */
 long net_rules(struct net *net, const struct net_op *op)
 {
-    static char data[NET_SIZE];
+    static struct batch batch;
+    static const char phases[][12] = {"prepared/", "running/"}; /* in the order in which pods move on, so that none is missed */
     OWNED_FD file = (int)sys_openat(net->networks, net->pool + op->word[0], O_RDONLY | O_NOFOLLOW, 0);
-    const long n = file < 0 ? file : sys_read(file, data, sizeof data);
+    long r = file < 0 ? file : sys_read(file, batch.data, sizeof batch.data);
+    char end[BORDER];
     uint32_t number;
-    long r;
 
-    if (n <= 0 || !is_whole(data, (size_t)n))
-        return n < 0 ? n : -EINVAL;
-    r = net_send(net, NET_FILTER, data, (size_t)n, 1, &number);
+    if (r <= 0 || (size_t)r == sizeof batch.data || !is_whole(batch.data, (size_t)r, 0))
+        return r < 0 ? r : -EINVAL;
+    batch.size = (size_t)r - BORDER;
+    batch.answers = 1;
+    memcpy(end, batch.data + batch.size, BORDER);
+    for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
+        r = add_pods(net, phases[i], &batch);
+        if (r < 0)
+            return r;
+    }
+    memcpy(batch.data + batch.size, end, BORDER);
+    r = net_send(net, NET_FILTER, batch.data, batch.size + BORDER, batch.answers, &number);
     net->fresh = r == 0;
     return r;
 }

@@ -173,7 +173,7 @@ long net_ask(struct net *net, const struct net_op *op)
 {
     const uint32_t size = op->word[2], patches = op->word[4], value = op->word[6];
     uint32_t number = 0;
-    long r;
+    long r = 0;
 
     if (op->word[0] >= NET_SOCKETS || !inside(net, op->word[1], size) || patches > NET_OPS ||
         !inside(net, op->word[3], patches * sizeof(struct net_patch)) || value > NET_VALUES)
@@ -186,7 +186,10 @@ long net_ask(struct net *net, const struct net_op *op)
             return -EINVAL;
         memcpy(net->pool + op->word[1] + patch.at, net->value[patch.value].raw, net->value[patch.value].size);
     }
-    r = net_send(net, op->word[0], net->pool + op->word[1], size, op->word[5], &number);
+    if (op->word[0] == NET_FILTER && net->ns >= 0)
+        r = replace_file(net->pod, NET_ELEMENTS, net->pool + op->word[1], size, 0);
+    if (r == 0)
+        r = net_send(net, op->word[0], net->pool + op->word[1], size, op->word[5], &number);
     net->told |= r == 0 && op->word[0] == NET_FILTER && net->ns >= 0; /* it has elements in our table */
     if (r == 0 && value > 0)
         net_number(&net->value[value - 1], number);
@@ -289,8 +292,6 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_hosts(net, op);
     case NET_UNLESS:
         return net_unless(net, op);
-    case NET_ALONE:
-        return net_alone(net);
     case NET_RULES:
         return net_rules(net, op);
     case NET_FORWARD:
@@ -333,6 +334,7 @@ static void undo(struct net *net)
     net_give_back(net);
     (void)sys_call3(__NR_unlinkat, net->pod, "hosts", 0);
     (void)sys_call3(__NR_unlinkat, net->pod, "cleaner", 0);
+    (void)sys_call3(__NR_unlinkat, net->pod, NET_ELEMENTS, 0);
     if (net->recorded)
         (void)sys_call3(__NR_unlinkat, net->pod, "net", 0);
 }

@@ -14,6 +14,7 @@
 #include "recipe.h"
 
 #define NET_SCRIPT "net.script"
+#define NET_ELEMENTS "net.elements" /* what the pod has in the table, as it was sent: pyrun.net.elements */
 #define NET_MAGIC 0x74656e70
 #define NET_VERSION 3
 #define NET_SIZE (1 << 18) /* bytes at most */
@@ -61,8 +62,7 @@ enum net_what {
     NET_HOSTS,      /* text, size, networks with a NUL behind each: the pod's /etc/hosts */
     NET_RANDOM,     /* value: four random bytes */
     NET_UNLESS,     /* as NET_ASK, for something that may be there: then the next word[6] operations are left out */
-    NET_ALONE,      /* no pod that lives has a network: whose rules would have to be made, too */
-    NET_RULES,      /* name: a file of pyrun.net.snapshot's, which makes the table */
+    NET_RULES,      /* name: a file of pyrun.net.snapshot's, which makes the table; with what is living pods' in it */
     NET_FORWARD,    /* the host passes packets on, as pyrun.net.bridges has it */
     NET_PROGRAM,    /* words behind PATH=..., size; two values as for NET_RELAY; 1: it says on NET_TOLD that it is ready */
     NET_PLUGIN,     /* network, type and where that may be, with a NUL behind each; environment, size; configuration without its end,
@@ -148,7 +148,6 @@ void net_number(struct net_value *value, uint32_t number);
 long net_check(const struct net *net, const struct net_op *op);
 long net_when(struct net *net, const struct net_op *op);
 long net_unless(struct net *net, const struct net_op *op);
-long net_alone(const struct net *net);
 long net_rules(struct net *net, const struct net_op *op);
 long net_forward(void);
 int net_lives(const struct net *net, const char *uuid); /* whether a pod runs or is going to, as pyrun.net.leases has it */

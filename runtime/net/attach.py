@@ -19,7 +19,7 @@ import sys
 from pyrun import native
 from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
-from pyrun.net import bridges, leases, names, networks, pin, ports, relay, rules, told
+from pyrun.net import bridges, elements, leases, names, networks, pin, ports, relay, rules, told
 from pyrun.net.addresses import INET6, mac_of, parse_mac
 from pyrun.net.netlink import Netlink, has_table
 
@@ -209,12 +209,8 @@ def _unknown(name: str) -> ConfigError:
 
 def standing(root: str) -> tuple[list[rules.Forward], list[str]]:
     """Return what living pods have in the table: forwarded ports, and addresses that may not reach the host."""
-    forwards: list[rules.Forward] = []
-    alone: list[str] = []
-    for record in records(root).values():
-        forwards += forwarded(record)
-        alone += record["alone"]
-    return forwards, alone
+    found = list(records(root).values())
+    return [one for record in found for one in forwarded(record)], [address for record in found for address in record["alone"]]
 
 
 def forwarded(record: dict[str, Any]) -> list[rules.Forward]:
@@ -319,6 +315,7 @@ def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[
     open_to(want, record)
     _write(pod, _RECORD, fastjson.dumps(record).encode())
     forwards = forwarded(record)
+    _write(pod, elements.FILE, elements.sent(networks.table_of(root), forwards, record["alone"]))
     if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
         rules.rebuild(root, *standing(root))
     rules.ensure(root, forwards, record["alone"])
@@ -378,6 +375,7 @@ def detach(root: str, uuid: str, pod: int, record: dict[str, Any] | None = None)
         held = {claim for claim in record["claims"] if leases.owner_of(f"{root}/networks/{claim}") == uuid}
         mine = [one for one in forwarded(record) if ports.path_of(one.protocol, one.address, one.port) in held]
         rules.remove(root, mine, _alone_here(root, uuid, record))
+        leases.unlink(elements.FILE, dir_fd=pod)
         for made in record["nets"]:
             names.forget(root, made["network"], uuid)
         if any(made.get("kind") in ("bridge", "ptp") for made in record["nets"]):

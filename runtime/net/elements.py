@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import _socket
 
-from pyrun.net.netlink import NETFILTER, Netlink, pack
+from pyrun.net.netlink import NETFILTER, Netlink, pack, transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.rules import Forward
 
-__all__ = ["CREATE", "NEW", "add", "bodies", "remove"]
+__all__ = ["CREATE", "FILE", "NEW", "add", "bodies", "remove", "sent"]
 
+FILE = "net.elements"  # of a pod's directory: what it has in the table, for the launcher to send again
 NEW, DELETE, CREATE = 10 << 8 | 12, 10 << 8 | 14, 0x400  # NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM, NLM_F_CREATE
 _INET = bytes((1, 0, 0, 0))  # struct nfgenmsg: NFPROTO_INET
 _NESTED = 0x8000
@@ -50,6 +51,12 @@ def bodies(table: str, forwards: list[Forward], alone: list[str], *, values: boo
     for address in alone:
         found.append(_body(table, f"alone{'6' if ':' in address else '4'}", _value(_KEY, _raw(address))))
     return found
+
+
+def sent(table: str, forwards: list[Forward], alone: list[str]) -> bytes:
+    """Return what `add` sends, nothing where that is nothing."""
+    found = bodies(table, forwards, alone)
+    return transaction(NEW, CREATE, found, 1) if found else b""
 
 
 def add(table: str, forwards: list[Forward], alone: list[str]) -> None:

@@ -24,7 +24,7 @@ __all__ = ["Recorder", "UnableError", "Writer"]
 _MAGIC, _VERSION = 0x74656E70, 3
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
 CHECK, LOCK, UNLOCK, LEASE, LINK_LOCAL, PORT, FILE, NAMESPACE, ASK = range(1, 10)
-RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, ALONE, RULES, FORWARD, PROGRAM, PLUGIN, WHEN = range(10, 22)
+RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN = range(10, 21)
 HOST, INSIDE, FILTER = range(3)  # which socket a message goes to
 _TEXT, _HEX, _COLONS, _RESULT = b"\1", b"\2", b"\3", b"\4"  # in texts, with a number behind it: that value in this form
 _FIRST = 0x20  # of these numbers

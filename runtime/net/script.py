@@ -194,7 +194,6 @@ class _Script(Writer):
             with self._unless(ops.FILTER, *table):
                 self._op(ops.LOCK)
                 with self._unless(ops.FILTER, *table):  # by somebody else meanwhile
-                    self._op(ops.ALONE)
                     self._forward(outward)
                     self._op(ops.RULES, self._string(rules.version() + snapshot.SUFFIX))
                 self._op(ops.UNLOCK)
@@ -221,7 +220,9 @@ class _Script(Writer):
     def _publish(self, want: dict[str, Any], record: dict[str, Any], host: Netlink) -> None:
         forwards = attach.forwarded(record)
         bodies = elements.bodies(networks.table_of(self._root), forwards, record["alone"])
-        if bodies:
+        if not bodies:
+            self._op(ops.FILE, self._string(elements.FILE), self._put(b""), 0)
+        else:
             self._message(ops.FILTER, transaction(elements.NEW, elements.CREATE, bodies, 1), len(bodies))
         if forwards:
             bridges.open_ports(record["nets"], host)

@@ -21,7 +21,7 @@ kernel frees it however the supervisor ends.  Inside:
     stop      somebody wants it to end: it is not started again
     log       what the app wrote, in the format of the Kubernetes CRI; log.1, log.2, ... are older
     net       the network that it has: addresses, ports, interfaces, what plug-ins said (pyrun.net.attach); `hosts` is its
-              /etc/hosts, `cleaner` the command that takes all of it back
+              /etc/hosts, `cleaner` the command that takes all of it back, `net.elements` what it has in the table (pyrun.net.elements)
     net.join  of a prepared pod: which network it joins without Python, by a path, or another pod's; ROOT/netns/UUID is its own
     net.relay of one that has its own already: the process that relays to its ports, with when it started
     net.want  of a prepared or a detached pod: what network to make whenever it starts; `net.by` who is making it

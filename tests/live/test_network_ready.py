@@ -12,7 +12,8 @@ from harness import COMMAND
 from launched import launch
 from machines import HOST
 from netpods import KEPT, SHOW, gone, script, shown
-from networld import World, get
+from networld import SERVE, World, get
+from waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -118,15 +119,61 @@ def test_damaged_rules_are_pythons(world: World, tmp_path: Path, how: str) -> No
     gone(world)
 
 
-def test_rules_that_living_pods_need_are_pythons(world: World, tmp_path: Path) -> None:
-    """Somebody flushes them while a pod is reached by them: the next start makes them with that pod's."""
+def elements_of(world: World, uuid: str) -> Path:
+    (path,) = (world.pyrun.root / "pods").glob(f"*/{uuid}/net.elements")
+    return path
+
+
+def test_rules_that_living_pods_need(world: World, tmp_path: Path) -> None:
+    """Somebody flushes them while pods are reached, or kept off, by them: the next start makes them with what is theirs."""
     world.sh("true", "--net", "default")
-    world.serve("web", "-p", "8091:80")
+    world.serve("web", "-p", "8091:80")  # by Python; the next two by the launcher
+    flags = ("--net-isolate", "-p", f"{HOST[0]}:8092:80", "-p", "8093:80/udp")
+    two = world.pyrun("prepare", *flags, *script(SERVE.format(word="two", port=80)), code=0).out.strip()
+    plain = world.pyrun("prepare", "--net", "default", *script("exec sleep 1000"), code=0).out.strip()
+    ended = world.serve("ended", "-p", "8094:80")
+    for uuid in (two, plain):
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became) == (0, KEPT), said.stderr
+    world.stop("ended")
+    wait_until(lambda: not list((world.pyrun.root / "networks/ports").glob("*8094*")))
+    before = world.host.run("nft", "list", "ruleset")
+    assert "8091" in before and "8093" in before and "8094" not in before and elements_of(world, plain).read_bytes() == b"", ended
+    for _ in range(2):
+        last = world.pyrun("prepare", "--net", "default", *script("true"), code=0).out.strip()
+        world.host.run("nft", "flush", "ruleset")
+        said, became = launch(world.pyrun, tmp_path, last)
+        assert (said.returncode, became[:2]) == (0, KEPT), said.stderr
+        assert sorted(world.host.run("nft", "list", "ruleset").splitlines()) == sorted(before.splitlines())
+        assert get(world.outside, HOST[0], 8091) == "web" and get(world.outside, HOST[0], 8092) == "two"
+    world.pyrun("gc", code=0)
+    assert sorted(world.host.run("nft", "list", "ruleset").splitlines()) == sorted(before.splitlines())
+    world.pyrun("rm", "--force", two, plain, "web", code=0)
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "rubbish", "rules", "another", "too many"])
+def test_what_living_pods_have_is_damaged(world: World, tmp_path: Path, how: str) -> None:
+    """Python knows it from the record."""
+    world.sh("true", "--net", "default")
+    path = elements_of(world, world.serve("web", "-p", "8095:80"))
     uuid = world.pyrun("prepare", "--net", "default", *script("true"), code=0).out.strip()
+    before = world.host.run("nft", "list", "ruleset")
+    (rules,) = (world.pyrun.root / "networks").glob("*.rules")
+    held = path.read_bytes()
+    damaged = {
+        "cut": held[:-7],
+        "rubbish": bytes(range(256)),
+        "rules": rules.read_bytes(),
+        "another": held.replace(b"any4\0", b"nny4\0"),
+        "too many": held[:20] + held[20:-20] * (300_000 // len(held)) + held[-20:],
+    }
+    path.unlink()
+    if how != "gone":
+        path.write_bytes(damaged[how])
     world.host.run("nft", "flush", "ruleset")
     said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (0, ["pyrun", "python3"]), said.stderr
-    assert get(world.outside, HOST[0], 8091) == "web"
+    assert (said.returncode, said.stderr, became[:2]) == (0, "", ["pyrun", "python3"])
+    assert world.host.run("nft", "list", "ruleset") == before and get(world.outside, HOST[0], 8095) == "web"
     world.stop("web")
 
 
