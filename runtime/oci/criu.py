@@ -69,7 +69,12 @@ def checkpoint(args: Arguments) -> int:
         options += _wanted(container, pid, note, network)
     except (FileNotFoundError, ProcessLookupError):
         raise StateError("checkpoint container", container.id, "container not running") from None
-    _write(args, program, note, options, early=early)
+    _write(args, program, note, options, container if "lazy-pages" in args.options else None, early=early)
+    if "lazy-pages" in args.options:
+        try:
+            container.lock()
+        except StateError:  # somebody has deleted it
+            return 0
     if not early and "leave-running" not in args.options:
         from pyrun.oci.control import destroy
 
@@ -78,8 +83,13 @@ def checkpoint(args: Arguments) -> int:
     return 0
 
 
-def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Field], *, early: bool) -> None:
-    """Let criu write the files, and put them in the place of an earlier checkpoint's once they are whole; what fails leaves that one."""
+def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Field], serving: Container | None, *, early: bool) -> None:
+    """Let criu write the files, and put them in the place of an earlier checkpoint's once they are whole; what fails leaves that one.
+
+    From then on a container that goes on `serving` its pages is not locked: it may be deleted.
+    """
+    import fcntl
+
     existed, before = os.path.isdir(_images(args)), None
     try:
         images, work = places(args, make=True)
@@ -92,6 +102,8 @@ def _write(args: Arguments, program: str, note: dict[str, Any], options: list[Fi
                 if what == "post-dump" and not early:  # no process has been ended yet, nor is if this fails
                     _seal(fresh.path, note)
                     _replace(fresh.path, images, args.get("parent-path"))
+                    if serving is not None:
+                        fcntl.flock(serving.fd, fcntl.LOCK_UN)
 
             _dump(args, program, criu_rpc.PRE_DUMP if early else criu_rpc.DUMP, options, (fresh.path, work), told)
             if early:

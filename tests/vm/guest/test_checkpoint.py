@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,3 +310,20 @@ def test_pages_may_come_later(oci: Counter, tmp_path: Path) -> None:
     assert (serving.wait(300), taking.wait(300)) == (0, 0)
     assert oci.leftovers() == ["two"] and oci.count() >= stopped
     oci.goes_on()
+
+
+def test_a_container_that_serves_its_pages_can_be_deleted(oci: Counter, tmp_path: Path) -> None:
+    oci.begin()
+    ready, told = os.pipe()
+    words: list[str | Path | int] = ["checkpoint", "--image-path", tmp_path / "images", "--lazy-pages"]
+    words += ["--page-server", "127.0.0.1:27118", "--status-fd", told, "one"]
+    null: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": oci.bundle}
+    serving = subprocess.Popen([str(word) for word in (OCI, "--root", oci.root, *words)], pass_fds=[told], **null)
+    os.close(told)
+    assert os.read(ready, 1) == b"\0"
+    os.close(ready)
+    (criu,) = Path(f"/proc/{serving.pid}/task/{serving.pid}/children").read_text().split()
+    oci("delete", "--force", "one")
+    assert oci.leftovers() == [] and not group(oci).exists()
+    os.kill(int(criu), signal.SIGKILL)  # nobody will ask it
+    serving.wait(60)
