@@ -14,7 +14,7 @@ import pytest
 from harness import COMMAND
 from launched import launch, programs, traced
 from machines import HOST
-from netpods import KEPT, NATIVE, gone, script
+from netpods import KEPT, KEPT_BY_PYTHON, NATIVE, gone, script
 from networld import SERVE, World, get
 from plugins import OWN, bridge, configure, leases, opt, scripted, wait_empty
 
@@ -169,6 +169,33 @@ def test_a_pod_that_is_run_again(world: World, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("10.36", "10.37").replace("cni6", "cni7"))
     assert "10.37.0." in subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60).stdout
     assert wait_empty(world, "again")
+
+
+def test_a_service_that_is_run_again(world: World, tmp_path: Path) -> None:
+    """In the background, by what the launcher kept of the one before."""
+    configure(world, "kept", bridge(world, "cni7", "10.41.0.0/24"), PORTMAP)
+    words = ("--detach", "--rm", "--pod-name", "svc", "--net", "kept", "-p", "8185:80", *script(SERVE.format(word="svc", port=80)))
+    command = [*world.host.within, *traced(tmp_path), str(COMMAND), "run", *words]
+    for wanted in (KEPT_BY_PYTHON, KEPT, KEPT):
+        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60)
+        assert (done.returncode, programs(tmp_path)) == (0, wanted), done.stderr
+        assert get(world.outside, HOST[0], 8185) == "svc"
+        world.stop("svc")
+        gone(world)
+        assert wait_empty(world, "kept") and "8185" not in world.host.run("iptables-save")
+
+
+def test_many_at_once(world: World) -> None:
+    """Each has an address of its own, and gives it back."""
+    configure(world, "many", bridge(world, "cni11", "10.42.0.0/24"), {"type": "tuning"})
+    uuids = [prepare(world, "--net", "many", *script("ip -o -4 addr show eth0")) for _ in range(8)]
+    commands = [[*world.host.within, str(COMMAND), "run-prepared", uuid] for uuid in uuids]
+    running = [subprocess.Popen(command, env=world.pyrun.environment(), stdout=subprocess.PIPE, text=True) for command in commands]
+    said = [process.communicate(timeout=120)[0].split()[3] for process in running]
+    assert [process.returncode for process in running] == [0] * 8 and len(set(said)) == 8
+    gone(world)
+    assert wait_empty(world, "many")
+    world.pyrun("gc", "--grace-period", "0s", code=0)
 
 
 def logging(world: World, then: str) -> Path:
