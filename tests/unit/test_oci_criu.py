@@ -119,16 +119,13 @@ def test_mount_points_in_a_source_are_made_there(tmp_path: Path) -> None:
     for name in ("root", "one", "two"):
         (tmp_path / name).mkdir()
     (tmp_path / "one" / "link").symlink_to("/")
-    config = {
-        "mounts": [{"destination": f"/{name}", "type": "bind", "source": f"./{name}/."} for name in ("one", "one/a/two", "one/link/b")]
-    }
-    (tmp_path / "one/a/two").mkdir(parents=True)
-    (tmp_path / "one/link/b").mkdir()
-    found = {mount["destination"]: {"mount": mount["destination"], "below": ""} for mount in config["mounts"]}
+    places = {"/one": "./one/.", "/one/a/two": "two/", "/one/link/b": "../" + tmp_path.name + "/two"}
+    config = {"mounts": [{"destination": at, "type": "bind", "source": source} for at, source in places.items()]}
+    found = {at: {"mount": at, "below": ""} for at in places}
     wanted = criu_mounts.sources(found, config, str(tmp_path), "")
-    assert wanted[0] == ("/one", f"{tmp_path}/one")
-    (tmp_path / "one/a/two").rmdir(), (tmp_path / "one/a").rmdir()
-    criu_mounts.make_targets(str(tmp_path / "root"), [(point, str(tmp_path / "two")) for point, _ in wanted[1:]] + wanted[:1], config)
+    assert wanted == [("/one", f"{tmp_path}/one"), ("/one/a/two", f"{tmp_path}/two"), ("/one/link/b", f"{tmp_path}/two")]
+    for _ in range(2):
+        criu_mounts.make_targets(str(tmp_path / "root"), wanted, config)
     assert (tmp_path / "one/a/two").is_dir() and (tmp_path / "one/b").is_dir(), "a link in there leads to its top"
     assert (tmp_path / "root/one").is_dir() and not (tmp_path / "root/one/a").exists()
 
