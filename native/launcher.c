@@ -197,7 +197,8 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
 #endif
     int given = argc > 1 ? argc - 1 : 0;
     const int wanted = has_bundle(argc, argv);
-    const int bundle = wanted && name != 0 ? recipe_bundle(start, BUNDLE, minor_of(library)) : -1;
+    const struct recipe_stamps *stamps;
+    const int bundle = wanted && name != 0 ? recipe_bundle(start, BUNDLE, minor_of(library), &stamps) : -1;
     char **args = __builtin_alloca(sizeof *args * (size_t)(ADDED_ARGUMENTS + given + 1));
     int n = 0;
 
@@ -224,6 +225,7 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
         (void)sys_call3(__NR_fcntl, bundle, F_SETFD, 0);
     }
 #ifndef PYRUN_OCI
+    /* Whether the bundle's sources are as they were need not be known for that: a recipe says likewise what it rests on. */
     if (bundle >= 0 && may_decide() && helper_beside(start, helper) != 0) {
         const long child = decide(python, args, &args[BUNDLE_WORD], envp, helper);
 
@@ -231,6 +233,10 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
             run_decided(child, envp);
     }
 #endif
+    if (bundle >= 0 && !recipe_stamps_hold(stamps, stamps->file_size)) {
+        (void)sys_call3(__NR_fcntl, bundle, F_SETFD, FD_CLOEXEC);
+        (void)str_add(number, number + sizeof number, BUNDLE);
+    }
     /* While it starts, Python would end with a trace and exit code 1; pyrun.cli.main lets the signal through. */
     (void)sys_call4(__NR_rt_sigprocmask, SIG_BLOCK, &interrupt, 0, sizeof interrupt);
     const long error = sys_call3(__NR_execve, python, args, envp);

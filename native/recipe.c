@@ -105,7 +105,7 @@ int recipe_stamps_hold(const void *stamps, uint64_t room)
            ((const char *)stamps)[head->size - 1] == '\0' && recipe_holds(stamps, sizeof *head);
 }
 
-int recipe_bundle(const char *start, const char *name, const char *minor)
+int recipe_bundle(const char *start, const char *name, const char *minor, const struct recipe_stamps **stamps)
 {
     char path[PATH_SIZE];
     const char *end = path + sizeof path;
@@ -125,7 +125,8 @@ int recipe_bundle(const char *start, const char *name, const char *minor)
     fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK, 0);
     if (fd >= 0 && sys_fstat(fd, &st) == 0 && st.st_size >= (long)sizeof(struct recipe_stamps))
         map = sys_call6(__NR_mmap, 0, st.st_size, 1 /* read */, 2 /* private */, fd, 0);
-    if (map > 0 && ((const struct recipe_stamps *)map)->file_size == st.st_size && recipe_stamps_hold((const void *)map, (uint64_t)st.st_size))
+    *stamps = (const struct recipe_stamps *)map;
+    if (map > 0 && (*stamps)->file_size == st.st_size)
         return fd;
     if (fd >= 0)
         sys_close(fd);

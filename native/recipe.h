@@ -141,8 +141,8 @@ int recipe_holds(const void *recipe, size_t header);
 /* Likewise those of struct recipe_stamps, of which no more than `room` bytes are there. */
 int recipe_stamps_hold(const void *stamps, uint64_t room);
 
-/* The bundle NAME.TAG.bundle beside the directory of the file `start`, TAG for python3.`minor`; -1 where there is none whose sources are
- * as they were. */
-int recipe_bundle(const char *start, const char *name, const char *minor);
+/* The bundle NAME.TAG.bundle beside the directory of the file `start`, TAG for python3.`minor`, open, and what it begins with; -1 where there is
+ * none, or not all of it. */
+int recipe_bundle(const char *start, const char *name, const char *minor, const struct recipe_stamps **stamps);
 
 #endif
