@@ -173,7 +173,7 @@ def test_a_pod_that_is_run_again(world: World, tmp_path: Path) -> None:
 
 def test_a_service_that_is_run_again(world: World, tmp_path: Path) -> None:
     """In the background, by what the launcher kept of the one before."""
-    configure(world, "kept", bridge(world, "cni7", "10.41.0.0/24"), PORTMAP)
+    configure(world, "kept", bridge(world, "cni12", "10.41.0.0/24"), PORTMAP)
     words = ("--detach", "--rm", "--pod-name", "svc", "--net", "kept", "-p", "8185:80", *script(SERVE.format(word="svc", port=80)))
     command = [*world.host.within, *traced(tmp_path), str(COMMAND), "run", *words]
     for wanted in (KEPT_BY_PYTHON, KEPT, KEPT):
