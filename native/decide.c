@@ -1,6 +1,8 @@
 /* A command line that nobody has decided before: Python decides, in a child, and leaves a recipe, which this process then carries out
  * as it would any other.  So the interpreter's memory is given back, and the helper loaded, on another processor, and the process that
  * becomes the helper is small.  See docs/design/first-run.md. */
+#include <linux/poll.h>
+
 #include "fast.h"
 
 /* Options that neither read what can be read once only, as a pipe, nor need a whole interpreter. */
@@ -30,11 +32,11 @@ int decides_early(int argc, char **argv, int verb)
     return 1;
 }
 
-/* Between the child's end and the clone's return this process is suspended: they share their memory. */
-static long spawn(const char *python, char **args, char **envp, int told)
+/* Between the clone and the child's execve this process is suspended: they share their memory. */
+static long spawn(const char *python, char **args, char **envp, int told, int *pidfd)
 {
     const long self = sys_call0(__NR_getpid);
-    const long pid = sys_call5(__NR_clone, CLONE_VM | CLONE_VFORK | SIGCHLD, 0, 0, 0, 0);
+    const long pid = sys_call5(__NR_clone, CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, 0, pidfd, 0, 0);
 
     if (pid == 0) {
         (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0); /* who kills this process means the command */
@@ -46,26 +48,28 @@ static long spawn(const char *python, char **args, char **envp, int told)
     return pid;
 }
 
+/* An eventfd, since who writes to a pipe is expected to sleep soon: the kernel would let its reader wait for this processor, on
+ * which the child gives its memory back. */
 long decide(const char *python, char **args, char **word, char **envp, const char *helper)
 {
-    char *bundle = *word, text[64], answer = 0;
+    OWNED_FD told = (int)sys_call2(__NR_eventfd2, 0, O_CLOEXEC), pidfd = -1;
+    char *bundle = *word, text[64];
     const char *end = text + sizeof text;
-    int ends[2];
-    long pid, n = 0;
+    long pid;
 
-    if (sys_call2(__NR_pipe2, ends, O_CLOEXEC) < 0)
+    if (told < 0)
         return 0;
-    (void)str_add_number(str_add(str_add(text, end, bundle), end, "!"), end, (uint64_t)ends[1]);
+    (void)str_add_number(str_add(str_add(text, end, bundle), end, "!"), end, (uint64_t)told);
     *word = text;
-    pid = spawn(python, args, envp, ends[1]);
+    pid = spawn(python, args, envp, told, &pidfd);
     *word = bundle;
-    sys_close(ends[1]);
-    if (pid > 0) {
-        load_ahead(helper);
-        n = sys_read(ends[0], &answer, 1);
-    }
-    sys_close(ends[0]);
-    if (pid > 0 && n != 1)
+    if (pid < 0)
+        return 0;
+    load_ahead(helper);
+    struct pollfd polls[] = {{told, POLLIN, 0}, {pidfd, POLLIN, 0}};
+    while (sys_call5(__NR_ppoll, polls, 2, 0, 0, 8) < 0)
+        ;
+    if (polls[0].revents == 0)
         (void)sys_call4(__NR_wait4, pid, 0, 0, 0);
-    return pid > 0 && n == 1 ? pid : 0;
+    return polls[0].revents != 0 ? pid : 0;
 }

@@ -122,7 +122,7 @@ def _decide() -> "NoReturn":
         builtins.__dict__["open"] = _refuse
         _codecs.register(_refuse)
         if _bundled("", int(fd)) is not None and sys.modules[module].decide(sys.argv[1:]):
-            posix.write(int(told), b"!")
+            posix.write(int(told), b"\1".ljust(8, b"\0"))
     except BaseException:  # it will happen again, and be told then
         pass
     finally:
