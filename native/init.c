@@ -51,34 +51,42 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
     return i;
 }
 
-/* Only what the loop below needs; everything else is a reason to die.  Nor does that need any variable but those on the stack. */
-WAITING static long confine(void)
+enum { ALLOWED = 9, FILTER = 2 * ALLOWED + 5 };
+
+/* Only what the loops below need; everything else is a reason to die. */
+SELDOM static long prepare_filter(struct sock_filter code[FILTER])
 {
-    static const uint16_t allowed[] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
-                                       __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid, __NR_waitid};
-    struct sock_filter code[2 * (sizeof allowed / sizeof *allowed) + 6];
-    struct sock_fprog program = {0, code};
+    static const uint16_t allowed[ALLOWED] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
+                                              __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid, __NR_waitid};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}, {0, 0, 0}};
-    extern char __bss_start[], _end[];
-    unsigned n = 0;
     long r = sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
 
-    if (r < 0 || (r = sys_call2(__NR_capset, &header, data)) < 0)
-        return r;
-    code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
-    code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
-    code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    code[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
-    for (unsigned i = 0; i < sizeof allowed / sizeof *allowed; i++) {
-        code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
-        code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    *code++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+    *code++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+    *code++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    *code++ = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (unsigned i = 0; i < ALLOWED; i++) {
+        *code++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], 0, 1);
+        *code++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
     }
-    code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
-    program.len = (unsigned short)n;
-    settle(); /* what comes now needs none of the constants above */
+    *code = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    return r < 0 ? r : sys_call2(__NR_capset, &header, data);
+}
+
+/* And from then on no memory but the stack, and the code that waits. */
+WAITING static void confine(void)
+{
+    extern char __bss_start[], _end[];
+    struct sock_filter code[FILTER];
+    struct sock_fprog program = {FILTER, code};
+
+    if (prepare_filter(code) < 0)
+        sys_exit(125);
+    settle();
     (void)sys_call3(__NR_madvise, __bss_start, _end - __bss_start, MADV_DONTNEED); /* arrays of whole pages come first there */
-    return sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
+    if (sys_call3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
+        sys_exit(125);
 }
 
 /* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
@@ -144,8 +152,7 @@ __attribute__((noreturn)) WAITING static void stay(struct shared *shared, int li
 
 __attribute__((noreturn)) WAITING static void attend(struct shared *shared, int link, long app, int told, int stays)
 {
-    if (confine() < 0)
-        sys_exit(125);
+    confine();
     if (stays)
         stay(shared, link, app);
     reap(shared, link, app, told);
@@ -259,11 +266,22 @@ static long leave_host(void)
     return r < 0 ? r : sys_call1(__NR_chdir, "/");
 }
 
-/* The holder of what the apps of a pod share, see keep_pod.c: it has been cloned into the namespaces, says one byte on
- * SLOT_CONTROL once they can be joined, and then only reaps, for it may be their pid 1. */
-WAITING int hold_main(struct context *ctx)
+__attribute__((noreturn)) WAITING static void hold(void)
 {
     const uint64_t all = ALL_SIGNALS;
+
+    confine();
+    for (;;) {
+        (void)sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+        while (sys_call4(__NR_wait4, -1, 0, WNOHANG | __WALL, 0) > 0)
+            ;
+    }
+}
+
+/* The holder of what the apps of a pod share, see keep_pod.c: it has been cloned into the namespaces, says one byte on
+ * SLOT_CONTROL once they can be joined, and then only reaps, for it may be their pid 1. */
+int hold_main(struct context *ctx)
+{
     long r;
 
     (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
@@ -273,13 +291,7 @@ WAITING int hold_main(struct context *ctx)
         return 125;
     (void)sys_call0(__NR_setsid);
     (void)sys_call3(__NR_close_range, 0, ~0U, 0);
-    if (confine() < 0)
-        return 125;
-    for (;;) {
-        (void)sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
-        while (sys_call4(__NR_wait4, -1, 0, WNOHANG | __WALL, 0) > 0)
-            ;
-    }
+    hold();
 }
 
 int init_main(struct context *ctx)

@@ -115,7 +115,7 @@ struct check {
     int state, stops; /* `stops`: the app was asked to end for its health */
     uint32_t failing;
     uint64_t begun, due, started; /* ns of CLOCK_BOOTTIME, the last of CLOCK_REALTIME; `due`: of the next step */
-    char *said; /* HEALTH_SAID bytes */
+    char said[HEALTH_SAID + 1];
     size_t said_size;
 };
 
@@ -126,7 +126,7 @@ struct app {
     int words;          /* a socket for what it says to the service manager, -1 where that is not wanted */
     uint32_t told;      /* TOLD_..., of keep_manager.c */
     uint64_t sockets;   /* which of the service manager's it gets */
-    struct check check;
+    struct check *check; /* 0 without one */
     int streams[3];
     struct log log;
     uint32_t flags; /* of the plan, as it was prepared */

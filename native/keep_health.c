@@ -22,20 +22,25 @@ enum { STARTING, HEALTHY, UNHEALTHY };
 /* Whether the app has health checks. */
 static int load(const struct keeper *keeper, struct app *app)
 {
-    OWNED_FD fd = (int)sys_openat(app->dir, "health.keep", O_RDONLY | O_NOFOLLOW, 0);
-    static char said[KEEP_APPS][HEALTH_SAID];
-    struct check *check = &app->check;
+    static struct check checks[KEEP_APPS] __attribute__((aligned(PAGE_SIZE))); /* no memory where there are none */
+    OWNED_FD fd = (int)sys_openat(app->dir, "health.keep", O_RDONLY | O_NOFOLLOW, 0), plan = -1;
+    struct check *check = checks + (app - keeper->apps);
     uint32_t flags;
 
-    check->said = said[app - keeper->apps];
     if (fd < 0 || sys_read(fd, &check->how, sizeof check->how) != sizeof check->how || check->how.magic != HEALTH_MAGIC ||
         check->how.version != HEALTH_VERSION)
         return 0;
-    check->plan = (int)sys_openat(app->dir, "health.plan", O_RDWR | O_NOFOLLOW, 0);
-    if (check->plan < 0 || sys_call4(__NR_pread64, check->plan, &flags, sizeof flags, offsetof(struct plan_header, flags)) != sizeof flags)
+    plan = (int)sys_openat(app->dir, "health.plan", O_RDWR | O_NOFOLLOW, 0);
+    if (plan < 0 || sys_call4(__NR_pread64, plan, &flags, sizeof flags, offsetof(struct plan_header, flags)) != sizeof flags)
         return 0;
     flags = (flags & ~(uint32_t)PLAN_HAS_CGROUP) | (keeper->parent >= 0 ? PLAN_HAS_CGROUP : 0);
-    return sys_call4(__NR_pwrite64, check->plan, &flags, sizeof flags, offsetof(struct plan_header, flags)) == sizeof flags;
+    if (sys_call4(__NR_pwrite64, plan, &flags, sizeof flags, offsetof(struct plan_header, flags)) != sizeof flags)
+        return 0;
+    check->init = check->helper = check->output = -1;
+    check->plan = plan;
+    plan = -1;
+    app->check = check;
+    return 1;
 }
 
 static char *add_said(const struct check *check, char *at, const char *end)
@@ -59,7 +64,7 @@ static char *add_said(const struct check *check, char *at, const char *end)
 static void write_health(const struct app *app, int code)
 {
     static const char words[][16] = {"starting", "healthy", "unhealthy"};
-    const struct check *check = &app->check;
+    const struct check *check = app->check;
     char buffer[3 * HEALTH_SAID];
     const char *end = buffer + sizeof buffer;
     char *at = str_add(str_add(buffer, end, "{\"health\":\""), end, words[check->state]);
@@ -78,10 +83,11 @@ static void write_health(const struct app *app, int code)
 
 void health_begin(const struct keeper *keeper, struct app *app)
 {
-    struct check *check = &app->check;
+    struct check *check;
 
-    if (app->init_pid <= 0 || (check->plan < 0 && (!(keeper->how.flags & KEEP_HEALTH) || !load(keeper, app))))
+    if (app->init_pid <= 0 || (app->check == 0 && (!(keeper->how.flags & KEEP_HEALTH) || !load(keeper, app))))
         return;
+    check = app->check;
     check->init_pid = app->init_pid;
     check->init = (int)sys_call2(__NR_pidfd_open, app->init_pid, 0); /* if that is another's by now, the helper finds the host's root and goes */
     check->state = STARTING;
@@ -94,8 +100,8 @@ void health_begin(const struct keeper *keeper, struct app *app)
 
 WAITING void health_watch(const struct app *app, struct pollfd *slots)
 {
-    slots[0] = (struct pollfd){app->check.helper, POLLIN, 0};
-    slots[1] = (struct pollfd){app->check.output, POLLIN, 0};
+    slots[0] = (struct pollfd){app->check != 0 ? app->check->helper : -1, POLLIN, 0};
+    slots[1] = (struct pollfd){app->check != 0 ? app->check->output : -1, POLLIN, 0};
 }
 
 WAITING uint64_t health_due(const struct keeper *keeper)
@@ -103,8 +109,8 @@ WAITING uint64_t health_due(const struct keeper *keeper)
     uint64_t first = ~0ULL;
 
     for (const struct app *app = keeper->apps; app < keeper->apps + keeper->count; app++)
-        if (app->check.init >= 0 && app->check.due < first)
-            first = app->check.due;
+        if (app->check != 0 && app->check->init >= 0 && app->check->due < first)
+            first = app->check->due;
     return first;
 }
 
@@ -128,7 +134,7 @@ static void start_check(struct keeper *keeper, struct app *app)
 {
     OWNED_FD cgroup = cgroup_of(keeper, app), null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDONLY, 0);
     char title[64], number[24], *argv[3] = {title, number, 0}, *none[1] = {0};
-    struct check *check = &app->check;
+    struct check *check = app->check;
     int pipe[2];
     long r;
 
@@ -204,29 +210,29 @@ static int end_check(struct check *check, int kill)
 /* Of several apps `kill` ends this one, the exit policy says what becomes of the others; restart and stop are about all. */
 static void act(struct keeper *keeper, struct app *app)
 {
-    const uint32_t action = app->check.how.on_failure;
+    const uint32_t action = app->check->how.on_failure;
 
     if (action == HEALTH_NONE || keeper->decided != 0) /* what ends already ends for a reason of its own */
         return;
-    app->check.stops = 1;
+    app->check->stops = 1;
     keeper->stopping |= action == HEALTH_STOP;
     keeper->revive |= action == HEALTH_RESTART;
     if (action != HEALTH_KILL && keeper->count > 1)
         decide(keeper, keeper->exit == EXIT_MAIN ? keeper->apps : app);
     else
-        send_signal(app, action == HEALTH_KILL ? SIGKILL : app->check.how.signal);
-    app->check.due = clock_ns(CLOCK_BOOTTIME) + STOP_GRACE * MS;
+        send_signal(app, action == HEALTH_KILL ? SIGKILL : app->check->how.signal);
+    app->check->due = clock_ns(CLOCK_BOOTTIME) + STOP_GRACE * MS;
 }
 
 static void insist(struct app *app)
 {
     send_signal(app, SIGKILL);
-    app->check.due = clock_ns(CLOCK_BOOTTIME) + STOP_GRACE * MS;
+    app->check->due = clock_ns(CLOCK_BOOTTIME) + STOP_GRACE * MS;
 }
 
 static void judge(struct keeper *keeper, struct app *app, int code)
 {
-    struct check *check = &app->check;
+    struct check *check = app->check;
     int was = check->state;
 
     check->due = clock_ns(CLOCK_BOOTTIME) + check->how.interval * MS;
@@ -243,12 +249,10 @@ static void judge(struct keeper *keeper, struct app *app, int code)
         act(keeper, app);
 }
 
-WAITING void health_move(struct keeper *keeper, struct app *app, const struct pollfd *slots)
+SELDOM static void move(struct keeper *keeper, struct app *app, const struct pollfd *slots)
 {
-    struct check *check = &app->check;
+    struct check *check = app->check;
 
-    if (check->init < 0)
-        return;
     if (slots[1].revents)
         (void)hear(check);
     if (check->helper >= 0 && slots[0].revents)
@@ -263,11 +267,22 @@ WAITING void health_move(struct keeper *keeper, struct app *app, const struct po
         start_check(keeper, app);
 }
 
+WAITING void health_move(struct keeper *keeper, struct app *app, const struct pollfd *slots)
+{
+    const struct check *check = app->check;
+
+    if (check != 0 && check->init >= 0 && (slots[0].revents || slots[1].revents || clock_ns(CLOCK_BOOTTIME) >= check->due))
+        move(keeper, app, slots);
+}
+
 void health_end(struct app *app)
 {
-    if (app->check.helper >= 0)
-        (void)end_check(&app->check, 1);
-    if (app->check.init >= 0)
-        sys_close(app->check.init);
-    app->check.init = -1;
+    struct check *check = app->check;
+
+    if (check != 0 && check->helper >= 0)
+        (void)end_check(check, 1);
+    if (check != 0 && check->init >= 0) {
+        sys_close(check->init);
+        check->init = -1;
+    }
 }

@@ -50,7 +50,7 @@ long start_helper(struct keeper *keeper, struct app *app)
     return r < 0 ? r : 0;
 }
 
-WAITING void send_signal(const struct app *app, uint32_t number)
+void send_signal(const struct app *app, uint32_t number)
 {
     unsigned char signal = (unsigned char)number;
 
@@ -59,7 +59,7 @@ WAITING void send_signal(const struct app *app, uint32_t number)
 }
 
 /* In the foreground the helper gets it as if it had been asked itself: it knows its terminal's size and when to hurry. */
-WAITING static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t number)
+static void pass_on(const struct keeper *keeper, const struct app *app, uint32_t number)
 {
     number = number == SIGTERM && app->how.stop != 0 ? app->how.stop : number;
     if (!keeper->foreground)
@@ -69,7 +69,7 @@ WAITING static void pass_on(const struct keeper *keeper, const struct app *app, 
 }
 
 /* Any signal goes on to the apps; one that asks a service to end, or a terminal that is gone, also says that it is not to come back. */
-WAITING void on_signals(struct keeper *keeper)
+void on_signals(struct keeper *keeper)
 {
     struct signalfd_siginfo info;
 

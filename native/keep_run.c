@@ -83,7 +83,7 @@ static void app_runs(struct keeper *keeper, struct app *app, const struct plan_r
 }
 
 /* Returns 0 at the end of the helper. */
-static int on_control(struct keeper *keeper, struct app *app)
+SELDOM static int on_control(struct keeper *keeper, struct app *app)
 {
     struct plan_report report;
     long n = sys_call6(__NR_recvfrom, app->control, &report, sizeof report, DONTWAIT, 0, 0);
@@ -107,7 +107,7 @@ static int on_control(struct keeper *keeper, struct app *app)
 }
 
 /* The helper has gone, or goes once its life-line is cut. */
-static void app_gone(struct keeper *keeper, struct app *app)
+SELDOM static void app_gone(struct keeper *keeper, struct app *app)
 {
     sys_close(app->control);
     app->control = -1;
@@ -118,7 +118,7 @@ static void app_gone(struct keeper *keeper, struct app *app)
 }
 
 /* It was killed before the app ran, or could not be executed. */
-static void helper_ended(struct keeper *keeper, struct app *app)
+SELDOM static void helper_ended(struct keeper *keeper, struct app *app)
 {
     struct plan_report report = {.kind = PLAN_FAILED, .op = STEP_SUPERVISOR, .error = ECHILD};
 
@@ -174,7 +174,7 @@ WAITING static int move_all(struct keeper *keeper, const struct pollfd *slots)
 }
 
 /* What was asked to end in vain is killed; 0 when even that takes too long. */
-static int time_is_up(struct keeper *keeper)
+SELDOM static int time_is_up(struct keeper *keeper)
 {
     if (keeper->killing)
         return 0;
@@ -229,9 +229,9 @@ WAITING static void wait_for_helpers(struct keeper *keeper)
     while (any_helper(keeper)) {
         watch_all(keeper, polls);
         in_time = wait_for_change(keeper);
-        if (polls[POLL_SIGNAL].revents)
+        if ((more = polls[POLL_SIGNAL].revents) != 0)
             on_signals(keeper);
-        more = move_all(keeper, polls + POLL_APPS);
+        more |= move_all(keeper, polls + POLL_APPS);
         more |= tty_move(keeper, polls + POLL_TTY);
         if (more)
             settle();

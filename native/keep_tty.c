@@ -235,7 +235,7 @@ static void type(void)
         give_back(typed, sizeof typed);
 }
 
-WAITING int tty_move(struct keeper *keeper, const struct pollfd *slots)
+SELDOM static void move(struct keeper *keeper, const struct pollfd *slots)
 {
     struct epoll_event events[AT_ONCE];
     long n = slots[SLOT_CLIENTS].revents ? sys_call6(__NR_epoll_pwait, watcher, events, AT_ONCE, 0, 0, 8) : 0;
@@ -248,7 +248,15 @@ WAITING int tty_move(struct keeper *keeper, const struct pollfd *slots)
         (void)show(keeper);
     if (typed_size > 0)
         type();
-    return slots[SLOT_CLIENTS].revents | slots[SLOT_LISTENER].revents | slots[SLOT_MASTER].revents;
+}
+
+WAITING int tty_move(struct keeper *keeper, const struct pollfd *slots)
+{
+    const int any = slots[SLOT_CLIENTS].revents | slots[SLOT_LISTENER].revents | slots[SLOT_MASTER].revents;
+
+    if (any)
+        move(keeper, slots);
+    return any;
 }
 
 void tty_rest(struct keeper *keeper)

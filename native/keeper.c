@@ -43,7 +43,7 @@ static int read_flags(struct app *app)
 {
     struct plan_header head;
 
-    app->own = app->control = app->words = app->check.plan = app->check.init = app->check.helper = app->check.output = -1;
+    app->own = app->control = app->words = -1;
     app->plan = (int)sys_openat(app->dir, "plan", O_RDWR | O_NOFOLLOW, 0);
     if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC ||
         head.version != PLAN_VERSION)

@@ -14,7 +14,7 @@
 
 enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_NOTIFY, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
 
-WAITING uint64_t now_ns(void)
+uint64_t now_ns(void)
 {
     struct __kernel_timespec t = {0, 0};
 
@@ -22,7 +22,7 @@ WAITING uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-WAITING void send_report(const struct plan_report *what)
+void send_report(const struct plan_report *what)
 {
     (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
 }
@@ -176,7 +176,7 @@ static void kill_pod(struct context *ctx)
 }
 
 /* Returns 1 after one that asks the app to end. */
-WAITING static int on_signal(struct context *ctx, int fd)
+SELDOM static int on_signal(struct context *ctx, int fd)
 {
     struct signalfd_siginfo info;
     int hurry = 0;
@@ -227,7 +227,7 @@ static void hold_root(struct context *ctx)
 }
 
 /* 'R' the app runs; 'T' with the master of its terminal; 'K' it was killed, and init waits: see oom.c. */
-WAITING static int on_link(struct context *ctx)
+SELDOM static int on_link(struct context *ctx)
 {
     struct link_message message;
     long n;
@@ -254,13 +254,12 @@ WAITING static int on_link(struct context *ctx)
         report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
         hold_root(ctx);
         (void)sys_call3(__NR_madvise, ctx->plan, ctx->plan->size, MADV_DONTNEED); /* comes back from its file when needed */
-        settle();
     }
     return 1;
 }
 
 /* One byte is a signal for the pod (SIGKILL ends all of it); EOF is the end of whoever wanted it. */
-WAITING static int on_control(struct context *ctx)
+SELDOM static int on_control(struct context *ctx)
 {
     unsigned char signal = 0;
     long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &signal, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
@@ -311,7 +310,7 @@ WAITING static void wait_for_init(struct context *ctx, int signals)
             notify_relay(ctx);
         terminal_move(ctx, polls + POLL_TERMINAL);
         ended |= polls[POLL_PIDFD].revents != 0;
-        if (!ended && (polls[POLL_SIGNAL].revents | polls[POLL_CONTROL].revents | polls[POLL_NOTIFY].revents))
+        if (!ended && link && (polls[POLL_LINK].revents | polls[POLL_SIGNAL].revents | polls[POLL_CONTROL].revents | polls[POLL_NOTIFY].revents))
             settle();
     }
 }

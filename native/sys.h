@@ -69,6 +69,9 @@ static inline long sys6(long nr, long a, long b, long c, long d, long e, long f)
 /* Of what runs while a program waits, or for each event that leaves it waiting: it stands at the front of the code, see settle(). */
 #define WAITING __attribute__((section(".text.hot"), noinline))
 
+/* Of what such a function calls seldom enough to settle() afterwards: it has to stay out of that one's page. */
+#define SELDOM __attribute__((noinline))
+
 /* For a process that from now on mostly waits: the memory of stack frames that are gone goes back to the kernel. */
 __attribute__((unused)) WAITING static void give_back_stack(void)
 {
