@@ -110,25 +110,18 @@ static int container(struct context *ctx)
     return 125;
 }
 
-/* Once in another user namespace nobody may clone into a cgroup of the host's, so this process goes there first. */
-static long join_namespace(struct context *ctx, const struct plan_op *op, int file)
+static long join_namespace(const struct plan_op *op, int file)
 {
     OWNED_FD fd = file;
-    long r = 0;
+    long r = sys_call2(__NR_setns, fd, op->n);
 
-    if (op->n == CLONE_NEWUSER && (ctx->plan->flags & PLAN_HAS_CGROUP)) {
-        ctx->inside = 1;
-        r = write_file(SLOT_CGROUP, "cgroup.procs", 0, 0, "0", 1);
-    }
-    if (r == 0)
-        r = sys_call2(__NR_setns, fd, op->n);
     if (r == 0 && op->n == CLONE_NEWUSER && (r = sys_call3(__NR_setresgid, 0, 0, 0)) == 0) /* the owner of what is made there */
         r = sys_call3(__NR_setresuid, 0, 0, 0);
     return r;
 }
 
 /* One of a kind.  All are opened first: a mount namespace that is joined takes the paths away. */
-static long open_namespaces(const struct context *ctx, uint32_t *step, int *files)
+static long open_namespaces(struct context *ctx, uint32_t *step, int *files)
 {
     int count = 0;
 
@@ -140,6 +133,7 @@ static long open_namespaces(const struct context *ctx, uint32_t *step, int *file
         files[count] = (int)sys_openat(AT_FDCWD, pool_string(ctx, ctx->ops[*step].s1), O_RDONLY, 0);
         if (files[count++] < 0)
             return files[count - 1];
+        ctx->inside |= (ctx->ops[*step].n & (CLONE_NEWUSER | CLONE_NEWCGROUP)) && (ctx->plan->flags & PLAN_HAS_CGROUP);
     }
     return 0;
 }
@@ -160,12 +154,14 @@ static long create(struct context *ctx, uint32_t *step)
     for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
         if (ctx->ops[*step].code != OP_JOIN && (r = set_limit(ctx, &ctx->ops[*step])) < 0)
             return r;
-    if ((r = move_version_1(ctx, 1)) < 0) { /* while this is the host's root; who comes here ends soon, so it stays there */
+    /* While this is the host's root; who comes here ends soon, so it stays there.  Once in another user namespace nobody may clone into a
+     * cgroup of the host's, nor once in another one of cgroups (cgroup2's nsdelegate), so this process goes there first. */
+    if ((r = move_version_1(ctx, 1)) < 0 || (ctx->inside && (r = write_file(SLOT_CGROUP, "cgroup.procs", 0, 0, "0", 1)) < 0)) {
         *step = STEP_ENTER;
         return r;
     }
     for (*step = 0; before_clone(&ctx->ops[*step]); (*step)++)
-        if (ctx->ops[*step].code == OP_JOIN && (r = join_namespace(ctx, &ctx->ops[*step], files[next++])) < 0)
+        if (ctx->ops[*step].code == OP_JOIN && (r = join_namespace(&ctx->ops[*step], files[next++])) < 0)
             return r;
     *step = STEP_CLONE;
     if ((r = clone_child(ctx, (ctx->plan->clone_flags & ~elsewhere) | CLONE_PARENT, container)) < 0)

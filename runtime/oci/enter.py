@@ -143,7 +143,7 @@ def _launch(args: Arguments, container: Container, plan: Plan, pid: int, pidfd: 
 def _keep_to(args: Arguments, process: dict[str, Any]) -> set[int]:
     """Let what goes to the container's cgroup do so on the processors for that; returns those of this process before, none for no change.
 
-    The process itself is rid of it once it is there (native/oci_start.c), and has others only where `final` says so (config.md).
+    The process itself is rid of the caller's once it is there (native/oci_start.c), and has these again unless `final` says others.
     """
     cpus = number_list((process.get("execCPUAffinity") or {}).get("initial") or "x")
     if cpus is None:

@@ -184,9 +184,11 @@ def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, 
     if spread and not entering:
         value = _SPREAD[spread.removeprefix("r")] | (_REC if spread[0] == "r" else 0)
         todo.append(_attribute(_PROPAGATION, b"", "linux.rootfsPropagation", value=value))
-    cpus = number_list(process.get("execCPUAffinity", {}).get("final") or "x")
+    said = process.get("execCPUAffinity", {})
+    name = "final" if said.get("final") else "initial"  # which stays without the other
+    cpus = number_list(said.get(name) or "x")
     if cpus is not None and entering:
-        todo.append(_attribute(_AFFINITY, _mask(cpus), "process.execCPUAffinity.final"))
+        todo.append(_attribute(_AFFINITY, _mask(cpus), f"process.execCPUAffinity.{name}"))
     if "scheduler" in process and not (entering and is_reset(process)):
         todo.append(_attribute(_SCHEDULER, scheduler(process["scheduler"]), "process.scheduler"))
     if "ioPriority" in process:

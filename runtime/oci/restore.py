@@ -167,9 +167,21 @@ def _limit(group: str, plan: Plan) -> None:
             raise HostError("limit", str(one[3]) if one[0] == ops.LIMIT else "devices", errno=error.errno or 0, origin=one[7]) from None
 
 
+def _seekable(fd: int) -> bool:
+    try:
+        os.lseek(fd, 0, os.SEEK_CUR)
+    except OSError:
+        return False
+    return True
+
+
 def _inherited(config: dict[str, Any], streams: list[str], fds: list[int]) -> list[tuple[str, int]]:
     """What criu puts in the place of things that were not the container's: (its name, descriptor); what is opened goes to `fds`."""
     found = {key: fd for fd, key in reversed(list(enumerate(streams))) if key}
+    for key, fd in found.items():
+        if key.startswith("file[") and not _seekable(fd):  # criu sets the position of what was /dev/null, be it a number without meaning
+            found[key] = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            fds.append(found[key])
     for index, one in enumerate(config.get("linux", {}).get("namespaces", ())):
         if one["type"] == "network" and one.get("path"):
             try:

@@ -17,7 +17,7 @@ def oci(tmp_path: Path, probe: Path) -> Runtime:
 
 
 def test_processors_are_not_the_callers(oci: Runtime, tmp_path: Path) -> None:
-    """Who starts it may be kept to some, as services of a host often are; `initial` is for the way into the cgroup alone (config.md)."""
+    """Who starts it may be kept to some, as services of a host often are; execCPUAffinity says others for one process (config.md)."""
     every, first = os.sched_getaffinity(0), min(os.sched_getaffinity(0))
     kept: dict[str, Any] = {"preexec_fn": lambda: os.sched_setaffinity(0, {first})}
     look = ("/bin/sh", "-c", "awk '/Cpus_allowed:/ { print $2 }' /proc/self/status")
@@ -36,7 +36,10 @@ def test_processors_are_not_the_callers(oci: Runtime, tmp_path: Path) -> None:
     process = {"args": [*look], "cwd": "/", "env": ["PATH=/bin"], "execCPUAffinity": {"initial": str(first)}}
     (tmp_path / "process").write_text(json.dumps(process))
     done = oci("--debug", "exec", "--process", tmp_path / "process", "one")
-    assert seen(done.stdout) == every and f": affinity: {1 << first:#x}" in done.stderr
+    assert seen(done.stdout) == {first} and f": affinity: {1 << first:#x}" in done.stderr
+    process["execCPUAffinity"] = {"initial": str(first), "final": ",".join(map(str, every))}
+    (tmp_path / "process").write_text(json.dumps(process))
+    assert seen(oci("exec", "--process", tmp_path / "process", "one", **kept).stdout) == every
     process["execCPUAffinity"] = {"initial": "1022"}
     (tmp_path / "process").write_text(json.dumps(process))
     assert "execCPUAffinity.initial" in oci("exec", "--process", tmp_path / "process", "one", code=255).stderr
