@@ -10,11 +10,11 @@ import errno
 import os
 import re
 
-from pyrun.errors import ConfigError, HostError, StateError, UsageError
+from pyrun.errors import HostError, StateError, UsageError
 from pyrun.images import fastjson
-from pyrun.oci import cgroups, criu_mounts, criu_rpc, state
-from pyrun.oci.arguments import program as called
+from pyrun.oci import criu_mounts, criu_rpc, state
 from pyrun.oci.create import is_user, root_of
+from pyrun.oci.criu_config import check, config_file
 from pyrun.oci.criu_lazy import lazy
 from pyrun.oci.criu_mounts import is_node
 from pyrun.oci.mounts import clean
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyrun.oci.criu_rpc import Field, Told
     from pyrun.oci.state import Container
 
-__all__ = ["NETWORK", "available", "checkpoint", "common", "config_file", "failed", "places", "read_note", "shape", "sweep"]
+__all__ = ["NETWORK", "available", "checkpoint", "common", "failed", "places", "read_note", "shape", "sweep"]
 
 NOTE = "pyrun-oci.json"
 NETWORK = "extRootNetNS"  # the name of a network namespace that the container does not own
@@ -38,7 +38,6 @@ _FLAGS = {"ext-unix-sk": 4, "tcp-established": 5, "shell-job": 7, "file-locks": 
 _TEXTS = {"lsm-profile": 53, "lsm-mount-context": 63}
 _STREAM = re.compile(r"|pipe:\[[0-9]+\]|file\[[0-9a-f]+:[0-9a-f]+\]")
 _OTHERS = (NOTE + ".new", NOTE, "parent", "dump.log", "restore.log", "stats-dump", "stats-restore")
-_CONFIG = "org.criu.config"  # of annotations
 
 
 def available(args: Arguments, verb: str) -> str:
@@ -59,7 +58,7 @@ def checkpoint(args: Arguments) -> int:
         reason = f"cannot checkpoint a container that is {status}" + (": container not running" if status == "stopped" else "")
         raise StateError("checkpoint container", container.id, reason, hint="start it first" if status == "created" else "")
     config = container.config()
-    network = _check(container, config)
+    network = check(container, config)
     early = "pre-dump" in args.options
     options += [*_tracking(args, program, early), *config_file(config)]
     if early or "leave-running" in args.options:
@@ -190,42 +189,8 @@ def common(args: Arguments) -> list[Field]:
     return [*options, (9, 4), (12, 1), (29, 1), (30, 1), (34, 0), (50, 1), (64, lock)]
 
 
-def config_file(config: dict[str, Any]) -> list[Field]:
-    """Return the option that names a file of more options for criu (criu(8), "CONFIGURATION FILES"), which count for more than ours.
-
-    It is the one of the annotation, else the runtime's own, by the name by which it has been called, or runc's, whose clients write one.
-    """
-    said = (config.get("annotations") or {}).get(_CONFIG)
-    if said is None:
-        names = dict.fromkeys((called(), "runc"))
-        said = next((path for path in (f"/etc/criu/{name}.conf" for name in names) if os.path.isfile(path)), "")
-    return [(51, said)] if said else []
-
-
 def _has(program: str) -> bool:
     return any(os.access(f"{folder}/{program}", os.X_OK) for folder in os.environ.get("PATH", "").split(":") if folder)
-
-
-def _check(container: Container, config: dict[str, Any]) -> str:
-    """Return the path of a network namespace that is not the container's own; ConfigError or StateError for what a restore would lose."""
-    path = ""
-    if "mount" not in {one["type"] for one in config.get("linux", {}).get("namespaces", ())}:
-        raise ConfigError("checkpoint", "the host's mount namespace", "would be restored too", origin="linux.namespaces")
-    for index, one in enumerate(config.get("linux", {}).get("namespaces", ())):
-        where = f"linux.namespaces[{index}]"
-        if one["type"] == "user":
-            raise ConfigError("checkpoint", "user namespace", "could not read the files that root has written", origin=where)
-        if one.get("path") and one["type"] != "network":
-            raise ConfigError("checkpoint", f"{one['type']} namespace", "is shared, and a restore would make another one", origin=where)
-        path = one["path"] if one.get("path") else path
-    for name in ("netDevices", "intelRdt"):  # devices stay in a network namespace that is somebody else's
-        if config.get("linux", {}).get(name) and (name == "intelRdt" or not path):
-            raise ConfigError("checkpoint", name, "cannot be restored", origin=f"linux.{name}")
-    group = container.group
-    if group and any(cgroups.processes(below.path) for below in os.scandir(group) if below.is_dir(follow_symlinks=False)):
-        reason = "there are processes in cgroups of the container's own making, which a restore would not make"
-        raise StateError("checkpoint container", container.id, reason)
-    return path
 
 
 def shape(config: dict[str, Any]) -> dict[str, Any]:

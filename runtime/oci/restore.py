@@ -12,6 +12,7 @@ from pyrun.errors import ConfigError, HostError, UsageError
 from pyrun.host import set_file
 from pyrun.oci import criu, criu_mounts, criu_rpc, state
 from pyrun.oci.create import create, early_hooks, prepare, settle
+from pyrun.oci.criu_config import config_file, spaces
 from pyrun.oci.start import follow
 from pyrun.oci.streams import take_terminal
 from pyrun.plan import ops
@@ -49,6 +50,7 @@ def restore(args: Arguments) -> int:
 
     def make(args: Arguments, config: dict[str, Any], text: bytes, bundle: str, making: Making) -> None:
         _compare(note["shape"], criu.shape(config))
+        spaces(config, "restore")
         _Restoring(args, config, text, making).run(program, bundle, note, options, (images, work))
 
     if "detach" not in args.options:
@@ -101,7 +103,7 @@ class _Restoring:
         try:
             inherited = _inherited(self.config, note["streams"], fds)
             wanted: list[Field] = [(1, fds[0]), (17, fds[1]), (10, "restore.log"), (13, rootfs), (26, 1), *options]
-            wanted += criu.config_file(self.config)
+            wanted += config_file(self.config)
             wanted += [(37, f"mnt[{point}]:{source}") for point, source in mounts]
             wanted += [(27, [(1, key), (2, number)]) for number, (key, _) in enumerate(inherited, _FIRST)]
             service = criu_rpc.Service(around, [fd for _, fd in inherited])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from pyrun.errors import ConfigError, UsageError
-from pyrun.oci import criu, criu_mounts, criu_rpc
+from pyrun.oci import criu, criu_config, criu_mounts, criu_rpc
 from pyrun.oci.arguments import parse
 
 
@@ -131,8 +131,8 @@ def test_mount_points_in_a_source_are_made_there(tmp_path: Path) -> None:
 
 
 def test_options_for_criu_from_files(tmp_path: Path) -> None:
-    assert criu.config_file({"annotations": {"org.criu.config": "/some/file"}}) == [(51, "/some/file")]
-    assert criu.config_file({"annotations": {"org.criu.config": ""}}) == [], "none at all"
+    assert criu_config.config_file({"annotations": {"org.criu.config": "/some/file"}}) == [(51, "/some/file")]
+    assert criu_config.config_file({"annotations": {"org.criu.config": ""}}) == [], "none at all"
 
 
 def test_a_checkpoint_is_not_its_own_parent(tmp_path: Path) -> None:

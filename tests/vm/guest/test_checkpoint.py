@@ -327,3 +327,20 @@ def test_a_container_that_serves_its_pages_can_be_deleted(oci: Counter, tmp_path
     assert oci.leftovers() == [] and not group(oci).exists()
     os.kill(int(criu), signal.SIGKILL)  # nobody will ask it
     serving.wait(60)
+
+
+def test_namespaces_of_the_runtime(oci: Counter) -> None:
+    """By path: criu leaves them as they are.  What has a pid there has the same one again."""
+    for one in oci.config["linux"]["namespaces"]:
+        if one["type"] in ("pid", "ipc", "uts"):
+            one["path"] = f"/proc/{os.getpid()}/ns/{one['type']}"
+    oci.begin()
+    before = oci.state("one")["pid"]
+    oci.checkpoint()
+    assert not Path(f"/proc/{before}").exists()
+    oci.restore()
+    oci.goes_on()
+    assert oci.state("one")["pid"] == before
+    for kind in ("pid", "ipc", "uts"):
+        assert os.readlink(f"/proc/{before}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+    oci("delete", "--force", "one")
