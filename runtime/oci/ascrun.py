@@ -1,6 +1,6 @@
 """What a link named crun does as crun does, beside its name.  Cold.
 
-That is the file `status` of a container, for tools that look there, and what `features` says of what crun 1.28 has or calls otherwise.
+That is the file `status` of a container, for tools that look there, and what `features` says by names that only crun's callers know.
 """
 
 from __future__ import annotations
@@ -19,17 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["commit_of", "draft", "features_of", "publish"]
 
 _DRAFT = "status.new"
-_VERSION, _SPEC = "1.28", "1.1.0+dev"  # and the newest specification that it says it knows
-_UNSAFE = ["module.wasm.image/variant", "io.kubernetes.cri.container-type", "run.oci.", "org.criu.", "krun."]
-# options that it hands on to the file system, which may refuse them
-_UNKNOWN = frozenset("iversion lazytime loud noiversion nolazytime nosymfollow ridmap rnosymfollow rsymfollow silent symfollow".split())
+_VERSION = "1.28"
 
 
 def features_of(found: dict[str, Any]) -> None:
-    """Reduce our features to those that callers of crun know, in its words."""
-    found["ociVersionMax"] = _SPEC
-    found["mountOptions"] = [name for name in found["mountOptions"] if name not in _UNKNOWN]
-    found["potentiallyUnsafeConfigAnnotations"] = [*_UNSAFE]
+    """Say by crun's names, too, what is said already; all the rest is as true by this name as by ours."""
     said: dict[str, str] = found["annotations"]
     said["run.oci.crun.checkpoint.enabled"] = said["org.opencontainers.runc.checkpoint.enabled"]
     said |= {"run.oci.crun.commit": commit_of(), "run.oci.crun.version": _VERSION, "run.oci.crun.wasm": "false"}

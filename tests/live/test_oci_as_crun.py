@@ -74,15 +74,14 @@ def test_a_stream_with_a_quote_in_its_name(crun: Runtime, tmp_path: Path) -> Non
         crun("delete", "--force", "one")
 
 
-def test_features_are_those_that_crun_has_a_name_for(crun: Runtime) -> None:
+def test_features_are_said_by_its_names_too(crun: Runtime) -> None:
     found = json.loads(crun("features").stdout)
     version, commit = crun("--version").stdout.splitlines()[:2]
     assert f" crun version {found['annotations']['run.oci.crun.version']}," in version
     assert commit == f"commit: {found['annotations']['run.oci.crun.commit']}" and commit[8:].isalnum()
     words = [found["annotations"][name] for name in ("run.oci.crun.checkpoint.enabled", "org.opencontainers.runc.checkpoint.enabled")]
     assert words[0] == words[1] and found["annotations"]["run.oci.crun.wasm"] == "false"
-    assert found["ociVersionMax"].startswith("1.1.") and {"run.oci.", "org.criu."} <= set(found["potentiallyUnsafeConfigAnnotations"])
     crun.program = OCI
     ours = json.loads(crun("features").stdout)
-    assert set(found["mountOptions"]) < set(ours["mountOptions"]) and "lazytime" not in found["mountOptions"]
     assert not any(name.startswith("run.oci.crun") for name in ours["annotations"])
+    assert {**found, "annotations": {}} == {**ours, "annotations": {}}
