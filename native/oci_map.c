@@ -65,7 +65,7 @@ static void ask_for_map(struct link_message *message, uint32_t *at, int tree)
     message->control.fds[0] = tree;
 }
 
-static long map_outside(const struct context *ctx, const struct plan_op *op, int tree)
+static long map_outside(struct context *ctx, const struct plan_op *op, int tree)
 {
     struct link_message message;
     uint32_t at = (uint32_t)(op - ctx->ops);
@@ -74,8 +74,8 @@ static long map_outside(const struct context *ctx, const struct plan_op *op, int
     ask_for_map(&message, &at, tree);
     if (sys_call3(__NR_sendmsg, mapper, &message.header, 0x4000 /* MSG_NOSIGNAL */) < 0 ||
         sys_read(mapper, &answer, sizeof answer) != sizeof answer)
-        return -EPIPE;
-    return answer;
+        answer = -EPIPE;
+    return with_detail(ctx, DETAIL_IDMAP, answer);
 }
 
 long oci_map_tree(struct context *ctx, const struct plan_op *op, int tree)

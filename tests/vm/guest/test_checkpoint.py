@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,12 +214,18 @@ def test_what_would_be_lost_is_refused(oci: Counter, tmp_path: Path) -> None:
     assert oci.state("one")["status"] == "running" and not images.exists()
     oci("delete", "--force", "one")
     assert "does not exist" in oci("checkpoint", "one", code=1).stderr
+    other = subprocess.Popen(["unshare", "--ipc", "sleep", "1000"])
+    place = f"/proc/{other.pid}/ns/ipc"
+    while os.readlink(place) == os.readlink("/proc/self/ns/ipc"):
+        time.sleep(0.01)
     others = [row for row in oci.config["linux"]["namespaces"] if row["type"] != "ipc"]
-    oci.config["linux"]["namespaces"] = [*others, {"type": "ipc", "path": "/proc/1/ns/ipc"}]
+    oci.config["linux"]["namespaces"] = [*others, {"type": "ipc", "path": place}]
     oci.begin()
     done = oci("checkpoint", "--image-path", images, "one", code=1)
     assert f"linux.namespaces[{len(others)}]" in done.stderr and not images.exists()
     oci.goes_on()
+    other.kill()
+    other.wait()
 
 
 def test_a_checkpoint_that_cannot_be_finished_ends_nothing(oci: Counter, tmp_path: Path) -> None:
