@@ -48,6 +48,20 @@ static long spawn(const char *python, char **args, char **envp, int told, int *p
     return pid;
 }
 
+/* The environment with a locale for which nothing has to be looked up: no decision depends on it, and text is UTF-8 anyway (-X utf8). */
+static char **with_locale(char **environment, char **envp)
+{
+    static const char locale[] = "LC_ALL=";
+    size_t n = 0;
+
+    for (; *envp != 0; envp++)
+        if (memcmp(*envp, locale, sizeof locale - 1) != 0)
+            environment[n++] = *envp;
+    environment[n++] = (char *)(uintptr_t)"LC_ALL=C";
+    environment[n] = 0;
+    return environment;
+}
+
 /* An eventfd, since who writes to a pipe is expected to sleep soon: the kernel would let its reader wait for this processor, on
  * which the child gives its memory back. */
 long decide(const char *python, char **args, char **word, char **envp, const char *helper)
@@ -55,13 +69,17 @@ long decide(const char *python, char **args, char **word, char **envp, const cha
     OWNED_FD told = (int)sys_call2(__NR_eventfd2, 0, O_CLOEXEC), pidfd = -1;
     char *bundle = *word, text[64];
     const char *end = text + sizeof text;
+    size_t variables = 0;
     long pid;
 
+    while (envp[variables] != 0)
+        variables++;
+    char **environment = with_locale(__builtin_alloca(sizeof *envp * (variables + 2)), envp);
     if (told < 0)
         return 0;
     (void)str_add_number(str_add(str_add(text, end, bundle), end, "!"), end, (uint64_t)told);
     *word = text;
-    pid = spawn(python, args, envp, told, &pidfd);
+    pid = spawn(python, args, environment, told, &pidfd);
     *word = bundle;
     if (pid < 0)
         return 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -178,3 +179,23 @@ def deciding(installed: Installation) -> tuple[subprocess.Popen[bytes], int]:
             except (FileNotFoundError, ProcessLookupError):
                 pass
     raise AssertionError("it was never seen")
+
+
+def test_text_that_is_not_ascii(installed: Installation, tmp_path: Path) -> None:
+    """The child has the locale C; what is no text at all is handed on as well."""
+    folder = tmp_path / "für"
+    folder.mkdir()
+    reports = []
+    for _ in range(2):
+        installed.forget()
+        words = [os.fsencode(installed.command), b"run", b"-v", os.fsencode(f"{folder}:/täglich:ro"), b"-e", b"K\xff=\xc3\xbc\xfe"]
+        command = [*words, *map(os.fsencode, APP), b"report", "€".encode()]
+        done = subprocess.run(command, env={**installed.environment, "LC_ALL": "C.UTF-8"}, stdout=subprocess.PIPE, timeout=60)
+        assert done.returncode == 0
+        report = json.loads(done.stdout.decode("latin-1"))
+        reports.append([report[name] for name in ("env", "argv", "root")])
+        (installed.package / "start" / "python3._pth").unlink(missing_ok=True)
+    environment, argv, root = reports[0]
+    assert reports[0] == reports[1]
+    assert not any(one.startswith("LC_") for one in environment) and any(one.startswith("K") for one in environment)
+    assert argv[-1] == "€".encode().decode("latin-1") and "täglich".encode().decode("latin-1") in root
