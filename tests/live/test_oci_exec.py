@@ -183,6 +183,7 @@ def test_the_pid_of_another_is_not_entered(oci: Runtime) -> None:
     """A container whose process is gone, and whose pid somebody else has: told apart by the start time."""
     oci.start_sleeping()
     state = oci.root / "one"
+    time.sleep(0.05)  # a time that counts in ticks of 10 ms (proc(5), starttime) is another one then
     with subprocess.Popen(["sleep", "1000"]) as other:
         for name in ("fast", "state"):
             data = (state / name).read_bytes().replace(str(oci.state("one")["pid"]).encode(), str(other.pid).encode())
