@@ -94,6 +94,7 @@ def test_memory_that_is_kept_for_an_app(shared: Pyrun, pod: Pod) -> None:
         wait_until(lambda: cached()["none"] < 4, lambda: f"{cached()}")
         assert cached()["low"] >= 10 and cached()["min"] >= 11, cached()
         wait_until(lambda: cached()["low"] < 8, lambda: f"{cached()}")
+        (group / "rival" / "cgroup.freeze").write_text("1")  # it would eat on until it is killed for want of memory, and the pod ends
         assert cached()["min"] >= 11 and figures(group / "low", "memory.events")["low"] > 0, cached()
         wait_until(lambda: logged(shared, uuid, "low")[-1][0] < 10 * MIB, "the app does not see it")
         assert logged(shared, uuid, "min")[-1][0] >= 11 * MIB
