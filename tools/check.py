@@ -32,6 +32,7 @@ BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer 
 MKDOCS = ["-m", "mkdocs", "build", "--strict"]
 LIMIT = 2500  # seconds a check may take
 SHOWN = 4000  # characters of a failed test's traceback
+ENDS = ((signal.SIGTERM, 10), (signal.SIGKILL, None))  # signals in their order, with the seconds that each has
 REASON = 160  # and of the line that comes last of all, which is there when the rest of the output is cut
 
 
@@ -109,7 +110,7 @@ def checks() -> list[Check]:
         Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),
         Check("hostile", "hostile", "hostile input", pytest("tests/hostile"), tests=True),
         Check("fuzz", "fuzz", "plan decoder, archives: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
-        Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live")], tests=True),
+        Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live", "-vv")], tests=True),
     ]
     if VMTEST.exists() or os.environ.get("CI") == "true":
         found.append(Check("vm", "vm", "containers under systemd in a virtual machine", pytest("tests/vm", "--timeout=2400"), tests=True))
@@ -163,6 +164,12 @@ def failures(check: Check) -> list[tuple[str, str]]:
     return [(f"{case.get('classname')}::{case.get('name')}", found.text or "") for case, found in bad]
 
 
+def last_test(log: Path) -> str:
+    """What a log of `pytest -v` names last."""
+    names = re.findall(r"^tests/\S+::\S+", log.read_text(errors="replace"), re.MULTILINE)
+    return names[-1] if names else "no test"
+
+
 class Running:
     """A check that was started, with its output going to its log."""
 
@@ -170,6 +177,7 @@ class Running:
         self.check = check
         self.log = LOGS / f"{check.name}.log"
         self.started = time.monotonic()
+        self.late = False
         (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -183,18 +191,19 @@ class Running:
             )
 
     def wait(self) -> int:
-        """Returns the exit code, that of a failure when the check took too long."""
+        """Returns the exit code, that of a failure when the check took too long; then its log tells where each process of Python was."""
         try:
             return self.process.wait(timeout=LIMIT)
         except subprocess.TimeoutExpired:
-            self.end()
+            self.late = True
+            self.end((signal.SIGABRT, 10), *ENDS)
             with self.log.open("a") as out:
                 out.write(f"ended after {LIMIT} seconds\n")
             return 1
 
-    def end(self) -> None:
+    def end(self, *ends: tuple[int, int | None]) -> None:
         """Ends the check, and what it started in its session, if it still runs."""
-        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, None)):
+        for number, patience in ends or ENDS:
             if self.process.poll() is not None:
                 return
             os.killpg(self.process.pid, number)
@@ -213,6 +222,8 @@ def report(running: Running, tally: Tally) -> None:
     print(f"{'ok' if code == 0 else 'FAILED'}, {time.monotonic() - running.started:.1f} s{told}", flush=True)
     if code:
         tally.broken.append(check.name)
+        if running.late:
+            tally.reasons.append(f"{check.name}: ended after {LIMIT} s, in {last_test(running.log)}")
         print("".join(running.log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
         for name, text in failures(check):  # what pytest prints as it ends can push them out of the lines above
             print(f"{name}\n{text[-SHOWN:]}\n", flush=True)
