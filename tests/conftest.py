@@ -12,6 +12,7 @@ import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI") == "true"
+AGAIN = 60  # seconds
 
 with contextlib.suppress(ModuleNotFoundError):  # virtual machines have no use for it
     import hypothesis
@@ -27,6 +28,15 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(number, handler)
     for name in [name for name in os.environ if name.startswith("PYRUN_")]:
         del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """The alarm of a test that takes too long comes again: it may then wait for the same in a `finally`, or its fixtures may."""
+    done = yield
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    signal.setitimer(signal.ITIMER_REAL, left, AGAIN)  # of pytest-timeout's method `signal`; with another one none is set
+    return done
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
