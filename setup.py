@@ -99,6 +99,7 @@ LAUNCHER = program(
     "native/net_plugin.c",
     "native/net_result.c",
     "native/net_user.c",
+    "native/netns.c",
     "native/users.c",
     "native/live.c",
     "native/shared.c",
@@ -183,6 +184,7 @@ HELPER = program(
     "native/mounts.c",
     "native/process.c",
     "native/network.c",
+    "native/netns.c",
     "native/path.c",
     "native/decode.c",
 )

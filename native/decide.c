@@ -64,7 +64,7 @@ static char **with_locale(char **environment, char **envp)
 
 /* An eventfd, since who writes to a pipe is expected to sleep soon: the kernel would let its reader wait for this processor, on
  * which the child gives its memory back. */
-long decide(const char *python, char **args, char **word, char **envp, const char *helper)
+long decide(const char *python, char **args, char **word, char **envp, const char *helper, const struct recipe_stamps *stamps)
 {
     OWNED_FD told = (int)sys_call2(__NR_eventfd2, 0, O_CLOEXEC), pidfd = -1;
     char *bundle = *word, text[64];
@@ -83,7 +83,7 @@ long decide(const char *python, char **args, char **word, char **envp, const cha
     *word = bundle;
     if (pid < 0)
         return 0;
-    load_ahead(helper);
+    prepare_ahead(helper, stamps);
     struct pollfd polls[] = {{told, POLLIN, 0}, {pidfd, POLLIN, 0}};
     while (sys_call5(__NR_ppoll, polls, 2, 0, 0, 8) < 0)
         ;

@@ -10,6 +10,7 @@
 #include "pod.h"
 #include "prepared.h"
 #include "recipe.h"
+#include "shared.h"
 #include "words.h"
 
 #define PODS_LOOKED_AT 64
@@ -22,8 +23,10 @@ struct fast {
     char form; /* which one it was found under */
     int store, pods, recipes, helper, network;
     int undecided;
-    long child; /* which has decided */
-    char ahead[PATH_SIZE]; /* path of the program that is loaded already */
+    long child;                         /* which has decided */
+    char ahead[PATH_SIZE];              /* path of the program that is loaded already */
+    int network_ahead;                  /* a network namespace that is made already */
+    const struct recipe_stamps *stamps; /* which hold */
 };
 
 /* As require_own() of pyrun.native.users: who can put things there decides what is executed. */
@@ -77,6 +80,15 @@ const char *root_of(int argc, char **argv, char **envp, int *verb)
     return i < argc && root[0] == '/' ? root : 0;
 }
 
+/* Whether the modules that decided are as they were then. */
+static int has_own(const struct fast *fast, const struct recipe_header *recipe)
+{
+    const char *own = fast->data + recipe->own;
+
+    return recipe->own_size == 0 || (fast->stamps != 0 && fast->stamps->size == recipe->own_size && memcmp(own, fast->stamps, recipe->own_size) == 0) ||
+           recipe_stamps_hold(own, recipe->own_size);
+}
+
 /* Whether there is a recipe for this form of the command line, and still holds. */
 static int find(struct fast *fast, struct words *words, int dir, char form)
 {
@@ -93,8 +105,7 @@ static int find(struct fast *fast, struct words *words, int dir, char form)
                              recipe->place_count * sizeof(uint32_t)) &&
            recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->net % 8 == 0 &&
            recipe_inside(recipe, recipe->net, recipe->net_size) && recipe->helper < recipe->start.size && recipe->own % 8 == 0 &&
-           recipe_inside(recipe, recipe->own, recipe->own_size) && recipe_holds(recipe, sizeof *recipe) &&
-           (recipe->own_size == 0 || recipe_stamps_hold(fast->data + recipe->own, recipe->own_size));
+           recipe_inside(recipe, recipe->own, recipe->own_size) && has_own(fast, recipe) && recipe_holds(recipe, sizeof *recipe);
 }
 
 /* Whether there is nothing to sweep: no half-made pod, no garbage, and among the first of the running ones none
@@ -161,6 +172,18 @@ static int save_uuid(const struct pod *pod, const char *path)
     return path == 0 || (fd >= 0 && sys_write(fd, line, UUID_LENGTH + 1) == UUID_LENGTH + 1);
 }
 
+/* The namespace that was made ahead, where the helper would make such a one; the plan then says so. */
+static uint32_t take_network(struct fast *fast, const char *block)
+{
+    const struct plan_header *plan = (const struct plan_header *)block;
+
+    if (fast->network_ahead < 0 || fast->network >= 0 || (plan->clone_flags & (CLONE_NEWNET | CLONE_NEWUSER)) != CLONE_NEWNET ||
+        (plan->flags & (PLAN_NETWORK | PLAN_CLONE_NETWORK)))
+        return 0;
+    fast->network = fast->network_ahead;
+    return PLAN_NETWORK;
+}
+
 static void start(struct fast *fast, const struct words *words, char **envp)
 {
     char *data = fast->data, *block, *record;
@@ -187,11 +210,8 @@ static void start(struct fast *fast, const struct words *words, char **envp)
         return;
     if (recipe->net_size > 0)
         fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
-    plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, 0);
-    if (fast->child > 0)
-        (void)sys_call4(__NR_wait4, fast->child, 0, 0, 0);
-    fast->child = 0;
-    if (plan >= 0)
+    plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, take_network(fast, block));
+    if (plan >= 0) /* which reaps the child: giving back its memory takes as long as all of this */
         become(fast, plan, envp);
     if (sys_call3(__NR_faccessat, fast->pod.dir, "net", 0) < 0) /* else it has something in the host: Python finds a dead pod to sweep */
         pod_undo(&fast->pod);
@@ -223,10 +243,13 @@ int may_decide(void)
     return fast.undecided;
 }
 
-void load_ahead(const char *path)
+void prepare_ahead(const char *helper, const struct recipe_stamps *stamps)
 {
-    if (join(fast.ahead, path, "", "") != 0)
-        fast.helper = sealed_program(path);
+    fast.network_ahead = new_network();
+    if (join(fast.ahead, helper, "", "") != 0)
+        fast.helper = sealed_program(helper);
+    if (recipe_stamps_hold(stamps, stamps->file_size))
+        fast.stamps = stamps;
 }
 
 void run_decided(long child, char **envp)
@@ -245,7 +268,7 @@ void run_recipe(int argc, char **argv, char **envp)
     char path[PATH_SIZE];
     int verb, plain, found;
 
-    fast.store = fast.pods = fast.recipes = fast.helper = fast.network = -1;
+    fast.store = fast.pods = fast.recipes = fast.helper = fast.network = fast.network_ahead = -1;
     fast.root = root_of(argc, argv, envp, &verb);
     if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && (is_root() || become_users_root(fast.root)))
         run_prepared(fast.root, argv + verb + 1, envp);

@@ -14,10 +14,13 @@ int may_decide(void);
 int decides_early(int argc, char **argv, int verb);
 
 /* Lets the interpreter decide, called by `args` with `*word` changed; returns the child when that has left a recipe, else 0. */
-long decide(const char *python, char **args, char **word, char **envp, const char *helper);
+struct recipe_stamps;
+long decide(const char *python, char **args, char **word, char **envp, const char *helper, const struct recipe_stamps *stamps);
 
-/* Loads what is likely to be the helper's program; does what run_recipe() does for a recipe that `child` has left, which is waited for. */
-void load_ahead(const char *path);
+/* What is likely to be needed: the program of the helper, a network namespace, and whether the sources of the bundle are as they were. */
+void prepare_ahead(const char *helper, const struct recipe_stamps *stamps);
+
+/* Does what run_recipe() does for a recipe that `child` has left, which is waited for. */
 void run_decided(long child, char **envp);
 
 /* What the short ways of `run` have opened: the state root's directories of pods and of recipes. */

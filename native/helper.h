@@ -157,7 +157,6 @@ long run_process_op(struct context *ctx, const struct plan_op *op);
 char **pool_pointers(const struct context *ctx, uint64_t offset, uint64_t count, char **at);
 
 /* network.c */
-long loopback_up(void);
 long make_network(const struct context *ctx);
 long join_network(const struct context *ctx);
 

@@ -227,7 +227,7 @@ static long become(char *python, char *self, int argc, char **argv, char **envp)
 #ifndef PYRUN_OCI
     /* Whether the bundle's sources are as they were need not be known for that: a recipe says likewise what it rests on. */
     if (bundle >= 0 && may_decide() && helper_beside(start, helper) != 0) {
-        const long child = decide(python, args, &args[BUNDLE_WORD], envp, helper);
+        const long child = decide(python, args, &args[BUNDLE_WORD], envp, helper, stamps);
 
         if (child > 0)
             run_decided(child, envp);

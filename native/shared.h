@@ -32,6 +32,12 @@ void settle(void);
 /* clock_gettime(2), in nanoseconds. */
 uint64_t clock_ns(int clock);
 
+/* Brings lo up; minus an errno. */
+long loopback_up(void);
+
+/* A new network namespace with nothing but that; this process is in the old one again whatever happens.  Minus an errno. */
+int new_network(void);
+
 /* proc(5), field 22 of stat: clock ticks between the boot and the start of the process; 0 when it is gone. */
 uint64_t start_time(int32_t pid);
 

@@ -175,6 +175,18 @@ static void kill_pod(struct context *ctx)
     (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
 }
 
+/* Children that this process had before it became the helper: the interpreter that has decided (decide.c), or a shell's. */
+static void reap_others(const struct context *ctx)
+{
+    struct {
+        int32_t head[4], pid; /* of siginfo_t, wait(2) */
+        char rest[108];
+    } info;
+
+    while ((info.pid = 0, sys_call5(__NR_waitid, P_ALL, 0, &info, WNOHANG | WEXITED | WNOWAIT, 0)) == 0 && info.pid != 0 && info.pid != ctx->init_pid)
+        (void)sys_call4(__NR_wait4, info.pid, 0, 0, 0);
+}
+
 /* Returns 1 after one that asks the app to end. */
 SELDOM static int on_signal(struct context *ctx, int fd)
 {
@@ -186,7 +198,9 @@ SELDOM static int on_signal(struct context *ctx, int fd)
 
         if (signal == SIGWINCH && ctx->tty >= 0)
             terminal_copy_size(ctx);
-        else if (signal != SIGCHLD && signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
+        else if (signal == SIGCHLD)
+            reap_others(ctx);
+        else if (signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
             (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
         hurry |= signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT;
     }
@@ -286,6 +300,7 @@ WAITING static void wait_for_init(struct context *ctx, int signals)
     int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, ended = 0, hurry = 0;
 
     count_oom_kills(ctx);
+    reap_others(ctx); /* what ended before its signal was waited for */
     for (;;) {
         long n;
 

@@ -199,3 +199,23 @@ def test_text_that_is_not_ascii(installed: Installation, tmp_path: Path) -> None
     assert reports[0] == reports[1]
     assert not any(one.startswith("LC_") for one in environment) and any(one.startswith("K") for one in environment)
     assert argv[-1] == "€".encode().decode("latin-1") and "täglich".encode().decode("latin-1") in root
+
+
+def test_its_network_is_its_own(installed: Installation, shared: Pyrun, busybox: Path) -> None:
+    """The launcher makes one while Python decides, and stays in the host's."""
+    shared("fetch", busybox, code=0)
+    script = "readlink /proc/self/ns/net; ls /sys/class/net; cat /sys/class/net/lo/flags; sleep 30"
+    own = os.readlink("/proc/self/ns/net")
+    for flags, forgotten in (((), True), ((), False), (("--net", "host"), True)):
+        if forgotten:
+            installed.forget()
+        words = [str(installed.command), "run", *flags, "example.com/busybox", "--exec", "/bin/sh", "--", "-c", script]
+        run = subprocess.Popen(words, env=installed.environment, stdout=subprocess.PIPE, text=True)
+        assert run.stdout is not None
+        told = [run.stdout.readline().strip() for _ in range(3)]
+        assert os.readlink(f"/proc/{run.pid}/ns/net") == own
+        assert told[0] == own if flags else told[0] != own and told[1:] == ["lo", "0x9"]
+        assert [name for name in os.listdir(f"/proc/{run.pid}/fd") if "net:[" in os.readlink(f"/proc/{run.pid}/fd/{name}")] == []
+        run.terminate()
+        assert run.wait(timeout=30) == 143
+        run.stdout.close()

@@ -172,3 +172,21 @@ def test_nobody_keeps_its_output(pyrun: Pyrun, busybox: Path, flags: tuple[str, 
         refused = pyrun("run", *flags, busybox, "--name", "one", *more, code=2)
         assert refused.err.startswith(f"pyrun: option {flags[0]}: is for a pod in the background\nhint: ") and "redirect" in refused.err
     assert pyrun("run", "--log-driver", "passthrough", *shell(busybox, "echo out"), code=0).out == "out\n"
+
+
+def test_children_of_a_shell_that_became_it_are_reaped(shared: Pyrun, busybox: Path) -> None:
+    """`exec pyrun run`: who started something before is their parent for as long as the pod runs."""
+    script = f"sleep 0.2 & sleep 30 & exec {COMMAND} run {busybox} --exec /bin/sh -- -c 'echo up; exec sleep 30'"
+    run = subprocess.Popen(["sh", "-c", script], env=shared.environment(), stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None and run.stdout.readline() == "up\n"
+
+    def children() -> dict[int, str]:
+        pids = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        return {int(pid): Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in pids}
+
+    wait_until(lambda: len(children()) == 2 and "Z" not in children().values(), lambda: f"{children()}")
+    other = next(pid for pid in children() if Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+    run.terminate()
+    assert run.wait(timeout=30) == 143
+    run.stdout.close()
+    os.kill(other, signal.SIGKILL)
