@@ -32,6 +32,7 @@ BINDING = "-std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-function -fanalyzer 
 MKDOCS = ["-m", "mkdocs", "build", "--strict"]
 LIMIT = 2500  # seconds a check may take
 SHOWN = 4000  # characters of a failed test's traceback
+LIVE = ("tests/live", "-vv", "--maxfail=12")  # each may have waited for its limit
 ENDS = ((signal.SIGTERM, 10), (signal.SIGKILL, None))  # signals in their order, with the seconds that each has
 REASON = 160  # and of the line that comes last of all, which is there when the rest of the output is cut
 
@@ -110,7 +111,7 @@ def checks() -> list[Check]:
         Check("package", "package", "sdist, wheel, installation", pytest("tests/package"), tests=True),
         Check("hostile", "hostile", "hostile input", pytest("tests/hostile"), tests=True),
         Check("fuzz", "fuzz", "plan decoder, archives: fuzzer, sanitizers, corpus", ["tools/fuzz.sh"]),
-        Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest("tests/live", "-vv")], tests=True),
+        Check("live", "live", "live containers on this kernel", ["tools/lane.sh", *pytest(*LIVE)], tests=True),
     ]
     if VMTEST.exists() or os.environ.get("CI") == "true":
         found.append(Check("vm", "vm", "containers under systemd in a virtual machine", pytest("tests/vm", "--timeout=2400"), tests=True))
@@ -164,10 +165,12 @@ def failures(check: Check) -> list[tuple[str, str]]:
     return [(f"{case.get('classname')}::{case.get('name')}", found.text or "") for case, found in bad]
 
 
-def last_test(log: Path) -> str:
-    """What a log of `pytest -v` names last."""
-    names = re.findall(r"^tests/\S+::\S+", log.read_text(errors="replace"), re.MULTILINE)
-    return names[-1] if names else "no test"
+def where(log: Path) -> str:
+    """Where a check was by its log, that of `pytest -v`: the test that it names last, and the first that had failed."""
+    text = log.read_text(errors="replace")
+    names = re.findall(r"^tests/\S+::\S+", text, re.MULTILINE)
+    failed = re.findall(r"^(tests/\S+::.+?) (?:FAILED|ERROR)", text, re.MULTILINE)
+    return f"in {names[-1] if names else 'no test'}" + (f"; failed before: {', '.join(failed[:5])}" if failed else "")
 
 
 class Running:
@@ -223,7 +226,7 @@ def report(running: Running, tally: Tally) -> None:
     if code:
         tally.broken.append(check.name)
         if running.late:
-            tally.reasons.append(f"{check.name}: ended after {LIMIT} s, in {last_test(running.log)}")
+            tally.reasons.append(f"{check.name}: ended after {LIMIT} s, {where(running.log)}")
         print("".join(running.log.read_text(errors="replace").splitlines(keepends=True)[-80:]), flush=True)
         for name, text in failures(check):  # what pytest prints as it ends can push them out of the lines above
             print(f"{name}\n{text[-SHOWN:]}\n", flush=True)
