@@ -31,6 +31,12 @@ struct shared {
 
 #define FIRST_CHILD 2 /* in a pid namespace of its own */
 
+/* What a process knows that waits without memory, and nothing else; whose it is begins with `top`, see doze.c. */
+struct kept {
+    unsigned long top; /* where its stack ends */
+    char rest[184];
+};
+
 struct context {
     const struct plan_header *plan;
     const struct plan_op *ops;
@@ -56,6 +62,7 @@ struct context {
     int notify;       /* supervisor: the socket on which the app speaks to the service manager */
     int inside;       /* this process has moved into the pod's cgroup itself */
     int tty;          /* supervisor: the master; init and app: the slave */
+    unsigned long top; /* of the stack, for doze(), 0 where it stays */
 };
 
 /* Detail and minus errno travel together. */
@@ -76,11 +83,24 @@ extern char arena[ARENA_SIZE]; /* the only memory beyond the stack */
 
 /* supervise.c */
 int supervise(struct context *ctx);
+int wind_up(struct context *ctx, struct plan_report end); /* what is left when the pod is gone; the exit code */
+void report(const struct context *ctx, const struct plan_report *what);
 void block_signals(void);
 void default_signals(int first, int last);
 #define ALL_SIGNALS_OF_LINUX 1, 64
 long clone_child(struct context *ctx, uint64_t flags, int (*run)(struct context *));
 uint64_t now_ns(void);
+
+/* watch.c */
+int may_doze(const struct context *ctx);
+void kill_pod(struct context *ctx);
+void wait_for_pod(struct context *ctx, int signals); /* until it is gone; then, if it has slept, it does not come back either */
+
+/* doze.c */
+typedef void woken(struct kept *kept, long result);
+__attribute__((noreturn)) void doze(struct kept *kept, woken *then, long number, long a, long b, long c, long d);
+extern const uint64_t all_signals __attribute__((visibility("hidden"))); /* on the page of code */
+unsigned long stack_top(const struct context *ctx);
 
 /* limits.c */
 long set_limit(struct context *ctx, const struct plan_op *op);

@@ -10,8 +10,6 @@
 
 #include "helper.h"
 
-#define ALL_SIGNALS (~0ULL)
-
 void fail(struct context *ctx, uint32_t op, long error)
 {
     ctx->failed = 1;
@@ -51,12 +49,12 @@ uint32_t run_ops(struct context *ctx, uint32_t i, int stop)
     return i;
 }
 
-enum { ALLOWED = 9, FILTER = 2 * ALLOWED + 5 };
+enum { ALLOWED = 10, FILTER = 2 * ALLOWED + 5 };
 
 /* Only what the loops below need; everything else is a reason to die. */
 SELDOM static long prepare_filter(struct sock_filter code[FILTER])
 {
-    static const uint16_t allowed[ALLOWED] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,
+    static const uint16_t allowed[ALLOWED] = {__NR_wait4,  __NR_rt_sigtimedwait, __NR_kill,       __NR_close,  __NR_madvise,
                                               __NR_sendto, __NR_clock_gettime,   __NR_exit_group, __NR_getpid, __NR_waitid};
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{1U << CAP_KILL, 1U << CAP_KILL, 0}, {0, 0, 0}};
@@ -89,73 +87,81 @@ WAITING static void confine(void)
         sys_exit(125);
 }
 
+/* What init knows while it waits.  With `told` whoever has the other end of the control socket is told of the app's end at once;
+ * with `stays` there is a handler for it. */
+struct attending {
+    unsigned long top;
+    struct shared *shared;
+    long app; /* -1 where it did not start, or has ended */
+    int link, told, stays;
+};
+
+/* The app has ended. */
+WAITING static void reap(struct attending *init, int status)
+{
+    struct shared *shared = init->shared;
+
+    shared->status = status;
+    shared->exited = 1;
+    if (init->stays) {
+        (void)sys_call4(__NR_wait4, init->app, 0, __WALL, 0);
+        init->app = -1;
+        return;
+    }
+    if (init->told && status != SIGKILL) { /* without the detour by the supervisor, which would have to wake up first */
+        send_report(&(struct plan_report){.kind = PLAN_EXITED, .status = status, .time = now_ns()});
+        shared->reported = 1;
+    }
+    sys_close(init->link); /* tells the supervisor; by exit alone the kernel would do it after leaving the namespaces */
+    sys_exit(0);           /* the kernel ends what is left of the pod (pid_namespaces(7)) */
+}
+
+/* With a handler for the app's end: everything else in the pod ends and this process stays, so that the namespaces do, until the
+ * supervisor kills it. */
+WAITING static void stay(struct attending *init)
+{
+    if (sys_call0(__NR_getpid) == 1) /* else others of the pod are in this pid namespace */
+        for ((void)sys_call2(__NR_kill, -1, SIGKILL); sys_call4(__NR_wait4, -1, 0, __WALL, 0) > 0;)
+            ; /* only then are they gone */
+    init->shared->stays = 1;
+    sys_close(init->link);
+    init->link = -1;
+}
+
 /* All signals are blocked, hence queued and never lost, even for pid 1 (signal(7) ignores unblocked ones
- * without a handler there).  Those that are not about children go to the app.  With `told` whoever has the other
- * end of the control socket is told of the app's end at once. */
-__attribute__((noreturn)) WAITING static void reap(struct shared *shared, int link, long app, int told)
+ * without a handler there).  Those that are not about children go to the app. */
+WAITING static void on_signal(struct attending *init, long signal)
 {
-    const uint64_t all = ALL_SIGNALS;
     int status;
-    long pid;
+    long pid = 0;
+
+    if (init->app > 0 && signal > 0 && signal != SIGCHLD)
+        (void)sys_call2(__NR_kill, init->app, signal == SIGNAL_LAST && init->stays ? SIGKILL : signal);
+    while (signal != 0 && (pid = ended_child(init->shared, init->link, init->app, &status)) > 0)
+        if (pid == init->app)
+            reap(init, status);
+    if (pid == -ECHILD && !init->stays)
+        sys_exit(125);
+    if (init->app < 0 && init->link >= 0)
+        stay(init);
+}
+
+__attribute__((noreturn)) WAITING static void attend(struct kept *kept, long signal)
+{
+    struct attending *init = (struct attending *)kept;
 
     for (;;) {
-        long signal = sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
-
-        if (signal > 0 && signal != SIGCHLD)
-            (void)sys_call2(__NR_kill, app, signal);
-        while ((pid = ended_child(shared, link, app, &status)) > 0) {
-            if (pid != app)
-                continue;
-            shared->status = status;
-            shared->exited = 1;
-            if (told && status != SIGKILL) { /* without the detour by the supervisor, which would have to wake up first */
-                send_report(&(struct plan_report){.kind = PLAN_EXITED, .status = status, .time = now_ns()});
-                shared->reported = 1;
-            }
-            sys_close(link); /* tells the supervisor; by exit alone the kernel would do it after leaving the namespaces */
-            sys_exit(0); /* the kernel ends what is left of the pod (pid_namespaces(7)) */
-        }
-        if (pid == -ECHILD)
-            sys_exit(125);
+        on_signal(init, signal);
+        if (init->top != 0)
+            doze(kept, attend, __NR_rt_sigtimedwait, (long)&all_signals, 0, 0, sizeof all_signals);
+        signal = sys_call4(__NR_rt_sigtimedwait, &all_signals, 0, 0, sizeof all_signals);
     }
 }
 
-/* With a handler for the app's end: likewise, but then everything else in the pod ends and this process stays, so that the
- * namespaces do, until the supervisor kills it.  `app` is -1 where it did not start. */
-__attribute__((noreturn)) WAITING static void stay(struct shared *shared, int link, long app)
-{
-    const uint64_t all = ALL_SIGNALS;
-    int status;
-    long pid, signal;
-
-    for (;;) {
-        if (app < 0 && link >= 0) {
-            if (sys_call0(__NR_getpid) == 1) /* else others of the pod are in this pid namespace */
-                for ((void)sys_call2(__NR_kill, -1, SIGKILL); sys_call4(__NR_wait4, -1, 0, __WALL, 0) > 0;)
-                    ; /* only then are they gone */
-            shared->stays = 1;
-            sys_close(link);
-            link = -1;
-        }
-        signal = sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
-        if (app > 0 && signal > 0 && signal != SIGCHLD)
-            (void)sys_call2(__NR_kill, app, signal == SIGNAL_LAST ? SIGKILL : signal);
-        while ((pid = ended_child(shared, link, app, &status)) > 0)
-            if (pid == app) {
-                shared->status = status;
-                shared->exited = 1;
-                (void)sys_call4(__NR_wait4, app, 0, __WALL, 0);
-                app = -1;
-            }
-    }
-}
-
-__attribute__((noreturn)) WAITING static void attend(struct shared *shared, int link, long app, int told, int stays)
+__attribute__((noreturn)) WAITING static void begin(struct kept *kept)
 {
     confine();
-    if (stays)
-        stay(shared, link, app);
-    reap(shared, link, app, told);
+    attend(kept, 0);
 }
 
 struct app {
@@ -235,6 +241,10 @@ static void start_app(struct context *ctx, uint32_t app_op)
     /* The app alone decides when its streams are at an end.  The link stays: its EOF tells the supervisor of the
      * app's end before the kernel has taken the namespaces apart. */
     struct shared *shared = ctx->shared;
+    union {
+        struct attending one;
+        struct kept kept;
+    } init;
     int link = ctx->link;
     if (app != FIRST_CHILD)
         shared->app = (int32_t)app;
@@ -247,7 +257,8 @@ static void start_app(struct context *ctx, uint32_t app_op)
     close_between(low + 1, high);
     close_between(high + 1, INT32_MAX);
     (void)sys_call2(__NR_munmap, ctx->plan, ctx->plan->size);
-    attend(shared, link, app, told, stays);
+    init.one = (struct attending){ctx->top, shared, app, link, told, stays};
+    begin(&init.kept);
 }
 
 /* An empty root, so that nobody finds the host's in /proc/PID/root of this process. */
@@ -268,11 +279,9 @@ static long leave_host(void)
 
 __attribute__((noreturn)) WAITING static void hold(void)
 {
-    const uint64_t all = ALL_SIGNALS;
-
     confine();
     for (;;) {
-        (void)sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+        (void)sys_call4(__NR_rt_sigtimedwait, &all_signals, 0, 0, sizeof all_signals);
         while (sys_call4(__NR_wait4, -1, 0, WNOHANG | __WALL, 0) > 0)
             ;
     }

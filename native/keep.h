@@ -48,7 +48,8 @@ enum keep_log { LOG_AUTO, LOG_FILE, LOG_JOURNALD, LOG_NONE, LOG_PASSTHROUGH };
 #define KEEP_SEVERAL 32   /* the file `apps.keep` says which */
 #define KEEP_SHARE_PID 64 /* one pid namespace for all of them */
 #define KEEP_SHARE_NET 128 /* a network namespace of their own; without it the host's */
-#define KEEP_APPS 32
+#define KEEP_APPS 64
+#define MANY_APPS 16 /* each of more has no page for its command line: PLAN_MANY */
 
 #define APP_INPUT 1 /* in the foreground it has the caller's standard input */
 #define APP_TTY 2   /* in the background keep_tty.c's terminal */
@@ -165,7 +166,7 @@ struct keeper {
     char *cgroup;       /* the pod's, "" without one: behind the last app that there is, */
     struct pollfd *polls; /* and these behind that, so that few pages hold all that is in use */
     struct app apps[KEEP_APPS];
-    char room[2 * PATH_SIZE];
+    char room[3 * PATH_SIZE];
 };
 
 #define EACH_APP(each, keeper) (struct app *each = (keeper)->apps; each < (keeper)->apps + (keeper)->count; each++)

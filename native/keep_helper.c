@@ -23,7 +23,7 @@ long start_helper(struct keeper *keeper, struct app *app)
         (void)sys_call4(__NR_wait4, app->helper_pid, 0, __WALL, 0);
     app->helper_pid = 0;
     make_cgroup(keeper, app);
-    flags |= manager_count(app) << PLAN_LISTEN_SHIFT;
+    flags |= manager_count(app) << PLAN_LISTEN_SHIFT | (keeper->count > MANY_APPS ? PLAN_MANY : 0);
     r = set_plan_flags(app, flags | (app->own >= 0 ? PLAN_HAS_CGROUP : 0));
     if (r < 0 || (r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links)) < 0)
         return r;

@@ -48,7 +48,7 @@ static int read_flags(struct app *app)
     if (app->plan < 0 || sys_call4(__NR_pread64, app->plan, &head, sizeof head, 0) != sizeof head || head.magic != PLAN_MAGIC ||
         head.version != PLAN_VERSION)
         return 0;
-    app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING | PLAN_TELL_END);
+    app->flags = head.flags & PLAN_ALL_FLAGS & ~(uint32_t)(PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_HAS_CGROUP | PLAN_TELL_RUNNING | PLAN_TELL_END | PLAN_MANY);
     return 1;
 }
 

@@ -200,7 +200,6 @@ uint32_t out_of_memory(const struct context *ctx, int32_t status)
 /* Init: the next child that has ended, 0 when none has.  The app is left as it is, after SIGKILL until the supervisor has looked */
 WAITING long ended_child(struct shared *shared, int link, long app, int *status)
 {
-    const uint64_t all = ~0ULL;
     siginfo_t info;
     long r = sys_call5(__NR_waitid, 0 /* P_ALL */, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0);
 
@@ -214,6 +213,6 @@ WAITING long ended_child(struct shared *shared, int link, long app, int *status)
     shared->held = 1;
     if (sys_call6(__NR_sendto, link, "K", 1, 0x4000 /* MSG_NOSIGNAL */, 0, 0) == 1)
         while (shared->held)
-            (void)sys_call4(__NR_rt_sigtimedwait, &all, 0, 0, sizeof all);
+            (void)sys_call4(__NR_rt_sigtimedwait, &all_signals, 0, 0, sizeof all_signals);
     return app;
 }

@@ -85,8 +85,9 @@ enum { NAMESPACE_USER, NAMESPACE_NET = 4, NAMESPACE_MOUNT };
 #define PLAN_KEEP_GROUPS 262144 /* OP_IDS without groups leaves those of the caller */
 #define PLAN_HOST_NETWORK 524288 /* in a user namespace that does not have the host's network, which then nobody may enter: who is in it stays */
 #define PLAN_TELL_END 1048576 /* descriptor 2 gets JSON: a failure, or how it ended, which begins as PYRUN_END of the environment does */
+#define PLAN_MANY 2097152 /* of a pod of many apps: while it waits, its processes have no command line, see doze.c */
 #define PLAN_LISTEN_SHIFT 24 /* above it: how many listening sockets there are */
-#define PLAN_ALL_FLAGS 2097151
+#define PLAN_ALL_FLAGS 4194303
 
 struct plan_header {
     uint32_t magic;

@@ -3,7 +3,6 @@
  * `pyrun run` becomes this process by execve, so it keeps the pid that systemd or a shell knows.
  * When something fails and nobody listens on the control socket it turns back into Python
  * (plan_header.explain), which knows what operation 17 was and who asked for it. */
-#include <linux/poll.h>
 #include <linux/signalfd.h>
 #include <linux/wait.h>
 
@@ -11,8 +10,6 @@
 
 #define BLOCKED (~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1)))
 #define CLONE_TIME 0x80 /* CLONE_NEWTIME; only unshare(2) leaves room to set the offsets first */
-
-enum { POLL_SIGNAL, POLL_PIDFD, POLL_LINK, POLL_CONTROL, POLL_NOTIFY, POLL_TERMINAL, POLL_COUNT = POLL_TERMINAL + TERMINAL_SLOTS };
 
 uint64_t now_ns(void)
 {
@@ -27,7 +24,7 @@ void send_report(const struct plan_report *what)
     (void)sys_call6(__NR_sendto, SLOT_CONTROL, what, sizeof *what, 0x4000 | 0x40 /* MSG_NOSIGNAL, MSG_DONTWAIT */, 0, 0);
 }
 
-static void report(const struct context *ctx, const struct plan_report *what)
+void report(const struct context *ctx, const struct plan_report *what)
 {
     if (what->kind == PLAN_EXITED)
         send_figures(ctx);
@@ -169,167 +166,6 @@ static long start(struct context *ctx, uint32_t *step)
     return r < 0 ? r : sys_write(ctx->link, "G", 1) == 1 ? 0 : -EPIPE;
 }
 
-static void kill_pod(struct context *ctx)
-{
-    look_for_victim(ctx);
-    (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGKILL, 0, 0);
-}
-
-/* Children that this process had before it became the helper: the interpreter that has decided (decide.c), or a shell's. */
-static void reap_others(const struct context *ctx)
-{
-    struct {
-        int32_t head[4], pid; /* of siginfo_t, wait(2) */
-        char rest[108];
-    } info;
-
-    while ((info.pid = 0, sys_call5(__NR_waitid, P_ALL, 0, &info, WNOHANG | WEXITED | WNOWAIT, 0)) == 0 && info.pid != 0 && info.pid != ctx->init_pid)
-        (void)sys_call4(__NR_wait4, info.pid, 0, 0, 0);
-}
-
-/* Returns 1 after one that asks the app to end. */
-SELDOM static int on_signal(struct context *ctx, int fd)
-{
-    struct signalfd_siginfo info;
-    int hurry = 0;
-
-    while (sys_read(fd, &info, sizeof info) == sizeof info) {
-        int signal = (int)info.ssi_signo;
-
-        if (signal == SIGWINCH && ctx->tty >= 0)
-            terminal_copy_size(ctx);
-        else if (signal == SIGCHLD)
-            reap_others(ctx);
-        else if (signal != SIGPIPE && signal != SIGTTIN && signal != SIGTTOU)
-            (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
-        hurry |= signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT;
-    }
-    return hurry;
-}
-
-/* First thing when the app has ended: who waits for that need not wait for the namespaces to be taken apart. */
-static void app_ended(struct context *ctx)
-{
-    if (ctx->shared->stays) { /* init does, for a handler */
-        ctx->shared->stays = 0;
-        post_stop(ctx);
-        kill_pod(ctx);
-        return;
-    }
-    if (ctx->reported || !ctx->shared->exited || ctx->tty >= 0) /* with a terminal its last words come first */
-        return;
-    ctx->reported = 1;
-    if (ctx->shared->reported)
-        return;
-    report(ctx, &(struct plan_report){.kind = PLAN_EXITED,
-                                      .detail = out_of_memory(ctx, ctx->shared->status),
-                                      .status = ctx->shared->status,
-                                      .time = now_ns()});
-}
-
-/* A pod that a keeper looks after may be gone before its root is unmounted: an overlay syncs all of the file system that it
- * writes to (overlayfs.rst, "Volatile mount"), which takes as long as others have written.  Whoever holds it last waits. */
-static void hold_root(struct context *ctx)
-{
-    char path[32] = "/proc/";
-    const char *end = path + sizeof path;
-
-    if ((ctx->plan->flags & (PLAN_HAS_CONTROL | PLAN_HAS_POD | PLAN_ENTER)) != PLAN_HAS_CONTROL)
-        return;
-    (void)str_add(str_add_number(path + str_len(path), end, (uint64_t)ctx->init_pid), end, "/root");
-    ctx->root = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
-}
-
-/* 'R' the app runs; 'T' with the master of its terminal; 'K' it was killed, and init waits: see oom.c. */
-SELDOM static int on_link(struct context *ctx)
-{
-    struct link_message message;
-    long n;
-
-    link_message_init(&message, 0, 1);
-    n = sys_call3(__NR_recvmsg, ctx->link, &message.header, 0x40000000 | 0x40 /* MSG_CMSG_CLOEXEC, MSG_DONTWAIT */);
-    if (n == -EAGAIN || n == -EINTR)
-        return 1;
-    if (n != 1) {
-        app_ended(ctx);
-        return 0;
-    }
-    if (message.kind == 'T' && message.header.control_length != 0 && ctx->tty < 0) {
-        ctx->tty = message.control.fds[0];
-        terminal_start(ctx);
-    }
-    if (message.kind == 'K') {
-        look_for_victim(ctx);
-        ctx->shared->held = 0;
-        (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, SIGCHLD, 0, 0);
-    }
-    if (message.kind == 'R') {
-        notify_ready(ctx);
-        report(ctx, &(struct plan_report){.kind = PLAN_RUNNING, .pid = ctx->init_pid, .time = now_ns()});
-        hold_root(ctx);
-        (void)sys_call3(__NR_madvise, ctx->plan, ctx->plan->size, MADV_DONTNEED); /* comes back from its file when needed */
-    }
-    return 1;
-}
-
-/* One byte is a signal for the pod (SIGKILL ends all of it); EOF is the end of whoever wanted it. */
-SELDOM static int on_control(struct context *ctx)
-{
-    unsigned char signal = 0;
-    long n = sys_call6(__NR_recvfrom, SLOT_CONTROL, &signal, 1, 0x40 /* MSG_DONTWAIT */, 0, 0);
-
-    if (n == -EAGAIN || n == -EINTR)
-        return 1;
-    if (n == 1 && signal == SIGKILL && !ctx->killed && find_handler(ctx, HANDLER_POST_STOP)) {
-        ctx->killed = 1;
-        signal = SIGNAL_LAST;
-    }
-    if (n == 1 && signal != SIGKILL)
-        (void)sys_call4(__NR_pidfd_send_signal, ctx->pidfd, signal, 0, 0);
-    else
-        kill_pod(ctx);
-    return n == 1;
-}
-
-/* Until init is gone.  Its end, not the app's, counts: only then is every process of the pod dead.
- * What the app wrote is then shown to the end, however slowly the caller reads, unless the pod was told to stop. */
-WAITING static void wait_for_init(struct context *ctx, int signals)
-{
-    static const struct __kernel_timespec at_once = {0, 0};
-    struct pollfd polls[POLL_COUNT];
-    int link = 1, control = (ctx->plan->flags & PLAN_HAS_CONTROL) != 0, ended = 0, hurry = 0;
-
-    count_oom_kills(ctx);
-    reap_others(ctx); /* what ended before its signal was waited for */
-    for (;;) {
-        long n;
-
-        watch(&polls[POLL_SIGNAL], signals, POLLIN);
-        watch(&polls[POLL_PIDFD], ctx->pidfd, ended ? 0 : POLLIN);
-        watch(&polls[POLL_LINK], ctx->link, link ? POLLIN : 0);
-        watch(&polls[POLL_CONTROL], SLOT_CONTROL, control ? POLLIN : 0);
-        watch(&polls[POLL_NOTIFY], ctx->notify, ctx->notify >= 0 ? POLLIN : 0);
-        terminal_watch(ctx, polls + POLL_TERMINAL, ended);
-        n = sys_call5(__NR_ppoll, polls, POLL_COUNT, ended && (hurry || !terminal_waits()) ? &at_once : 0, 0, 8);
-        if (n < 0)
-            continue;
-        if (n == 0)
-            return;
-        if (polls[POLL_LINK].revents)
-            link = on_link(ctx);
-        if (polls[POLL_SIGNAL].revents)
-            hurry |= on_signal(ctx, signals);
-        if (polls[POLL_CONTROL].revents)
-            hurry |= !(control = on_control(ctx));
-        if (polls[POLL_NOTIFY].revents)
-            notify_relay(ctx);
-        terminal_move(ctx, polls + POLL_TERMINAL);
-        ended |= polls[POLL_PIDFD].revents != 0;
-        if (!ended && link && (polls[POLL_LINK].revents | polls[POLL_SIGNAL].revents | polls[POLL_CONTROL].revents | polls[POLL_NOTIFY].revents))
-            settle();
-    }
-}
-
 static int exit_code(int32_t status)
 {
     return (status & 0x7f) != 0 ? 128 + (status & 0x7f) : status >> 8 & 0xff;
@@ -345,36 +181,22 @@ static int explain(const struct context *ctx, const struct plan_report *failure)
     return 125;
 }
 
-int supervise(struct context *ctx)
+/* Both are gone; `end` says what failed, if that is known already. */
+int wind_up(struct context *ctx, struct plan_report end)
 {
-    struct plan_report end = {.kind = PLAN_FAILED};
-    OWNED_FD signals = (int)take_signals();
-    const int entering = (ctx->plan->flags & PLAN_ENTER) != 0;
+    const int entering = (ctx->plan->flags & PLAN_ENTER) != 0, well = end.error == 0;
     int32_t status = 0;
-    long r = start(ctx, &end.op);
 
-    /* The app's streams end with the pod, or with its last handler: nobody waits for the cleaning up. */
-    if (r == 0 && (ctx->plan->flags & PLAN_ACCOUNT) && !entering && !find_handler(ctx, HANDLER_POST_STOP))
-        (void)sys_call3(__NR_close_range, 0, 2, 0);
-    if (r < 0) {
-        end.error = (int32_t)-r;
-        end.detail = ctx->detail;
-        if (ctx->init_pid > 0)
-            kill_pod(ctx);
-    }
-    if (ctx->init_pid > 0) {
-        if (r == 0)
-            wait_for_init(ctx, signals);
+    if (ctx->init_pid > 0)
         (void)sys_call4(__NR_wait4, ctx->init_pid, &status, __WALL, 0);
-    }
     if (ctx->plan->clone_flags & CLONE_NEWUSER)
         release_namespaces();
     terminal_stop();
-    if (r == 0 && ctx->shared->failed) {
+    if (well && ctx->shared->failed) {
         end.op = ctx->shared->op;
         end.error = ctx->shared->error;
         end.detail = ctx->shared->detail;
-    } else if (r == 0) {
+    } else if (well) {
         /* init tells the app's own end; if it was killed first, its own end is what is known, and never a success. */
         end.kind = PLAN_EXITED;
         end.op = 0;
@@ -394,4 +216,26 @@ int supervise(struct context *ctx)
         return explain(ctx, &end);
     tell_caller(ctx, &end, exit_code(end.status));
     return exit_code(end.status);
+}
+
+int supervise(struct context *ctx)
+{
+    struct plan_report end = {.kind = PLAN_FAILED};
+    const int signals = (int)take_signals();
+    long r;
+
+    ctx->top = may_doze(ctx) ? stack_top(ctx) : 0;
+    r = start(ctx, &end.op);
+    /* The app's streams end with the pod, or with its last handler: nobody waits for the cleaning up. */
+    if (r == 0 && (ctx->plan->flags & (PLAN_ACCOUNT | PLAN_ENTER)) == PLAN_ACCOUNT && !find_handler(ctx, HANDLER_POST_STOP))
+        (void)sys_call3(__NR_close_range, 0, 2, 0);
+    if (r < 0) {
+        end.error = (int32_t)-r;
+        end.detail = ctx->detail;
+        if (ctx->init_pid > 0)
+            kill_pod(ctx);
+    } else if (ctx->init_pid > 0) {
+        wait_for_pod(ctx, signals);
+    }
+    return wind_up(ctx, end);
 }

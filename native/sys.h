@@ -108,8 +108,12 @@ static inline int str_eq(const char *a, const char *b)
     return *a == *b;
 }
 
+/* Of what each file would have a copy: the linker keeps one. */
+#define ONE_COPY __attribute__((weak, noinline, visibility("hidden")))
+
 /* Appends s to the string that ends at `at`; `end` bounds the buffer.  Returns the new end, or 0 when it does not fit. */
-static inline char *str_add(char *at, const char *end, const char *s)
+char *str_add(char *at, const char *end, const char *s);
+ONE_COPY char *str_add(char *at, const char *end, const char *s)
 {
     size_t n = str_len(s);
 
@@ -130,7 +134,8 @@ static inline char *join(char path[PATH_SIZE], const char *one, const char *two,
     return str_add(at, path + PATH_SIZE, three) == 0 ? 0 : path;
 }
 
-static inline char *str_add_number(char *at, const char *end, uint64_t value)
+char *str_add_number(char *at, const char *end, uint64_t value);
+ONE_COPY char *str_add_number(char *at, const char *end, uint64_t value)
 {
     char digits[24];
     char *p = digits + sizeof digits - 1;

@@ -18,7 +18,7 @@ VERSION = 2
 REMOVE, FOREGROUND, TTY, SEVERAL, SHARE_PID, SHARE_NET = 1, 2, 4, 32, 64, 128
 HEALTH = 8
 APP_INPUT, APP_TTY = 1, 2
-MOST_APPS = 32
+MOST_APPS = 64
 EXITS = ("first-failure", "last-exit", "main-app")
 _APPS, _APP = Struct("=2I"), Struct("=64s64s2I")
 _KEEP = Struct("=6IQ2I64s")

@@ -238,7 +238,7 @@ def test_bad_command_lines_are_refused_with_one_line(shared: Pyrun, several: Cal
         (("--pid", "pod", *traced), "share process numbers with app b: it may trace"),
         ((busybox, busybox), "run: unexpected argument"),
         ((busybox, "---", "missing.example.com/x:1", "--pull-policy", "never"), "find image missing.example.com/x:1"),
-        (tuple(word for _ in range(33) for word in (busybox, "---")), "make a pod: 33 apps are too many"),
+        (tuple(word for _ in range(65) for word in (busybox, "---")), "make a pod: 65 apps are too many"),
         ((busybox, "---", busybox, "--no-such"), "unknown option --no-such of `pyrun run`"),
     ]
     for words, error in cases:
