@@ -54,6 +54,71 @@ long net_unless(struct net *net, const struct net_op *op)
     return r == -ENOENT || r == -ENODEV ? 0 : r;
 }
 
+/* What counts the users of a chain: its rules, and those that jump there (nf_tables.h). */
+static uint32_t users_of(const char *data, size_t size)
+{
+    for (size_t at = sizeof(struct nlmsghdr) + sizeof(struct nfgenmsg); at + 4 <= size;) {
+        uint16_t length, kind;
+        unsigned char raw[4];
+
+        memcpy(&length, data + at, sizeof length);
+        memcpy(&kind, data + at + 2, sizeof kind);
+        if (length < 4 || length > size - at)
+            break;
+        if ((kind & 0x3fff) == NFTA_CHAIN_USE && length == 8) {
+            memcpy(raw, data + at + 4, sizeof raw);
+            return (uint32_t)raw[0] << 24 | (uint32_t)raw[1] << 16 | (uint32_t)raw[2] << 8 | raw[3];
+        }
+        at += NLMSG_ALIGN(length);
+    }
+    return 0;
+}
+
+/* Reads all answers, since others will be read here: how many chains there are as wanted; minus an errno. */
+static long intact(int fd, uint32_t count, const char *wanted)
+{
+    static char data[32768] __attribute__((aligned(8)));
+    uint32_t answered = 0, found = 0;
+    long failed = 0;
+
+    while (answered < count) {
+        const long n = sys_call6(__NR_recvfrom, fd, data, sizeof data, 0, 0, 0);
+        struct nlmsghdr header;
+        int32_t error;
+
+        if (n <= 0 && n != -EINTR)
+            return n < 0 ? n : -EIO;
+        for (size_t at = 0; n > 0 && (size_t)n - at >= sizeof header && answered < count; at += NLMSG_ALIGN(header.nlmsg_len)) {
+            memcpy(&header, data + at, sizeof header);
+            if (header.nlmsg_len < sizeof header + sizeof error || header.nlmsg_len > (size_t)n - at)
+                return -EIO;
+            if (header.nlmsg_type != NLMSG_ERROR) {
+                found += users_of(data + at, header.nlmsg_len) >= (unsigned char)wanted[answered];
+                continue;
+            }
+            memcpy(&error, data + at + sizeof header, sizeof error);
+            failed = error != 0 && error != -ENOENT ? error : failed;
+            answered++;
+        }
+    }
+    return failed != 0 ? failed : found;
+}
+
+/* A table that is there may have been flushed. */
+long net_intact(struct net *net, const struct net_op *op)
+{
+    const uint32_t at = op->word[0], size = op->word[1], count = op->word[2], wanted = op->word[3];
+    long r;
+
+    if (size >= net->pool_size - at || count >= net->pool_size - wanted || op->word[6] > NET_OPS)
+        return -EINVAL;
+    if ((r = net_open(net, NET_FILTER)) < 0 || (r = sys_write((int)r, net->pool + at, size)) != (long)size)
+        return r < 0 ? r : -EIO;
+    r = intact(net->socket[NET_FILTER], count, net->pool + wanted);
+    net->skip = r == (long)count ? op->word[6] : 0;
+    return r < 0 ? r : 0;
+}
+
 static char *pod_path(char path[PATH_SIZE], const char *phase, const char *uuid, const char *file)
 {
     const char *end = path + PATH_SIZE;

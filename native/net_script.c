@@ -159,12 +159,19 @@ static long answers(int fd, uint32_t awaited, uint32_t *number)
     return 0;
 }
 
+long net_open(struct net *net, uint32_t where)
+{
+    if (net->socket[where] < 0)
+        net->socket[where] = net_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0);
+    return net->socket[where];
+}
+
 long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number)
 {
-    long r;
+    long r = net_open(net, where);
 
-    if (net->socket[where] < 0 && (net->socket[where] = net_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0)) < 0)
-        return net->socket[where];
+    if (r < 0)
+        return r;
     r = sys_write(net->socket[where], data, size);
     return r == (long)size ? answers(net->socket[where], awaited, number) : r < 0 ? r : -EIO;
 }
@@ -302,6 +309,8 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_plugin(net, op);
     case NET_WHEN:
         return net_when(net, op);
+    case NET_INTACT:
+        return net_intact(net, op);
     default:
         return -EINVAL;
     }

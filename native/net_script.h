@@ -16,7 +16,7 @@
 #define NET_SCRIPT "net.script"
 #define NET_ELEMENTS "net.elements" /* what the pod has in the table, as it was sent: pyrun.net.elements */
 #define NET_MAGIC 0x74656e70
-#define NET_VERSION 3
+#define NET_VERSION 4
 #define NET_SIZE (1 << 18) /* bytes at most */
 #define NET_OPS 512
 #define NET_VALUES 48
@@ -68,6 +68,8 @@ enum net_what {
     NET_PLUGIN,     /* network, type and where that may be, with a NUL behind each; environment, size; configuration without its end,
                      * size; enum net_turn; the first of NET_OF_RESULT values */
     NET_WHEN,       /* value, place in it, bytes, size: else the next word[6] operations are left out */
+    NET_INTACT,     /* questions for chains, size, how many, a byte for each: so many rules and jumps there are at least, and then the next
+                     * word[6] operations are left out */
 };
 
 enum net_turn {
@@ -149,12 +151,14 @@ long net_check(const struct net *net, const struct net_op *op);
 long net_when(struct net *net, const struct net_op *op);
 long net_unless(struct net *net, const struct net_op *op);
 long net_rules(struct net *net, const struct net_op *op);
+long net_intact(struct net *net, const struct net_op *op);
 long net_forward(void);
 int net_lives(const struct net *net, const char *uuid); /* whether a pod runs or is going to, as pyrun.net.leases has it */
 
 /* net_script.c: sends what is `size` bytes long, and waits for so many acknowledgements; the number of the link they are about. */
 long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number);
 long net_ask(struct net *net, const struct net_op *op);
+long net_open(struct net *net, uint32_t where); /* the socket of that kind */
 int net_socket(int family);
 void net_hear_no_advertisements(void);
 

@@ -21,7 +21,7 @@ from pyrun.errors import ConfigError, HostError, PyrunError
 from pyrun.images import fastjson
 from pyrun.net import bridges, elements, leases, names, networks, pin, ports, relay, rules, told
 from pyrun.net.addresses import INET6, mac_of, parse_mac
-from pyrun.net.netlink import Netlink, has_table
+from pyrun.net.netlink import Netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _network(root: str, one: dict[str, Any], link: Netlink) -> tuple[Network | N
     if network is None:
         with networks.Lock(root):
             network = networks.find(root, name) or networks.make_default(root, name, link)
-    if not (bridges.ready(network, link) and has_table(networks.table_of(root))):
+    if not (bridges.ready(network, link) and rules.stand(root)):
         with networks.Lock(root):
             bridges.make(root, network, link)
             rules.rebuild(root, *standing(root))
@@ -188,7 +188,7 @@ def make_ready(root: str, want: dict[str, Any]) -> None:
     try:
         with Netlink() as link:
             chosen = [_network(root, one, link)[0] for one in want["nets"]]
-            if not any(chosen) and forwards_itself(root, want) and not has_table(networks.table_of(root)):
+            if not any(chosen) and forwards_itself(root, want) and not rules.stand(root):
                 with networks.Lock(root):
                     rules.rebuild(root, *standing(root))
     except (PyrunError, OSError):
@@ -316,7 +316,7 @@ def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[
     _write(pod, _RECORD, fastjson.dumps(record).encode())
     forwards = forwarded(record)
     _write(pod, elements.FILE, elements.sent(networks.table_of(root), forwards, record["alone"]))
-    if (forwards or record["alone"]) and not has_table(networks.table_of(root)):
+    if (forwards or record["alone"]) and not rules.stand(root):
         rules.rebuild(root, *standing(root))
     rules.ensure(root, forwards, record["alone"])
     if forwards:

@@ -23,8 +23,10 @@ __all__ = [
     "CREATE",
     "NETFILTER",
     "Netlink",
+    "chain_request",
     "delete_request",
     "enclosed",
+    "has_chains",
     "has_table",
     "link_request",
     "message",
@@ -47,7 +49,8 @@ _NODAD, _PERMANENT = 2, 0x80
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _DST, _OIF, _GATEWAY, _MAIN = 1, 4, 5, 254
 INET, INET6 = 2, 10
-NETFILTER, _GETTABLE, _NFPROTO_INET = 12, 10 << 8 | 1, 1
+NETFILTER, _GETTABLE, _GETCHAIN, _NFPROTO_INET = 12, 10 << 8 | 1, 10 << 8 | 4, 1
+_CHAIN_USE = 6  # NFTA_CHAIN_USE: its rules, and those that jump there
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _BUFFER = 1 << 18
 
@@ -112,6 +115,11 @@ def delete_request(name: str) -> tuple[int, int, bytes]:
 def table_request(name: str) -> tuple[int, int, bytes]:
     """Likewise for our table of nf_tables."""
     return _GETTABLE, ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, name)
+
+
+def chain_request(table: str, name: str) -> tuple[int, int, bytes]:
+    """Likewise for one of its chains."""
+    return _GETCHAIN, ACK, bytes((_NFPROTO_INET, 0, 0, 0)) + _text(1, table) + _text(3, name)
 
 
 class Netlink:
@@ -290,3 +298,15 @@ def has_table(name: str) -> bool:
                 return False
             raise
         return True
+
+
+def has_chains(table: str, wanted: dict[str, int]) -> bool:
+    """Whether it has these chains with so many rules, and jumps to them, at least: somebody may have flushed them."""
+    with Netlink(family=NETFILTER) as link:
+        try:
+            uses = [attributes(link.ask(*chain_request(table, name), name)[0][1][4:]).get(_CHAIN_USE, b"") for name in wanted]
+        except OSError as error:
+            if error.errno == 2:
+                return False
+            raise
+    return all(int.from_bytes(use, "big") >= least for use, least in zip(uses, wanted.values(), strict=True))

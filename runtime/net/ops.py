@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "UnableError", "Writer"]
 
-_MAGIC, _VERSION = 0x74656E70, 3
+_MAGIC, _VERSION = 0x74656E70, 4
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
 CHECK, LOCK, UNLOCK, LEASE, LINK_LOCAL, PORT, FILE, NAMESPACE, ASK = range(1, 10)
-RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN = range(10, 21)
+RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN, INTACT = range(10, 22)
 HOST, INSIDE, FILTER = range(3)  # which socket a message goes to
 _TEXT, _HEX, _COLONS, _RESULT = b"\1", b"\2", b"\3", b"\4"  # in texts, with a number behind it: that value in this form
 _FIRST = 0x20  # of these numbers
@@ -67,6 +67,11 @@ class Writer:
         """Return what is used in a `with` block: what that takes down is for where this asks for something that is not there."""
         data = message(kind, flags, body, 1)
         return _Condition(self._ops, (UNLESS, where, self._put(data), len(data), 0, 0, 1))
+
+    def _unless_intact(self, questions: list[tuple[int, int, bytes]], wanted: bytes) -> _Condition:
+        """Likewise for where one of these chains lacks a rule that it should have."""
+        data = b"".join(message(kind, flags, body, 1) for kind, flags, body in questions)
+        return _Condition(self._ops, (INTACT, self._put(data), len(data), len(questions), self._put(wanted), 0, 0))
 
     def _when(self, value: int, place: int, wanted: bytes) -> _Condition:
         """Likewise for where these bytes of a value are as wanted."""

@@ -19,16 +19,17 @@ from pyrun.native.users import is_root
 from pyrun.net import elements, nft
 from pyrun.net.addresses import INET, mac_of
 from pyrun.net.bridges import link_local
-from pyrun.net.netlink import has_table
+from pyrun.net.netlink import has_chains, has_table
 from pyrun.net.networks import known, table_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyrun.net.networks import Network
 
-__all__ = ["Forward", "clear", "ensure", "held", "rebuild", "remove", "text", "version"]
+__all__ = ["CHAINS", "Forward", "clear", "ensure", "held", "rebuild", "remove", "stand", "text", "version"]
 
 _OURS = "0x70790000/16"
+_FORM = 2  # of what pyrun.net.snapshot writes
 _OF_PODS = ("own", "any", "alone")  # sets and maps called so
 _TABLE = """add table inet {table}
 delete table inet {table}
@@ -85,6 +86,9 @@ ip6 saddr @alone6 drop
 }}
 }}
 """
+
+# how many rules each has, and jumps to it
+CHAINS = {"first": 1, "ports": 6, "inward": 1, "local": 2, "outward": 5, "between": 6, "host": 5}
 
 
 class Forward:
@@ -149,7 +153,12 @@ def rebuild(root: str, forwards: list[Forward], alone: list[str]) -> None:
 
 def version() -> str:
     """Return what tells these rules from those of another pyrun."""
-    return f"{crc32(_TABLE.encode()):08x}"
+    return f"{crc32(_TABLE.encode(), _FORM):08x}"
+
+
+def stand(root: str) -> bool:
+    """Whether all of them are there."""
+    return has_chains(table_of(root), CHAINS)
 
 
 def ensure(root: str, forwards: list[Forward], alone: list[str]) -> None:

@@ -16,7 +16,7 @@ from pyrun.native import RELAY
 from pyrun.native.users import which
 from pyrun.net import attach, bridges, elements, leases, names, networks, ops, ports, relay, rules, snapshot
 from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
-from pyrun.net.netlink import Netlink, delete_request, link_request, table_request, transaction
+from pyrun.net.netlink import Netlink, chain_request, delete_request, link_request, transaction
 from pyrun.net.ops import Recorder, UnableError, Writer
 
 TYPE_CHECKING = False
@@ -189,11 +189,11 @@ class _Script(Writer):
     def _make_ready(self, chosen: list[tuple[Network, dict[str, Any]]], host: Recorder, want: dict[str, Any]) -> None:
         """What the pods of a network have in common, where it is not there: after a boot, or where somebody has removed it."""
         outward = any(not network.internal for network, _ in chosen)
-        table = table_request(networks.table_of(self._root))
         if chosen or attach.forwards_itself(self._root, want):
-            with self._unless(ops.FILTER, *table):
+            table = [chain_request(networks.table_of(self._root), chain) for chain in rules.CHAINS], bytes(rules.CHAINS.values())
+            with self._unless_intact(*table):
                 self._op(ops.LOCK)
-                with self._unless(ops.FILTER, *table):  # by somebody else meanwhile
+                with self._unless_intact(*table):  # by somebody else meanwhile
                     self._forward(outward)
                     self._op(ops.RULES, self._string(rules.version() + snapshot.SUFFIX))
                 self._op(ops.UNLOCK)

@@ -23,6 +23,7 @@ _KEPT = {
     _ELEMENT: {1, 2, 3},  # table, set, elements
     _RULE: {1, 2, 4, 7},  # table, chain, expressions, user data
 }
+_DELETE = 2  # NFT_MSG_DELTABLE: what is left of it, where somebody has flushed some
 _SET_ID = 10
 _DUMP = 0x300
 _MOST = 1 << 17  # bytes, that the launcher reads
@@ -67,7 +68,7 @@ def _requests(link: Netlink, table: str, without: tuple[str, ...]) -> list[tuple
         if not name.startswith(without):
             found += [(_ELEMENT, body) for body in _dump(link, _ELEMENT, named + pack(2, name.encode() + b"\0"))]
     found += [(_RULE, body) for body in _dump(link, _RULE, named)]
-    requests = []
+    requests = [(10 << 8 | _TABLE, CREATE, bytes((1, 0, 0, 0)) + named), (10 << 8 | _DELETE, 0, bytes((1, 0, 0, 0)) + named)]
     for place, (what, body) in enumerate(found):
         kept = body[:2] + bytes(2) + b"".join(pack(kind, value) for kind, value in split(body[4:]) if kind & 0x3FFF in _KEPT[what])
         kept += pack(_SET_ID, place.to_bytes(4, "big")) if what == _SET else b""

@@ -42,6 +42,44 @@ def in_common(world: World) -> list[str]:
     return [*found, world.host.run("cat", *[f"/proc/sys/net/{one}" for one in settings]), world.host.run("nft", "list", "ruleset")]
 
 
+def flush(world: World, what: str) -> None:
+    """Take away the rules of a table that stays, or of a chain."""
+    (table,) = [line.split()[2] for line in world.host.run("nft", "list", "tables").splitlines() if "pyrun_" in line]
+    world.host.run("nft", *(("flush", "table", "inet", table) if what == "table" else ("flush", "chain", "inet", table, what)))
+
+
+@pytest.mark.parametrize("what", ["table", "first", "ports", "inward", "local", "outward", "between", "host", "deleted", "one"])
+@pytest.mark.parametrize("who", ["launcher", "python"])
+def test_rules_without_which_the_table_still_stands(world: World, tmp_path: Path, what: str, who: str) -> None:
+    """No pod comes up unprotected, or is not reached, since somebody has flushed a chain, or all, or removed one rule."""
+    world.pyrun("network", "create", "own", code=0)
+    world.sh("true", "--net", "own")
+    gone(world)
+    uuid = world.pyrun("prepare", "--net", "own", "-p", "8090:80", *script("echo here | nc -l -p 80"), code=0).out.strip()
+    before = in_common(world)
+    if what == "deleted":
+        flush(world, "between")
+        (table,) = [line.split()[2] for line in world.host.run("nft", "list", "tables").splitlines() if "pyrun_" in line]
+        world.host.run("nft", "delete", "chain", "inet", table, "between")
+    elif what == "one":
+        listed = world.host.run("nft", "-a", "list", "ruleset").splitlines()
+        (handle,) = [line.split()[-1] for line in listed if "iifgroup @closed drop" in line]
+        (table,) = [line.split()[2] for line in world.host.run("nft", "list", "tables").splitlines() if "pyrun_" in line]
+        world.host.run("nft", "delete", "rule", "inet", table, "between", "handle", handle)
+    else:
+        flush(world, what)
+    assert in_common(world) != before
+    if who == "python":
+        (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
+    said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+    assert (said.returncode, became[:2]) == (0, KEPT if who == "launcher" else ["pyrun", "python3"]), said.stderr
+    assert get(world.outside, HOST[0], 8090) == "here"
+    world.pyrun("rm", "--force", uuid, code=0)
+    gone(world)
+    assert in_common(world) == before
+    world.pyrun("network", "rm", "own", code=0)
+
+
 @pytest.mark.parametrize("what", ["rules", "bridge", "all"])
 def test_it_is_made_again(world: World, tmp_path: Path, what: str) -> None:
     """As after a boot, or where somebody has flushed the rules: the same as Python made, to the letter, and it works."""
