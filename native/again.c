@@ -43,22 +43,12 @@ static int option(struct again *a, int argc, char **argv, int *i, const char **b
     return 1;
 }
 
-static int is_crun(const char *program)
-{
-    const char *name = program + str_len(program);
-
-    while (name > program && name[-1] != '/')
-        name--;
-    return str_eq(name, "crun");
-}
-
 static int understand(struct again *a, int argc, char **argv, const char **bundle)
 {
     const char *value;
     int i = 1;
 
     a->root = "/run/pyrun-oci";
-    a->crun = is_crun(argv[0]);
     *bundle = ".";
     for (; i < argc && argv[i][0] == '-'; i++) {
         if ((value = value_of(argc, argv, &i, "--root")) != 0)

@@ -48,7 +48,7 @@ struct span {
 
 struct again {
     const char *root, *id, *pid_file;
-    int run, detach, keep, no_pivot, no_keyring, crun; /* crun: called by that name */
+    int run, detach, keep, no_pivot, no_keyring;
     char bundle[PATH_SIZE], rootfs[PATH_SIZE], group[PATH_SIZE];
     const char *base; /* of the cgroup2 tree, "" without one */
     char text[AGAIN_TEXT];
@@ -91,8 +91,8 @@ int again_plan(const struct again *a, const struct again_recipe *recipe, char *d
 /* Writes what a container that waits has on disk; 0 when some of it could not be written (again_state.c). */
 int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, size_t size, const char *helper);
 
-/* Lets the file `status`, if it is written at all, be seen; see pyrun.oci.ascrun. */
-int again_publish(const struct again *a, int dir);
+/* Lets the file `status` be seen; see pyrun.oci.known. */
+int again_publish(int dir);
 
 /* Makes the container by the plan of a recipe, which is whole, and ends; comes back when Python has to do it (again_make.c). */
 void again_make(struct again *a, const struct again_recipe *recipe, char *data, char **envp);

@@ -319,7 +319,7 @@ static void run(struct making *m, char **envp)
 
     if (!start_container(m->container))
         return;
-    (void)again_publish(m->a, m->container->dir); /* for who looks there; the program runs, whatever becomes of this */
+    (void)again_publish(m->container->dir); /* for who looks there; the program runs, whatever becomes of this */
     if (m->a->detach)
         sys_exit(0);
     (void)sys_call2(__NR_flock, m->container->dir, LOCK_UN);

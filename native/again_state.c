@@ -196,9 +196,9 @@ static long write_status(struct page *page, const struct again *a, int dir, int3
                          : write_file(dir, "status.new", O_CREAT | O_TRUNC, 0600, page->text, (size_t)(page->at - page->text));
 }
 
-int again_publish(const struct again *a, int dir)
+int again_publish(int dir)
 {
-    return !a->crun || sys_call4(__NR_renameat, dir, "status.new", dir, "status") == 0;
+    return sys_call4(__NR_renameat, dir, "status.new", dir, "status") == 0;
 }
 
 static long write_pid(const char *path, int32_t pid)
@@ -235,5 +235,5 @@ int again_settle(const struct again *a, int dir, int32_t pid, const char *plan, 
     return started != 0 && write_file(dir, "config", O_CREAT | O_TRUNC, 0600, a->text, a->size) == 0 &&
            (a->pid_file == 0 || write_pid(a->pid_file, pid) == 0) && write_state(&page, a, dir, pid, started, now) == 0 &&
            write_file(dir, "plan", O_CREAT | O_TRUNC, 0600, plan, size) == 0 && write_fast(&page, a, dir, pid, started, now, helper) == 0 &&
-           (!a->crun || (write_status(&page, a, dir, pid, started, now) == 0 && (a->run || again_publish(a, dir))));
+           write_status(&page, a, dir, pid, started, now) == 0 && (a->run || again_publish(dir));
 }

@@ -269,7 +269,7 @@ static int end_process(const struct container *c)
 
 int remove_container(struct container *c)
 {
-    static const char files[][10] = {"exec.fifo", "failure", "config", "group", "plan", "fast", "state"};
+    static const char files[][11] = {"exec.fifo", "failure", "config", "group", "plan", "fast", "status.new", "status", "state"};
     char above[PATH_SIZE];
     const char *name = c->group + str_len(c->group);
     struct stat st;

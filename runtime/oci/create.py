@@ -8,7 +8,7 @@ import os
 from pyrun.errors import ConfigError, HostError, UsageError
 from pyrun.host import probe, read_small
 from pyrun.images import fastjson
-from pyrun.oci import cgroups, planner, spec, state
+from pyrun.oci import cgroups, known, planner, spec, state
 from pyrun.oci.arguments import program
 from pyrun.oci.launch import Launch, launched
 from pyrun.oci.main import debug
@@ -350,12 +350,9 @@ def settle(args: Arguments, container: Container, record: dict[str, Any], text: 
     state.write("state", fastjson.dumps(record).encode(), container.fd)
     state.write("plan", block, container.fd)
     state.write("fast", container.fast(), container.fd)
-    if program() == "crun":
-        from pyrun.oci import ascrun
-
-        ascrun.draft(container, record, detached=args.verb == "create" or "detach" in args.options)
-        if args.verb != "run":
-            ascrun.publish(container)
+    known.draft(container, record, detached=args.verb == "create" or "detach" in args.options)
+    if args.verb != "run":
+        known.publish(container)
 
 
 def keeps_groups(config: dict[str, Any], process: dict[str, Any]) -> bool:

@@ -23,11 +23,12 @@ _CONFIG = "org.criu.config"  # of annotations
 def config_file(config: dict[str, Any]) -> list[Field]:
     """Return the option that names a file of more options for criu (criu(8), "CONFIGURATION FILES"), which count for more than ours.
 
-    It is the one of the annotation, else the runtime's own, by the name by which it has been called, or runc's, whose clients write one.
+    It is the one of the annotation, else the runtime's own, by the name by which it has been called, or one that who used crun or runc
+    before has written.
     """
     said = (config.get("annotations") or {}).get(_CONFIG)
     if said is None:
-        names = dict.fromkeys((program(), "runc"))
+        names = ("runc",) if program() == "runc" else dict.fromkeys((program(), "crun", "runc"))
         said = next((path for path in (f"/etc/criu/{name}.conf" for name in names) if os.path.isfile(path)), "")
     return [(51, said)] if said else []
 

@@ -6,8 +6,7 @@ import errno
 import os
 
 from pyrun.errors import PyrunError, StateError
-from pyrun.oci import state
-from pyrun.oci.arguments import program
+from pyrun.oci import known, state
 from pyrun.oci.create import create as make
 from pyrun.oci.create import root_of
 
@@ -143,10 +142,7 @@ def run(args: Arguments) -> int:
 
 def _begin(container: Container) -> None:
     let_go(container)
-    if program() == "crun":
-        from pyrun.oci import ascrun
-
-        ascrun.publish(container)
+    known.publish(container)
 
 
 def follow(args: Arguments, container: Container, master: int, begin: Callable[[Container], None] | None = None) -> int:

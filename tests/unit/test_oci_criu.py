@@ -135,6 +135,21 @@ def test_options_for_criu_from_files(tmp_path: Path) -> None:
     assert criu_config.config_file({"annotations": {"org.criu.config": ""}}) == [], "none at all"
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("pyrun-oci", ["pyrun-oci", "crun", "runc"]), ("crun", ["crun", "runc"]), ("runc", ["runc"])],
+)
+def test_options_of_a_file_that_a_peer_has_left(monkeypatch: pytest.MonkeyPatch, name: str, read: list[str]) -> None:
+    """Each is read where those before it are not there."""
+    monkeypatch.setattr("sys.argv", [f"/usr/bin/{name}"])
+    there = {f"/etc/criu/{one}.conf" for one in ("pyrun-oci", "crun", "runc")}
+    monkeypatch.setattr("os.path.isfile", lambda path: path in there)
+    for one in read:
+        assert criu_config.config_file({}) == [(51, f"/etc/criu/{one}.conf")]
+        there.discard(f"/etc/criu/{one}.conf")
+    assert criu_config.config_file({}) == []
+
+
 def test_a_checkpoint_is_not_its_own_parent(tmp_path: Path) -> None:
     """What it is to be compared with would be deleted before."""
     for parent in (".", f"../{tmp_path.name}"):
