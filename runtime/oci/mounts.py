@@ -12,6 +12,7 @@ from pyrun.plan.ops import mount_blob, op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from pyrun.plan.ops import Op
@@ -171,6 +172,8 @@ class Mounter:
         self.targets: list[str] = []  # of those so far
         self.trees = 0
         self.shares = False  # the root with other mount namespaces
+        self.private = False  # the root, so that nothing from outside comes in
+        self.spread = 0  # how mounts spread that say nothing of it, MS_... of mount(2)
 
     def mount(self, mount: dict[str, Any], where: str) -> list[Op]:
         """Return the operations for one entry of `mounts`; ConfigError for what contradicts itself."""
@@ -201,6 +204,18 @@ class Mounter:
         if target == "/proc" and kind != "proc":
             raise self._hides_proc(where)
         return self._file_system(kind, mount.get("source") or kind, wanted, target, where)
+
+    def spreads(self, spec: dict[str, Any]) -> int:
+        """Return what `linux.rootfsPropagation` comes to, MS_... of mount(2), and know it from then on.
+
+        What is recursive is set on all mounts at once, but where one of them says something itself on each that says nothing.
+        """
+        value = _PROPAGATION.get(spec.get("linux", {}).get("rootfsPropagation", ""), 0)
+        self.private = bool(value & (_PRIVATE | _UNBINDABLE))
+        if value & _REC and any(option in _PROPAGATION for one in spec.get("mounts", ()) for option in one.get("options", ())):
+            self.spread = value
+            value &= ~_REC
+        return value
 
     def _may_cover_root(self) -> bool:
         """Before anything is mounted in it, and where no other namespace sees that."""
@@ -268,9 +283,14 @@ class Mounter:
         inside = self._changed(source)
         if inside:  # by its path on the host it may be out of reach by then
             words[1], how = inside, how | _INSIDE
-        elif self.early or maps[0]:
+        elif self.early or maps[0] or self._spreads_alone(wanted):
             return self._tree(words, wanted, how, where, flags)
         return self._op(words, wanted, how, flags=flags, where=where)
+
+    def _spreads_alone(self, wanted: Wanted) -> bool:
+        """Whether a bind goes with its source where all else does not: that is lost in here (mount_namespaces(7))."""
+        alone = _SHARED | (_SLAVE if self.private else 0)
+        return not self.users and not self.shares and any(one & alone for one in wanted.propagation)
 
     def _without_data(self, wanted: Wanted, target: str, where: str) -> None:
         for index, option in wanted.data:
@@ -346,21 +366,24 @@ class Mounter:
     def _tree(self, words: list[str], wanted: Wanted, how: int, where: str, flags: int = 0) -> Op:
         return self._op(words, wanted, how, tree=self.tree(where), flags=flags, where=where)
 
-    @staticmethod
-    def _op(words: list[str], wanted: Wanted, how: int, *, tree: int = 0, flags: int = 0, where: str = "") -> Op:
-        first, second, below_first, below_second = wanted.attributes
-        spread = (*wanted.propagation, 0, 0)
-        blob = mount_blob(
-            (first, second, below_first, below_second), (spread[0], spread[1]), wanted.superblock, wanted.flags | wanted.superblock
-        )
-        return op(ops.OCI_MOUNT, words, blob, n=len(words), a=how, b=tree, flags=flags, origin=where)
+    def _op(self, words: list[str], wanted: Wanted, how: int, *, tree: int = 0, flags: int = 0, where: str = "") -> Op:
+        spread = [] if wanted.propagation or how & _AGAIN else [self.spread]
+        return _mount(words, wanted, how, (*wanted.propagation, *spread, 0, 0), tree=tree, flags=flags, where=where)
+
+
+def _mount(words: list[str], wanted: Wanted, how: int, spread: Sequence[int], *, tree: int = 0, flags: int = 0, where: str = "") -> Op:
+    first, second, below_first, below_second = wanted.attributes
+    blob = mount_blob(
+        (first, second, below_first, below_second), (spread[0], spread[1]), wanted.superblock, wanted.flags | wanted.superblock
+    )
+    return op(ops.OCI_MOUNT, words, blob, n=len(words), a=how, b=tree, flags=flags, origin=where)
 
 
 def read_only(target: str, where: str) -> Op:
     """Return the operation that makes what is mounted on `target` read-only, and what is mounted below it not."""
     wanted = Wanted()
     wanted.take(0, "ro")
-    return Mounter._op(["", "", target, "", ""], wanted, _BIND | _AGAIN, where=where)
+    return _mount(["", "", target, "", ""], wanted, _BIND | _AGAIN, (0, 0), where=where)
 
 
 def extents(ranges: list[dict[str, int]]) -> str:

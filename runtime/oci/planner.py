@@ -35,10 +35,9 @@ _NAMESPACES = {
 }
 _ORDER = tuple(_NAMESPACES)  # of joining: the mount namespace takes paths away, the user namespace privileges
 _SELF = {"pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup", "time": "time", "mount": "mnt", "user": "user"}
-_MASKED, _READONLY, _PROPAGATION = 0, 1, 6
+_MASKED, _READONLY = 0, 1
 _MOVE, _SHARES, _CHROOT = 1, 2, 3  # OP_PIVOT.n of native/plan.h
 _UNBINDABLE, _PRIVATE, _SLAVE, _SHARED, _REC = 1 << 17, 1 << 18, 1 << 19, 1 << 20, 0x4000
-_SPREAD = {"shared": _SHARED, "slave": _SLAVE, "private": _PRIVATE, "unbindable": _UNBINDABLE}
 
 
 def oci_plan(
@@ -70,6 +69,7 @@ def oci_plan(
     maps = mounts.extents(linux.get("uidMappings", ())), mounts.extents(linux.get("gidMappings", ()))
     mounter = mounts.Mounter(bundle, kinds, maps, group=group, user=user, root=spec["root"]["path"])
     mounter.shares = _is_shared(linux)
+    spread = mounter.spreads(spec)
     _root(spec, linux, kinds, mounter, todo)
     if flags & ops.CLONE_NEWNET:
         todo.append(op(ops.NETWORK, origin=_where(linux, "network")))
@@ -82,7 +82,7 @@ def oci_plan(
     _leave(spec, linux, todo, state, pivot)
     bounding = held_capabilities(spec, bounding)
     home = _home(spec["process"], os.path.join(bundle, spec["root"]["path"]))
-    process_ops(spec, todo, seccomp=seccomp, bounding=bounding, state=state, home=home)
+    process_ops(spec, todo, seccomp=seccomp, bounding=bounding, state=state, home=home, spread=spread)
     plan = Plan(todo, clone_flags=flags, flags=ops.OCI)
     if "user" in kinds and not kinds["user"]:
         plan.uid_map, plan.gid_map = maps

@@ -68,8 +68,6 @@ _FILTER_FLAGS = {
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
 _NEW_LISTENER = 8
-_SPREAD = {"shared": 1 << 20, "slave": 1 << 19, "private": 1 << 18, "unbindable": 1 << 17}
-_REC = 0x4000
 
 
 def hooks(spec: dict[str, Any], kind: str, todo: list[Op], state: tuple[str, str], env: Sequence[str] = ()) -> None:
@@ -104,16 +102,15 @@ def process_ops(
     state: tuple[str, str],
     entering: bool = False,
     home: Callable[[], str],
+    spread: int = 0,
 ) -> None:
     """Append what the process itself does: limits, scheduling, identity, filter, program.
 
     One that enters is visible in the container from SESSION on only, hence with nothing more than it shall have.
-    `home` says which directory is the user's own, where the variables do not.
+    `home` says which directory is the user's own, where the variables do not, `spread` how the root's mounts do, MS_... of mount(2).
     """
     process, linux = spec["process"], spec.get("linux", {})
-    todo.append(op(ops.APP, origin="process"))
-    if not entering:
-        todo.append(op(ops.SESSION, origin="process"))
+    _begin(todo, entering, spread)
     blob = _identity(process, linux, entering, bounding, todo)
     argv, env = process.get("args", [""]), environment(process.get("env", []), home)
     paths = _paths(argv[0], env)
@@ -143,6 +140,14 @@ def process_ops(
     if not entering:  # programs of the container, which are no freer than its own
         hooks(spec, "startContainer", todo, (state[0].replace('"creating"', '"created"'), state[1]), env)
     todo.append(op(ops.EXEC, argv, env, b=paths, origin="process.args"))
+
+
+def _begin(todo: list[Op], entering: bool, spread: int) -> None:
+    todo.append(op(ops.APP, origin="process"))
+    if not entering:
+        todo.append(op(ops.SESSION, origin="process"))
+    if spread:
+        todo.append(_attribute(_PROPAGATION, b"", "linux.rootfsPropagation", value=spread))
 
 
 def _identity(process: dict[str, Any], linux: dict[str, Any], entering: bool, bounding: int, todo: list[Op]) -> bytes:
@@ -180,10 +185,6 @@ def _attribute(kind: int, blob: bytes, origin: str, *, value: int = 0, size: int
 
 
 def _attributes(process: dict[str, Any], linux: dict[str, Any], entering: bool, todo: list[Op]) -> None:
-    spread = linux.get("rootfsPropagation", "")
-    if spread and not entering:
-        value = _SPREAD[spread.removeprefix("r")] | (_REC if spread[0] == "r" else 0)
-        todo.append(_attribute(_PROPAGATION, b"", "linux.rootfsPropagation", value=value))
     said = process.get("execCPUAffinity", {})
     name = "final" if said.get("final") else "initial"  # which stays without the other
     cpus = number_list(said.get(name) or "x")
