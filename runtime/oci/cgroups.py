@@ -10,17 +10,21 @@ from pyrun.host import CGROUP_ROOTS, put, read_small
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 __all__ = [
     "clean",
     "directory",
     "enable_all",
     "freeze",
+    "furnish",
+    "hand_over",
     "is_hybrid",
     "kill",
     "make",
     "outside",
     "own",
+    "owner",
     "processes",
     "put",
     "remove",
@@ -109,6 +113,47 @@ def enable_all(path: str) -> None:
                 for one in missing:
                     put(above + "/cgroup.subtree_control", one)
         above += "/" + part
+
+
+def furnish(path: str, uid: int) -> None:
+    """Enable the controllers of a new cgroup, and give it to its owner, if it is to have another than root."""
+    enable_all(path)
+    if uid:
+        hand_over(path, uid)
+
+
+def owner(config: dict[str, Any]) -> int:
+    """Return the uid of the host that a container's cgroup is to belong to (config-linux.md, "Cgroup ownership"); 0 for root, as it is.
+
+    That is who the process is where it can manage its cgroup: in a cgroup namespace of its own with the tree to write to.
+    """
+    linux = config.get("linux", {})
+    spaces = {one["type"]: one.get("path", "") for one in linux.get("namespaces", ())}
+    if spaces.get("cgroup") != "" or is_hybrid() or not any(_is_writable_tree(one) for one in config.get("mounts", ())):
+        return 0
+    uid: int = config["process"].get("user", {}).get("uid", 0)
+    if "user" not in spaces:
+        return uid
+    for row in linux.get("uidMappings", ()):
+        if 0 <= uid - row["containerID"] < row["size"]:
+            return int(row["hostID"] + uid - row["containerID"])
+    return 0
+
+
+def _is_writable_tree(mount: dict[str, Any]) -> bool:
+    return (
+        mount.get("source") == "cgroup"
+        and os.path.normpath(mount["destination"]) == "/sys/fs/cgroup"
+        and "ro" not in mount.get("options", ())
+    )
+
+
+def hand_over(path: str, uid: int, gid: int = -1) -> None:
+    """Give a cgroup with the files for what is below it to somebody else (cgroups(7), "Delegation"); OSError when that cannot be."""
+    names = read_small("/sys/kernel/cgroup/delegate").decode().split() or ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+    for one in (path, *(f"{path}/{name}" for name in names)):
+        if os.path.exists(one):
+            os.chown(one, uid, gid)
 
 
 def kill(path: str) -> bool:

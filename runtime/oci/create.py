@@ -279,7 +279,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, making: Making, 
     if kept:
         plan.flags |= ops.KEEP_GROUPS
     if group:
-        cgroups.enable_all(group)
+        cgroups.furnish(group, 0 if user else cgroups.owner(config))  # a user's own is his already
     limits: list[Op] = []
     if making.wanted:
         from pyrun.oci.resources import limits_of

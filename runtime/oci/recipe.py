@@ -11,7 +11,7 @@ from struct import Struct
 
 from pyrun import native
 from pyrun.host import probe
-from pyrun.oci import mounts, planner
+from pyrun.oci import cgroups, mounts, planner
 from pyrun.oci.process import lost_capabilities
 from pyrun.plan import ops
 from pyrun.pod.cache import CHECK, Strings, keep, own_checks, pack_check
@@ -104,6 +104,8 @@ def _decides_alone(spec: dict[str, Any]) -> bool:
     if any(name.startswith("run.oci.") for name in spec.get("annotations", ())):  # whose values are not in the key
         return False
     if "user" in spaces or spaces.get("mount") != "" or any((spec.get("hooks") or {}).values()) or process.get("terminal"):
+        return False
+    if cgroups.owner(spec):
         return False
     if any(process.get(name) for name in ("apparmorProfile", "selinuxLabel")) or any(
         linux.get(name) for name in ("mountLabel", "netDevices")

@@ -148,9 +148,7 @@ def delegate(group: str, annotations: dict[str, str], pid: int, linux: dict[str,
             raise HostError("delegate cgroup", path, "its process cannot go there", origin=f"annotations[{_DELEGATED!r}]")
         for controller in read_small(group + "/cgroup.controllers").decode().split():
             cgroups.put(group + "/cgroup.subtree_control", "+" + controller)
-        for one in (path, *(f"{path}/{file}" for file in read_small("/sys/kernel/cgroup/delegate").decode().split())):
-            if os.path.exists(one):
-                os.chown(one, *(_root(linux.get(kind, ())) for kind in ("uidMappings", "gidMappings")))
+        cgroups.hand_over(path, *(_root(linux.get(kind, ())) for kind in ("uidMappings", "gidMappings")))
     except OSError as error:
         raise HostError("delegate cgroup", path, errno=error.errno or 0, origin=f"annotations[{_DELEGATED!r}]") from None
 
