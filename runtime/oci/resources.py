@@ -12,6 +12,7 @@ from pyrun.plan.ops import op
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from pyrun.oci.arguments import Arguments
@@ -124,7 +125,7 @@ def resource_ops(resources: dict[str, Any], group: str) -> list[Op]:
     """Return the operations that limit a new container; ConfigError for a limit on a host without cgroup2."""
     from pyrun.plan.resources import of_resources
 
-    limits = of_resources(resources, bfq=_has_bfq(group))
+    limits = of_resources(resources, weighed=_weighed(group))
     if limits and not group:
         raise _no_tree(limits[0][0], limits[0][2])
     todo = [op(ops.LIMIT, file, text, origin=origin) for file, text, origin in limits]
@@ -143,15 +144,19 @@ def files_of(resources: dict[str, Any], group: str) -> list[tuple[str, str]]:
     """Return the files of a cgroup and their texts, without what says nothing."""
     from pyrun.plan.resources import of_resources
 
-    return [(file, text) for file, text, _ in of_resources(resources, bfq=_has_bfq(group))]
+    return [(file, text) for file, text, _ in of_resources(resources, weighed=_weighed(group))]
 
 
-def _has_bfq(group: str) -> bool:
-    return (
-        bool(group)
-        and os.path.exists(f"{os.path.dirname(group)}/io.bfq.weight")
-        and not os.path.exists(f"{os.path.dirname(group)}/io.weight")
-    )
+def _weighed(group: str) -> Callable[[str], Sequence[str]]:
+    """The files with weights of disks (bfq-iosched.rst, cgroup-v2.rst): a disk's own is in the one that its scheduler goes by."""
+    there = [one for one in ("io.weight", "io.bfq.weight") if os.path.exists(f"{os.path.dirname(group)}/{one}")] if group else []
+
+    def files(key: str) -> Sequence[str]:
+        if len(there) < 2 or key == "default":
+            return there or ["io.weight"]
+        return there[1:] if b"[bfq]" in read_small(f"/sys/dev/block/{key}/queue/scheduler") else there[:1]
+
+    return files
 
 
 def enable(group: str, files: list[tuple[str, str]]) -> None:
@@ -192,7 +197,7 @@ def write(resources: dict[str, Any], container: Container, *, user: bool = False
 
         limits_1 = [one for one in limits_1 if one[0] in old or one[1:3] not in UNLIMITED_1]  # of which there are none
     held = {name: read_small(f"{group}/{name}").decode().strip() for name in ("memory.max", "memory.current", "memory.swap.max", "cpu.max")}
-    limits = of_resources(resources, held={name: text for name, text in held.items() if text}, bfq=_has_bfq(group))
+    limits = of_resources(resources, held={name: text for name, text in held.items() if text}, weighed=_weighed(group))
     weights = [origin for file, _, origin in limits if file == "cpu.weight"]
     if weights and read_small(group + "/cpu.idle") == b"1\n":  # where the kernel takes no weight (cgroup-v2.rst)
         limits.insert(0, ("cpu.idle", "0", weights[0]))

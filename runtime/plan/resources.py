@@ -11,7 +11,7 @@ from pyrun.errors import ConfigError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     Limit = tuple[str, str, str]
@@ -64,13 +64,18 @@ def limit_of_pids(pids: Values) -> list[Limit]:
 
 
 def of_resources(
-    resources: Mapping[str, Any], *, where: str = "linux.resources", held: Mapping[str, str] | None = None, bfq: bool = False
+    resources: Mapping[str, Any],
+    *,
+    where: str = "linux.resources",
+    held: Mapping[str, str] | None = None,
+    weighed: Callable[[str], Sequence[str]] = lambda _: ("io.weight",),
 ) -> list[Limit]:
     """Return (file, text, JSON path) in the order to write them; ConfigError for what is malformed, contradictory or not to be had.
 
     For `update`, `held` is what the cgroup's files hold now ("memory.max", "memory.current", "cpu.max"): a value that is given
     half is completed from there, and what asks for no limit is written.  None is a new cgroup, which has none.
-    With `bfq`, weights of disks are those of the BFQ scheduler (io.bfq.weight): where there is no io.weight.
+    `weighed` tells which files have the weight of a disk, MAJOR:MINOR, or of all, "default": io.weight, and io.bfq.weight where the
+    BFQ scheduler gives its time to who waits.
     """
     found: list[Limit] = []
     now: Mapping[str, str] = held or {}
@@ -78,7 +83,7 @@ def of_resources(
     _memory(parts.table("memory"), held, found)
     _cpu(parts.table("cpu"), now, found)
     found += limit_of_pids(parts.table("pids"))
-    _block(parts.table("blockIO"), held is None, bfq, found)
+    _block(parts.table("blockIO"), held is None, weighed, found)
     _huge_pages(parts, found)
     _rdma(parts.table("rdma"), found)
     network = parts.table("network")
@@ -225,13 +230,8 @@ def device_of(one: Values) -> str:
     return f"{numbers[0]}:{numbers[1]}"
 
 
-def _block(block: Values, fresh: bool, bfq: bool, found: list[Limit]) -> None:
-    """Weights by the line from 10..1000 to 1..10000; the rates of one disk go into one line, 0 is no limit."""
-    file = "io.bfq.weight" if bfq else "io.weight"
-
-    def weigh(weight: int) -> int:
-        return weight if bfq else 1 + (weight - 10) * 9999 // 990
-
+def _block(block: Values, fresh: bool, weighed: Callable[[str], Sequence[str]], found: list[Limit]) -> None:
+    """Weights by the line from 10..1000 to 1..10000, but for BFQ as they are; the rates of one disk go into one line, 0 is no limit."""
     for one in (block, *block.tables("weightDevice")):
         one.none_of(("leafWeight",), "cannot be done with cgroup version 2")
         weight = one.number("weight", 0, 1000)
@@ -239,7 +239,9 @@ def _block(block: Values, fresh: bool, bfq: bool, found: list[Limit]) -> None:
             raise one.bad("weight", weight, "not from 10 to 1000")
         if weight:
             key = "default" if one is block else device_of(one)
-            found.append((file, f"{key} {weigh(weight)}", one.at("weight")))
+            for file in weighed(key):
+                text = f"{key} {weight if file == 'io.bfq.weight' else 1 + (weight - 10) * 9999 // 990}"
+                found.append((file, text, one.at("weight")))
     lines: dict[str, dict[str, tuple[str, str]]] = {}
     for name, rate in _THROTTLES:
         for one in block.tables(name):

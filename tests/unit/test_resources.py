@@ -148,7 +148,15 @@ def test_an_update_completes_what_is_given_half() -> None:
 
 
 def test_weights_of_the_bfq_scheduler() -> None:
-    assert made({"blockIO": {"weight": 500}}, bfq=True) == [("io.bfq.weight", "default 500")]
+    both = {"blockIO": {"weight": 505, "weightDevice": [{"major": 8, "minor": 0, "weight": 10}, {"major": 8, "minor": 16, "weight": 20}]}}
+    files = {"default": ("io.weight", "io.bfq.weight"), "8:0": ("io.weight",), "8:16": ("io.bfq.weight",)}
+    assert made({"blockIO": {"weight": 500}}, weighed=lambda _: ("io.bfq.weight",)) == [("io.bfq.weight", "default 500")]
+    assert made(both, weighed=files.__getitem__) == [
+        ("io.weight", "default 5000"),
+        ("io.bfq.weight", "default 505"),
+        ("io.weight", "8:0 1"),
+        ("io.bfq.weight", "8:16 20"),
+    ]
 
 
 @pytest.mark.parametrize(
