@@ -93,6 +93,7 @@ LAUNCHER = program(
     "native/which.c",
     "native/joined.c",
     "native/net_script.c",
+    "native/net_text.c",
     "native/net_take.c",
     "native/net_names.c",
     "native/net_ready.c",

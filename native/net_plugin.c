@@ -259,7 +259,8 @@ long net_plugin(struct net *net, const struct net_op *op)
     network->whole = 1;
     if (network->size > 0 && !net_read_result(&result, network->result, network->size))
         return -EBADMSG;
-    return net_take_result(&net->value[op->word[6]], &result);
+    network->address_count = result.address_count;
+    return net_take_result(&net->value[op->word[6]], network->address, &result);
 }
 
 int net_take_back(struct net *net)

@@ -14,13 +14,15 @@ struct net_span {
 struct net_result {
     uint32_t members, address_count, default_count;
     struct net_span address[NET_ADDRESSES], mac;
-    unsigned char defaults[NET_ADDRESSES]; /* '4' or '6' */
+    unsigned char defaults[NET_DEFAULTS]; /* '4' or '6' */
+    char room[1024];                      /* for what is not written as it is meant */
+    uint32_t used;
 };
 
 /* Reads a result that ends in a NUL; 0 for anything that is none, or has what only Python could judge. */
 int net_read_result(struct net_result *result, const char *text, size_t size);
 
-/* Its values, from `first` on; minus an errno where an address is none. */
-long net_take_result(struct net_value *first, const struct net_result *result);
+/* Its values, from `first` on, and its addresses; minus an errno where one is none. */
+long net_take_result(struct net_value *first, struct net_value *addresses, const struct net_result *result);
 
 #endif

@@ -42,6 +42,32 @@ long net_when(struct net *net, const struct net_op *op)
     return 0;
 }
 
+long net_pick(struct net *net, const struct net_op *op)
+{
+    const uint32_t to = op->word[0], told = op->word[1], place = op->word[2], size = op->word[3] == 4 ? 4 : 16;
+    const unsigned char *sources = (const unsigned char *)net->pool + op->word[4];
+
+    if (to >= NET_VALUES || told >= NET_VALUES || place >= sizeof net->value->raw || op->word[5] >= net->pool_size - op->word[4])
+        return -EINVAL;
+    for (uint32_t i = 0; i < op->word[5]; i++) {
+        const int plugged = (sources[i] & NET_PLUGGED_SOURCE) != 0;
+        const struct net_plugged *network = &net->plugged[sources[i] % NET_PLUGGED];
+        const struct net_value *from = plugged ? network->address : &net->value[sources[i]];
+        const uint32_t count = plugged ? network->address_count : 1;
+
+        for (uint32_t j = 0; j < count; j++)
+            if (from[j].size == size) {
+                net->value[to] = from[j];
+                for (char *at = net->value[to].text; *at != '\0'; at++)
+                    if (*at == '/')
+                        *at = '\0';
+                net->value[told].raw[place] = 1;
+                return 0;
+            }
+    }
+    return 0;
+}
+
 long net_unless(struct net *net, const struct net_op *op)
 {
     struct net_op question = *op;

@@ -39,7 +39,34 @@ static int is_hex(char c)
     return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'f');
 }
 
-/* Pure ASCII.  With `plain` there is nothing in it that is written otherwise than it is meant. */
+/* How many bytes of UTF-8 follow the first one of a letter; -1 for what is none, or could be written shorter (RFC 3629). */
+static int more_of(const unsigned char *at)
+{
+    const int more = at[0] < 0x80 ? 0 : at[0] >= 0xc2 && at[0] < 0xe0 ? 1 : (at[0] & 0xf0) == 0xe0 ? 2 : at[0] >= 0xf0 && at[0] < 0xf5 ? 3 : -1;
+
+    for (int i = 1; i <= more; i++)
+        if ((at[i] & 0xc0) != 0x80)
+            return -1;
+    if ((at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xed && at[1] >= 0xa0) || (at[0] == 0xf0 && at[1] < 0x90) || (at[0] == 0xf4 && at[1] >= 0x90))
+        return -1;
+    return more;
+}
+
+static void escape(struct reader *in)
+{
+    switch (*in->at++) {
+    case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
+        break;
+    case 'u':
+        for (int i = 0; i < 4 && !in->bad; i++)
+            in->bad |= !is_hex(*in->at++);
+        break;
+    default:
+        in->bad = 1;
+    }
+}
+
+/* With `plain` nothing in it is written otherwise than it is meant. */
 static struct net_span string(struct reader *in, int plain)
 {
     struct net_span found = {0, 0};
@@ -47,28 +74,35 @@ static struct net_span string(struct reader *in, int plain)
     in->bad |= !take(in, '"');
     found.at = in->at;
     while (!in->bad && *in->at != '"') {
-        const char c = *in->at++;
+        const unsigned char *c = (const unsigned char *)in->at;
+        const int more = more_of(c);
 
-        if (c >= '\0' && c < ' ')
-            in->bad = 1;
-        if (c < 0 || (c == '\\' && plain))
-            in->bad = 1;
-        if (c != '\\' || in->bad)
-            continue;
-        switch (*in->at++) {
-        case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
-            break;
-        case 'u':
-            for (int i = 0; i < 4 && !in->bad; i++)
-                in->bad |= !is_hex(*in->at++);
-            break;
-        default:
-            in->bad = 1;
-        }
+        in->bad = *c < ' ' || more < 0 || (*c == '\\' && plain && c[1] != '/');
+        in->at += 1 + (in->bad ? 0 : more);
+        if (*c == '\\' && !in->bad)
+            escape(in);
     }
     found.size = in->bad ? 0 : (uint32_t)(in->at - found.at);
     in->at += !in->bad;
     return found;
+}
+
+/* Some write a slash with a backslash before it, as JSON allows: without that. */
+static struct net_span unescaped(struct reader *in, struct net_span text)
+{
+    char *to = in->to->room + in->to->used;
+    uint32_t size = 0, any = 0;
+
+    for (uint32_t i = 0; i < text.size; i++)
+        any |= text.at[i] == '\\';
+    if (!any)
+        return text;
+    in->bad |= text.size > sizeof in->to->room - in->to->used;
+    for (uint32_t i = 0; i < text.size && !in->bad; i++)
+        if (text.at[i] != '\\')
+            to[size++] = text.at[i];
+    in->to->used += size;
+    return (struct net_span){to, size};
 }
 
 static uint32_t digits(struct reader *in)
@@ -189,7 +223,7 @@ static void array(struct reader *in, enum part what)
 
 static void text(struct reader *in, enum part what)
 {
-    const struct net_span found = string(in, what != OTHER);
+    const struct net_span found = what == OTHER ? string(in, 0) : unescaped(in, string(in, 1));
 
     if (what == ADDRESS) {
         in->bad |= in->to->address_count == NET_ADDRESSES;
@@ -199,7 +233,7 @@ static void text(struct reader *in, enum part what)
         in->address[what == ADDRESS6] = found;
         in->bad |= found.size == 0;
     } else if (what == TARGET && (is(found, "0.0.0.0/0") || is(found, "::/0"))) {
-        in->bad |= in->to->default_count == NET_ADDRESSES;
+        in->bad |= in->to->default_count == NET_DEFAULTS;
         if (!in->bad)
             in->to->defaults[in->to->default_count++] = found.at[0] == ':' ? '6' : '4';
     } else if (what == MAC) {
@@ -287,6 +321,13 @@ static const char *read_ipv6(unsigned char raw[16], const char *at, const char *
             return 0;
         for (start = at; at < end && at - start < 4 && is_hex(*at); at++)
             number = number * 16 + (unsigned)(*at <= '9' ? *at - '0' : (*at | 0x20) - 'a' + 10);
+        if (at < end && *at == '.' && count <= 6) { /* the rest is an IPv4 address */
+            at = read_ipv4(raw + 2 * count, start, end);
+            count += 2;
+            if (at == 0 || at == end || *at != '/')
+                return 0;
+            break;
+        }
         if (at == start || count == 8)
             return 0;
         raw[2 * count] = (unsigned char)(number >> 8);
@@ -308,7 +349,7 @@ static void set_text(struct net_value *value, const char *at, size_t size)
 }
 
 /* ADDRESS/LENGTH; the family's digit, 0 for anything else. */
-static unsigned char take_address(struct net_value *address, struct net_value *length, struct net_span from)
+static unsigned char take_address(struct net_value *address, struct net_span from)
 {
     const char *end = from.at + from.size, *at = from.at, *slash;
     unsigned number = 0;
@@ -317,29 +358,31 @@ static unsigned char take_address(struct net_value *address, struct net_value *l
     for (const char *c = from.at; c < end; c++)
         six |= *c == ':';
     slash = six ? read_ipv6(address->raw, at, end) : read_ipv4(address->raw, at, end);
-    if (slash == 0 || slash == end || *slash != '/' || end - slash < 2 || end - slash > 4 || (slash[1] == '0' && end - slash > 2) ||
-        slash - at >= (long)sizeof address->text)
+    if (slash == 0 || from.size >= sizeof address->text)
         return 0;
-    for (at = slash + 1; at < end && *at >= '0' && *at <= '9'; at++)
+    if (slash != end && (*slash != '/' || end - slash < 2 || end - slash > 4 || (slash[1] == '0' && end - slash > 2)))
+        return 0;
+    for (at = slash == end ? end : slash + 1; at < end && *at >= '0' && *at <= '9'; at++)
         number = number * 10 + (unsigned)(*at - '0');
     if (at != end || number > (six ? 128 : 32))
         return 0;
     address->size = six ? 16 : 4;
-    set_text(address, from.at, (size_t)(slash - from.at));
-    set_text(length, slash + 1, (size_t)(end - slash - 1));
+    set_text(address, from.at, from.size);
     return six ? '6' : '4';
 }
 
-long net_take_result(struct net_value *first, const struct net_result *result)
+long net_take_result(struct net_value *first, struct net_value *addresses, const struct net_result *result)
 {
-    struct net_value *families = first, *defaults = first + 1, *mac = first + 2, *addresses = first + 3;
+    struct net_value *kinds = first, *defaults = first + 1, *mac = first + 2;
     char *at = defaults->text, *end = at + sizeof defaults->text;
 
     memset(first, 0, sizeof *first * NET_OF_RESULT);
     for (uint32_t i = 0; i < result->address_count; i++) {
-        families->raw[i] = take_address(addresses + 2 * i, addresses + 2 * i + 1, result->address[i]);
-        if (families->raw[i] == 0)
+        const unsigned char family = take_address(addresses + i, result->address[i]);
+
+        if (family == 0)
             return -EINVAL;
+        kinds->raw[family == '6'] = kinds->raw[2] = 1;
     }
     for (uint32_t i = 0; i < result->default_count; i++) {
         const int six = result->defaults[i] == '6';

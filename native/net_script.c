@@ -22,52 +22,6 @@ static const char *string(const struct net *net, uint32_t at)
     return net->pool + at; /* the pool ends with a NUL, and `at` was looked at */
 }
 
-static int inside(const struct net *net, uint64_t at, uint64_t size)
-{
-    return at < net->pool_size && size < net->pool_size - at;
-}
-
-static char *put_hex(char *at, const char *end, const struct net_value *value, const char *between)
-{
-    static const char digits[] = "0123456789abcdef";
-
-    for (uint32_t i = 0; i < value->size; i++) {
-        const char pair[] = {digits[value->raw[i] >> 4], digits[value->raw[i] & 15], '\0'};
-
-        at = str_add(str_add(at, end, i > 0 ? between : ""), end, pair);
-    }
-    return at;
-}
-
-long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_t room)
-{
-    const char *end = to + room;
-    char *out = to;
-
-    if (!inside(net, at, size))
-        return -EINVAL;
-    for (const char *from = string(net, at), *last = from + size; from < last; from++) {
-        const uint32_t number = (uint32_t)(unsigned char)from[1] - NET_FIRST;
-
-        if (out == 0 || out + 1 >= end)
-            return -E2BIG;
-        if (*from < NET_TEXT || *from > NET_RESULT) {
-            *out++ = *from;
-            continue;
-        }
-        if (from + 1 == last || number >= (*from == NET_RESULT ? NET_PLUGGED : NET_VALUES))
-            return -EINVAL;
-        if (*from == NET_RESULT)
-            out = str_add(out, end, net->plugged[number].size > 0 ? net->plugged[number].result : "{}");
-        else if (*from == NET_TEXT)
-            out = str_add(out, end, net->value[number].text);
-        else
-            out = put_hex(out, end, &net->value[number], *from == NET_HEX ? "" : ":");
-        from++;
-    }
-    return out == 0 ? -E2BIG : out - to;
-}
-
 static long lock(struct net *net)
 {
     net->lock = (int)sys_openat(net->networks, "lock", O_RDWR | O_CREAT, 0600);
@@ -84,7 +38,7 @@ static long unlock(struct net *net)
 
 static long file(struct net *net, const struct net_op *op)
 {
-    static char text[NET_SIZE];
+    static char text[NET_RECORD];
     const long n = net_text(net, op->word[1], op->word[2], text, sizeof text);
 
     net->recorded |= str_eq(string(net, op->word[0]), "net");
@@ -182,8 +136,8 @@ long net_ask(struct net *net, const struct net_op *op)
     uint32_t number = 0;
     long r = 0;
 
-    if (op->word[0] >= NET_SOCKETS || !inside(net, op->word[1], size) || patches > NET_OPS ||
-        !inside(net, op->word[3], patches * sizeof(struct net_patch)) || value > NET_VALUES)
+    if (op->word[0] >= NET_SOCKETS || !net_inside(net, op->word[1], size) || patches > NET_OPS ||
+        !net_inside(net, op->word[3], patches * sizeof(struct net_patch)) || value > NET_VALUES)
         return -EINVAL;
     for (uint32_t i = 0; i < patches; i++) {
         struct net_patch patch;
@@ -309,6 +263,8 @@ static long carry_out(struct net *net, const struct net_op *op)
         return net_plugin(net, op);
     case NET_WHEN:
         return net_when(net, op);
+    case NET_PICK:
+        return net_pick(net, op);
     case NET_INTACT:
         return net_intact(net, op);
     default:
@@ -361,7 +317,7 @@ static int begin(struct net *net, const char *root, char *script, size_t size)
     net->op_count = header->count;
     net->pool = script + header->pool;
     net->pool_size = (uint32_t)size - header->pool;
-    if (!inside(net, header->uuid, UUID_LENGTH) || join(path, root, "/networks", "") == 0)
+    if (!net_inside(net, header->uuid, UUID_LENGTH) || join(path, root, "/networks", "") == 0)
         return 0;
     fill_in(net, net->pool + header->uuid);
     net->networks = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);

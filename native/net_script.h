@@ -16,20 +16,26 @@
 #define NET_SCRIPT "net.script"
 #define NET_ELEMENTS "net.elements" /* what the pod has in the table, as it was sent: pyrun.net.elements */
 #define NET_MAGIC 0x74656e70
-#define NET_VERSION 4
+#define NET_VERSION 5
+#define NET_RECORD (1 << 20) /* bytes of what is said of a pod, at most */
 #define NET_SIZE (1 << 18) /* bytes at most */
 #define NET_OPS 512
-#define NET_VALUES 48
+#define NET_VALUES 128
 
 #define NET_TEXT 1
 #define NET_HEX 2
 #define NET_COLONS 3
 #define NET_RESULT 4 /* what the plug-ins of the network with that number said */
+#define NET_LIST 5   /* its addresses, as members of a list */
+#define NET_EACH 6   /* what follows, for each of them: up to NET_END, the address alone where NET_THIS is */
+#define NET_END 7
+#define NET_THIS 8
 #define NET_FIRST 0x20
 
-#define NET_PLUGGED 2   /* networks of plug-ins at most */
-#define NET_ADDRESSES 2 /* of each */
-#define NET_OF_RESULT (3 + 2 * NET_ADDRESSES) /* values of each: the addresses' families, default routes, MAC; addresses and their lengths */
+#define NET_PLUGGED 16   /* networks of plug-ins at most */
+#define NET_ADDRESSES 16 /* of each */
+#define NET_DEFAULTS 4   /* default routes that one may name */
+#define NET_OF_RESULT 3  /* values of each: which addresses there are, IPv4, IPv6, any; default routes; MAC */
 #define NET_ANSWER (1 << 16) /* bytes that a plug-in may say */
 
 struct net_script {
@@ -70,7 +76,11 @@ enum net_what {
     NET_WHEN,       /* value, place in it, bytes, size: else the next word[6] operations are left out */
     NET_INTACT,     /* questions for chains, size, how many, a byte for each: so many rules and jumps there are at least, and then the next
                      * word[6] operations are left out */
+    NET_PICK,       /* value, another one, place in that, 4 or 6, sources, size: the first address of that family, and whether there is one; a
+                     * source is a value's number, or NET_PLUGGED_SOURCE and a network's */
 };
+
+#define NET_PLUGGED_SOURCE 0x80U /* above all numbers of networks; those of values are below */
 
 enum net_turn {
     NET_LAST = 1,          /* of its network: then there is the result */
@@ -93,11 +103,13 @@ struct net_stamp {
 struct net_value {
     uint32_t size;
     unsigned char raw[16];
-    char text[48];
+    char text[64];
 };
 
 /* A network that plug-ins make. */
 struct net_plugged {
+    struct net_value address[NET_ADDRESSES]; /* with its length behind the slash */
+    uint32_t address_count;
     char result[NET_ANSWER + 1];
     uint32_t size; /* 0: nobody has said anything */
     int asked;     /* ADD, of the first at least */
@@ -135,6 +147,9 @@ int net_make(const char *root, int pod, const char *uuid, char *script, size_t s
 /* Ends the process that relays to the pod's ports, which must be gone before its ports can be had again. */
 void net_end_relay(const struct net *net);
 
+/* Whether so much of the pool stands there. */
+int net_inside(const struct net *net, uint64_t at, uint64_t size);
+
 /* A text with its values; its size, or minus an errno. */
 long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_t room);
 
@@ -149,6 +164,7 @@ void net_number(struct net_value *value, uint32_t number);
 /* net_ready.c */
 long net_check(const struct net *net, const struct net_op *op);
 long net_when(struct net *net, const struct net_op *op);
+long net_pick(struct net *net, const struct net_op *op);
 long net_unless(struct net *net, const struct net_op *op);
 long net_rules(struct net *net, const struct net_op *op);
 long net_intact(struct net *net, const struct net_op *op);

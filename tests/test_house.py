@@ -75,6 +75,7 @@ LAUNCHER |= {
     "joined.c",
     "net_script.c",
     "net_script.h",
+    "net_text.c",
     "net_take.c",
     "net_names.c",
     "net_ready.c",

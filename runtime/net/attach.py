@@ -301,13 +301,16 @@ def routes(inside: Netlink, record: dict[str, Any]) -> None:
                 done.add(":" in gateway)
 
 
-def open_to(want: dict[str, Any], record: dict[str, Any]) -> None:
-    """Put down which ports lead to a pod, and what keeps it from the host.  ConfigError for one that cannot."""
+def open_to(want: dict[str, Any], record: dict[str, Any], reached: list[dict[str, Any]] | None = None) -> None:
+    """Put down which ports lead to a pod, by the addresses of `reached` or of all its networks, and what keeps it from the host.
+
+    ConfigError for one that cannot.
+    """
     if want.get("isolate"):
         record["alone"] = [address.partition("/")[0] for made in record["nets"] for address in made["addresses"]]
         record["alone"] += [bridges.link_local(made["mac"]) for made in record["nets"] if made.get("mac")]
     mapped = any(made.get("portmap") for made in record["nets"])  # by a plug-in
-    record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"])
+    record["forwards"] = [] if mapped else ports.forwards(want["ports"], record["nets"] if reached is None else reached)
 
 
 def _publish(root: str, uuid: str, pod: int, want: dict[str, Any], record: dict[str, Any], link: Netlink) -> None:

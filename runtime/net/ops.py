@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from pyrun.net.addresses import INET, INET6, text_of
+from pyrun.net.addresses import INET, text_of
 from pyrun.net.netlink import Netlink, link_request, message
 
 TYPE_CHECKING = False
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "UnableError", "Writer"]
 
-_MAGIC, _VERSION = 0x74656E70, 4
+_MAGIC, _VERSION = 0x74656E70, 5
 _HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
 CHECK, LOCK, UNLOCK, LEASE, LINK_LOCAL, PORT, FILE, NAMESPACE, ASK = range(1, 10)
-RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN, INTACT = range(10, 22)
+RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN, INTACT, PICK = range(10, 23)
 HOST, INSIDE, FILTER = range(3)  # which socket a message goes to
-_TEXT, _HEX, _COLONS, _RESULT = b"\1", b"\2", b"\3", b"\4"  # in texts, with a number behind it: that value in this form
+# in texts, with a number behind it: that value in this form, what plug-ins of a network said, and its addresses
+_TEXT, _HEX, _COLONS, _RESULT, _LIST, _EACH, _END, _THIS = MARKS = [bytes((mark,)) for mark in range(1, 9)]
 _FIRST = 0x20  # of these numbers
-_VALUES = 48  # at most
-PLUGGED, ADDRESSES = 2, 2  # networks of plug-ins, and addresses of each, at most
+_VALUES = 128  # at most
+PLUGGED = 16  # networks of plug-ins at most
+IS_PLUGGED = 0x80  # of a source of NET_PICK
 LAST, WITH_RESULT, NETWORK = 1, 2, 4  # of a plug-in's turn; the number of its network stands above
 FAIL = 0  # no operation: it is for Python
 
@@ -111,29 +113,40 @@ class Writer:
         self._values += 1
         return number
 
-    def _result(self, number: int) -> tuple[int, list[tuple[str, str]], dict[str, object]]:
-        """Values for what the plug-ins of a network say, which is the one with this number: the first, what stands for each address in both
-        families, and what stands for the rest in the pod's record."""
+    def _result(self, number: int) -> tuple[int, dict[str, object]]:
+        """Values for what the plug-ins of this network say: the first, and what stands for them in the pod's record."""
         if number == PLUGGED:
             raise UnableError
         first = self._values
-        self._next(_TEXT, _token().encode())  # families
-        defaults, mac, result = _token(), _token(), _token()
+        self._next(_TEXT, _token().encode())  # which addresses there are
+        addresses, defaults, mac, result = _token(), _token(), _token(), _token()
         self._next(_TEXT, f'"{defaults}"'.encode())
         self._next(_TEXT, mac.encode())
-        self._texts.append((f'"{result}"'.encode(), _RESULT + bytes((_FIRST + number,))))
-        addresses = []
-        for _ in range(ADDRESSES):
-            four = bytes(100 + byte % 150 for byte in os.urandom(4))
-            six = b"\xfc" + os.urandom(15)
-            both = text_of(INET, int.from_bytes(four, "big")), text_of(INET6, int.from_bytes(six, "big"))
-            self._raw += [(four, self._values), (six, self._values)]
-            mark = self._next(_TEXT, both[0].encode())
-            self._texts.append((both[1].encode(), _TEXT + mark))
-            length = _token()
-            self._next(_TEXT, length.encode())
-            addresses.append((f"{both[0]}/{length}", f"{both[1]}/{length}"))
-        return first, addresses, {"defaults": [defaults], "mac": mac, "result": result}
+        which = bytes((_FIRST + number,))
+        self._texts += [(f'"{result}"'.encode(), _RESULT + which), (f'"{addresses}"'.encode(), _LIST + which)]
+        return first, {"addresses": [addresses], "defaults": [defaults], "mac": mac, "result": result}
+
+    def _each(self, number: int) -> tuple[str, str, str]:
+        """Return what stands around text that is there for each address of such a network, and in it for the address."""
+        begin, this, end = _token(), _token(), _token()
+        self._texts += [(begin.encode(), _EACH + bytes((_FIRST + number,))), (this.encode(), _THIS), (end.encode(), _END)]
+        return begin, this, end
+
+    def _address(self, family: int) -> str:
+        """Return what stands for an address."""
+        raw = bytes(100 + byte % 150 for byte in os.urandom(4)) if family == INET else b"\xfc" + os.urandom(15)
+        address = text_of(family, int.from_bytes(raw, "big"))
+        self._value(raw, address)
+        return address
+
+    def _pick(self, sources: dict[int, list[int]]) -> tuple[int, dict[int, str]]:
+        """Which value says whether there is an address of either family, and what stands for the first one of these sources."""
+        self._next(_TEXT, _token().encode())
+        told, found = self.last, {}
+        for place, (family, numbers) in enumerate(sources.items()):
+            found[family] = self._address(family)
+            self._op(PICK, self.last, told, place, 4 if family == INET else 6, self._put(bytes(numbers)), len(numbers))
+        return told, found
 
     def _check(self, path: str) -> None:
         """The launcher goes on if this file, or directory, is as it is now, or as ever is not there."""
@@ -156,7 +169,7 @@ class Writer:
 
     def _text(self, text: bytes) -> tuple[int, int]:
         """Put a text into the pool; its place and its size."""
-        if any(mark in text for mark in (_TEXT, _HEX, _COLONS, _RESULT)):
+        if any(mark in text for mark in MARKS):
             raise UnableError
         for held, mark in self._texts:
             text = text.replace(held, mark)

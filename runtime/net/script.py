@@ -15,7 +15,7 @@ from pyrun.images import fastjson
 from pyrun.native import RELAY
 from pyrun.native.users import which
 from pyrun.net import attach, bridges, elements, leases, names, networks, ops, ports, relay, rules, snapshot
-from pyrun.net.addresses import INET, OF_INET6, Subnet, number_of, text_of
+from pyrun.net.addresses import INET, INET6, OF_INET6, Subnet, number_of
 from pyrun.net.netlink import Netlink, chain_request, delete_request, link_request, transaction
 from pyrun.net.ops import Recorder, UnableError, Writer
 
@@ -31,8 +31,6 @@ FILE = "net.script"
 _NS, _TOLD = 8, 9  # the descriptors that such a program gets
 _PORTS = 64  # at most
 _PLAIN = 1 << 112  # addresses below are written in more than one way (RFC 5952, section 5)
-_TWICE = ["44", "66"]  # of one family, where there is one network of plug-ins
-_FAMILIES = ["", "4", "6", "46", "64"]  # what addresses plug-ins may give
 
 
 def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
@@ -55,7 +53,7 @@ class _Script(Writer):
         """Take down what pyrun.net.attach does."""
         chosen = [self._network(one) for one in want["nets"]]
         host, inside = Recorder(self, ops.HOST), Recorder(self, ops.INSIDE)
-        self._plugged: list[tuple[int, list[tuple[str, str]], dict[str, Any]]] = []
+        self._plugged: list[tuple[int, dict[str, Any]]] = []
         self._make_ready([(network, one) for network, one in chosen if network], host, want)
         for network, one in chosen:
             if network:
@@ -88,25 +86,39 @@ class _Script(Writer):
         for made in record["nets"] if self._plugged and want["ports"] else ():
             if made["kind"] == "bridge":
                 host.index(made["link"])  # before what is done in some cases only
-        self._finish(want, record, host, self._plugged)
+        self._finish(want, record, host)
 
-    def _finish(self, want: dict[str, Any], record: dict[str, Any], host: Netlink,
-                unknown: list[tuple[int, list[tuple[str, str]], dict[str, Any]]]) -> None:  # fmt: skip
-        """What others see of it, for whatever addresses the plug-ins of these networks give."""
-        if unknown:
-            first, addresses, made = unknown[0]
-            alone = len(self._plugged) == 1
-            for families in [*_FAMILIES, *_TWICE]:
-                with self._when(first, 0, families.encode().ljust(ops.ADDRESSES, b"\0")):
-                    if families in _TWICE and not alone:
-                        self._op(ops.FAIL)
-                        continue
-                    made["addresses"] = [both[family == "6"] for both, family in zip(addresses, families, strict=False)]
-                    self._finish(want, record, host, unknown[1:])
+    def _finish(self, want: dict[str, Any], record: dict[str, Any], host: Netlink) -> None:
+        """What others see of it, for whatever addresses the plug-ins of its networks give."""
+        if not (self._plugged and want["ports"]):
+            self._show(want, record, host, record["nets"])
             return
+        told, found = self._pick({INET: self._sources(record, INET), INET6: self._sources(record, INET6)})
+        for has in ((), (INET,), (INET6,), (INET, INET6)):
+            with self._when(told, 0, bytes((INET in has, INET6 in has))):
+                self._show(want, record, host, [{"addresses": [found[family] for family in has]}])
+
+    def _sources(self, record: dict[str, Any], family: int) -> list[int]:
+        """Where an address of this family may come from, in order."""
+        found = []
+        for made in record["nets"]:
+            plugged = self._number(made)
+            if plugged >= 0:
+                found.append(ops.IS_PLUGGED | plugged)
+            for address in made["addresses"] if plugged < 0 else ():
+                if (":" in address) == (family == INET6):
+                    raw = _socket.inet_pton(family, address.partition("/")[0])
+                    found.append(next(number for held, number in self._raw if held == raw))
+        return found
+
+    def _number(self, made: dict[str, Any]) -> int:
+        """Which network of plug-ins that is, -1 for one of ours."""
+        return next((number for number, (_, one) in enumerate(self._plugged) if one is made), -1)
+
+    def _show(self, want: dict[str, Any], record: dict[str, Any], host: Netlink, reached: list[dict[str, Any]]) -> None:
         try:
-            attach.open_to(want, record)
-        except ConfigError:
+            attach.open_to(want, record, reached)
+        except (ConfigError, KeyError):  # the pod has no address of that family, or none
             if not self._plugged:
                 raise
             self._op(ops.FAIL)
@@ -120,7 +132,7 @@ class _Script(Writer):
         """Take down what pyrun.net.cni does."""
         from pyrun.net import cni
 
-        first, addresses, more = self._result(len(self._plugged))
+        first, more = self._result(len(self._plugged))
         environment = [f"{name}={value}" for name, value in cni.environment(self._uuid, made).items()]
         words = self._put(b"".join(os.fsencode(word) + b"\0" for word in environment))
         size = sum(len(os.fsencode(word)) + 1 for word in environment)
@@ -132,7 +144,7 @@ class _Script(Writer):
             last = ops.LAST if plugin is plugins[-1] else 0
             self._op(ops.PLUGIN, self._string(names), words, size, self._put(given), len(given), turn | last, first)
         made.update(more)
-        self._plugged.append((first, addresses, made))
+        self._plugged.append((first, made))
         self._file(record)
 
     def _routes(self, inside: Netlink, record: dict[str, Any]) -> None:
@@ -140,7 +152,7 @@ class _Script(Writer):
         done: set[bool] = set()
         before: list[int] = []
         for made in record["nets"]:
-            before += [first + 1 for first, _, plugged in self._plugged if plugged is made]
+            before += [first + 1 for first, plugged in self._plugged if plugged is made]
             for gateway in [] if made["kind"] == "cni" or made.get("internal") else made["gateways"]:
                 if (":" in gateway) not in done:
                     self._default_route(inside, inside.index(made["ifname"]), gateway, before)
@@ -228,16 +240,29 @@ class _Script(Writer):
             bridges.open_ports(record["nets"], host)
         if record["names"]:
             for made in record["nets"]:
-                addresses = [address.partition("/")[0] for address in made["addresses"]]
-                lines = names.lines_of(self._uuid, addresses, record["names"])
-                self._op(ops.NAME, self._string(made["network"]), *self._text("".join(line + "\n" for line in lines).encode()))
+                begin, this, end = self._each(plugged) if (plugged := self._number(made)) >= 0 else ("", "", "")
+                addresses = [this] if this else [address.partition("/")[0] for address in made["addresses"]]
+                lines = begin + "".join(line + "\n" for line in names.lines_of(self._uuid, addresses, record["names"])) + end
+                self._op(ops.NAME, self._string(made["network"]), *self._text(lines.encode()))
         self._hosts(want, record)
 
     def _hosts(self, want: dict[str, Any], record: dict[str, Any]) -> None:
-        if "hosts" in want:
-            own = attach.hosts_of(want, record).encode("utf-8", "surrogateescape")
-            joined = b"".join(made["network"].encode() + b"\0" for made in record["nets"])
-            self._op(ops.HOSTS, *self._text(own), self._put(joined + b"\0"))
+        if "hosts" not in want:
+            return
+        plugged = self._number(record["nets"][0]) if record["nets"] else -1
+        if plugged < 0:
+            self._write_hosts(attach.hosts_of(want, record), record)
+            return
+        begin, this, end = self._each(plugged)
+        line = attach.hosts_of({**want, "hosts": ""}, {"nets": [{"addresses": [this]}]})
+        texts = [attach.hosts_of(want, {"nets": [{"addresses": []}]}), str(want["hosts"]) + begin + line + end]
+        for any_address, text in enumerate(texts):
+            with self._when(self._plugged[plugged][0], 2, bytes((any_address,))):
+                self._write_hosts(text, record)
+
+    def _write_hosts(self, text: str, record: dict[str, Any]) -> None:
+        joined = b"".join(made["network"].encode() + b"\0" for made in record["nets"])
+        self._op(ops.HOSTS, *self._text(text.encode("utf-8", "surrogateescape")), self._put(joined + b"\0"))
 
     def _network(self, one: dict[str, Any]) -> tuple[Network | None, dict[str, Any]]:
         """Return a network and what is asked of it; None for one that plug-ins make."""
@@ -268,9 +293,7 @@ class _Script(Writer):
             if not 2 <= number_of(wanted) - subnet.base < subnet.hosts + 2:
                 raise UnableError
             fixed = self._put(number_of(wanted).to_bytes(size, "big"))
-        raw = bytes(100 + byte % 150 for byte in os.urandom(4)) if size == 4 else b"\xfc" + os.urandom(15)
-        address = text_of(subnet.family, int.from_bytes(raw, "big"))
-        self._value(raw, address)
+        address = self._address(subnet.family)
         base = self._put(subnet.base.to_bytes(size, "big"))
         most = min(subnet.hosts, leases.MOST)
         self._op(ops.LEASE, self._string(network.name), self._string(f"last{subnet.family}"), base, size, most, fixed, self.last)

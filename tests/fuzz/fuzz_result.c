@@ -4,29 +4,34 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void look(const char *text, size_t size, struct net_span span)
+static int within(const char *text, size_t size, struct net_span span)
 {
-    if (span.size > 0 && (span.at < text || span.size > size || span.at - text > (long)(size - span.size)))
+    return span.at >= text && span.size <= size && span.at - text <= (long)(size - span.size);
+}
+
+static void look(const char *text, size_t size, const struct net_result *result, struct net_span span)
+{
+    if (span.size > 0 && !within(text, size, span) && !within(result->room, result->used, span))
         __builtin_trap();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct net_value values[NET_OF_RESULT];
+    static struct net_value values[NET_OF_RESULT], addresses[NET_ADDRESSES];
     char *text = __builtin_malloc(size + 1); /* its very size */
     struct net_result result;
 
     memcpy(text, data, size);
     text[size] = '\0';
     if (net_read_result(&result, text, size)) {
-        if (result.address_count > NET_ADDRESSES || result.default_count > NET_ADDRESSES)
+        if (result.address_count > NET_ADDRESSES || result.default_count > NET_DEFAULTS)
             __builtin_trap();
         for (uint32_t i = 0; i < result.address_count; i++)
-            look(text, size, result.address[i]);
-        look(text, size, result.mac);
-        if (net_take_result(values, &result) == 0)
-            for (uint32_t i = 0; i < NET_OF_RESULT; i++)
-                if (values[i].size > sizeof values[i].raw || str_len(values[i].text) >= sizeof values[i].text)
+            look(text, size, &result, result.address[i]);
+        look(text, size, &result, result.mac);
+        if (net_take_result(values, addresses, &result) == 0)
+            for (uint32_t i = 0; i < result.address_count; i++)
+                if (addresses[i].size > sizeof addresses[i].raw || str_len(addresses[i].text) >= sizeof addresses[i].text)
                     __builtin_trap();
     }
     __builtin_free(text);

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness import COMMAND
@@ -16,23 +15,14 @@ from launched import launch, programs, traced
 from machines import HOST
 from netpods import KEPT, KEPT_BY_PYTHON, NATIVE, gone, script
 from networld import SERVE, World, get
-from plugins import OWN, bridge, configure, leases, opt, scripted, wait_empty
-
-PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
-BY_PYTHON = ["pyrun", "python3"]
-LOG = "pyrun-test-log"
+from plugged import BY_PYTHON, LOG, PORTMAP, logging, nothing_kept_of_plug_ins, prepare, record
+from plugins import bridge, configure, leases, wait_empty
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays(world: World) -> Iterator[None]:
-    world.pyrun("fetch", world.image, code=0)
-    with opt():
+    with nothing_kept_of_plug_ins(world):
         yield
-        for path in OWN.glob("pyrun-test-*"):
-            path.unlink()
-    for path in (world.pyrun.root / "net.d").glob("*"):
-        path.unlink()
-    assert world.settled() == []
 
 
 @pytest.fixture
@@ -48,15 +38,6 @@ def alone(tmp_path: Path) -> Path:
 def run_alone(world: World, launcher: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*world.host.within, str(launcher), "run-prepared", *words]
     return subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=60)
-
-
-def prepare(world: World, *words: str) -> str:
-    return world.pyrun("prepare", *words, code=0).out.strip()
-
-
-def record(world: World, uuid: str, phase: str = "running") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((world.pyrun.root / "pods" / phase / uuid / "net").read_text())
-    return found
 
 
 def test_no_python_anywhere(world: World, alone: Path) -> None:
@@ -158,6 +139,46 @@ def test_beside_a_network_of_ours(world: World, tmp_path: Path) -> None:
         assert wait_empty(world, "in") and wait_empty(world, "out")
 
 
+def test_many_networks_of_plug_ins(world: World, tmp_path: Path) -> None:
+    """Of either family, ours among them: the same as Python makes, and the first address of each family is reached."""
+    subnets = [("fd00:51::/64",), ("10.51.0.0/24",), ("10.52.0.0/24", "fd00:52::/64"), ("fd00:53::/64", "10.53.0.0/24")]
+    for place, ranges in enumerate(subnets):
+        configure(world, f"many{place}", bridge(world, f"cni{20 + place}", *ranges))
+    world.sh("true", "--net", "default")
+    nets = "many0,many1,default,many2,many3"
+    seen = []
+    for python in (True, False):
+        serve = SERVE.format(word="far", port=80)
+        uuid = prepare(world, "--pod-name", "wide", "--net", nets, "-p", "8197:80", *script(serve))
+        if python:
+            (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became[:2]) == (0, BY_PYTHON if python else KEPT), said.stderr
+        assert get(world.outside, HOST[0], 8197) == get(world.outside, HOST[1], 8197) == "far"
+        inside = world.pyrun("exec", "wide", "/bin/sh", "-c", "ip -o addr; ip route; ip -6 route; cat /etc/hosts", code=0).out
+        made = record(world, uuid)
+        shown = [(one["ifname"], len(one["addresses"]), one.get("defaults")) for one in made["nets"]]
+        first = [made["nets"][place]["addresses"][0].partition("/")[0] for place in (0, 1)]
+        forwards = [(*one[:3], one[3] in first, one[4]) for one in made["forwards"]]
+        routes = sorted(line.split(" dev ")[0] for line in inside.splitlines() if line.startswith("default"))
+        assert all(f": eth{place} " in inside for place in range(5)) and inside.count("\tpyrun-") == 1
+        seen.append((shown, forwards, routes, sorted(made), [sorted(one) for one in made["nets"]]))
+        world.stop("wide")
+        gone(world)
+        assert all(wait_empty(world, f"many{place}") for place in range(4))
+    assert seen[0] == seen[1] and all(forward[3] for forward in seen[0][1]) and len(seen[0][1]) == 2
+
+
+def test_a_port_that_no_address_can_be_reached_by(world: World, tmp_path: Path) -> None:
+    """Asked for in a family that the plug-ins give no address of."""
+    configure(world, "six", bridge(world, "cni20", "fd00:54::/64"))
+    uuid = prepare(world, "--net", "six", "-p", f"{HOST[0]}:8198:80", *script("true"))
+    said, _ = launch(world.pyrun, tmp_path, uuid)
+    assert said.returncode == 125 and "the pod has no address of that family" in said.stderr
+    assert wait_empty(world, "six") and world.settled() == []
+    world.pyrun("rm", uuid, code=0)
+
+
 def test_a_pod_that_is_run_again(world: World, tmp_path: Path) -> None:
     """`run` repeats it from its recipe, until the configuration changes."""
     path = configure(world, "again", bridge(world, "cni6", "10.36.0.0/24"))
@@ -196,14 +217,6 @@ def test_many_at_once(world: World) -> None:
     gone(world)
     assert wait_empty(world, "many")
     world.pyrun("gc", "--grace-period", "0s", code=0)
-
-
-def logging(world: World, then: str) -> Path:
-    """A plug-in that writes down what it is asked, and does something."""
-    log = world.pyrun.root / "log"
-    log.unlink(missing_ok=True)
-    scripted(LOG, f"echo $CNI_COMMAND >>{log}\n{then}\n")
-    return log
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
@@ -253,131 +266,3 @@ def test_a_plug_in_that_hangs(world: World, tmp_path: Path) -> None:
     time.sleep(0.5)
     assert not mark.exists(), "what it had started is gone"
     world.pyrun("rm", uuid, code=0)
-
-
-HOSTILE = {
-    "rubbish": "echo rubbish",
-    "deep": "printf '{\"a\":'; head -c 30000 /dev/zero | tr '\\0' '['",
-    "nul": 'printf \'{"cniVersion":"1.0.0"}\\000\'',
-    "cut": 'printf \'{"cniVersion":"1.0.0","ips":[\'',
-    "list": "echo '[]'",
-    "lines": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.9\\\\n6.6.6.6 bank"}]}\'',
-    "address": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.9/24"}]}\'',
-    "number": 'echo \'{"cniVersion":"1.0.0","ips":[{"address":1}]}\'',
-    "endless": "exec yes",
-}
-
-
-@pytest.mark.parametrize("how", HOSTILE)
-def test_answers_that_are_none(world: World, tmp_path: Path, how: str) -> None:
-    """Whatever a plug-in says: an error, the plug-ins' DEL, and no pod."""
-    log = logging(world, f"test $CNI_COMMAND = DEL && exit 0\n{HOSTILE[how]}")
-    configure(world, "odd", bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG})
-    uuid = prepare(world, "--net", "odd", *script("true"))
-    said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (125, BY_PYTHON), said
-    assert "for network odd: its answer is" in said.stderr or "the answer of its plug-ins is no result of CNI" in said.stderr
-    words = log.read_text().split()
-    assert words[-1] == "DEL" and words.count("ADD") <= words.count("DEL") and leases(world, "odd") == [] and world.settled() == []
-    world.pyrun("rm", uuid, code=0)
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1/24"},{"address":"10.9.9.2/24"},{"address":"fd09::1/64"}]}',
-        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1\\/24"}],"dns":{"nameservers":["\u00e9"]}}',
-        '{"cniVersion":"1.0.0","ips":[{"address":"::ffff:10.9.9.9/120"}]}',
-    ],
-)
-def test_unusual_answers_are_pythons(world: World, tmp_path: Path, result: str) -> None:
-    """ADD is taken back and made again."""
-    log = logging(world, f"test $CNI_COMMAND != ADD || echo '{result}'")
-    configure(world, "rare", {"type": LOG})
-    uuid = prepare(world, "--net", "rare", *script("exec sleep 1000"))
-    said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
-    assert (said.returncode, became[:2]) == (0, BY_PYTHON), said.stderr
-    assert log.read_text().split() == ["ADD", "DEL", "ADD"]
-    assert world.status(uuid)["networks"][0]["addresses"] == [one["address"] for one in json.loads(result)["ips"]]
-    world.pyrun("rm", "--force", uuid, code=0)
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        "",
-        "{}",
-        '{"cniVersion":"1.0.0","ips":null,"routes":null,"interfaces":null}',
-        '{"cniVersion":"0.2.0","ip4":{"ip":"10.9.9.1/24"},"ip6":{"ip":"FD09::1/64"}}',
-        '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.1/24"},{"address":"10.9.9.2/24"}],"interfaces":[{"name":"x"},{"mac":"02:00:00:00:00:09","sandbox":"y"}]}',
-        ' {"ips": [ {"interface": 0, "address" : "fd09::/127", "gateway": "fd09::1", "x": [1.5e3, -0, true, {"\\u0041": []}] } ] } \n',
-    ],
-)  # fmt: skip
-def test_results_of_all_kinds(world: World, tmp_path: Path, result: str) -> None:
-    """Read as Python reads them: the same record."""
-    log = logging(world, f"test $CNI_COMMAND = ADD || exit 0; cat <<'END'\n{result}\nEND")
-    configure(world, "kinds", {"type": LOG})
-    found = []
-    for python in (False, True):
-        uuid = prepare(world, "--pod-name", "kind", "--net", "kinds", *script("exec sleep 1000"))
-        if python:
-            (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
-        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
-        assert (said.returncode, became[:2]) == (0, BY_PYTHON if python else KEPT), said.stderr
-        hosts = world.pyrun("exec", "kind", "/bin/cat", "/etc/hosts", code=0).out.replace(uuid, "")
-        found.append((json.dumps(record(world, uuid), sort_keys=True).replace(uuid, "").replace(uuid[:8], ""), hosts))
-        world.pyrun("rm", "--force", uuid, code=0)
-    assert found[0] == found[1] and log.read_text().split() == ["ADD", "DEL"] * 2
-
-
-def test_what_changes_after_prepare(world: World, tmp_path: Path) -> None:
-    """Another configuration, one of the same name that comes before it, a plug-in that goes: Python looks again."""
-    path = configure(world, "new", bridge(world, "cni8", "10.31.0.0/24"))
-    uuids = [prepare(world, "--net", "new", *script("ip -o addr show eth0")) for _ in range(3)]
-    path.write_text(path.read_text().replace("10.31", "10.38").replace("cni8", "cni9"))
-    said, became = launch(world.pyrun, tmp_path, uuids[0])
-    assert (said.returncode, became[:2]) == (0, BY_PYTHON) and "10.38.0." in said.stdout
-    first = path.with_name("05-new.conflist")
-    first.write_text(path.read_text().replace("10.38", "10.39").replace("cni9", "cni10"))
-    said, became = launch(world.pyrun, tmp_path, uuids[1])
-    assert (said.returncode, became[:2]) == (0, BY_PYTHON) and "10.39.0." in said.stdout
-    gone(world)
-    first.unlink()
-    logging(world, "cat")
-    path.write_text(json.dumps({"cniVersion": "1.0.0", "name": "new", "plugins": [bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG}]}))
-    uuid = prepare(world, "--net", "new", *script("true"))
-    (OWN / LOG).unlink()
-    said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (125, BY_PYTHON) and f"plug-in {LOG} is not in /usr/lib/cni" in said.stderr
-    assert wait_empty(world, "new")
-    world.pyrun("rm", uuids[2], uuid, code=0)
-
-
-@pytest.mark.parametrize("call", ["clone", "renameat", "write", "wait4"])
-def test_killed_at_every_step(world: World, call: str) -> None:
-    """By SIGKILL: the pod starts the next time, or is removed, and DEL gives back what it had."""
-    configure(world, "killed", bridge(world, "cni8", "10.31.0.0/24"), PORTMAP)
-    for count in (1, 2, 3, 4):
-        uuid = prepare(world, "--net", "killed", "-p", "8197:80", *script("echo here"))
-        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={count}"]
-        command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
-        subprocess.run(command, env=world.pyrun.environment(), capture_output=True, timeout=120)
-        if count % 2 and (world.pyrun.root / "pods/prepared" / uuid).is_dir():
-            assert world.pyrun("run-prepared", uuid, code=0).out == "here\n", (call, count)
-        world.pyrun("rm", "--force", uuid)
-        world.pyrun("gc", "--grace-period", "0s", code=0)
-        assert wait_empty(world, "killed") and world.settled() == [], (call, count)
-
-
-@pytest.mark.parametrize(("call", "counts"), [("clone", 2), ("pipe2", 4), ("memfd_create", 2), ("pidfd_open", 2), ("renameat", 4)])
-def test_refused_at_every_step(world: World, call: str, counts: int) -> None:
-    """What the kernel refuses to the launcher is taken back, and Python makes the pod."""
-    configure(world, "refused", bridge(world, "cni8", "10.31.0.0/24"), PORTMAP)
-    for count in range(1, counts + 1):
-        uuid = prepare(world, "--net", "refused", "-p", "8198:80", *script("echo here"))
-        inject = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=ENOSPC:when={count}"]
-        command = [*world.host.within, *inject, str(COMMAND), "run-prepared", uuid]
-        done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "here\n", ""), (call, count)
-        gone(world)
-        assert wait_empty(world, "refused")

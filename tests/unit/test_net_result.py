@@ -35,11 +35,15 @@ def native(witness: Path, data: bytes) -> tuple[list[str], list[str], str] | Non
     assert done.returncode in (0, 1)
     if done.returncode:
         return None
-    families, defaults, mac, *rest = done.stdout.split(b"\n", 7)
-    texts = [word.decode() for word in rest[:4]]
-    addresses = [f"{texts[2 * place]}/{texts[2 * place + 1]}" for place in range(len(families))]
+    defaults, mac, rest = done.stdout.split(b"\n", 2)
+    addresses = []
+    while line := (parts := rest.split(b"\n", 1))[0]:
+        addresses.append(line.decode())
+        rest = parts[1]
+    rest = parts[1]
     raw = b"".join(socket.inet_pton(10 if ":" in one else 2, one.partition("/")[0]) for one in addresses)
-    assert rest[4] == raw and families.decode() == "".join("6" if ":" in one else "4" for one in addresses)
+    kinds = [any(":" not in one for one in addresses), any(":" in one for one in addresses), bool(addresses)]
+    assert rest == b"".join(b"1" if kind else b"0" for kind in kinds) + raw
     return addresses, json.loads(f"[{defaults.decode()}]"), mac.decode()
 
 
