@@ -45,7 +45,7 @@ static unsigned small_number(const char *text, unsigned most)
 /* Options that change one thing of the container's own process. */
 struct wish {
     const char *user, *cwd;
-    int tty, locked;
+    int tty, locked, as_crun; /* crun asks for no_new_privs anew */
 };
 
 enum { PROCESS, ENV = 2, USER = 4, CWD = 6, PID_FILE, CONSOLE, KEPT };
@@ -152,7 +152,7 @@ static int from_words(struct exec *exec, const struct wish *wish, char **argv)
     process->terminal = wish->tty;
     process->height = process->width = 0;
     process->cwd = wish->cwd != 0 ? wish->cwd : process->cwd;
-    process->locked |= wish->locked;
+    process->locked = wish->locked || (process->locked && !wish->as_crun);
     return wish->user == 0 || identity(process, wish->user);
 }
 
@@ -181,10 +181,10 @@ static int keep_descriptors(const struct exec *exec, char **envp)
     return from_environment(envp, "LISTEN_FDS")[0] == '\0';
 }
 
-void oci_exec(struct container *container, const char *root, char **argv, char **envp)
+void oci_exec(struct container *container, const char *root, int as_crun, char **argv, char **envp)
 {
     static struct exec exec;
-    struct wish wish = {0};
+    struct wish wish = {.as_crun = as_crun};
     int argc = 0, i;
 
     while (argv[argc] != 0)

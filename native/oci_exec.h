@@ -58,7 +58,7 @@ int make_exec_plan(struct exec *exec, uint64_t namespaces, uint32_t flags);
 /* oci_exec_run.c: starts the process and ends with it; returns when Python is to try. */
 void run_exec(struct exec *exec);
 
-/* oci_exec.c: `argv` is what follows the verb; returns when that is Python's to do. */
-void oci_exec(struct container *container, const char *root, char **argv, char **envp);
+/* oci_exec.c: `argv` is what follows the verb, called as crun or not; returns when that is Python's to do. */
+void oci_exec(struct container *container, const char *root, int as_crun, char **argv, char **envp);
 
 #endif

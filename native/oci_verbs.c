@@ -61,6 +61,15 @@ static int is_id(const char *word)
     return *word == '\0';
 }
 
+static int is_called(const char *program, const char *wanted)
+{
+    const char *name = program + str_len(program);
+
+    while (name > program && name[-1] != '/')
+        name--;
+    return str_eq(name, wanted);
+}
+
 /* 0 for what only Python knows. */
 static int understand(int argc, char **argv, char **envp, struct request *request)
 {
@@ -81,7 +90,7 @@ static int understand(int argc, char **argv, char **envp, struct request *reques
         return 0;
     request->verb = argv[i++];
     if (request->verb[0] == 'e') {
-        oci_exec(&container, request->root, argv + i, envp);
+        oci_exec(&container, request->root, is_called(argv[0], "crun"), argv + i, envp);
         return 0;
     }
     if (i < argc && request->verb[0] == 'd' && (str_eq(argv[i], "--force") || str_eq(argv[i], "-f"))) {

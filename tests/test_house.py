@@ -45,10 +45,11 @@ KEEPER |= {"keep_log.c", "keep_tty.c", "keep_pod.c", "keep_manager.c", "keep_hea
 KEEPER_LINES = 1955
 VERSION_1_LINES = 50  # of the helper, for hosts with controllers in cgroup version 1: native/version1.c
 OOM_LINES = 170  # of the helper, for who was killed for want of memory: native/oom.c
-OCI_VERBS_LINES = 300  # of the launcher pyrun-oci, 5 to tell a format of logs from what is none, 15 for a log that cannot be written
-# of the launcher pyrun-oci, for containers like earlier ones: native/again*; 10 for who finds controllers to be enabled, 54 for the file
+# of the launcher pyrun-oci, 5 to tell a format of logs from what is none, 15 for one that cannot be written, 8 for its own name
+OCI_VERBS_LINES = 308
+# of the launcher pyrun-oci, for containers like earlier ones: native/again*; 10 for who finds controllers to be enabled, 45 for the file
 # `status` that crun has
-AGAIN_LINES = 1224
+AGAIN_LINES = 1215
 # of the helper, for containers of other engines, labels and parameters of pods; what links of an image lead to, 40, what the program
 # will be allowed to, 40, contexts, 20, devices for user namespaces, which take a mount namespace of their own to make, 50,
 # signals before the start, 12, mounts of what was mounted before, 10, ids of those in user namespaces, 60,

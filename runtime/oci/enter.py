@@ -216,8 +216,8 @@ def _process(args: Arguments, config: dict[str, Any]) -> dict[str, Any]:
         process["cwd"] = args.get("cwd")
     process["env"] = _environment(process.get("env") or [], args.lists.get("env", []))
     process["user"] = _user(args, process.get("user") or {"uid": 0, "gid": 0})
-    if "no-new-privs" in args.options:
-        process["noNewPrivileges"] = True
+    if "no-new-privs" in args.options or program() == "crun":  # which asks for it anew
+        process["noNewPrivileges"] = "no-new-privs" in args.options
     for option, member in (("apparmor", "apparmorProfile"), ("process-label", "selinuxLabel")):
         if args.get(option):
             process[member] = args.get(option)

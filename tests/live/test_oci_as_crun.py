@@ -80,3 +80,23 @@ def test_features_are_said_by_its_names_too(crun: Runtime) -> None:
     ours = json.loads(crun("features").stdout)
     assert not any(name.startswith("run.oci.crun") for name in ours["annotations"])
     assert {**found, "annotations": {}} == {**ours, "annotations": {}}
+
+
+@pytest.mark.parametrize("name", ["crun", "pyrun-oci", "runc"])
+def test_a_command_and_the_no_new_privs_of_its_container(crun: Runtime, tmp_path: Path, name: str) -> None:
+    """By the name of crun it is asked for anew; by the launcher, and by Python where an option is left to that."""
+    crun.program = tmp_path / name
+    if name != "crun":
+        crun.program.symlink_to(OCI)
+    command = ["one", "/bin/grep", "NoNewPrivs", "/proc/self/status"]
+    crun.config["process"]["noNewPrivileges"] = True
+    crun.start_sleeping()
+    described = {**crun.config["process"], "args": command[1:]}
+    (tmp_path / "process.json").write_text(json.dumps(described))
+    try:
+        for options in ([], ["--ignore-paused"]):
+            assert crun("exec", *options, *command).stdout.split()[1] == str(int(name != "crun"))
+            assert crun("exec", *options, "--no-new-privs", *command).stdout.split()[1] == "1"
+        assert crun("exec", "--process", tmp_path / "process.json", "one").stdout.split()[1] == "1"
+    finally:
+        crun("delete", "--force", "one")
