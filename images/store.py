@@ -28,6 +28,7 @@ _HEX = frozenset("0123456789abcdef")
 _LENGTHS = {"sha512": 128, "sha256": 64}
 _SHORTEST_PREFIX = 6
 _NAME_MAX = 255
+_PIECE = 16 << 10  # bytes to read at once: for more malloc(3) would make a mapping, and take it back
 _DIRECTORIES = ("blobs/sha256", "blobs/sha512", "layers", "images", "refs", "imports", "tags", "locks", "tmp")
 
 
@@ -367,7 +368,7 @@ def _read(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         pieces = []
-        while piece := os.read(fd, 1 << 17):
+        while piece := os.read(fd, _PIECE):
             pieces.append(piece)
         return b"".join(pieces)
     finally:

@@ -48,16 +48,18 @@ static long spawn(const char *python, char **args, char **envp, int told, int *p
     return pid;
 }
 
-/* The environment with a locale for which nothing has to be looked up: no decision depends on it, and text is UTF-8 anyway (-X utf8). */
+/* The environment with a locale and a time zone for which nothing has to be looked up: no decision depends on them, and text is UTF-8
+ * anyway (-X utf8). */
 static char **with_locale(char **environment, char **envp)
 {
-    static const char locale[] = "LC_ALL=";
+    static const char locale[] = "LC_ALL=", zone[] = "TZ=";
     size_t n = 0;
 
     for (; *envp != 0; envp++)
-        if (memcmp(*envp, locale, sizeof locale - 1) != 0)
+        if (memcmp(*envp, locale, sizeof locale - 1) != 0 && memcmp(*envp, zone, sizeof zone - 1) != 0)
             environment[n++] = *envp;
     environment[n++] = (char *)(uintptr_t)"LC_ALL=C";
+    environment[n++] = (char *)(uintptr_t)"TZ=UTC0";
     environment[n] = 0;
     return environment;
 }
@@ -74,7 +76,7 @@ long decide(const char *python, char **args, char **word, char **envp, const cha
 
     while (envp[variables] != 0)
         variables++;
-    char **environment = with_locale(__builtin_alloca(sizeof *envp * (variables + 2)), envp);
+    char **environment = with_locale(__builtin_alloca(sizeof *envp * (variables + 3)), envp);
     if (told < 0)
         return 0;
     (void)str_add_number(str_add(str_add(text, end, bundle), end, "!"), end, (uint64_t)told);

@@ -22,7 +22,7 @@ from _thread import RLock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import CodeType, FrameType, ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
     from pyrun.engine.installed import Stamp
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     # it is all in the piece, without both it is an extension module.
     Entry = tuple[str, str, bool, CodeType | None, tuple[str, ...], int, int]
 
-__all__ = ["INCLUDED", "called", "load", "names", "path", "sources", "stamps"]
+__all__ = ["INCLUDED", "load", "names", "path", "sources", "stamps"]
 
 INCLUDED = ("_stat", "fcntl", "binascii", "_sha256", "_struct")  # what starts import of the interpreter's own
 _OBJECTS = 20_000  # that a start may make before the garbage collector looks at them
@@ -46,17 +46,6 @@ names: frozenset[str] = frozenset()  # of the modules that came from it, likewis
 def path(package: str, command: str = "run") -> str:
     """Return the bundle's file for the package directory `package` and this interpreter; `command` is whose."""
     return f"{package}/__pycache__/{command}.{sys.implementation.cache_tag}.bundle"
-
-
-def called() -> set[CodeType]:
-    """Return a set to which from now on all is added that is called, and what is being called already; ends with sys.setprofile(None)."""
-    found = set()
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        found.add(frame.f_code)
-        frame = frame.f_back
-    sys.setprofile(lambda frame, event, _: found.add(frame.f_code) if event == "call" else None)
-    return found
 
 
 class Later:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyrun.cli.bundle import Entry
     from pyrun.cli.options import Option
 
-__all__ = ["save"]
+__all__ = ["called", "save"]
 
 _MAGIC, _VERSION = 0x706D7473, 2
 _HEADER = Struct("=8I")
@@ -46,10 +46,17 @@ _NOT_TO_DECIDE = ("pyrun.engine.cgroup", "pyrun.engine.launch", "pyrun.pod.creat
 _DECIDE = (("pyrun.cli.main", "decide"), ("pyrun.cli.run", "decide"))  # nor by who calls these
 
 
+def called() -> set[CodeType]:
+    """Return a set to which all is added that is called from now on; sys.setprofile(None) ends it."""
+    found: set[CodeType] = set()
+    sys.setprofile(lambda frame, event, _: found.add(frame.f_code) if event == "call" else None)
+    return found
+
+
 def save(command: str = "run", called: Collection[CodeType] | None = None) -> None:
     """Write it; whatever prevents it is no loss, so no error is raised.
 
-    `called` is what a start calls: other functions are put where they cost it nothing; with None none are.
+    `called` is what a decision calls: other functions are put where they cost it nothing; with None none are.
     A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none; nor does one of
     an installation that was made a moment ago, which keeps no recipe either and so does not call what a start calls.
     """
@@ -64,10 +71,11 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
         files = {name: module.__file__ or "" for name, module in modules.items() if name != "__future__"}
         entries = list(_entries(files, called))
         pieces = b"".join(data for _, data in entries)
-        (first,) = [entry[3] for entry, _ in entries if entry[0] == _FIRST]
+        place, first = next((place, entry) for place, (entry, _) in enumerate(entries) if entry[0] == _FIRST)
+        entries[place] = (*first[:3], compile("", first[1], "exec"), *first[4:]), b""  # it runs by then
         included = [name for name in INCLUDED if name in sys.modules]
         lists = list(_lists([entry for entry, _ in entries]))
-        data = marshal.dumps((first, _MAIN[command], included, [len(one) for one in lists]))
+        data = marshal.dumps((first[3], _MAIN[command], included, [len(one) for one in lists]))
         code = b"".join((data, *lists))
         head = _sources(sorted({native.HELPER, *[entry[1] for entry, _ in entries]}), len(code), len(pieces), len(data))
         _write(path(files["pyrun"].rpartition("/")[0], command), head + code + pieces)

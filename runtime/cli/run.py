@@ -23,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from types import CodeType
 
     from pyrun.cli.parse import Args
     from pyrun.host import Host
@@ -64,7 +63,6 @@ def run(args: Args) -> int:
     from pyrun.engine.launch import become  # which `decide` has no use for, and `pyrun.cli.bundling` puts aside
     from pyrun.pod.create import create
 
-    called = _watch()
     refuse_log(args)
     refuse_socket(args)
     begun = clock()
@@ -94,7 +92,7 @@ def run(args: Args) -> int:
         tell(note, args)
     _remember(args, recipe)
     # with a network more than others need is here
-    before = None if called is None or recipe.net else lambda: _bundle(called)
+    before = None if recipe.net or _is_bundled() else lambda: _bundle(args)
     try:
         become(pod.block, pod.slots, pod.title, args.root, before=before, end=_end(args, pods, uuid))
     except OSError as error:
@@ -152,26 +150,30 @@ def _remember(args: Args, recipe: Recipe) -> bool:
     return save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
 
 
-def _watch() -> set[CodeType] | None:
-    """Note what this run calls, if the next one that has to decide could start sooner by it; then all its modules come from one file."""
+def _is_bundled() -> bool:
+    """Return whether all modules come from one file, or will in the next run that has to decide."""
     import pyrun
 
     if pyrun.__spec__.loader is None:  # this one's do
-        return None
+        return True
     from pyrun.cli import bundle
 
-    return None if os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or ""))) else bundle.called()
+    return os.path.exists(bundle.path(os.path.dirname(pyrun.__file__ or "")))
 
 
-def _bundle(called: set[CodeType]) -> None:
-    """Write that file."""
+def _bundle(args: Args) -> None:
+    """Write that file.  What it has to begin with is what `decide` calls, so that is watched: it leaves the same recipe again."""
+    from pyrun.cli.bundling import called, save
     from pyrun.cli.parse import parse
 
-    parse(sys.argv[1:])  # when it was parsed nobody took notes yet
-    sys.setprofile(None)
-    from pyrun.cli.bundling import save
-
-    save("run", called)
+    found = called()
+    try:
+        parse(sys.argv[1:])
+        left = decide(args)
+    finally:
+        sys.setprofile(None)
+    if left:
+        save("run", found)
 
 
 def refuse_log(args: Args) -> None:
