@@ -90,6 +90,7 @@ LAUNCHER = program(
     "native/list_scan.c",
     "native/list_text.c",
     "native/prepared.c",
+    "native/refuse.c",
     "native/which.c",
     "native/joined.c",
     "native/net_script.c",

@@ -6,6 +6,7 @@
 #include "live.h"
 #include "net_script.h"
 #include "prepared.h"
+#include "refuse.h"
 #include "shared.h"
 
 #define NS_GET_NSTYPE 0xb703 /* ioctl_ns(2) */
@@ -33,6 +34,8 @@ static int of_pod(int pods, const char *reference)
 
     if (!find_pod(pods, reference, uuid))
         return -1;
+    if (!stands(pods, "running/", uuid) && (stands(pods, "prepared/", uuid) || stands(pods, "exited/", uuid)))
+        refuse("share the network of pod", uuid, stands(pods, "prepared/", uuid) ? "it is prepared" : "it is exited", "start it first", "");
     if (find_live(&live, pods, uuid))
         network = (int)sys_openat(AT_FDCWD, process_path(path, live.pid, "/ns/net"), O_RDONLY, 0);
     if (network >= 0 && (sys_call4(__NR_pidfd_send_signal, live.init, 0, 0, 0) != 0 || !is_another(network))) {
@@ -41,6 +44,17 @@ static int of_pod(int pods, const char *reference)
     }
     close_live(&live);
     return network;
+}
+
+/* What somebody else was to keep there. */
+static void refuse_path(const char *path, int fd)
+{
+    static const char step[] = "join the network namespace";
+
+    if (fd == -ENOENT)
+        refuse(step, path, "no such file or directory", "`ip netns add NAME` makes /run/netns/NAME", "--net");
+    else if (fd >= 0 && !is_network(fd))
+        refuse(step, path, "that is something else", "name a file as in /run/netns", "--net");
 }
 
 static int has(int pod, const char *name)
@@ -108,7 +122,7 @@ int find_network(const char *root, int pods, int pod, const char *uuid)
     name[n > 0 ? n : 0] = '\0';
     if (memcmp(name, container, sizeof container - 1) == 0)
         network = of_pod(pods, name + sizeof container - 1);
-    else
-        network = (int)sys_openat(AT_FDCWD, name, O_RDONLY | O_NONBLOCK, 0);
+    else if ((network = (int)sys_openat(AT_FDCWD, name, O_RDONLY | O_NONBLOCK, 0)) < 0 || !is_network(network))
+        refuse_path(name, network);
     return network < 0 || !is_network(network) ? NETWORK_FOR_PYTHON : out_of_the_way(network);
 }

@@ -8,12 +8,12 @@
 #include "handover.h"
 #include "net_plugin.h"
 #include "prepared.h"
+#include "refuse.h"
 #include "shared.h"
 
 #define PATIENCE 60000000000ULL /* nanoseconds */
 #define CLOCK_MONOTONIC 1
 #define SAID "pyrun-plug-in"
-#define LATE 1000 /* for an exit status: there is none */
 #define CONFIGURATION (NET_SIZE + NET_ANSWER)
 
 struct answer {
@@ -169,13 +169,18 @@ static void add(char **at, const char *end, const char *text)
 }
 
 /* For pyrun.net.told: network, type, exit status ("late" where there is none), size of what was said; that, and what was said of errors. */
-static long tell(const struct net *net, const struct net_op *op, const struct answer *answer)
+static long tell(const struct net *net, const struct net_op *op, struct answer *answer)
 {
     static char text[sizeof *answer + 1024];
     const char *end = text + 1024;
     char *network = net->pool + op->word[0], *at = text, number[24] = "-";
+    struct said said = {answer->out, answer->err, answer->out_size, answer->err_size, answer->code, 0};
+    struct net_result result;
     int fd;
 
+    answer->out[answer->out_size < NET_ANSWER ? answer->out_size : NET_ANSWER] = '\0';
+    said.valid = net_read_result(&result, answer->out, answer->out_size);
+    refuse_plugin(network, behind(network), &said);
     (void)str_add_number(number + (answer->code < 0), number + sizeof number, (uint64_t)(answer->code < 0 ? -answer->code : answer->code));
     add(&at, end, network);
     add(&at, end, behind(network));
@@ -214,6 +219,21 @@ static long keep(struct net_plugged *network, struct answer *answer)
     return 0;
 }
 
+/* `words`: network, type, and where that may be. */
+static void refuse_missing(char *words)
+{
+    char why[1024], *type = behind(words), *end = why + sizeof why, *at;
+
+    at = str_add(str_add(str_add(why, end, "plug-in "), end, type), end, " is not in ");
+    for (char *path = behind(type); *path != '\0' && at != 0; path = behind(path)) {
+        at = str_add(str_add(at, end, path == behind(type) ? "" : ", "), end, path);
+        if (at != 0)
+            *(at -= str_len(type) + 1) = '\0';
+    }
+    if (at != 0)
+        refuse("join network", words, why, "install it: Debian has the package containernetworking-plugins", "");
+}
+
 /* Whether all are there: else Python says which one is not, and nothing has to be taken back. */
 static int all_there(struct net *net)
 {
@@ -227,8 +247,10 @@ static int all_there(struct net *net)
         for (path = behind(behind(net->pool + net->ops[i].word[0])); *path != '\0'; path = behind(path))
             if (sys_call3(__NR_faccessat, AT_FDCWD, path, 1 /* X_OK */) == 0)
                 break;
-        if (*path == '\0')
+        if (*path == '\0') {
+            refuse_missing(net->pool + net->ops[i].word[0]);
             return 0;
+        }
     }
     return 1;
 }

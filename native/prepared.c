@@ -4,6 +4,7 @@
 
 #include "fast.h"
 #include "handover.h"
+#include "refuse.h"
 
 #define SHARES 2048 /* bytes of the keeper's word about sockets */
 
@@ -125,6 +126,34 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
         (void)sys_call3(__NR_dup3, SLOT_LISTEN + i, 3 + i, 0);
 }
 
+/* Only a pod that stands prepared can be started; whatever was refused has been taken back, or that is left to Python. */
+static void say_why_not(const struct asked *asked, int pods, int pod, const char *uuid, char **envp)
+{
+    if (pod == -ENOENT && (stands(pods, "running/", uuid) || stands(pods, "exited/", uuid)))
+        refuse("start pod", uuid, stands(pods, "running/", uuid) ? "it is running" : "it is exited",
+               "a prepared pod runs once: see `pyrun prepare`", "");
+    else if (pod == -ENOENT && !stands(pods, "prepared/", uuid) && !stands(pods, "preparing/", uuid) && !stands(pods, "garbage/", uuid) &&
+             is_uuid(asked->reference))
+        refuse("find pod", uuid, "there is none of that name", "see `pyrun list`", "");
+    if (!asked->debug && (pod == -ENOENT || (pod >= 0 && sys_call3(__NR_faccessat, pod, "net", 0) == -ENOENT)))
+        say_refusal(envp);
+}
+
+/* Where nothing can be meant by it; what several pods begin with is Python's to count. */
+static void say_none(const struct asked *asked, int pods, const char *uuid, char **envp)
+{
+    char path[PATH_SIZE], target[2];
+
+    for (const char *c = asked->reference; *c != '\0'; c++)
+        if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '-' || *c == '_' || *c == '.'))
+            return;
+    if (asked->debug || uuid[0] != '\0' || asked->reference[0] == '.' || join(path, "names/", asked->reference, "") == 0 ||
+        sys_call4(__NR_readlinkat, pods, path, target, sizeof target) != -ENOENT)
+        return;
+    refuse("find pod", asked->reference, "there is none of that name", "see `pyrun list`", "");
+    say_refusal(envp);
+}
+
 void run_prepared(const char *root, char **words, char **envp)
 {
     char path[PATH_SIZE], uuid[UUID_LENGTH + 1], title[] = "pyrun: keeper", how[][8] = {"front", "detach", "json"};
@@ -135,12 +164,19 @@ void run_prepared(const char *root, char **words, char **envp)
     if (!understand(&asked, words) || !copy_sockets(sockets) || join(path, asked.root, "/pods", "") == 0)
         return;
     pods = (int)sys_openat(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
-    if (pods < 0 || !is_own(asked.root) || !find_pod(pods, asked.reference, uuid) || join(path, "prepared/", uuid, "") == 0)
+    if (pods < 0 || !is_own(asked.root))
+        return;
+    if (!find_pod(pods, asked.reference, uuid)) {
+        say_none(&asked, pods, uuid, envp);
+        return;
+    }
+    if (join(path, "prepared/", uuid, "") == 0)
         return;
     found = (int)sys_openat(pods, path, O_PATH | O_DIRECTORY | O_NOFOLLOW, 0);
     pod = found < 0 ? -1 : out_of_the_way(found);
     if (pod >= 0)
         start(pods, pod, sockets, (char *[]){title, (char *)(uintptr_t)asked.root, uuid, how[asked.json ? 2 : asked.detach], 0, 0}, envp);
+    say_why_not(&asked, pods, found < 0 ? found : pod, uuid, envp);
 }
 
 void become_keeper(const char *root, int pods, int pod, const char *uuid, const char *how, char **envp)

@@ -19,7 +19,7 @@ int is_uuid(const char *text);
 /* What its command line says. */
 struct asked {
     const char *root, *reference;
-    int detach, json;
+    int detach, json, debug;
 };
 
 /* Reads the words behind the verb; 0 where Python has to. */

@@ -84,8 +84,10 @@ static int option(struct asked *asked, char ***at, char file[LONGEST_REFERENCE +
         return word[1] != '\0' && short_flags(asked, word);
     if (str_eq(word, "--detach"))
         return asked->detach = 1;
-    if (str_eq(word, "--quiet") || str_eq(word, "--debug")) /* nothing said here has more to it: Python has, where it comes to that */
+    if (str_eq(word, "--quiet"))
         return 1;
+    if (str_eq(word, "--debug")) /* nothing said here has more to it: Python has, where it comes to that */
+        return asked->debug = 1;
     if (is_option(word, "--format")) {
         value = value_of("--format", at);
         asked->json = value != 0 && str_eq(value, "json");

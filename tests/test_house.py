@@ -72,6 +72,8 @@ LAUNCHER = {
 LAUNCHER |= {
     "prepared.c",
     "prepared.h",
+    "refuse.c",
+    "refuse.h",
     "which.c",
     "joined.c",
     "net_script.c",

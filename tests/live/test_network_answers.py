@@ -22,6 +22,45 @@ def nothing_stays(world: World) -> Iterator[None]:
         yield
 
 
+FAILURES = {
+    "status": "exit 3",
+    "signal": "kill -9 $$",
+    "errors": "echo 'no  luck' >&2; echo today >&2; exit 1",
+    "message": """printf %s '{"cniVersion":"1.0.0","code":100,"msg":"a \\"quoted\\" \\/word","details":"more\\nof it"}'; exit 1""",
+    "details": """echo ' {"code":7,"details":" only these "}'; exit 1""",
+    "empty": """echo '{"code":7,"msg":"","details":""}'; echo said >&2; exit 1""",
+    "within": """echo '{"more":{"msg":"not this"},"msg":"this","list":[{"details":"nor this"}]}'; exit 1""",
+    "twice": """echo '{"msg":"first","msg":"last"}'; exit 1""",
+    "long": """printf '{"msg":"'; head -c 900 /dev/zero | tr '\\0' x; echo '"}'; exit 1""",
+    "list": "echo '[1, 2]'",
+    "words": "echo 'not what was asked'",
+}
+PYTHONS = {
+    "number": """echo '{"msg":7}'; exit 1""",
+    "letters": """echo '{"msg":"\u00e9"}'; exit 1""",
+    "escape": """printf %s '{"msg":"\\u0041"}'; exit 1""",
+    "broken": """echo '{"msg":"x" y}'; exit 1""",
+    "colours": "printf '\\033[31mred\\n' >&2; exit 1",
+}
+
+
+@pytest.mark.parametrize("how", [*FAILURES, *PYTHONS])
+def test_failures_are_told_in_the_same_words(world: World, tmp_path: Path, how: str) -> None:
+    """By the launcher as by Python, which is asked where there is no script, or with --debug; nothing of it stays."""
+    logging(world, f"test $CNI_COMMAND = DEL && exit 0\ncat >/dev/null\n{ {**FAILURES, **PYTHONS}[how] }")
+    configure(world, "fails", bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG})
+    uuid = prepare(world, "--net", "fails", *script("true"))
+    said, became = launch(world.pyrun, tmp_path, uuid)
+    assert (said.returncode, became[:2]) == (125, BY_PYTHON if how in PYTHONS else ["pyrun"]), said
+    assert leases(world, "fails") == [] and world.settled() == []
+    assert not (world.pyrun.root / "pods/prepared" / uuid / "net").exists()
+    (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
+    python, became = launch(world.pyrun, tmp_path, uuid)
+    assert (python.returncode, became[:2]) == (125, BY_PYTHON)
+    assert (said.stdout, said.stderr) == (python.stdout, python.stderr)
+    world.pyrun("rm", uuid, code=0)
+
+
 HOSTILE = {
     "rubbish": "echo rubbish",
     "deep": "printf '{\"a\":'; head -c 30000 /dev/zero | tr '\\0' '['",
@@ -42,7 +81,8 @@ def test_answers_that_are_none(world: World, tmp_path: Path, how: str) -> None:
     configure(world, "odd", bridge(world, "cni8", "10.31.0.0/24"), {"type": LOG})
     uuid = prepare(world, "--net", "odd", *script("true"))
     said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (125, BY_PYTHON), said
+    known = how in ("rubbish", "list")  # the others are read by Python too, before they are refused
+    assert (said.returncode, became[:2]) == (125, ["pyrun"] if known else BY_PYTHON), said
     assert "for network odd: its answer is" in said.stderr or "the answer of its plug-ins is no result of CNI" in said.stderr
     words = log.read_text().split()
     assert words[-1] == "DEL" and words.count("ADD") <= words.count("DEL") and leases(world, "odd") == [] and world.settled() == []
@@ -119,7 +159,7 @@ def test_what_changes_after_prepare(world: World, tmp_path: Path) -> None:
     uuid = prepare(world, "--net", "new", *script("true"))
     (OWN / LOG).unlink()
     said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (125, BY_PYTHON) and f"plug-in {LOG} is not in /usr/lib/cni" in said.stderr
+    assert (said.returncode, became) == (125, ["pyrun"]) and f"plug-in {LOG} is not in /usr/lib/cni" in said.stderr
     assert wait_empty(world, "new")
     world.pyrun("rm", uuids[2], uuid, code=0)
 

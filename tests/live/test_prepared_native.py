@@ -14,6 +14,7 @@ from harness import COMMAND, Pyrun
 from launched import programs, traced
 
 TREE = Path("/sys/fs/cgroup")
+NOBODY = "ffffffff-ffff-4fff-8fff-ffffffffffff"
 LIMITS = {"pids": ("--pids-limit", "30", "pids.max", "30"), "hugetlb": ("--hugetlb", "2MB=4Mi", "hugetlb.2MB.max", "4194304")}
 ENTER = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
 
@@ -142,3 +143,58 @@ def test_a_network_with_a_path_needs_no_python(pyrun: Pyrun, tmp_path: Path, sev
     )
     assert (pyrun.root / "pods" / "prepared" / second).is_dir()
     pyrun("rm", second, code=0)
+
+
+def test_who_is_refused_hears_it_without_python(pyrun: Pyrun, tmp_path: Path) -> None:
+    """In Python's own words; what that says of it otherwise, a beginning that several have or --debug, stays its business."""
+    uuid = pyrun("prepare", pyrun.probe_image, "--exec", "/probe", "--", "sleep", "0", code=0).out.strip()
+    ended = pyrun("prepare", "--pod-name", "ended", pyrun.probe_image, "--exec", "/probe", code=0).out.strip()
+    pyrun("run-prepared", ended, code=0)
+    pyrun("run-prepared", "--detach", uuid, code=0)
+    once = "hint: a prepared pod runs once: see `pyrun prepare`\n"
+    for reference, words in {
+        uuid: f"pyrun: start pod {uuid}: it is running\n{once}",
+        "ended": f"pyrun: start pod {ended}: it is exited\n{once}",
+        **{word: f"pyrun: find pod {word}: there is none of that name\nhint: see `pyrun list`\n" for word in ("No-such_1", NOBODY)},
+    }.items():
+        for more, became in (((), ["pyrun"]), (("--debug",), ["pyrun", "python3"])):
+            command = [*traced(tmp_path), str(COMMAND), "run-prepared", *more, reference]
+            done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
+            assert (done.returncode, done.stdout, programs(tmp_path)[:2]) == (125, "", became), done.stderr
+            assert done.stderr.endswith(words) and (more or done.stderr == words)
+    pyrun("rm", "--force", uuid, "ended", code=0)
+
+
+def test_a_network_that_cannot_be_joined_is_refused_without_python(pyrun: Pyrun, tmp_path: Path) -> None:
+    """One that is gone, something else, that of a pod which does not run: in Python's own words, and the pod stays prepared."""
+    words = (pyrun.probe_image, "--exec", "/probe")
+    other = pyrun("prepare", "--pod-name", "other", *words, code=0).out.strip()
+    path = tmp_path / "namespace"
+    path.touch()
+    with subprocess.Popen(["unshare", "--net", "sleep", "1000"]) as holder:
+        try:
+            subprocess.run(["mount", "--bind", f"/proc/{holder.pid}/ns/net", str(path)], check=True)
+        finally:
+            holder.kill()
+    pods = [pyrun("prepare", "--net", net, *words, code=0).out.strip() for net in (f"ns:{path}", f"ns:{path}", "container:other")]
+    subprocess.run(["umount", str(path)], check=True)
+    for uuid, why in zip(
+        pods,
+        [
+            f"pyrun: join the network namespace {path}: that is something else\nhint: ",
+            f"pyrun: join the network namespace {path}: no such file or directory\nhint: ",
+            f"pyrun: share the network of pod {other}: it is prepared\nhint: start it first\n",
+        ],
+        strict=True,
+    ):
+        said = {}
+        for more in ((), ("--debug",)):
+            command = [*traced(tmp_path), str(COMMAND), "run-prepared", *more, uuid]
+            done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
+            assert (done.returncode, done.stdout) == (125, "")
+            said[more] = done.stderr
+            assert programs(tmp_path)[:2] == (["pyrun", "python3"] if more else ["pyrun"]), done.stderr
+        assert said[()].startswith(why) and said[("--debug",)].endswith(said[()])
+        assert (pyrun.root / "pods" / "prepared" / uuid).is_dir()
+        path.unlink(missing_ok=True)
+    pyrun("rm", *pods, "other", code=0)
