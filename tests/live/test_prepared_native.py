@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import COMMAND, Pyrun
 from launched import programs, traced
+from waiting import wait_until
 
 TREE = Path("/sys/fs/cgroup")
 NOBODY = "ffffffff-ffff-4fff-8fff-ffffffffffff"
@@ -57,6 +58,7 @@ def place(controller: str) -> Iterator[Path]:
     yield group
     for path in (group / "pyrun-supervisor", group):
         with contextlib.suppress(FileNotFoundError):
+            wait_until(lambda: not processes(path))  # noqa: B023  # a keeper's child waits for the disk
             path.rmdir()
 
 
