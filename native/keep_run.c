@@ -88,7 +88,7 @@ SELDOM static int on_control(struct keeper *keeper, struct app *app)
     struct plan_report report;
     long n = sys_call6(__NR_recvfrom, app->control, &report, sizeof report, DONTWAIT, 0, 0);
 
-    if (n == -EAGAIN || n == -EINTR)
+    if (n == -EAGAIN || n == -EINTR || n == -ECONNRESET) /* it went before it had read a signal; what it said is there all the same */
         return 1;
     if (n != sizeof report)
         return 0;

@@ -170,6 +170,8 @@ class Supervisor:
             except BlockingIOError:  # an event loop has made it non-blocking
                 readable(None, self._control)
                 continue
+            except ConnectionResetError:  # it went before it had read a signal; what it said is there all the same
+                continue
             if len(data) < _REPORT.size:
                 return None
             if int.from_bytes(data[:4], sys.byteorder) != FIGURES:

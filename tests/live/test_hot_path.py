@@ -86,7 +86,7 @@ OCI = set(
     pyrun pyrun.errors pyrun.host pyrun.native pyrun.native.users
     pyrun.images pyrun.images.fastjson
     pyrun.plan pyrun.plan.caps pyrun.plan.mounts pyrun.plan.ops pyrun.plan.rlimits
-    pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.launch
+    pyrun.oci pyrun.oci.agree pyrun.oci.arguments pyrun.oci.cgroups pyrun.oci.create pyrun.oci.devices pyrun.oci.known pyrun.oci.launch
     pyrun.oci.main pyrun.oci.mounts pyrun.oci.planner pyrun.oci.process pyrun.oci.rules pyrun.oci.rules_linux
     pyrun.oci.rules_process pyrun.oci.rules_resources pyrun.oci.spec pyrun.oci.start pyrun.oci.state
     pyrun.oci.streams pyrun.plan.sysctl

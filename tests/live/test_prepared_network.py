@@ -70,10 +70,10 @@ def test_the_other_one_may_be_in_the_foreground(pyrun: Pyrun, tmp_path: Path, cg
         process.communicate(timeout=60)
 
 
-def refused(pyrun: Pyrun, folder: Path, uuid: str) -> str:
-    """Python says it, and the pod stays prepared."""
+def refused(pyrun: Pyrun, folder: Path, uuid: str, *others: str) -> str:
+    """The launcher says it, or `others` do, and the pod stays prepared."""
     said, became = launch(pyrun, folder, "--detach", uuid)
-    assert (said.returncode, became) == (125, ["pyrun", "python3"])
+    assert (said.returncode, became) == (125, ["pyrun", *others])
     assert (pyrun.root / "pods" / "prepared" / uuid).is_dir()
     return said.stderr
 
@@ -86,9 +86,9 @@ def test_what_cannot_be_joined_is_explained(pyrun: Pyrun, other: str, tmp_path: 
     pyrun("stop", "--timeout", "0", other)
     assert refused(pyrun, tmp_path, uuid).startswith(f"pyrun: share the network of pod {other}: it is exited\nhint: ")
     pyrun("rm", "--force", other, code=0)
-    assert refused(pyrun, tmp_path, uuid).startswith("pyrun: find pod other: there is none of that name\nhint: ")
+    assert refused(pyrun, tmp_path, uuid, "python3").startswith("pyrun: find pod other: there is none of that name\nhint: ")
     host = pyrun("run", "--detach", "--pod-name", "other", "--net", "host", pyrun.probe_image, *SLEEP, code=0).out.strip()
-    assert refused(pyrun, tmp_path, uuid).startswith(f"pyrun: share the network of pod {host}: it has the host's\nhint: ")
+    assert refused(pyrun, tmp_path, uuid, "python3").startswith(f"pyrun: share the network of pod {host}: it has the host's\nhint: ")
     pyrun("rm", "--force", host, code=0)
     apps = ("--name", "one", *SLEEP, "---", pyrun.probe_image, "--name", "two", *SLEEP)
     several = pyrun("run", "--detach", "--pod-name", "other", pyrun.probe_image, *apps, code=0).out.strip()

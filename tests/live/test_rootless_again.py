@@ -109,9 +109,10 @@ def test_what_python_finds_from_within(user: User, start: Again) -> None:
     """The launcher has gone into the namespace, and then it is Python's turn: it knows the state directory, and says what is wrong."""
     prepare(user, "echo here")
     for env in ({}, {"XDG_DATA_HOME": str(user.home / ".local" / "share")}, {"PYRUN_ROOT": str(user.state)}):
-        done, became = start("run-prepared", "nobody", env=env)
-        assert done.returncode == 125 and "there is none of that name" in done.stderr and "Traceback" not in done.stderr, done.stderr
-        assert became == ["pyrun", "python3"]
+        for words, who in ((["nobody"], ["pyrun"]), (["--debug", "nobody"], ["pyrun", "python3"])):
+            done, became = start("run-prepared", *words, env=env)
+            assert done.returncode == 125 and "there is none of that name" in done.stderr, done.stderr
+            assert became == who and ("--debug" in words or "Traceback" not in done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("call", ["unshare", "setns", "execve", "pipe2", "write"])
