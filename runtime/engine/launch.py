@@ -167,10 +167,9 @@ class Supervisor:
         while True:
             try:
                 data = os.read(self._control, _MESSAGE) if self._control >= 0 else b""
-            except BlockingIOError:  # an event loop has made it non-blocking
+            except (BlockingIOError, ConnectionResetError):
+                # An event loop has made it non-blocking; or it went before it had read a signal: what it said is there all the same.
                 readable(None, self._control)
-                continue
-            except ConnectionResetError:  # it went before it had read a signal; what it said is there all the same
                 continue
             if len(data) < _REPORT.size:
                 return None
