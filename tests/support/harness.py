@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -44,6 +45,15 @@ class Result:
         return f"pyrun {' '.join(self.arguments)}: exit {self.code}\n--- stdout\n{self.out}--- stderr\n{self.err}"
 
 
+class Started(subprocess.Popen[str]):
+    """As a context manager it does not wait for a process that nobody ends, since the test has failed: it would be for ever."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 class Pyrun:
     """The `pyrun` command with a state directory of its own."""
 
@@ -78,7 +88,7 @@ class Pyrun:
     def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
         """Starts pyrun with pipes for its three streams; the caller ends it."""
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-        return subprocess.Popen([*self.within, COMMAND, *map(str, arguments)], env=self.environment(env), text=True, **streams)
+        return Started([*self.within, COMMAND, *map(str, arguments)], env=self.environment(env), text=True, **streams)
 
     def probe(self, *command: str, flags: tuple[str | Path, ...] = (), **more: Any) -> Result:
         """Runs the probe image with another command than `report`."""
