@@ -189,6 +189,12 @@ def test_the_mode_of_the_terminal_comes_back(pyrun: Pyrun, busybox: Path) -> Non
     assert one.before is not None and {"icanon", "isig"} <= set(one.before.split())
 
 
+def waits_for_signals(pid: int) -> bool:
+    """Until then SIGTERM ends a supervisor as it would any program, and the next command finds what is left."""
+    found = re.search(r"^SigBlk:\t([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) & 1 << signal.SIGTERM - 1)
+
+
 def test_the_check_of_an_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> None:
     """Is made without a word, by `run` and by `run-prepared`; without it the process is the supervisor itself."""
     pyrun("trust", "--yes", "--unsigned", str(tmp_path), code=0)
@@ -207,6 +213,6 @@ def test_the_check_of_an_image(pyrun: Pyrun, tmp_path: Path, probe: Path) -> Non
             process.terminate()
             assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == code
     with pyrun.start("run", "--no-healthcheck", image) as process:
-        wait_until(lambda: Path(f"/proc/{process.pid}/cmdline").read_text().startswith("pyrun: pod "))
+        wait_until(lambda: Path(f"/proc/{process.pid}/cmdline").read_text().startswith("pyrun: pod ") and waits_for_signals(process.pid))
         process.terminate()
         assert process.communicate(timeout=LIMIT)[1] == "" and process.returncode == 143
