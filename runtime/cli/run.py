@@ -162,7 +162,10 @@ def _is_bundled() -> bool:
 
 
 def _bundle(args: Args) -> None:
-    """Write that file.  What it has to begin with is what `decide` calls, so that is watched: it leaves the same recipe again."""
+    """Write that file, or let the next run do it: the pod is made by now, and its image may be gone.
+
+    What it has to begin with is what `decide` calls, so that is watched: it leaves the same recipe again.
+    """
     from pyrun.cli.bundling import called, save
     from pyrun.cli.parse import parse
 
@@ -170,6 +173,8 @@ def _bundle(args: Args) -> None:
     try:
         parse(sys.argv[1:])
         left = decide(args)
+    except Exception:
+        return
     finally:
         sys.setprofile(None)
     if left:
