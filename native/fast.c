@@ -50,13 +50,13 @@ int is_root(void)
 }
 
 /* As state_root() of pyrun.native.users; a relative one where it would look further. */
-static const char *usual_root(char **envp)
+const char *usual_root(char **envp)
 {
     static char path[PATH_SIZE];
     const char *home = from_environment(envp, "HOME"), *data = from_environment(envp, "XDG_DATA_HOME");
     const size_t size = str_len(home);
 
-    if (sys_call0(__NR_geteuid) == 0)
+    if (is_root())
         return "/var/lib/pyrun";
     if (data[0] == '/')
         return join(path, data, "/pyrun", "") == 0 ? "" : path;
@@ -270,8 +270,8 @@ void run_recipe(int argc, char **argv, char **envp)
 
     fast.store = fast.pods = fast.recipes = fast.helper = fast.network = fast.network_ahead = -1;
     fast.root = root_of(argc, argv, envp, &verb);
-    if (fast.root != 0 && str_eq(argv[verb], "run-prepared") && (is_root() || become_users_root(fast.root)))
-        run_prepared(fast.root, argv + verb + 1, envp);
+    if (fast.root == 0 || !str_eq(argv[verb], "run"))
+        run_prepared(argv, envp);
     if (from_environment(envp, "LISTEN_FDS")[0] != '\0') /* sockets of the service manager's stand where ours would be opened */
         return;
     if (fast.root == 0 || !str_eq(argv[verb], "run") || from_environment(envp, "PYRUN_DEBUG")[0] != '\0' ||

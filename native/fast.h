@@ -37,6 +37,7 @@ int is_root(void);
 
 /* Whether nobody but root can put things into this state directory. */
 int is_own(const char *root);
+const char *usual_root(char **envp); /* where neither the command line nor the environment says; "" where that takes Python */
 const char *root_of(int argc, char **argv, char **envp, int *verb);
 
 /* Takes the process of a user who has run pods before into a user namespace as its root; 0, and nothing has changed, where Python has to. */

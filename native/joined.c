@@ -7,6 +7,7 @@
 #include "net_script.h"
 #include "prepared.h"
 #include "refuse.h"
+#include "say.h"
 #include "shared.h"
 
 #define NS_GET_NSTYPE 0xb703 /* ioctl_ns(2) */
@@ -25,20 +26,52 @@ static int is_another(int fd)
            own.st_ino != other.st_ino;
 }
 
-/* That of a running pod; -1 where Python has to say why not.  Its process 1 is asked for a signal last: it lives, so that was its. */
+/* Of a pod of several apps it has to be said which one is meant, which --net has no word for. */
+static void refuse_several(int pod, const char *uuid)
+{
+    static char why[8192];
+    char hint[128] = "name one: --app ", first[96] = "";
+    struct say to = {why, why + sizeof why};
+    unsigned count;
+
+    say_text(&to, "it has several: ");
+    count = say_apps(pod, &to, first, sizeof first);
+    (void)str_add(hint + str_len(hint), hint + sizeof hint, first);
+    if (count > 1)
+        refuse_usage("choose an app of pod", uuid, why, hint, "");
+    else if (count == 1) /* of a pod manifest, which Python finds */
+        forget_refusal();
+}
+
+/* That of a running pod; -1, and that is noted, where there is none.  Its process 1 is asked for a signal last: it lives, so that was its. */
 static int of_pod(int pods, const char *reference)
 {
+    static const char step[] = "share the network of pod";
     char uuid[UUID_LENGTH + 1], path[64];
     struct live live;
     int network = -1;
 
     if (!find_pod(pods, reference, uuid))
         return -1;
-    if (!stands(pods, "running/", uuid) && (stands(pods, "prepared/", uuid) || stands(pods, "exited/", uuid)))
-        refuse("share the network of pod", uuid, stands(pods, "prepared/", uuid) ? "it is prepared" : "it is exited", "start it first", "");
+    if (!stands(pods, "running/", uuid)) {
+        if (stands(pods, "prepared/", uuid) || stands(pods, "exited/", uuid))
+            refuse(step, uuid, stands(pods, "prepared/", uuid) ? "it is prepared" : "it is exited", "start it first", "");
+        else
+            refuse_none(reference);
+        return -1;
+    }
     if (find_live(&live, pods, uuid))
         network = (int)sys_openat(AT_FDCWD, process_path(path, live.pid, "/ns/net"), O_RDONLY, 0);
-    if (network >= 0 && (sys_call4(__NR_pidfd_send_signal, live.init, 0, 0, 0) != 0 || !is_another(network))) {
+    else
+        refuse("find the processes of pod", uuid, "its app does not run", "it starts or ends just now: try again", "");
+    if (live.init < 0)
+        refuse_several(live.pod, uuid);
+    if (network >= 0 && sys_call4(__NR_pidfd_send_signal, live.init, 0, 0, 0) != 0) {
+        refuse(step, uuid, "it has just ended", "see `pyrun list`", "");
+        sys_close(network);
+        network = -1;
+    } else if (network >= 0 && !is_another(network)) {
+        refuse(step, uuid, "it has the host's", "write --net host if that is what is wanted", "--net");
         sys_close(network);
         network = -1;
     }
@@ -51,9 +84,9 @@ static void refuse_path(const char *path, int fd)
 {
     static const char step[] = "join the network namespace";
 
-    if (fd == -ENOENT)
-        refuse(step, path, "no such file or directory", "`ip netns add NAME` makes /run/netns/NAME", "--net");
-    else if (fd >= 0 && !is_network(fd))
+    if (fd < 0)
+        refuse(step, path, errno_text(fd), "`ip netns add NAME` makes /run/netns/NAME", "--net");
+    else if (!is_network(fd))
         refuse(step, path, "that is something else", "name a file as in /run/netns", "--net");
 }
 

@@ -1,12 +1,12 @@
 /* A place in the cgroup tree for a prepared pod with limits, found as pyrun.engine.placement does.
  *
  * The file `controllers` in the pod's directory names those that the cgroup above the pod's has to give to its children, and
- * @systemd or @cgroupfs where one of these was asked for.  Whatever is in the way is left to Python, which begins again and says
- * what is wrong. */
+ * @systemd or @cgroupfs where one of these was asked for. */
 #include "fast.h"
 #include "files.h"
 #include "handover.h"
 #include "prepared.h"
+#include "say.h"
 
 #define TEXT 4096
 
@@ -112,6 +112,72 @@ static int is_booted(void)
     return sys_call3(__NR_faccessat, AT_FDCWD, "/run/systemd/system/.", 0) == 0;
 }
 
+static const char *last_of(const char *path)
+{
+    const char *last = path;
+
+    for (; *path != '\0'; path++)
+        if (*path == '/')
+            last = path + 1;
+    return last;
+}
+
+static int refuse_scope(const char *uuid, const char *why)
+{
+    char name[64];
+    const char *end = name + sizeof name;
+
+    (void)str_add(str_add(str_add(name, end, "pyrun-"), end, uuid), end, ".scope");
+    refuse("make scope", name, why, "use --cgroup-manager cgroupfs, below a unit with Delegate=yes", "");
+    return 0;
+}
+
+static int refuse_service(const char *uuid, const char *path)
+{
+    char why[512];
+    struct say to = {why, why + sizeof why};
+
+    say_text(&to, last_of(path));
+    say_text(&to, " would lose its main process");
+    return refuse_scope(uuid, why);
+}
+
+/* The first controller of a list, without what stands before it. */
+static void first_of(const char *words, char name[64])
+{
+    const char *word = next_word(words);
+    size_t n = 0;
+
+    while (*word == '@')
+        word = next_word(word + word_size(word));
+    word += *word == '+';
+    for (; n < word_size(word) && n < 63; n++)
+        name[n] = word[n];
+    name[n] = '\0';
+}
+
+static int refuse_limit(const char *controllers, const char *why, const char *path, const char *hint)
+{
+    char name[64], reason[PATH_SIZE + 128];
+    struct say to = {reason, reason + sizeof reason};
+
+    first_of(controllers, name);
+    say_text(&to, why);
+    say_text(&to, path);
+    refuse("limit the pod", name, reason, hint, "");
+    return 0;
+}
+
+static int refuse_undelegated(const char *missing, const char *path)
+{
+    char hint[512];
+    struct say to = {hint, hint + sizeof hint};
+
+    say_text(&to, "put Delegate=yes into ");
+    say_text(&to, last_of(path));
+    return refuse_limit(missing, "the controller is not delegated to ", path, hint);
+}
+
 /* Into a scope where systemd is asked for one, or where it has not left the cgroup to anybody.  A service would lose its process. */
 static int take_managed(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
 {
@@ -122,20 +188,94 @@ static int take_managed(int pod, const char *uuid, const char *wanted, char path
         int left;
 
         if (fd < 0 || !lacking(fd, "cgroup.subtree_control", wanted, missing))
-            return 0;
+            return refuse_limit(wanted, "there is no telling what is enabled in ", path, "see what the cgroup tree is");
         if (missing[0] == '\0' || has_word(wanted, "@cgroupfs", 9) || is_tree(path) || !is_booted())
             return 1;
         left = is_delegated(path);
         if (left != 0)
             return left > 0;
+        if (ends_with(path, ".service"))
+            return refuse_undelegated(missing, path);
     }
-    return !ends_with(path, ".service") && is_booted() && take_scope(pod, uuid, path);
+    if (!is_booted())
+        return refuse_scope(uuid, "this host was not booted by systemd");
+    if (ends_with(path, ".service"))
+        return refuse_service(uuid, path);
+    return take_scope(pod, uuid, path);
 }
 
 /* Where root rules, as in a login, a user's own systemd is asked. */
 static int take_own(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
 {
-    return !is_root() && !has_word(wanted, "@cgroupfs", 9) && is_booted() && take_scope(pod, uuid, path);
+    if (!is_root() && !has_word(wanted, "@cgroupfs", 9) && is_booted())
+        return take_scope(pod, uuid, path);
+    if (!is_root() && is_booted())
+        return refuse_limit(wanted, "the controller is not delegated to you in ", "the cgroup of this process",
+                            "leave out --cgroup-manager cgroupfs, or run it in a unit with Delegate=yes and User=");
+    refuse("limit the pod", "", "there is no cgroup2 tree that pyrun may write to", "mount one on /sys/fs/cgroup", "");
+    return 0;
+}
+
+/* The user's systemd whose unit this is below, "" for none. */
+static void manager_of(const char *path, char name[64])
+{
+    name[0] = '\0';
+    for (; *path != '\0'; path++) {
+        size_t n = 1;
+
+        while (*path == '/' && path[n] != '/' && path[n] != '\0')
+            n++;
+        if (*path != '/' || n < 14 || n > 60 || memcmp(path + 1, "user@", 5) != 0 || memcmp(path + n - 8, ".service", 8) != 0)
+            continue;
+        memcpy(name, path + 1, n - 1);
+        name[n - 1] = '\0';
+        return;
+    }
+}
+
+/* Whether a hierarchy of version 1 has the controller: the second field of its line (cgroups(7)). */
+static int is_in_version_1(const char *name)
+{
+    char text[TEXT];
+    const size_t size = str_len(name);
+
+    if (read_text(AT_FDCWD, "/proc/cgroups", text) <= 0)
+        return 0;
+    for (const char *line = text; *line != '\0';) {
+        if (memcmp(line, name, size) == 0 && line[size] == '\t')
+            return line[size + 1] != '0' || line[size + 2] != '\t';
+        while (*line != '\n' && *line != '\0')
+            line++;
+        line += *line == '\n';
+    }
+    return 0;
+}
+
+/* advice() of pyrun.engine.placement */
+static void advise(int above, const char *path, const char *missing, char hint[1024])
+{
+    static const char unmanaged[] = "dmem hugetlb misc rdma";
+    char name[64], manager[64], there[TEXT];
+    struct say to = {hint, hint + 1024};
+
+    first_of(missing, name);
+    manager_of(path, manager);
+    if (read_text(above, "cgroup.controllers", there) > 0 && has_word(there, name, str_len(name)))
+        say_text(&to, "other processes are in that cgroup: start pyrun in one of its own, below a unit with Delegate=yes");
+    else if (is_in_version_1(name))
+        say_text(&to, "this host uses it with cgroup version 1: boot with systemd.unified_cgroup_hierarchy=1");
+    else if (is_tree(path))
+        say_text(&to, "this kernel does not have it: see cgroup.controllers there");
+    else if (manager[0] != '\0') {
+        say_text(&to, "delegate it to users, in /etc/systemd/system/user@.service.d/delegate.conf: [Service] Delegate=cpu cpuset io memory pids; "
+                      "then restart ");
+        say_text(&to, manager);
+    } else if (has_word(unmanaged, name, str_len(name))) {
+        say_text(&to, "systemd never delegates it: write +");
+        say_text(&to, name);
+        say_text(&to, " to cgroup.subtree_control in /sys/fs/cgroup and each cgroup above this");
+    } else
+        say_text(&to, "it is not delegated: put Delegate=yes into the unit that pyrun runs in, or enable it in cgroup.subtree_control above");
 }
 
 /* Whether no process is in the cgroup itself, once this one, if it was alone, has gone to a leaf.  The root has no cgroup.type. */
@@ -155,19 +295,37 @@ static int make_room(int above)
            read_text(above, "cgroup.procs", text) == 0;
 }
 
+static int enable(int above, const char *path, const char *wanted)
+{
+    char missing[TEXT], absent[TEXT], hint[1024];
+
+    if (above < 0 || !lacking(above, "cgroup.subtree_control", wanted, missing))
+        return refuse_limit(wanted, "there is no telling what is enabled in ", path, "see what the cgroup tree is");
+    if (missing[0] == '\0')
+        return 1;
+    if (lacking(above, "cgroup.controllers", wanted, absent) && absent[0] == '\0' && make_room(above) &&
+        write_file(above, "cgroup.subtree_control", 0, 0, missing, str_len(missing)) == 0)
+        return 1;
+    if (absent[0] == '\0')
+        memcpy(absent, missing, sizeof absent);
+    advise(above, path, absent, hint);
+    return refuse_limit(absent, "the controller cannot be enabled in ", path, hint);
+}
+
 int take_place(int pod, const char *uuid)
 {
-    char wanted[TEXT], missing[TEXT], absent[TEXT], path[PATH_SIZE];
+    char wanted[TEXT], path[PATH_SIZE];
     OWNED_FD above = -1;
     const long n = read_text(pod, "controllers", wanted);
 
     if (n == -ENOENT)
         return 1;
-    if (n <= 0 || !(find_cgroup(path) ? take_managed(pod, uuid, wanted, path) : take_own(pod, uuid, wanted, path)))
+    if (n <= 0) {
+        refuse("read", "controllers", n < 0 ? errno_text(n) : "it is empty", "remove the pod and prepare it again", "");
+        return 0;
+    }
+    if (!(find_cgroup(path) ? take_managed(pod, uuid, wanted, path) : take_own(pod, uuid, wanted, path)))
         return 0;
     above = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-    if (above < 0 || !lacking(above, "cgroup.subtree_control", wanted, missing))
-        return 0;
-    return missing[0] == '\0' || (lacking(above, "cgroup.controllers", wanted, absent) && absent[0] == '\0' && make_room(above) &&
-                                  write_file(above, "cgroup.subtree_control", 0, 0, missing, str_len(missing)) == 0);
+    return enable(above, path, wanted);
 }

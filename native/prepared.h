@@ -5,9 +5,17 @@
 #include "sys.h"
 
 #include "recipe.h"
+#include "refuse.h"
 
-/* `run-prepared` with these words behind it: becomes the pod's keeper; comes back when Python has to do it. */
-void run_prepared(const char *root, char **words, char **envp);
+/* `run-prepared`: becomes the pod's keeper, or says what is wrong; comes back from another verb, and where Python has to do it. */
+void run_prepared(char **argv, char **envp);
+
+/* How the last line begins that is written with --format json, as pyrun.cli.lines has it, of the pod with this directory and UUID. */
+void begin_line(int pod, const char *uuid, char *line, size_t room);
+
+/* The names of the apps of a pod with this directory, with commas between; how many there are, 0 for a pod of one.  The first one comes alone, too. */
+struct say;
+unsigned say_apps(int pod, struct say *to, char *first, size_t room);
 
 /* The same of a pod that was prepared just now, whose directory is `pod`: `how` is the keeper's word (keeper.c). */
 void become_keeper(const char *root, int pods, int pod, const char *uuid, const char *how, char **envp);
@@ -16,16 +24,24 @@ void become_keeper(const char *root, int pods, int pod, const char *uuid, const 
 int stands(int pods, const char *phase, const char *uuid);
 int is_uuid(const char *text);
 
+#define MOST_FILES 64 /* of --uuid-file that are read: two are one too many */
+
 /* What its command line says. */
 struct asked {
-    const char *root, *reference;
-    int detach, json, debug;
+    const char *root, *reference, *file[MOST_FILES];
+    unsigned references, files;
+    int detach, json, debug, help;
+    struct telling how;
 };
 
-/* Reads the words behind the verb; 0 where Python has to. */
-int understand(struct asked *asked, char **words);
+/* Reads the command line; 0 for another verb, and for help.  What is wrong with it is noted (refuse.h). */
+int understand(struct asked *asked, char **argv, char **envp);
 
-/* The one pod that a UUID, a name or the beginning of a UUID means, in any phase; 0 where there is none, or several are. */
+/* Finds what it names as a pod; 0, and that is noted, unless it is one. */
+int choose(struct asked *asked);
+
+/* The one pod that a UUID, a name or the beginning of a UUID means, in any phase; 0, and that is noted, where there is none, or several are. */
+void refuse_none(const char *reference);
 int find_pod(int pods, const char *reference, char uuid[UUID_LENGTH + 1]);
 
 /* The network namespace that the prepared pod with this directory and UUID joins, or one that is made for it, or one of these. */

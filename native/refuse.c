@@ -1,63 +1,116 @@
 /* Refusals that the launcher knows the words of: no interpreter is started only to say them.
  *
- * The words are pyrun.errors', the form is that of pyrun.cli.main.  Tests compare both ways.  Where it is not certain what Python would
- * say, it says it. */
+ * The words are pyrun.errors', the form is that of pyrun.cli.main.  Tests compare both ways.  Instead of a traceback --debug shows where
+ * it was said. */
 #include "refuse.h"
+
+#include "say.h"
 
 #define MOST_WORDS 400 /* of a plug-in's */
 #define PLUGIN_HINT "see what its configuration asks for, and that the plug-ins are installed (Debian: containernetworking-plugins)"
 
 static struct {
-    char what[1024], hint[512], origin[32];
-    int there;
+    char what[8192], hint[2048], origin[32], place[64];
+    int there, code;
 } refusal;
 
-static int printable(const char *text)
+void refuse_at(const char *file, int line, int code, const char *step, const char *subject, const char *why, const char *hint,
+               const char *origin)
 {
-    for (; *text != '\0'; text++)
-        if (*text < ' ' || *text > '~')
-            return 0;
-    return 1;
+    struct say to = {refusal.what, refusal.what + sizeof refusal.what};
+
+    say_text(&to, step);
+    say_text(&to, subject[0] != '\0' ? " " : "");
+    say_text(&to, subject);
+    say_text(&to, why[0] != '\0' ? ": " : "");
+    say_text(&to, why);
+    to = (struct say){refusal.hint, refusal.hint + sizeof refusal.hint};
+    say_text(&to, hint);
+    to = (struct say){refusal.origin, refusal.origin + sizeof refusal.origin};
+    say_text(&to, origin);
+    to = (struct say){refusal.place, refusal.place + sizeof refusal.place};
+    say_text(&to, "the launcher: native/");
+    say_text(&to, file);
+    say_text(&to, ", line ");
+    say_number(&to, (uint64_t)line);
+    refusal.there = 1;
+    refusal.code = code;
 }
 
-void refuse(const char *step, const char *subject, const char *why, const char *hint, const char *origin)
+const char *errno_text(long error)
 {
-    const char *end = refusal.what + sizeof refusal.what;
-    char *at = str_add(str_add(str_add(refusal.what, end, step), end, subject[0] != '\0' ? " " : ""), end, subject);
+    static char text[64];
+    struct say to = {text, text + sizeof text};
 
-    refusal.there = str_add(str_add(at, end, ": "), end, why) != 0 && str_add(refusal.hint, refusal.hint + sizeof refusal.hint, hint) != 0 &&
-                    str_add(refusal.origin, refusal.origin + sizeof refusal.origin, origin) != 0 && printable(refusal.what) && printable(hint);
+    say_errno(&to, error);
+    return text;
+}
+
+int is_refused(void)
+{
+    return refusal.there;
+}
+
+void forget_refusal(void)
+{
+    refusal.there = 0;
 }
 
 /* As colour() of pyrun.cli.output. */
-static char *add_line(char *at, const char *end, const char *head, const char *colour, const char *text)
+static void add_line(struct say *to, const char *head, const char *colour, const char *text)
 {
     if (text[0] == '\0')
-        return at;
-    if (colour[0] != '\0')
-        at = str_add(str_add(str_add(at, end, "\033["), end, colour), end, "m");
-    at = str_add(str_add(at, end, head), end, colour[0] != '\0' ? "\033[0m " : " ");
-    return str_add(str_add(at, end, text), end, "\n");
+        return;
+    if (colour[0] != '\0') {
+        say_text(to, "\033[");
+        say_text(to, colour);
+        say_text(to, "m");
+    }
+    say_text(to, head);
+    say_text(to, colour[0] != '\0' ? "\033[0m " : " ");
+    say_escaped(to, text);
+    say_text(to, "\n");
 }
 
-void say_refusal(char **envp)
+static void add_member(struct say *to, const char *name, const char *text, const char *end)
 {
+    if (text[0] == '\0')
+        return;
+    say_text(to, name);
+    say_quoted(to, text, str_len(text), 0);
+    say_text(to, end);
+}
+
+void say_refusal(const struct telling *how, char **envp)
+{
+    static char text[8 * sizeof refusal];
     const char *terminal = from_environment(envp, "TERM"), *debug = from_environment(envp, "PYRUN_DEBUG");
-    char text[2048], *at = text, *end = text + sizeof text;
+    const int shows = how->debug || (debug[0] != '\0' && !str_eq(debug, "0"));
+    struct say to = {text, text + sizeof text};
     struct termios mode;
     int plain;
 
-    if (!refusal.there || (debug[0] != '\0' && !str_eq(debug, "0")))
+    if (!refusal.there)
         return;
     plain = from_environment(envp, "NO_COLOR")[0] != '\0' || terminal[0] == '\0' || str_eq(terminal, "dumb") ||
             sys_call3(__NR_ioctl, 2, TCGETS, &mode) < 0;
-    at = add_line(at, end, "pyrun:", plain ? "" : "31", refusal.what);
-    at = add_line(at, end, "hint:", plain ? "" : "36", refusal.hint);
-    at = add_line(at, end, "from:", plain ? "" : "2", refusal.origin);
-    if (at == 0)
-        return;
-    (void)sys_write(2, text, at - text);
-    sys_exit(125);
+    if (how->lines) {
+        add_member(&to, "{\"error\": \"", refusal.what, "\"");
+        add_member(&to, ", \"hint\": \"", refusal.hint, "\"");
+        add_member(&to, ", \"origin\": \"", refusal.origin, "\"");
+        add_member(&to, ", \"traceback\": [\"", shows ? refusal.place : "", "\"]");
+        say_text(&to, ", \"exit_code\": ");
+        say_number(&to, (uint64_t)refusal.code);
+        say_text(&to, "}\n");
+    } else {
+        say_text(&to, shows ? refusal.place : "");
+        say_text(&to, shows ? "\n" : "");
+        add_line(&to, "pyrun:", plain ? "" : "31", refusal.what);
+        add_line(&to, "hint:", plain ? "" : "36", refusal.hint);
+        add_line(&to, "from:", plain ? "" : "2", refusal.origin);
+    }
+    (void)sys_write(2, text, to.at - text);
+    sys_exit(refusal.code);
 }
 
 /* Takes a JSON string that is plain, or as good as that; 0 for another. */

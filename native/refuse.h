@@ -4,12 +4,23 @@
 
 #include "sys.h"
 
-/* Notes what is wrong: what was tried on what, why not, what to do about it, and which option asked for it ("": none).  Anything in it that
- * is not to be printed as it is leaves the command to Python. */
-void refuse(const char *step, const char *subject, const char *why, const char *hint, const char *origin);
+/* Notes what is wrong: what was tried on what, why not, what to do about it, and which option asked for it ("": none).  The last one
+ * counts. */
+#define refuse(...) refuse_at(__FILE_NAME__, __LINE__, 125, __VA_ARGS__)
+#define refuse_usage(...) refuse_at(__FILE_NAME__, __LINE__, 2, __VA_ARGS__)
+void refuse_at(const char *file, int line, int code, const char *step, const char *subject, const char *why, const char *hint,
+               const char *origin);
+const char *errno_text(long error); /* strerror(3) in lower case, until it is called again */
+int is_refused(void);
+void forget_refusal(void);
+
+/* How it is to be told: with where it was said, as lines of JSON. */
+struct telling {
+    int debug, lines;
+};
 
 /* Says what was noted, and ends this process with pyrun's exit code for it; comes back where nothing was. */
-void say_refusal(char **envp);
+void say_refusal(const struct telling *how, char **envp);
 
 /* Of a plug-in of CNI: what it said, and its exit status, LATE where there is none. */
 #define LATE 1000

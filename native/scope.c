@@ -8,11 +8,12 @@
  *
  * The two messages stand in the file `scope` of the pod's directory, as pyrun.plan.dbus wrote them when it was prepared, behind a
  * uint32_t that says where in them the number of the process goes and, BUS_ROOM bytes, the path of the bus: root's, or that of a user's systemd.  What is read is taken for anybody's: of a message nothing counts but how
- * long it is, its kind and what it answers.  Whatever is not plain, and an error, is left to Python. */
+ * long it is, its kind and what it answers.  Whatever is not plain, and an error, is the end of it. */
 #include <linux/poll.h>
 
 #include "handover.h"
 #include "prepared.h"
+#include "say.h"
 
 #define BUS_ROOM 108 /* bytes of a socket's path, as unix(7) has it, padded with NUL */
 #define PATIENCE 10000000000 /* ns */
@@ -90,8 +91,22 @@ static uint32_t answered(const unsigned char *fields, size_t size)
     return 0;
 }
 
+/* What an error says: the first string of its body. */
+static void hear(const unsigned char *body, size_t size, struct say *why)
+{
+    const uint32_t length = size > 4 ? number(body) : 0;
+    char letter[] = "?";
+
+    if (length == 0 || length > size - 4)
+        return;
+    for (uint32_t i = 0; i < length; i++) {
+        letter[0] = (char)body[4 + i];
+        say_text(why, letter);
+    }
+}
+
 /* Reads one message: 1 where it is the answer to the call, 0 where it is another one, -1 where it is an error or not plain. */
-static int next(struct talk *talk)
+static int next(struct talk *talk, struct say *why)
 {
     const unsigned char *head = talk->data + talk->at;
     uint32_t body, fields;
@@ -101,11 +116,15 @@ static int next(struct talk *talk)
         return -1;
     body = number(head + 4);
     fields = number(head + 12);
-    if (head[0] != 'l' || head[1] == ERROR || head[3] != 1 || fields > ROOM || body > ROOM)
+    if (head[0] != 'l' || head[3] != 1 || fields > ROOM || body > ROOM)
         return -1;
     before = (HEADER + (size_t)fields + 7) & ~(size_t)7;
     if (!have(talk, before + body))
         return -1;
+    if (head[1] == ERROR) {
+        hear(head + before, body, why);
+        return -1;
+    }
     talk->at += before + body;
     return head[1] == METHOD_RETURN && answered(head + HEADER, fields) == START;
 }
@@ -184,26 +203,39 @@ static int ask(int pod)
     return (int)sys_call3(__NR_fcntl, to, F_DUPFD_CLOEXEC, 0);
 }
 
-int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
+static int is_made(struct talk *talk, const char *name, char path[PATH_SIZE], struct say *why)
 {
     static const struct __kernel_timespec step = {0, 1000000};
-    static struct talk talk;
-    char name[64];
-    const char *end = name + sizeof name;
-    OWNED_FD fd = ask(pod);
     int found = 0;
 
-    talk.fd = fd;
-    talk.end = now() + PATIENCE;
-    (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, uuid), end, ".scope");
-    if (fd < 0 || !is_let_in(&talk))
-        return 0;
     while (found == 0)
-        found = next(&talk);
-    while (found > 0 && now() < talk.end) {
+        found = next(talk, why);
+    while (found > 0 && now() < talk->end) {
         if (find_cgroup(path) && ends_with(path, name))
             return 1;
         (void)sys_call5(__NR_ppoll, 0, 0, &step, 0, 8);
     }
+    if (found > 0)
+        refuse("make scope", name + 1, "systemd did not make it in time", "see `systemctl list-jobs`", "");
+    return 0;
+}
+
+int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
+{
+    static struct talk talk;
+    static char why[4096];
+    char name[64];
+    const char *end = name + sizeof name;
+    struct say to = {why, why + sizeof why};
+    OWNED_FD fd = ask(pod);
+
+    talk.fd = fd;
+    talk.end = now() + PATIENCE;
+    (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, uuid), end, ".scope");
+    if (fd >= 0 && is_let_in(&talk) && is_made(&talk, name, path, &to))
+        return 1;
+    if (!is_refused())
+        refuse("ask systemd for", name + 1, why[0] != '\0' ? why : fd < 0 ? "nobody answers on its bus" : "its answer is none",
+               fd < 0 ? "is D-Bus there, and does this user have a systemd of its own (`loginctl enable-linger`)?" : "see `journalctl -b`", "");
     return 0;
 }

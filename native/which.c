@@ -1,11 +1,15 @@
-/* What a command line of `run-prepared` says and which pod it means, as pyrun.cli.parse and pyrun.pod.names have it.
+/* Which pod a command line of `run-prepared` means, as pyrun.cli.references and pyrun.pod.names have it.
  *
- * A pod is named by its UUID, its name, or the beginning of a UUID, in a word or in a file of --uuid-file-save.  Whatever is wrong, and
- * a beginning that several have, is left to Python, which says so. */
+ * A pod is named by its UUID, its name, or the beginning of a UUID, in a word or in a file of --uuid-file-save. */
+#include <linux/poll.h>
+
 #include "fast.h"
 #include "prepared.h"
 #include "recipe.h"
+#include "refuse.h"
+#include "say.h"
 
+#define MOST_FOUND 65536
 #define LONGEST_REFERENCE 256
 
 int is_uuid(const char *text)
@@ -21,104 +25,84 @@ int is_uuid(const char *text)
     return n == UUID_LENGTH;
 }
 
-/* The reference in a regular file: what comes by a pipe could not be read again. */
-static int read_reference(const char *path, char text[LONGEST_REFERENCE + 1])
+static int wrong_file(const char *path, const char *why)
 {
-    OWNED_FD fd = -1;
+    refuse_usage("option --uuid-file", path, why, "name a file that --uuid-file-save wrote", "");
+    return 0;
+}
+
+/* A fifo with a name that nobody has begun to write to is not waited for without end; what a shell makes of <(...) has a writer. */
+static int has_writer(int fd)
+{
+    const struct __kernel_timespec patience = {10, 0};
+    struct pollfd come = {fd, POLLIN, 0};
+    char path[64], link[8];
     struct stat st;
-    long n, start = 0;
+    const long flags = sys_call3(__NR_fcntl, fd, F_GETFL, 0);
 
-    if (sys_call4(__NR_newfstatat, AT_FDCWD, path, &st, 0) < 0 || (st.st_mode & S_IFMT) != S_IFREG)
+    (void)str_add_number(str_add(path, path + sizeof path, "/proc/self/fd/"), path + sizeof path, (uint64_t)fd);
+    if (sys_fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == S_IFIFO &&
+        !(sys_call4(__NR_readlinkat, AT_FDCWD, path, link, sizeof link) >= 5 && memcmp(link, "pipe:", 5) == 0) &&
+        sys_call5(__NR_ppoll, &come, 1, &patience, 0, 8) == 0)
         return 0;
-    fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK, 0);
-    n = fd < 0 ? fd : sys_read(fd, text, LONGEST_REFERENCE + 1);
-    if (n <= 0 || n > LONGEST_REFERENCE)
+    (void)sys_call3(__NR_fcntl, fd, F_SETFL, flags & ~O_NONBLOCK);
+    return 1;
+}
+
+static int is_blank(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1c && c <= 0x1f);
+}
+
+/* What a file says, without what is blank around it. */
+static int read_file(const char *path, char text[4 * LONGEST_REFERENCE + 1])
+{
+    OWNED_FD fd = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+    char data[LONGEST_REFERENCE], *start = data, *end = data;
+    struct say to = {text, text + 4 * LONGEST_REFERENCE + 1};
+    long n = fd;
+
+    if (fd >= 0 && !has_writer(fd)) {
+        refuse_usage("read", path, "a fifo that nobody has written to for 10 seconds", "name a file with content", "");
         return 0;
-    for (long i = 0; i < n; i++)
-        if (text[i] == '\0') /* else what comes before it would be a reference */
-            return 0;
-    while (n > 0 && (text[n - 1] == ' ' || (text[n - 1] >= '\t' && text[n - 1] <= '\r')))
-        n--;
-    while (start < n && (text[start] == ' ' || (text[start] >= '\t' && text[start] <= '\r')))
+    }
+    while (fd >= 0 && end < data + sizeof data && ((n = sys_read(fd, end, data + sizeof data - end)) > 0 || n == -EINTR))
+        end += n > 0 ? n : 0;
+    if (n < 0)
+        return wrong_file(path, errno_text(n));
+    for (const char *at = data; at < end; at++)
+        if ((unsigned char)*at >= 0x80)
+            return wrong_file(path, "not a UUID");
+    while (end > start && is_blank(end[-1]))
+        end--;
+    while (start < end && is_blank(*start))
         start++;
-    memmove(text, text + start, (size_t)(n - start));
-    text[n - start] = '\0';
+    if (start == end)
+        return wrong_file(path, "is empty");
+    for (; start < end; start++) { /* else what comes before a NUL would be a reference */
+        char letter[] = {*start, '\0'};
+
+        say_text(&to, *start == '\0' ? "\\x00" : letter);
+    }
     return 1;
 }
 
-/* The value of an option that stands in the same word behind a `=`, or in the next one; 0 where that is for Python. */
-static const char *value_of(const char *name, char ***at)
+/* The one pod that is meant, as references() of pyrun.cli.references has it. */
+int choose(struct asked *asked)
 {
-    const char *word = **at;
-    const size_t size = str_len(name);
+    static char text[4 * LONGEST_REFERENCE + 1];
+    const unsigned count = asked->references + asked->files;
 
-    if (word[size] == '=')
-        return word + size + 1;
-    (*at)++;
-    return **at == 0 || (**at)[0] == '-' ? 0 : **at;
-}
-
-static int is_option(const char *word, const char *name)
-{
-    const size_t size = str_len(name);
-
-    return str_len(word) >= size && memcmp(word, name, size) == 0 && (word[size] == '\0' || word[size] == '=');
-}
-
-/* -d, -q, and both in one word */
-static int short_flags(struct asked *asked, const char *word)
-{
-    for (word++; *word != '\0'; word++)
-        if (*word == 'd')
-            asked->detach = 1;
-        else if (*word != 'q')
+    for (unsigned i = 0; i < asked->files && i < MOST_FILES; i++) {
+        if (!read_file(asked->file[i], text))
             return 0;
-    return 1;
-}
-
-static int option(struct asked *asked, char ***at, char file[LONGEST_REFERENCE + 1])
-{
-    const char *word = **at, *value;
-
-    if (word[1] != '-')
-        return word[1] != '\0' && short_flags(asked, word);
-    if (str_eq(word, "--detach"))
-        return asked->detach = 1;
-    if (str_eq(word, "--quiet"))
-        return 1;
-    if (str_eq(word, "--debug")) /* nothing said here has more to it: Python has, where it comes to that */
-        return asked->debug = 1;
-    if (is_option(word, "--format")) {
-        value = value_of("--format", at);
-        asked->json = value != 0 && str_eq(value, "json");
-        return asked->json || (value != 0 && str_eq(value, "text"));
+        asked->reference = text;
     }
-    if (is_option(word, "--root") || is_option(word, "--dir")) {
-        asked->root = value_of(word[2] == 'r' ? "--root" : "--dir", at);
-        return asked->root != 0 && asked->root[0] == '/';
-    }
-    value = is_option(word, "--uuid-file") && asked->reference == 0 ? value_of("--uuid-file", at) : 0;
-    asked->reference = file;
-    return value != 0 && read_reference(value, file);
-}
-
-int understand(struct asked *asked, char **words)
-{
-    static char file[LONGEST_REFERENCE + 1];
-    int ended = 0;
-
-    for (; *words != 0; words++)
-        if (!ended && str_eq(*words, "--")) {
-            ended = 1;
-        } else if (!ended && (*words)[0] == '-') {
-            if (!option(asked, &words, file))
-                return 0;
-        } else {
-            if (asked->reference != 0)
-                return 0;
-            asked->reference = *words;
-        }
-    return asked->reference != 0 && asked->reference[0] != '\0' && (asked->detach || !asked->json);
+    if (count == 0)
+        refuse_usage("run-prepared", "", "needs a POD", "name it by UUID, the beginning of one, its name, or --uuid-file", "");
+    else if (count > 1)
+        refuse_usage("run-prepared", "", "takes one pod", "`pyrun run-prepared --help` shows how", "");
+    return count == 1;
 }
 
 int stands(int pods, const char *phase, const char *uuid)
@@ -147,8 +131,32 @@ static int by_name(int pods, const char *name, char uuid[UUID_LENGTH + 1])
     return 1;
 }
 
-/* The pod of this phase whose UUID begins so; 0 where there is another one than `uuid` already is.  A pod that moves on is seen twice. */
-static int one_of(int pods, const char *phase, const char *start, char uuid[UUID_LENGTH + 1])
+/* UUIDs that begin so: how many there are, and the first ones in order.  A pod that moves on is seen twice. */
+struct found {
+    unsigned count;
+    size_t room;
+    char (*uuid)[UUID_LENGTH + 1];
+};
+
+static void keep(struct found *found, const char *uuid)
+{
+    unsigned at = 0, end = found->count;
+
+    while (at < end) {
+        const unsigned half = (at + end) / 2;
+
+        if (memcmp(found->uuid[half], uuid, UUID_LENGTH) < 0)
+            at = half + 1;
+        else
+            end = half;
+    }
+    if ((at < found->count && str_eq(found->uuid[at], uuid)) || found->count == found->room)
+        return;
+    memmove(found->uuid[at + 1], found->uuid[at], (found->count++ - at) * sizeof *found->uuid);
+    memcpy(found->uuid[at], uuid, UUID_LENGTH + 1);
+}
+
+static void look_in(int pods, const char *phase, const char *start, struct found *found)
 {
     OWNED_FD dir = (int)sys_openat(pods, phase, O_RDONLY | O_DIRECTORY, 0);
     char buffer[32768] __attribute__((aligned(8)));
@@ -159,37 +167,70 @@ static int one_of(int pods, const char *phase, const char *start, char uuid[UUID
         for (long at = 0; at < n; at += *(unsigned short *)(buffer + at + 16)) {
             const char *name = buffer + at + 19; /* struct linux_dirent64: 8 + 8 + 2 + 1 bytes before the name */
 
-            if (!is_uuid(name) || memcmp(name, start, size) != 0)
-                continue;
-            if (uuid[0] != '\0' && !str_eq(uuid, name))
-                return 0;
-            memcpy(uuid, name, UUID_LENGTH + 1);
+            if (is_uuid(name) && memcmp(name, start, size) == 0)
+                keep(found, name);
         }
-    return n == 0 && (dir >= 0 || dir == -ENOENT);
 }
 
-static int by_beginning(int pods, const char *start, char uuid[UUID_LENGTH + 1])
+static int by_beginning(int pods, const char *start, struct found *found)
 {
+    static const char phases[][12] = {"prepared", "running", "exited"};
+    static char room[MOST_FOUND + 1][UUID_LENGTH + 1];
+
+    *found = (struct found){0, MOST_FOUND, room};
     for (const char *c = start; *c != '\0'; c++)
         if (!((*c >= '0' && *c <= '9') || (*c >= 'a' && *c <= 'f') || *c == '-'))
             return 0;
-    return str_len(start) < UUID_LENGTH && one_of(pods, "prepared", start, uuid) && one_of(pods, "running", start, uuid) &&
-           one_of(pods, "exited", start, uuid) && uuid[0] != '\0';
+    for (size_t i = 0; i < sizeof phases / sizeof *phases && start[0] != '\0' && str_len(start) < UUID_LENGTH; i++)
+        look_in(pods, phases[i], start, found);
+    return found->count == 1;
+}
+
+static void refuse_several(const char *reference, const struct found *found)
+{
+    char why[256];
+    struct say to = {why, why + sizeof why};
+
+    say_number(&to, found->count);
+    say_text(&to, " pods begin so: ");
+    for (unsigned i = 0; i < found->count && i < 4; i++) {
+        found->uuid[i][13] = '\0';
+        say_text(&to, i > 0 ? ", " : "");
+        say_text(&to, found->uuid[i]);
+    }
+    refuse("find pod", reference, why, "write more of the UUID", "");
+}
+
+void refuse_none(const char *reference)
+{
+    refuse("find pod", reference, "there is none of that name", "see `pyrun list`", "");
 }
 
 int find_pod(int pods, const char *reference, char uuid[UUID_LENGTH + 1])
 {
-    char lower[LONGEST_REFERENCE + 1];
+    char lower[LONGEST_REFERENCE + UUID_LENGTH];
+    struct found found;
     size_t n = 0;
 
     for (; reference[n] != '\0'; n++) {
-        if (n == LONGEST_REFERENCE)
+        if (n == LONGEST_REFERENCE) {
+            refuse_none(reference);
             return 0;
+        }
         lower[n] = (char)(reference[n] + (reference[n] >= 'A' && reference[n] <= 'Z' ? 'a' - 'A' : 0));
     }
     lower[n] = uuid[0] = '\0';
+    if (!is_uuid(lower) && by_name(pods, reference, uuid))
+        return 1;
+    if (!is_uuid(lower) && !by_beginning(pods, lower, &found)) {
+        if (found.count > 1)
+            refuse_several(reference, &found);
+        else
+            refuse_none(reference);
+        return 0;
+    }
     if (!is_uuid(lower))
-        return by_name(pods, reference, uuid) || by_beginning(pods, lower, uuid);
+        memcpy(lower, found.uuid[0], UUID_LENGTH + 1);
     memcpy(uuid, lower, UUID_LENGTH + 1);
     return 1;
 }

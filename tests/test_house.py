@@ -72,6 +72,11 @@ LAUNCHER = {
 LAUNCHER |= {
     "prepared.c",
     "prepared.h",
+    "asked.c",
+    "owners.h",
+    "lines.c",
+    "say.c",
+    "say.h",
     "refuse.c",
     "refuse.h",
     "which.c",

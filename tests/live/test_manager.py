@@ -221,10 +221,13 @@ def test_prepared_pods_get_sockets_without_python(shared: Pyrun, tmp_path: Path,
 
 @pytest.mark.parametrize(("first", "told"), [("web", "admin: no app gets this socket"), ("web,other", "other: no socket has that name")])
 def test_prepared_pods_refuse_sockets_that_do_not_fit(shared: Pyrun, tmp_path: Path, first: str, told: str) -> None:
-    """The launcher leaves that to Python, and the pod stays as it is."""
+    """The launcher says so in Python's words, and the pod stays as it is."""
     words = (*serving(shared, "--name", "a", "--socket", first), "---", *serving(shared, "--name", "b"))
     uuid = shared("prepare", *words, code=0).out.strip()
-    refused = activate(shared, tmp_path / "socket", "web:admin", uuid, verb="run-prepared").communicate(timeout=LIMIT)[1]
+    before = ("strace", "-qq", "-e", "trace=execve", "-o", tmp_path / "trace")
+    refused = activate(shared, tmp_path / "socket", "web:admin", uuid, verb="run-prepared", before=before).communicate(timeout=LIMIT)[1]
+    programs = [line.split('"')[1].rpartition("/")[2] for line in (tmp_path / "trace").read_text().splitlines() if line.endswith(" = 0")]
+    assert programs[1:] == ["pyrun"]
     assert f"option --socket {told}" in refused and "hint: the service manager's sockets are web, admin" in refused
     assert (shared.root / "pods" / "prepared" / uuid).is_dir()
     shared("rm", uuid, code=0)

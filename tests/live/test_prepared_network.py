@@ -1,10 +1,11 @@
-"""Prepared pods in the network of another pod: the launcher finds it, and leaves it to Python to say why that cannot be."""
+"""Prepared pods in the network of another pod: the launcher finds it, or says why that cannot be."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,10 +71,12 @@ def test_the_other_one_may_be_in_the_foreground(pyrun: Pyrun, tmp_path: Path, cg
         process.communicate(timeout=60)
 
 
-def refused(pyrun: Pyrun, folder: Path, uuid: str, *others: str) -> str:
-    """The launcher says it, or `others` do, and the pod stays prepared."""
+def refused(pyrun: Pyrun, folder: Path, uuid: str, code: int = 125) -> str:
+    """The launcher says it, in Python's words, and the pod stays prepared."""
     said, became = launch(pyrun, folder, "--detach", uuid)
-    assert (said.returncode, became) == (125, ["pyrun", *others])
+    assert (said.returncode, became) == (code, ["pyrun"])
+    python = [*pyrun.within, sys.executable, "-m", "pyrun", "run-prepared", "--detach", uuid]
+    assert subprocess.run(python, env=pyrun.environment(), capture_output=True, text=True, timeout=120).stderr == said.stderr
     assert (pyrun.root / "pods" / "prepared" / uuid).is_dir()
     return said.stderr
 
@@ -86,14 +89,13 @@ def test_what_cannot_be_joined_is_explained(pyrun: Pyrun, other: str, tmp_path: 
     pyrun("stop", "--timeout", "0", other)
     assert refused(pyrun, tmp_path, uuid).startswith(f"pyrun: share the network of pod {other}: it is exited\nhint: ")
     pyrun("rm", "--force", other, code=0)
-    assert refused(pyrun, tmp_path, uuid, "python3").startswith("pyrun: find pod other: there is none of that name\nhint: ")
+    assert refused(pyrun, tmp_path, uuid).startswith("pyrun: find pod other: there is none of that name\nhint: ")
     host = pyrun("run", "--detach", "--pod-name", "other", "--net", "host", pyrun.probe_image, *SLEEP, code=0).out.strip()
-    assert refused(pyrun, tmp_path, uuid, "python3").startswith(f"pyrun: share the network of pod {host}: it has the host's\nhint: ")
+    assert refused(pyrun, tmp_path, uuid).startswith(f"pyrun: share the network of pod {host}: it has the host's\nhint: ")
     pyrun("rm", "--force", host, code=0)
     apps = ("--name", "one", *SLEEP, "---", pyrun.probe_image, "--name", "two", *SLEEP)
     several = pyrun("run", "--detach", "--pod-name", "other", pyrun.probe_image, *apps, code=0).out.strip()
-    said, became = launch(pyrun, tmp_path, "--detach", uuid)
-    assert became == ["pyrun", "python3"] and f"choose an app of pod {several}: it has several: one, two" in said.stderr
+    assert f"choose an app of pod {several}: it has several: one, two" in refused(pyrun, tmp_path, uuid, code=2)
     pyrun("rm", "--force", several, uuid, waits, code=0)
 
 

@@ -1,9 +1,11 @@
-"""Which prepared pod a command line of `run-prepared` means: the launcher finds it, and Python says what is wrong."""
+"""Which prepared pod a command line of `run-prepared` means: the launcher finds it, or says what is wrong.  No Python is started."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,8 +49,51 @@ def test_it_says_what_it_started_as_json(pyrun: Pyrun, tmp_path: Path, words: li
     pyrun("rm", "--force", uuid, code=0)
 
 
+NAMES = ["plain", "é 日本 \U0001f600", 'a "quoted\\" one', "\x7f\x1b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("several", [False, True])
+def test_the_line_of_how_it_ended_begins_without_python(pyrun: Pyrun, tmp_path: Path, name: str, several: bool) -> None:
+    """As Python would begin it, whatever the record says."""
+    more = ["---", pyrun.probe_image, "--name", "two", "--exec", "/probe", "--", "sleep", "0"] if several else []
+    found = []
+    for python in (False, True):
+        words = ["prepare", "--rm", "--pod-name", "lines", pyrun.probe_image, "--name", "one", "--exec", "/probe", "--", "exit", "3", *more]
+        uuid = pyrun(*words, code=0).out.strip()
+        file = pyrun.root / "pods" / "prepared" / uuid / "pod"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "image": name}, ensure_ascii=python))
+        if python:
+            command = [*pyrun.within, sys.executable, "-m", "pyrun", "run-prepared", "--format", "json", uuid]
+            said = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=120)
+        else:
+            said, became = launch(pyrun, tmp_path, "--format", "json", uuid)
+            assert became[:2] == ["pyrun", "keeper"]
+        line = said.stderr.splitlines()[-1]
+        assert said.returncode == 3 and line.isascii() and line.isprintable(), said.stderr
+        told = json.loads(line)
+        assert (told["uuid"], told["pod_name"], told["image"], told["state"]) == (uuid, "lines", name, "exited")
+        found.append({name: value for name, value in told.items() if name not in ("uuid", "started", "finished", "apps")})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("where", ["relative", "below", "variable"])
+def test_a_relative_root_is_found(pyrun: Pyrun, tmp_path: Path, where: str) -> None:
+    uuid = pyrun("prepare", "--rm", pyrun.probe_image, "--exec", "/probe", "--", "exit", "4", code=0).out.strip()
+    root = os.path.relpath(pyrun.root, tmp_path)
+    words = {"relative": ["--root", root], "below": [f"--dir=./x/..//{root}/"], "variable": []}[where]
+    before = pyrun.within
+    if where == "variable":
+        pyrun.within = [*before, "env", f"PYRUN_ROOT={root}"]
+    try:
+        said, became = launch(pyrun, tmp_path, *words, uuid, cwd=tmp_path)
+    finally:
+        pyrun.within = before
+    assert (said.returncode, became[:2]) == (4, ["pyrun", "keeper"]), said.stderr
+
+
 def test_what_names_no_pod_is_explained(pyrun: Pyrun, tmp_path: Path) -> None:
-    """By Python, but for a name that nothing has, and nothing is started: none of two that begin so, nor one of whose name another has."""
+    """And nothing is started: none of two that begin so, nor one of whose name another has."""
     folder = pyrun.root / "pods" / "prepared"
     one = pyrun("prepare", pyrun.probe_image, code=0).out.strip()
     other = one[:10] + ("0" if one[10] != "0" else "1") + one[11:]
@@ -62,10 +107,12 @@ def test_what_names_no_pod_is_explained(pyrun: Pyrun, tmp_path: Path) -> None:
         ([one, other], "pyrun: run-prepared: takes one pod\nhint: "),
         (["--uuid-file", str(tmp_path / "missing")], f"pyrun: option --uuid-file {tmp_path / 'missing'}: no such file"),
         (["--format", "json", one[:10]], '{"error": "find pod '),
+        (["--nope", one], "pyrun: unknown option --nope of `pyrun run-prepared`\nhint: "),
+        (["--debug", one[:10]], "the launcher: native/which.c, line "),
     ):
         said, became = launch(pyrun, tmp_path, *words)
         assert said.returncode in (2, 125) and said.stderr.startswith(told), said.stderr
-        assert became == (["pyrun"] if words == ["nobody"] else ["pyrun", "python3"]) and sorted(os.listdir(folder)) == sorted((one, other))
+        assert became == ["pyrun"] and sorted(os.listdir(folder)) == sorted((one, other))
     (folder / other).rename(pyrun.root / "pods" / "exited" / other)
     said, _ = launch(pyrun, tmp_path, one[:10])
     assert "2 pods begin so" in said.stderr and os.listdir(folder) == [one], "those that have ended count"
