@@ -74,7 +74,7 @@ class Making:
                 os.kill(pid, 9)  # a child that nobody has reaped
                 os.waitpid(pid, 0x40000000)  # __WALL
         self.container.unmount()
-        if self.group:
+        if self.group and not (self.scope and self.scope.alone and not self.scope.leave()):  # or this process would go, too
             cgroups.remove(self.group, self.groups_1)
         if self.after is not None:
             from pyrun.oci import hooks
@@ -163,13 +163,14 @@ def prepare(args: Arguments, config: dict[str, Any], bundle: str, making: Making
     if group:
         old = making.wanted.place(group, relative) if making.wanted else {}
         state.write("group", os.fsencode("\0".join((group, *old.values()))), container.fd)
-        group = _make_group(config, group, user)
+        if not (making.scope and making.scope.alone):  # which has been made, with this process in it
+            group = _make_group(config, group, user)
         making.group = record["cgroup"] = group
         if group and making.wanted and making.wanted.make():
             record["cgroups_1"] = old
             making.groups_1 = [*old.values()]
         if making.scope:
-            record["systemd-scope"] = os.path.basename(os.path.dirname(group))  # crun's word for it
+            record["systemd-scope"] = making.scope.unit  # crun's word for it
     return record, _plan(args, config, bundle, making, record)
 
 
@@ -284,7 +285,7 @@ def _plan(args: Arguments, config: dict[str, Any], bundle: str, making: Making, 
     if making.wanted:
         from pyrun.oci.resources import limits_of
 
-        limits = limits_of(args, making.wanted, group, user)
+        limits = limits_of(args, making.wanted, group, user, shared=bool(making.scope and making.scope.alone))
     plan.ops = [*limits, *(one for one in plan.ops if one[0] != ops.KEYRING or "no-new-keyring" not in args.options)]
     return plan
 

@@ -88,8 +88,11 @@ def _divided(
     return rest, places if limits or counted else {}, limits
 
 
-def limits_of(args: Arguments, wanted: Wanted, group: str, user: bool) -> list[Op]:
-    """Return the operations that limit a new container in its cgroups, whose controllers are enabled; errors as `resource_ops`."""
+def limits_of(args: Arguments, wanted: Wanted, group: str, user: bool, *, shared: bool = False) -> list[Op]:
+    """Return the operations that limit a new container in its cgroups, whose controllers are enabled; errors as `resource_ops`.
+
+    `shared` with this process the v2 one has only what that can live with, and `Scope.settle` does the rest.
+    """
     rest, old = wanted.rest, wanted.groups
     if rest.get("devices") and not group and not user:
         _without_rules(args)
@@ -99,6 +102,10 @@ def limits_of(args: Arguments, wanted: Wanted, group: str, user: bool) -> list[O
         raise _no_tree(wanted.old[0][1], wanted.old[0][3])
     limits = resource_ops(rest, group)
     enable(group, [(str(one[3]), one[7]) for one in limits if one[0] == ops.LIMIT])
+    if shared:
+        from pyrun.oci.systemd import at_first
+
+        limits = at_first(limits)
     if old:
         from pyrun.oci import hybrid
 
@@ -211,6 +218,8 @@ def write(resources: dict[str, Any], container: Container, *, user: bool = False
         from pyrun.oci import systemd
 
         systemd.adjust(unit, group, [(file, text) for file, text, _ in limits], user=user)
+        if os.path.basename(group) == unit:  # systemd and this write the same files
+            limits = [(file, systemd.as_kept(file, text), origin) for file, text, origin in limits]
     for file, text, origin in limits:
         try:
             fd = os.open(f"{group}/{file}", os.O_WRONLY | os.O_CLOEXEC)

@@ -1,8 +1,9 @@
 """A container's cgroup from systemd: a scope (systemd.scope(5)), asked for over D-Bus with systemd's own busctl.
 
 systemd wants a process for a scope, and the container's is born into its cgroup.  So this process goes there first, into a
-leaf of its own, for a cgroup with controllers for others takes no process (cgroups(7)); the container lives beside it.  Once it
-does, this process goes back where it came from, unless it is a user's, who may not.  When both are gone systemd removes the scope.
+leaf of its own, for a cgroup with controllers for others takes no process (cgroups(7)); the container lives beside it, or in
+the scope itself.  Once it does, this process goes back where it came from, unless it is a user's, who may not.  When both are
+gone systemd removes the scope.
 
 Its limits are the container's: shares count between the scopes of a slice, and clients look there for all of them.
 """
@@ -17,6 +18,8 @@ from pyrun.engine.placement import environment
 from pyrun.errors import ConfigError, HostError
 from pyrun.host import LEAF, read_small
 from pyrun.oci import cgroups
+from pyrun.oci.arguments import program
+from pyrun.plan import ops
 from pyrun.plan.resources import of_resources
 from pyrun.plan.scope import properties_of, quota_of
 
@@ -25,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["Scope", "adjust", "delegate", "scope"]
+    from pyrun.plan.ops import Op
+
+__all__ = ["Scope", "adjust", "as_kept", "at_first", "delegate", "scope"]
 
 _PATIENCE = 10.0  # seconds for systemd to make a scope
 _CONTAINER = "container"
@@ -37,14 +42,14 @@ _IDLE = "cpu.idle"
 
 
 class Scope:
-    """One that has been made: `group` is the directory for the container in it."""
+    """One that has been made, `unit`: `group` is the directory for the container in it, its own where the container is `alone`."""
 
-    __slots__ = ("_before", "_directory", "_limits", "_named", "_unit", "_user", "group")
+    __slots__ = ("_before", "_directory", "_limits", "_named", "_user", "alone", "group", "unit")
 
     def __init__(self, unit: str, directory: str, below: str, before: str, *, user: bool) -> None:
         """`before` is the cgroup that this process was in."""
-        self._unit, self._directory, self._before, self._user = unit, directory, before, user
-        self.group = f"{directory}/{below}"
+        self.unit, self._directory, self._before, self._user = unit, directory, before, user
+        self.group, self.alone = f"{directory}/{below}".rstrip("/"), not below
         self._limits: list[tuple[str, str]] = []
         self._named: set[str] = set()
 
@@ -57,13 +62,25 @@ class Scope:
 
         `files` are all the limits, as the container's own cgroup has them.
         """
+        away = self.leave()
+        rest = [one for one in self._limits if one[0] == _QUOTA or (away and _floored(one) != one)]
+        _set(self.unit, [one for one in _properties(rest) if one[0] not in self._named], user=self._user)
+        if not self.alone:
+            _write(self._directory, files)
+            return
+        for file, text in files:  # systemd writes its part some time after it has answered
+            if not away and _floored((file, text)) != (file, text):
+                raise HostError("limit", f"{file} to {text}", "this process cannot leave the scope", origin="linux.resources")
+            if not cgroups.put(f"{self._directory}/{file}", as_kept(file, text)):
+                raise HostError("limit", f"{file} to {text}", "the kernel refuses it", origin="linux.resources")
+
+    def leave(self) -> bool:
+        """Go back where this process came from; False where that may not be."""
         away = not self._user and cgroups.put(f"{cgroups.tree()}{self._before}/cgroup.procs", "0")
         if away:
             with contextlib.suppress(OSError):
                 os.rmdir(f"{self._directory}/{LEAF}")
-        rest = [one for one in self._limits if one[0] == _QUOTA or (away and _floored(one) != one)]
-        _set(self._unit, [one for one in _properties(rest) if one[0] not in self._named], user=self._user)
-        _write(self._directory, files)
+        return away
 
 
 def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str, str], *, user: bool = False) -> Scope:
@@ -78,7 +95,7 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     if len(parts) != 3 or "/" in path:
         hint = "as in system.slice:podman:NAME"
         raise ConfigError("make scope", path, "not slice:prefix:name", hint=hint, origin="linux.cgroupsPath")
-    below = _below(annotations)
+    below = _below(annotations)[0] or (_CONTAINER if user else "")  # a user's process stays, and small limits are not for it
     above, prefix, own = parts
     unit = "-".join(part for part in (prefix, own or name) if part).removesuffix(".scope") + ".scope"
     each = [["Description", "s", f"pyrun-oci container {name}"], ["CollectMode", "s", "inactive-or-failed"]]
@@ -97,7 +114,7 @@ def scope(path: str, name: str, resources: dict[str, Any], annotations: dict[str
     os.makedirs(leaf, exist_ok=True)
     if not cgroups.put(leaf + "/cgroup.procs", "0"):
         raise HostError("make scope", unit, "its cgroup is not delegated", origin="linux.cgroupsPath")
-    made = Scope(unit, directory, below[0], before, user=user)
+    made = Scope(unit, directory, below, before, user=user)
     made.later(limits, named)
     return made
 
@@ -112,22 +129,38 @@ def _limits(resources: dict[str, Any]) -> list[tuple[str, str]]:
     return limits
 
 
+def at_first(limits: list[Op]) -> list[Op]:
+    """Return the operations that limit a scope which this process shares with the container for now: it has to live with them."""
+    kept: list[Op] = []
+    for one in limits:
+        if one[0] == ops.LIMIT:
+            file, text = _floored((str(one[3]), str(one[4])))
+            if file.startswith(_QUOTA):  # a burst depends on it
+                continue
+            kept.append((*one[:4], text, *one[5:]))
+        else:
+            kept.append(one)
+    return kept
+
+
+def as_kept(file: str, text: str) -> str:
+    """Return a limit as systemd has it for its property, where it writes the file too."""
+    with contextlib.suppress(ValueError):  # which the kernel refuses too
+        return quota_of(text) if file == _QUOTA else text
+    return text
+
+
 def _floored(limit: tuple[str, str]) -> tuple[str, str]:
     file, text = limit
     return (file, str(max(int(text), _LEAST[file]))) if file in _LEAST and text.isdigit() else limit
 
 
 def _below(annotations: dict[str, str]) -> tuple[str, str]:
-    """The container's cgroup in its scope, and one below that for its processes to manage, "" for none."""
-    names = annotations.get(_SUBGROUP, _CONTAINER), annotations.get(_DELEGATED, "") if _SUBGROUP in annotations else ""
+    """The container's cgroup in its scope, and one below that for its processes to manage, each "" for none; runc has none."""
+    usual = "" if program() == "runc" else _CONTAINER
+    names = annotations.get(_SUBGROUP, usual), annotations.get(_DELEGATED, "") if _SUBGROUP in annotations else ""
     for key, name in zip((_SUBGROUP, _DELEGATED), names, strict=True):
-        if (
-            (not name and key == _SUBGROUP)
-            or "/" in name
-            or name in (".", "..", LEAF)
-            or not name.isprintable()
-            or len(name.encode()) > 255
-        ):
+        if "/" in name or name in (".", "..", LEAF) or not name.isprintable() or len(name.encode()) > 255:
             hint = f"one name, and not {LEAF}, which is where the runtime lives meanwhile"
             raise ConfigError("make cgroup", repr(name)[:80], "not the name of a cgroup", hint=hint, origin=f"annotations[{key!r}]")
     return names
@@ -159,7 +192,7 @@ def _root(mappings: Iterable[dict[str, int]]) -> int:
 
 def adjust(unit: str, group: str, limits: Iterable[tuple[str, str]], *, user: bool = False) -> None:
     """Give the scope of a container in `group` new limits; HostError when systemd refuses."""
-    directory = os.path.dirname(group)
+    directory = group if os.path.basename(group) == unit else os.path.dirname(group)
     limits = [_floored(one) if read_small(f"{directory}/{LEAF}/cgroup.procs") else one for one in limits]
     _set(unit, _properties(limits), user=user)
     _write(directory, limits)
@@ -187,11 +220,8 @@ def _write(directory: str, limits: Iterable[tuple[str, str]]) -> None:
     A burst needs its quota, which systemd writes once it has answered.
     """
     for file, text in limits:
-        if file == _QUOTA:
-            with contextlib.suppress(ValueError):  # which the kernel refuses too, in the container's own
-                cgroups.put(f"{directory}/{file}", quota_of(text))
-        elif not _properties([(file, text)]):
-            cgroups.put(f"{directory}/{file}", text)
+        if file == _QUOTA or not _properties([(file, text)]):
+            cgroups.put(f"{directory}/{file}", as_kept(file, text))
 
 
 def _wanted(annotations: dict[str, str]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundles import Runtime
+from bundles import OCI, Runtime
 
 TREE = Path("/sys/fs/cgroup")
 BUSCTL = """#!/bin/sh
@@ -55,7 +55,7 @@ SUBGROUP, DELEGATED = "run.oci.systemd.subgroup", "run.oci.delegate-cgroup"
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(SUBGROUP, ""), (SUBGROUP, "../x"), (SUBGROUP, "a/b"), (DELEGATED, ".."), (DELEGATED, "a/../../b")]
+    ("key", "value"), [(SUBGROUP, ".."), (SUBGROUP, "../x"), (SUBGROUP, "a/b"), (DELEGATED, ".."), (DELEGATED, "a/../../b")]
 )
 def test_names_that_lead_elsewhere_are_refused(oci: Runtime, key: str, value: str) -> None:
     oci.config["annotations"] = {SUBGROUP: "mine", key: value}
@@ -73,6 +73,32 @@ def test_the_containers_cgroup_is_called_as_asked_for(oci: Runtime) -> None:
         assert own(oci("exec", "one", "cat", "/proc/self/cgroup").stdout) == "/"
         oci("delete", "--force", "one")
         assert not (scope / name).exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_scope_itself_is_the_containers_cgroup(oci: Runtime, link: bool) -> None:
+    """An empty name is no cgroup below, as runc has none: whoever makes it has left, and what comes later is there too."""
+    if link:
+        oci.program = oci.folder / "runc"
+        oci.program.symlink_to(OCI)
+    scope = TREE / "machine.slice/oci-below.scope"
+    assert start(oci, {} if link else {SUBGROUP: ""}) == scope
+    state = oci.state("one")
+    assert state["systemd-scope"] == "oci-below.scope" and (scope / "cgroup.procs").read_text() == f"{state['pid']}\n"
+    assert not [path for path in scope.iterdir() if path.is_dir()]
+    assert own(oci("exec", "one", "cat", "/proc/self/cgroup").stdout) == "/"
+    oci("pause", "one")
+    assert "frozen 1" in (scope / "cgroup.events").read_text()
+    oci("delete", "--force", "one")
+    assert not scope.exists()
+
+
+def test_a_create_in_the_scope_itself_that_fails(oci: Runtime) -> None:
+    """What is left of it is killed with the scope, and who has made it is not."""
+    oci.config["annotations"] = {SUBGROUP: ""}
+    oci.command("/nowhere")
+    assert "/nowhere" in oci("--systemd-cgroup", "create", "one", code=1).stderr
+    assert not oci.leftovers() and not (TREE / "machine.slice/oci-below.scope").exists()
 
 
 @pytest.mark.parametrize("path", ["/../x", "..", "oci/../../x", "/oci/.."])
