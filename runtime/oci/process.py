@@ -271,7 +271,8 @@ def held_capabilities(spec: dict[str, Any], bounding: int) -> int:
 def lost_capabilities(spec: dict[str, Any], bounding: int, *, ambient: bool) -> list[str]:
     """Return a warning for each capability that the process is not given, though the configuration asks for it.
 
-    With `ambient` also for those that another set rules out: tools such as buildah ask for all of them in every step of a build.
+    With `ambient` also for those that another set rules out, as without it where anything is inheritable: tools such as buildah
+    ask for all of them, and make none inheritable, in every step of a build.
     """
     wanted = spec.get("process", {}).get("capabilities", {})
     for name in _SETS if program() == "crun" else ():  # which refuses what no kernel has, since 1.29
@@ -280,6 +281,7 @@ def lost_capabilities(spec: dict[str, Any], bounding: int, *, ambient: bool) -> 
                 hint = "see capabilities(7)"
                 raise ConfigError("read capability", word, "unknown cap", hint=hint, origin=f"process.capabilities.{name}[{index}]")
     lost = capability_sets(wanted, held_capabilities(spec, bounding))[1] if wanted else []
+    ambient = ambient or bool(wanted.get("inheritable"))
     return [text for text in lost if ambient or text.startswith("process.")]
 
 
