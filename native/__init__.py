@@ -12,12 +12,13 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "become",
     "device_program",
     "helper",
+    "hold_signals",
     "inotify",
     "memfd_sealed",
     "netns",
@@ -40,6 +41,7 @@ F_ADD_SEALS = 1033
 ALL_SEALS = 15  # SEAL, SHRINK, GROW, WRITE
 MFD_EXEC = 16
 _MOST = 1 << 22
+_FAULTS = {4, 7, 8, 11}  # SIGILL, SIGBUS, SIGFPE, SIGSEGV
 _ABOVE_SLOTS = 16  # SLOT_COUNT of plan.h, and some
 
 HELPER = os.path.dirname(__file__) + "/helper"
@@ -241,6 +243,17 @@ def user_namespace(fd: int = -1) -> None:
     _check(lib.pyrun_user_namespace(fd), "user namespace")
 
 
+def hold_signals() -> Callable[[], None]:
+    """Block what ends a process until the supervisor that this one becomes waits for it; returns what undoes that.
+
+    One that came before would end it as any program, and leave the pod to whoever sweeps.
+    """
+    import _signal  # type: ignore[import-not-found]  # `signal` would cost an import of enum
+
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals() - _FAULTS)
+    return lambda: _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+
+
 def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int], directory: str = "/run") -> None:
     """Turn this process into the helper, same pid, with `slots[i]` on descriptor i (-1: closed); returns only by OSError.
 
@@ -258,9 +271,11 @@ def become(argv: list[bytes], envp: Mapping[bytes, bytes], slots: Sequence[int],
             os.closerange(slot, slot + 1)
         else:
             os.dup2(fd, slot)
+    give_back = hold_signals()
     try:
         os.execve(program, argv, envp)
     except OSError:
+        give_back()
         for fd, copy in zip(slots, copies, strict=True):  # where the caller has them, to undo what was for this program
             if fd > 2:
                 os.dup2(copy, fd, inheritable=False)

@@ -199,15 +199,22 @@ static void start(struct fast *fast, const struct words *words, char **envp)
         .strings_size = recipe->start.size,
     };
     size_t size = recipe->start.plan_size, record_size = recipe->record_size;
+    uint64_t before;
     int plan;
 
     block = words_plan(words, fast->form, data + recipe->start.plan, &size, &places);
     record = data + recipe->record;
     if (words->app_name != 0)
         record = words_record(words, record, &record_size, recipe->name);
-    if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file) ||
-        pod_make(&fast->pod, record, record_size) < 0)
+    if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file))
         return;
+    hold_signals(&before); /* what is made here is undone, or the supervisor's; a network may take plug-ins that take long */
+    if (pod_make(&fast->pod, record, record_size) < 0) {
+        let_signals(&before);
+        return;
+    }
+    if (recipe->net_size > 0)
+        let_signals(&before);
     if (recipe->net_size > 0)
         fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
     plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, take_network(fast, block));
@@ -215,6 +222,7 @@ static void start(struct fast *fast, const struct words *words, char **envp)
         become(fast, plan, envp);
     if (sys_call3(__NR_faccessat, fast->pod.dir, "net", 0) < 0) /* else it has something in the host: Python finds a dead pod to sweep */
         pod_undo(&fast->pod);
+    let_signals(&before);
 }
 
 static struct words words;

@@ -123,8 +123,20 @@ int is_straight(const char *path)
     return 1;
 }
 
+void hold_signals(uint64_t *before)
+{
+    const uint64_t all = ~(1ULL << (SIGSEGV - 1) | 1ULL << (SIGBUS - 1) | 1ULL << (SIGILL - 1) | 1ULL << (SIGFPE - 1));
+
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof all);
+}
+
+void let_signals(const uint64_t *before)
+{
+    (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, before, 0, sizeof *before);
+}
+
 /* Every descriptor is copied out of the way first, so that no copy lands on one still needed. */
-long enter_helper(int helper, int slots[SLOT_COUNT], int first, char *const *argv, char *const *envp)
+static long change(int helper, int slots[SLOT_COUNT], int first, char *const *argv, char *const *envp)
 {
     long r;
 
@@ -140,6 +152,18 @@ long enter_helper(int helper, int slots[SLOT_COUNT], int first, char *const *arg
         else if ((r = sys_call3(__NR_dup3, slots[i], i, 0)) < 0)
             return r;
     return sys_call5(__NR_execveat, helper, "", argv, envp, AT_EMPTY_PATH);
+}
+
+/* A signal that comes before the helper waits for signals would end it as any program, and leave the pod to whoever sweeps. */
+long enter_helper(int helper, int slots[SLOT_COUNT], int first, char *const *argv, char *const *envp)
+{
+    uint64_t before = 0;
+    long r;
+
+    hold_signals(&before);
+    r = change(helper, slots, first, argv, envp);
+    let_signals(&before);
+    return r;
 }
 
 long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp)

@@ -34,6 +34,11 @@ int is_straight(const char *path);
  * errno, and with copies of the descriptors in `slots`, out of the slots' way. */
 long become_helper(int helper, int slots[SLOT_COUNT], int first, const char *uuid, char **envp);
 
+/* Blocks what ends a process, until a supervisor waits for it: an execve keeps that, and signals that are pending, too (signal(7)).
+ * `before` is what was blocked. */
+void hold_signals(uint64_t *before);
+void let_signals(const uint64_t *before);
+
 #define ACTION_DEFAULT 0UL /* SIG_DFL */
 #define ACTION_IGNORE 1UL  /* SIG_IGN */
 unsigned long signal_action(int number);

@@ -273,7 +273,7 @@ static void give_back_environment(struct keeper *keeper, char **envp)
         give_back(keeper->environment[0], (size_t)(((unsigned long)last | (PAGE_SIZE - 1)) + 1 - (unsigned long)keeper->environment[0]));
 }
 
-static int detach(struct keeper *keeper, int talk, char **envp)
+static int detach(struct keeper *keeper, int talk, const uint64_t *before, char **envp)
 {
     int links[2];
     long r = sys_call4(__NR_socketpair, 1 /* AF_UNIX */, 5 | O_CLOEXEC /* SOCK_SEQPACKET */, 0, links);
@@ -283,6 +283,7 @@ static int detach(struct keeper *keeper, int talk, char **envp)
         return fail("start pod ", keeper->uuid, "no process can be made", "a limit on processes or open files is reached");
     }
     if (r > 0) {
+        let_signals(before); /* who waits here may give up: the pod goes on */
         sys_close(links[1]);
         sys_close(keeper->pod); /* the lock is the keeper's alone */
         return wait_for_start(keeper, links[0], talk, envp);
@@ -327,6 +328,7 @@ static int stay(struct keeper *keeper, char **envp)
 int program(int argc, char **argv, char **envp)
 {
     static struct keeper keeper __attribute__((aligned(PAGE_SIZE)));
+    uint64_t before = 0;
     int front, r;
 
     if (argc < 4 || argc > 5)
@@ -340,6 +342,7 @@ int program(int argc, char **argv, char **envp)
     keeper.environment = envp;
     keeper.ignored = find_ignored();
     (void)sys_prctl(PR_SET_DUMPABLE, 0, 0);
+    hold_signals(&before); /* from here on there is a pod that would be left behind */
     r = take(&keeper, argv[1], front);
     if (r == 0 && argc == 5 && !manager_sockets(&keeper, argv[4])) {
         bury(&keeper, 1);
@@ -361,5 +364,6 @@ int program(int argc, char **argv, char **envp)
         return stay(&keeper, envp);
     if (front)
         return become_supervisor(&keeper, envp);
-    return detach(&keeper, str_eq(argv[3], "json") ? TALK_JSON : str_eq(argv[3], "detach") ? TALK_TEXT : TALK_REPORT, envp);
+    return detach(&keeper, str_eq(argv[3], "json") ? TALK_JSON : str_eq(argv[3], "detach") ? TALK_TEXT : TALK_REPORT, &before,
+                  envp);
 }

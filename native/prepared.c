@@ -179,8 +179,15 @@ static void start(int pods, int pod, int sockets, char *argv[6], char **envp)
         (void)sys_call3(__NR_close_range, 3, 2 + sockets, CLOSE_RANGE_CLOEXEC);
     (void)str_add(str_add_number(str_add(path, end, "/proc/self/fd/"), end, (uint64_t)pod), end, "/keeper");
     if (network < 0 || sys_call3(__NR_dup3, network, SLOT_NETWORK, 0) >= 0) {
-        const long r = sys_call3(__NR_execve, path, argv, envp);
+        const int held = network >= 0 && !str_eq(argv[3], "detach") && !str_eq(argv[3], "json"); /* who asked may give up these */
+        uint64_t before = 0;
+        long r;
 
+        if (held) /* what was made ends with the pod */
+            hold_signals(&before);
+        r = sys_call3(__NR_execve, path, argv, envp);
+        if (held)
+            let_signals(&before);
         refuse("start the native keeper", "", errno_text(r), "is the installation complete?", "");
     }
     if (network >= 0) {

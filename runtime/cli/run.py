@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyrun import native
 from pyrun.cli.explain import explainer
 from pyrun.errors import PyrunError, UsageError
 from pyrun.host import probe
@@ -87,6 +88,8 @@ def run(args: Args) -> int:
 
             take(uuid, recipe.controllers, limits_of(recipe.block) if "@systemd" in recipe.controllers else ())
             above = None  # it may be elsewhere now
+        if recipe.net is None:
+            native.hold_signals()  # what is made now is the supervisor's
         pod = create(recipe, pods, uuid, above)
     for note in () if args.quiet else (*recipe.notes, *(["the image's files were copied: no overlay"] if options.no_overlay else [])):
         tell(note, args)
