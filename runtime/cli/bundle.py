@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INCLUDED", "load", "names", "path", "sources", "stamps"]
 
-INCLUDED = ("_stat", "fcntl", "binascii", "_sha256", "_struct")  # what starts import of the interpreter's own
+INCLUDED = ("fcntl", "binascii", "_sha256", "_struct")  # what starts import of the interpreter's own
 _OBJECTS = 20_000  # that a start may make before the garbage collector looks at them
 _ASIDE = 192  # above SLOT_LISTEN + SLOT_LISTEN_MAX of native/plan.h
 _KIND, _DIRECTORY, _FILE = 0o170000, 0o040000, 0o100000  # of st_mode: inode(7)

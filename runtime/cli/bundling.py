@@ -23,7 +23,7 @@ __all__ = ["called", "save"]
 
 _MAGIC, _VERSION = 0x706D7473, 2
 _HEADER = Struct("=8I")
-_MOST = 96 << 10
+_MOST = 48 << 10
 _ORDINARY = ("__future__", "struct")  # of Python's own, what a start imports from source
 _EXTENSION = "_json"  # and what from a shared object: finding it is half the cost
 _MAIN = {"run": "pyrun.cli.main", "oci": "pyrun.cli.oci"}

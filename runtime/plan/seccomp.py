@@ -16,14 +16,6 @@ from binascii import crc32
 from pyrun.errors import ConfigError, PyrunError, UsageError
 from pyrun.native.users import root_or_self
 
-try:  # hashlib would load OpenSSL
-    from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
-except ImportError:
-    try:
-        from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
-    except ImportError:
-        from hashlib import sha256
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -138,10 +130,22 @@ def _spec(mode: str, names: list[str], errno_name: str, where: str, error: type[
 
 def cache_path(store_root: str, spec: SeccompSpec | None, caps_mask: int, machine: str, early: bool = False) -> str:
     """Return where the filter for these inputs is kept."""
-    what = f"{spec.mode} {spec.errno} {' '.join(spec.names)}" if spec is not None and spec.names else "default"
-    early = early and what != "default"
-    text = f"{PROFILE} {machine} {caps_mask & SENSITIVE:x} {early:d} {what}"
-    return f"{store_root}/cache/seccomp/{sha256(text.encode()).hexdigest()}.bpf"
+    what = f"default-{PROFILE}-{machine}-{caps_mask & SENSITIVE:x}"
+    if spec is not None and spec.names:
+        what = _digest(f"{PROFILE} {machine} {caps_mask & SENSITIVE:x} {early:d} {spec.mode} {spec.errno} {' '.join(spec.names)}")
+    return f"{store_root}/cache/seccomp/{what}.bpf"
+
+
+def _digest(text: str) -> str:
+    try:  # hashlib would load OpenSSL
+        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        try:
+            from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # Python 3.12
+        except ImportError:
+            from hashlib import sha256
+    digest: str = sha256(text.encode()).hexdigest()
+    return digest
 
 
 def load(store_root: str, spec: SeccompSpec | None, caps_mask: int, *, early: bool = False) -> bytes:

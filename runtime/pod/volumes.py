@@ -6,7 +6,6 @@ mountPoints or a --mount place.  A mount point without a volume gets an empty on
 
 from __future__ import annotations
 
-import _stat as stat  # the part in C: what `stat` adds in Python would cost each start that decides
 import os
 
 from pyrun.errors import ConfigError, PyrunError
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from pyrun.pod.options import Options
 
 __all__ = ["mounts_of"]
+
+_KIND, _DIRECTORY, _LINK = 0o170000, 0o040000, 0o120000  # of st_mode: inode(7)
 
 
 def mounts_of(options: Options, app: dict[str, Any], notes: list[str]) -> list[Mount]:
@@ -97,7 +98,7 @@ def _look_at(source: str, origin: str) -> bool:
     """Whether a host source is a directory.  A missing one is an error, and so is a symbolic link (appc-spec, "Volumes")."""
     try:
         info = os.lstat(source)
-        linked = stat.S_ISLNK(info.st_mode) or os.path.realpath(os.path.dirname(source)) != os.path.dirname(source)
+        linked = info.st_mode & _KIND == _LINK or os.path.realpath(os.path.dirname(source)) != os.path.dirname(source)
     except OSError as error:
         hint = "pyrun makes nothing on the host: create it first, or correct the path"
         raise ConfigError("use volume source", source, errno=error.errno or 0, hint=hint, origin=origin) from None
@@ -105,7 +106,7 @@ def _look_at(source: str, origin: str) -> bool:
         raise ConfigError(
             "use volume source", source, "leads through a symbolic link", hint=f"name {os.path.realpath(source)}", origin=origin
         )
-    return stat.S_ISDIR(info.st_mode)
+    return info.st_mode & _KIND == _DIRECTORY
 
 
 def _normal(target: str) -> str:

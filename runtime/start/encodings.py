@@ -12,6 +12,7 @@ it has imported this.  Where the launcher wants no more than a recipe (native/de
 Nothing can be imported here that is not part of the interpreter: even `__future__` is a file.
 """
 
+import _imp
 import posix
 import sys
 
@@ -108,19 +109,18 @@ def _decide() -> "NoReturn":
     In the place of the bundle it has said which one is open, and where it waits.
     """
     try:
-        import _codecs
-        import builtins
-
         _, _, module, bundle, python, library, launcher = sys.argv[:_WORDS]
         del sys.argv[:_WORDS]
         fd, _, told = bundle.partition("!")
-        sys.modules["__main__"] = main = type(sys)("__main__")
+        modules = sys.modules
+        modules["__main__"] = main = type(sys)("__main__")
         main.__dict__["launcher"] = launcher
-        sys.__dict__.update(stdin=_Refusal(), stdout=_Refusal(), stderr=_Refusal())
+        sys.stdin = sys.stdout = sys.stderr = refusal = _Refusal()
         _restore(python, library)
-        sys.meta_path[1:] = [_Refusal()]  # behind what is built in
-        builtins.__dict__["open"] = _refuse
-        _codecs.register(_refuse)
+        sys.meta_path[1:] = [refusal]  # behind what is built in
+        modules["builtins"].__dict__["open"] = _refuse
+        modules["gc"] = gc = _imp.create_builtin(modules["_frozen_importlib"].ModuleSpec("gc", None))  # without asking who has it
+        _imp.exec_builtin(gc)
         if _bundled("", int(fd)) is not None and sys.modules[module].decide(sys.argv[1:]):
             posix.write(int(told), b"\1".ljust(8, b"\0"))
     except BaseException:  # it will happen again, and be told then
