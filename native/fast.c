@@ -105,7 +105,8 @@ static int find(struct fast *fast, struct words *words, int dir, char form)
                              recipe->place_count * sizeof(uint32_t)) &&
            recipe_inside(recipe, recipe->record, recipe->record_size) && recipe->net % 8 == 0 &&
            recipe_inside(recipe, recipe->net, recipe->net_size) && recipe->helper < recipe->start.size && recipe->own % 8 == 0 &&
-           recipe_inside(recipe, recipe->own, recipe->own_size) && has_own(fast, recipe) && recipe_holds(recipe, sizeof *recipe);
+           recipe_inside(recipe, recipe->own, recipe->own_size) && recipe_inside(recipe, recipe->limits, recipe->limits_size) &&
+           has_own(fast, recipe) && recipe_holds(recipe, sizeof *recipe);
 }
 
 /* Whether there is nothing to sweep: no half-made pod, no garbage, and among the first of the running ones none
@@ -184,6 +185,25 @@ static uint32_t take_network(struct fast *fast, const char *block)
     return PLAN_NETWORK;
 }
 
+static void reap(struct fast *fast)
+{
+    if (fast->child > 0)
+        (void)sys_call4(__NR_wait4, fast->child, 0, 0, 0);
+    fast->child = 0;
+}
+
+/* Brings this process to where the pod's limits can be set.  The child goes first: no controller is enabled beside a process. */
+static int has_place(struct fast *fast, const char *record, size_t size)
+{
+    const struct recipe_header *recipe = fast->recipe;
+
+    if (recipe->limits_size == 0)
+        return 1;
+    reap(fast);
+    return size >= sizeof RECIPE_RECORD + UUID_LENGTH &&
+           take_place_again(fast->data + recipe->limits, recipe->limits_size, record + sizeof RECIPE_RECORD - 1, fast->pod.uuid);
+}
+
 static void start(struct fast *fast, const struct words *words, char **envp)
 {
     char *data = fast->data, *block, *record;
@@ -200,24 +220,26 @@ static void start(struct fast *fast, const struct words *words, char **envp)
     };
     size_t size = recipe->start.plan_size, record_size = recipe->record_size;
     uint64_t before;
-    int plan;
+    int plan, placed;
 
     block = words_plan(words, fast->form, data + recipe->start.plan, &size, &places);
     record = data + recipe->record;
     if (words->app_name != 0)
         record = words_record(words, record, &record_size, recipe->name);
-    if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file))
+    if (block == 0 || record == 0 || pod_begin(&fast->pod, fast->pods) < 0 || !save_uuid(&fast->pod, words->uuid_file) ||
+        !has_place(fast, record, record_size))
         return;
     hold_signals(&before); /* what is made here is undone, or the supervisor's; a network may take plug-ins that take long */
     if (pod_make(&fast->pod, record, record_size) < 0) {
         let_signals(&before);
         return;
     }
+    placed = recipe->limits_size == 0 || fast->pod.own >= 0;
     if (recipe->net_size > 0)
         let_signals(&before);
-    if (recipe->net_size > 0)
+    if (placed && recipe->net_size > 0)
         fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
-    plan = recipe->net_size > 0 && fast->network < 0 ? -1 : (int)pod_plan(&fast->pod, block, size, take_network(fast, block));
+    plan = !placed || (recipe->net_size > 0 && fast->network < 0) ? -1 : (int)pod_plan(&fast->pod, block, size, take_network(fast, block));
     if (plan >= 0) /* which reaps the child: giving back its memory takes as long as all of this */
         become(fast, plan, envp);
     if (sys_call3(__NR_faccessat, fast->pod.dir, "net", 0) < 0) /* else it has something in the host: Python finds a dead pod to sweep */
@@ -238,8 +260,10 @@ static int find_any(void)
     fast.undecided = 1;
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
         words.key_size = size;
-        if (find(&fast, &words, fast.recipes, forms[i]))
+        if (find(&fast, &words, fast.recipes, forms[i])) {
+            fast.undecided = 0;
             return 1;
+        }
         fast.undecided = fast.undecided && !recipe_there(fast.recipes, words.key, (uint32_t)words.key_size);
     }
     words.key_size = size;
@@ -266,8 +290,7 @@ void run_decided(long child, char **envp)
     fast.undecided = 0;
     if (find_any() && load_helper(&fast))
         start(&fast, &words, envp);
-    if (fast.child > 0)
-        (void)sys_call4(__NR_wait4, fast.child, 0, 0, 0);
+    reap(&fast);
 }
 
 /* Comes back only when Python has to do it. */

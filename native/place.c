@@ -1,7 +1,7 @@
-/* A place in the cgroup tree for a prepared pod with limits, found as pyrun.engine.placement does.
+/* A place in the cgroup tree for a pod with limits, found as pyrun.engine.placement does.
  *
- * The file `controllers` in the pod's directory names those that the cgroup above the pod's has to give to its children, and
- * @systemd or @cgroupfs where one of these was asked for. */
+ * The file `controllers` in the directory of a prepared pod, or the recipe of one that is not, names those that the cgroup above the
+ * pod's has to give to its children, and @systemd or @cgroupfs where one of these was asked for. */
 #include "fast.h"
 #include "files.h"
 #include "handover.h"
@@ -179,7 +179,7 @@ static int refuse_undelegated(const char *missing, const char *path)
 }
 
 /* Into a scope where systemd is asked for one, or where it has not left the cgroup to anybody.  A service would lose its process. */
-static int take_managed(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
+static int take_managed(const struct scope *scope, const char *wanted, char path[PATH_SIZE])
 {
     char missing[TEXT];
 
@@ -198,17 +198,17 @@ static int take_managed(int pod, const char *uuid, const char *wanted, char path
             return refuse_undelegated(missing, path);
     }
     if (!is_booted())
-        return refuse_scope(uuid, "this host was not booted by systemd");
+        return refuse_scope(scope->uuid, "this host was not booted by systemd");
     if (ends_with(path, ".service"))
-        return refuse_service(uuid, path);
-    return take_scope(pod, uuid, path);
+        return refuse_service(scope->uuid, path);
+    return take_scope(scope, path);
 }
 
 /* Where root rules, as in a login, a user's own systemd is asked. */
-static int take_own(int pod, const char *uuid, const char *wanted, char path[PATH_SIZE])
+static int take_own(const struct scope *scope, const char *wanted, char path[PATH_SIZE])
 {
     if (!is_root() && !has_word(wanted, "@cgroupfs", 9) && is_booted())
-        return take_scope(pod, uuid, path);
+        return take_scope(scope, path);
     if (!is_root() && is_booted())
         return refuse_limit(wanted, "the controller is not delegated to you in ", "the cgroup of this process",
                             "leave out --cgroup-manager cgroupfs, or run it in a unit with Delegate=yes and User=");
@@ -312,10 +312,21 @@ static int enable(int above, const char *path, const char *wanted)
     return refuse_limit(absent, "the controller cannot be enabled in ", path, hint);
 }
 
+static int take(const struct scope *scope, const char *wanted)
+{
+    char path[PATH_SIZE];
+    OWNED_FD above = -1;
+
+    if (!(find_cgroup(path) ? take_managed(scope, wanted, path) : take_own(scope, wanted, path)))
+        return 0;
+    above = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
+    return enable(above, path, wanted);
+}
+
 int take_place(int pod, const char *uuid)
 {
-    char wanted[TEXT], path[PATH_SIZE];
-    OWNED_FD above = -1;
+    char wanted[TEXT];
+    const struct scope scope = {uuid, pod, 0, 0};
     const long n = read_text(pod, "controllers", wanted);
 
     if (n == -ENOENT)
@@ -324,8 +335,16 @@ int take_place(int pod, const char *uuid)
         refuse("read", "controllers", n < 0 ? errno_text(n) : "it is empty", "remove the pod and prepare it again", "");
         return 0;
     }
-    if (!(find_cgroup(path) ? take_managed(pod, uuid, wanted, path) : take_own(pod, uuid, wanted, path)))
-        return 0;
-    above = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY, 0);
-    return enable(above, path, wanted);
+    return take(&scope, wanted);
+}
+
+int take_place_again(char *limits, size_t size, const char *blank, const char *uuid)
+{
+    const size_t words = str_len(limits) + 1; /* the file ends with a NUL */
+    const struct scope scope = {uuid, -1, limits + words, words < size ? size - words : 0};
+
+    for (size_t i = words; i + UUID_LENGTH <= size; i++)
+        if (memcmp(limits + i, blank, UUID_LENGTH) == 0)
+            memcpy(limits + i, uuid, UUID_LENGTH);
+    return words <= size && take(&scope, limits);
 }

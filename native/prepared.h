@@ -56,8 +56,19 @@ int out_of_the_way(int fd);
 /* Brings this process to where the limits of the prepared pod with this directory and UUID can be set; 0 where Python has to. */
 int take_place(int pod, const char *uuid);
 
-/* Has systemd move this process into a scope of the pod's, whose cgroup `path` becomes; 0 where Python has to. */
-int take_scope(int pod, const char *uuid, char path[PATH_SIZE]);
+/* The same for the pod that is being made from a recipe, with what that says of its limits. */
+int take_place_again(char *limits, size_t size, const char *blank, const char *uuid);
+
+/* How systemd is to be asked for the scope of a pod: the file `scope` in its directory, or what that would have in it. */
+struct scope {
+    const char *uuid;
+    int pod; /* -1: */
+    const char *calls;
+    size_t size;
+};
+
+/* Has it move this process into that scope, whose cgroup `path` becomes; 0 where Python has to. */
+int take_scope(const struct scope *scope, char path[PATH_SIZE]);
 
 int ends_with(const char *text, const char *end);
 

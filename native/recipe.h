@@ -4,7 +4,7 @@
  * The file cache/run/HASH below the state root, HASH being FNV-1a (64 bits, hexadecimal) of the key:
  *
  *     struct recipe_header | struct recipe_check[check_count] | struct recipe_patch[patch_count] | uint32_t place[place_count] |
- *     key | plan | record | net | own | strings
+ *     key | plan | record | net | own | limits | strings
  *
  * key     its form (RECIPE_...), current directory, $PYRUN_ROOT, the path of the launcher, which is another one's in another
  *         installation, and the words that decide, each with a NUL behind it; of a variable the value is left out, but for PATH, and so are the values of --name, --hostname, --uuid-file-save: see words.c
@@ -17,6 +17,8 @@
  *         so that nothing that a caller hands on is taken for it), and without the app's name if the command line gives one
  * net     where the pod has a network of its own: a script, at a multiple of 8, for the same blank
  * own     the modules that decided, where they came from a bundle: what it begins with, struct recipe_stamps, at a multiple of 8
+ * limits  of a pod with limits, or in a scope: the words that its file `controllers` would have if it were prepared, a NUL, and likewise what
+ *         its file `scope` would have, for the same blank (place.c, scope.c)
  *
  * Written by pyrun.pod.cache, read by fast.c.  The last byte of the file is NUL.
  *
@@ -27,7 +29,7 @@
 #define PYRUN_RECIPE_H
 
 #define RECIPE_MAGIC 0x72797065
-#define RECIPE_VERSION 8
+#define RECIPE_VERSION 9
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
@@ -61,6 +63,8 @@ struct recipe_header {
     uint32_t net_size;
     uint32_t own;
     uint32_t own_size; /* 0: without */
+    uint32_t limits;
+    uint32_t limits_size; /* 0: it has none */
 };
 
 struct recipe_check {

@@ -6,7 +6,7 @@
  *       |<-- OK, and the answer to each ---------------|<-- the job, or an error --|
  *       |                                              |         moves the launcher into its new cgroup
  *
- * The two messages stand in the file `scope` of the pod's directory, as pyrun.plan.dbus wrote them when it was prepared, behind a
+ * The two messages stand in the file `scope` of the pod's directory, as pyrun.plan.dbus wrote them when it was prepared, or in its recipe, behind a
  * uint32_t that says where in them the number of the process goes and, BUS_ROOM bytes, the path of the bus: root's, or that of a user's systemd.  What is read is taken for anybody's: of a message nothing counts but how
  * long it is, its kind and what it answers.  Whatever is not plain, and an error, is the end of it. */
 #include <linux/poll.h>
@@ -182,14 +182,26 @@ static size_t begin(char *text, const char *end)
     return at == 0 ? 0 : (size_t)(at - text);
 }
 
+static long read_calls(const struct scope *scope, void *file, size_t size)
+{
+    OWNED_FD from = -1;
+
+    if (scope->pod < 0) {
+        memcpy(file, scope->calls, scope->size < size ? scope->size : size);
+        return (long)(scope->size < size ? scope->size : size);
+    }
+    from = (int)sys_openat(scope->pod, "scope", O_RDONLY | O_NOFOLLOW, 0);
+    return from < 0 ? from : sys_read(from, file, size);
+}
+
 /* The bus that was asked for the scope, or -1. */
-static int ask(int pod)
+static int ask(const struct scope *scope)
 {
     static unsigned char file[sizeof(uint32_t) + BUS_ROOM + CALLS];
     static char text[128 + CALLS];
-    OWNED_FD from = (int)sys_openat(pod, "scope", O_RDONLY | O_NOFOLLOW, 0), to = -1;
+    OWNED_FD to = -1;
     const unsigned char *bus = file + sizeof(uint32_t), *calls = bus + BUS_ROOM;
-    const long n = from < 0 ? from : sys_read(from, file, sizeof file);
+    const long n = read_calls(scope, file, sizeof file);
     const uint32_t own = (uint32_t)sys_call0(__NR_getpid);
     const size_t size = n > calls - file ? (size_t)(n - (calls - file)) : 0, first = begin(text, text + 128);
 
@@ -220,18 +232,18 @@ static int is_made(struct talk *talk, const char *name, char path[PATH_SIZE], st
     return 0;
 }
 
-int take_scope(int pod, const char *uuid, char path[PATH_SIZE])
+int take_scope(const struct scope *scope, char path[PATH_SIZE])
 {
     static struct talk talk;
     static char why[4096];
     char name[64];
     const char *end = name + sizeof name;
     struct say to = {why, why + sizeof why};
-    OWNED_FD fd = ask(pod);
+    OWNED_FD fd = ask(scope);
 
     talk.fd = fd;
     talk.end = now() + PATIENCE;
-    (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, uuid), end, ".scope");
+    (void)str_add(str_add(str_add(name, end, "/pyrun-"), end, scope->uuid), end, ".scope");
     if (fd >= 0 && is_let_in(&talk) && is_made(&talk, name, path, &to))
         return 1;
     if (!is_refused())

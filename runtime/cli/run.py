@@ -145,7 +145,7 @@ def may_remember(args: Args, recipe: Recipe) -> bool:
 
 def _remember(args: Args, recipe: Recipe) -> bool:
     """Leave it for the launcher, if that may do the same again; return whether it is there."""
-    if recipe.controllers or not may_remember(args, recipe):  # for limits a place in the cgroup tree has to be found
+    if not may_remember(args, recipe):
         return False
     from pyrun import native
     from pyrun.pod.cache import save

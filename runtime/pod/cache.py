@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 MAGIC = 0x72797065
-VERSION = 8
+VERSION = 9
 VARIABLE = ("--set-env", "--env", "-e")  # the options that set one
 OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
-_HEADER = Struct("=18I")
+_HEADER = Struct("=20I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
 _CHECKS = 256  # at most, for recipe.c
@@ -178,7 +178,8 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
                 if all(one[0] != ops.NETWORK for one in found):
                     return False  # the file of names is the host's, which may have that name too
                 patches = _patches(found, line.host_name)
-        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script, held))
+        parts = held, _limits(recipe)
+        keep(root + "/cache/run", KEPT, key, _encode(key, recipe, checks, block, places, patches, line.app >= 0, helper, script, *parts))
     except OSError:
         return False
     return True
@@ -204,6 +205,16 @@ def _script(root: str, recipe: Recipe, line: Line) -> bytes | None:
     from pyrun.net.script import write_down
 
     return write_down(root, recipe.blank, recipe.net) or None
+
+
+def _limits(recipe: Recipe) -> bytes:
+    """What a place is found by, as it would stand in the directory of a pod that is prepared."""
+    if not recipe.controllers:
+        return b""
+    from pyrun.pod.place import scope_of
+
+    scope = scope_of(recipe.blank, recipe.controllers, recipe.block).get("scope", b"")
+    return " ".join(recipe.controllers).encode() + b"\0" + scope
 
 
 def _place(found: list[Op]) -> int:
@@ -237,6 +248,7 @@ def _encode(
     helper: str,
     script: bytes,
     held: bytes,
+    limits: bytes,
 ) -> bytes:
     record, name = recipe.record, 0
     if named:
@@ -251,14 +263,14 @@ def _encode(
     data += bytes(-net % 8)
     net += -net % 8
     own = net + len(script) + -len(script) % 8
-    tail = Strings(own + len(held))
+    tail = Strings(own + len(held) + len(limits))
     parts = [pack_check(one, tail) for one in checks]
     parts += [_PATCH.pack(where, tail.add(before), tail.add(behind)) for where, before, behind in patches]
     parts += [place.to_bytes(4, "little") for place in places]
     spans = (start, len(key), plan, len(block), plan + len(block), size, tail.add(helper))
-    counts = (len(places), len(patches), name, net, len(script), own, len(held))
+    counts = (len(places), len(patches), name, net, len(script), own, len(held), own + len(held), len(limits))
     header = _HEADER.pack(MAGIC, VERSION, tail.start + len(tail.data), len(checks), *spans, *counts)
-    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, script, bytes(-len(script) % 8), held, tail.data))
+    return b"".join((header, *parts, key.ljust(plan - start, b"\0"), block, data, script, bytes(-len(script) % 8), held, limits, tail.data))
 
 
 class Strings:

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     Limit = tuple[str, str, str]
     Problem = type[ConfigError] | type[UsageError]
 
-__all__ = ["cpuset_above", "of", "of_pod", "placed", "with_rates"]
+__all__ = ["cpuset_above", "looked_at", "of", "of_pod", "placed", "with_rates"]
 
 SMALLEST_MEMORY = 1 << 20  # bytes; no program starts with less
 _HIGHEST = (1 << 63) - 1
 _MEMORY = {"memory": "max", "memory_high": "high", "memory_low": "low", "memory_min": "min", "swap": "swap.max"}
 _RATES = ("rbps", "wbps", "riops", "wiops")
 _SWITCHES = ("--oom-group", "--cpu-idle")
+_SETS = {"cpuset.cpus": "/sys/devices/system/cpu/cpu{}/topology", "cpuset.mems": "/sys/devices/system/node/node{}"}  # there while it is
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000}
 
 
@@ -112,6 +113,21 @@ def cpuset_above(directory: str = "") -> dict[str, str]:
     """Return what this process's cpuset of version 1 has, cpuset.cpus and cpuset.mems; `directory` where it is already known."""
     directory = directory or version_1_cgroups().get("cpuset", "")
     return {name: read_small(f"{directory}/{name}").decode().strip() for name in ("cpuset.cpus", "cpuset.mems")}
+
+
+def looked_at(options: Options, limits: Iterable[Limit]) -> tuple[list[str], list[str]] | None:
+    """Return what was looked at to decide them: files that have to be as they are, and directories that have to be there.
+
+    None where that is more than files can tell.
+    """
+    files = [os.path.abspath(text.rpartition(":")[0]) for text in (*(options.io_max or ()), *(options.io_latency or ()))]
+    directories: list[str] = []
+    for file, text, origin in limits:
+        if file == "io.max" and not origin.startswith("--"):
+            return None  # every disk
+        if file in _SETS and origin != "--cgroup-set":
+            directories += [_SETS[file].format(one) for one in sorted(_members(text) or ())]
+    return files, directories
 
 
 def _bad(subject: object, reason: str, hint: str, origin: str) -> ConfigError | UsageError:

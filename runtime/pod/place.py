@@ -71,9 +71,12 @@ def scope_of(uuid: str, controllers: Sequence[str], block: bytes = b"") -> dict[
         return {}
     from pyrun.engine.placement import bus, properties_of_scope, slice_of
     from pyrun.plan.dbus import transient_unit
-    from pyrun.plan.scope import properties_of
 
-    limits = properties_of(limits_of(block)) if "@systemd" in controllers else []
+    limits: Sequence[Sequence[str]] = ()
+    if "@systemd" in controllers:
+        from pyrun.plan.scope import properties_of
+
+        limits = properties_of(limits_of(block))
     place, calls = transient_unit(f"pyrun-{uuid}.scope", properties_of_scope(uuid, limits, slice_of(controllers)))
     path = os.fsencode(bus())
     return {"scope": place.to_bytes(4, "little") + path.ljust(_BUS, b"\0") + calls} if len(path) < _BUS else {}

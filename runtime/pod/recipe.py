@@ -191,7 +191,10 @@ def make_recipe(
     blank = new_uuid()  # so that nothing of the caller's is taken for it
     config, plan = decide(options, store, image, pods, host, blank, notes, lowers)
     plan.explain = explain or []
-    checks = None if notes or not _repeatable(options) else _checks(store, image, config, sources or [], begun)
+    looked = _looked_at(options, config) if not notes and _repeatable(options) else None
+    checks = None if looked is None else _checks(store, image, config, [*(sources or ()), *looked[0]], begun)
+    if checks and looked:
+        checks += [(path, _ANY, _DIRECTORY) for path in looked[1]]
     kept = _take_out(plan, config, options)
     recipe = Recipe(ops.encode(plan), _record(options, image, config, blank), config.lowers if config.copy_root else [], notes, checks)
     recipe.kept, recipe.places = kept, config.variables
@@ -285,6 +288,16 @@ def _stop_signal(image: Image) -> dict[str, object]:
 def _repeatable(options: Options) -> bool:
     """Not what the environment or the kernel's drivers decide, nor a protection given up, nor a root that has to be copied each time."""
     return not (options.inherit_env or options.insecure_options or options.tty or options.no_overlay or options.device)
+
+
+def _looked_at(options: Options, config: Config) -> tuple[list[str], list[str]] | None:
+    """What of the host limits were decided by, see `pyrun.pod.limits.looked_at`; None also where it is not there to be looked at again."""
+    if not config.limits:
+        return [], []
+    from pyrun.pod.limits import looked_at
+
+    found = looked_at(options, config.limits)
+    return found if found is not None and all(map(os.path.isdir, found[1])) else None
 
 
 def _deciding(store: Store, image: Image) -> list[str] | None:

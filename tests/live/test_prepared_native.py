@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -13,54 +12,21 @@ from pathlib import Path
 import pytest
 from harness import COMMAND, Pyrun
 from launched import programs, traced
-from waiting import wait_until
+from places import ENTER, LIMITS, enabled, place_for_pods, processes
 
-TREE = Path("/sys/fs/cgroup")
 NOBODY = "ffffffff-ffff-4fff-8fff-ffffffffffff"
-LIMITS = {"pids": ("--pids-limit", "30", "pids.max", "30"), "hugetlb": ("--hugetlb", "2MB=4Mi", "hugetlb.2MB.max", "4194304")}
-ENTER = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
-
-
-def processes(group: Path) -> list[str]:
-    return (group / "cgroup.procs").read_text().split()
-
-
-def move(source: Path, target: Path) -> None:
-    """Some end, or begin, meanwhile."""
-    while processes(source):
-        for pid in processes(source):
-            with contextlib.suppress(ProcessLookupError):
-                (target / "cgroup.procs").write_text(pid)
 
 
 @pytest.fixture
 def controller() -> Iterator[str]:
-    """One that this tree has, enabled for the children of its root, from which all processes have gone to a leaf."""
-    found = [name for name in (TREE / "cgroup.controllers").read_text().split() if name in LIMITS]
-    if not found:
-        pytest.skip("no controller of limits is in this cgroup2 tree; the same is tested in the virtual machine")
-    leaf = TREE / "rest"
-    leaf.mkdir()
-    try:
-        move(TREE, leaf)
-        (TREE / "cgroup.subtree_control").write_text(f"+{found[0]}")
-        yield found[0]
-    finally:
-        (TREE / "cgroup.subtree_control").write_text(f"-{found[0]}")
-        move(leaf, TREE)
-        leaf.rmdir()
+    with enabled() as found:
+        yield found
 
 
 @pytest.fixture
 def place(controller: str) -> Iterator[Path]:
-    """A cgroup for whoever starts a pod."""
-    group = TREE / "place"
-    group.mkdir()
-    yield group
-    for path in (group / "pyrun-supervisor", group):
-        with contextlib.suppress(FileNotFoundError):
-            wait_until(lambda: not processes(path))  # noqa: B023  # a keeper's child waits for the disk
-            path.rmdir()
+    with place_for_pods() as group:
+        yield group
 
 
 def prepare(pyrun: Pyrun, controller: str) -> str:

@@ -1,4 +1,4 @@
-"""Prepared pods in a scope of systemd's, asked for by the launcher itself: what a bus may answer, and what comes of it.
+"""Pods in a scope of systemd's, prepared or from a recipe, asked for by the launcher itself: what a bus may answer, and what comes of it.
 
 The bus is the test's own, at the path of the system's in a mount namespace; systemd's own is in tests/vm/guest/test_prepared_scopes.py.
 """
@@ -11,13 +11,14 @@ import os
 import random
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from buses import Bus, job, message, string
-from harness import Pyrun
-from launched import launch
+from harness import COMMAND, Pyrun
+from launched import launch, programs, traced
 from scale import scaled
 
 TREE = Path("/sys/fs/cgroup")
@@ -51,15 +52,17 @@ def prepare(pyrun: Pyrun, *flags: str) -> str:
     return pyrun("prepare", "--cgroup-manager", "systemd", *words, code=0).out.strip()
 
 
-def mover(machine: Path, uuid: str, more: bytes = b"") -> Callable[[Bus, bytes], None]:
+def mover(machine: Path, uuid: str = "", more: bytes = b"") -> Callable[[Bus, bytes], None]:
     """Does what systemd does: the process that the call names comes into the scope that it names."""
 
     def answer(bus: Bus, body: bytes) -> None:
-        assert body.startswith(string(f"pyrun-{uuid}.scope")) and b"machine.slice\0" in body
+        name = uuid or body[4 + len("pyrun-") :][:36].decode()
+        assert body.startswith(string(f"pyrun-{name}.scope")) and b"machine.slice\0" in body
+        assert string(f"pyrun pod {name}") in body
         at = body.index(string("PIDs")) + len(string("PIDs")) + len(b"\2au\0")
         size, pid = struct.unpack_from("<II", body, at + -at % 4)
         assert size == 4
-        scope = machine / f"pyrun-{uuid}.scope"
+        scope = machine / f"pyrun-{name}.scope"
         scope.mkdir()
         (scope / "cgroup.procs").write_text(str(pid))
         bus.send(more + job(bus.serial))
@@ -83,6 +86,45 @@ def test_the_launcher_asks_for_a_scope(pyrun: Pyrun, within: Path, machine: Path
     group = Path(json.loads(pyrun("status", "--format", "json", uuid, code=0).out)["cgroup"])
     assert group == machine / f"pyrun-{uuid}.scope" / f"pyrun-{uuid}" and (group / "cgroup.procs").read_text()
     pyrun("rm", "--force", uuid, code=0)
+
+
+def test_a_run_in_the_foreground_that_comes_again(pyrun: Pyrun, within: Path, machine: Path, tmp_path: Path) -> None:
+    """busctl(1) asks for Python, the second time the launcher itself does, for a scope of that pod's own."""
+    words = ["run", "--slice", "machine.slice", str(pyrun.probe_image), "--exec", "/probe", "--", "exit", "7"]
+    command = [*pyrun.within, *traced(tmp_path), str(COMMAND), *words]
+    with Bus(within, mover(machine)) as bus:
+        for had_python in (True, False):
+            bus.calls.clear()
+            done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stdout, done.stderr) == (7, "", "")
+            assert ("python3" in programs(tmp_path)) == had_python
+            assert [member for member, _, _ in bus.calls] == ["Hello", "StartTransientUnit"]
+    scopes = list(machine.glob("pyrun-*.scope"))
+    assert len(scopes) == 2, "each its own"
+    assert not [path for scope in scopes for path in scope.iterdir() if path.is_dir() and path.name != "pyrun-supervisor"]
+
+
+def test_a_run_in_the_foreground_that_gets_no_scope(pyrun: Pyrun, within: Path, machine: Path, tmp_path: Path) -> None:
+    """Refused once, it begins again with Python, which gets one; refused for ever, it is told why; nothing is left."""
+    words = ["run", "--cgroup-manager", "systemd", str(pyrun.probe_image), "--exec", "/probe", "--", "exit", "7"]
+    command = [*pyrun.within, *traced(tmp_path), str(COMMAND), *words]
+    refusals = 0
+
+    def answer(bus: Bus, body: bytes) -> None:
+        nonlocal refusals
+        refusals -= 1
+        if refusals < 0:
+            mover(machine)(bus, body)
+        else:
+            bus.send(message(3, bus.serial))
+
+    with Bus(within, answer):
+        for times, code, had_python in ((0, 7, True), (1, 7, True), (99, 125, True), (0, 7, False)):
+            refusals = times
+            done = subprocess.run(command, env=pyrun.environment(), capture_output=True, text=True, timeout=60)
+            assert (done.returncode, "python3" in programs(tmp_path)) == (code, had_python), done.stderr
+            assert done.stderr.startswith("pyrun: ask systemd for pyrun-" if code == 125 else "")
+            assert [os.listdir(pyrun.root / "pods" / phase) for phase in ("preparing", "running", "garbage")] == [[], [], []]
 
 
 CUT = HEAD.pack(b"l", 2, 1, 1, 0, 7, 8)

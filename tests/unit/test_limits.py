@@ -175,3 +175,32 @@ def test_numbers_of_an_rdma_device_are_changed_one_by_one() -> None:
     first = next(limit for limit in limits.of(options, []) if limit[0] == "rdma.max")
     changed = limits.with_rates(first, ("rdma.max", "mlx4_0 hca_object=max", "--rdma"))
     assert changed[1].split() == ["mlx4_0", "hca_handle=3", "hca_object=max"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "directories"),
+    [
+        ({"memory": "64Mi", "pids_limit": "9", "cpus": "1"}, [], []),
+        ({"cgroup_set": ["cpuset.cpus=0"]}, [], []),  # the kernel's to refuse
+        ({"cpuset_cpus": "0", "cpuset_mems": "0"}, [], ["/sys/devices/system/cpu/cpu0/topology", "/sys/devices/system/node/node0"]),
+        ({"io_max": ["/a/../dev/b:rbps=1M", "c:wbps=1M"], "io_latency": ["/d:1ms"]}, ["/dev/b", "CWD/c", "/d"], []),
+    ],
+)
+def test_what_of_the_host_decides(
+    monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any], files: list[str], directories: list[str]
+) -> None:
+    """A processor may be switched off, and a disk have another number after the next boot."""
+    monkeypatch.setattr(limits, "_disk", lambda path, origin: str(len(path)))
+    monkeypatch.setattr(limits, "read_small", lambda path: b"0")
+    options = Options("/root")
+    for name, value in wanted.items():
+        setattr(options, name, value)
+    found = limits.looked_at(options, limits.of(options, []))
+    assert found == ([path.replace("CWD", os.getcwd()) for path in files], directories)
+
+
+def test_every_disk_is_looked_for_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_disks", lambda: ["8:0"])
+    options = Options("/root")
+    asked = limits.of(options, [{"name": "resource/block-iops", "value": {"limit": "100"}}])
+    assert asked and limits.looked_at(options, asked) is None

@@ -15,7 +15,9 @@ import pytest
 from pyrun.cli import bundle, bundling
 from pyrun.engine.installed import apart, stamps
 from pyrun.images import trust
+from pyrun.plan import ops
 from pyrun.pod import cache
+from pyrun.pod.place import scope_of
 from pyrun.pod.recipe import _HEAD, Recipe, _checks, clock
 
 BLANK = "01234567-89ab-4cde-8f01-2345678990ff"
@@ -192,8 +194,26 @@ def test_a_saved_file_has_it_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mo
     cache.save(str(tmp_path), ["run", "x"], recipe(tmp_path), "/helper", {})
     (path,) = (tmp_path / "cache/run").iterdir()
     data = path.read_bytes()
-    *_, own, size = Struct("=18I").unpack_from(data)
+    *_, own, size, limits, limits_size = Struct("=20I").unpack_from(data)
     assert own % 8 == 0 and data[own : own + size] == held and size == len(held)
+    assert (limits, limits_size) == (own + size, 0), "it has none"
+
+
+@pytest.mark.parametrize("manager", ["", "@cgroupfs", "@systemd"])
+def test_what_a_place_for_limits_is_found_by(tmp_path: Path, manager: str) -> None:
+    """As in the directory of a prepared pod, under the UUID that stands for any."""
+    plan = ops.Plan([ops.op(ops.LIMIT, "memory.max", "67108864", origin="--memory")], clone_flags=0)
+    made = recipe(tmp_path, ops.encode(plan))
+    made.controllers = [*filter(None, [manager]), "memory"]
+    cache.save(str(tmp_path), ["run", "x"], made, "/helper", {})
+    (path,) = (tmp_path / "cache/run").iterdir()
+    data = path.read_bytes()
+    *_, limits, size = Struct("=20I").unpack_from(data)
+    words, _, scope = data[limits : limits + size].partition(b"\0")
+    assert words.decode().split() == made.controllers
+    assert scope == scope_of(BLANK, made.controllers, made.block).get("scope", b"")
+    assert (f"pyrun-{BLANK}.scope".encode() in scope) == (manager != "@cgroupfs")
+    assert (b"MemoryMax" in scope) == (manager == "@systemd")
 
 
 def test_a_module_that_changed_since_it_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, TOP
+from launched import programs, traced
 
 NAME = "tester"
 DROP_IN = Path("/etc/systemd/system/user@.service.d/delegate.conf")
@@ -144,6 +145,16 @@ def test_from_a_place_that_is_not_delegated(person: Person) -> None:
     error = person.run(*shell("dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48", *flags), code=137)
     assert "Traceback" not in error
     until(lambda: person.groups() == [])
+
+
+def test_a_command_line_that_comes_again(person: Person) -> None:
+    """The launcher asks the user's systemd itself, and no Python is started."""
+    person.run(COMMAND, "trust", "--yes", "--unsigned", person.home / "busybox.aci")
+    words = ["run", "--memory", "32Mi", "--pids-limit", "20", "example.com/busybox", "--exec", "/bin/sh", "--", "-c"]
+    for had_python in (True, False):
+        said = person.run(*traced(person.home), COMMAND, *words, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max")
+        assert said.split() == [str(32 << 20), "20"] and ("python3" in programs(person.home)) == had_python
+        until(lambda: person.groups() == [])
 
 
 def test_in_a_scope_of_the_users(person: Person) -> None:
