@@ -7,10 +7,12 @@
 
 /* Options that neither read what can be read once only, as a pipe, nor need a whole interpreter. */
 static const char names[][20] = {
-    "--caps-remove", "--caps-retain", "--dir", "--env", "--exec", "--group", "--hostname", "--interactive", "--keep", "--mount",
-    "--name", "--net", "--network", "--no-handlers", "--oom-score-adj", "--read-only", "--readonly-rootfs", "--rlimit", "--rm",
-    "--root", "--set-env", "--supplementary-gids", "--sysctl", "--tty", "--ulimit", "--umask", "--upper", "--user", "--volume",
-    "--workdir", "--working-dir", "-e", "-i", "-t", "-it", "-u", "-v", "-w",
+    "--caps-remove", "--caps-retain", "--cgroup-set", "--cpu-burst", "--cpu-idle", "--cpu-weight", "--cpus", "--cpuset-cpus",
+    "--cpuset-mems", "--dir", "--env", "--exec", "--group", "--hostname", "--hugetlb", "--interactive", "--io-weight", "--keep",
+    "--memory", "--memory-high", "--memory-low", "--memory-min", "--misc", "--mount", "--name", "--net", "--network", "--no-handlers",
+    "--oom-group", "--oom-score-adj", "--pids-limit", "--rdma", "--read-only", "--readonly-rootfs", "--rlimit", "--rm", "--root",
+    "--set-env", "--supplementary-gids", "--swap", "--sysctl", "--tty", "--ulimit", "--umask", "--upper", "--user", "--volume",
+    "--workdir", "--working-dir", "-e", "-i", "-m", "-t", "-it", "-u", "-v", "-w",
 };
 
 static int is_name(const char *word)

@@ -42,6 +42,7 @@ VERBS = _Verbs(run=_RUN)
 Values = object
 """
 _LAST = ("pyrun.native", "become")  # nothing is written once that is called
+_LIMITS = ("engine.placement", "images.types", "plan.dbus", "plan.resources", "plan.version1", "pod.limits", "pod.place")  # what these take
 _NOT_TO_DECIDE = ("pyrun.engine.cgroup", "pyrun.engine.launch", "pyrun.pod.create")
 _DECIDE = (("pyrun.cli.main", "decide"), ("pyrun.cli.run", "decide"))  # nor by who calls these
 
@@ -60,6 +61,8 @@ def save(command: str = "run", called: Collection[CodeType] | None = None) -> No
     A run that had to do something out of the ordinary, and imported more of Python's own modules for it, writes none; nor does one of
     an installation that was made a moment ago, which keeps no recipe either and so does not call what a start calls.
     """
+    for name in _LIMITS if command == "run" else ():
+        __import__("pyrun." + name)
     modules = {
         name: module for name, module in sys.modules.items() if _is_source(module) and name != __name__ and not name.startswith(_BEGIN)
     }
@@ -95,7 +98,7 @@ def _entries(files: dict[str, str], called: Collection[CodeType] | None) -> Iter
     else:
         names = {file: name for name, file in files.items()}
         kept = {_LAST, *_DECIDE, *[(names.get(code.co_filename, ""), code.co_qualname) for code in called]}
-        aside = [name for name in files if name in _NOT_TO_DECIDE]
+        aside = [name for name in files if name in _NOT_TO_DECIDE or name.removeprefix("pyrun.") in _LIMITS]
         tables = [name for name in files if name == _OPTIONS or name.startswith("pyrun.cli.verbs_")]
         stripped = in_order(files, kept, whole=[_FIRST], later=[ERRORS, *tables, *aside])
     at = 0

@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from harness import Pyrun
+from hybrids import REASON, has_version_1, inside
+from places import ENTER, LIMITS, enabled, place_for_pods, processes
 from prefixes import Prefix
 
 APP = ("example.com/probe", "--exec", "/probe", "--")
@@ -39,10 +41,10 @@ class Installation(Prefix):
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([self.command, *words], env=self.environment, capture_output=True, text=True, timeout=60)
 
-    def traced(self, *words: str, code: int = 0) -> tuple[int, list[tuple[int, str]]]:
-        """A run under strace(1): its own pid, and who executed what of pyrun's, in their order."""
+    def traced(self, *words: str, code: int = 0, before: Sequence[str] = ()) -> tuple[int, list[tuple[int, str]]]:
+        """A run under strace(1), by a command that becomes it: its own pid, and who executed what of pyrun's, in their order."""
         log = self.command.with_name("log")
-        trace = ["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-o", str(log), str(self.command), *words]
+        trace = ["strace", "-f", "-qq", "-e", "trace=execve,execveat", "-o", str(log), *before, str(self.command), *words]
         done = subprocess.run(trace, env=self.environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stderr
         calls = [re.match(r"(\d+) +(execve\w*)\((\S+)", line) for line in log.read_text().splitlines()]
@@ -72,6 +74,50 @@ def test_another_process_decides_and_the_launcher_starts_it(installed: Installat
     assert len(installed.recipes()) == 1
     own, calls = installed.traced("run", *APP, "exit", "3", code=3)
     assert [kind for _, kind in calls] == ["launcher", "helper"]
+
+
+def test_a_pod_with_a_limit(installed: Installation, shared: Pyrun, busybox: Path) -> None:
+    """No controller is enabled where a process is, so the launcher waits for the child to be gone; then it is in a place of its own."""
+    shared("fetch", busybox, code=0)
+    for kinds in (["launcher", "python", "helper"], ["launcher", "helper"]):
+        with enabled() as controller, place_for_pods() as place:
+            flag, value, file, content = LIMITS[controller]
+            if "python" in kinds:
+                installed.forget()
+            test = f'test "$(cat /sys/fs/cgroup/{file})" = {content} && exit 3'
+            words = ["run", flag, value, "example.com/busybox", "--exec", "/bin/sh", "--", "-c", test]
+            own, calls = installed.traced(*words, code=3, before=["sh", "-c", ENTER, str(place)])
+            assert [kind for _, kind in calls] == kinds and calls[0][0] == calls[-1][0] == own
+            assert processes(place) == processes(place / "pyrun-supervisor") == []
+            assert [path.name for path in place.iterdir() if path.is_dir()] == ["pyrun-supervisor"]
+
+
+@pytest.mark.skipif(not has_version_1(), reason=REASON)
+def test_limits_of_version_1_are_tried_once(installed: Installation) -> None:
+    """They go to groups of the caller's own, which Python finds."""
+    installed.forget()
+    for pythons in (2, 1, 1):
+        _, calls = installed.traced("run", "--memory", "64Mi", "--cpu-weight", "50", *APP, "exit", "5", code=5, before=inside())
+        assert [kind for _, kind in calls].count("python") == pythons
+
+
+MEMORY = (
+    "--memory 64Mi --memory-high 60Mi --memory-low 8Mi --memory-min 4Mi --swap 0 --oom-group --cpu-weight 50 --cpus 1.5 --cpu-burst 20ms"
+)
+OTHER = "-m 64Mi --cgroup-set memory.zswap.max=0 --cpuset-cpus 0 --cpuset-mems 0 --pids-limit 30 --hugetlb 2MB=4Mi --misc a=3"
+
+
+def test_where_there_is_no_place_it_is_said_as_ever(installed: Installation) -> None:
+    """The child decides all of these; what then cannot be had is Python's to say, which begins again, once."""
+    (installed.root / "cache" / "run").mkdir(exist_ok=True)
+    for flags in (MEMORY.split(), OTHER.split(), "--rdma a:hca_handle=2 --io-weight 20 --cpu-idle".split()):
+        installed.forget()
+        _, calls = installed.traced("run", *flags, *APP, "exit", "0", code=125)
+        assert [kind for _, kind in calls] == ["launcher", "python", "python"]
+        assert len(installed.recipes()) == 1 and installed.recipes()[0].stat().st_size > 5000
+        said = installed("run", *flags, *APP, "exit", "0")
+        assert said.stderr.startswith("pyrun: limit the pod ") and said.stderr.count("\n") == 2
+    assert left(installed.root) == []
 
 
 def test_it_is_gone_when_the_app_runs(installed: Installation) -> None:
