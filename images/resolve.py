@@ -86,7 +86,10 @@ def parse(text: str) -> Reference:
 
 
 def absent(text: str) -> list[str]:
-    """Return absolute paths at which nothing is, and by which `parse` would read the reference in another way if something were."""
+    """Return paths at which nothing is, and by which `parse` would read the reference in another way if something were.
+
+    They are relative as the reference is.
+    """
     if text.startswith(("https://", "http://")):
         return []
     path = text
@@ -94,8 +97,8 @@ def absent(text: str) -> list[str]:
         if text.startswith(scheme + ":"):
             path = text[len(scheme) + 1 :]
     if not os.path.lexists(path):
-        return [os.path.abspath(path)]
-    return [] if parse(text).path else [os.path.abspath(f"{path}/oci-layout")]
+        return [path]
+    return [] if parse(text).path else [f"{path}/oci-layout"]
 
 
 def find(

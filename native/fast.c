@@ -90,11 +90,11 @@ static int has_own(const struct fast *fast, const struct recipe_header *recipe)
 }
 
 /* Whether there is a recipe for this form of the command line, and still holds. */
-static int find(struct fast *fast, struct words *words, int dir, char form)
+static int find(struct fast *fast, struct words *words, int dir, char form, int here)
 {
     const struct recipe_header *recipe = 0;
 
-    if (words_key(words, form))
+    if (words_key(words, form, here))
         recipe = recipe_map(dir, words->key, (uint32_t)words->key_size, RECIPE_MAGIC, RECIPE_VERSION, sizeof *recipe);
     fast->recipe = recipe;
     fast->data = (char *)(uintptr_t)recipe;
@@ -255,18 +255,15 @@ static struct fast fast;
 static int find_any(void)
 {
     static const char forms[] = {RECIPE_EXACT, RECIPE_OPEN, RECIPE_PROGRAM};
-    const size_t size = words.key_size;
 
     fast.undecided = 1;
-    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        words.key_size = size;
-        if (find(&fast, &words, fast.recipes, forms[i])) {
+    for (size_t i = 0; i < 2 * sizeof forms; i++) {
+        if (find(&fast, &words, fast.recipes, forms[i % sizeof forms], i >= sizeof forms)) {
             fast.undecided = 0;
             return 1;
         }
         fast.undecided = fast.undecided && !recipe_there(fast.recipes, words.key, (uint32_t)words.key_size);
     }
-    words.key_size = size;
     return 0;
 }
 

@@ -33,6 +33,7 @@
 #define RECIPE_EXACT '0'   /* the app gets no arguments */
 #define RECIPE_OPEN '1'    /* none of its arguments decides */
 #define RECIPE_PROGRAM '2' /* the first is its program */
+#define RECIPE_HERE 3      /* more, where the current directory decides too */
 #define RECIPE_KEPT 'k'    /* of a pod that a keeper looks after: struct recipe_kept */
 #define RECIPE_NOWHERE 0xffffffff
 #define RECIPE_PATCHES 8

@@ -122,15 +122,18 @@ static char *add(char *at, const char *end, const char *word, size_t size)
 static char *begin(struct words *words, char **envp)
 {
     const char *end = words->key + sizeof words->key, *root = from_environment(envp, "PYRUN_ROOT");
-    char path[PATH_SIZE], *at = words->key + 2;
+    char path[PATH_SIZE], *at = add(words->key + 2, end, root, str_len(root));
     long size;
 
-    if (sys_call2(__NR_getcwd, path, sizeof path) < 0)
-        return 0;
-    at = add(at, end, path, str_len(path));
-    at = add(at, end, root, str_len(root));
     size = sys_call4(__NR_readlinkat, AT_FDCWD, "/proc/self/exe", path, sizeof path);
     return size <= 0 || size == sizeof path ? 0 : add(at, end, path, (size_t)size);
+}
+
+static char *add_directory(const struct words *words, char *at)
+{
+    char path[PATH_SIZE];
+
+    return sys_call2(__NR_getcwd, path, sizeof path) < 0 ? 0 : add(at, words->key + sizeof words->key, path, str_len(path));
 }
 
 int words_whole(struct words *words, int argc, char **argv, char **envp)
@@ -139,6 +142,7 @@ int words_whole(struct words *words, int argc, char **argv, char **envp)
 
     for (int i = 1; i < argc; i++)
         at = add(at, words->key + sizeof words->key, argv[i], str_len(argv[i]));
+    at = add_directory(words, at);
     words->key[0] = RECIPE_KEPT;
     words->key[1] = '\0';
     words->key_size = at == 0 ? 0 : (size_t)(at - words->key);
@@ -167,25 +171,24 @@ int words_split(struct words *words, int argc, char **argv, char **envp)
     }
     words->arguments = argv + i;
     words->argument_count = (uint32_t)(argc - i);
-    words->key_size = at == 0 ? 0 : (size_t)(at - words->key);
+    words->split_size = at == 0 ? 0 : (size_t)(at - words->key);
     return at != 0;
 }
 
-int words_key(struct words *words, char form)
+int words_key(struct words *words, char form, int here)
 {
-    words->key[0] = form;
+    char *at = words->key + words->split_size;
+
+    words->key[0] = (char)(form + (here ? RECIPE_HERE : 0));
     words->key[1] = '\0';
     if ((form == RECIPE_EXACT) != (words->argument_count == 0))
         return 0;
-    if (form == RECIPE_PROGRAM) {
-        const char *program = words->arguments[0];
-        char *at = add(words->key + words->key_size, words->key + sizeof words->key, program, str_len(program));
-
-        if (at == 0)
-            return 0;
-        words->key_size = (size_t)(at - words->key);
-    }
-    return 1;
+    if (form == RECIPE_PROGRAM)
+        at = add(at, words->key + sizeof words->key, words->arguments[0], str_len(words->arguments[0]));
+    if (here)
+        at = add_directory(words, at);
+    words->key_size = at == 0 ? 0 : (size_t)(at - words->key);
+    return at != 0;
 }
 
 struct pool {

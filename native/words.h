@@ -10,7 +10,7 @@
 
 struct words {
     char key[65536];
-    size_t key_size;
+    size_t key_size, split_size; /* of a key; of what all keys of this line have */
     char **arguments; /* the app's */
     uint32_t argument_count;
     const char *variables[WORDS_VARIABLES]; /* NAME=VALUE, one of them that of the app's name if that is given */
@@ -25,8 +25,8 @@ int words_split(struct words *words, int argc, char **argv, char **envp);
 /* The key of the whole command line, in the place of the other; 0 where there is no room. */
 int words_whole(struct words *words, int argc, char **argv, char **envp);
 
-/* Makes the key of that form (recipe.h); 0 when there is none.  The forms one after the other. */
-int words_key(struct words *words, char form);
+/* Makes the key of that form (recipe.h), with or without the current directory; 0 when there is none. */
+int words_key(struct words *words, char form, int here);
 
 /* How a recipe takes the words up. */
 struct words_places {

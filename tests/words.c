@@ -1,5 +1,6 @@
-/* What the launcher makes of a command line: words FORM COMMAND-LINE... writes the key of that form, and with a plan on standard
- * input, as the end of a struct input, that plan with the line's words in it.  Exit code 1: that is for Python. */
+/* What the launcher makes of a command line: words FORM COMMAND-LINE... writes the key of that form without the current directory and
+ * with it, and with a plan on standard input, as the end of a struct input, that plan with the line's words in it.  Exit code 1: that
+ * is for Python. */
 #include "words.h"
 
 #include "plan.h"
@@ -28,10 +29,11 @@ int program(int argc, char **argv, char **envp)
 
     if (!words_split(&words, argc - 1, argv + 1, envp))
         return 1;
-    for (char form = RECIPE_EXACT; form <= argv[1][0]; form++)
-        if (!words_key(&words, form) && form == argv[1][0])
+    for (int here = 0; here < 2; here++) {
+        if (!words_key(&words, argv[1][0], here))
             return 1;
-    out(words.key, words.key_size);
+        out(words.key, words.key_size);
+    }
     while ((n = sys_read(0, (char *)&input + size, sizeof input - size)) > 0)
         size += (size_t)n;
     if (size > offsetof(struct input, plan)) {

@@ -160,9 +160,7 @@ def _relative(args: Args) -> bool:
     """Whether something on the command line is relative to the current directory."""
     image = resolve.parse(args.image).path if args.image else args.pod_manifest
     paths = [image, args.signature, args.uuid_file_save, *args.set_env_file]
-    short = [volume.origin.partition(" ")[2] for volume in args.volume if volume.kind == "host" and volume.name is None]
-    paths += [text for text in short if ":" in text.partition(",")[0]]
-    return any(path and path[0] != "/" for path in paths)
+    return any(path and path[0] != "/" for path in paths) or any(volume.relative for volume in args.volume)
 
 
 def _service(name: str, args: Args, words: Sequence[str], machined: bool, **more: object) -> Unit:

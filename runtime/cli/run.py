@@ -114,7 +114,7 @@ def decide(args: Args) -> bool:
         return True
     from pyrun.pod.cache import refuse
 
-    refuse(args.root, sys.argv[1:], recipe)
+    refuse(args.root, sys.argv[1:], recipe, here=_is_here(args))
     return False
 
 
@@ -150,7 +150,13 @@ def _remember(args: Args, recipe: Recipe) -> bool:
     from pyrun import native
     from pyrun.pod.cache import save
 
-    return save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env)
+    return save(args.root, sys.argv[1:], recipe, native.HELPER, args.set_env, here=_is_here(args))
+
+
+def _is_here(args: Args) -> bool:
+    """Whether the current directory decides; what a name would mean if there were a file of it there is checked (`resolve.absent`)."""
+    path = resolve.parse(args.image).path
+    return path[:1] not in ("", "/") or any(volume.relative for volume in args.volume)
 
 
 def _is_bundled() -> bool:

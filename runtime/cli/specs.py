@@ -39,10 +39,11 @@ class VolumeSpec:
     """One volume as written: an rkt --volume (with `name`) or one that says its own `target` (-v SRC:DST).
 
     `kind` is "host", "empty" or "tmpfs"; `source` an absolute host path for "host", else None; `recursive`,
-    `mode`, `uid`, `gid` and `size` (bytes) are None where not written; `origin` is for `PyrunError.origin`.
+    `mode`, `uid`, `gid` and `size` (bytes) are None where not written; `origin` is for `PyrunError.origin`, `relative`
+    says that the source was written so.
     """
 
-    __slots__ = ("gid", "kind", "mode", "name", "origin", "read_only", "recursive", "size", "source", "target", "uid")
+    __slots__ = ("gid", "kind", "mode", "name", "origin", "read_only", "recursive", "relative", "size", "source", "target", "uid")
 
     def __init__(self, origin: str, kind: str, *, name: str | None = None, source: str | None = None, target: str | None = None) -> None:
         self.origin = origin
@@ -50,7 +51,7 @@ class VolumeSpec:
         self.name = name
         self.source = source
         self.target = target
-        self.read_only = False
+        self.read_only = self.relative = False
         self.recursive: bool | None = None
         self.mode: int | None = None
         self.uid: int | None = None
@@ -101,6 +102,7 @@ def _short(option: str, text: str, origin: str) -> VolumeSpec:
     if "/" not in source and source[0] != ".":
         raise _bad(option, f"'{source}' is not a path", f"write ./{source} for a directory here; named volumes are {option} NAME,kind=...")
     volume = VolumeSpec(origin, "host", source=os.path.abspath(source), target=_target(option, target))
+    volume.relative = source[0] != "/"
     for word in parts[2].split(",") if len(parts) == 3 else ():
         if word not in ("ro", "rw"):
             raise _bad(option, f"'{word}' is not ro or rw", "write -v /SRC:/DST:ro")

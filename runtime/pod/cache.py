@@ -46,6 +46,7 @@ OPTIONS = (*VARIABLE, "--name", "--hostname", "--uuid-file-save")
 _HEADER = Struct("=20I")
 _PATCH = Struct("=3I")
 CHECK = Struct("=3Q2q2I")  # times before 1970 are negative
+_HERE = 3  # RECIPE_HERE
 _CHECKS = 256  # at most, for recipe.c
 KEPT = 512  # recipes below one root; each is about 20 kB
 _NOWHERE = 0xFFFFFFFF
@@ -124,18 +125,20 @@ def _plain(name: str, letters: frozenset[str]) -> bool:
     return ".." not in name and 0 < len(name) <= _NAME_MAX and letters.issuperset(name) and name[0] not in "-." and name[-1] not in "-."
 
 
-def key_of(line: Line, form: int) -> bytes:
+def key_of(line: Line, form: int, *, here: bool) -> bytes:
     """Return what must be the same for a recipe to apply, as native/recipe.h has it, a NUL behind each part.
 
-    The form is 0 without arguments of the app, 1 where none of them decides, 2 where the first does.
+    The form is 0 without arguments of the app, 1 where none of them decides, 2 where the first does; `here` says that the current
+    directory decides too.
     """
     raw = [os.fsencode(word) for word in [*line.words, *line.arguments[: max(form - 1, 0)]]]
-    return b"".join(word + b"\0" for word in [b"%d" % form, *place_of(), *raw])
+    directory = [os.getcwdb()] if here else []
+    return b"".join(word + b"\0" for word in [b"%d" % (form + _HERE * here), *place_of(), *raw, *directory])
 
 
 def place_of() -> list[bytes]:
-    """Return what is part of every key, where the command was given and by what program."""
-    return [os.getcwdb(), posix.environ.get(b"PYRUN_ROOT", b""), launcher()]
+    """Return what is part of every key, where the command looks and what program it is."""
+    return [posix.environ.get(b"PYRUN_ROOT", b""), launcher()]
 
 
 def name_of(key: bytes) -> str:
@@ -146,8 +149,10 @@ def name_of(key: bytes) -> str:
     return f"{value:016x}"
 
 
-def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Mapping[str, str]) -> bool:
+def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Mapping[str, str], *, here: bool = True) -> bool:
     """Keep a recipe for `argv`, which sets `variables`, and every command line that differs in nothing that decides.
+
+    `here` says whether the current directory is part of the decision.
 
     Return whether it is there: whatever prevents it is no loss, so no error is raised.  The file is root's alone, and arguments and
     values are not in it.
@@ -160,7 +165,7 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
         if more is None or len(recipe.checks) + len(more) > _CHECKS:
             return False
         checks = [*recipe.checks, *[(path, stamp, 0) for path, stamp in more]]
-        key = _key(line, recipe)
+        key = _key(line, recipe, here)
         # what is part of the key, as in -eNAME=VALUE or where `---` is, is in the plan
         names = [text.partition("=")[0] for text in line.variables]
         fixed = {at: f"{name}={variables[name]}" for name, at in recipe.places.items() if name not in names}
@@ -185,15 +190,15 @@ def save(root: str, argv: list[str], recipe: Recipe, helper: str, variables: Map
     return True
 
 
-def _key(line: Line, recipe: Recipe) -> bytes:
-    return key_of(line, 1 + recipe.kept if line.arguments else 0)
+def _key(line: Line, recipe: Recipe, here: bool) -> bytes:
+    return key_of(line, 1 + recipe.kept if line.arguments else 0, here=here)
 
 
-def refuse(root: str, argv: list[str], recipe: Recipe) -> None:
+def refuse(root: str, argv: list[str], recipe: Recipe, *, here: bool) -> None:
     """Let the launcher know that this one and its like cannot be carried out by it, so that it asks for no decision again."""
     line = split(argv)
     if line is not None:
-        keep(root + "/cache/run", KEPT, _key(line, recipe), b"")
+        keep(root + "/cache/run", KEPT, _key(line, recipe, here), b"")
 
 
 def _script(root: str, recipe: Recipe, line: Line) -> bytes | None:

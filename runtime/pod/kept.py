@@ -37,7 +37,7 @@ def save(pods: Pods, uuid: str, argv: list[str], checks: list[Check], name: str,
         every = own_checks(checks)
         files = _read(pods, uuid)
         if every and files and launcher():
-            key = b"".join(word + b"\0" for word in (_FORM, *place_of(), *map(os.fsencode, argv)))
+            key = b"".join(word + b"\0" for word in (_FORM, *place_of(), *map(os.fsencode, argv), os.getcwdb()))
             keep(pods.root + "/cache/run", KEPT, key, _encode(key, every, files, uuid, name, detach=detach))
     except OSError:
         pass

@@ -20,18 +20,18 @@ SHOW = 'for one; do printf "<%s>" "$one"; done; printf "%s" "$A"'
 class Line:
     """How a command line went, and whether an interpreter had to decide."""
 
-    def __init__(self, pyrun: Pyrun, folder: Path, *words: str | Path) -> None:
+    def __init__(self, pyrun: Pyrun, folder: Path, *words: str | Path, cwd: Path | None = None) -> None:
         log = folder / "execs"
         command = ["strace", "-f", "-qq", "-s", "32", "-e", "trace=execve", "-o", log, COMMAND, *words]
         encoded = [os.fsencode(word) for word in command]
-        done = subprocess.run(encoded, env=pyrun.environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        done = subprocess.run(encoded, env=pyrun.environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=60, cwd=cwd)
         self.code, self.out, self.error = done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr)
         self.python = any("python3" in line and "= 0" in line for line in log.read_text(errors="replace").splitlines())
 
 
 @pytest.fixture
 def line(pyrun: Pyrun, tmp_path: Path) -> Callable[..., Line]:
-    return lambda *words: Line(pyrun, tmp_path, *words)
+    return lambda *words, cwd=None: Line(pyrun, tmp_path, *words, cwd=cwd)
 
 
 def test_other_arguments_need_no_interpreter(pyrun: Pyrun, line: Callable[..., Line]) -> None:
@@ -268,3 +268,61 @@ def test_what_looks_like_a_uuid_stays_as_it_is(line: Callable[..., Line], busybo
     command = ("run", busybox, "-e", f"A={UUID}", "-e", f"PATH=/bin:/{UUID}", "--exec", "/bin/sh", "--", "-c")
     first, again = (line(*command, f'echo "$1 $A $PATH {UUID}"', "sh", UUID) for _ in range(2))
     assert first.out == again.out == f"{UUID} {UUID} /bin:/{UUID} {UUID}\n" and not again.python
+
+
+@pytest.fixture
+def named(pyrun: Pyrun, busybox: Path) -> str:
+    """The name of a stored image."""
+    pyrun("fetch", busybox)
+    found: str = json.loads(pyrun("image", "list", "--format", "json").out)[0]["name"]
+    return found
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Two directories with the file `data` in them that says which."""
+    found = [tmp_path / "one", tmp_path / "two"]
+    for folder in found:
+        folder.mkdir()
+        (folder / "data").write_text(folder.name)
+    return found
+
+
+def test_the_current_directory_decides_where_something_is_relative(line: Callable[..., Line], named: str, folders: list[Path]) -> None:
+    show = ("run", "-v", "./data:/data:ro", named, "--exec", "/bin/cat", "--", "/data")
+    seen = [line(*show, cwd=folder) for folder in folders * 2]
+    assert [(one.code, one.out, one.python) for one in seen] == [(0, "one", True), (0, "two", True), (0, "one", False), (0, "two", False)]
+
+
+def test_and_nowhere_else(pyrun: Pyrun, line: Callable[..., Line], named: str, folders: list[Path]) -> None:
+    volumes = ["-v", f"{folders[0]}/data:/a", "--mount", f"type=bind,source={folders[1]}/data,target=/b"]
+    saved = folders[1] / "uuid"
+    show = ("run", *volumes, "--uuid-file-save", "uuid", named, "--exec", "/bin/cat", "--", "/a", "/b")
+    for folder, python in zip([*folders, Path("/")], (True, False, False), strict=True):
+        here = [*show[: show.index("uuid")], str(saved), *show[show.index("uuid") + 1 :]] if folder == Path("/") else show
+        seen = line(*here, cwd=folder)
+        assert (seen.code, seen.out, seen.python) == (0, "onetwo", python)
+    assert saved.exists() and (folders[0] / "uuid").exists()
+    assert len(list((pyrun.root / "cache/run").iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["file", "layout", "link", "directory"])
+def test_a_name_that_is_a_file_there_is_looked_at(line: Callable[..., Line], named: str, folders: list[Path], kind: str) -> None:
+    """`pyrun run NAME` takes a file of that name, or a directory that holds an image, for the image."""
+    show = ("run", named, "--exec", "/bin/echo", "--", "stored")
+    assert line(*show, cwd=folders[0]).python and not line(*show, cwd=folders[1]).python
+    there = folders[1] / named
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        there.symlink_to("nowhere")
+    elif kind == "file":
+        there.write_text("no image")
+    else:
+        there.mkdir()
+        if kind == "layout":
+            (there / "oci-layout").write_text("no image")
+    seen = line(*show, cwd=folders[1])
+    assert (seen.out == "stored\n", seen.python) == (kind in ("link", "directory"), kind != "link"), seen.error
+    for _ in range(2):
+        seen = line(*show, cwd=folders[0])
+        assert (seen.code, seen.out) == (0, "stored\n")

@@ -43,7 +43,7 @@ def recipe(tmp_path: Path, plan: bytes = b"plan of " + BLANK.encode()) -> Recipe
 def key_of(*words: str) -> bytes:
     line = cache.split(list(words))
     assert line is not None
-    return cache.key_of(line, 0)
+    return cache.key_of(line, 0, here=True)
 
 
 def in_c(folder: Path, formats: str, values: str) -> list[str]:
@@ -73,10 +73,12 @@ def test_hash_is_fnv_1a() -> None:
     assert cache.name_of(b"foobar") == "85944171f73967e8"  # a test vector of the algorithm's authors
 
 
-def test_key_holds_directory_root_and_every_word_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_holds_root_directory_and_every_word_that_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYRUN_ROOT", "/r")
-    assert key_of("run", "a b", "") == b"0\0" + os.fsencode(tmp_path) + b"\0/r\0/a/bin/pyrun\0run\0a b\0\0"
+    assert key_of("run", "a b", "") == b"3\0/r\0/a/bin/pyrun\0run\0a b\0\0" + os.fsencode(tmp_path) + b"\0"
+    line = cache.split(["run", "a b", ""])
+    assert line is not None and cache.key_of(line, 0, here=False) == b"0\0/r\0/a/bin/pyrun\0run\0a b\0\0"
     assert key_of("run", "a", "b") != key_of("run", "a b")
 
 

@@ -40,7 +40,7 @@ def witness(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def native(witness: Path, form: int, argv: list[str], data: bytes = b"") -> list[bytes]:
-    """The key, and the plan if there was one; nothing where the launcher leaves it to Python."""
+    """The keys without and with the current directory, and the plan if there was one; nothing where the launcher leaves it to Python."""
     words = [str(witness), str(form), *argv]
     done = subprocess.run([os.fsencode(word) for word in words], input=data, capture_output=True, env={"PYRUN_ROOT": "/r"}, timeout=60)
     assert done.returncode in (0, 1)
@@ -78,7 +78,8 @@ def test_both_make_the_same_key(witness: Path, argv: list[str]) -> None:
             patch.setattr(sys.modules["__main__"], "launcher", str(witness), raising=False)  # see native/launcher.c
             line = cache.split(argv)
             there = line is not None and form in ((1, 2) if line.arguments else (0,))
-            assert native(witness, form, argv) == ([cache.key_of(line, form)] if line and there else [])
+            keys = [cache.key_of(line, form, here=here) for here in (False, True)] if line and there else []
+            assert native(witness, form, argv) == keys
 
 
 VALUES = st.sampled_from(["", "1", "--", "-e", "a=b", "\n", "é", "\udcff", "--name", "--rm=true", "web", "web-1", "-web"])
@@ -96,7 +97,7 @@ def test_lines_of_one_key_ask_for_the_same(data: st.DataObject) -> None:
     for line in lines if data.draw(st.booleans()) else []:
         line += ["--", *data.draw(st.lists(VALUES, min_size=1, max_size=3))]
     split = [cache.split(line) for line in lines]
-    if not split[0] or not split[1] or cache.key_of(split[0], 1) != cache.key_of(split[1], 1):
+    if not split[0] or not split[1] or cache.key_of(split[0], 1, here=True) != cache.key_of(split[1], 1, here=True):
         return
     asked: list[Args | None] = []
     for line in lines:
@@ -140,7 +141,7 @@ def test_both_put_the_same_into_a_plan(witness: Path, form: int) -> None:
     line = ["run", "-e", "A=new", "--env", "container=x", "IMAGE", "--set-env=C=", "--", *given]
     places = [0, 0xFFFFFFFF, 3]
     data = struct.pack("=128I", len(places), 0, *places, *[0] * (126 - len(places))) + bytes(512) + block
-    _, plan = native(witness, form, line, data)
+    *_, plan = native(witness, form, line, data)
     assert plan == ops.fill(block, given[form - 1 :], {0: "A=new", 3: "C="})
     decoded = ops.decode(plan)
     found = [(one[3], one[4]) for one in decoded.ops if one[0] == ops.EXEC]
@@ -160,7 +161,7 @@ def test_a_host_name_is_put_where_the_patches_say(witness: Path) -> None:
     block = ops.encode(run_plan(made))
     codes = [one[0] for one in ops.notes(block)]
     patches = [(ops.S1 + ops.SIZE * codes.index(ops.HOSTNAME), 0, 0), (ops.S2 + ops.SIZE * codes.index(ops.WRITE), 1, 6)]
-    _, plan = native(witness, 0, ["run", "--hostname", "new", "IMAGE"], with_patches(block, *patches))
+    *_, plan = native(witness, 0, ["run", "--hostname", "new", "IMAGE"], with_patches(block, *patches))
     (name,) = [one[3] for one in ops.notes(plan) if one[0] == ops.HOSTNAME]
     (text,) = [one[4] for one in ops.decode(plan).ops if one[0] == ops.WRITE]
     assert (name, text) == ("new", "headnewtail")
@@ -172,7 +173,7 @@ def test_a_host_name_is_put_where_the_patches_say(witness: Path) -> None:
 def test_a_patch_elsewhere_is_not_followed(witness: Path, patch: tuple[int, int, int]) -> None:
     block = ops.encode(run_plan(config("/app")))
     line = ["run", "--hostname=new", "IMAGE"]
-    assert len(native(witness, 0, line, with_patches(block, (72, 0, 0)))) == 2
+    assert len(native(witness, 0, line, with_patches(block, (72, 0, 0)))) == 3
     assert native(witness, 0, line, with_patches(block, patch)) == []
 
 
@@ -180,7 +181,7 @@ def test_a_patch_elsewhere_is_not_followed(witness: Path, patch: tuple[int, int,
 def test_more_arguments_than_a_plan_holds_are_for_python(witness: Path, count: int) -> None:
     data = bytes(1024) + ops.encode(run_plan(config("/app", "own")))
     found = native(witness, 1, ["run", "IMAGE", "--", *["x"] * count], data)
-    assert len(found) == (2 if count == 16382 else 0)
+    assert len(found) == (3 if count == 16382 else 0)
 
 
 @pytest.mark.parametrize("damage", [8, 12, 16, 20])
