@@ -156,7 +156,8 @@ def _remember(args: Args, recipe: Recipe) -> bool:
 def _is_here(args: Args) -> bool:
     """Whether the current directory decides; what a name would mean if there were a file of it there is checked (`resolve.absent`)."""
     path = resolve.parse(args.image).path
-    return path[:1] not in ("", "/") or any(volume.relative for volume in args.volume)
+    disks = (*args.io_max, *args.io_latency)
+    return path[:1] not in ("", "/") or any(volume.relative for volume in args.volume) or any(disk[:1] != "/" for disk in disks)
 
 
 def _is_bundled() -> bool:

@@ -8,12 +8,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from struct import Struct
 
 import pytest
 from harness import COMMAND, Pyrun
 from launched import programs, traced
 from places import ENTER, LIMITS, enabled, place_for_pods, processes
 from waiting import phase, wait_until
+
+LAST = Struct("=2I")  # of struct recipe_header: where what it says of limits is, and its size
 
 
 @pytest.fixture
@@ -167,3 +170,26 @@ def test_a_supervisor_that_is_killed(foreground: Foreground, pyrun: Pyrun) -> No
         started.kill()
     wait_until(lambda: not processes(foreground.place / f"pyrun-{uuid}"))
     assert foreground("exit 5").returncode == 5 and foreground.left() == []
+
+
+@pytest.mark.parametrize("how", ["another controller", "without an end", "more than there is", "nothing"])
+def test_a_recipe_that_is_damaged(foreground: Foreground, pyrun: Pyrun, how: str) -> None:
+    """What it says of limits is not to be had, so Python decides."""
+    assert foreground("exit 0").returncode == 0
+    (path,) = [path for path in (pyrun.root / "cache" / "run").iterdir() if path.name[0] != "."]
+    data = bytearray(path.read_bytes())
+    place, size = LAST.unpack_from(data, 72)
+    words, _, _ = bytes(data[place : place + size]).partition(b"\0")
+    assert words.decode() == foreground.file.partition(".")[0]
+    if how == "another controller":
+        data[place] ^= 1
+    elif how == "without an end":
+        data[place : place + size] = b"x" * size
+    elif how == "more than there is":
+        LAST.pack_into(data, 72, place, len(data))
+    else:
+        LAST.pack_into(data, 72, place, 1)
+    path.write_bytes(data)
+    done = foreground(foreground.inside())
+    assert (done.returncode, done.stdout, done.stderr) == (0, foreground.content + "\n", "")
+    assert foreground.had_python() and foreground.left() == []

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pyrun.cli.parse import parse
+from pyrun.cli.run import _is_here
 from pyrun.errors import ConfigError, PyrunError, UsageError
 from pyrun.pod import limits
 from pyrun.pod.options import LIMITS, Options
@@ -204,3 +206,9 @@ def test_every_disk_is_looked_for_each_time(monkeypatch: pytest.MonkeyPatch) -> 
     options = Options("/root")
     asked = limits.of(options, [{"name": "resource/block-iops", "value": {"limit": "100"}}])
     assert asked and limits.looked_at(options, asked) is None
+
+
+@pytest.mark.parametrize(("disk", "here"), [("/dev/a:rbps=1M", False), ("dev/a:rbps=1M", True), ("./x:rbps=1M", True)])
+def test_a_relative_path_to_a_disk_means_another_one_elsewhere(disk: str, here: bool) -> None:
+    for option, value in (("--io-max", disk), ("--io-latency", disk.replace("rbps=1M", "5ms"))):
+        assert _is_here(parse(["run", option, "/b:rbps=1M", option, value, "example.com/x"])) == here
