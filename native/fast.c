@@ -238,7 +238,7 @@ static void start(struct fast *fast, const struct words *words, char **envp)
     if (recipe->net_size > 0)
         let_signals(&before);
     if (placed && recipe->net_size > 0)
-        fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size);
+        fast->network = net_make(fast->root, fast->pod.dir, fast->pod.uuid, data + recipe->net, recipe->net_size, 0);
     plan = !placed || (recipe->net_size > 0 && fast->network < 0) ? -1 : (int)pod_plan(&fast->pod, block, size, take_network(fast, block));
     if (plan >= 0) /* which reaps the child: giving back its memory takes as long as all of this */
         become(fast, plan, envp);

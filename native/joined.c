@@ -4,6 +4,7 @@
  * path is also that of its own network, where that was made ahead (pyrun.net.pin). */
 #include "handover.h"
 #include "live.h"
+#include "files.h"
 #include "net_script.h"
 #include "prepared.h"
 #include "refuse.h"
@@ -107,38 +108,109 @@ static int lacks_relay(int pod)
     return start_time((int32_t)pid) != next_number(&at);
 }
 
-/* As claim() of pyrun.pod.starter: until the keeper has the lock nobody holds it. */
-static long say_who(int pod)
+static void refuse_taken(const char *uuid)
+{
+    refuse("start pod", uuid, "somebody else is starting or removing it", "a prepared pod runs once", "");
+}
+
+/* As claim() of pyrun.pod.starter: until the keeper has the lock nobody holds it.  1 where another one did so, and is gone. */
+static long say_who(int pod, const char *uuid)
 {
     const long pid = sys_call0(__NR_getpid);
-    char text[64], *at = str_add(str_add_number(text, text + sizeof text, (uint64_t)pid), text + sizeof text, " ");
+    char held[64 + MARGIN] = "", text[64], *at = held;
+    uint64_t other = 0, began = 0;
 
+    if (read_text(pod, STARTER, held, 64)) {
+        other = next_number(&at);
+        began = next_number(&at);
+    }
+    if (other != 0 && other <= 0x7fffffff && start_time((int32_t)other) == began) {
+        refuse_taken(uuid);
+        return -EBUSY;
+    }
+    at = str_add(str_add_number(text, text + sizeof text, (uint64_t)pid), text + sizeof text, " ");
     at = str_add_number(at, text + sizeof text, start_time((int32_t)pid));
-    return write_file(pod, STARTER, O_CREAT | O_EXCL, 0600, text, (size_t)(at - text));
+    began = (uint64_t)write_file(pod, STARTER, O_CREAT | O_TRUNC, 0600, text, (size_t)(at - text));
+    return (long)began < 0 ? (long)began : other != 0;
+}
+
+/* Takes back what an earlier start has left, then makes it as the script says.  What the kernel refuses it is asked again. */
+static int make_as_written(const char *root, int pod, const char *uuid, int left)
+{
+    char *script;
+    long n = net_read(pod, NET_SCRIPT, &script, NET_SIZE);
+    int made = -1;
+
+    if (n <= 0 || ((left || has(pod, "net")) && !net_take_apart(root, pod, uuid, script, (size_t)n)))
+        return -1;
+    for (int turn = 0; turn < 2 && made < 0; turn++) {
+        n = net_read(pod, NET_SCRIPT, &script, NET_SIZE);
+        if (turn > 0)
+            forget_refusal();
+        made = n <= 0 ? -1 : net_make(root, pod, uuid, script, (size_t)n, 1);
+        if (made == -EADDRINUSE || made == -EADDRNOTAVAIL || made == -EEXIST || made == -ESTALE || made == -EREMOTEIO)
+            break; /* whoever said so will say it again */
+    }
+    return made;
+}
+
+/* Of a pod that stands prepared only because it is to start now: what cannot be made is Python's to make. */
+static int make_at_once(const char *root, int pod, const char *uuid)
+{
+    char *script;
+    const long n = has(pod, "net") ? 0 : net_read(pod, NET_SCRIPT, &script, NET_SIZE);
+
+    return n <= 0 ? -1 : net_make(root, pod, uuid, script, (size_t)n, 0);
+}
+
+/* The lock is this process's, or free. */
+static int lock_pod(int pod, const char *uuid)
+{
+    const long r = sys_call2(__NR_flock, pod, LOCK_EX | LOCK_NB);
+    int own;
+
+    if (r != -EBADF) /* it is not O_PATH: this process has made it, and has the lock */
+        return -1;
+    own = (int)sys_openat(pod, ".", O_RDONLY | O_DIRECTORY, 0);
+    if (own >= 0 && sys_call2(__NR_flock, own, LOCK_EX | LOCK_NB) == 0)
+        return own;
+    if (own >= 0)
+        sys_close(own);
+    refuse_taken(uuid);
+    return -EBUSY;
 }
 
 /* One that is made as the pod's script says (net_script.c). */
 static int make_own(const char *root, int pods, int pod, const char *uuid)
 {
-    static char script[NET_SIZE];
-    OWNED_FD file = (int)sys_openat(pod, NET_SCRIPT, O_RDONLY | O_NOFOLLOW, 0), made = -1, own = -1;
-    const long n = file < 0 ? file : sys_read(file, script, sizeof script);
+    OWNED_FD own = lock_pod(pod, uuid), made = -1; /* what a user's program holds until it can be found */
     int network;
+    long left;
 
-    if (sys_call2(__NR_flock, pod, LOCK_EX | LOCK_NB) == -EBADF) { /* O_PATH; else this process has made it, and has the lock */
-        own = (int)sys_openat(pod, ".", O_RDONLY | O_DIRECTORY, 0);
-        if (own < 0 || sys_call2(__NR_flock, own, LOCK_EX | LOCK_NB) < 0)
-            return NETWORK_FOR_PYTHON;
-    }
-    if (n <= 0 || !stands(pods, "prepared/", uuid) || has(pod, "net") ||
-        has(pod, STARTER) || say_who(pod) < 0)
+    if (own == -EBUSY || !has(pod, NET_SCRIPT))
         return NETWORK_FOR_PYTHON;
-    made = net_make(root, own >= 0 ? own : pod, uuid, script, (size_t)n); /* what a user's program holds until it can be found */
+    if (!stands(pods, "prepared/", uuid)) {
+        refuse_taken(uuid);
+        return NETWORK_FOR_PYTHON;
+    }
+    left = say_who(pod, uuid);
+    if (left < 0)
+        return NETWORK_FOR_PYTHON;
+    made = own < 0 ? make_at_once(root, pod, uuid) : make_as_written(root, own, uuid, left > 0);
     network = made < 0 ? made : out_of_the_way(made);
     if (network >= 0)
         return network;
     (void)sys_call3(__NR_unlinkat, pod, STARTER, 0);
     return NETWORK_FOR_PYTHON;
+}
+
+/* Its own, made ahead, unless the mount has gone, as with a boot, the relay has ended, or somebody was about to make another and was killed:
+ * then that is made. */
+static int open_ahead(const char *root, int pods, int pod, const char *uuid, const char *path)
+{
+    OWNED_FD network = has(pod, STARTER) || lacks_relay(pod) ? -1 : (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
+
+    return network < 0 || !is_network(network) ? make_own(root, pods, pod, uuid) : out_of_the_way(network);
 }
 
 int find_network(const char *root, int pods, int pod, const char *uuid)
@@ -150,9 +222,9 @@ int find_network(const char *root, int pods, int pod, const char *uuid)
 
     if (n == -ENOENT)
         return has(pod, "net.want") ? make_own(root, pods, pod, uuid) : NETWORK_NONE;
-    if (has(pod, "net") && (has(pod, STARTER) || lacks_relay(pod))) /* Python makes its own anew, or did and was killed */
-        return NETWORK_FOR_PYTHON;
     name[n > 0 ? n : 0] = '\0';
+    if (has(pod, "net")) /* made ahead */
+        return open_ahead(root, pods, pod, uuid, name);
     if (memcmp(name, container, sizeof container - 1) == 0)
         network = of_pod(pods, name + sizeof container - 1);
     else if ((network = (int)sys_openat(AT_FDCWD, name, O_RDONLY | O_NONBLOCK, 0)) < 0 || !is_network(network))

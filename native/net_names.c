@@ -6,7 +6,7 @@
 
 #include "files.h"
 
-#define HOSTS_SIZE (1 << 18) /* a larger one is left to Python */
+#define HOSTS_SIZE (1 << 20) /* pyrun.net.names reads no more either */
 #define MARK "# network "
 #define OWNER " # "
 #define OWNER_SIZE (sizeof OWNER - 1 + UUID_LENGTH)
@@ -201,7 +201,8 @@ static void set_up(void)
 long net_name(const struct net *net, const struct net_op *op)
 {
     const char *network = net->pool + op->word[0];
-    char own[4096], path[PATH_SIZE], beside[PATH_SIZE];
+    static char own[1 << 16];
+    char path[PATH_SIZE], beside[PATH_SIZE];
     const long n = net_text(net, op->word[1], op->word[2], own, sizeof own);
     long r;
 
@@ -214,6 +215,31 @@ long net_name(const struct net *net, const struct net_op *op)
     add(&lists, own, (size_t)n);
     if (lists.full)
         return -EFBIG;
+    r = write_file(net->networks, beside, O_CREAT | O_TRUNC, 0644, lists.data, lists.size);
+    if (r == 0)
+        r = sys_call4(__NR_renameat, net->networks, beside, net->networks, path);
+    return r < 0 ? r : renew_all(net, network);
+}
+
+long net_forget(const struct net *net, const char *network)
+{
+    char path[PATH_SIZE], beside[PATH_SIZE];
+    long r;
+
+    set_up();
+    if (list_of(path, network, "") == 0 || list_of(beside, network, ".new") == 0 || (r = read_all(net->networks, path, &before)) < 0)
+        return -ENOENT;
+    for (const char *line = before.data, *end = line + before.size; line < end;) {
+        const size_t size = line_at(line, end);
+
+        if (!is_of(line, size, net->uuid)) {
+            add(&lists, line, size);
+            add(&lists, "\n", 1);
+        }
+        line += size + 1;
+    }
+    if (lists.size == before.size)
+        return 0;
     r = write_file(net->networks, beside, O_CREAT | O_TRUNC, 0644, lists.data, lists.size);
     if (r == 0)
         r = sys_call4(__NR_renameat, net->networks, beside, net->networks, path);

@@ -14,7 +14,7 @@
 #define PATIENCE 60000000000ULL /* nanoseconds */
 #define CLOCK_MONOTONIC 1
 #define SAID "pyrun-plug-in"
-#define CONFIGURATION (NET_SIZE + NET_ANSWER)
+#define CONFIGURATION (NET_WORDS_SIZE + NET_ANSWER)
 
 struct answer {
     char out[NET_ANSWER + 1], err[8192];
@@ -41,7 +41,7 @@ static int input(struct net *net, const struct net_op *op, int with_result)
     char *at = text + size;
     int fd;
 
-    if (op->word[3] >= net->pool_size || size >= net->pool_size - op->word[3])
+    if (op->word[3] >= net->pool_size || size >= net->pool_size - op->word[3] || size >= NET_WORDS_SIZE)
         return -EINVAL;
     memcpy(text, net->pool + op->word[3], size);
     if (with_result)
@@ -56,12 +56,15 @@ static int input(struct net *net, const struct net_op *op, int with_result)
 /* In the child, in a group of its own, so that all that it starts ends with it where it has to. */
 static void become(const struct net *net, const struct net_op *op, char *command, char *ns, const int fds[3])
 {
-    static char words[NET_SIZE];
-    char *environment[NET_OPS + 3] = {command, ns}, *argv[2] = {0};
+    static char words[NET_WORDS_SIZE];
+    static char *environment[NET_WORDS + 3];
+    char *argv[2] = {0};
     const uint32_t size = op->word[2];
     const uint64_t none = 0;
     int copies[3];
 
+    environment[0] = command;
+    environment[1] = ns;
     (void)sys_call2(__NR_setpgid, 0, 0);
     (void)sys_prctl(PR_SET_PDEATHSIG, SIGKILL, 0);
     if (op->word[1] >= net->pool_size || size >= net->pool_size - op->word[1] || size >= sizeof words)
@@ -180,7 +183,7 @@ static long tell(const struct net *net, const struct net_op *op, struct answer *
 
     answer->out[answer->out_size < NET_ANSWER ? answer->out_size : NET_ANSWER] = '\0';
     said.valid = net_read_result(&result, answer->out, answer->out_size);
-    refuse_plugin(network, behind(network), &said);
+    refuse_plugin("ADD", network, behind(network), &said);
     (void)str_add_number(number + (answer->code < 0), number + sizeof number, (uint64_t)(answer->code < 0 ? -answer->code : answer->code));
     add(&at, end, network);
     add(&at, end, behind(network));
@@ -214,6 +217,9 @@ static long keep(struct net_plugged *network, struct answer *answer)
         return -EBADMSG;
     if (result.members == 0)
         return 0;
+    network->result = net_room(answer->out_size + 1);
+    if (network->result == 0)
+        return -ENOMEM;
     memcpy(network->result, answer->out, answer->out_size + 1);
     network->size = (uint32_t)answer->out_size;
     return 0;
@@ -265,15 +271,19 @@ long net_plugin(struct net *net, const struct net_op *op)
     if (op->word[5] >> NET_NETWORK_SHIFT >= NET_PLUGGED || op->word[6] + NET_OF_RESULT > NET_VALUES)
         return -EINVAL;
     if (!network->asked && !all_there(net))
-        return -ENOENT;
+        return -EREMOTEIO;
     network->asked = 1;
     r = call(net, op, 1, &answer);
     if (r < 0)
         return r;
-    if (answer.out_size == sizeof answer.out)
-        return -EFBIG;
-    if (answer.code == 127 && answer.out_size + answer.err_size == 0)
-        return -ENOEXEC; /* nothing was executed */
+    if (answer.out_size == sizeof answer.out) {
+        answer.code = LONG;
+        return tell(net, op, &answer);
+    }
+    if (answer.code == 127 && answer.out_size + answer.err_size == 0) { /* nothing was executed */
+        refuse_missing(net->pool + op->word[0]);
+        return -EREMOTEIO;
+    }
     if (answer.code != 0 || keep(network, &answer) < 0)
         return tell(net, op, &answer);
     if ((op->word[5] & NET_LAST) == 0)
@@ -282,7 +292,20 @@ long net_plugin(struct net *net, const struct net_op *op)
     if (network->size > 0 && !net_read_result(&result, network->result, network->size))
         return -EBADMSG;
     network->address_count = result.address_count;
-    return net_take_result(&net->value[op->word[6]], network->address, &result);
+    if (net_take_result(&net->value[op->word[6]], network->address, &result) == 0)
+        return 0;
+    refuse("join network", net->pool + op->word[0], "the answer of its plug-ins is no result of CNI", "", "--net");
+    return -EREMOTEIO;
+}
+
+static void refuse_removal(char *network, struct answer *answer)
+{
+    struct said said = {answer->out, answer->err, answer->out_size, answer->err_size, answer->code, 1};
+
+    if (answer->code == 127 && answer->out_size + answer->err_size == 0)
+        refuse_missing(network);
+    else
+        refuse_plugin("DEL", network, behind(network), &said);
 }
 
 int net_take_back(struct net *net)
@@ -296,8 +319,11 @@ int net_take_back(struct net *net)
         for (uint32_t i = net->op_count; i-- > 0;) {
             const struct net_op *op = net->ops + i;
 
-            if (op->what == NET_PLUGIN && op->word[5] >> NET_NETWORK_SHIFT == number)
-                done &= call(net, op, 0, &answer) == 0 && answer.code == 0;
+            if (op->what == NET_PLUGIN && op->word[5] >> NET_NETWORK_SHIFT == number && (call(net, op, 0, &answer) != 0 || answer.code != 0)) {
+                done = 0;
+                if (!is_refused()) /* the first one is told */
+                    refuse_removal(net->pool + op->word[0], &answer);
+            }
         }
     }
     return done;

@@ -22,6 +22,9 @@ struct net_result {
 /* Reads a result that ends in a NUL; 0 for anything that is none, or has what only Python could judge. */
 int net_read_result(struct net_result *result, const char *text, size_t size);
 
+/* ADDRESS/LENGTH, or an address alone; the family's digit, 0 for anything else. */
+unsigned char net_take_address(struct net_value *address, struct net_span from);
+
 /* Its values, from `first` on, and its addresses; minus an errno where one is none. */
 long net_take_result(struct net_value *first, struct net_value *addresses, const struct net_result *result);
 

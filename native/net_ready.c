@@ -7,19 +7,51 @@
 #include "handover.h"
 #include "live.h"
 #include "net_script.h"
+#include "refuse.h"
 #include "shared.h"
 
 #define IPV6 "/proc/sys/net/ipv6/conf"
 #define ELEMENTS (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM)
 #define BORDER 20 /* bytes of the first and the last request of a transaction: struct nlmsghdr and struct nfgenmsg */
 
+/* Whether the file says what it said. */
+static int holds(const struct net *net, const struct net_op *op)
+{
+    OWNED_FD file = (int)sys_openat(AT_FDCWD, net->pool + op->word[0], O_RDONLY, 0);
+    const char *then = net->pool + op->word[2];
+    uint32_t left = op->word[3];
+    char now[4096];
+    long n = file;
+
+    while (file >= 0 && (n = sys_read(file, now, sizeof now)) > 0) {
+        if ((uint32_t)n > left || memcmp(now, then, (size_t)n) != 0)
+            return 0;
+        then += n;
+        left -= (uint32_t)n;
+    }
+    return n == 0 && left == 0;
+}
+
+static long refuse_changed(const char *path)
+{
+    refuse("join network by", path, sys_call3(__NR_faccessat, AT_FDCWD, path, 0) < 0 ? "it is gone since the pod was prepared"
+                                                                                     : "it has changed since the pod was prepared",
+           "remove the pod and prepare it again", "--net");
+    return -ESTALE;
+}
+
+/* For a pod that starts at once nothing may have changed that decided; for a prepared one it holds as long as its network's own file says
+ * the same. */
 long net_check(const struct net *net, const struct net_op *op)
 {
     struct net_stamp then;
     struct stat st;
 
-    if (op->word[1] >= net->pool_size || sizeof then >= net->pool_size - op->word[1])
+    if (op->word[1] >= net->pool_size || sizeof then >= net->pool_size - op->word[1] ||
+        (op->word[3] > 0 && op->word[3] >= net->pool_size - op->word[2]))
         return -EINVAL;
+    if (net->prepared)
+        return op->word[3] == 0 || holds(net, op) ? 0 : refuse_changed(net->pool + op->word[0]);
     memcpy(&then, net->pool + op->word[1], sizeof then);
     if (sys_call4(__NR_newfstatat, AT_FDCWD, net->pool + op->word[0], &st, 0) < 0)
         return then.inode == 0 ? 0 : -ESTALE;
@@ -45,14 +77,15 @@ long net_when(struct net *net, const struct net_op *op)
 long net_pick(struct net *net, const struct net_op *op)
 {
     const uint32_t to = op->word[0], told = op->word[1], place = op->word[2], size = op->word[3] == 4 ? 4 : 16;
-    const unsigned char *sources = (const unsigned char *)net->pool + op->word[4];
+    const char *sources = net->pool + op->word[4];
 
-    if (to >= NET_VALUES || told >= NET_VALUES || place >= sizeof net->value->raw || op->word[5] >= net->pool_size - op->word[4])
+    if (to >= NET_VALUES || told >= NET_VALUES || place >= sizeof net->value->raw || op->word[5] * sizeof(uint16_t) >= net->pool_size - op->word[4])
         return -EINVAL;
     for (uint32_t i = 0; i < op->word[5]; i++) {
-        const int plugged = (sources[i] & NET_PLUGGED_SOURCE) != 0;
-        const struct net_plugged *network = &net->plugged[sources[i] % NET_PLUGGED];
-        const struct net_value *from = plugged ? network->address : &net->value[sources[i]];
+        const uint32_t source = (unsigned char)sources[2 * i] | (uint32_t)(unsigned char)sources[2 * i + 1] << 8;
+        const int plugged = (source & NET_PLUGGED_SOURCE) != 0;
+        const struct net_plugged *network = &net->plugged[source % NET_PLUGGED];
+        const struct net_value *from = plugged ? network->address : &net->value[source % NET_VALUES];
         const uint32_t count = plugged ? network->address_count : 1;
 
         for (uint32_t j = 0; j < count; j++)
@@ -170,9 +203,9 @@ int net_lives(const struct net *net, const char *uuid)
     return 0;
 }
 
-/* Whether the kernel will read it to its end: it says nothing of what breaks off.  With `count` it is what one pod has in the table, and
- * how many requests that are. */
-static int is_whole(const char *data, size_t size, uint32_t *count)
+/* Whether the kernel will read it to its end: it says nothing of what breaks off.  With `elements` it is what one pod has in the table, and
+ * nothing else. */
+static int is_whole(const char *data, size_t size, int elements)
 {
     struct nlmsghdr header = {0};
     size_t at = 0;
@@ -181,9 +214,7 @@ static int is_whole(const char *data, size_t size, uint32_t *count)
         memcpy(&header, data + at, sizeof header);
         if (header.nlmsg_len < sizeof header || header.nlmsg_len > size - at || header.nlmsg_len % NLMSG_ALIGNTO != 0)
             return 0;
-        if (count != 0 && header.nlmsg_type == ELEMENTS)
-            *count += 1;
-        else if (count != 0 && (header.nlmsg_type != (at == 0 ? NFNL_MSG_BATCH_BEGIN : NFNL_MSG_BATCH_END) || header.nlmsg_len != BORDER))
+        if (elements && header.nlmsg_type != ELEMENTS && (header.nlmsg_type != (at == 0 ? NFNL_MSG_BATCH_BEGIN : NFNL_MSG_BATCH_END) || header.nlmsg_len != BORDER))
             return 0;
         at += header.nlmsg_len;
     }
@@ -192,9 +223,8 @@ static int is_whole(const char *data, size_t size, uint32_t *count)
 
 /* A transaction that grows. */
 struct batch {
-    char data[NET_SIZE];
+    char *data;
     size_t size; /* without its end */
-    uint32_t answers;
 };
 
 /* What a pod has in the table stands in its directory as it was sent, NET_ELEMENTS. */
@@ -202,13 +232,13 @@ static long add_elements(const struct net *net, const char *path, struct batch *
 {
     OWNED_FD file = (int)sys_openat(net->networks, path, O_RDONLY | O_NOFOLLOW, 0);
     char *at = batch->data + batch->size - BORDER; /* its beginning comes to lie where the end so far is */
-    const size_t room = sizeof batch->data - batch->size;
+    const size_t room = NET_SIZE - batch->size;
     char before[BORDER], *end = batch->data + batch->size;
     long n;
 
     memcpy(before, at, BORDER);
     n = file < 0 ? file : sys_read(file, at, room);
-    if (n < 0 || (size_t)n == room || (n > 0 && !is_whole(at, (size_t)n, &batch->answers)))
+    if (n < 0 || (size_t)n == room || (n > 0 && !is_whole(at, (size_t)n, 1)))
         return n < 0 ? n : -EINVAL;
     memcpy(at, before, BORDER);
     batch->size = (size_t)(end - batch->data) + (n > 0 ? (size_t)n - 2 * BORDER : 0);
@@ -235,17 +265,16 @@ static long add_pods(const struct net *net, const char *phase, struct batch *bat
 /* The table as a file says, and in the same transaction what is living pods' in it. */
 long net_rules(struct net *net, const struct net_op *op)
 {
-    static struct batch batch;
+    struct batch batch = {net_room(NET_SIZE), 0};
     static const char phases[][12] = {"prepared/", "running/"}; /* in the order in which pods move on, so that none is missed */
     OWNED_FD file = (int)sys_openat(net->networks, net->pool + op->word[0], O_RDONLY | O_NOFOLLOW, 0);
-    long r = file < 0 ? file : sys_read(file, batch.data, sizeof batch.data);
+    long r = batch.data == 0 ? -ENOMEM : file < 0 ? file : sys_read(file, batch.data, NET_SIZE);
     char end[BORDER];
     uint32_t number;
 
-    if (r <= 0 || (size_t)r == sizeof batch.data || !is_whole(batch.data, (size_t)r, 0))
+    if (r <= 0 || r == NET_SIZE || !is_whole(batch.data, (size_t)r, 0))
         return r < 0 ? r : -EINVAL;
     batch.size = (size_t)r - BORDER;
-    batch.answers = 1;
     memcpy(end, batch.data + batch.size, BORDER);
     for (size_t i = 0; i < sizeof phases / sizeof *phases; i++) {
         r = add_pods(net, phases[i], &batch);
@@ -253,7 +282,7 @@ long net_rules(struct net *net, const struct net_op *op)
             return r;
     }
     memcpy(batch.data + batch.size, end, BORDER);
-    r = net_send(net, NET_FILTER, batch.data, batch.size + BORDER, batch.answers, &number);
+    r = net_send(net, NET_FILTER, batch.data, batch.size + BORDER, 1, &number);
     net->fresh = r == 0;
     return r;
 }

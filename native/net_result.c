@@ -2,7 +2,7 @@
  * what this reader lets pass, Python's lets pass. */
 #include "net_plugin.h"
 
-#define DEEPEST 32
+#define DEEPEST 200
 #define LONGEST_NUMBER 32
 #define LONGEST_MAC 40
 
@@ -66,8 +66,7 @@ static void escape(struct reader *in)
     }
 }
 
-/* With `plain` nothing in it is written otherwise than it is meant. */
-static struct net_span string(struct reader *in, int plain)
+static struct net_span string(struct reader *in)
 {
     struct net_span found = {0, 0};
 
@@ -77,7 +76,7 @@ static struct net_span string(struct reader *in, int plain)
         const unsigned char *c = (const unsigned char *)in->at;
         const int more = more_of(c);
 
-        in->bad = *c < ' ' || more < 0 || (*c == '\\' && plain && c[1] != '/');
+        in->bad = *c < ' ' || more < 0;
         in->at += 1 + (in->bad ? 0 : more);
         if (*c == '\\' && !in->bad)
             escape(in);
@@ -87,7 +86,7 @@ static struct net_span string(struct reader *in, int plain)
     return found;
 }
 
-/* Some write a slash with a backslash before it, as JSON allows: without that. */
+/* Some write a slash with a backslash before it, or a letter as \u0041, as JSON allows: without that. */
 static struct net_span unescaped(struct reader *in, struct net_span text)
 {
     char *to = in->to->room + in->to->used;
@@ -95,12 +94,20 @@ static struct net_span unescaped(struct reader *in, struct net_span text)
 
     for (uint32_t i = 0; i < text.size; i++)
         any |= text.at[i] == '\\';
-    if (!any)
+    if (!any || text.size > sizeof in->to->room - in->to->used) /* as long as that is nothing that counts */
         return text;
-    in->bad |= text.size > sizeof in->to->room - in->to->used;
-    for (uint32_t i = 0; i < text.size && !in->bad; i++)
-        if (text.at[i] != '\\')
-            to[size++] = text.at[i];
+    for (uint32_t i = 0; i < text.size; i++) {
+        const char *at = text.at + i;
+
+        if (*at == '\\' && at[1] == 'u' && at[2] == '0' && at[3] == '0' && at[4] >= '2' && at[4] <= '7') {
+            to[size++] = (char)((at[4] - '0') << 4 | (at[5] <= '9' ? at[5] - '0' : (at[5] | 0x20) - 'a' + 10));
+            i += 5;
+        } else if (*at == '\\' && (at[1] == '/' || at[1] == '"' || at[1] == '\\')) {
+            to[size++] = at[1];
+            i++;
+        } else
+            to[size++] = *at; /* of an escape that is no letter of ASCII, which is nothing that counts either */
+    }
     in->to->used += size;
     return (struct net_span){to, size};
 }
@@ -196,10 +203,12 @@ static void object(struct reader *in, enum part what)
 
     in->at++;
     while (!in->bad && !take(in, '}')) {
+        struct net_span name;
         enum part part;
 
         in->bad |= count++ > 0 && !take(in, ',');
-        part = member(what, string(in, what != OTHER));
+        name = string(in);
+        part = what == OTHER ? OTHER : member(what, unescaped(in, name));
         in->bad |= !take(in, ':') || (part != OTHER && (seen & 1U << part) != 0);
         seen |= 1U << part;
         value(in, part);
@@ -221,9 +230,18 @@ static void array(struct reader *in, enum part what)
     }
 }
 
+/* Of more than anybody has one of each family is enough. */
+static void take_default(struct net_result *to, unsigned char family)
+{
+    for (uint32_t i = 0; i < to->default_count && to->default_count == NET_DEFAULTS; i++)
+        if (to->defaults[i] == family)
+            return;
+    to->defaults[to->default_count < NET_DEFAULTS ? to->default_count++ : NET_DEFAULTS - 1] = family;
+}
+
 static void text(struct reader *in, enum part what)
 {
-    const struct net_span found = what == OTHER ? string(in, 0) : unescaped(in, string(in, 1));
+    const struct net_span raw = string(in), found = what == OTHER ? raw : unescaped(in, raw);
 
     if (what == ADDRESS) {
         in->bad |= in->to->address_count == NET_ADDRESSES;
@@ -233,9 +251,7 @@ static void text(struct reader *in, enum part what)
         in->address[what == ADDRESS6] = found;
         in->bad |= found.size == 0;
     } else if (what == TARGET && (is(found, "0.0.0.0/0") || is(found, "::/0"))) {
-        in->bad |= in->to->default_count == NET_DEFAULTS;
-        if (!in->bad)
-            in->to->defaults[in->to->default_count++] = found.at[0] == ':' ? '6' : '4';
+        take_default(in->to, found.at[0] == ':' ? '6' : '4');
     } else if (what == MAC) {
         in->mac = found;
     } else if (what == SANDBOX) {
@@ -285,92 +301,6 @@ int net_read_result(struct net_result *result, const char *data, size_t size)
     return !in.bad;
 }
 
-/* inet_pton(3); what stands at the end, or 0. */
-static const char *read_ipv4(unsigned char raw[16], const char *at, const char *end)
-{
-    for (int i = 0; i < 4; i++) {
-        unsigned number = 0;
-        const char *start;
-
-        if (i > 0 && (at == end || *at++ != '.'))
-            return 0;
-        for (start = at; at < end && at - start < 3 && *at >= '0' && *at <= '9'; at++)
-            number = number * 10 + (unsigned)(*at - '0');
-        if (at == start || number > 255 || (*start == '0' && at - start > 1))
-            return 0;
-        raw[i] = (unsigned char)number;
-    }
-    return at;
-}
-
-static const char *read_ipv6(unsigned char raw[16], const char *at, const char *end)
-{
-    int count = 0, gap = -1;
-
-    memset(raw, 0, 16);
-    while (at < end && *at != '/') {
-        unsigned number = 0;
-        const char *start;
-
-        if (gap < 0 && end - at > 1 && at[0] == ':' && at[1] == ':') {
-            gap = count;
-            at += 2;
-            continue;
-        }
-        if (count > 0 && gap != count && *at++ != ':')
-            return 0;
-        for (start = at; at < end && at - start < 4 && is_hex(*at); at++)
-            number = number * 16 + (unsigned)(*at <= '9' ? *at - '0' : (*at | 0x20) - 'a' + 10);
-        if (at < end && *at == '.' && count <= 6) { /* the rest is an IPv4 address */
-            at = read_ipv4(raw + 2 * count, start, end);
-            count += 2;
-            if (at == 0 || at == end || *at != '/')
-                return 0;
-            break;
-        }
-        if (at == start || count == 8)
-            return 0;
-        raw[2 * count] = (unsigned char)(number >> 8);
-        raw[2 * count++ + 1] = (unsigned char)number;
-    }
-    if (gap < 0 ? count != 8 : count == 8)
-        return 0;
-    if (gap >= 0) {
-        memmove(raw + 16 - 2 * (count - gap), raw + 2 * gap, (size_t)(2 * (count - gap)));
-        memset(raw + 2 * gap, 0, (size_t)(2 * (8 - count)));
-    }
-    return at;
-}
-
-static void set_text(struct net_value *value, const char *at, size_t size)
-{
-    memcpy(value->text, at, size);
-    value->text[size] = '\0';
-}
-
-/* ADDRESS/LENGTH; the family's digit, 0 for anything else. */
-static unsigned char take_address(struct net_value *address, struct net_span from)
-{
-    const char *end = from.at + from.size, *at = from.at, *slash;
-    unsigned number = 0;
-    int six = 0;
-
-    for (const char *c = from.at; c < end; c++)
-        six |= *c == ':';
-    slash = six ? read_ipv6(address->raw, at, end) : read_ipv4(address->raw, at, end);
-    if (slash == 0 || from.size >= sizeof address->text)
-        return 0;
-    if (slash != end && (*slash != '/' || end - slash < 2 || end - slash > 4 || (slash[1] == '0' && end - slash > 2)))
-        return 0;
-    for (at = slash == end ? end : slash + 1; at < end && *at >= '0' && *at <= '9'; at++)
-        number = number * 10 + (unsigned)(*at - '0');
-    if (at != end || number > (six ? 128 : 32))
-        return 0;
-    address->size = six ? 16 : 4;
-    set_text(address, from.at, from.size);
-    return six ? '6' : '4';
-}
-
 long net_take_result(struct net_value *first, struct net_value *addresses, const struct net_result *result)
 {
     struct net_value *kinds = first, *defaults = first + 1, *mac = first + 2;
@@ -378,7 +308,7 @@ long net_take_result(struct net_value *first, struct net_value *addresses, const
 
     memset(first, 0, sizeof *first * NET_OF_RESULT);
     for (uint32_t i = 0; i < result->address_count; i++) {
-        const unsigned char family = take_address(addresses + i, result->address[i]);
+        const unsigned char family = net_take_address(addresses + i, result->address[i]);
 
         if (family == 0)
             return -EINVAL;
@@ -394,6 +324,9 @@ long net_take_result(struct net_value *first, struct net_value *addresses, const
         if (result->mac.size > LONGEST_MAC || (result->mac.at[i] != ':' && !is_hex(result->mac.at[i])))
             return -EINVAL;
     if (result->mac.size > 0)
-        set_text(mac, result->mac.at, result->mac.size);
+        {
+        memcpy(mac->text, result->mac.at, result->mac.size);
+        mac->text[result->mac.size] = '\0';
+    }
     return 0;
 }

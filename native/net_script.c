@@ -10,6 +10,7 @@
 #include "handover.h"
 #include "net_script.h"
 #include "prepared.h"
+#include "refuse.h"
 #include "shared.h"
 
 #define SOCK_RAW 3
@@ -22,18 +23,17 @@ static const char *string(const struct net *net, uint32_t at)
     return net->pool + at; /* the pool ends with a NUL, and `at` was looked at */
 }
 
-static long lock(struct net *net)
+long net_lock(struct net *net)
 {
     net->lock = (int)sys_openat(net->networks, "lock", O_RDWR | O_CREAT, 0600);
     return net->lock < 0 ? net->lock : sys_call2(__NR_flock, net->lock, LOCK_EX);
 }
 
-static long unlock(struct net *net)
+void net_unlock(struct net *net)
 {
     if (net->lock >= 0)
         sys_close(net->lock);
     net->lock = -1;
-    return 0;
 }
 
 static long file(struct net *net, const struct net_op *op)
@@ -43,6 +43,30 @@ static long file(struct net *net, const struct net_op *op)
 
     net->recorded |= str_eq(string(net, op->word[0]), "net");
     return n < 0 ? n : replace_file(net->pod, string(net, op->word[0]), text, (size_t)n, 0);
+}
+
+char *net_room(size_t size)
+{
+    const long r = sys_call6(__NR_mmap, 0, size, 3 /* read, write */, 0x4022 /* private, anonymous, without reserve */, -1, 0);
+
+    return (unsigned long)r > -4096UL ? 0 : (char *)r;
+}
+
+long net_read(int dir, const char *name, char **data, size_t most)
+{
+    OWNED_FD file = (int)sys_openat(dir, name, O_RDONLY | O_NOFOLLOW, 0);
+    struct stat st;
+    long n = file < 0 ? file : sys_fstat(file, &st), size = 0;
+
+    *data = 0;
+    if (n < 0)
+        return n;
+    if ((uint64_t)st.st_size > most)
+        return -EFBIG;
+    *data = net_room((size_t)st.st_size + 1);
+    while (*data != 0 && size < st.st_size && (n = sys_read(file, *data + size, st.st_size - size)) > 0)
+        size += n;
+    return *data == 0 ? -ENOMEM : n < 0 ? n : size;
 }
 
 int net_socket(int family)
@@ -115,19 +139,54 @@ static long answers(int fd, uint32_t awaited, uint32_t *number)
 
 long net_open(struct net *net, uint32_t where)
 {
-    if (net->socket[where] < 0)
+    static const int room = 2 * NET_SIZE;
+
+    if (net->socket[where] < 0) {
         net->socket[where] = net_socket(where == NET_FILTER ? NETLINK_NETFILTER : 0);
+        if (where == NET_FILTER) /* a transaction comes in one piece */
+            (void)sys_call5(__NR_setsockopt, net->socket[where], 1 /* SOL_SOCKET */, 32 /* SO_SNDBUFFORCE */, &room, sizeof room);
+    }
     return net->socket[where];
 }
 
-long net_send(struct net *net, uint32_t where, const char *data, size_t size, uint32_t awaited, uint32_t *number)
+/* Of a transaction only the last request is acknowledged: a socket has no room for thousands of answers.  Errors come in any case. */
+static void quieten(char *data, size_t size)
+{
+    struct nlmsghdr header;
+    size_t last = 0;
+
+    for (size_t at = 0; size - at >= sizeof header; at += NLMSG_ALIGN(header.nlmsg_len)) {
+        memcpy(&header, data + at, sizeof header);
+        if (header.nlmsg_len < sizeof header || NLMSG_ALIGN(header.nlmsg_len) > size - at)
+            return;
+        if ((header.nlmsg_flags & NLM_F_ACK) == 0)
+            continue;
+        if (last > 0) {
+            struct nlmsghdr before;
+
+            memcpy(&before, data + last, sizeof before);
+            before.nlmsg_flags &= (uint16_t)~NLM_F_ACK;
+            memcpy(data + last, &before, sizeof before);
+        }
+        last = at;
+    }
+}
+
+long net_send(struct net *net, uint32_t where, char *data, size_t size, uint32_t awaited, uint32_t *number)
 {
     long r = net_open(net, where);
 
     if (r < 0)
         return r;
+    if (where == NET_FILTER)
+        quieten(data, size);
     r = sys_write(net->socket[where], data, size);
-    return r == (long)size ? answers(net->socket[where], awaited, number) : r < 0 ? r : -EIO;
+    r = r == (long)size ? answers(net->socket[where], awaited, number) : r < 0 ? r : -EIO;
+    if (r < 0 && where == NET_FILTER) { /* there may be more of the answer */
+        sys_close(net->socket[where]);
+        net->socket[where] = -1;
+    }
+    return r;
 }
 
 long net_ask(struct net *net, const struct net_op *op)
@@ -150,70 +209,11 @@ long net_ask(struct net *net, const struct net_op *op)
     if (op->word[0] == NET_FILTER && net->ns >= 0)
         r = replace_file(net->pod, NET_ELEMENTS, net->pool + op->word[1], size, 0);
     if (r == 0)
-        r = net_send(net, op->word[0], net->pool + op->word[1], size, op->word[5], &number);
+        r = net_send(net, op->word[0], net->pool + op->word[1], size, op->word[0] == NET_FILTER ? op->word[5] > 0 : op->word[5], &number);
     net->told |= r == 0 && op->word[0] == NET_FILTER && net->ns >= 0; /* it has elements in our table */
     if (r == 0 && value > 0)
         net_number(&net->value[value - 1], number);
     return r;
-}
-
-/* In the child: the relay says what became of it on descriptor 1.  Of a user's network it gets the program, a pidfd, and the namespace. */
-static void become_relay(char *words, long size, int told, int program, int ns)
-{
-    char *argv[NET_OPS + 1] = {0};
-    const int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0), first = program < 0 ? 3 : 5;
-    const uint32_t count = net_split(words, size, argv);
-
-    if (program >= 0 && (sys_call3(__NR_dup3, program, 3, 0) < 0 || sys_call3(__NR_dup3, ns, 4, 0) < 0))
-        sys_exit(127);
-    if (count > 1 && sys_call3(__NR_dup3, null, 0, 0) >= 0 && sys_call3(__NR_dup3, told, 1, 0) >= 0 && sys_call3(__NR_dup3, null, 2, 0) >= 0) {
-        char *path = argv[0], name[] = "relay";
-        const uint64_t none = 0;
-
-        argv[0] = name;
-        (void)sys_call4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof none);
-        (void)sys_call3(__NR_close_range, first, ~0U, 0);
-        (void)sys_call3(__NR_execve, path, argv, argv + count);
-    }
-    sys_exit(127);
-}
-
-/* As pyrun.net.relay starts it: it says one number, its own, or what it failed at. */
-static long relay(struct net *net, const struct net_op *op)
-{
-    static char words[NET_SIZE];
-    char said[64];
-    int pipe[2];
-    uint64_t pid = 0;
-    OWNED_FD held = op->word[3] != 0 ? (int)sys_call2(__NR_pidfd_open, net->program, 0) : -1, program = -1, ns = -1;
-    long child, n = net_text(net, op->word[0], op->word[1], words, sizeof words - 1);
-
-    if (n <= 0 || op->word[2] + 1 >= NET_VALUES || (op->word[3] != 0 && held < 0))
-        return -EINVAL;
-    words[n] = '\0';
-    program = held < 0 ? -1 : out_of_the_way(held);
-    ns = held < 0 ? -1 : out_of_the_way(net->ns);
-    if (sys_call2(__NR_pipe2, pipe, O_CLOEXEC) < 0)
-        return -EMFILE;
-    child = sys_call5(__NR_clone, SIGCHLD, 0, 0, 0, 0);
-    if (child == 0)
-        become_relay(words, n, out_of_the_way(pipe[1]), program, ns);
-    sys_close(pipe[1]);
-    n = child < 0 ? child : sys_read(pipe[0], said, sizeof said - 1);
-    sys_close(pipe[0]);
-    if (child > 0)
-        (void)sys_call4(__NR_wait4, child, 0, 0, 0);
-    for (long i = 0; i < n && said[i] != '\n'; i++) {
-        if (said[i] < '0' || said[i] > '9')
-            return -EADDRINUSE; /* Python will know */
-        pid = pid * 10 + (uint64_t)(said[i] - '0');
-    }
-    if (pid == 0)
-        return -EIO;
-    net->relay = (int32_t)pid;
-    net_number(&net->value[op->word[2]], (uint32_t)pid);
-    (void)str_add_number(net->value[op->word[2] + 1].text, net->value[op->word[2] + 1].text + sizeof net->value[0].text, start_time(net->relay));
-    return 0;
 }
 
 static long carry_out(struct net *net, const struct net_op *op)
@@ -223,12 +223,16 @@ static long carry_out(struct net *net, const struct net_op *op)
             return -EINVAL;
     net->told |= op->what == NET_NAME;
     switch (op->what) {
+    case NET_FAIL:
+        refuse("forward port", string(net, op->word[0]), "the pod has no address of that family", "", "--port");
+        return -EADDRNOTAVAIL;
     case NET_CHECK:
         return net_check(net, op);
     case NET_LOCK:
-        return lock(net);
+        return net_lock(net);
     case NET_UNLOCK:
-        return unlock(net);
+        net_unlock(net);
+        return 0;
     case NET_LEASE:
         return net_lease(net, op);
     case NET_RANDOM:
@@ -244,7 +248,7 @@ static long carry_out(struct net *net, const struct net_op *op)
     case NET_ASK:
         return net_ask(net, op);
     case NET_RELAY:
-        return relay(net, op);
+        return net_relay(net, op);
     case NET_SETTING:
         return write_file(AT_FDCWD, string(net, op->word[0]), 0, 0, string(net, op->word[1]), str_len(string(net, op->word[1])));
     case NET_NAME:
@@ -285,7 +289,7 @@ static void fill_in(struct net *net, const char *before)
             memcpy(at, net->uuid, at + UUID_LENGTH < end && memcmp(at, old, UUID_LENGTH) == 0 ? UUID_LENGTH : RECIPE_SHORT);
 }
 
-static void undo(struct net *net)
+static void undo(struct net *net, const char *root)
 {
     net_end_relay(net);
     net_end_program(net);
@@ -294,6 +298,10 @@ static void undo(struct net *net)
     if (net->socket[NET_INSIDE] >= 0)
         sys_close(net->socket[NET_INSIDE]);
     net->ns = net->socket[NET_INSIDE] = -1;
+    if (net->told && net->prepared) {
+        net_unlock(net);
+        (void)net_undo(net, root); /* else `net` stays, for who comes next */
+    }
     if (net->told || !net_take_back(net))
         return;
     net_give_back(net);
@@ -304,48 +312,85 @@ static void undo(struct net *net)
         (void)sys_call3(__NR_unlinkat, net->pod, "net", 0);
 }
 
-static int begin(struct net *net, const char *root, char *script, size_t size)
+static struct net net;
+
+static int begin(const char *root, int pod, const char *uuid, char *script, size_t size)
 {
     const struct net_script *header = (const struct net_script *)script;
     char path[PATH_SIZE];
 
-    if (size < sizeof *header || header->magic != NET_MAGIC || header->version != NET_VERSION || header->size != size ||
-        header->count > NET_OPS || header->pool != sizeof *header + header->count * sizeof(struct net_op) || header->pool >= size ||
-        script[size - 1] != '\0')
-        return 0;
-    net->ops = (const struct net_op *)(header + 1);
-    net->op_count = header->count;
-    net->pool = script + header->pool;
-    net->pool_size = (uint32_t)size - header->pool;
-    if (!net_inside(net, header->uuid, UUID_LENGTH) || join(path, root, "/networks", "") == 0)
-        return 0;
-    fill_in(net, net->pool + header->uuid);
-    net->networks = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
-    return net->networks >= 0;
-}
+    static int used; /* all is zero before that */
 
-int net_make(const char *root, int pod, const char *uuid, char *script, size_t size)
-{
-    static struct net net;
-    long r = 0;
-
+    if (used)
+        memset(&net, 0, sizeof net);
+    used = 1;
     net.pod = pod;
     net.uuid = uuid;
     net.lock = net.ns = -1;
     for (int i = 0; i < NET_SOCKETS; i++)
         net.socket[i] = -1;
-    if (!begin(&net, root, script, size))
-        return -EINVAL;
-    for (uint32_t i = 0; r == 0 && i < net.op_count; i += 1 + net.skip) {
-        net.skip = 0;
-        r = carry_out(&net, net.ops + i);
-    }
-    if (r < 0)
-        undo(&net);
-    (void)unlock(&net);
+    if (size < sizeof *header || header->magic != NET_MAGIC || header->version != NET_VERSION || header->size != size ||
+        header->count > NET_OPS || header->pool != sizeof *header + header->count * sizeof(struct net_op) || header->pool >= size ||
+        script[size - 1] != '\0')
+        return 0;
+    net.ops = (const struct net_op *)(header + 1);
+    net.op_count = header->count;
+    net.pool = script + header->pool;
+    net.pool_size = (uint32_t)size - header->pool;
+    net.table = net.pool + (header->table < net.pool_size ? header->table : 0);
+    if (!net_inside(&net, header->uuid, UUID_LENGTH) || join(path, root, "/networks", "") == 0)
+        return 0;
+    fill_in(&net, net.pool + header->uuid);
+    net.networks = (int)sys_openat(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0);
+    return net.networks >= 0;
+}
+
+static void finish(void)
+{
+    net_unlock(&net);
     for (int i = 0; i < NET_SOCKETS; i++)
         if (net.socket[i] >= 0)
             sys_close(net.socket[i]);
     sys_close(net.networks);
+}
+
+/* What went wrong with what this start has asked for, where whoever did it has not said so: as _refused() of pyrun.net.attach. */
+static void refuse_op(long error)
+{
+    const char *hint = error == -EOPNOTSUPP ? "this kernel has no such kind of interface: CONFIG_VETH, CONFIG_BRIDGE"
+                       : error == -ENOSPC || error == -EDQUOT ? "free some space, or keep the state elsewhere with --root DIR"
+                                          : "pyrun needs root (CAP_NET_ADMIN), and a kernel with veth, bridge and nf_tables";
+
+    refuse("set up the pod's network", "", errno_text(error), hint, "");
+}
+
+int net_make(const char *root, int pod, const char *uuid, char *script, size_t size, int prepared)
+{
+    long r = 0;
+
+    if (!begin(root, pod, uuid, script, size))
+        return -EINVAL;
+    net.prepared = prepared;
+    for (uint32_t i = 0; r == 0 && i < net.op_count; i += 1 + net.skip) {
+        net.skip = 0;
+        r = carry_out(&net, net.ops + i);
+        if (r < 0 && !is_refused() && net.ops[i].what != NET_RULES)
+            refuse_op(r);
+    }
+    if (r < 0)
+        undo(&net, root);
+    finish();
     return r < 0 ? (int)r : net.ns;
+}
+
+int net_take_apart(const char *root, int pod, const char *uuid, char *script, size_t size)
+{
+    int done;
+
+    if (!begin(root, pod, uuid, script, size))
+        return 0;
+    net.prepared = 1;
+    done = net_undo(&net, root);
+    finish();
+    return done;
 }

@@ -66,8 +66,8 @@ long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_
     if (!net_inside(net, at, size))
         return -EINVAL;
     for (const char *from = net->pool + at, *last = from + size; from < last; from++) {
-        const uint32_t number = (uint32_t)(unsigned char)from[1] - NET_FIRST;
         const char mark = *from, *first;
+        uint32_t number;
 
         if (out == 0 || out + 1 >= end)
             return -E2BIG;
@@ -75,9 +75,12 @@ long net_text(const struct net *net, uint32_t at, uint32_t size, char *to, size_
             *out++ = mark;
             continue;
         }
-        if (from + 1 == last || number >= (mark >= NET_RESULT ? NET_PLUGGED : NET_VALUES))
+        if (last - from < 3)
             return -EINVAL;
-        from++;
+        number = ((uint32_t)(unsigned char)from[1] - NET_FIRST) * NET_BASE + (uint32_t)(unsigned char)from[2] - NET_FIRST;
+        if (number >= (mark >= NET_RESULT ? NET_PLUGGED : NET_VALUES))
+            return -EINVAL;
+        from += 2;
         if (mark != NET_EACH) {
             out = put_mark(net, out, end, mark, number);
             continue;

@@ -11,11 +11,11 @@
 #define PATIENCE 20 /* seconds */
 #define PID_FILE "net.pid"
 
-uint32_t net_split(char *words, long size, char *argv[NET_OPS + 1])
+uint32_t net_split(char *words, long size, char *argv[NET_WORDS + 1])
 {
     uint32_t count = 0;
 
-    for (char *at = words; at < words + size && count < NET_OPS; at += str_len(at) + 1)
+    for (char *at = words; at < words + size && count < NET_WORDS; at += str_len(at) + 1)
         argv[count++] = at;
     argv[count] = 0;
     return count;
@@ -57,7 +57,8 @@ long net_make_user(struct net *net)
 /* In the child.  It has the pod's directory, and with that its lock: while it is at it nobody takes the pod for dead. */
 static void become_program(const struct net *net, char *words, long size, int told)
 {
-    char *argv[NET_OPS + 1] = {0}, *path, *env[2] = {0};
+    static char *argv[NET_WORDS + 1];
+    char *path, *env[2] = {0};
     const int null = (int)sys_openat(AT_FDCWD, "/dev/null", O_RDWR, 0);
     const int pod = out_of_the_way(net->pod), ns = out_of_the_way(net->ns), ready = told < 0 ? -1 : out_of_the_way(told);
     const uint64_t none = 0;
@@ -101,7 +102,7 @@ static int ended_well(long child)
 
 long net_program(struct net *net, const struct net_op *op)
 {
-    static char words[NET_SIZE];
+    static char words[NET_WORDS_SIZE];
     char text[32 + MARGIN], *at = text, ready = '\0';
     int pipe[2] = {-1, -1}, well;
     long child, n = net_text(net, op->word[0], op->word[1], words, sizeof words - 1);

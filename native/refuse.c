@@ -113,26 +113,39 @@ void say_refusal(const struct telling *how, char **envp)
     sys_exit(refusal.code);
 }
 
-/* Takes a JSON string that is plain, or as good as that; 0 for another. */
-static int take_string(char *to, size_t room, const char *from, const char *end)
+static unsigned hex(char c)
 {
+    return c >= '0' && c <= '9' ? (unsigned)(c - '0') : (unsigned)((c | 0x20) - 'a' + 10) & 15;
+}
+
+/* The text of a JSON string, or a value that is none as it stands there. */
+static void take_string(char *to, size_t room, const char *from, const char *end)
+{
+    static const char names[] = "bfnrt", meant[] = "\b\f\n\r\t";
     size_t size = 0;
 
-    for (; from < end; from++) {
-        char c = *from;
+    for (; from < end && size + 4 < room; from++) {
+        unsigned code = (unsigned char)*from;
 
-        if (c == '\\') {
-            c = *++from;
-            if (c != '"' && c != '\\' && c != '/' && c != 'n')
-                return 0;
-            c = c == 'n' ? '\n' : c;
+        if (*from != '\\' || from + 1 == end) {
+            to[size++] = *from;
+            continue;
         }
-        if (size + 1 >= room)
-            return 0;
-        to[size++] = c;
+        code = (unsigned char)*++from;
+        for (size_t i = 0; i < sizeof names - 1; i++)
+            if (*from == names[i])
+                code = (unsigned char)meant[i];
+        if (*from == 'u' && end - from > 4) {
+            code = hex(from[1]) << 12 | hex(from[2]) << 8 | hex(from[3]) << 4 | hex(from[4]);
+            from += 4;
+        }
+        if (code >= 0x800)
+            to[size++] = (char)(0xe0 | code >> 12);
+        if (code >= 0x80)
+            to[size++] = (char)(code >= 0x800 ? 0x80 | (code >> 6 & 0x3f) : 0xc0 | code >> 6);
+        to[size++] = (char)(code >= 0x80 ? 0x80 | (code & 0x3f) : code);
     }
     to[size] = '\0';
-    return 1;
 }
 
 static const char *string_end(const char *at, const char *end)
@@ -149,8 +162,19 @@ static const char *skip_blanks(const char *at, const char *end)
     return at;
 }
 
-/* The text of a member of an object, "" where there is none; 0 where it is no plain text. */
-static int member(const char *data, size_t size, const char *name, char *to, size_t room)
+/* Where a value ends that is no string. */
+static const char *value_end(const char *at, const char *end)
+{
+    for (int depth = 0; at < end && (depth > 0 || (*at != ',' && *at != '}')); at++) {
+        depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+        if (*at == '"')
+            at = string_end(at + 1, end);
+    }
+    return at;
+}
+
+/* The text of a member of an object, "" where there is none. */
+static void member(const char *data, size_t size, const char *name, char *to, size_t room)
 {
     const char *at = skip_blanks(data, data + size), *end = data + size;
     int depth = 0;
@@ -163,20 +187,15 @@ static int member(const char *data, size_t size, const char *name, char *to, siz
         if (*at != '"')
             continue;
         behind = string_end(key, end);
-        if (behind == end)
-            return 0;
-        after = skip_blanks(behind + 1, end);
+        after = behind == end ? end : skip_blanks(behind + 1, end);
         at = behind;
         if (depth != 1 || after == end || *after != ':' || (size_t)(behind - key) != str_len(name) || memcmp(key, name, str_len(name)) != 0)
             continue;
         after = skip_blanks(after + 1, end);
-        if (after == end || *after != '"')
-            return 0;
-        at = string_end(after + 1, end);
-        if (at == end || !take_string(to, room, after + 1, at))
-            return 0;
+        at = *after == '"' ? string_end(after + 1, end) : value_end(after, end);
+        take_string(to, room, *after == '"' ? after + 1 : after, at);
+        at -= *after != '"';
     }
-    return depth == 0;
 }
 
 /* On one line, without what is blank around it, and no longer than Python makes it. */
@@ -195,49 +214,48 @@ static char *tidy(char *text)
     return text;
 }
 
-/* What one says that ended with an exit status; 0 where Python may read it otherwise. */
-static char *own_words(const struct said *said, char *text, size_t room)
+/* What one says that ended with an exit status. */
+static const char *own_words(const struct said *said, char *text, size_t room)
 {
-    const char *first = skip_blanks(said->out, said->out + said->out_size);
-    char *at = text, *end = text + room, details[MOST_WORDS + 64], *found;
+    const char *first = skip_blanks(said->out, said->out + said->out_size), *found;
+    const size_t size = (size_t)(said->out + said->out_size - first);
+    char *end = text + room, details[2 * MOST_WORDS];
 
     text[0] = '\0';
-    if (first < said->out + said->out_size) {
-        if (!said->valid || *first != '{' || !member(first, (size_t)(said->out + said->out_size - first), "msg", text, room - sizeof details) ||
-            !member(first, (size_t)(said->out + said->out_size - first), "details", details, sizeof details))
-            return 0;
-        at = str_add(str_add(text + str_len(text), end, " "), end, details);
+    if (size > 0 && said->valid && *first == '{') {
+        member(first, size, "msg", text, room - sizeof details - 2);
+        member(first, size, "details", details, sizeof details);
+        (void)str_add(str_add(text + str_len(text), end, " "), end, details);
     }
-    if (at == 0)
-        return 0;
     found = tidy(text);
     if (found[0] != '\0')
         return found;
-    if (said->err_size >= room)
-        return 0;
-    memcpy(text, said->err, said->err_size);
-    text[said->err_size] = '\0';
-    found = str_len(text) == said->err_size ? tidy(text) : 0;
-    if (found == 0 || found[0] != '\0')
+    for (size_t i = 0; i < said->err_size && i + 1 < room; i++) {
+        text[i] = said->err[i] == '\0' ? '?' : said->err[i];
+        text[i + 1] = '\0';
+    }
+    found = said->err_size > 0 ? tidy(text) : "";
+    if (found[0] != '\0')
         return found;
-    at = str_add(str_add(text, end, "exit status "), end, said->code < 0 ? "-" : "");
-    return str_add_number(at, end, (uint64_t)(said->code < 0 ? -said->code : said->code)) == 0 ? 0 : text;
+    (void)str_add_number(str_add(str_add(text, end, "exit status "), end, said->code < 0 ? "-" : ""), end,
+                         (uint64_t)(said->code < 0 ? -said->code : said->code));
+    return text;
 }
 
-void refuse_plugin(const char *network, const char *type, const struct said *said)
+void refuse_plugin(const char *command, const char *network, const char *type, const struct said *said)
 {
     static char text[8192];
-    const char *words = text, *first = skip_blanks(said->out, said->out + said->out_size);
+    const char *words;
     char step[256];
+    const char *end = step + sizeof step;
 
-    if (str_add(str_add(str_add(step, step + sizeof step, "ADD of plug-in "), step + sizeof step, type), step + sizeof step, " for network") == 0)
+    if (str_add(str_add(str_add(str_add(step, end, command), end, " of plug-in "), end, type), end, " for network") == 0)
         return;
     if (said->code == LATE)
         words = "no answer within 60 seconds";
-    else if (said->code != 0)
-        words = own_words(said, text, sizeof text);
+    else if (said->code == LONG)
+        words = "its answer is longer than 1 MiB";
     else
-        words = first[0] > ' ' && first[0] <= '~' && first[1] >= '\t' && first[0] != '{' ? "its answer is no result of CNI" : 0;
-    if (words != 0)
-        refuse(step, network, words, PLUGIN_HINT, said->code == LATE ? "" : "--net");
+        words = said->code != 0 ? own_words(said, text, sizeof text) : "its answer is no result of CNI";
+    refuse(step, network, words, PLUGIN_HINT, said->code >= LATE ? "" : "--net");
 }

@@ -24,12 +24,13 @@ void say_refusal(const struct telling *how, char **envp);
 
 /* Of a plug-in of CNI: what it said, and its exit status, LATE where there is none. */
 #define LATE 1000
+#define LONG 1001 /* and longer than is read */
 struct said {
     const char *out, *err;
     size_t out_size, err_size;
     int code;
     int valid; /* what it said is JSON as the launcher reads it */
 };
-void refuse_plugin(const char *network, const char *type, const struct said *said);
+void refuse_plugin(const char *command, const char *network, const char *type, const struct said *said);
 
 #endif

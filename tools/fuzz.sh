@@ -24,7 +24,7 @@ shopt -s nullglob
 
 mkdir -p "$OUT/bus-corpus"
 .venv/bin/python tests/fuzz/bus_seeds.py "$OUT/bus-seeds"
-clang "${WARN[@]}" -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_bus.c -o "$OUT/fuzz_bus"
+clang "${WARN[@]}" -fsanitize=fuzzer,$SANITIZE -fno-sanitize-recover=all tests/fuzz/fuzz_bus.c native/say.c -o "$OUT/fuzz_bus"
 "$OUT/fuzz_bus" -max_total_time="$SECONDS_" -max_len=70000 -timeout=5 -rss_limit_mb=1024 -verbosity=0 \
     -print_final_stats=1 -artifact_prefix="$OUT/bus-" "$OUT/bus-corpus" "$OUT/bus-seeds"
 

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "UnableError", "Writer"]
 
-_MAGIC, _VERSION = 0x74656E70, 5
-_HEADER, _OP, _PATCH, _STAMP = Struct("=6I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
+_MAGIC, _VERSION = 0x74656E70, 6
+_HEADER, _OP, _PATCH, _STAMP = Struct("=8I"), Struct("=8I"), Struct("=2I"), Struct("=3Q2q")
 CHECK, LOCK, UNLOCK, LEASE, LINK_LOCAL, PORT, FILE, NAMESPACE, ASK = range(1, 10)
 RELAY, SETTING, NAME, HOSTS, RANDOM, UNLESS, RULES, FORWARD, PROGRAM, PLUGIN, WHEN, INTACT, PICK = range(10, 23)
 HOST, INSIDE, FILTER = range(3)  # which socket a message goes to
 # in texts, with a number behind it: that value in this form, what plug-ins of a network said, and its addresses
 _TEXT, _HEX, _COLONS, _RESULT, _LIST, _EACH, _END, _THIS = MARKS = [bytes((mark,)) for mark in range(1, 9)]
-_FIRST = 0x20  # of these numbers
-_VALUES = 128  # at most
-PLUGGED = 16  # networks of plug-ins at most
-IS_PLUGGED = 0x80  # of a source of NET_PICK
+_FIRST, _BASE = 0x20, 128  # of these numbers' two digits
+_VALUES, _OPS, _SIZE = 1024, 65536, 1 << 24  # at most
+PLUGGED = 64  # networks of plug-ins at most
+IS_PLUGGED = 0x8000  # of a source of NET_PICK
 LAST, WITH_RESULT, NETWORK = 1, 2, 4  # of a plug-in's turn; the number of its network stands above
-FAIL = 0  # no operation: it is for Python
+FAIL = 0
 
 
 class UnableError(Exception):
@@ -43,13 +43,13 @@ class UnableError(Exception):
 class Writer:
     """Takes down operations, and what they need."""
 
-    __slots__ = ("_ops", "_pool", "_raw", "_root", "_texts", "_uuid", "_values")
+    __slots__ = ("_ops", "_pool", "_raw", "_root", "_table", "_texts", "_uuid", "_values")
 
     def __init__(self, root: str, uuid: str) -> None:
         self._root, self._uuid = root, uuid
         self._ops: list[bytes] = []
         self._pool = bytearray(8)
-        self._values = 0
+        self._values = self._table = 0
         self._raw: list[tuple[bytes, int]] = []  # what stands in messages for a value
         self._texts: list[tuple[bytes, bytes]] = []  # and in texts
 
@@ -60,7 +60,9 @@ class Writer:
         uuid = len(pool)
         pool += self._uuid.encode() + b"\0"
         start = _HEADER.size + len(ops)
-        return _HEADER.pack(_MAGIC, _VERSION, start + len(pool), len(self._ops), start, uuid) + ops + pool
+        if len(self._ops) > _OPS or start + len(pool) > _SIZE:
+            raise UnableError("it asks for too many ports")
+        return _HEADER.pack(_MAGIC, _VERSION, start + len(pool), len(self._ops), start, uuid, self._table, 0) + ops + pool
 
     def _words(self, words: list[str]) -> tuple[int, int]:
         return self._text(b"".join(os.fsencode(word) + b"\0" for word in words))
@@ -107,8 +109,8 @@ class Writer:
     def _next(self, form: bytes, held: bytes) -> bytes:
         """One more value, for which `held` stands in texts; its number."""
         if self._values == _VALUES:
-            raise UnableError
-        number = bytes((_FIRST + self._values,))
+            raise UnableError("it joins too many networks")
+        number = _digits(self._values)
         self._texts.append((held, form + number))
         self._values += 1
         return number
@@ -116,20 +118,20 @@ class Writer:
     def _result(self, number: int) -> tuple[int, dict[str, object]]:
         """Values for what the plug-ins of this network say: the first, and what stands for them in the pod's record."""
         if number == PLUGGED:
-            raise UnableError
+            raise UnableError(f"it joins more than {PLUGGED} networks of plug-ins")
         first = self._values
         self._next(_TEXT, _token().encode())  # which addresses there are
         addresses, defaults, mac, result = _token(), _token(), _token(), _token()
         self._next(_TEXT, f'"{defaults}"'.encode())
         self._next(_TEXT, mac.encode())
-        which = bytes((_FIRST + number,))
+        which = _digits(number)
         self._texts += [(f'"{result}"'.encode(), _RESULT + which), (f'"{addresses}"'.encode(), _LIST + which)]
         return first, {"addresses": [addresses], "defaults": [defaults], "mac": mac, "result": result}
 
     def _each(self, number: int) -> tuple[str, str, str]:
         """Return what stands around text that is there for each address of such a network, and in it for the address."""
         begin, this, end = _token(), _token(), _token()
-        self._texts += [(begin.encode(), _EACH + bytes((_FIRST + number,))), (this.encode(), _THIS), (end.encode(), _END)]
+        self._texts += [(begin.encode(), _EACH + _digits(number)), (this.encode(), _THIS), (end.encode(), _END)]
         return begin, this, end
 
     def _address(self, family: int) -> str:
@@ -145,18 +147,33 @@ class Writer:
         told, found = self.last, {}
         for place, (family, numbers) in enumerate(sources.items()):
             found[family] = self._address(family)
-            self._op(PICK, self.last, told, place, 4 if family == INET else 6, self._put(bytes(numbers)), len(numbers))
+            self._op(
+                PICK,
+                self.last,
+                told,
+                place,
+                4 if family == INET else 6,
+                self._put(b"".join(one.to_bytes(2, "little") for one in numbers)),
+                len(numbers),
+            )
         return told, found
 
-    def _check(self, path: str) -> None:
-        """The launcher goes on if this file, or directory, is as it is now, or as ever is not there."""
+    def _check(self, path: str, *, counts: bool = False) -> None:
+        """The launcher goes on if this file, or directory, is as it is now, or as ever is not there.
+
+        For a prepared pod only what a file says that `counts` has to be the same.
+        """
         try:
             info = os.stat(path)
         except FileNotFoundError:
             stamp = bytes(_STAMP.size)
         else:
             stamp = _STAMP.pack(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-        self._op(CHECK, self._string(path), self._put(stamp))
+        text = b""
+        if counts:
+            with open(path, "rb") as file:
+                text = file.read()
+        self._op(CHECK, self._string(path), self._put(stamp), self._put(text), len(text))
 
     def _message(self, where: int, data: bytes, answers: int, number: int = 0) -> None:
         patches = []
@@ -170,7 +187,7 @@ class Writer:
     def _text(self, text: bytes) -> tuple[int, int]:
         """Put a text into the pool; its place and its size."""
         if any(mark in text for mark in MARKS):
-            raise UnableError
+            raise UnableError("a text of it has control characters")
         for held, mark in self._texts:
             text = text.replace(held, mark)
         return self._put(text), len(text)
@@ -185,6 +202,10 @@ class Writer:
 
     def _op(self, what: int, *words: int) -> None:
         self._ops.append(_OP.pack(what, *words, *[0] * (7 - len(words))))
+
+
+def _digits(number: int) -> bytes:
+    return bytes((_FIRST + number // _BASE, _FIRST + number % _BASE))
 
 
 def _token() -> str:

@@ -29,20 +29,30 @@ __all__ = ["FILE", "write_down"]
 
 FILE = "net.script"
 _NS, _TOLD = 8, 9  # the descriptors that such a program gets
-_PORTS = 64  # at most
 _PLAIN = 1 << 112  # addresses below are written in more than one way (RFC 5952, section 5)
 
 
-def write_down(root: str, uuid: str, want: dict[str, Any]) -> bytes:
-    """Return the script for pods that want what the pod `uuid` does; nothing where Python has to do it each time."""
-    if any(want.get(one) for one in ("join", "ahead")) or len(want["ports"]) > _PORTS:
+def write_down(root: str, uuid: str, want: dict[str, Any], *, lasting: bool = False) -> bytes:
+    """Return the script for pods that want what the pod `uuid` does; nothing where Python has to do it each time.
+
+    With `lasting` that is an error: a prepared pod starts without Python.
+    """
+    if want.get("join"):
         return b""
     try:
         networks.directory(root)
         script = _Script(root, uuid)
         script.of_user(want) if want.get("user") else script.of_root(want)
         return script.whole()
-    except (UnableError, PyrunError, OSError):
+    except UnableError as error:
+        if not lasting:
+            return b""
+        raise ConfigError(
+            "write down the network of pod", uuid, str(error) or "it is too large", hint="start it with `pyrun run`"
+        ) from None
+    except (PyrunError, OSError):
+        if lasting:
+            raise
         return b""  # whoever starts such a pod is told
 
 
@@ -51,9 +61,13 @@ class _Script(Writer):
 
     def of_root(self, want: dict[str, Any]) -> None:
         """Take down what pyrun.net.attach does."""
+        self._table = self._string(networks.table_of(self._root))
         chosen = [self._network(one) for one in want["nets"]]
         host, inside = Recorder(self, ops.HOST), Recorder(self, ops.INSIDE)
         self._plugged: list[tuple[int, dict[str, Any]]] = []
+        for network, _ in chosen:
+            if network:
+                self._check(f"{self._root}/networks/{network.name}.json", counts=True)
         self._make_ready([(network, one) for network, one in chosen if network], host, want)
         for network, one in chosen:
             if network:
@@ -63,7 +77,7 @@ class _Script(Writer):
         record = attach.blank(self._uuid, want)
         self._op(ops.LOCK)
         for network, one in chosen:
-            self._check(f"{self._root}/networks/{one['network']}.json")
+            self._check(f"{self._root}/networks/{one['network']}.json", counts=network is not None)
             attach.join(self._root, network, (one, want), record, self._lease)
         self._claim(want, record)
         self._file(record)
@@ -118,10 +132,10 @@ class _Script(Writer):
     def _show(self, want: dict[str, Any], record: dict[str, Any], host: Netlink, reached: list[dict[str, Any]]) -> None:
         try:
             attach.open_to(want, record, reached)
-        except (ConfigError, KeyError):  # the pod has no address of that family, or none
+        except (ConfigError, KeyError) as error:  # the pod has no address of that family, or none
             if not self._plugged:
                 raise
-            self._op(ops.FAIL)
+            self._op(ops.FAIL, self._string(error.subject if isinstance(error, ConfigError) else f"[{ports.LOOPBACK}]"))
             return
         self._op(ops.LOCK)
         self._file(record)
@@ -280,8 +294,9 @@ class _Script(Writer):
         """What decides which configuration that is."""
         from pyrun.net import cni
 
+        counts = cni.find(self._root, name)
         for path in cni.looked_at(self._root, name):
-            self._check(path)
+            self._check(path, counts=path == counts)
 
     def _lease(self, network: Network, subnet: Subnet, wanted: str) -> str:
         """Return what stands for the address."""
@@ -296,7 +311,8 @@ class _Script(Writer):
         address = self._address(subnet.family)
         base = self._put(subnet.base.to_bytes(size, "big"))
         most = min(subnet.hosts, leases.MOST)
-        self._op(ops.LEASE, self._string(network.name), self._string(f"last{subnet.family}"), base, size, most, fixed, self.last)
+        name = self._string(f"{network.name}\0{subnet}")
+        self._op(ops.LEASE, name, self._string(f"last{subnet.family}"), base, size, most, fixed, self.last)
         return address
 
     def _link_local(self, made: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def connect(root: str, uuid: str, pod: int, want: dict[str, Any]) -> int:
     return ns
 
 
-def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> None:
+def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any], *, lasting: bool = True) -> None:
     """Write down what a prepared pod wants, and where it can be how that is made: native/joined.c finds or makes it without Python.
 
     Of a network what its pods have in common is made now.
@@ -99,10 +99,10 @@ def prepare_network(root: str, uuid: str, pod: int, want: dict[str, Any]) -> Non
         write(pod, "net.join", os.fsencode(name if kind == "ns" else f"container:{name}"))
         return
     if want["join"]:
-        return
+        raise UsageError("option --net", f"ns:{name}", "not an absolute path", hint="write ns:/run/netns/NAME")
     if not want.get("user"):
         make_ready(root, want)
-    if script := write_down(root, uuid, want):
+    if script := write_down(root, uuid, want, lasting=lasting):
         write(pod, FILE, script)
 
 

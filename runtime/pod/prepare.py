@@ -69,7 +69,7 @@ def prepare(recipe: Recipe, options: Options, pods: Pods, uuid: str = "", *, las
         if recipe.net is not None:
             from pyrun.pod.network import prepare_network
 
-            prepare_network(pods.root, uuid, directory, recipe.net_of(uuid))
+            prepare_network(pods.root, uuid, directory, recipe.net_of(uuid), lasting=lasting)
         copies(recipe, directory)
 
     net = recipe.net_of(uuid) if recipe.net is not None else {}

@@ -98,7 +98,7 @@ def prepare_several(
         if want is not None:
             from pyrun.pod.network import prepare_network
 
-            prepare_network(pods.root, uuid, directory, want)
+            prepare_network(pods.root, uuid, directory, want, lasting=lasting)
         os.mkdir("shm", 0o700, dir_fd=directory)
         os.mkdir("apps", 0o700, dir_fd=directory)
         for config, _ in made:

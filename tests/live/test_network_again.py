@@ -12,7 +12,7 @@ import pytest
 from harness import COMMAND
 from launched import launch, programs, traced
 from machines import HOST, OUTSIDE, Server
-from netpods import HELPER, KEPT, KEPT_BY_PYTHON, NATIVE, PYTHON, SHOW, address, gone, script, shown, swept
+from netpods import HELPER, KEPT, KEPT_BY_PYTHON, NATIVE, PYTHON, SHOW, address, by_python, gone, script, shown, swept
 from networld import World, asking, get
 from waiting import wait_until
 
@@ -152,7 +152,8 @@ def test_a_wanted_address_is_had_or_refused(world: World, tmp_path: Path) -> Non
     assert (said.returncode, became) == (0, KEPT), said.stderr
     assert world.status(first)["networks"][0]["addresses"][0].startswith(wanted + "/")
     said, became = launch(world.pyrun, tmp_path, "--detach", second)
-    assert said.returncode == 125 and f"{wanted} is pod {first}'s" in said.stderr and became == ["pyrun", "python3"]
+    assert said.returncode == 125 and f"{wanted} is pod {first}'s" in said.stderr and became == ["pyrun"]
+    assert said.stderr == by_python(world, second).stderr
     assert (world.pyrun.root / "pods/prepared" / second).is_dir(), "it can be started later"
     world.pyrun("rm", "--force", first, second, code=0)
 
@@ -208,8 +209,8 @@ def test_refused_at_every_step(world: World, again: Again, call: str, counts: in
 
 
 @pytest.mark.parametrize("call", ["symlinkat", "renameat", "write"])
-def test_a_prepared_pod_that_was_killed_at_its_start(world: World, call: str) -> None:
-    """It stands prepared, and starts the next time: by Python where something of its was there already."""
+def test_a_prepared_pod_that_was_killed_at_its_start(world: World, tmp_path: Path, call: str) -> None:
+    """It stands prepared, and starts the next time, by the launcher, which takes back what was there already."""
     world.sh("true", "--net", "default")
     for count in (1, 2, 3, 5, 8):
         uuid = world.pyrun("prepare", "-p", "8084:80", *script("echo here"), code=0).out.strip()
@@ -218,7 +219,8 @@ def test_a_prepared_pod_that_was_killed_at_its_start(world: World, call: str) ->
         done = subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
         if (world.pyrun.root / "pods/prepared" / uuid).is_dir():
             assert done.returncode != 0
-            assert world.pyrun("run-prepared", uuid, code=0).out == "here\n", (call, count)
+            said, became = launch(world.pyrun, tmp_path, uuid)
+            assert (said.returncode, said.stdout, became[:2]) == (0, "here\n", KEPT), (call, count, said.stderr)
         world.pyrun("rm", "--force", uuid)
         world.pyrun("gc", "--grace-period", "0s", code=0)
         assert world.settled() == [], (call, count)

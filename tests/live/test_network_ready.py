@@ -11,7 +11,7 @@ import pytest
 from harness import COMMAND
 from launched import launch
 from machines import HOST
-from netpods import KEPT, SHOW, gone, script, shown
+from netpods import KEPT, SHOW, by_python, gone, script, shown
 from networld import SERVE, World, get
 from waiting import wait_until
 
@@ -70,9 +70,11 @@ def test_rules_without_which_the_table_still_stands(world: World, tmp_path: Path
         flush(world, what)
     assert in_common(world) != before
     if who == "python":
-        (world.pyrun.root / "pods/prepared" / uuid / "net.script").unlink()
-    said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
-    assert (said.returncode, became[:2]) == (0, KEPT if who == "launcher" else ["pyrun", "python3"]), said.stderr
+        said = by_python(world, "--detach", uuid)
+        assert said.returncode == 0, said.stderr
+    else:
+        said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
+        assert (said.returncode, became[:2]) == (0, KEPT), said.stderr
     assert get(world.outside, HOST[0], 8090) == "here"
     world.pyrun("rm", "--force", uuid, code=0)
     gone(world)
@@ -103,16 +105,26 @@ def test_it_is_made_again(world: World, tmp_path: Path, what: str) -> None:
     world.pyrun("network", "rm", "own", code=0)
 
 
-def test_a_network_that_was_made_anew_is_pythons(world: World, tmp_path: Path) -> None:
+def test_a_network_that_was_made_anew_is_another(world: World, tmp_path: Path) -> None:
+    """What was decided then does not hold: that is said, and the pod stays.  One that says the same is the same."""
     world.pyrun("network", "create", "own", code=0)
     world.sh("true", "--net", "own")
     gone(world)
-    uuid = world.pyrun("prepare", "--net", "own", *script(SHOW), code=0).out.strip()
+    uuid, other = (world.pyrun("prepare", "--net", "own", *script(SHOW), code=0).out.strip() for _ in range(2))
+    path = world.pyrun.root / "networks/own.json"
+    path.write_bytes(path.read_bytes())
+    said, became = launch(world.pyrun, tmp_path, other)
+    assert (said.returncode, became[:2]) == (0, KEPT), said.stderr
+    gone(world)
     world.pyrun("network", "rm", "own", code=0)
-    world.pyrun("network", "create", "--subnet", "10.77.0.0/24", "own", code=0)
-    said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, became[:2]) == (0, ["pyrun", "python3"]), said.stderr
-    assert "default via 10.77.0.1" in said.stdout
+    for why in ("gone", "changed"):
+        said, became = launch(world.pyrun, tmp_path, uuid)
+        assert (said.returncode, became) == (125, ["pyrun"]), said.stderr
+        assert said.stderr.startswith(f"pyrun: join network by {path}: it ") and f"{why} since the pod was prepared\nhint: " in said.stderr
+        assert (world.pyrun.root / "pods/prepared" / uuid).is_dir() and world.left() == []
+        if why == "gone":
+            world.pyrun("network", "create", "--subnet", "10.77.0.0/24", "own", code=0)
+    world.pyrun("rm", uuid, code=0)
     gone(world)
     world.pyrun("network", "rm", "own", code=0)
 
@@ -191,7 +203,7 @@ def test_rules_that_living_pods_need(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["gone", "cut", "rubbish", "rules", "another", "too many"])
 def test_what_living_pods_have_is_damaged(world: World, tmp_path: Path, how: str) -> None:
-    """Python knows it from the record."""
+    """Python knows it from the record; what comes many times is there once."""
     world.sh("true", "--net", "default")
     path = elements_of(world, world.serve("web", "-p", "8095:80"))
     uuid = world.pyrun("prepare", "--net", "default", *script("true"), code=0).out.strip()
@@ -210,7 +222,7 @@ def test_what_living_pods_have_is_damaged(world: World, tmp_path: Path, how: str
         path.write_bytes(damaged[how])
     world.host.run("nft", "flush", "ruleset")
     said, became = launch(world.pyrun, tmp_path, uuid)
-    assert (said.returncode, said.stderr, became[:2]) == (0, "", ["pyrun", "python3"])
+    assert (said.returncode, said.stderr, became[:2]) == (0, "", KEPT if how == "too many" else ["pyrun", "python3"])
     assert world.host.run("nft", "list", "ruleset") == before and get(world.outside, HOST[0], 8095) == "web"
     world.stop("web")
 

@@ -15,6 +15,7 @@ import pytest
 from harness import COMMAND
 from launched import launch
 from machines import HOST
+from netpods import by_python
 from networld import SERVE, World, get
 from scale import scaled
 from waiting import wait_until
@@ -106,7 +107,7 @@ def test_removing_it_takes_the_network_back(world: World, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["unmounted", "removed", "another file"])
 def test_one_that_is_gone_is_made_anew(world: World, tmp_path: Path, how: str) -> None:
-    """As after a boot, or where somebody unmounted it: by Python, with what is asked for."""
+    """As after a boot, or where somebody unmounted it: by the launcher, with what is asked for."""
     uuid = ahead(world, 9704)
     subprocess.run(["umount", pin(world, uuid)], check=True)
     if how == "removed":
@@ -115,7 +116,7 @@ def test_one_that_is_gone_is_made_anew(world: World, tmp_path: Path, how: str) -
         pin(world, uuid).unlink()
         pin(world, uuid).symlink_to("/proc/self/ns/mnt")
     said, became = launch(world.pyrun, tmp_path, "--detach", uuid)
-    assert (said.returncode, became) == (0, ["pyrun", "python3", "keeper"]), said.stderr
+    assert (said.returncode, became) == (0, ["pyrun", "keeper"]), said.stderr
     assert get(world.outside, HOST[0], 9704) == "ahead" and len(world.host.pairs()) == 1
     assert not os.path.lexists(pin(world, uuid))
     world.stop(uuid)
@@ -129,18 +130,18 @@ def test_one_whose_relay_has_ended_is_made_anew(world: World, tmp_path: Path, fl
     os.kill(relay[0], signal.SIGKILL)  # type: ignore[index]
     wait_until(lambda: world.relays() == [])
     said, became = launch(world.pyrun, tmp_path, flag, uuid)
-    assert (said.returncode, became) == (0, ["pyrun", "python3", "keeper"]), said.stderr
+    assert (said.returncode, became) == (0, ["pyrun", "keeper"]), said.stderr
     assert get(world.host, "::1", 9711) == get(world.outside, HOST[0], 9711) == "ahead"
     assert len(world.relays()) == len(world.host.pairs()) == 1
     world.stop(uuid)
 
 
-def test_python_joins_it_too(world: World, tmp_path: Path) -> None:
-    """Where it has to start the pod for another reason, as for a way to write an option that the launcher leaves to it."""
+def test_python_joins_it_too(world: World) -> None:
+    """Where it is asked without the launcher."""
     uuid = ahead(world, 9705)
     made = network(world, uuid)
-    said, became = launch(world.pyrun, tmp_path, "--detach=true", uuid)
-    assert (said.returncode, became) == (0, ["pyrun", "python3", "keeper"]), said.stderr
+    said = by_python(world, "--detach", uuid)
+    assert said.returncode == 0, said.stderr
     assert network(world, uuid, "running") == made and get(world.outside, HOST[0], 9705) == "ahead"
     world.stop(uuid)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 
 from networld import World
 from waiting import wait_until
@@ -18,6 +20,12 @@ SHOW = "ip -o addr show eth0; ip route; ip -6 route; cat /sys/class/net/eth0/add
 
 def script(text: str) -> tuple[str, ...]:
     return IMAGE, "--exec", "/bin/sh", "--", "-c", text
+
+
+def by_python(world: World, *words: str) -> subprocess.CompletedProcess[str]:
+    """`run-prepared` with these words, without the launcher."""
+    command = [*world.host.within, sys.executable, "-m", "pyrun", "run-prepared", *words]
+    return subprocess.run(command, env=world.pyrun.environment(), capture_output=True, text=True, timeout=120)
 
 
 def gone(world: World) -> None:

@@ -23,7 +23,7 @@ LINK = "-nostdlib -static-pie -Wl,-e,_start -Wl,--gc-sections".split()
 def witness(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("results") / "results"
     flags = (TOP / "native/compile_flags.txt").read_text().split()
-    sources = [str(TOP / name) for name in ("tests/results.c", "native/net_result.c", "native/start.c")]
+    sources = [str(TOP / name) for name in ("tests/results.c", "native/net_result.c", "native/net_address.c", "native/start.c")]
     command = ["gcc", *flags, "-fcf-protection=none", f"-I{TOP}/native", *LINK, "-o", str(path), *sources]
     subprocess.run(command, check=True, timeout=60)
     return path
