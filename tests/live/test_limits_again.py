@@ -12,7 +12,7 @@ from struct import Struct
 
 import pytest
 from harness import COMMAND, Pyrun
-from launched import programs, traced
+from launched import programs, recipes, traced
 from places import ENTER, LIMITS, enabled, place_for_pods, processes
 from waiting import phase, wait_until
 
@@ -38,6 +38,7 @@ class Foreground:
         self.pyrun, self.place, self.folder = pyrun, place, folder
         self.flag, self.value, self.file, self.content = LIMITS[controller]
         self.image = str(image)
+        self.recipes = recipes(pyrun)
 
     def words(self, script: str, *flags: str, value: str = "") -> list[str]:
         flags = (self.flag, value or self.value, *flags)
@@ -47,6 +48,7 @@ class Foreground:
 
     def __call__(self, script: str, *flags: str, before: tuple[str, ...] = (), value: str = "") -> subprocess.CompletedProcess[str]:
         command = [*(before or traced(self.folder)), *self.words(script, *flags, value=value)]
+        self.recipes = recipes(self.pyrun)
         return subprocess.run(command, env=self.pyrun.environment(), capture_output=True, text=True, timeout=60)
 
     def reset(self) -> None:
@@ -56,7 +58,8 @@ class Foreground:
         (self.place / "cgroup.subtree_control").write_text(f"-{self.file.partition('.')[0]}")
 
     def had_python(self) -> bool:
-        return "python3" in programs(self.folder)
+        """Whether the process was an interpreter, or had one as its child, which leaves a recipe (native/decide.c)."""
+        return "python3" in programs(self.folder) or recipes(self.pyrun) != self.recipes
 
     def inside(self) -> str:
         return f"cat /sys/fs/cgroup/{self.file}"

@@ -134,7 +134,9 @@ def test_ends_and_errors(as_nobody: lowered.Calls) -> None:
             seen.append(said(app, "sh", "-c", "read x; echo $x", stdin=os.open("/proc/self/comm", os.O_RDONLY)) != "")
             seen.append(app.exec([], stdin=os.open("/dev/null", os.O_RDONLY)).wait())  # a shell that reads nothing
             seen.append(app.exec(["true"], user="root", group="0").wait())
-            last = app.exec(["sleep", "1000"])
+            begun, tell = os.pipe()
+            last = app.exec(["sh", "-c", "echo; exec sleep 1000 >/dev/null"], stdout=tell)
+            os.read(begun, 1)
             for wrong, words in (({}, ["/nope"]), ({"user": "games"}, ["true"]), ({"working_dir": "/nope"}, ["true"])):
                 try:
                     app.exec(words, **wrong).wait()  # type: ignore[arg-type]

@@ -23,3 +23,9 @@ def traced(folder: Path) -> tuple[str, ...]:
 def programs(folder: Path) -> list[str]:
     """What the traced process, and none that it started, has become."""
     return (folder / "trace").read_text().splitlines()
+
+
+def recipes(pyrun: Pyrun) -> list[str]:
+    """The names of the recipes that were left; a decision in a child leaves one."""
+    folder = pyrun.root / "cache" / "run"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

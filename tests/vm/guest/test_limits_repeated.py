@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
-from launched import programs, traced
+from launched import programs, recipes, traced
 
 TREE = Path("/sys/fs/cgroup")
 EAT = "dd if=/dev/zero of=/dev/shm/eaten bs=1M count=48 2>/dev/null"
@@ -59,9 +59,11 @@ def test_from_a_login(shared: Pyrun, busybox: Path, tmp_path: Path, flags: tuple
     """systemd is asked for a scope of this very pod's."""
     flags = ("--memory-high", "60Mi", *flags)  # a line of its own: that of the test above would do here too
     for had_python in (True, False):
+        before = recipes(shared)
         said = run(shared, busybox, (*LOGIN, *traced(tmp_path)), SHOW, *FLAGS, *flags)
         assert (said.returncode, said.stdout, said.stderr) == (0, SHOWN, "")
-        assert programs(tmp_path)[0] == "pyrun" and ("python3" in programs(tmp_path)) == had_python
+        assert programs(tmp_path)[0] == "pyrun" and (recipes(shared) != before) == had_python
+        assert had_python or "python3" not in programs(tmp_path)
     command = [*LOGIN, str(COMMAND), "--root", str(shared.root), "run", *FLAGS, *flags, str(busybox), "--exec", "/bin/sh", "--", "-c"]
     with subprocess.Popen([*command, "echo ready; exec sleep 1000"], stdout=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None and started.stdout.readline() == "ready\n"
