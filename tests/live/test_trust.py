@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,9 +79,11 @@ def test_a_signature_is_for_one_name(ours: Callable[..., str], stage: Stage) -> 
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """podman takes no long paths."""
-    with tempfile.TemporaryDirectory(prefix="pt-", dir="/tmp") as folder:
-        yield Path(folder)
+    """podman takes no long paths, and makes names of images of them, which may not have any underscore."""
+    folder = Path(f"/tmp/pt-{secrets.token_hex(4)}")
+    folder.mkdir(mode=0o700)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_signed_by_podman(ours: Callable[..., str], stage: Stage, tmp_path: Path, short: Path) -> None:
@@ -94,7 +96,8 @@ def test_signed_by_podman(ours: Callable[..., str], stage: Stage, tmp_path: Path
 
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-    podman("pull", "--quiet", "--signature-policy", policy, f"oci:{stage.world.layout}:1")
+    shutil.copytree(stage.world.layout, short / "layout")
+    podman("pull", "--quiet", "--signature-policy", policy, f"oci:{short}/layout:1")
     listed = subprocess.run(["podman", *storage, "images", "--quiet"], env=env, capture_output=True, text=True).stdout.split()
     target = f"{stage.place}/team/podman:1"
     podman("push", "--quiet", "--signature-policy", policy, "--sign-by", fingerprint(stage.a), listed[0], f"docker://{target}")
