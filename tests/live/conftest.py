@@ -7,6 +7,7 @@
     busybox      a signed image with busybox and the probe
     shell        runs a shell script in it, on the shared store: shell("id -u", "--user", "app")
     world        pods with networks, on a host of their own: see tests/support/networld.py
+    controller   one that can limit pods, and place, a cgroup for them
     tun          /dev/net/tun is open for everybody, as pasta and slirp4netns need it
     as_nobody    calls a function of a state directory in a process of user nobody
     ranges       subordinate ids for the users of tests/support/users.py
@@ -30,6 +31,7 @@ from canary import Canary
 from harness import TOP, Pyrun, Signer, Surroundings, compile_probe
 from mkaci import Image
 from networld import World
+from places import enabled, place_for_pods
 from userplace import tun_for_everybody
 from users import Ranges
 
@@ -183,3 +185,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, probe_image: Path, busybox: 
     made = World(pyrun, busybox)
     yield made
     made.close()
+
+
+@pytest.fixture
+def controller() -> Iterator[str]:
+    """A controller of limits that this tree has: see tests/support/places.py."""
+    with enabled() as found:
+        yield found
+
+
+@pytest.fixture
+def place(controller: str) -> Iterator[Path]:
+    """A cgroup for the pods that it limits, from which none may be left."""
+    with place_for_pods() as group:
+        yield group

@@ -6,29 +6,16 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 
 import pytest
 from harness import COMMAND, Pyrun
 from launched import programs, recipes, traced
-from places import ENTER, LIMITS, enabled, place_for_pods, processes
+from places import ENTER, LIMITS, processes
 from waiting import phase, wait_until
 
 LAST = Struct("=2I")  # of struct recipe_header: where what it says of limits is, and its size
-
-
-@pytest.fixture
-def controller() -> Iterator[str]:
-    with enabled() as found:
-        yield found
-
-
-@pytest.fixture
-def place(controller: str) -> Iterator[Path]:
-    with place_for_pods() as group:
-        yield group
 
 
 class Foreground:

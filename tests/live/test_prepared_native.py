@@ -6,27 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import COMMAND, Pyrun
 from launched import programs, traced
-from places import ENTER, LIMITS, enabled, place_for_pods, processes
+from places import ENTER, LIMITS, processes
 
 NOBODY = "ffffffff-ffff-4fff-8fff-ffffffffffff"
-
-
-@pytest.fixture
-def controller() -> Iterator[str]:
-    with enabled() as found:
-        yield found
-
-
-@pytest.fixture
-def place(controller: str) -> Iterator[Path]:
-    with place_for_pods() as group:
-        yield group
 
 
 def prepare(pyrun: Pyrun, controller: str) -> str:
